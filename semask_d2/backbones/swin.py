@@ -1,0 +1,268 @@
+"""The SeMask Swin backbone: Swin stages (arXiv 2103.14030), each followed by a semantic layer (arXiv 2112.12782).
+
+Inside the backbone, maps are (B, H, W, C); its outputs are (B, C, H, W).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from torchvision.ops import StochasticDepth
+
+from ..d2 import BACKBONE_REGISTRY, Backbone, configurable
+from ..errors import UserError
+from ..layers.semantic_attention import SemanticInit, SemanticLayer
+from ..layers.window_attention import WindowAttention, shifted_window_mask
+
+
+class PatchEmbed(nn.Module):
+    """Patches of `patch` x `patch` pixels to tokens: zero-pad to a multiple, convolve, LayerNorm."""
+
+    def __init__(self, patch: int, in_channels: int, dim: int, *, norm: bool = True):
+        super().__init__()
+        self.patch = patch
+        self.proj = nn.Conv2d(in_channels, dim, patch, stride=patch)
+        self.norm = nn.LayerNorm(dim) if norm else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, ceil(H / patch), ceil(W / patch), C)."""
+        height, width = x.shape[-2:]
+        x = F.pad(x, (0, -width % self.patch, 0, -height % self.patch))
+        return self.norm(self.proj(x).permute(0, 2, 3, 1))
+
+
+class PatchMerging(nn.Module):
+    """Four neighbouring tokens to one of twice the width; odd sizes are zero-padded first."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(4 * dim)
+        self.reduction = nn.Linear(4 * dim, 2 * dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, ceil(H / 2), ceil(W / 2), 2C)."""
+        x = F.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))
+        x = torch.cat([x[:, 0::2, 0::2], x[:, 1::2, 0::2], x[:, 0::2, 1::2], x[:, 1::2, 1::2]], dim=-1)
+        return self.reduction(self.norm(x))
+
+
+class Mlp(nn.Module):
+    """Linear, GELU, Linear, with dropout after each."""
+
+    def __init__(self, dim: int, hidden: int, drop: float = 0.0):
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden)
+        self.fc2 = nn.Linear(hidden, dim)
+        self.drop = nn.Dropout(drop)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., C) -> (..., C)."""
+        return self.drop(self.fc2(self.drop(F.gelu(self.fc1(x)))))
+
+
+class SwinBlock(nn.Module):
+    """Pre-norm window attention and MLP, each with a residual under stochastic depth."""
+
+    def __init__(self, dim: int, attention: WindowAttention, *, mlp_ratio: float, drop: float, drop_path: float):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim)
+        self.attn = attention
+        self.norm2 = nn.LayerNorm(dim)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio), drop)
+        self.drop_path = StochasticDepth(drop_path, mode="row")
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """(B, H, W, C) -> the same shape; `mask` is the stage's shifted-window mask."""
+        x = x + self.drop_path(self.attn(self.norm1(x), mask))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+
+class SwinStage(nn.Module):
+    """Swin blocks of one resolution, alternating between plain and shifted windows, then the semantic layer.
+
+    `downsample` is the patch merging that starts the next stage (the released models' naming).
+    """
+
+    def __init__(
+        self,
+        blocks: Sequence[SwinBlock],
+        semantic_layer: SemanticLayer | None,
+        downsample: PatchMerging | None,
+        *,
+        window: int,
+        use_checkpoint: bool,
+    ):
+        super().__init__()
+        self.window = window
+        self.use_checkpoint = use_checkpoint
+        self.blocks = nn.ModuleList(blocks)
+        self.semantic_layer = semantic_layer
+        self.downsample = downsample
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """(B, H, W, C) -> features of the same shape and the semantic map (B, H, W, K), None without a layer."""
+        height, width = (size + -size % self.window for size in x.shape[1:3])
+        mask = shifted_window_mask(height, width, self.window, self.window // 2, x.device)
+        for block in self.blocks:
+            if self.use_checkpoint and self.training:
+                x = checkpoint(block, x, mask, use_reentrant=False)
+            else:
+                x = block(x, mask)
+        return (x, None) if self.semantic_layer is None else self.semantic_layer(x)
+
+
+@BACKBONE_REGISTRY.register()
+class D2SeMaskSwinTransformer(Backbone):
+    """SeMask Swin: an image to `res2`..`res5` (strides 4..32) and the semantic maps `sem2`..`sem5` of K channels.
+
+    `sem_windowed_stages` lists the stages (0..3) whose semantic layer attends within windows; the others attend
+    globally. The parameters have the same shapes either way, so a released checkpoint needs the rule it was
+    trained with. With `num_sem_blocks` 0 it is a plain Swin and there are no semantic maps.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        patch_size: int = 4,
+        in_channels: int = 3,
+        embed_dim: int = 96,
+        depths: Sequence[int] = (2, 2, 6, 2),
+        num_heads: Sequence[int] = (3, 6, 12, 24),
+        window_size: int = 7,
+        mlp_ratio: float = 4.0,
+        qkv_bias: bool = True,
+        qk_scale: float | None = None,
+        drop_rate: float = 0.0,
+        attn_drop_rate: float = 0.0,
+        drop_path_rate: float = 0.3,
+        ape: bool = False,
+        pretrain_img_size: int = 224,
+        patch_norm: bool = True,
+        out_features: Sequence[str] = ("res2", "res3", "res4", "res5"),
+        use_checkpoint: bool = False,
+        sem_window_size: int = 7,
+        num_sem_blocks: int = 1,
+        sem_windowed_stages: Sequence[int] = (0, 1),
+        sem_init: SemanticInit = "live",
+    ):
+        super().__init__()
+        self.patch_embed = PatchEmbed(patch_size, in_channels, embed_dim, norm=patch_norm)
+        self.absolute_pos_embed = None
+        if ape:
+            side = pretrain_img_size // patch_size
+            self.absolute_pos_embed = nn.Parameter(torch.zeros(1, embed_dim, side, side))
+            nn.init.trunc_normal_(self.absolute_pos_embed, std=0.02)
+        self.pos_drop = nn.Dropout(drop_rate)
+
+        drop_paths = iter(torch.linspace(0, drop_path_rate, sum(depths)).tolist())
+        dims = [embed_dim * 2**i for i in range(len(depths))]
+        self.layers = nn.ModuleList()
+        for i, (dim, depth, heads) in enumerate(zip(dims, depths, num_heads, strict=True)):
+            blocks = [
+                SwinBlock(
+                    dim,
+                    WindowAttention(
+                        dim,
+                        heads,
+                        window=window_size,
+                        shift=window_size // 2 * (j % 2),
+                        qkv_bias=qkv_bias,
+                        qk_scale=qk_scale,
+                        attn_drop=attn_drop_rate,
+                        proj_drop=drop_rate,
+                    ),
+                    mlp_ratio=mlp_ratio,
+                    drop=drop_rate,
+                    drop_path=next(drop_paths),
+                )
+                for j in range(depth)
+            ]
+            semantic_layer = None
+            if num_sem_blocks:
+                window = sem_window_size if i in sem_windowed_stages else None
+                semantic_layer = SemanticLayer(
+                    dim, num_classes, window=window, num_blocks=num_sem_blocks, init=sem_init
+                )
+            downsample = PatchMerging(dim) if i + 1 < len(depths) else None
+            self.layers.append(
+                SwinStage(blocks, semantic_layer, downsample, window=window_size, use_checkpoint=use_checkpoint)
+            )
+
+        self._out_features, self._out_feature_channels, self._out_feature_strides = [], {}, {}
+        for i, dim in enumerate(dims):
+            if f"res{i + 2}" in out_features:
+                self.add_module(f"norm{i}", nn.LayerNorm(dim))
+                self._declare(f"res{i + 2}", dim, patch_size * 2**i)
+        if num_sem_blocks:
+            for i in range(len(dims)):
+                self._declare(f"sem{i + 2}", num_classes, patch_size * 2**i)
+
+    def _declare(self, name: str, channels: int, stride: int) -> None:
+        self._out_features.append(name)
+        self._out_feature_channels[name] = channels
+        self._out_feature_strides[name] = stride
+
+    @classmethod
+    def from_config(cls, cfg, input_shape):
+        """The arguments of `__init__` from `cfg.MODEL.SWIN` and the head's class count."""
+        swin = cfg.MODEL.SWIN
+        if not set(swin.SEM_WINDOWED_STAGES) <= set(range(len(swin.DEPTHS))):
+            raise UserError(
+                f"MODEL.SWIN.SEM_WINDOWED_STAGES: expected stage indices from 0 to {len(swin.DEPTHS) - 1}, "
+                f"got {list(swin.SEM_WINDOWED_STAGES)}"
+            )
+        if swin.SEM_INIT not in ("live", "released"):
+            raise UserError(f'MODEL.SWIN.SEM_INIT: expected "live" or "released", got {swin.SEM_INIT!r}')
+        return {
+            "num_classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
+            "patch_size": swin.PATCH_SIZE,
+            "in_channels": input_shape.channels,
+            "embed_dim": swin.EMBED_DIM,
+            "depths": swin.DEPTHS,
+            "num_heads": swin.NUM_HEADS,
+            "window_size": swin.WINDOW_SIZE,
+            "mlp_ratio": swin.MLP_RATIO,
+            "qkv_bias": swin.QKV_BIAS,
+            "qk_scale": swin.QK_SCALE,
+            "drop_rate": swin.DROP_RATE,
+            "attn_drop_rate": swin.ATTN_DROP_RATE,
+            "drop_path_rate": swin.DROP_PATH_RATE,
+            "ape": swin.APE,
+            "pretrain_img_size": swin.PRETRAIN_IMG_SIZE,
+            "patch_norm": swin.PATCH_NORM,
+            "out_features": swin.OUT_FEATURES,
+            "use_checkpoint": swin.USE_CHECKPOINT,
+            "sem_window_size": swin.SEM_WINDOW_SIZE,
+            "num_sem_blocks": swin.NUM_SEM_BLOCKS,
+            "sem_windowed_stages": swin.SEM_WINDOWED_STAGES,
+            "sem_init": swin.SEM_INIT,
+        }
+
+    @property
+    def size_divisibility(self) -> int:
+        """32, the stride of `res5`, so that every stage's size is the input's over its stride."""
+        return max(self._out_feature_strides.values())
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Normalised images (B, 3, H, W) -> every feature that `output_shape()` names, (B, C, h, w)."""
+        x = self.patch_embed(x)
+        if self.absolute_pos_embed is not None:
+            position = F.interpolate(self.absolute_pos_embed, size=x.shape[1:3], mode="bicubic", align_corners=False)
+            x = x + position.permute(0, 2, 3, 1)
+        x = self.pos_drop(x)
+        outputs = {}
+        for i, stage in enumerate(self.layers):
+            x, semantics = stage(x)
+            if f"res{i + 2}" in self._out_features:
+                outputs[f"res{i + 2}"] = getattr(self, f"norm{i}")(x).permute(0, 3, 1, 2)
+            if semantics is not None:
+                outputs[f"sem{i + 2}"] = semantics.permute(0, 3, 1, 2)
+            if stage.downsample is not None:
+                x = stage.downsample(x)
+        return outputs

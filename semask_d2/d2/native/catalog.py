@@ -1,0 +1,87 @@
+"""Stands for `detectron2.data.catalog`: data sets and what is known about them, by name."""
+
+from __future__ import annotations
+
+import types
+from collections import UserDict
+from collections.abc import Callable
+from typing import Any
+
+
+class _Catalog(UserDict):
+    def list(self) -> list[str]:
+        """Return the registered names."""
+        return list(self.keys())
+
+    def remove(self, name: str) -> None:
+        """Forget a name; KeyError if it is not there."""
+        self.pop(name)
+
+
+class _DatasetCatalog(_Catalog):
+    """From a data set's name to the function that returns its list of dicts."""
+
+    def register(self, name: str, func: Callable[[], list[dict]]) -> None:
+        """Register a function without arguments; a name can be registered once."""
+        assert callable(func), f"Dataset '{name}' needs a function that returns its samples."
+        assert name not in self, f"Dataset '{name}' is already registered!"
+        self[name] = func
+
+    def get(self, name: str) -> list[dict]:
+        """Call the registered function; KeyError names the data sets that there are."""
+        if name not in self:
+            raise KeyError(
+                f"Dataset '{name}' is not registered! Available datasets are: {', '.join(self.keys())}"
+            )
+        return self[name]()
+
+
+class Metadata(types.SimpleNamespace):
+    """Facts about one data set; each can be set once, and again only to the same value."""
+
+    name: str = "N/A"
+
+    def __getattr__(self, key: str) -> Any:
+        raise AttributeError(
+            f"Attribute '{key}' does not exist in the metadata of dataset '{self.name}'. "
+            f"Available keys are {list(self.__dict__)}."
+        )
+
+    def __setattr__(self, key: str, value: Any) -> None:
+        if key in self.__dict__:
+            old = self.__dict__[key]
+            assert old == value, (
+                f"Attribute '{key}' in the metadata of '{self.name}' cannot be set to a different value! "
+                f"{old} != {value}"
+            )
+        else:
+            super().__setattr__(key, value)
+
+    def set(self, **kwargs: Any) -> Metadata:
+        """Set several attributes and return self."""
+        for key, value in kwargs.items():
+            setattr(self, key, value)
+        return self
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """Return an attribute, or `default` where it is not set."""
+        return getattr(self, key, default)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return all attributes as a new dict."""
+        return dict(self.__dict__)
+
+
+class _MetadataCatalog(_Catalog):
+    """From a data set's name to its `Metadata`, which stays the same object from the first `get` on."""
+
+    def get(self, name: str) -> Metadata:
+        """Return the metadata of a data set, made empty if there are none yet."""
+        assert name
+        if name not in self:
+            self[name] = Metadata(name=name)
+        return self[name]
+
+
+DatasetCatalog = _DatasetCatalog()
+MetadataCatalog = _MetadataCatalog()

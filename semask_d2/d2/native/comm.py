@@ -1,0 +1,109 @@
+"""Stands for `detectron2.utils.comm`: talking between the processes of one run; without a process group, a run of one."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+_local_group: dist.ProcessGroup | None = None
+
+
+def _is_distributed() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def get_world_size() -> int:
+    """Return the number of processes on all machines."""
+    return dist.get_world_size() if _is_distributed() else 1
+
+
+def get_rank() -> int:
+    """Return this process's number among all."""
+    return dist.get_rank() if _is_distributed() else 0
+
+
+def get_local_rank() -> int:
+    """Return this process's number on its machine; needs `create_local_process_group` in a distributed run."""
+    if not _is_distributed():
+        return 0
+    assert _local_group is not None, (
+        "call comm.create_local_process_group after torch.distributed.init_process_group"
+    )
+    return dist.get_rank(group=_local_group)
+
+
+def is_main_process() -> bool:
+    """Return whether this is rank 0."""
+    return get_rank() == 0
+
+
+@functools.lru_cache
+def create_local_process_group(num_workers_per_machine: int) -> None:
+    """Group the ranks of each machine, numbered machine by machine; all processes must call it."""
+    global _local_group
+    assert _local_group is None
+    assert get_world_size() % num_workers_per_machine == 0
+    for start in range(0, get_world_size(), num_workers_per_machine):
+        ranks = list(range(start, start + num_workers_per_machine))
+        group = dist.new_group(ranks)
+        if get_rank() in ranks:
+            _local_group = group
+
+
+def synchronize() -> None:
+    """Wait until all processes are here."""
+    if get_world_size() == 1:
+        return
+    if dist.get_backend() == dist.Backend.NCCL:
+        dist.barrier(device_ids=[torch.cuda.current_device()])
+    else:
+        dist.barrier()
+
+
+@functools.lru_cache
+def _cpu_group() -> dist.ProcessGroup:
+    """Return a gloo group of all ranks: pickled objects need not pass through GPU memory."""
+    return dist.new_group(backend="gloo") if dist.get_backend() == "nccl" else dist.group.WORLD
+
+
+def all_gather(data: Any, group: dist.ProcessGroup | None = None) -> list[Any]:
+    """Return every rank's picklable `data`, in rank order, on every rank."""
+    if get_world_size() == 1:
+        return [data]
+    group = group or _cpu_group()
+    gathered = [None] * dist.get_world_size(group)
+    dist.all_gather_object(gathered, data, group=group)
+    return gathered
+
+
+def gather(data: Any, dst: int = 0, group: dist.ProcessGroup | None = None) -> list[Any]:
+    """Return every rank's picklable `data`, in rank order, on rank `dst`, and an empty list elsewhere."""
+    if get_world_size() == 1:
+        return [data]
+    group = group or _cpu_group()
+    gathered = [None] * dist.get_world_size(group) if dist.get_rank(group) == dst else None
+    dist.gather_object(data, gathered, dst=dst, group=group)
+    return gathered or []
+
+
+def shared_random_seed() -> int:
+    """Return one random number, drawn from NumPy's state on rank 0, on all ranks; all must call it."""
+    return all_gather(np.random.randint(2**31))[0]  # noqa: NPY002 - `seed_all_rng` seeds this state
+
+
+def reduce_dict(input_dict: dict[str, Tensor], average: bool = True) -> dict[str, Tensor]:
+    """Sum or average scalar tensors of the same keys over the ranks; only rank 0's result is meaningful."""
+    if get_world_size() == 1:
+        return input_dict
+    with torch.no_grad():
+        names = sorted(input_dict)  # the ranks may have filled their dicts in different orders
+        values = torch.stack([input_dict[name] for name in names])
+        dist.reduce(values, dst=0)
+        if average and get_rank() == 0:
+            values /= get_world_size()
+        return dict(zip(names, values, strict=True))

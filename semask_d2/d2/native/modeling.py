@@ -1,0 +1,130 @@
+"""Stands for `detectron2.modeling` and `detectron2.structures.ImageList`: registries, backbones and batches of images."""
+
+from __future__ import annotations
+
+from abc import ABCMeta, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from fvcore.common.registry import Registry
+from torch import Tensor, nn
+
+from semask_d2.d2.native.config import CfgNode
+
+BACKBONE_REGISTRY = Registry("BACKBONE")
+SEM_SEG_HEADS_REGISTRY = Registry("SEM_SEG_HEADS")
+META_ARCH_REGISTRY = Registry("META_ARCH")
+
+
+@dataclass
+class ShapeSpec:
+    """What is known beforehand of a feature map: channels, size and stride to the image, None where unknown."""
+
+    channels: int | None = None
+    height: int | None = None
+    width: int | None = None
+    stride: int | None = None
+
+
+class Backbone(nn.Module, metaclass=ABCMeta):
+    """A network from an image batch (N, C, H, W) to a dict of named feature maps.
+
+    A subclass either overrides `output_shape` or sets `_out_features` (names), `_out_feature_channels` and
+    `_out_feature_strides` (dicts by name).
+    """
+
+    @abstractmethod
+    def forward(self) -> dict[str, Tensor]:
+        """Return the feature maps by name."""
+
+    @property
+    def size_divisibility(self) -> int:
+        """What the padded height and width must be divisible by; 0 if any size will do."""
+        return 0
+
+    @property
+    def padding_constraints(self) -> dict[str, int]:
+        """Optional "size_divisibility" and "square_size" (pixels) for `ImageList.from_tensors`."""
+        return {}
+
+    def output_shape(self) -> dict[str, ShapeSpec]:
+        """Return channels and stride of each feature map."""
+        return {
+            name: ShapeSpec(channels=self._out_feature_channels[name], stride=self._out_feature_strides[name])
+            for name in self._out_features
+        }
+
+
+def build_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> Backbone:
+    """Build `cfg.MODEL.BACKBONE.NAME`; without `input_shape`, images have one channel per entry of PIXEL_MEAN."""
+    if input_shape is None:
+        input_shape = ShapeSpec(channels=len(cfg.MODEL.PIXEL_MEAN))
+    backbone = BACKBONE_REGISTRY.get(cfg.MODEL.BACKBONE.NAME)(cfg, input_shape)
+    assert isinstance(backbone, Backbone), f"{cfg.MODEL.BACKBONE.NAME} did not return a Backbone."
+    return backbone
+
+
+def build_sem_seg_head(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> nn.Module:
+    """Build `cfg.MODEL.SEM_SEG_HEAD.NAME` on feature maps of these shapes."""
+    return SEM_SEG_HEADS_REGISTRY.get(cfg.MODEL.SEM_SEG_HEAD.NAME)(cfg, input_shape)
+
+
+def build_model(cfg: CfgNode) -> nn.Module:
+    """Build `cfg.MODEL.META_ARCHITECTURE` on `cfg.MODEL.DEVICE`, without loading weights."""
+    model = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)(cfg)
+    model.to(torch.device(cfg.MODEL.DEVICE))
+    return model
+
+
+class ImageList:
+    """Images of several sizes in one tensor, padded at the right and the bottom.
+
+    `tensor` is (N, ..., H, W); `image_sizes` holds each image's own (height, width); indexing cuts the padding off.
+    """
+
+    def __init__(self, tensor: Tensor, image_sizes: list[tuple[int, int]]) -> None:
+        self.tensor = tensor
+        self.image_sizes = image_sizes
+
+    def __len__(self) -> int:
+        return len(self.image_sizes)
+
+    def __getitem__(self, index: int) -> Tensor:
+        height, width = self.image_sizes[index]
+        return self.tensor[index, ..., :height, :width]
+
+    def to(self, *args, **kwargs) -> ImageList:
+        """Return the same images on another device or in another type, as `Tensor.to`."""
+        return ImageList(self.tensor.to(*args, **kwargs), self.image_sizes)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the images are."""
+        return self.tensor.device
+
+    @staticmethod
+    def from_tensors(
+        tensors: Sequence[Tensor],
+        size_divisibility: int = 0,
+        pad_value: float = 0.0,
+        padding_constraints: dict[str, int] | None = None,
+    ) -> ImageList:
+        """Batch tensors of shape (..., H_i, W_i), or (H_i, W_i), whose leading dimensions agree.
+
+        The common size is the largest height and width, or `square_size` of the constraints if it is positive,
+        raised to the next multiple of `size_divisibility` (the constraints' own goes first).
+        """
+        assert len(tensors) > 0 and all(t.shape[:-2] == tensors[0].shape[:-2] for t in tensors)
+        sizes = [(t.shape[-2], t.shape[-1]) for t in tensors]
+        height, width = (max(side) for side in zip(*sizes, strict=True))
+        constraints = padding_constraints or {}
+        if constraints.get("square_size", 0) > 0:
+            height = width = constraints["square_size"]
+        divisor = max(constraints.get("size_divisibility", size_divisibility), 1)
+        height, width = (-(-side // divisor) * divisor for side in (height, width))
+
+        batch = tensors[0].new_full((len(tensors), *tensors[0].shape[:-2], height, width), pad_value)
+        for padded, tensor in zip(batch, tensors, strict=True):
+            padded[..., : tensor.shape[-2], : tensor.shape[-1]].copy_(tensor)
+        return ImageList(batch, sizes)

@@ -1,0 +1,48 @@
+"""Detectron2's own objects under the project's names: the only file that imports `detectron2`."""
+
+# ruff: noqa: F401 - every import is handed on by semask_d2.d2
+
+from detectron2 import __version__ as BACKEND_VERSION
+from detectron2.config import CfgNode, configurable, get_cfg
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.engine import (
+    DefaultTrainer,
+    HookBase,
+    TrainerBase,
+    default_argument_parser,
+    default_setup,
+    hooks,
+    launch,
+)
+from detectron2.evaluation import (
+    DatasetEvaluator,
+    DatasetEvaluators,
+    inference_on_dataset,
+    print_csv_format,
+    verify_results,
+)
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import (
+    BACKBONE_REGISTRY,
+    META_ARCH_REGISTRY,
+    SEM_SEG_HEADS_REGISTRY,
+    Backbone,
+    build_backbone,
+    build_model,
+    build_sem_seg_head,
+)
+from detectron2.structures import ImageList
+from detectron2.utils import comm
+from detectron2.utils.collect_env import collect_env_info
+from detectron2.utils.env import seed_all_rng
+from detectron2.utils.events import (
+    EventStorage,
+    EventWriter,
+    JSONWriter,
+    TensorboardXWriter,
+    get_event_storage,
+)
+from detectron2.utils.file_io import PathManager
+from detectron2.utils.logger import setup_logger
+
+BACKEND = "detectron2"

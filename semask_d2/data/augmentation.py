@@ -1,0 +1,166 @@
+"""Training augmentation: shortest-edge resize, category-constrained crop, flip, SSD colour jitter, padding.
+
+Scale and crop are decided first, so that only the pixels of the crop are ever resized. Everything random
+takes its generator as an argument.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from semask_d2.data.image_io import count_ids
+
+IMAGE_PADDING = 128
+CROP_TRIES = 10
+
+
+@dataclass(frozen=True)
+class View:
+    """A crop box (`top`, `left`, `height`, `width`) in a picture resized to `full_height` x `full_width`."""
+
+    full_height: int
+    full_width: int
+    top: int
+    left: int
+    height: int
+    width: int
+
+    @classmethod
+    def whole(cls, full_height: int, full_width: int) -> View:
+        return cls(full_height, full_width, 0, 0, full_height, full_width)
+
+
+def resized_shape(height: int, width: int, short_edge: int, max_size: int) -> tuple[int, int]:
+    """Height and width after the shorter side becomes `short_edge` and the longer at most `max_size`.
+
+    Rounds as Detectron2's ResizeShortestEdge; `short_edge` 0 leaves the shape as it is.
+    """
+    if short_edge == 0:
+        return height, width
+    scale = short_edge / min(height, width)
+    new_height, new_width = (short_edge, scale * width) if height < width else (scale * height, short_edge)
+    longest = max(new_height, new_width)
+    if longest > max_size:
+        new_height, new_width = new_height * (max_size / longest), new_width * (max_size / longest)
+    return int(new_height + 0.5), int(new_width + 0.5)
+
+
+def sample_short_edge(rng: np.random.Generator, sizes: Sequence[int], style: str) -> int:
+    """Draw the length of the shorter side: one of `sizes` ("choice"), or between their two ends ("range")."""
+    if style == "range":
+        return int(rng.integers(sizes[0], sizes[-1] + 1))
+    return int(sizes[rng.integers(len(sizes))])
+
+
+def sample_view(
+    rng: np.random.Generator,
+    full_shape: tuple[int, int],
+    crop_size: tuple[int, int],
+    *,
+    labels: np.ndarray,
+    max_area: float = 1.0,
+    ignore_label: int = 255,
+) -> View:
+    """Draw a crop of at most `crop_size` in a picture resized to `full_shape`.
+
+    `labels` is the label map at its own size. With `max_area` below 1 it draws up to ten times until the crop
+    holds several classes, none of which fills `max_area` of the labelled pixels or more; the tenth stands
+    whatever it holds.
+    """
+    height, width = min(crop_size[0], full_shape[0]), min(crop_size[1], full_shape[1])
+    for _ in range(CROP_TRIES):
+        top = int(rng.integers(full_shape[0] - height + 1))
+        left = int(rng.integers(full_shape[1] - width + 1))
+        view = View(*full_shape, top, left, height, width)
+        if max_area >= 1.0:
+            break
+        ids, counts = count_ids(resize_labels(labels, view))
+        counts = counts[ids != ignore_label]
+        if len(counts) > 1 and counts.max() < counts.sum() * max_area:
+            break
+    return view
+
+
+def resize_image(image: Image.Image, view: View) -> np.ndarray:
+    """Resize what `view` shows of an RGB `image`, bilinear and antialiased: (view.height, view.width, 3) uint8."""
+    if (view.full_height, view.full_width) == (image.height, image.width):
+        box = (view.left, view.top, view.left + view.width, view.top + view.height)
+        return np.asarray(image.crop(box))
+    x, y = image.width / view.full_width, image.height / view.full_height
+    box = (view.left * x, view.top * y, (view.left + view.width) * x, (view.top + view.height) * y)
+    box = (box[0], box[1], min(box[2], image.width), min(box[3], image.height))
+    return np.asarray(image.resize((view.width, view.height), Image.Resampling.BILINEAR, box=box))
+
+
+def resize_labels(labels: np.ndarray, view: View) -> np.ndarray:
+    """Resize the part of `labels` that `view` shows to the nearest pixel: (view.height, view.width)."""
+    rows = _nearest(labels.shape[0], view.full_height, view.top, view.height)
+    columns = _nearest(labels.shape[1], view.full_width, view.left, view.width)
+    return labels.take(rows, axis=0).take(columns, axis=1)
+
+
+def _nearest(source: int, target: int, start: int, count: int) -> np.ndarray:
+    # the source pixel under the centre of each target pixel, in integers: a crop samples what the whole would
+    return (2 * np.arange(start, start + count) + 1) * source // (2 * target)
+
+
+def pad(array: np.ndarray, size: int, value: int) -> np.ndarray:
+    """Pad (H, W) or (H, W, C) at the bottom and the right to `size` x `size`; a longer side stays."""
+    below, right = max(0, size - array.shape[0]), max(0, size - array.shape[1])
+    if below == 0 and right == 0:
+        return array
+    return np.pad(array, ((0, below), (0, right), *((0, 0),) * (array.ndim - 2)), constant_values=value)
+
+
+@dataclass(frozen=True)
+class ColourJitter:
+    """The changes one picture gets: each is None where it is left out (Liu et al. 2016, SSD).
+
+    `brightness` is added in grey levels, `contrast` and `saturation` are factors, `hue` is in the 180 steps
+    of a circle that 8-bit HSV has.
+    """
+
+    brightness: float | None
+    contrast: float | None
+    saturation: float | None
+    hue: int | None
+    contrast_first: bool
+
+
+def sample_colour_jitter(rng: np.random.Generator) -> ColourJitter:
+    """Draw SSD's distortion: each change with probability 0.5, the contrast before or after the colour."""
+    contrast_first, *applied = rng.random(5) < 0.5
+    brightness, contrast, saturation = rng.uniform((-32, 0.5, 0.5), (32, 1.5, 1.5))
+    hue = int(rng.integers(-18, 19))
+    values = (float(brightness), float(contrast), float(saturation), hue)
+    return ColourJitter(*(v if a else None for v, a in zip(values, applied, strict=True)), bool(contrast_first))
+
+
+def jitter_colours(image: np.ndarray, jitter: ColourJitter) -> np.ndarray:
+    """Apply `jitter` to an RGB image (H, W, 3) uint8, as tables over the 256 levels; clips to 0..255."""
+    levels = np.arange(256, dtype=np.float64)
+    before = levels
+    if jitter.brightness is not None:
+        before = np.clip(before + jitter.brightness, 0, 255)
+    if jitter.contrast is not None and jitter.contrast_first:
+        before = np.clip(before * jitter.contrast, 0, 255)
+    if before is not levels:
+        image = cv2.LUT(image, _table(before))
+    if jitter.saturation is not None or jitter.hue is not None:
+        saturation = levels if jitter.saturation is None else np.clip(levels * jitter.saturation, 0, 255)
+        hue = (np.arange(256) + (jitter.hue or 0)) % 180
+        table = np.stack([hue.astype(np.uint8), _table(saturation), levels.astype(np.uint8)], axis=-1)[None]
+        hsv = cv2.LUT(cv2.cvtColor(image, cv2.COLOR_RGB2HSV), table)
+        image = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
+    if jitter.contrast is not None and not jitter.contrast_first:
+        image = cv2.LUT(image, _table(np.clip(levels * jitter.contrast, 0, 255)))
+    return image
+
+
+def _table(levels: np.ndarray) -> np.ndarray:
+    return levels.round().astype(np.uint8)

@@ -1,0 +1,66 @@
+"""The data sets: their registration, and the one door through which the project opens them."""
+
+from __future__ import annotations
+
+import difflib
+
+from semask_d2.d2 import DatasetCatalog, MetadataCatalog
+from semask_d2.data.datasets.ade20k import ADE20K
+from semask_d2.data.datasets.camvid import CAMVID
+from semask_d2.data.datasets.folder import load_folder_pairs, require_folder
+from semask_d2.data.datasets.toy_scenes import TOY_SCENES
+from semask_d2.errors import UserError
+
+DATASETS = (TOY_SCENES, CAMVID, ADE20K)
+
+
+def register_all() -> None:
+    """Register the data sets in the catalogs, without touching a file; safe to repeat.
+
+    A name that is there already (Detectron2 registers `ade20k_sem_seg_*`) keeps its function and its
+    metadata, and only gains the metadata it lacks.
+    """
+    for dataset in DATASETS:
+        for name, split in dataset.names().items():
+            if name not in DatasetCatalog.list():
+                DatasetCatalog.register(name, lambda dataset=dataset, split=split: dataset.load(split))
+            metadata = MetadataCatalog.get(name)
+            ours = {
+                "stuff_classes": list(dataset.classes),
+                "stuff_colors": [list(colour) for colour in dataset.colours],
+                "ignore_label": dataset.ignore_label,
+                "evaluator_type": "sem_seg",
+            }
+            for key, value in ours.items():
+                if metadata.get(key) is None:
+                    metadata.set(**{key: value})
+
+
+def get_dataset_dicts(name: str) -> list[dict]:
+    """List the images of a registered data set as dicts of `file_name` and `sem_seg_file_name`.
+
+    Raises UserError if no such data set is registered (the nearest name is suggested), if its folder is
+    missing or empty, or if an image lacks its label file or the reverse.
+    """
+    known = list(DatasetCatalog.list())
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f'did you mean "{near[0]}"?' if near else f"ours are {', '.join(_how_to_get())}"
+        raise UserError(f'data set "{name}" (DATASETS.TRAIN or DATASETS.TEST) is not registered: {hint}')
+    # A set that Detectron2 or the user registered says in its metadata where its files are.
+    metadata = MetadataCatalog.get(name)
+    how = _how_to_get().get(name, "put it there or register it with its own folder")
+    for images, labels in (("image_root", "sem_seg_root"), ("image_dir", "gt_dir")):
+        folders = [metadata.get(images), metadata.get(labels)]
+        for folder in filter(None, folders):
+            require_folder(name, folder, how)
+        if name in _how_to_get() and all(folders):
+            load_folder_pairs(*folders)  # Detectron2's own loader drops what has no partner
+    dicts = DatasetCatalog.get(name)
+    if not dicts:
+        raise UserError(f'data set "{name}" is empty: {how}')
+    return dicts
+
+
+def _how_to_get() -> dict[str, str]:
+    return {name: dataset.how_to_get for dataset in DATASETS for name in dataset.names()}

@@ -1,0 +1,99 @@
+"""Data sets that are two folders: images, and label maps of the same names."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from semask_d2.errors import UserError
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+LABEL_SUFFIXES = (".png",)
+
+
+def datasets_root() -> Path:
+    """The folder that holds all data sets: DETECTRON2_DATASETS, or ./datasets where that is unset."""
+    return Path(os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets")))
+
+
+@dataclass(frozen=True)
+class FolderDataset:
+    """A data set in the tree <root>/`folder`/{images,`labels`}/<split folder>, named `prefix`_<split>.
+
+    `splits` maps a split's name to its folder, `colours` are RGB triples of `classes`, `how_to_get` tells the
+    user what to do where a folder is missing, and `prepare` may make the data set's folder on first use.
+    """
+
+    prefix: str
+    folder: str
+    labels: str
+    splits: Mapping[str, str]
+    classes: tuple[str, ...]
+    colours: tuple[tuple[int, int, int], ...]
+    how_to_get: str
+    ignore_label: int = 255
+    prepare: Callable[[Path], None] | None = None
+
+    def names(self) -> dict[str, str]:
+        """The registered names of the splits, each with its split."""
+        return {f"{self.prefix}_{split}": split for split in self.splits}
+
+    def load(self, split: str) -> list[dict[str, str]]:
+        """List the split's image and label files; errors as in `load_folder_pairs`."""
+        home = datasets_root() / self.folder
+        if self.prepare:
+            self.prepare(home)
+        roots = [home / kind / self.splits[split] for kind in ("images", self.labels)]
+        for root in roots:
+            require_folder(f"{self.prefix}_{split}", root, self.how_to_get)
+        return load_folder_pairs(*roots)
+
+
+def require_folder(name: str, folder: str | os.PathLike, how_to_get: str) -> None:
+    """Raise UserError if the folder of data set `name` is missing."""
+    if not os.path.isdir(folder):
+        root = os.getenv("DETECTRON2_DATASETS")
+        setting = f"DETECTRON2_DATASETS is {root}" if root else "DETECTRON2_DATASETS, unset, means ./datasets"
+        raise UserError(
+            f'data set "{name}" is not there: no folder {os.path.abspath(folder)} ({setting}); {how_to_get}'
+        )
+
+
+def load_folder_pairs(image_root: str | os.PathLike, label_root: str | os.PathLike) -> list[dict[str, str]]:
+    """Pair every image with the label map of the same stem, in the order of their names.
+
+    Returns dicts of `file_name` and `sem_seg_file_name`. Raises UserError if a folder is missing or holds no
+    images, if two images share a stem, or if an image lacks its label map or the reverse (the first few are
+    named).
+    """
+    images, labels = _by_stem(image_root, IMAGE_SUFFIXES), _by_stem(label_root, LABEL_SUFFIXES)
+    if not images:
+        raise UserError(f"{image_root} holds no images ({', '.join(IMAGE_SUFFIXES)}): is this the right folder?")
+    if unlabelled := images.keys() - labels.keys():
+        names = _few(images[stem].name for stem in sorted(unlabelled))
+        raise UserError(f"no label file in {label_root} for image {names}: every image needs one of the same name")
+    if imageless := labels.keys() - images.keys():
+        names = _few(labels[stem].name for stem in sorted(imageless))
+        raise UserError(f"no image in {image_root} for label file {names}: every label file needs its image")
+    return [{"file_name": str(images[s]), "sem_seg_file_name": str(labels[s])} for s in sorted(images)]
+
+
+def _by_stem(folder: str | os.PathLike, suffixes: tuple[str, ...]) -> dict[str, Path]:
+    try:
+        # dot files are what an interrupted program or a file manager leaves behind
+        files = [p for p in Path(folder).iterdir() if p.suffix.lower() in suffixes and p.name[0] != "."]
+    except OSError as error:
+        raise UserError(f"folder {folder} cannot be listed: {error.strerror}") from None
+    found: dict[str, Path] = {}
+    for path in sorted(files):
+        if (other := found.setdefault(path.stem, path)) != path:
+            raise UserError(f"{folder} holds both {other.name} and {path.name}: names must differ in their stems")
+    return found
+
+
+def _few(names: Iterable[str], limit: int = 3) -> str:
+    names = list(names)
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more

@@ -1,0 +1,344 @@
+"""Paints one procedural outdoor scene and its label map: the pictures of the toy data set.
+
+Twelve classes come in six pairs that share their colours, so that colour alone cannot tell them apart: sky
+and water (place), grass and tree (shape, texture), road and building (place, texture), ball and box (shape),
+sand and hut (shape, texture), stripes and checks (texture). A rock is drawn here and there and not labelled.
+
+Every shape is decided in integer arithmetic from PCG64's raw bits, a stream that NumPy promises to keep, so
+that the labels are the same on every machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+SIZE = 128  # pixels, both sides
+IGNORE = 255
+CLASSES = (
+    "sky", "water", "grass", "tree", "road", "building", "ball", "box", "sand", "hut", "stripes", "checks",
+)  # fmt: skip
+SKY, WATER, GRASS, TREE, ROAD, BUILDING, BALL, BOX, SAND, HUT, STRIPES, CHECKS = range(len(CLASSES))
+
+BLUE, GREEN, GREY, RED, TAN = (112, 158, 200), (88, 130, 66), (128, 124, 122), (188, 66, 56), (198, 168, 118)
+VIOLET, WHITE, STONE, BARK = (120, 64, 142), (226, 216, 222), (62, 54, 58), (78, 62, 48)
+
+ROWS, COLUMNS = np.mgrid[:SIZE, :SIZE]
+ONE = 1024  # fixed-point one of `Dice.field`
+
+Relief = np.ndarray  # (SIZE, SIZE), brightness to add, in grey levels
+
+
+class Dice:
+    """Random choices whose outcome depends on the seed alone."""
+
+    def __init__(self, *seed: int) -> None:
+        self._bits = np.random.PCG64(np.random.SeedSequence(seed))
+
+    def integer(self, low: int, high: int) -> int:
+        """An integer in [low, high]."""
+        return low + int(self._bits.random_raw()) % (high - low + 1)
+
+    def chance(self, percent: int) -> bool:
+        return self.integer(0, 99) < percent
+
+    def field(self, cell_height: int, cell_width: int) -> np.ndarray:
+        """Value noise (SIZE, SIZE) of integers in [-ONE, ONE] whose blobs are about one cell large."""
+        rows, columns = SIZE // cell_height + 2, SIZE // cell_width + 2
+        raw = self._bits.random_raw(rows * columns).reshape(rows, columns)
+        knots = (raw % (2 * ONE + 1)).astype(np.int64) - ONE
+        top, down = np.divmod(ROWS, cell_height)
+        left, right = np.divmod(COLUMNS, cell_width)
+        upper = knots[top, left] * (cell_width - right) + knots[top, left + 1] * right
+        lower = knots[top + 1, left] * (cell_width - right) + knots[top + 1, left + 1] * right
+        return (upper * (cell_height - down) + lower * down) // (cell_height * cell_width)
+
+
+@dataclass
+class Scene:
+    """A picture under construction: colours (SIZE, SIZE, 3) float32, labels (SIZE, SIZE) uint8, light."""
+
+    dice: Dice
+    horizon: int
+    light: int  # -1: the light comes from the left, 1: from the right
+    colours: np.ndarray = field(default_factory=lambda: np.zeros((SIZE, SIZE, 3), np.float32))
+    labels: np.ndarray = field(default_factory=lambda: np.full((SIZE, SIZE), GRASS, np.uint8))
+    owners: np.ndarray = field(default_factory=lambda: np.full((SIZE, SIZE), -1, np.int16))
+    areas: list[int] = field(default_factory=list)  # pixels of every object that stands, before occlusion
+
+    def fill(self, mask: np.ndarray, label: int, colour: Sequence[int], relief: Relief, spread: int = 14) -> None:
+        """Paint `mask` in `colour`, its brightness off by at most `spread` and its hue a little, plus `relief`."""
+        brightness = self.dice.integer(-spread, spread)
+        shade = np.array([c + brightness + self.dice.integer(-6, 6) for c in colour], np.float32)
+        self.colours[mask] = shade + relief[mask, None]
+        self.labels[mask] = label
+
+    def grain(self, cell_height: int, cell_width: int, levels: int) -> Relief:
+        return self.dice.field(cell_height, cell_width) * (levels / ONE)
+
+    def fits(self, mask: np.ndarray) -> bool:
+        """Whether an object at `mask` leaves at least 60 % of every earlier object in view."""
+        hidden = self.owners[mask]
+        for owner in np.unique(hidden[hidden >= 0]):
+            left = np.count_nonzero(self.owners == owner) - np.count_nonzero(hidden == owner)
+            if 10 * left < 6 * self.areas[owner]:
+                return False
+        return True
+
+    def own(self, mask: np.ndarray) -> None:
+        self.owners[mask] = len(self.areas)
+        self.areas.append(np.count_nonzero(mask))
+
+
+def ellipse(centre_y: int, centre_x: int, radius_y: int, radius_x: int) -> np.ndarray:
+    distance = (ROWS - centre_y) ** 2 * radius_x**2 + (COLUMNS - centre_x) ** 2 * radius_y**2
+    return distance <= radius_y**2 * radius_x**2
+
+
+def rectangle(bottom: int, centre_x: int, height: int, width: int) -> np.ndarray:
+    left = centre_x - width // 2
+    return (bottom >= ROWS) & (bottom - height < ROWS) & (left <= COLUMNS) & (left + width > COLUMNS)
+
+
+# --- the ground, from the sky down ---
+
+
+def paint_sky(scene: Scene) -> None:
+    fade = 30 * (ROWS - scene.horizon / 2) / scene.horizon
+    scene.fill(scene.horizon > ROWS, SKY, BLUE, fade + scene.grain(10, 30, 16), spread=20)
+
+
+def paint_grass(scene: Scene) -> None:
+    scene.fill(scene.horizon <= ROWS, GRASS, GREEN, scene.grain(24, 40, 12) + scene.grain(4, 1, 20))
+
+
+def paint_sand(scene: Scene) -> None:
+    """A beach that takes one side of the ground, or its near part."""
+    dice, wave = scene.dice, scene.dice.field(16, 16) * 9 // ONE
+    middle = (scene.horizon + SIZE) // 2
+    if dice.chance(40):
+        mask = ROWS + wave > dice.integer(middle - 8, middle + 12)
+    else:
+        edge, slope = dice.integer(48, 80), dice.integer(-8, 8)
+        beyond = COLUMNS + wave - edge - (ROWS - middle) * slope // 10
+        mask = (beyond > 0) if dice.chance(50) else (beyond < 0)
+    scene.fill(mask & (scene.horizon + 3 <= ROWS), SAND, TAN, scene.grain(20, 30, 12) + scene.grain(2, 3, 14))
+
+
+def paint_road(scene: Scene) -> None:
+    """A road that runs from the near edge to the horizon, wider towards the viewer."""
+    dice, depth = scene.dice, SIZE - scene.horizon
+    far, near = dice.integer(20, 108), dice.integer(10, 118)
+    far_width, near_width = dice.integer(12, 18), dice.integer(40, 64)
+    down = ROWS - scene.horizon
+    centre = far + (near - far) * down // depth
+    width = far_width + (near_width - far_width) * down // depth
+    across = np.abs(COLUMNS - centre)
+    mask = (down >= 0) & (2 * across <= width)
+    dashes = (10 * across < width) & (down * 6 // depth % 2 == 0)
+    scene.fill(mask, ROAD, GREY, scene.grain(2, 2, 12) + scene.grain(30, 20, 10) + 34 * dashes)
+
+
+def paint_water(scene: Scene) -> None:
+    """A lake in the ground, flattened by the perspective."""
+    dice = scene.dice
+    radius_y, radius_x = dice.integer(9, 16), dice.integer(28, 52)
+    centre_y = dice.integer(scene.horizon + radius_y + 7, SIZE - 6)
+    centre_x = dice.integer(8, SIZE - 8)
+    mask = ellipse(centre_y, centre_x, radius_y, radius_x)
+    mask |= ellipse(centre_y + 4, centre_x + dice.integer(-24, 24), radius_y - 2, radius_x * 2 // 3)
+    ripples = scene.grain(2, 14, 22) + scene.grain(20, 40, 10)
+    scene.fill(mask & (scene.horizon + 4 < ROWS), WATER, BLUE, ripples, spread=20)
+
+
+# --- what stands on it ---
+# Each takes the foot (row, column) and the scale in percent (100 at the near edge), and returns its mask and
+# the function that paints it, so that a place can be tried before anything is drawn.
+
+Painter = Callable[[], None]
+
+
+def tree(scene: Scene, foot: int, x: int, percent: int) -> tuple[np.ndarray, Painter]:
+    dice = scene.dice
+    radius = max(9, dice.integer(17, 23) * percent // 100)
+    trunk = rectangle(foot, x, radius, max(4, radius // 3))
+    centre = foot - radius * 3 // 2
+    crown = ellipse(centre, x, radius * 4 // 5, radius * 4 // 5)
+    for _ in range(7):
+        dy, dx = dice.integer(-radius, radius) * 3 // 5, dice.integer(-radius, radius) * 3 // 5
+        crown |= ellipse(centre + dy, x + dx, radius // 2, radius // 2)
+
+    def paint() -> None:
+        scene.fill(trunk, TREE, BARK, scene.grain(5, 2, 8))
+        shade = scene.light * (COLUMNS - x) * 24 / radius - (ROWS - centre) * 22 / radius
+        scene.fill(crown, TREE, GREEN, shade + scene.grain(4, 4, 46))
+
+    return trunk | crown, paint
+
+
+def building(scene: Scene, foot: int, x: int, percent: int) -> tuple[np.ndarray, Painter]:
+    dice = scene.dice
+    width, height = dice.integer(34, 52) * percent // 100, dice.integer(48, 76) * percent // 100
+    mask = rectangle(foot, x, height, max(20, width))
+    cell_y, cell_x = dice.integer(9, 12), dice.integer(8, 11)
+    windows = ((foot - ROWS) % cell_y >= cell_y // 2) & ((COLUMNS - x) % cell_x >= cell_x // 2)
+
+    def paint() -> None:
+        glass = -44 if scene.dice.chance(60) else 40
+        relief = glass * (windows - 0.25) + scene.light * (COLUMNS - x) * 20 / width
+        scene.fill(mask, BUILDING, GREY, relief + scene.grain(3, 6, 6))
+
+    return mask, paint
+
+
+def ball(scene: Scene, foot: int, x: int, percent: int) -> tuple[np.ndarray, Painter]:
+    radius = max(7, scene.dice.integer(12, 16) * percent // 100)
+    centre = foot - radius
+    mask = ellipse(centre, x, radius, radius)
+
+    def paint() -> None:
+        lit_y, lit_x = centre - radius / 3, x + scene.light * radius / 3
+        distance = ((ROWS - lit_y) ** 2 + (COLUMNS - lit_x) ** 2) / radius**2
+        scene.fill(mask, BALL, RED, 42 - 62 * distance + scene.grain(3, 3, 4))
+
+    return mask, paint
+
+
+def box(scene: Scene, foot: int, x: int, percent: int) -> tuple[np.ndarray, Painter]:
+    side = max(14, scene.dice.integer(22, 28) * percent // 100)
+    lid = side // 4
+    front = rectangle(foot, x, side, side)
+    left = x - side // 2
+    above = foot - side - ROWS  # rows above the front face, from 0
+    top = (above >= 0) & (above < lid) & (left + above <= COLUMNS) & (left + side + above > COLUMNS)
+    beyond = COLUMNS - left - side
+    flank = (beyond >= 0) & (beyond < lid) & (foot - beyond >= ROWS) & (foot - side - beyond <= ROWS)
+
+    def paint() -> None:
+        relief = 38 * top + scene.light * 26 * (flank - 0.3) - 4 + (ROWS - foot + side // 2) * -14 / side
+        scene.fill(front | top | flank, BOX, RED, relief + scene.grain(3, 3, 4))
+
+    return front | top | flank, paint
+
+
+def hut(scene: Scene, foot: int, x: int, percent: int) -> tuple[np.ndarray, Painter]:
+    """A wooden hut: planks under a pointed roof."""
+    width = max(22, scene.dice.integer(32, 44) * percent // 100)
+    height = width * 5 // 9
+    walls = rectangle(foot, x, height, width)
+    above = foot - height - ROWS
+    roof = (above >= 0) & (10 * np.abs(COLUMNS - x) <= 10 * (width // 2 + 2) - 11 * above)
+
+    def paint() -> None:
+        planks = np.where((COLUMNS - x) % 5 < 2, -30, 18)
+        thatch = np.where(above % 5 < 2, -26, 22)
+        scene.fill(walls | roof, HUT, TAN, np.where(roof, thatch, planks) + scene.grain(2, 2, 5))
+
+    return walls | roof, paint
+
+
+def sign(scene: Scene, foot: int, x: int, percent: int, *, checked: bool) -> tuple[np.ndarray, Painter]:
+    """A board or a disc in two colours, in stripes of any direction or in checks."""
+    dice = scene.dice
+    width, height = (max(20, dice.integer(28, 38) * percent // 100) for _ in range(2))
+    if dice.chance(35):
+        mask = ellipse(foot - width // 2, x, width // 2, width // 2)
+    else:
+        mask = rectangle(foot, x, height, width)
+    cell = 4 if percent < 75 else 5
+    down, across = (foot - ROWS) // cell % 2, (COLUMNS - x) // cell % 2
+    diagonal = (foot - ROWS + dice.integer(0, 1) * 2 * (ROWS - foot) + COLUMNS - x) // (cell + 1) % 2
+    stripes = (down, across, diagonal)[dice.integer(0, 2)]
+    pattern = (down ^ across) if checked else stripes
+
+    def paint() -> None:
+        relief = scene.grain(4, 4, 5)
+        label = CHECKS if checked else STRIPES
+        scene.fill(mask & (pattern == 0), label, VIOLET, relief)
+        scene.fill(mask & (pattern == 1), label, WHITE, relief)
+
+    return mask, paint
+
+
+def stripes(scene: Scene, foot: int, x: int, percent: int) -> tuple[np.ndarray, Painter]:
+    return sign(scene, foot, x, percent, checked=False)
+
+
+def checks(scene: Scene, foot: int, x: int, percent: int) -> tuple[np.ndarray, Painter]:
+    return sign(scene, foot, x, percent, checked=True)
+
+
+def rock(scene: Scene, foot: int, x: int, percent: int) -> tuple[np.ndarray, Painter]:
+    """A dark rock: nobody labelled it."""
+    radius = max(6, scene.dice.integer(8, 13) * percent // 100)
+    mask = ellipse(foot - radius // 2, x, radius * 2 // 3, radius) & (foot >= ROWS)
+
+    def paint() -> None:
+        scene.fill(mask, IGNORE, STONE, scene.grain(4, 5, 22))
+
+    return mask, paint
+
+
+STANDING = (
+    (tree, 75),
+    (building, 60),
+    (ball, 72),
+    (box, 72),
+    (hut, 66),
+    (stripes, 66),
+    (checks, 66),
+    (rock, 25),
+)
+GROUND = ((paint_sand, 58), (paint_water, 66), (paint_road, 58))
+
+
+def place_objects(scene: Scene) -> None:
+    """Stand the scene's objects on the ground, the far ones first, so that near ones hide parts of them."""
+    dice, depth = scene.dice, SIZE - scene.horizon
+    cast = [make for make, percent in STANDING for _ in range(2) if dice.chance(percent * 2 // 3)]
+    feet = sorted((dice.integer(scene.horizon + 8, SIZE - 3), number) for number in range(len(cast)))
+    for foot, number in feet:
+        make = cast[number]
+        if make is building:
+            foot = min(foot, scene.horizon + 24)
+        percent = 55 + 45 * (foot - scene.horizon) // depth
+        for _ in range(12):
+            x = dice.integer(8, SIZE - 9)
+            mask, paint = make(scene, foot, x, percent)
+            if scene.fits(mask):
+                reach = max(6, 16 * percent // 100)
+                shadow = ellipse(foot, x - scene.light * reach // 2, max(2, reach // 4), reach)
+                scene.colours[shadow & (scene.horizon <= ROWS)] *= 0.62
+                paint()
+                scene.own(mask)
+                break
+
+
+def develop(scene: Scene) -> np.ndarray:
+    """Turn the scene into a photograph: light that falls off, a colour cast, a soft lens and noise."""
+    dice = scene.dice
+    gain = dice.integer(74, 120) / 100
+    slope_x, slope_y = scene.light * dice.integer(0, 14) / 100, dice.integer(-10, 10) / 100
+    light = gain * (1 + slope_x * (2 * COLUMNS / SIZE - 1) + slope_y * (2 * ROWS / SIZE - 1))
+    cast = np.array([1 + dice.integer(-7, 7) / 100 for _ in range(3)])
+    picture = np.clip(scene.colours, 0, 255) * light[..., None] * cast
+    edged = np.pad(picture, ((1, 1), (1, 1), (0, 0)), mode="edge")
+    blurred = (edged[:-2] + 6 * edged[1:-1] + edged[2:]) / 8
+    blurred = (blurred[:, :-2] + 6 * blurred[:, 1:-1] + blurred[:, 2:]) / 8
+    noise = np.stack([scene.grain(1, 1, 9) for _ in range(3)], axis=-1)
+    return np.clip(blurred + noise, 0, 255).astype(np.uint8)
+
+
+def paint_scene(*seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Paint the scene of this seed: image (SIZE, SIZE, 3) uint8 RGB, labels (SIZE, SIZE) uint8, 255 = ignore."""
+    dice = Dice(*seed)
+    scene = Scene(dice, horizon=dice.integer(40, 60), light=1 if dice.chance(50) else -1)
+    paint_sky(scene)
+    paint_grass(scene)
+    for paint, percent in GROUND:
+        if dice.chance(percent):
+            paint(scene)
+    place_objects(scene)
+    return develop(scene), scene.labels

@@ -1,0 +1,165 @@
+"""From a data set's dict to what the model takes: a uint8 image and one label map."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from semask_d2.d2 import CfgNode, MetadataCatalog, configurable
+from semask_d2.data import augmentation
+from semask_d2.data.image_io import check_labels, open_picture, read_labels
+from semask_d2.errors import UserError
+
+
+class SemanticMapper:
+    """Reads one image and its label map; in training, augments both.
+
+    Training: shortest-edge resize, crop that no class fills, SSD colour jitter, horizontal flip, padding.
+    Test: shortest-edge resize alone, and no label map (the evaluator reads it at its own size).
+    """
+
+    @configurable
+    def __init__(
+        self,
+        is_train: bool = True,
+        *,
+        image_format: str,
+        num_classes: int,
+        ignore_label: int,
+        short_edges: Sequence[int],
+        max_size: int,
+        sampling: str = "choice",
+        crop_size: tuple[int, int] | None = None,
+        single_category_max_area: float = 1.0,
+        colour_jitter: bool = False,
+        horizontal_flip: bool = False,
+        pad_to: int = 0,
+    ) -> None:
+        """`short_edges` and `max_size` as in Detectron2's ResizeShortestEdge (short edge 0: as it is);
+
+        `crop_size` (height, width) or None; `pad_to` is the side of the padded square, 0 or less for none.
+        """
+        self.is_train = is_train
+        self.image_format = image_format
+        self.num_classes = num_classes
+        self.ignore_label = ignore_label
+        self.short_edges = tuple(short_edges)
+        self.max_size = max_size
+        self.sampling = sampling
+        self.crop_size = crop_size
+        self.single_category_max_area = single_category_max_area
+        self.colour_jitter = colour_jitter
+        self.horizontal_flip = horizontal_flip
+        self.pad_to = pad_to
+        fits_bytes = num_classes <= 256 and 0 <= ignore_label <= 255
+        self.label_dtype = np.uint8 if fits_bytes else np.int64
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
+        """The arguments of `__init__` from cfg.INPUT; UserError for values that mean nothing here."""
+        settings = cfg.INPUT
+        if settings.FORMAT not in ("RGB", "BGR"):
+            raise UserError(f'INPUT.FORMAT is "{settings.FORMAT}"; expected "RGB" or "BGR"')
+        names = cfg.DATASETS.TRAIN if is_train else cfg.DATASETS.TEST
+        arguments = {
+            "is_train": is_train,
+            "image_format": settings.FORMAT,
+            "num_classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
+            "ignore_label": MetadataCatalog.get(names[0]).get("ignore_label", 255) if len(names) else 255,
+        }
+        if not is_train:
+            return arguments | {"short_edges": (settings.MIN_SIZE_TEST,), "max_size": settings.MAX_SIZE_TEST}
+        edges = settings.MIN_SIZE_TRAIN
+        edges = (edges,) if isinstance(edges, int) else tuple(edges)
+        if settings.MIN_SIZE_TRAIN_SAMPLING not in ("choice", "range") or not edges:
+            raise UserError(
+                f'INPUT.MIN_SIZE_TRAIN_SAMPLING is "{settings.MIN_SIZE_TRAIN_SAMPLING}" with '
+                f'INPUT.MIN_SIZE_TRAIN {edges}; expected "choice" or "range" and at least one size'
+            )
+        if settings.CROP.ENABLED and settings.CROP.TYPE != "absolute":
+            raise UserError(
+                f'INPUT.CROP.TYPE is "{settings.CROP.TYPE}"; expected "absolute" (INPUT.CROP.SIZE in pixels)'
+            )
+        if settings.RANDOM_FLIP not in ("horizontal", "none"):
+            raise UserError(f'INPUT.RANDOM_FLIP is "{settings.RANDOM_FLIP}"; expected "horizontal" or "none"')
+        return arguments | {
+            "short_edges": edges,
+            "max_size": settings.MAX_SIZE_TRAIN,
+            "sampling": settings.MIN_SIZE_TRAIN_SAMPLING,
+            "crop_size": tuple(int(s) for s in settings.CROP.SIZE) if settings.CROP.ENABLED else None,
+            "single_category_max_area": settings.CROP.SINGLE_CATEGORY_MAX_AREA,
+            "colour_jitter": settings.COLOR_AUG_SSD,
+            "horizontal_flip": settings.RANDOM_FLIP == "horizontal",
+            "pad_to": settings.SIZE_DIVISIBILITY,
+        }
+
+    def __call__(self, dataset_dict: dict[str, Any], rng: np.random.Generator | None = None) -> dict[str, Any]:
+        """Map one dict: adds `height`, `width` of the file, `image` (3, H, W) uint8 and, in training, `sem_seg`.
+
+        `sem_seg` (H, W) is uint8 where all ids and the ignore label fit, else int64. `rng` None draws one
+        from NumPy's global state. Raises UserError naming the files for an unreadable image or label, a label
+        of another size, and ids that are out of range.
+        """
+        sample = dict(dataset_dict)
+        image = open_picture(sample["file_name"])
+        sample["height"], sample["width"] = image.height, image.width
+        if self.is_train:
+            rng = rng if rng is not None else np.random.default_rng(np.random.randint(2**31))  # noqa: NPY002
+            labels = self._read_labels(sample)
+            pixels, labels = self._augment(image, labels, rng)
+            sample["sem_seg"] = torch.from_numpy(np.ascontiguousarray(labels, dtype=self.label_dtype))
+        else:
+            shape = augmentation.resized_shape(image.height, image.width, self.short_edges[0], self.max_size)
+            pixels = augmentation.resize_image(image, augmentation.View.whole(*shape))
+        if self.image_format == "BGR":
+            pixels = pixels[:, :, ::-1]
+        sample["image"] = torch.from_numpy(np.array(pixels.transpose(2, 0, 1), order="C"))
+        return sample
+
+    def _read_labels(self, sample: dict[str, Any]) -> np.ndarray:
+        path = sample.get("sem_seg_file_name")
+        if path is None:
+            raise UserError(f"{sample['file_name']} has no sem_seg_file_name: training needs a label file per image")
+        labels = read_labels(path)
+        if labels.shape != (sample["height"], sample["width"]):
+            raise UserError(
+                f"{sample['file_name']} is {sample['width']} x {sample['height']} but its label file "
+                f"{path} is {labels.shape[1]} x {labels.shape[0]}: they must be of one size"
+            )
+        check_labels(labels, num_classes=self.num_classes, ignore_label=self.ignore_label, path=path)
+        return labels
+
+    def _augment(self, image, labels: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        edge = augmentation.sample_short_edge(rng, self.short_edges, self.sampling)
+        shape = augmentation.resized_shape(image.height, image.width, edge, self.max_size)
+        view = augmentation.View.whole(*shape)
+        if self.crop_size is not None:
+            view = augmentation.sample_view(
+                rng,
+                shape,
+                self.crop_size,
+                labels=labels,
+                max_area=self.single_category_max_area,
+                ignore_label=self.ignore_label,
+            )
+        pixels, labels = augmentation.resize_image(image, view), augmentation.resize_labels(labels, view)
+        if self.colour_jitter:
+            pixels = augmentation.jitter_colours(pixels, augmentation.sample_colour_jitter(rng))
+        if self.horizontal_flip and rng.random() < 0.5:
+            pixels, labels = pixels[:, ::-1], labels[:, ::-1]
+        pixels = augmentation.pad(pixels, self.pad_to, augmentation.IMAGE_PADDING)
+        return pixels, augmentation.pad(labels, self.pad_to, self.ignore_label)
+
+
+MAPPERS: dict[str, Callable[..., Any]] = {"mask_former_semantic": SemanticMapper}
+
+
+def build_mapper(cfg: CfgNode, is_train: bool) -> Callable[..., dict[str, Any]]:
+    """Build the mapper that INPUT.DATASET_MAPPER_NAME names; UserError if there is none of that name."""
+    name = cfg.INPUT.DATASET_MAPPER_NAME
+    if name not in MAPPERS:
+        raise UserError(f'INPUT.DATASET_MAPPER_NAME is "{name}"; known are {", ".join(sorted(MAPPERS))}')
+    return MAPPERS[name](cfg, is_train)

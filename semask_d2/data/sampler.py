@@ -1,0 +1,90 @@
+"""Which image comes when: an order that depends on the seed and the position alone.
+
+Position p of the endless stream is image p % n of epoch p // n. Neither the number of workers, nor a stop and
+a resume, nor the number of ranks that share a batch changes what stands at a position or how it is augmented.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from torch.utils.data import Dataset, Sampler
+
+from semask_d2.errors import UserError
+
+
+class PositionSampler(Sampler[list[int]]):
+    """An endless stream of this rank's positions, a list per batch.
+
+    Global batch i covers positions [i * B, (i + 1) * B) with B = `world_size` * `per_rank_batch`, and each
+    rank takes its contiguous part, from batch `start` on.
+    """
+
+    def __init__(self, *, start: int, rank: int, world_size: int, per_rank_batch: int) -> None:
+        self.start = start
+        self.rank = rank
+        self.world_size = world_size
+        self.per_rank_batch = per_rank_batch
+
+    def __iter__(self) -> Iterator[list[int]]:
+        batch = self.start
+        while True:
+            first = (batch * self.world_size + self.rank) * self.per_rank_batch
+            yield list(range(first, first + self.per_rank_batch))
+            batch += 1
+
+
+class PositionedDataset(Dataset):
+    """Maps a position of the stream to its sample: shuffled anew each epoch, augmented by its own generator.
+
+    A UserError of the mapper is returned in place of the sample, so that it can cross from a worker as it is.
+    """
+
+    def __init__(self, dicts: Sequence[dict[str, Any]], mapper: Callable[..., dict[str, Any]], seed: int) -> None:
+        self.dicts = dicts
+        self.mapper = mapper
+        self.seed = seed
+        self._epoch = -1
+        self._order = np.empty(0, np.int64)
+
+    def index(self, position: int) -> int:
+        """The number of the image at `position`."""
+        epoch, place = divmod(position, len(self.dicts))
+        if epoch != self._epoch:
+            self._epoch = epoch
+            self._order = np.random.default_rng((self.seed, 0, epoch)).permutation(len(self.dicts))
+        return int(self._order[place])
+
+    def __getitem__(self, position: int) -> dict[str, Any] | UserError:
+        rng = np.random.default_rng((self.seed, 1, position))
+        try:
+            return self.mapper(self.dicts[self.index(position)], rng=rng)
+        except UserError as error:
+            return error
+
+
+class ShardedDataset(Dataset):
+    """One rank's contiguous share of a data set, in order; shares differ by at most one, without repeats."""
+
+    def __init__(
+        self,
+        dicts: Sequence[dict[str, Any]],
+        mapper: Callable[..., dict[str, Any]],
+        *,
+        rank: int,
+        world_size: int,
+    ) -> None:
+        share = range(len(dicts) * rank // world_size, len(dicts) * (rank + 1) // world_size)
+        self.dicts = [dicts[i] for i in share]
+        self.mapper = mapper
+
+    def __len__(self) -> int:
+        return len(self.dicts)
+
+    def __getitem__(self, index: int) -> dict[str, Any] | UserError:
+        try:
+            return self.mapper(self.dicts[index])
+        except UserError as error:
+            return error

@@ -1,0 +1,8 @@
+"""The one exception that a user's own mistake raises."""
+
+
+class UserError(Exception):
+    """A mistake that the user can mend: the message names the file, key or value, what was expected, what to do.
+
+    Entry points print it as one line and exit with a non-zero code; only `--debug` shows the traceback.
+    """

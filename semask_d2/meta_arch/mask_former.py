@@ -1,0 +1,167 @@
+"""SeMask with mask classification: SeMask backbone, mask head, set criterion and semantic-prior supervision."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..criteria.point_terms import PointTerms
+from ..criteria.prior_loss import prior_loss
+from ..criteria.set_criterion import SetCriterion
+from ..criteria.targets import build_targets
+from ..d2 import (
+    META_ARCH_REGISTRY,
+    Backbone,
+    ImageList,
+    build_backbone,
+    build_sem_seg_head,
+    configurable,
+)
+from ..errors import UserError
+from ..heads.semantic_prior import semantic_prior
+from ..transformer_decoders import MaskPredictions
+from .images import Normalizer, output_size, resize_scores
+
+
+@META_ARCH_REGISTRY.register()
+class SeMaskMaskFormer(nn.Module):
+    """MaskFormer-type semantic segmentation on any backbone; the prior loss where it has semantic maps."""
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        backbone: Backbone,
+        sem_seg_head: nn.Module,
+        criterion: SetCriterion,
+        normalizer: Normalizer,
+        num_classes: int,
+        ignore_label: int,
+        prior_weight: float,
+        size_divisibility: int,
+        resize_masks_first: bool,
+    ):
+        super().__init__()
+        self.backbone = backbone
+        self.sem_seg_head = sem_seg_head
+        self.criterion = criterion
+        self.normalizer = normalizer
+        self.num_classes = num_classes
+        self.ignore_label = ignore_label
+        self.prior_weight = prior_weight
+        self.size_divisibility = size_divisibility
+        self.resize_masks_first = resize_masks_first
+
+    @classmethod
+    def from_config(cls, cfg):
+        """The parts and arguments of `__init__` from a whole config."""
+        backbone = build_backbone(cfg)
+        mask_former, head = cfg.MODEL.MASK_FORMER, cfg.MODEL.SEM_SEG_HEAD
+        for task in ("INSTANCE_ON", "PANOPTIC_ON"):
+            if mask_former.TEST[task]:
+                raise UserError(
+                    f"MODEL.MASK_FORMER.TEST.{task}: SeMask does semantic segmentation only; set it to False"
+                )
+        criterion = SetCriterion(
+            PointTerms(
+                mask_former.TRAIN_NUM_POINTS,
+                mask_former.OVERSAMPLE_RATIO,
+                mask_former.IMPORTANCE_SAMPLE_RATIO,
+            ),
+            num_classes=head.NUM_CLASSES,
+            class_weight=mask_former.CLASS_WEIGHT,
+            mask_weight=mask_former.MASK_WEIGHT,
+            dice_weight=mask_former.DICE_WEIGHT,
+            no_object_weight=mask_former.NO_OBJECT_WEIGHT,
+            deep_supervision=mask_former.DEEP_SUPERVISION,
+        )
+        size_divisibility = mask_former.SIZE_DIVISIBILITY
+        return {
+            "backbone": backbone,
+            "sem_seg_head": build_sem_seg_head(cfg, backbone.output_shape()),
+            "criterion": criterion,
+            "normalizer": Normalizer(cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD),
+            "num_classes": head.NUM_CLASSES,
+            "ignore_label": head.IGNORE_VALUE,
+            "prior_weight": mask_former.CATE_WEIGHT,
+            "size_divisibility": size_divisibility if size_divisibility > 0 else backbone.size_divisibility,
+            "resize_masks_first": mask_former.TEST.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE,
+        }
+
+    @property
+    def device(self) -> torch.device:
+        """The device that the model is on."""
+        return self.normalizer.mean.device
+
+    def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict[str, Tensor]]:
+        """Detectron2's lists of dicts: `image` (3, H, W) in 0..255, RGB, and in training `sem_seg` (H, W) labels.
+
+        In training: weighted losses by name. Else, per image, `sem_seg`: scores (K, height, width), where `height`
+        and `width` are the dict's, or the image's own size.
+        """
+        images = self.normalizer([x["image"] for x in batched_inputs], self.size_divisibility)
+        features = self.backbone(images.tensor)
+        predictions = self.sem_seg_head(features)
+        if not self.training:
+            return self.inference(batched_inputs, images, predictions)
+        targets = build_targets(
+            [x["sem_seg"] for x in batched_inputs],
+            images.tensor.shape[-2:],
+            num_classes=self.num_classes,
+            ignore_label=self.ignore_label,
+            device=self.device,
+            names=[x.get("file_name", f"image {i} of the batch") for i, x in enumerate(batched_inputs)],
+        )
+        losses = self.criterion(predictions, targets)
+        prior = semantic_prior(features, align_corners=True)
+        if prior is not None:
+            losses["loss_cate"] = self.prior_weight * prior_loss(prior, targets.labels, self.ignore_label)
+        return losses
+
+    def inference(
+        self, batched_inputs: list[dict], images: ImageList, predictions: MaskPredictions
+    ) -> list[dict[str, Tensor]]:
+        """The final layer's predictions to scores, image by image."""
+        padded_size = images.tensor.shape[-2:]
+        per_image = zip(
+            batched_inputs,
+            images.image_sizes,
+            predictions.class_logits[-1].float(),
+            predictions.mask_logits().float(),
+            strict=True,
+        )
+        return [
+            {
+                "sem_seg": self.semantic_scores(
+                    class_logits,
+                    mask_logits,
+                    padded_size=padded_size,
+                    image_size=image_size,
+                    output_size=output_size(inputs, image_size),
+                )
+            }
+            for inputs, image_size, class_logits, mask_logits in per_image
+        ]
+
+    def semantic_scores(
+        self,
+        class_logits: Tensor,
+        mask_logits: Tensor,
+        *,
+        padded_size: tuple[int, int],
+        image_size: tuple[int, int],
+        output_size: tuple[int, int],
+    ) -> Tensor:
+        """Scores of one image: `class_logits` (Q, K + 1), `mask_logits` (Q, h, w) -> (K, *output_size).
+
+        A pixel's score for a class is the sum over queries of class probability times mask probability
+        (MaskFormer, arXiv 2107.06278, section 3.4). Masks are upsampled to the padded input; the scores there are
+        cropped and resized. With `resize_masks_first` it is the mask logits that are cropped and resized.
+        """
+        mask_logits = F.interpolate(mask_logits[None], size=padded_size, mode="bilinear", align_corners=False)[0]
+        if self.resize_masks_first:
+            mask_logits = resize_scores(mask_logits, image_size, output_size)
+        class_probability = class_logits.softmax(-1)[:, :-1]
+        scores = torch.einsum("qk,qhw->khw", class_probability, mask_logits.sigmoid())
+        return scores if self.resize_masks_first else resize_scores(scores, image_size, output_size)

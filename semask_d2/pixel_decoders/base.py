@@ -1,0 +1,59 @@
+"""What every pixel decoder is: its registry, its output, and the top-down step that they share."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch.nn.functional as F
+from fvcore.common.registry import Registry
+from torch import Tensor, nn
+
+from ..layers.conv import ConvNorm
+from ..layers.feature_alignment import FeatureAlignment
+from ..registry import lookup
+
+# Ours, not Detectron2's: Mask2Former's own package registers the same names there.
+PIXEL_DECODER_REGISTRY = Registry("SEMASK_PIXEL_DECODERS")
+
+
+class PixelDecoderOutput(NamedTuple):
+    """`mask_features` (B, C, H/4, W/4) and `multi_scale`, maps (B, C, h, w) from coarse to fine."""
+
+    mask_features: Tensor
+    multi_scale: list[Tensor]
+
+
+def build_pixel_decoder(cfg, input_shape) -> nn.Module:
+    """The pixel decoder named by `MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME` for backbone features `input_shape`."""
+    key = "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME"
+    decoder = lookup(PIXEL_DECODER_REGISTRY, cfg.MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME, key)
+    return decoder(cfg, input_shape)
+
+
+def select_features(cfg, input_shape) -> dict:
+    """The shapes of the features that `MODEL.SEM_SEG_HEAD.IN_FEATURES` names, from fine to coarse."""
+    wanted = cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES
+    shapes = {name: shape for name, shape in input_shape.items() if name in wanted}
+    return dict(sorted(shapes.items(), key=lambda item: item[1].stride))
+
+
+def add_top_down_step(decoder: nn.Module, k: int, in_channels: int, channels: int, norm: str, align: bool) -> None:
+    """Give `decoder` the modules `adapter_k`, `layer_k` and, where `align`, `align_k` of one top-down step."""
+    layer = ConvNorm(channels, channels, 3, norm=norm, activation=F.relu)
+    decoder.add_module(f"adapter_{k}", ConvNorm(in_channels, channels, 1, norm=norm))
+    if align:
+        # before `layer_k`: where a checkpoint's two names of the shared norm differ, `layer_k.norm` is right
+        decoder.add_module(f"align_{k}", FeatureAlignment(channels, layer.norm))
+    decoder.add_module(f"layer_{k}", layer)
+
+
+def top_down_step(decoder: nn.Module, k: int, feature: Tensor, y: Tensor, mode: str) -> Tensor:
+    """One top-down step: `feature` through `adapter_k` plus upsampled `y`, aligned where there is `align_k`.
+
+    `mode` is the interpolation that brings `y` to the feature's size: "nearest" or "bilinear".
+    """
+    lateral = getattr(decoder, f"adapter_{k}")(feature)
+    corners = {"align_corners": False} if mode == "bilinear" else {}
+    y = lateral + F.interpolate(y, size=lateral.shape[-2:], mode=mode, **corners)
+    align = getattr(decoder, f"align_{k}", None)
+    return getattr(decoder, f"layer_{k}")(y if align is None else align(lateral, y))

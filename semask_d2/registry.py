@@ -1,0 +1,27 @@
+"""Looking a component up by the name that a config gives."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from typing import Any
+
+from fvcore.common.registry import Registry
+
+from .errors import UserError
+
+
+def suggestion(name: str, known: list[str]) -> str:
+    """' Did you mean X?' for the nearest of `known` names, or '' where none is near."""
+    near = get_close_matches(name, known, n=1, cutoff=0.6)
+    return f' Did you mean "{near[0]}"?' if near else ""
+
+
+def lookup(registry: Registry, name: str, key: str) -> Any:
+    """The component that `registry` holds under `name`, the value of the config key `key`.
+
+    Raises `UserError` naming the key, the value and the names there are.
+    """
+    if name not in registry:
+        known = sorted(registered for registered, _ in registry)
+        raise UserError(f'{key}: there is no "{name}".{suggestion(name, known)} Known: {", ".join(known)}')
+    return registry.get(name)

@@ -1,0 +1,45 @@
+"""What every transformer decoder is: its registry and its predictions."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from fvcore.common.registry import Registry
+from torch import Tensor, nn
+
+from ..errors import UserError
+from ..registry import lookup
+
+TRANSFORMER_DECODER_REGISTRY = Registry("SEMASK_TRANSFORMER_DECODERS")
+
+
+class MaskPredictions(NamedTuple):
+    """The predictions of all L supervised decoder layers, the last one final.
+
+    `class_logits` (L, B, Q, K + 1), the last class being "no object"; `mask_embed` (L, B, Q, C) and `mask_features`
+    (B, C, H/4, W/4), whose dot product is a mask's logits. Masks are left unmultiplied because most are never needed.
+    """
+
+    class_logits: Tensor
+    mask_embed: Tensor
+    mask_features: Tensor
+
+    def mask_logits(self, layer: int = -1) -> Tensor:
+        """The mask logits of one decoder layer: (B, Q, H/4, W/4)."""
+        return torch.einsum("bqc,bchw->bqhw", self.mask_embed[layer], self.mask_features)
+
+    def float(self) -> MaskPredictions:
+        """The same predictions in fp32."""
+        return MaskPredictions(*(x.float() for x in self))
+
+
+def build_transformer_decoder(cfg) -> nn.Module:
+    """The decoder named by `MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME`, on a pixel decoder's maps."""
+    key = "MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME"
+    decoder = lookup(TRANSFORMER_DECODER_REGISTRY, cfg.MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME, key)
+    if cfg.MODEL.MASK_FORMER.PRE_NORM:
+        raise UserError(
+            "MODEL.MASK_FORMER.PRE_NORM: only False is supported, as in every released SeMask model; remove the key"
+        )
+    return decoder(cfg)
