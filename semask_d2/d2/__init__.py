@@ -55,9 +55,7 @@ def _choose() -> ModuleType:
         return _native()
     try:
         from semask_d2.d2 import real
-    except (
-        Exception
-    ) as error:  # an old or half-built Detectron2 fails in many ways, not only with ImportError
+    except Exception as error:  # an old or half-built Detectron2 fails in many ways, not only with ImportError
         reason = f"Detectron2 cannot be imported ({type(error).__name__}: {error})"
         if wanted:
             raise UserError(

@@ -43,13 +43,15 @@ def read_labels(path: Path) -> np.ndarray:
     image, or in colour instead of ids.
     """
     image = _load(path, "a label file")
-    if image.mode in ("1", "F", "LA", "PA") or len(image.getbands()) > 1:
+    if image.mode == "F" or len(image.getbands()) > 1:
         kind = "an RGB file" if image.mode in ("RGB", "RGBA") else f'a file of mode "{image.mode}"'
         raise UserError(
             f"{path} is {kind}, but a label file holds one class id per pixel in a single channel: "
             "convert its colours to ids first"
         )
     labels = np.asarray(image)
+    if labels.dtype == bool:
+        return labels.astype(np.uint8)
     return labels if labels.dtype == np.uint8 else labels.astype(np.int64)
 
 

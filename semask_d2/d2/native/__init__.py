@@ -1,7 +1,6 @@
 """Stands for Detectron2 where it is not installed: only what the project uses, with the same behaviour.
 
-The loggers carry Detectron2's names ("detectron2.utils.events", ...), so that a log, and what a user filters
-from it, looks the same on both sides.
+The loggers carry Detectron2's names ("detectron2.engine", ...): a log, and a filter on it, is the same on both sides.
 """
 
 # ruff: noqa: F401 - every import is handed on by semask_d2.d2
@@ -9,7 +8,7 @@ from it, looks the same on both sides.
 from semask_d2.d2.native import comm, hooks
 from semask_d2.d2.native.catalog import DatasetCatalog, MetadataCatalog
 from semask_d2.d2.native.config import CfgNode, configurable, get_cfg
-from semask_d2.d2.native.defaults import DefaultTrainer
+from semask_d2.d2.native.engine import DefaultTrainer, TrainerBase
 from semask_d2.d2.native.env import BACKEND, BACKEND_VERSION, PathManager, collect_env_info, seed_all_rng
 from semask_d2.d2.native.evaluation import (
     DatasetEvaluator,
@@ -25,7 +24,8 @@ from semask_d2.d2.native.events import (
     TensorboardXWriter,
     get_event_storage,
 )
-from semask_d2.d2.native.launch import launch
+from semask_d2.d2.native.hooks import HookBase
+from semask_d2.d2.native.launch import default_argument_parser, default_setup, launch
 from semask_d2.d2.native.logger import setup_logger
 from semask_d2.d2.native.modeling import (
     BACKBONE_REGISTRY,
@@ -38,5 +38,3 @@ from semask_d2.d2.native.modeling import (
     build_model,
     build_sem_seg_head,
 )
-from semask_d2.d2.native.setup import default_argument_parser, default_setup
-from semask_d2.d2.native.train_loop import HookBase, TrainerBase

@@ -22,7 +22,7 @@ class _DatasetCatalog(_Catalog):
     """From a data set's name to the function that returns its list of dicts."""
 
     def register(self, name: str, func: Callable[[], list[dict]]) -> None:
-        """Register a function without arguments; a name can be registered once."""
+        """Register a function without arguments, once per name."""
         assert callable(func), f"Dataset '{name}' needs a function that returns its samples."
         assert name not in self, f"Dataset '{name}' is already registered!"
         self[name] = func
@@ -30,9 +30,7 @@ class _DatasetCatalog(_Catalog):
     def get(self, name: str) -> list[dict]:
         """Call the registered function; KeyError names the data sets that there are."""
         if name not in self:
-            raise KeyError(
-                f"Dataset '{name}' is not registered! Available datasets are: {', '.join(self.keys())}"
-            )
+            raise KeyError(f"Dataset '{name}' is not registered! Available datasets are: {', '.join(self)}")
         return self[name]()
 
 
@@ -48,14 +46,11 @@ class Metadata(types.SimpleNamespace):
         )
 
     def __setattr__(self, key: str, value: Any) -> None:
-        if key in self.__dict__:
-            old = self.__dict__[key]
-            assert old == value, (
-                f"Attribute '{key}' in the metadata of '{self.name}' cannot be set to a different value! "
-                f"{old} != {value}"
-            )
-        else:
-            super().__setattr__(key, value)
+        old = self.__dict__.get(key, value)
+        assert old == value, (
+            f"Attribute '{key}' in the metadata of '{self.name}' cannot be set to a different value! {old} != {value}"
+        )
+        super().__setattr__(key, value)
 
     def set(self, **kwargs: Any) -> Metadata:
         """Set several attributes and return self."""
@@ -77,10 +72,7 @@ class _MetadataCatalog(_Catalog):
 
     def get(self, name: str) -> Metadata:
         """Return the metadata of a data set, made empty if there are none yet."""
-        assert name
-        if name not in self:
-            self[name] = Metadata(name=name)
-        return self[name]
+        return self.data.setdefault(name, Metadata(name=name))
 
 
 DatasetCatalog = _DatasetCatalog()

@@ -1,4 +1,4 @@
-"""Stands for `detectron2.utils.comm`: talking between the processes of one run; without a process group, a run of one."""
+"""Stands for `detectron2.utils.comm`: talking between a run's processes; without a process group there is one."""
 
 from __future__ import annotations
 
@@ -28,12 +28,10 @@ def get_rank() -> int:
 
 
 def get_local_rank() -> int:
-    """Return this process's number on its machine; needs `create_local_process_group` in a distributed run."""
+    """Return this process's number on its machine; a distributed run needs `create_local_process_group` first."""
     if not _is_distributed():
         return 0
-    assert _local_group is not None, (
-        "call comm.create_local_process_group after torch.distributed.init_process_group"
-    )
+    assert _local_group is not None, "call comm.create_local_process_group after init_process_group"
     return dist.get_rank(group=_local_group)
 
 
@@ -46,7 +44,6 @@ def is_main_process() -> bool:
 def create_local_process_group(num_workers_per_machine: int) -> None:
     """Group the ranks of each machine, numbered machine by machine; all processes must call it."""
     global _local_group
-    assert _local_group is None
     assert get_world_size() % num_workers_per_machine == 0
     for start in range(0, get_world_size(), num_workers_per_machine):
         ranks = list(range(start, start + num_workers_per_machine))
@@ -92,18 +89,17 @@ def gather(data: Any, dst: int = 0, group: dist.ProcessGroup | None = None) -> l
 
 
 def shared_random_seed() -> int:
-    """Return one random number, drawn from NumPy's state on rank 0, on all ranks; all must call it."""
+    """Return the same random number on all ranks, drawn from NumPy's state on rank 0; all must call it."""
     return all_gather(np.random.randint(2**31))[0]  # noqa: NPY002 - `seed_all_rng` seeds this state
 
 
 def reduce_dict(input_dict: dict[str, Tensor], average: bool = True) -> dict[str, Tensor]:
-    """Sum or average scalar tensors of the same keys over the ranks; only rank 0's result is meaningful."""
+    """Average or sum scalar tensors of the same keys over the ranks; only rank 0's result is meaningful."""
     if get_world_size() == 1:
         return input_dict
-    with torch.no_grad():
-        names = sorted(input_dict)  # the ranks may have filled their dicts in different orders
-        values = torch.stack([input_dict[name] for name in names])
-        dist.reduce(values, dst=0)
-        if average and get_rank() == 0:
-            values /= get_world_size()
-        return dict(zip(names, values, strict=True))
+    names = sorted(input_dict)  # the ranks may have filled their dicts in different orders
+    values = torch.stack([input_dict[name].detach() for name in names])
+    dist.reduce(values, dst=0)
+    if average and is_main_process():
+        values /= get_world_size()
+    return dict(zip(names, values, strict=True))

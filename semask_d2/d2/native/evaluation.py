@@ -7,7 +7,6 @@ import logging
 import pprint
 import sys
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, MutableSequence, Sized
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -50,20 +49,16 @@ class DatasetEvaluators(DatasetEvaluator):
             evaluator.process(inputs, outputs)
 
     def evaluate(self) -> dict[str, Any]:
-        results = OrderedDict()
-        for evaluator in self._evaluators:
-            part = evaluator.evaluate()
+        results = {}
+        for part in [evaluator.evaluate() for evaluator in self._evaluators]:
             if comm.is_main_process() and part is not None:
-                for key, value in part.items():
-                    assert key not in results, f"Different evaluators produce results with the same key {key}"
-                    results[key] = value
+                assert not results.keys() & part.keys(), f"Different evaluators produce one key: {list(part)}"
+                results.update(part)
         return results
 
 
 def inference_on_dataset(
-    model: Callable[[Any], Any],
-    data_loader: Sized,
-    evaluator: DatasetEvaluator | list[DatasetEvaluator] | None,
+    model: Callable, data_loader: Sized, evaluator: DatasetEvaluator | list[DatasetEvaluator] | None
 ) -> dict[str, Any]:
     """Run `model` on every batch without gradients and return what the evaluator makes of it ({} for None).
 
@@ -77,33 +72,23 @@ def inference_on_dataset(
     evaluator.reset()
 
     warmup = min(_WARMUP_BATCHES, total - 1)  # the first batches are slow and would spoil the estimate
-    start = time.perf_counter()
-    compute_time, next_line = 0.0, start + _SECONDS_BETWEEN_LINES
+    start = last_line = time.perf_counter()
     with _eval_mode(model) if isinstance(model, nn.Module) else nullcontext(), torch.no_grad():
         for index, inputs in enumerate(data_loader):
             if index == warmup:
-                start, compute_time = time.perf_counter(), 0.0
-            before = time.perf_counter()
-            outputs = model(inputs)
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            compute_time += time.perf_counter() - before
-            evaluator.process(inputs, outputs)
-
+                start = time.perf_counter()
+            evaluator.process(inputs, model(inputs))
             now = time.perf_counter()
-            if index >= warmup and now >= next_line:
-                next_line = now + _SECONDS_BETWEEN_LINES
-                done = index + 1 - warmup
-                eta = datetime.timedelta(seconds=int((now - start) / done * (total - index - 1)))
-                logger.info(
-                    f"Inference done {index + 1}/{total}. Inference: {compute_time / done:.4f} s/iter. "
-                    f"Total: {(now - start) / done:.4f} s/iter. ETA={eta}"
-                )
-    for what, seconds in (("", time.perf_counter() - start), ("pure compute ", compute_time)):
-        logger.info(
-            f"Total inference {what}time: {datetime.timedelta(seconds=int(seconds))} "
-            f"({seconds / max(total - warmup, 1):.6f} s / iter per device, on {comm.get_world_size()} devices)"
-        )
+            if index >= warmup and now - last_line >= _SECONDS_BETWEEN_LINES:
+                last_line = now
+                per_batch = (now - start) / (index + 1 - warmup)
+                eta = datetime.timedelta(seconds=int(per_batch * (total - index - 1)))
+                logger.info(f"Inference done {index + 1}/{total}. Total: {per_batch:.4f} s/iter. ETA={eta}")
+    seconds = time.perf_counter() - start
+    logger.info(
+        f"Total inference time: {datetime.timedelta(seconds=int(seconds))} "
+        f"({seconds / max(total - warmup, 1):.6f} s / iter per device, on {comm.get_world_size()} devices)"
+    )
     results = evaluator.evaluate()
     return {} if results is None else results
 
@@ -119,7 +104,7 @@ def _eval_mode(model: nn.Module) -> Iterator[None]:
 
 
 def print_csv_format(results: Mapping[str, Any]) -> None:
-    """Log each task's figures in two comma-separated lines, without the per-class ones (a "-" in the name)."""
+    """Log each task's figures in two comma-separated lines, without per-class ones (those with a "-")."""
     logger = logging.getLogger("detectron2.evaluation.testing")
     for task, figures in results.items():
         if not isinstance(figures, Mapping):
@@ -132,18 +117,14 @@ def print_csv_format(results: Mapping[str, Any]) -> None:
 
 
 def verify_results(cfg, results: Mapping[str, Mapping[str, float]]) -> bool:
-    """Compare with TEST.EXPECTED_RESULTS, a list of [task, metric, value, tolerance]; a miss ends with exit code 1."""
+    """Compare with TEST.EXPECTED_RESULTS, a list of [task, metric, value, tolerance]; exit with code 1 at a miss."""
     logger = logging.getLogger("detectron2.evaluation.testing")
-    expected_results = cfg.TEST.EXPECTED_RESULTS
-    for task, metric, expected, tolerance in expected_results:
-        actual = results[task].get(metric, None)
-        if actual is None or not np.isfinite(actual) or abs(actual - expected) > tolerance:
-            logger.error("Result verification failed!")
-            logger.error("Expected Results: %s", expected_results)
-            logger.error("Actual Results: %s", pprint.pformat(results))
+    for task, metric, expected, tolerance in cfg.TEST.EXPECTED_RESULTS:
+        actual = results[task].get(metric, np.nan)
+        if not abs(actual - expected) <= tolerance:  # also true of NaN
+            logger.error("Result verification failed!\nExpected: %s", cfg.TEST.EXPECTED_RESULTS)
+            logger.error("Actual: %s", pprint.pformat(results))
             sys.exit(1)
-    if expected_results:
-        logger.info("Results verification passed.")
     return True
 
 

@@ -11,10 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 
-import numpy as np
 import torch
 from fvcore.common.history_buffer import HistoryBuffer
-from torch import Tensor
 
 from semask_d2.d2.native.env import PathManager
 
@@ -28,7 +26,7 @@ def get_event_storage() -> EventStorage:
 
 
 class EventStorage:
-    """The scalars (and images) of a run with the iteration they belong to; `with storage:` makes it the current one."""
+    """A run's scalars with the iterations they belong to; `with storage:` makes it the current one."""
 
     def __init__(self, start_iter: int = 0) -> None:
         self.iter = start_iter
@@ -36,34 +34,19 @@ class EventStorage:
         self._smoothing_hints: dict[str, bool] = {}
         self._latest: dict[str, tuple[float, int]] = {}
         self._prefix = ""
-        self.images: list[tuple[str, Tensor | np.ndarray, int]] = []
 
-    def put_scalar(
-        self, name: str, value: float, smoothing_hint: bool = True, cur_iter: int | None = None
-    ) -> None:
-        """Record a number; a writer shows the median of recent ones if `smoothing_hint`, else the latest."""
+    def put_scalar(self, name: str, value: float, smoothing_hint: bool = True, cur_iter: int | None = None) -> None:
+        """Record a number; writers show the median of recent ones if `smoothing_hint`, else the latest."""
         name = self._prefix + name
-        value = float(value)
-        iteration = self.iter if cur_iter is None else cur_iter
-        self._histories[name].update(value, iteration)
-        self._latest[name] = (value, iteration)
+        self._latest[name] = float(value), self.iter if cur_iter is None else cur_iter
+        self._histories[name].update(*self._latest[name])
         known_hint = self._smoothing_hints.setdefault(name, smoothing_hint)
         assert known_hint == smoothing_hint, f"Scalar {name} was put with a different smoothing_hint!"
 
-    def put_scalars(
-        self, *, smoothing_hint: bool = True, cur_iter: int | None = None, **kwargs: float
-    ) -> None:
+    def put_scalars(self, *, smoothing_hint: bool = True, cur_iter: int | None = None, **kwargs: float) -> None:
         """Record several numbers by keyword."""
         for name, value in kwargs.items():
             self.put_scalar(name, value, smoothing_hint=smoothing_hint, cur_iter=cur_iter)
-
-    def put_image(self, img_name: str, img_tensor: Tensor | np.ndarray) -> None:
-        """Hand an RGB image (3, H, W), uint8 or float in 0..1, to tensorboard."""
-        self.images.append((img_name, img_tensor, self.iter))
-
-    def clear_images(self) -> None:
-        """Forget the images; their writer calls it."""
-        self.images = []
 
     def history(self, name: str) -> HistoryBuffer:
         """Return all values of a scalar; KeyError if it was never put."""
@@ -72,7 +55,7 @@ class EventStorage:
         return self._histories[name]
 
     def histories(self) -> dict[str, HistoryBuffer]:
-        """Return the histories of all scalars."""
+        """Return all values of all scalars."""
         return self._histories
 
     def latest(self) -> dict[str, tuple[float, int]]:
@@ -80,29 +63,20 @@ class EventStorage:
         return self._latest
 
     def latest_with_smoothing_hint(self, window_size: int = 20) -> dict[str, tuple[float, int]]:
-        """Return `latest`, but the median over the last `window_size` iterations where smoothing is hinted."""
-        return {
-            name: (self._median(name, window_size) if self._smoothing_hints[name] else value, iteration)
-            for name, (value, iteration) in self._latest.items()
-        }
-
-    def _median(self, name: str, window_size: int) -> float:
-        return self._histories[name].median(self.count_samples(name, window_size))
+        """Return `latest`, with medians over the last `window_size` iterations where smoothing is hinted."""
+        smoothed = dict(self._latest)
+        for name, (_, iteration) in self._latest.items():
+            if self._smoothing_hints[name]:
+                median = self._histories[name].median(self.count_samples(name, window_size))
+                smoothed[name] = (median, iteration)
+        return smoothed
 
     def count_samples(self, name: str, window_size: int = 20) -> int:
         """Return how many of a scalar's last values lie within `window_size` iterations of its newest."""
         values = self._histories[name].values()
-        newest = values[-1][1]
-        count = 0
-        for _, iteration in reversed(values):
-            if iteration <= newest - window_size:
-                break
-            count += 1
-        return count
-
-    def smoothing_hints(self) -> dict[str, bool]:
-        """Return each scalar's hint."""
-        return self._smoothing_hints
+        oldest = values[-1][1] - window_size
+        outside = (index for index, (_, iteration) in enumerate(reversed(values)) if iteration <= oldest)
+        return next(outside, len(values))
 
     def step(self) -> None:
         """Go to the next iteration; a trainer sets `iter` instead."""
@@ -124,7 +98,7 @@ class EventStorage:
 
 
 class EventWriter:
-    """Something that takes the new events from the current storage and puts them out."""
+    """Something that takes new events from the current storage and puts them out."""
 
     def write(self) -> None:
         """Put out what is new."""
@@ -134,23 +108,32 @@ class EventWriter:
         """Release files; nothing is written afterwards."""
 
 
-class JSONWriter(EventWriter):
-    """Appends to a file one JSON object per iteration that has new scalars, with its number as "iteration"."""
+class _ScalarWriter(EventWriter):
+    """Hands on, at each write, the scalars that are newer than the last write."""
 
-    def __init__(self, json_file: str, window_size: int = 20) -> None:
-        self._file = PathManager.open(json_file, "a")
+    def __init__(self, window_size: int) -> None:
         self._window_size = window_size
         self._last_write = -1
 
-    def write(self) -> None:
-        by_iteration: dict[int, dict[str, float]] = defaultdict(dict)
-        for name, (value, iteration) in (
-            get_event_storage().latest_with_smoothing_hint(self._window_size).items()
-        ):
+    def _new_scalars(self) -> dict[int, dict[str, float]]:
+        """Return {iteration: {name: value}}."""
+        new = defaultdict(dict)
+        for name, (value, iteration) in get_event_storage().latest_with_smoothing_hint(self._window_size).items():
             if iteration > self._last_write:
-                by_iteration[iteration][name] = value
-        self._last_write = max(by_iteration, default=self._last_write)
-        for iteration, scalars in by_iteration.items():
+                new[iteration][name] = value
+        self._last_write = max(new, default=self._last_write)
+        return new
+
+
+class JSONWriter(_ScalarWriter):
+    """Appends to a file a line of JSON for each iteration with new scalars, its number under "iteration"."""
+
+    def __init__(self, json_file: str, window_size: int = 20) -> None:
+        super().__init__(window_size)
+        self._file = PathManager.open(json_file, "a")
+
+    def write(self) -> None:
+        for iteration, scalars in self._new_scalars().items():
             self._file.write(json.dumps({**scalars, "iteration": iteration}, sort_keys=True) + "\n")
         self._file.flush()
         os.fsync(self._file.fileno())
@@ -159,31 +142,23 @@ class JSONWriter(EventWriter):
         self._file.close()
 
 
-class TensorboardXWriter(EventWriter):
-    """Writes scalars and images to a tensorboard folder, made at the first write."""
+class TensorboardXWriter(_ScalarWriter):
+    """Writes to a tensorboard folder, made at the first write."""
 
     def __init__(self, log_dir: str, window_size: int = 20, **kwargs) -> None:
-        self._window_size = window_size
+        super().__init__(window_size)
         self._arguments = {"log_dir": log_dir, **kwargs}
-        self._last_write = -1
 
     @cached_property
     def _writer(self):
-        from torch.utils.tensorboard import SummaryWriter  # slow to import, and rank 0 alone needs it
+        from torch.utils.tensorboard import SummaryWriter  # slow to import, and only rank 0 needs it
 
         return SummaryWriter(**self._arguments)
 
     def write(self) -> None:
-        storage = get_event_storage()
-        newest = self._last_write
-        for name, (value, iteration) in storage.latest_with_smoothing_hint(self._window_size).items():
-            if iteration > self._last_write:
+        for iteration, scalars in self._new_scalars().items():
+            for name, value in scalars.items():
                 self._writer.add_scalar(name, value, iteration)
-                newest = max(newest, iteration)
-        self._last_write = newest
-        for name, image, iteration in storage.images:
-            self._writer.add_image(name, image, iteration)
-        storage.clear_images()
 
     def close(self) -> None:
         if "_writer" in self.__dict__:
@@ -191,7 +166,7 @@ class TensorboardXWriter(EventWriter):
 
 
 class CommonMetricPrinter(EventWriter):
-    """Logs one line: time left, iteration, losses, time per iteration and for data, learning rate, GPU memory."""
+    """Logs a line: time left, iteration, losses, seconds per iteration and for data, learning rate, GPU memory."""
 
     def __init__(self, max_iter: int, window_size: int = 20) -> None:
         self._logger = logging.getLogger("detectron2.utils.events")
@@ -203,25 +178,21 @@ class CommonMetricPrinter(EventWriter):
         if storage.iter == self._max_iter:
             return  # called once more after the last iteration, whose line is out already
         histories = storage.histories()
-        window = {name: storage.count_samples(name, self._window_size) for name in histories}
         parts = [f"iter: {storage.iter}"]
-        for mark in ("loss", "[metric]"):
-            parts += [
-                f"{name}: {h.median(window[name]):.4g}" for name, h in histories.items() if mark in name
-            ]
+        for name, history in histories.items():
+            if "loss" in name or "[metric]" in name:
+                parts.append(f"{name}: {history.median(storage.count_samples(name, self._window_size)):.4g}")
         if "time" in histories:
             times = histories["time"]
             seconds_left = times.median(1000) * (self._max_iter - storage.iter - 1)
             storage.put_scalar("eta_seconds", seconds_left, smoothing_hint=False)
             parts.insert(0, f"eta: {datetime.timedelta(seconds=int(seconds_left))}")
-            parts += [f"time: {times.global_avg():.4f}", f"last_time: {times.latest():.4f}"]
+            parts.append(f"time: {times.global_avg():.4f}  last_time: {times.latest():.4f}")
         if "data_time" in histories:
-            data_times = histories["data_time"]
-            parts += [
-                f"data_time: {data_times.avg(window['data_time']):.4f}",
-                f"last_data_time: {data_times.latest():.4f}",
-            ]
-        parts.append(f"lr: {histories['lr'].latest():.5g}" if "lr" in histories else "lr: N/A")
+            mean = histories["data_time"].avg(storage.count_samples("data_time", self._window_size))
+            parts.append(f"data_time: {mean:.4f}  last_data_time: {histories['data_time'].latest():.4f}")
+        if "lr" in histories:
+            parts.append(f"lr: {histories['lr'].latest():.5g}")
         if torch.cuda.is_available():
             parts.append(f"max_mem: {torch.cuda.max_memory_allocated() / 2**20:.0f}M")
         self._logger.info(" " + "  ".join(parts))

@@ -17,25 +17,46 @@ from torch.optim.lr_scheduler import LRScheduler as _TorchScheduler
 from semask_d2.d2.native import comm
 from semask_d2.d2.native.evaluation import flatten_results_dict
 from semask_d2.d2.native.events import EventWriter
-from semask_d2.d2.native.train_loop import HookBase
 
 _logger = logging.getLogger("detectron2.engine.hooks")
 
 
-class IterationTimer(HookBase):
-    """Puts "time", the seconds of each iteration without the hooks after it, and logs the run's total.
+class HookBase:
+    """Something that happens around a trainer's iterations; registering it sets `trainer` (a weak reference)."""
 
-    The first `warmup_iter` iterations do not count.
-    """
+    trainer = None
+
+    def before_train(self) -> None:
+        """Run once, before the first iteration."""
+
+    def after_train(self) -> None:
+        """Run once, after the last iteration, and also when one failed."""
+
+    def before_step(self) -> None:
+        """Run before each iteration."""
+
+    def after_backward(self) -> None:
+        """Run between an iteration's backward pass and its optimiser step."""
+
+    def after_step(self) -> None:
+        """Run after each iteration."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs; a hook that returns something has `load_state_dict` too."""
+        return {}
+
+
+class IterationTimer(HookBase):
+    """Puts "time", an iteration's seconds up to this hook, from iteration `warmup_iter` on; logs the total."""
 
     def __init__(self, warmup_iter: int = 3) -> None:
         self._warmup_iter = warmup_iter
         self._step_timer = Timer()
         self._total_timer = Timer()
-        self._start_time = time.perf_counter()
 
     def before_train(self) -> None:
-        self._restart()
+        self._start_time = time.perf_counter()
+        self._total_timer.reset()
         self._total_timer.pause()
 
     def before_step(self) -> None:
@@ -43,30 +64,15 @@ class IterationTimer(HookBase):
         self._total_timer.resume()
 
     def after_step(self) -> None:
-        done = self.trainer.storage.iter - self.trainer.start_iter + 1
-        if done >= self._warmup_iter:
-            self.trainer.storage.put_scalars(time=self._step_timer.seconds())
-        else:
-            self._restart()
         self._total_timer.pause()
+        if self.trainer.iter + 1 - self.trainer.start_iter >= self._warmup_iter:
+            self.trainer.storage.put_scalars(time=self._step_timer.seconds())
 
     def after_train(self) -> None:
-        wall_time = time.perf_counter() - self._start_time
-        step_time = self._total_timer.seconds()
-        iterations = self.trainer.storage.iter + 1 - self.trainer.start_iter - self._warmup_iter
-        if iterations > 0 and step_time > 0:
-            _logger.info(
-                f"Overall training speed: {iterations} iterations in {datetime.timedelta(seconds=int(step_time))} "
-                f"({step_time / iterations:.4f} s / it)"
-            )
-        _logger.info(
-            f"Total training time: {datetime.timedelta(seconds=int(wall_time))} "
-            f"({datetime.timedelta(seconds=int(wall_time - step_time))} on hooks)"
-        )
-
-    def _restart(self) -> None:
-        self._start_time = time.perf_counter()
-        self._total_timer.reset()
+        total = time.perf_counter() - self._start_time
+        on_hooks = total - self._total_timer.seconds()
+        total, on_hooks = (datetime.timedelta(seconds=int(seconds)) for seconds in (total, on_hooks))
+        _logger.info(f"Total training time: {total} ({on_hooks} on hooks)")
 
 
 class PeriodicWriter(HookBase):
@@ -90,7 +96,7 @@ class PeriodicWriter(HookBase):
 
 
 class PeriodicCheckpointer(_PeriodicCheckpointer, HookBase):
-    """Saves `model_0000099` after the 100th iteration and so on by the period, and `model_final` after the last."""
+    """Saves `model_0000099` after the 100th iteration (period 100) and so on, and `model_final` after the last."""
 
     def before_train(self) -> None:
         self.max_iter = self.trainer.max_iter
@@ -100,7 +106,7 @@ class PeriodicCheckpointer(_PeriodicCheckpointer, HookBase):
 
 
 class LRScheduler(HookBase):
-    """Puts "lr", the rate that the iteration used in the largest parameter group, and steps the torch scheduler.
+    """Puts "lr", the rate that an iteration used in the largest parameter group, and steps the torch scheduler.
 
     Optimiser and scheduler are the trainer's where not given.
     """
@@ -120,12 +126,11 @@ class LRScheduler(HookBase):
 
     @staticmethod
     def get_best_param_group_id(optimizer: Optimizer) -> int:
-        """Return the first largest group; if none has two parameters, the first of the commonest learning rate."""
-        groups = optimizer.param_groups
-        sizes = [len(group["params"]) for group in groups]
+        """Return the first largest group; if all have one parameter, the first with the commonest rate."""
+        sizes = [len(group["params"]) for group in optimizer.param_groups]
         if max(sizes) > 1:
             return sizes.index(max(sizes))
-        rates = [group["lr"] for group in groups]
+        rates = [group["lr"] for group in optimizer.param_groups]
         return rates.index(Counter(rates).most_common(1)[0][0])
 
     def after_step(self) -> None:
@@ -137,20 +142,16 @@ class LRScheduler(HookBase):
         return self.scheduler.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        _logger.info("Loading scheduler from state_dict ...")
         self.scheduler.load_state_dict(state_dict)
 
 
 class EvalHook(HookBase):
-    """Calls `eval_function` every `eval_period` iterations (0: never) and after the last one, on all ranks.
+    """Calls `eval_function` every `eval_period` iterations (0: never) and after a training's last one.
 
-    It returns nested dicts of numbers, which are put as "task/metric", or nothing. After a failed training it
-    is not called.
+    All ranks must have it. The nested dict of numbers that it may return is put as "task/metric".
     """
 
-    def __init__(
-        self, eval_period: int, eval_function: Callable[[], Any], eval_after_train: bool = True
-    ) -> None:
+    def __init__(self, eval_period: int, eval_function: Callable[[], Any], eval_after_train: bool = True) -> None:
         self._period = eval_period
         self._func = eval_function
         self._eval_after_train = eval_after_train
@@ -159,15 +160,7 @@ class EvalHook(HookBase):
         results = self._func()
         if results:
             assert isinstance(results, dict), f"Eval function must return a dict. Got {results} instead."
-            scalars = flatten_results_dict(results)
-            for name, value in scalars.items():
-                try:
-                    float(value)
-                except (TypeError, ValueError) as error:
-                    raise ValueError(
-                        f"[EvalHook] eval_function should return a nested dict of float. Got '{name}: {value}'."
-                    ) from error
-            self.trainer.storage.put_scalars(**scalars, smoothing_hint=False)
+            self.trainer.storage.put_scalars(**flatten_results_dict(results), smoothing_hint=False)
         comm.synchronize()  # ranks that were faster wait here rather than inside the next iteration
 
     def after_step(self) -> None:

@@ -1,9 +1,11 @@
-"""Stands for `detectron2.engine.launch`: starting the processes of a distributed run."""
+"""Stands for `detectron2.engine.{default_argument_parser,default_setup,launch}`: command line and start of a job."""
 
 from __future__ import annotations
 
-import logging
+import argparse
+import os
 import socket
+import sys
 from collections.abc import Callable
 from datetime import timedelta
 
@@ -12,8 +14,60 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from semask_d2.d2.native import comm
+from semask_d2.d2.native.config import CfgNode
+from semask_d2.d2.native.env import PathManager, collect_env_info, seed_all_rng
+from semask_d2.d2.native.logger import setup_logger
+from semask_d2.files import atomic_write
 
 DEFAULT_TIMEOUT = timedelta(minutes=30)
+_FIRST_PORT, _PORTS = 49152, 16384  # the range that is free for private use
+
+
+def default_argument_parser(epilog: str | None = None) -> argparse.ArgumentParser:
+    """Return a parser with Detectron2's options; `KEY VALUE` pairs after them go to `opts`."""
+    examples = f"""examples:
+  one machine:        {sys.argv[0]} --config-file cfg.yaml --num-gpus 8
+  changed settings:   {sys.argv[0]} --config-file cfg.yaml MODEL.WEIGHTS weights.pth SOLVER.BASE_LR 0.001
+  machine 1 of 0, 1:  {sys.argv[0]} --config-file cfg.yaml --num-machines 2 --machine-rank 1 --dist-url tcp://HOST:PORT
+"""
+    parser = argparse.ArgumentParser(epilog=epilog or examples, formatter_class=argparse.RawDescriptionHelpFormatter)
+    # A port per user, the same each time: a process left over from an earlier run shows as "port in use".
+    port = _FIRST_PORT + (os.getuid() if hasattr(os, "getuid") else 1) % _PORTS
+    parser.add_argument("--config-file", default="", metavar="FILE", help="YAML file with settings")
+    parser.add_argument("--resume", action="store_true", help="go on after the output folder's last checkpoint")
+    parser.add_argument("--eval-only", action="store_true", help="evaluate, do not train")
+    parser.add_argument("--num-gpus", type=int, default=1, help="processes per machine, each with a GPU if there are")
+    parser.add_argument("--num-machines", type=int, default=1, help="number of machines")
+    parser.add_argument("--machine-rank", type=int, default=0, help="this machine's number, from 0")
+    parser.add_argument("--dist-url", default=f"tcp://127.0.0.1:{port}", help="where machine 0 listens, or auto")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, default=None, help="settings as KEY VALUE pairs, last")
+    return parser
+
+
+def default_setup(cfg: CfgNode, args: argparse.Namespace) -> None:
+    """Start a job: output folder, log, environment, `config.yaml` in the output folder, seeds, cudnn, precision.
+
+    A rank's seed is SEED plus its number; a negative SEED takes random ones.
+    """
+    folder, rank = cfg.OUTPUT_DIR, comm.get_rank()
+    if comm.is_main_process() and folder:
+        PathManager.mkdirs(folder)
+    setup_logger(folder, distributed_rank=rank, name="fvcore")
+    logger = setup_logger(folder, distributed_rank=rank)
+    logger.info("Rank of current process: %d. World size: %d", rank, comm.get_world_size())
+    logger.info("Environment info:\n%s", collect_env_info())
+    logger.info("Command line arguments: %s", args)
+    if comm.is_main_process() and folder:
+        logger.info("Running with full config:\n%s", cfg.dump())
+        with atomic_write(os.path.join(folder, "config.yaml")) as file:
+            file.write(cfg.dump())
+
+    seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + rank)
+    if not getattr(args, "eval_only", False):  # evaluation meets many sizes, each of which would be benchmarked
+        torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
+    if cfg.FLOAT32_PRECISION and torch.cuda.is_available():
+        torch.set_float32_matmul_precision(cfg.FLOAT32_PRECISION)
+        torch.backends.cudnn.allow_tf32 = cfg.FLOAT32_PRECISION != "highest"
 
 
 def launch(
@@ -27,9 +81,8 @@ def launch(
 ) -> None:
     """Call `main_func(*args)` in each of a run's processes, or here if there is only one.
 
-    Each machine calls it and gets `num_gpus_per_machine` spawned processes, over NCCL where CUDA is available, else
-    gloo; `main_func` must be importable. `dist_url` is tcp://HOST:PORT of machine 0, or "auto" for a free port on
-    the only machine.
+    Every machine calls it and gets `num_gpus_per_machine` processes, over NCCL where there is CUDA, else gloo;
+    they import `main_func`. `dist_url` is tcp://HOST:PORT of machine 0, or "auto" if there is one machine.
     """
     world_size = num_machines * num_gpus_per_machine
     if world_size == 1:
@@ -38,10 +91,11 @@ def launch(
     if dist_url == "auto":
         assert num_machines == 1, "dist_url=auto not supported in multi-machine jobs."
         dist_url = f"tcp://127.0.0.1:{_free_port()}"
+    group = {"init_method": dist_url, "world_size": world_size, "timeout": timeout}
     mp.start_processes(
         _worker,
         nprocs=num_gpus_per_machine,
-        args=(main_func, world_size, num_gpus_per_machine, machine_rank, dist_url, args, timeout),
+        args=(machine_rank, num_gpus_per_machine, group, main_func, args),
     )
 
 
@@ -51,31 +105,13 @@ def _free_port() -> int:
         return probe.getsockname()[1]
 
 
-def _worker(
-    local_rank: int,
-    main_func: Callable[..., None],
-    world_size: int,
-    num_processes: int,
-    machine_rank: int,
-    dist_url: str,
-    args: tuple,
-    timeout: timedelta,
-) -> None:
+def _worker(local_rank: int, machine_rank: int, per_machine: int, group: dict, main_func: Callable, args: tuple):
     on_gpu = torch.cuda.is_available()
     if on_gpu:
-        assert num_processes <= torch.cuda.device_count(), "fewer GPUs than processes on this machine"
+        assert per_machine <= torch.cuda.device_count(), f"{per_machine} processes need as many GPUs"
         torch.cuda.set_device(local_rank)
-    try:
-        dist.init_process_group(
-            backend="nccl" if on_gpu else "gloo",
-            init_method=dist_url,
-            world_size=world_size,
-            rank=machine_rank * num_processes + local_rank,
-            timeout=timeout,
-        )
-    except Exception:
-        logging.getLogger("detectron2.engine.launch").error("Process group URL: %s", dist_url)
-        raise
-    comm.create_local_process_group(num_processes)
+    rank = machine_rank * per_machine + local_rank
+    dist.init_process_group(backend="nccl" if on_gpu else "gloo", rank=rank, **group)
+    comm.create_local_process_group(per_machine)
     comm.synchronize()
     main_func(*args)

@@ -1,4 +1,4 @@
-"""Stands for `detectron2.utils.logger`: a logger that writes to the console of rank 0 and to a file per rank."""
+"""Stands for `detectron2.utils.logger`: a logger to the console of rank 0 and to a file per rank."""
 
 from __future__ import annotations
 
@@ -21,15 +21,14 @@ class _ConsoleFormatter(logging.Formatter):
 
     def __init__(self, root_name: str, short_name: str) -> None:
         super().__init__(colored("[%(asctime)s %(name)s]: ", "green") + "%(message)s", datefmt=_DATE_FORMAT)
-        self._prefixes = (root_name + ".", short_name + "." if short_name else "")
+        self._shorten = (root_name + ".", short_name + "." if short_name else "")
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        record.name = record.name.replace(*self._prefixes)
+        record.name = record.name.replace(*self._shorten)
         line = super().formatMessage(record)
         if record.levelno < logging.WARNING:
             return line
-        word = "WARNING" if record.levelno == logging.WARNING else "ERROR"
-        return f"{colored(word, 'red', attrs=['bold'])} {line}"
+        return f"{colored(record.levelname, 'red', attrs=['bold'])} {line}"
 
 
 @functools.lru_cache  # a second call with the same arguments must not print every line twice
@@ -43,23 +42,21 @@ def setup_logger(
     enable_propagation: bool = False,
     configure_stdout: bool = True,
 ) -> logging.Logger:
-    """Set up and return the logger `name` and all below it, at level DEBUG.
+    """Set up and return the logger `name`, and so all below it, at level DEBUG.
 
-    `output` is a folder, which gets `log.txt`, or a file that ends in .txt or .log; ranks above 0 append
-    `.rankN` to it and print nothing. `abbrev_name` stands for the name on the console ("d2" for "detectron2").
+    `output` is a folder, which gets `log.txt`, or a file in .txt or .log; ranks above 0 append `.rankN` to it
+    and print nothing. `abbrev_name` stands for the name on the console ("d2" for "detectron2").
     """
     logger = logging.getLogger(name)
     logger.setLevel(logging.DEBUG)
     logger.propagate = enable_propagation
     plain = logging.Formatter("[%(asctime)s] %(name)s %(levelname)s: %(message)s", datefmt=_DATE_FORMAT)
-
     if configure_stdout and distributed_rank == 0:
         if abbrev_name is None:
             abbrev_name = "d2" if name == "detectron2" else name
         console = logging.StreamHandler(stream=sys.stdout)
         console.setFormatter(_ConsoleFormatter(name, abbrev_name) if color else plain)
         logger.addHandler(console)
-
     if output is not None:
         path = output if output.endswith((".txt", ".log")) else os.path.join(output, "log.txt")
         if distributed_rank > 0:

@@ -1,4 +1,4 @@
-"""Stands for `detectron2.modeling` and `detectron2.structures.ImageList`: registries, backbones and batches of images."""
+"""Stands for `detectron2.modeling` and `detectron2.structures.ImageList`: registries, backbones, image batches."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ META_ARCH_REGISTRY = Registry("META_ARCH")
 
 @dataclass
 class ShapeSpec:
-    """What is known beforehand of a feature map: channels, size and stride to the image, None where unknown."""
+    """What is known of a feature map before it is there; None is unknown."""
 
     channels: int | None = None
     height: int | None = None
@@ -28,15 +28,15 @@ class ShapeSpec:
 
 
 class Backbone(nn.Module, metaclass=ABCMeta):
-    """A network from an image batch (N, C, H, W) to a dict of named feature maps.
+    """A network from images (N, C, H, W) to feature maps by name.
 
-    A subclass either overrides `output_shape` or sets `_out_features` (names), `_out_feature_channels` and
-    `_out_feature_strides` (dicts by name).
+    A subclass overrides `output_shape`, or sets `_out_features` (names), `_out_feature_channels` and
+    `_out_feature_strides` (by name).
     """
 
     @abstractmethod
     def forward(self) -> dict[str, Tensor]:
-        """Return the feature maps by name."""
+        """Return the feature maps."""
 
     @property
     def size_divisibility(self) -> int:
@@ -50,14 +50,12 @@ class Backbone(nn.Module, metaclass=ABCMeta):
 
     def output_shape(self) -> dict[str, ShapeSpec]:
         """Return channels and stride of each feature map."""
-        return {
-            name: ShapeSpec(channels=self._out_feature_channels[name], stride=self._out_feature_strides[name])
-            for name in self._out_features
-        }
+        channels, strides = self._out_feature_channels, self._out_feature_strides
+        return {name: ShapeSpec(channels=channels[name], stride=strides[name]) for name in self._out_features}
 
 
 def build_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> Backbone:
-    """Build `cfg.MODEL.BACKBONE.NAME`; without `input_shape`, images have one channel per entry of PIXEL_MEAN."""
+    """Build MODEL.BACKBONE.NAME; without `input_shape`, images have a channel per entry of MODEL.PIXEL_MEAN."""
     if input_shape is None:
         input_shape = ShapeSpec(channels=len(cfg.MODEL.PIXEL_MEAN))
     backbone = BACKBONE_REGISTRY.get(cfg.MODEL.BACKBONE.NAME)(cfg, input_shape)
@@ -66,21 +64,19 @@ def build_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> Backbo
 
 
 def build_sem_seg_head(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> nn.Module:
-    """Build `cfg.MODEL.SEM_SEG_HEAD.NAME` on feature maps of these shapes."""
+    """Build MODEL.SEM_SEG_HEAD.NAME for feature maps of these shapes."""
     return SEM_SEG_HEADS_REGISTRY.get(cfg.MODEL.SEM_SEG_HEAD.NAME)(cfg, input_shape)
 
 
 def build_model(cfg: CfgNode) -> nn.Module:
-    """Build `cfg.MODEL.META_ARCHITECTURE` on `cfg.MODEL.DEVICE`, without loading weights."""
-    model = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)(cfg)
-    model.to(torch.device(cfg.MODEL.DEVICE))
-    return model
+    """Build MODEL.META_ARCHITECTURE on MODEL.DEVICE, without loading weights."""
+    return META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)(cfg).to(torch.device(cfg.MODEL.DEVICE))
 
 
 class ImageList:
-    """Images of several sizes in one tensor, padded at the right and the bottom.
+    """Images of several sizes in one `tensor` (N, ..., H, W), padded at the right and the bottom.
 
-    `tensor` is (N, ..., H, W); `image_sizes` holds each image's own (height, width); indexing cuts the padding off.
+    `image_sizes` holds each image's own (height, width); indexing cuts the padding off.
     """
 
     def __init__(self, tensor: Tensor, image_sizes: list[tuple[int, int]]) -> None:
@@ -95,7 +91,7 @@ class ImageList:
         return self.tensor[index, ..., :height, :width]
 
     def to(self, *args, **kwargs) -> ImageList:
-        """Return the same images on another device or in another type, as `Tensor.to`."""
+        """Return the images on another device or in another type, as `Tensor.to`."""
         return ImageList(self.tensor.to(*args, **kwargs), self.image_sizes)
 
     @property
@@ -110,12 +106,11 @@ class ImageList:
         pad_value: float = 0.0,
         padding_constraints: dict[str, int] | None = None,
     ) -> ImageList:
-        """Batch tensors of shape (..., H_i, W_i), or (H_i, W_i), whose leading dimensions agree.
+        """Batch tensors of shape (..., H_i, W_i) that agree in the leading dimensions, if any.
 
-        The common size is the largest height and width, or `square_size` of the constraints if it is positive,
-        raised to the next multiple of `size_divisibility` (the constraints' own goes first).
+        The common size is the largest height and width, or the constraints' positive `square_size`, raised to a
+        multiple of `size_divisibility` (the constraints' goes first).
         """
-        assert len(tensors) > 0 and all(t.shape[:-2] == tensors[0].shape[:-2] for t in tensors)
         sizes = [(t.shape[-2], t.shape[-1]) for t in tensors]
         height, width = (max(side) for side in zip(*sizes, strict=True))
         constraints = padding_constraints or {}
@@ -126,5 +121,6 @@ class ImageList:
 
         batch = tensors[0].new_full((len(tensors), *tensors[0].shape[:-2], height, width), pad_value)
         for padded, tensor in zip(batch, tensors, strict=True):
+            assert tensor.shape[:-2] == padded.shape[:-2], (tensor.shape, tensors[0].shape)
             padded[..., : tensor.shape[-2], : tensor.shape[-1]].copy_(tensor)
         return ImageList(batch, sizes)
