@@ -7,12 +7,13 @@ Everything else in the project imports from here and cannot tell the difference.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 import warnings
 from types import ModuleType
 
-from semask_d2.errors import UserError
+from ..errors import UserError
 
 _VARIABLE = "SEMASK_D2_BACKEND"
 
@@ -33,12 +34,6 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
 # fmt: on
 
 
-def _native() -> ModuleType:
-    from semask_d2.d2 import native
-
-    return native
-
-
 def _choose() -> ModuleType:
     """Return the module that holds the chosen side's objects.
 
@@ -50,11 +45,11 @@ def _choose() -> ModuleType:
             f"{_VARIABLE}={wanted!r}: expected native or detectron2; unset it to choose by what is installed."
         )
     if wanted == "native":
-        return _native()
+        return importlib.import_module(".native", __name__)
     if not wanted and importlib.util.find_spec("detectron2") is None:
-        return _native()
+        return importlib.import_module(".native", __name__)
     try:
-        from semask_d2.d2 import real
+        return importlib.import_module(".real", __name__)
     except Exception as error:  # an old or half-built Detectron2 fails in many ways, not only with ImportError
         reason = f"Detectron2 cannot be imported ({type(error).__name__}: {error})"
         if wanted:
@@ -62,8 +57,7 @@ def _choose() -> ModuleType:
                 f"{_VARIABLE}=detectron2, but {reason}. Install it, or unset {_VARIABLE} to use the native side."
             ) from error
         warnings.warn(f"{reason}; the native side is used instead.", stacklevel=2)
-        return _native()
-    return real
+        return importlib.import_module(".native", __name__)
 
 
 _side = _choose()

@@ -6,7 +6,7 @@ Names and values are Detectron2's. Sections that the project never reads are emp
 
 from __future__ import annotations
 
-from semask_d2.d2.native.config import CfgNode
+from .config import CfgNode
 
 # fmt: off
 DEFAULTS = CfgNode({
@@ -55,7 +55,9 @@ DEFAULTS = CfgNode({
     "OUTPUT_DIR": "./output", "SEED": -1, "CUDNN_BENCHMARK": False, "FLOAT32_PRECISION": "",
     "VIS_PERIOD": 0, "GLOBAL": {"HACK": 1.0},
 })
-# fmt: on
-
-for _name in ["ANCHOR_GENERATOR", "FPN", "PANOPTIC_FPN", "PROPOSAL_GENERATOR", "RESNETS", "RETINANET", "ROI_BOX_CASCADE_HEAD", "ROI_BOX_HEAD", "ROI_HEADS", "ROI_KEYPOINT_HEAD", "ROI_MASK_HEAD", "RPN"]:
+for _name in (
+    "ANCHOR_GENERATOR", "FPN", "PANOPTIC_FPN", "PROPOSAL_GENERATOR", "RESNETS", "RETINANET", "ROI_BOX_CASCADE_HEAD",
+    "ROI_BOX_HEAD", "ROI_HEADS", "ROI_KEYPOINT_HEAD", "ROI_MASK_HEAD", "RPN",
+):
     DEFAULTS.MODEL[_name] = CfgNode(new_allowed=True)
+# fmt: on

@@ -14,7 +14,7 @@ from functools import cached_property
 import torch
 from fvcore.common.history_buffer import HistoryBuffer
 
-from semask_d2.d2.native.env import PathManager
+from .env import PathManager
 
 _open_storages: list[EventStorage] = []
 

@@ -13,11 +13,11 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from semask_d2.d2.native import comm
-from semask_d2.d2.native.config import CfgNode
-from semask_d2.d2.native.env import PathManager, collect_env_info, seed_all_rng
-from semask_d2.d2.native.logger import setup_logger
-from semask_d2.files import atomic_write
+from ...files import atomic_write
+from . import comm
+from .config import CfgNode
+from .env import PathManager, collect_env_info, seed_all_rng
+from .logger import setup_logger
 
 DEFAULT_TIMEOUT = timedelta(minutes=30)
 _FIRST_PORT, _PORTS = 49152, 16384  # the range that is free for private use

@@ -1,0 +1,237 @@
+"""Stands for `detectron2.engine.{TrainerBase,DefaultTrainer}`: the training loop, and a config's run around it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import weakref
+from typing import Any
+
+from torch import nn
+
+from ...errors import UserError
+from . import comm, hooks
+from .config import CfgNode
+from .env import PathManager
+from .evaluation import DatasetEvaluator, inference_on_dataset, print_csv_format, verify_results
+from .events import CommonMetricPrinter, EventStorage, EventWriter, JSONWriter, TensorboardXWriter
+from .modeling import build_model
+
+_logger = logging.getLogger("detectron2.engine")
+
+
+class TrainerBase:
+    """A loop over iterations with hooks; a subclass says in `run_step` what an iteration does.
+
+    `iter` runs from `start_iter` to below `max_iter`; in `after_train` it equals `max_iter` only if training came
+    to its end. `storage` takes the scalars while `train` runs.
+    """
+
+    def __init__(self) -> None:
+        self._hooks: list[hooks.HookBase] = []
+        self.iter: int = 0
+        self.start_iter: int = 0
+        self.max_iter: int
+        self.storage: EventStorage
+
+    def register_hooks(self, hooks: list[hooks.HookBase | None]) -> None:
+        """Append hooks, which run in this order; None entries are left out."""
+        for hook in hooks:
+            if hook is not None:
+                hook.trainer = weakref.proxy(self)  # a cycle would keep the GPU memory of a dropped trainer
+                self._hooks.append(hook)
+
+    def train(self, start_iter: int, max_iter: int) -> None:
+        """Run the iterations from `start_iter` to below `max_iter`."""
+        _logger.info("Starting training from iteration %d", start_iter)
+        self.iter = self.start_iter = start_iter
+        self.max_iter = max_iter
+        with EventStorage(start_iter) as self.storage:
+            try:
+                self.before_train()
+                for self.iter in range(start_iter, max_iter):
+                    self.before_step()
+                    self.run_step()
+                    self.after_step()
+                self.iter += 1
+            except Exception:
+                _logger.exception("Exception during training:")
+                raise
+            finally:
+                self.after_train()
+
+    def before_train(self) -> None:
+        self._call_hooks("before_train")
+
+    def after_train(self) -> None:
+        self.storage.iter = self.iter
+        self._call_hooks("after_train")
+
+    def before_step(self) -> None:
+        self.storage.iter = self.iter
+        self._call_hooks("before_step")
+
+    def after_backward(self) -> None:
+        self._call_hooks("after_backward")
+
+    def after_step(self) -> None:
+        self._call_hooks("after_step")
+
+    def _call_hooks(self, moment: str) -> None:
+        for hook in self._hooks:
+            getattr(hook, moment)()
+
+    def run_step(self) -> None:
+        """Do one iteration."""
+        raise NotImplementedError
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the iteration and the hooks' states by class name; of two hooks of one class, the first's."""
+        states: dict[str, Any] = {}
+        for hook in self._hooks:
+            state = hook.state_dict()
+            if state:
+                states.setdefault(type(hook).__qualname__, state)
+        return {"iteration": self.iter, **({"hooks": states} if states else {})}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over iteration and hook states; that of a hook that is not here is dropped with a warning."""
+        self.iter = state_dict["iteration"]
+        for name, state in state_dict.get("hooks", {}).items():
+            hook = next((hook for hook in self._hooks if type(hook).__qualname__ == name), None)
+            if hook is None:
+                _logger.warning(f"Cannot find the hook '{name}', its state_dict is ignored.")
+            else:
+                hook.load_state_dict(state)
+
+
+def _of_inner_trainer(name: str) -> property:
+    return property(lambda self: getattr(self._trainer, name), lambda self, value: setattr(self._trainer, name, value))
+
+
+class DefaultTrainer(TrainerBase):
+    """A config's training run: hooks, writers, evaluation and checkpoints around an inner trainer.
+
+    A subclass sets `cfg`, `_trainer` (whose `run_step` does the work), `scheduler`, `checkpointer`, `start_iter` and
+    `max_iter`, registers `build_hooks()`, and has the class methods `build_test_loader` and `build_evaluator`, both
+    of (cfg, dataset_name).
+    """
+
+    model = _of_inner_trainer("model")
+    data_loader = _of_inner_trainer("data_loader")
+    optimizer = _of_inner_trainer("optimizer")
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """Go on after the output folder's last checkpoint if there is one and `resume`, else load MODEL.WEIGHTS."""
+        self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
+        if resume and self.checkpointer.has_checkpoint():
+            self.start_iter = self.iter + 1  # the checkpoint holds the iteration that was done
+
+    def build_hooks(self) -> list[hooks.HookBase]:
+        """Return timing, learning rate, checkpoints, evaluation and writing, in this order."""
+        if self.cfg.TEST.PRECISE_BN.ENABLED:
+            raise UserError("TEST.PRECISE_BN.ENABLED is True, which needs Detectron2; set it to False.")
+
+        def evaluate() -> dict[str, Any]:
+            self._last_eval_results = self.test(self.cfg, self.model)
+            return self._last_eval_results
+
+        # The checkpoint survives a failing evaluation, whose figures the writers put out.
+        built = [
+            hooks.IterationTimer(),
+            hooks.LRScheduler(),
+            hooks.PeriodicCheckpointer(self.checkpointer, self.cfg.SOLVER.CHECKPOINT_PERIOD),
+            hooks.EvalHook(self.cfg.TEST.EVAL_PERIOD, evaluate),
+        ]
+        if comm.is_main_process():
+            return [*built, hooks.PeriodicWriter(self.build_writers(), period=20)]
+        return [hook for hook in built if not isinstance(hook, hooks.PeriodicCheckpointer)]
+
+    def build_writers(self) -> list[EventWriter]:
+        """Return a progress line, `metrics.json` and tensorboard, the files in the output folder."""
+        folder = self.cfg.OUTPUT_DIR
+        PathManager.mkdirs(folder)
+        metrics = JSONWriter(os.path.join(folder, "metrics.json"))
+        return [CommonMetricPrinter(self.max_iter), metrics, TensorboardXWriter(folder)]
+
+    def train(self) -> dict[str, Any] | None:
+        """Train from `start_iter` to `max_iter`; with TEST.EXPECTED_RESULTS, verify and return the last results."""
+        super().train(self.start_iter, self.max_iter)
+        if self.cfg.TEST.EXPECTED_RESULTS and comm.is_main_process():
+            verify_results(self.cfg, self._last_eval_results)
+            return self._last_eval_results
+        return None
+
+    def run_step(self) -> None:
+        self._trainer.iter = self.iter
+        self._trainer.run_step()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "_trainer": self._trainer.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self._trainer.load_state_dict(state_dict["_trainer"])
+
+    @classmethod
+    def build_model(cls, cfg: CfgNode) -> nn.Module:
+        """Build and log the config's model."""
+        model = build_model(cfg)
+        _logger.info("Model:\n%s", model)
+        return model
+
+    @classmethod
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
+        """Return the evaluator of a data set; for a subclass to write."""
+        raise NotImplementedError(f"{cls.__name__}.build_evaluator")
+
+    @classmethod
+    def test(cls, cfg: CfgNode, model: nn.Module, evaluators=None) -> dict[str, Any]:
+        """Evaluate on the data sets of DATASETS.TEST; return {data set: results}, or the results of a single one.
+
+        `evaluators` is an evaluator or a list with one per data set, by default `build_evaluator`'s.
+        """
+        names = cfg.DATASETS.TEST
+        if isinstance(evaluators, DatasetEvaluator):
+            evaluators = [evaluators]
+        assert evaluators is None or len(evaluators) == len(names), f"{len(evaluators)} evaluators for {names}"
+        results = {}
+        for index, name in enumerate(names):
+            data_loader = cls.build_test_loader(cfg, name)
+            try:
+                evaluator = cls.build_evaluator(cfg, name) if evaluators is None else evaluators[index]
+            except NotImplementedError:
+                _logger.warning("No evaluator found for %s: pass one, or write build_evaluator.", name)
+                results[name] = {}
+                continue
+            results[name] = inference_on_dataset(model, data_loader, evaluator)
+            if comm.is_main_process():
+                _logger.info("Evaluation results for %s in csv format:", name)
+                print_csv_format(results[name])
+        return next(iter(results.values())) if len(results) == 1 else results
+
+    @staticmethod
+    def auto_scale_workers(cfg: CfgNode, num_workers: int) -> CfgNode:
+        """Return a config whose batch per process is with `num_workers` what it is at SOLVER.REFERENCE_WORLD_SIZE.
+
+        Batch and learning rate grow with the processes, iterations and periods shrink (arXiv 1706.02677). If the
+        reference is 0 or `num_workers`, it is `cfg` itself.
+        """
+        reference = cfg.SOLVER.REFERENCE_WORLD_SIZE
+        if reference in (0, num_workers):
+            return cfg
+        scaled = cfg.clone()
+        scaled.defrost()
+        solver, factor = scaled.SOLVER, num_workers / reference
+        assert solver.IMS_PER_BATCH % reference == 0, "Invalid REFERENCE_WORLD_SIZE in config!"
+        solver.REFERENCE_WORLD_SIZE = num_workers
+        solver.IMS_PER_BATCH = round(solver.IMS_PER_BATCH * factor)
+        solver.BASE_LR *= factor
+        solver.STEPS = tuple(round(step / factor) for step in solver.STEPS)
+        for key in ("MAX_ITER", "WARMUP_ITERS", "CHECKPOINT_PERIOD"):
+            solver[key] = round(solver[key] / factor)
+        scaled.TEST.EVAL_PERIOD = round(scaled.TEST.EVAL_PERIOD / factor)
+        _logger.info(f"Auto-scaling the config from {reference} to {num_workers} workers:\n{solver}")
+        if cfg.is_frozen():
+            scaled.freeze()
+        return scaled

@@ -1,0 +1,112 @@
+"""The optimiser and its learning-rate schedule."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from semask_d2.d2 import CfgNode
+from semask_d2.errors import UserError
+
+NORM_TYPES = (
+    nn.modules.batchnorm._BatchNorm,
+    nn.GroupNorm,
+    nn.LayerNorm,
+    nn.modules.instancenorm._InstanceNorm,
+    nn.LocalResponseNorm,
+)
+UNDECAYED_NAMES = ("relative_position_bias_table", "absolute_pos_embed")
+
+
+def parameter_groups(cfg: CfgNode, model: nn.Module) -> list[dict]:
+    """The trainable parameters of `model`, grouped by learning rate and weight decay.
+
+    The backbone's rate is multiplied by SOLVER.BACKBONE_MULTIPLIER. Norms decay by SOLVER.WEIGHT_DECAY_NORM,
+    embeddings by WEIGHT_DECAY_EMBED, position tables not at all, the rest by WEIGHT_DECAY.
+    """
+    solver = cfg.SOLVER
+    groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
+    seen: set[nn.Parameter] = set()  # a module may be shared under two names
+    for module_name, module in model.named_modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if not parameter.requires_grad or parameter in seen:
+                continue
+            seen.add(parameter)
+            rate, decay = solver.BASE_LR, solver.WEIGHT_DECAY
+            if "backbone" in module_name.split("."):
+                rate *= solver.BACKBONE_MULTIPLIER
+            if name in UNDECAYED_NAMES:
+                decay = 0.0
+            elif isinstance(module, NORM_TYPES):
+                decay = solver.WEIGHT_DECAY_NORM
+            elif isinstance(module, nn.Embedding):
+                decay = solver.WEIGHT_DECAY_EMBED
+            groups[rate, decay].append(parameter)
+    return [{"params": params, "lr": rate, "weight_decay": decay} for (rate, decay), params in groups.items()]
+
+
+def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+    """The optimiser that SOLVER.OPTIMIZER names, "ADAMW" or "SGD", over `parameter_groups`."""
+    groups = parameter_groups(cfg, model)
+    if cfg.SOLVER.OPTIMIZER == "ADAMW":
+        return torch.optim.AdamW(groups, lr=cfg.SOLVER.BASE_LR, fused=True)
+    if cfg.SOLVER.OPTIMIZER == "SGD":
+        return torch.optim.SGD(groups, lr=cfg.SOLVER.BASE_LR, momentum=cfg.SOLVER.MOMENTUM, fused=True)
+    raise UserError(f'SOLVER.OPTIMIZER: expected "ADAMW" or "SGD", got {cfg.SOLVER.OPTIMIZER!r}')
+
+
+def poly_with_warmup(
+    *, max_iter: int, power: float, constant_ending: float, warmup_iters: int, warmup_factor: float
+) -> Callable[[int], float]:
+    """The factor on the learning rate at each iteration: (1 - i / max_iter)^power, not below `constant_ending`.
+
+    Over the first `warmup_iters` it is multiplied by a line from `warmup_factor` to 1.
+    """
+
+    def factor(iteration: int) -> float:
+        poly = max((1 - min(iteration / max_iter, 1)) ** power, constant_ending)
+        if iteration >= warmup_iters:
+            return poly
+        done = iteration / warmup_iters
+        return poly * (warmup_factor * (1 - done) + done)
+
+    return factor
+
+
+def build_poly_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> LambdaLR:
+    """The schedule "WarmupPolyLR", stepped once an iteration."""
+    solver = cfg.SOLVER
+    factor = poly_with_warmup(
+        max_iter=solver.MAX_ITER,
+        power=solver.POLY_LR_POWER,
+        constant_ending=solver.POLY_LR_CONSTANT_ENDING,
+        warmup_iters=solver.WARMUP_ITERS,
+        warmup_factor=solver.WARMUP_FACTOR,
+    )
+    return LambdaLR(optimizer, factor)
+
+
+def gradient_clipper(cfg: CfgNode) -> Callable[[list[nn.Parameter]], object]:
+    """What SOLVER.CLIP_GRADIENTS asks to be done to the gradients before each step.
+
+    CLIP_TYPE "full_model" clips the norm of all gradients together, "norm" that of each parameter's gradient,
+    "value" each of their elements.
+    """
+    clip = cfg.SOLVER.CLIP_GRADIENTS
+    if not clip.ENABLED:
+        return lambda parameters: None
+    if clip.CLIP_TYPE == "full_model":
+        return lambda parameters: nn.utils.clip_grad_norm_(parameters, clip.CLIP_VALUE, clip.NORM_TYPE)
+    if clip.CLIP_TYPE == "norm":
+        return lambda parameters: [
+            nn.utils.clip_grad_norm_(parameter, clip.CLIP_VALUE, clip.NORM_TYPE) for parameter in parameters
+        ]
+    if clip.CLIP_TYPE == "value":
+        return lambda parameters: nn.utils.clip_grad_value_(parameters, clip.CLIP_VALUE)
+    raise UserError(
+        f'SOLVER.CLIP_GRADIENTS.CLIP_TYPE: expected "full_model", "norm" or "value", got {clip.CLIP_TYPE!r}'
+    )

@@ -1,0 +1,128 @@
+"""One training iteration: batches to losses, gradients and an optimiser step."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from semask_d2.d2 import TrainerBase, comm, get_event_storage
+from semask_d2.errors import UserError
+
+
+def autocast_dtype(device: torch.device, *, enabled: bool) -> torch.dtype | None:
+    """The dtype of mixed precision: bf16 where the GPU computes in it, else fp16; None for full precision.
+
+    On a CPU mixed precision is always off.
+    """
+    if not enabled or device.type != "cuda":
+        return None
+    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+
+
+def seed_iteration(seed: int, iteration: int, rank: int) -> None:
+    """Seed torch for one iteration of one process.
+
+    Dropout and sampled points then depend on (seed, iteration, rank) alone, so that a resumed run repeats them
+    whatever happened in between.
+    """
+    torch.manual_seed(int(np.random.SeedSequence((seed, iteration, rank)).generate_state(1, np.uint64)[0] >> 1))
+
+
+class TrainingStep(TrainerBase):
+    """The inner trainer: `accumulation_steps` batches, mixed precision, clipping, one optimiser step.
+
+    A loss that is not finite on any process raises `UserError` on all, before the weights are touched.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        *,
+        dtype: torch.dtype | None,
+        clip: Callable[[list[nn.Parameter]], object],
+        accumulation_steps: int,
+        seed: int,
+    ):
+        super().__init__()
+        model.train()
+        self.model = model
+        self.optimizer = optimizer
+        self.data_loader: Iterable[list[dict]] = ()
+        self.dtype = dtype
+        self.clip = clip
+        self.accumulation_steps = accumulation_steps
+        self.seed = seed
+        self.scaler = torch.amp.GradScaler(enabled=dtype == torch.float16)
+        self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
+
+    def begin(self, data_loader: Iterable[list[dict]]) -> None:
+        """Take the loader whose first batch is the next iteration's."""
+        self.data_loader = data_loader
+        self.batches = iter(data_loader)
+
+    def run_step(self) -> None:
+        seed_iteration(self.seed, self.iter, comm.get_rank())
+        self.optimizer.zero_grad(set_to_none=True)
+        data_time, images = 0.0, []
+        parts: list[dict[str, Tensor]] = []
+        for i in range(self.accumulation_steps):
+            start = time.perf_counter()
+            batch = next(self.batches)
+            data_time += time.perf_counter() - start
+            images += [x.get("file_name", "(no name)") for x in batch]
+            parts.append(self.backward(batch, last=i == self.accumulation_steps - 1))
+        self.record({name: sum(part[name] for part in parts) for name in parts[0]}, data_time, images)
+        self.scaler.unscale_(self.optimizer)
+        self.clip(self.parameters)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+
+    def backward(self, batch: list[dict], *, last: bool) -> dict[str, Tensor]:
+        """Add the gradients of one batch; its losses, detached, each over the accumulation steps."""
+        device = self.parameters[0].device
+        wait = not last and isinstance(self.model, nn.parallel.DistributedDataParallel)
+        with self.model.no_sync() if wait else nullcontext():  # gradients are exchanged once
+            with torch.autocast(device.type, dtype=self.dtype, enabled=self.dtype is not None):
+                losses = self.model(batch)
+            losses = {name: loss / self.accumulation_steps for name, loss in losses.items()}
+            self.scaler.scale(sum(losses.values())).backward()
+        return {name: loss.detach() for name, loss in losses.items()}
+
+    def record(self, losses: dict[str, Tensor], data_time: float, images: list[str]) -> None:
+        """Put the losses, mean over processes, into the storage; raise `UserError` where one is not finite."""
+        values = torch.stack([loss.float() for loss in losses.values()])
+        if comm.get_world_size() > 1:
+            torch.distributed.all_reduce(values)
+            values /= comm.get_world_size()
+        means = dict(zip(losses, values.tolist(), strict=True))
+        if not all(map(math.isfinite, means.values())):
+            wrong = ", ".join(f"{name} {value}" for name, value in means.items() if not math.isfinite(value))
+            raise UserError(
+                f"the loss is not finite at iteration {self.iter}: {wrong}; images: {', '.join(images)}. "
+                "The weights were left as they were before. Lower SOLVER.BASE_LR, switch off SOLVER.AMP.ENABLED, "
+                "or look at these images"
+            )
+        if comm.is_main_process():
+            get_event_storage().put_scalars(data_time=data_time, total_loss=sum(means.values()), **means)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            **super().state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "seed": self.seed,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self.optimizer.load_state_dict(state_dict["optimizer"])
+        self.scaler.load_state_dict(state_dict["scaler"])
+        self.seed = state_dict["seed"]

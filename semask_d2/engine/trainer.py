@@ -1,0 +1,135 @@
+"""The trainer: a config's model, optimiser, data, hooks and checkpoints in one run."""
+
+from __future__ import annotations
+
+import logging
+import os
+import weakref
+from typing import Any
+
+import torch
+from torch import nn
+
+from semask_d2.d2 import (
+    CfgNode,
+    DatasetEvaluator,
+    DefaultTrainer,
+    EventWriter,
+    HookBase,
+    JSONWriter,
+    TensorboardXWriter,
+    TrainerBase,
+    comm,
+    hooks,
+)
+from semask_d2.data.loader import Batches, build_test_loader, build_train_loader
+from semask_d2.engine.checkpoint import Checkpointer
+from semask_d2.engine.hooks import BestCheckpoint, ProgressLine
+from semask_d2.engine.optimizer import build_optimizer, build_poly_scheduler, gradient_clipper
+from semask_d2.engine.step import TrainingStep, autocast_dtype
+from semask_d2.evaluation import SemanticEvaluator
+
+logger = logging.getLogger(__name__)
+
+
+class Trainer(DefaultTrainer):
+    """Detectron2's trainer with a step, optimiser, sampler and checkpoints of our own.
+
+    It runs on GPUs and on CPUs, in one process or several, and a resumed run repeats an uninterrupted one:
+    whatever is random depends on the seed and the iteration alone.
+    """
+
+    def __init__(self, cfg: CfgNode):
+        TrainerBase.__init__(self)  # DefaultTrainer's own would build parts that are replaced here
+        self.cfg = cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
+        model = self.build_model(cfg)
+        optimizer = self.build_optimizer(cfg, model)
+        self._trainer = TrainingStep(
+            distribute(model),
+            optimizer,
+            dtype=autocast_dtype(torch.device(cfg.MODEL.DEVICE), enabled=cfg.SOLVER.AMP.ENABLED),
+            clip=gradient_clipper(cfg),
+            accumulation_steps=cfg.SOLVER.GRADIENT_ACCUMULATION_STEPS,
+            seed=cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed(),
+        )
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        self.checkpointer = Checkpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER
+        self.last_results: dict[str, Any] = {}
+        self.register_hooks(self.build_hooks())
+
+    def train(self) -> Any:
+        """Train from `start_iter` on, evaluate and save on the way and at the end; the last evaluation's results."""
+        loader = self.build_train_loader(self.cfg, seed=self._trainer.seed, start_iter=self.start_iter)
+        self._trainer.begin(loader)
+        super().train()
+        return self.last_results
+
+    def build_hooks(self) -> list[HookBase]:
+        """Timing, learning rate, checkpoints, evaluation, the best model, and last the writers."""
+        cfg = self.cfg
+
+        def evaluate() -> dict[str, Any]:
+            self.last_results = self._last_eval_results = self.test(cfg, self.model)
+            return self.last_results
+
+        built: list[HookBase] = [hooks.IterationTimer(), hooks.LRScheduler()]
+        if comm.is_main_process():
+            built.append(hooks.PeriodicCheckpointer(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD))
+        if cfg.DATASETS.TEST:
+            built.append(hooks.EvalHook(cfg.TEST.EVAL_PERIOD, evaluate))
+        if comm.is_main_process():
+            if cfg.DATASETS.TEST:
+                several = f"{cfg.DATASETS.TEST[0]}/" if len(cfg.DATASETS.TEST) > 1 else ""
+                built.append(BestCheckpoint(self.checkpointer, f"{several}sem_seg/mIoU"))
+            built.append(hooks.PeriodicWriter(self.build_writers(), period=20))
+        return built
+
+    def build_writers(self) -> list[EventWriter]:
+        """A progress line, `metrics.json` and tensorboard events, in the output folder."""
+        folder = self.cfg.OUTPUT_DIR
+        return [
+            ProgressLine(self.max_iter),
+            JSONWriter(os.path.join(folder, "metrics.json")),
+            TensorboardXWriter(folder),
+        ]
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+        """The optimiser with the recipe's parameter groups."""
+        return build_optimizer(cfg, model)
+
+    @classmethod
+    def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer) -> Any:
+        """Our "WarmupPolyLR"; any other name is Detectron2's to build."""
+        if cfg.SOLVER.LR_SCHEDULER_NAME == "WarmupPolyLR":
+            return build_poly_scheduler(cfg, optimizer)
+        return super().build_lr_scheduler(cfg, optimizer)
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode, *, seed: int = 0, start_iter: int = 0) -> Batches:
+        """This process's batches from iteration `start_iter` on; order and augmentation depend on `seed` alone."""
+        return build_train_loader(cfg, seed=seed, start_iter=start_iter)
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Batches:
+        """This process's share of a test set, one image at a time."""
+        return build_test_loader(cfg, dataset_name)
+
+    @classmethod
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
+        """Semantic segmentation metrics."""
+        return SemanticEvaluator(dataset_name)
+
+
+def distribute(model: nn.Module) -> nn.Module:
+    """`model` as it is in a single process, else wrapped to average gradients over the processes."""
+    if comm.get_world_size() == 1:
+        return model
+    device = next(model.parameters()).device
+    return nn.parallel.DistributedDataParallel(
+        model,
+        device_ids=[device.index or comm.get_local_rank()] if device.type == "cuda" else None,
+        broadcast_buffers=False,
+        gradient_as_bucket_view=True,
+    )

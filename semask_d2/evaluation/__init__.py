@@ -1,0 +1,5 @@
+"""Measuring semantic segmentation."""
+
+from semask_d2.evaluation.semantic import SemanticEvaluator, metrics_of, update_confusion
+
+__all__ = ["SemanticEvaluator", "metrics_of", "update_confusion"]

@@ -1,0 +1,47 @@
+"""What several tests of the seam share: logs that stay as they were, and a small training run."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+from toy_run import Run
+
+from semask_d2 import d2
+
+
+@pytest.fixture(autouse=True)
+def _restore_loggers():
+    """Take away the handlers that a test adds to the loggers of Detectron2 and fvcore."""
+    before = {}
+    for name in ("detectron2", "fvcore"):
+        logger = logging.getLogger(name)
+        before[logger] = (logger.level, logger.propagate, list(logger.handlers))
+    yield
+    for logger, (level, propagate, handlers) in before.items():
+        logger.setLevel(level)
+        logger.propagate = propagate
+        logger.handlers[:] = handlers
+    d2.setup_logger.cache_clear()
+
+
+@pytest.fixture
+def d2_log(caplog):
+    """The records of Detectron2's loggers, whether or not they propagate."""
+    logger = logging.getLogger("detectron2")
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    logger.addHandler(caplog.handler)
+    return caplog
+
+
+@pytest.fixture
+def make_run(tmp_path):
+    """A function that returns a run in `tmp_path/run`, with settings as keyword-less `KEY, VALUE` pairs."""
+
+    def make(*opts):
+        cfg = d2.get_cfg()
+        cfg.merge_from_list(["OUTPUT_DIR", str(tmp_path / "run"), "DATASETS.TEST", ("toy_val",), *opts])
+        return Run(cfg)
+
+    return make

@@ -1,0 +1,156 @@
+"""Registration beside Detectron2's own, and the one door to a data set with its messages."""
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from semask_d2.d2 import DatasetCatalog, MetadataCatalog
+from semask_d2.data import datasets, get_dataset_dicts, register_all
+from semask_d2.data.datasets.ade20k import ADE20K
+from semask_d2.data.datasets.camvid import CAMVID
+from semask_d2.data.datasets.folder import FolderDataset
+from semask_d2.data.datasets.toy_scenes import TOY_SCENES
+from semask_d2.errors import UserError
+
+
+def write_pair(root: Path, images: str, labels: str, stem: str) -> None:
+    for folder, suffix in ((images, ".jpg"), (labels, ".png")):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+        Image.new("L", (4, 4)).save(root / folder / (stem + suffix))
+
+
+@pytest.fixture
+def camvid(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    for stem in ("b", "a", "c"):
+        write_pair(tmp_path / "camvid", "images/val", "annotations/val", stem)
+    return tmp_path / "camvid"
+
+
+@pytest.fixture
+def foreign():
+    """A data set that somebody else registered."""
+    DatasetCatalog.register("foreign_val", lambda: [{"file_name": "theirs"}])
+    yield MetadataCatalog.get("foreign_val")
+    DatasetCatalog.remove("foreign_val")
+    MetadataCatalog.remove("foreign_val")
+
+
+@pytest.mark.parametrize(("dataset", "classes"), [(TOY_SCENES, 12), (CAMVID, 11), (ADE20K, 150)])
+def test_names_and_colours_are_distinct(dataset, classes):
+    assert len(dataset.classes) == len(set(dataset.classes)) or dataset is ADE20K  # ADE20K has two called "screen"
+    assert len(dataset.classes) == classes == len(dataset.colours) == len(set(dataset.colours))
+    assert all(name == name.strip() for name in dataset.classes)
+    assert all(len(colour) == 3 and 0 <= min(colour) <= max(colour) <= 255 for colour in dataset.colours)
+
+
+def test_ade20k_order():
+    picked = {0: "wall", 6: "road, route", 8: "window", 20: "car", 136: "traffic light", 149: "flag"}
+    assert {i: ADE20K.classes[i] for i in picked} == picked
+    assert (ADE20K.colours[2], ADE20K.colours[149]) == ((6, 230, 230), (92, 0, 255))
+
+
+def test_registration_fills_in_the_metadata_and_can_be_repeated():
+    register_all()
+    register_all()
+    for name, count in {"toy_scenes_train": 12, "camvid_sem_seg_val": 11, "ade20k_sem_seg_train": 150}.items():
+        metadata = MetadataCatalog.get(name)
+        assert name in DatasetCatalog.list()
+        assert len(metadata.stuff_classes) == len(metadata.stuff_colors) == count
+        assert (metadata.ignore_label, metadata.evaluator_type) == (255, "sem_seg")
+
+
+def test_a_name_that_is_registered_is_reused(foreign, monkeypatch):
+    foreign.set(stuff_classes=["their name "])
+    ours = FolderDataset("foreign", "f", "a", {"val": "v"}, ("our name",), ((1, 2, 3),), "how")
+    monkeypatch.setattr(datasets, "DATASETS", (ours,))
+    register_all()
+    assert DatasetCatalog.get("foreign_val") == [{"file_name": "theirs"}]
+    assert foreign.stuff_classes == ["their name "]
+    assert foreign.stuff_colors == [[1, 2, 3]]
+
+
+def test_pairs_are_listed_in_order(camvid):
+    assert get_dataset_dicts("camvid_sem_seg_val") == [
+        {
+            "file_name": str(camvid / f"images/val/{stem}.jpg"),
+            "sem_seg_file_name": str(camvid / f"annotations/val/{stem}.png"),
+        }
+        for stem in "abc"
+    ]
+
+
+def test_stray_files_are_left_alone(camvid):
+    for stray in ("Thumbs.db", ".a.jpg.x.tmp", ".hidden.jpg"):
+        (camvid / "images/val" / stray).touch()
+    assert len(get_dataset_dicts("camvid_sem_seg_val")) == 3
+
+
+def test_an_unknown_name():
+    with pytest.raises(UserError, match=r'"camvid_semseg_val".* is not registered: did you mean "camvid_sem_seg_val"'):
+        get_dataset_dicts("camvid_semseg_val")
+    with pytest.raises(UserError, match=r'"zzz".* not registered: ours are .*toy_scenes_train'):
+        get_dataset_dicts("zzz")
+
+
+def test_a_missing_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    message = rf"camvid_sem_seg_train.*no folder {tmp_path}/camvid/images/train \(DETECTRON2_DATASETS is {tmp_path}\)"
+    with pytest.raises(UserError, match=message + r".*prepare_camvid\.py"):
+        get_dataset_dicts("camvid_sem_seg_train")
+    monkeypatch.delenv("DETECTRON2_DATASETS")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=rf"no folder {tmp_path}/datasets/camvid.*unset, means \./datasets"):
+        get_dataset_dicts("camvid_sem_seg_train")
+
+
+def test_an_image_without_its_label_and_the_reverse(camvid):
+    for stem in ("p", "q", "r", "s"):
+        Image.new("L", (4, 4)).save(camvid / f"images/val/{stem}.jpg")
+    with pytest.raises(
+        UserError, match=r"no label file in \S+annotations/val for image p\.jpg, q\.jpg, r\.jpg and 1 more"
+    ):
+        get_dataset_dicts("camvid_sem_seg_val")
+    for stem in ("p", "q", "r", "s", "a"):
+        (camvid / f"images/val/{stem}.jpg").unlink()
+    with pytest.raises(UserError, match=r"no image in \S+images/val for label file a\.png"):
+        get_dataset_dicts("camvid_sem_seg_val")
+
+
+def test_an_empty_folder_and_a_doubled_stem(camvid):
+    Image.new("L", (4, 4)).save(camvid / "images/val/a.png")
+    with pytest.raises(UserError, match=r"holds both a\.jpg and a\.png"):
+        get_dataset_dicts("camvid_sem_seg_val")
+    for path in (camvid / "images/val").iterdir():
+        path.unlink()
+    with pytest.raises(UserError, match=r"images/val holds no images"):
+        get_dataset_dicts("camvid_sem_seg_val")
+
+
+@pytest.mark.parametrize("keys", [("image_root", "sem_seg_root"), ("image_dir", "gt_dir")])
+def test_somebody_elses_data_set_is_checked_by_its_own_folders(foreign, tmp_path, keys):
+    assert get_dataset_dicts("foreign_val") == [{"file_name": "theirs"}]
+    foreign.set(**{keys[0]: str(tmp_path), keys[1]: str(tmp_path / "gone")})
+    with pytest.raises(UserError, match=rf'"foreign_val" is not there: no folder {tmp_path}/gone'):
+        get_dataset_dicts("foreign_val")
+
+
+def test_no_image_is_dropped_silently_where_detectron2_registered_ours(foreign, tmp_path, monkeypatch):
+    ours = FolderDataset("foreign", "f", "a", {"val": "v"}, ("our name",), ((1, 2, 3),), "how")
+    monkeypatch.setattr(datasets, "DATASETS", (ours,))
+    foreign.set(image_root=str(tmp_path / "images"), sem_seg_root=str(tmp_path / "labels"))
+    write_pair(tmp_path, "images", "labels", "a")
+    assert get_dataset_dicts("foreign_val") == [{"file_name": "theirs"}]
+    (tmp_path / "labels/a.png").rename(tmp_path / "labels/b.png")
+    with pytest.raises(UserError, match=r"no label file in \S+labels for image a\.jpg"):
+        get_dataset_dicts("foreign_val")
+
+
+def test_somebody_elses_empty_data_set():
+    DatasetCatalog.register("empty_val", list)
+    try:
+        with pytest.raises(UserError, match=r'"empty_val" is empty'):
+            get_dataset_dicts("empty_val")
+    finally:
+        DatasetCatalog.remove("empty_val")

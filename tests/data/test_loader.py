@@ -1,0 +1,122 @@
+"""The loaders: one stream whatever the workers, ranks and restarts, and errors that arrive as one line."""
+
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from semask_d2.d2 import DatasetCatalog, MetadataCatalog, comm
+from semask_d2.data import build_test_loader, build_train_loader
+from semask_d2.errors import UserError
+
+
+@pytest.fixture
+def name(pairs, request):
+    name = f"loader_test_{request.node.name}"
+    DatasetCatalog.register(name, lambda: pairs)
+    MetadataCatalog.get(name).set(stuff_classes=list("abcde"), ignore_label=255)
+    yield name
+    DatasetCatalog.remove(name)
+    MetadataCatalog.remove(name)
+
+
+def train_batches(cfg, dicts, count, start_iter=0, **arguments):
+    loader = build_train_loader(cfg, seed=7, start_iter=start_iter, dicts=dicts, **arguments)
+    return list(islice(loader, count))
+
+
+def flat(batches):
+    return [sample for batch in batches for sample in batch]
+
+
+def assert_same(a, b):
+    assert [s["file_name"] for s in a] == [s["file_name"] for s in b]
+    for left, right in zip(a, b, strict=True):
+        assert torch.equal(left["image"], right["image"])
+        assert torch.equal(left["sem_seg"], right["sem_seg"])
+
+
+def test_the_number_of_workers_changes_nothing(cfg, pairs):
+    cfg.INPUT.COLOR_AUG_SSD = True
+    expected = flat(train_batches(cfg, pairs, 9))
+    assert len(expected) == 18
+    for workers in (1, 2):
+        cfg.DATALOADER.NUM_WORKERS = workers
+        assert_same(flat(train_batches(cfg, pairs, 9)), expected)
+
+
+def test_a_resumed_stream_goes_on_where_it_was(cfg, pairs):
+    uninterrupted = flat(train_batches(cfg, pairs, 9))
+    resumed = flat(train_batches(cfg, pairs, 4)) + flat(train_batches(cfg, pairs, 5, start_iter=4))
+    assert_same(resumed, uninterrupted)
+
+
+def test_accumulation_and_ranks_split_the_same_stream(cfg, pairs, monkeypatch):
+    cfg.SOLVER.IMS_PER_BATCH = 8
+    whole = flat(train_batches(cfg, pairs, 3, start_iter=2))
+    cfg.SOLVER.GRADIENT_ACCUMULATION_STEPS = 2
+    monkeypatch.setattr(comm, "get_world_size", lambda: 2)
+    ranks = []
+    for rank in range(2):
+        monkeypatch.setattr(comm, "get_rank", lambda rank=rank: rank)
+        ranks.append(train_batches(cfg, pairs, 6, start_iter=2))
+    assert {len(batch) for batch in ranks[0]} == {2}
+    assert_same([sample for parts in zip(*ranks, strict=True) for sample in flat(parts)], whole)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_users_mistake_crosses_from_a_worker_as_it_is(cfg, pairs, name, workers):
+    cfg.DATALOADER.NUM_WORKERS = workers
+    Image.fromarray(np.full((30, 40), 77, np.uint8)).save(pairs[3]["sem_seg_file_name"])
+    with pytest.raises(UserError, match=r"^\S+3\.png holds label id 77, but .*NUM_CLASSES is 5") as caught:
+        train_batches(cfg, pairs, 4)
+    assert "\n" not in str(caught.value)
+    pairs[2]["file_name"] += ".gone"
+    with pytest.raises(UserError, match=r"2\.image\.png\.gone does not exist"):
+        list(build_test_loader(cfg, name))
+
+
+def test_a_batch_that_does_not_divide(cfg, pairs):
+    cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.GRADIENT_ACCUMULATION_STEPS = 6, 4
+    message = r"IMS_PER_BATCH is 6, .* 1 process\(es\) x SOLVER.GRADIENT_ACCUMULATION_STEPS 4: .* multiple of 4"
+    with pytest.raises(UserError, match=message):
+        train_batches(cfg, pairs, 1)
+    cfg.SOLVER.GRADIENT_ACCUMULATION_STEPS = 0
+    with pytest.raises(UserError, match=r"GRADIENT_ACCUMULATION_STEPS is 0; expected 1 or more"):
+        train_batches(cfg, pairs, 1)
+
+
+def test_num_classes_is_the_data_sets(cfg, name):
+    cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 4
+    cfg.DATASETS.TRAIN = (name,)
+    message = rf'NUM_CLASSES is 4, but data set "{name}" has 5 classes: set it to 5'
+    with pytest.raises(UserError, match=message):
+        build_train_loader(cfg, seed=0, start_iter=0)
+    with pytest.raises(UserError, match=message):
+        build_test_loader(cfg, name)
+
+
+def test_training_reads_the_named_data_sets(cfg, name, pairs):
+    cfg.DATASETS.TRAIN = (name,)
+    cfg.SOLVER.IMS_PER_BATCH = 7
+    epoch = next(iter(build_train_loader(cfg, seed=0, start_iter=0)))
+    assert sorted(s["file_name"] for s in epoch) == sorted(p["file_name"] for p in pairs)
+    cfg.DATASETS.TRAIN = ()
+    with pytest.raises(UserError, match=r"DATASETS\.TRAIN is empty"):
+        build_train_loader(cfg, seed=0, start_iter=0)
+
+
+@pytest.mark.parametrize("world_size", [1, 3])
+def test_evaluation_shows_every_image_once_in_order(cfg, name, pairs, monkeypatch, world_size):
+    monkeypatch.setattr(comm, "get_world_size", lambda: world_size)
+    seen = []
+    for rank in range(world_size):
+        monkeypatch.setattr(comm, "get_rank", lambda rank=rank: rank)
+        loader = build_test_loader(cfg, name)
+        batches = list(loader)
+        assert len(loader) == len(batches)
+        assert all(len(batch) == 1 for batch in batches)
+        seen += [batch[0]["file_name"] for batch in batches]
+    assert seen == [p["file_name"] for p in pairs]

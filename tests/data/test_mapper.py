@@ -1,0 +1,162 @@
+"""The mapper: what it hands on, that image and labels stay together, and its messages."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from semask_d2.data.mapper import SemanticMapper, build_mapper
+from semask_d2.errors import UserError
+
+
+def rng(seed=0):
+    return np.random.default_rng(seed)
+
+
+def test_training_sample(cfg, pairs):
+    before = dict(pairs[0])
+    sample = build_mapper(cfg, is_train=True)(pairs[0], rng=rng())
+    assert pairs[0] == before
+    assert before.items() <= sample.items()
+    assert (sample["height"], sample["width"]) == (30, 40)
+    assert sample["image"].shape == (3, 32, 32)
+    assert sample["sem_seg"].shape == (32, 32)
+    assert sample["image"].dtype == sample["sem_seg"].dtype == torch.uint8
+    assert sample["image"].is_contiguous()
+    assert sample["sem_seg"].is_contiguous()
+
+
+def test_image_and_labels_stay_together(cfg, pairs):
+    """Red is 40 times the id, so after any scale, crop and flip the labels can be read off the image."""
+    mapper = build_mapper(cfg, is_train=True)
+    shapes = set()
+    for seed in range(40):
+        sample = mapper(pairs[seed % len(pairs)], rng=rng(seed))
+        red, labels = sample["image"][0].numpy().astype(int), sample["sem_seg"].numpy().astype(int)
+        inside = sample["image"][2].numpy() == 90  # blue is 90 everywhere but in the padding
+        shapes.add((inside.any(1).sum(), inside.any(0).sum()))
+        assert (labels[~inside] == 255).all()
+        assert (sample["image"][:, ~inside] == 128).all()
+        expected = np.where(labels == 255, 200, 40 * labels)
+        agree = (np.abs(red - expected) <= 4)[inside]
+        assert agree.mean() > 0.6  # bilinear edges between the 10-pixel tiles mix their colours
+        flipped = (np.abs(red[:, ::-1] - expected) <= 4)[inside]
+        assert agree.mean() > flipped.mean()
+    assert shapes == {(24, 32), (30, 32), (32, 32)}
+
+
+def test_flip_happens_half_of_the_time_and_only_when_asked(cfg, pairs):
+    cfg.INPUT.CROP.ENABLED = False
+    cfg.INPUT.MIN_SIZE_TRAIN = (30,)
+    plain = torch.from_numpy(np.array(Image.open(pairs[0]["file_name"]))).permute(2, 0, 1)
+    flips = []
+    for setting in ("horizontal", "none"):
+        cfg.INPUT.RANDOM_FLIP = setting
+        mapper = build_mapper(cfg, is_train=True)
+        images = [mapper(pairs[0], rng=rng(seed))["image"][:, :30] for seed in range(60)]
+        assert all(torch.equal(i, plain) or torch.equal(i, plain.flip(-1)) for i in images)
+        flips.append(sum(torch.equal(i, plain.flip(-1)) for i in images))
+    assert 18 < flips[0] < 42
+    assert flips[1] == 0
+
+
+def test_an_image_larger_than_the_padding_is_not_cut(cfg, pairs):
+    cfg.INPUT.CROP.ENABLED = False
+    cfg.INPUT.MIN_SIZE_TRAIN = (45,)
+    sample = build_mapper(cfg, is_train=True)(pairs[0], rng=rng())
+    assert sample["image"].shape == (3, 45, 60)
+    assert sample["sem_seg"].shape == (45, 60)
+
+
+def test_the_generator_decides_everything(cfg, pairs):
+    cfg.INPUT.COLOR_AUG_SSD = True
+    cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA = 0.75
+    mapper = build_mapper(cfg, is_train=True)
+    a, b, c = (mapper(pairs[0], rng=rng(seed)) for seed in (1, 1, 2))
+    assert torch.equal(a["image"], b["image"])
+    assert torch.equal(a["sem_seg"], b["sem_seg"])
+    assert not torch.equal(a["image"], c["image"])
+
+
+def test_without_a_generator_numpys_state_decides(cfg, pairs):
+    mapper, images = build_mapper(cfg, is_train=True), []
+    for seed in (5, 5, 6):
+        np.random.seed(seed)  # noqa: NPY002 - what Detectron2's loaders seed
+        images.append(torch.stack([mapper(pairs[0])["image"] for _ in range(4)]))
+    assert torch.equal(images[0], images[1])
+    assert not torch.equal(images[0], images[2])
+
+
+def test_jitter_changes_the_image_and_not_the_labels(cfg, pairs):
+    plain, jittered = [], []
+    for seed in range(8):
+        cfg.INPUT.COLOR_AUG_SSD = False
+        plain.append(build_mapper(cfg, is_train=True)(pairs[0], rng=rng(seed)))
+        cfg.INPUT.COLOR_AUG_SSD = True
+        jittered.append(build_mapper(cfg, is_train=True)(pairs[0], rng=rng(seed)))
+    assert sum(not torch.equal(a["image"], b["image"]) for a, b in zip(plain, jittered, strict=True)) >= 6
+    # the flip is drawn after the jitter: labels are equal up to it
+    for a, b in zip(plain, jittered, strict=True):
+        assert torch.equal(a["sem_seg"].sort()[0], b["sem_seg"].sort()[0])
+
+
+def test_test_sample_is_resized_and_has_no_labels(cfg, pairs):
+    whole = build_mapper(cfg, is_train=False)(pairs[0])
+    np.testing.assert_array_equal(whole["image"].permute(1, 2, 0), np.array(Image.open(pairs[0]["file_name"])))
+    cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = 60, 70
+    small = build_mapper(cfg, is_train=False)({"file_name": pairs[0]["file_name"]})
+    assert small["image"].shape == (3, 53, 70)
+    assert (small["height"], small["width"]) == (30, 40)
+    assert "sem_seg" not in whole
+    assert "sem_seg" not in small
+
+
+def test_bgr(cfg, pairs):
+    rgb = build_mapper(cfg, is_train=True)(pairs[0], rng=rng())["image"]
+    cfg.INPUT.FORMAT = "BGR"
+    assert torch.equal(build_mapper(cfg, is_train=True)(pairs[0], rng=rng())["image"], rgb.flip(0))
+
+
+def test_many_classes_need_wide_labels(pairs):
+    mapper = SemanticMapper(
+        True, image_format="RGB", num_classes=300, ignore_label=65535, short_edges=(0,), max_size=100, pad_to=50
+    )
+    wide = np.full((30, 40), 299, np.uint16)
+    Image.fromarray(wide).save(pairs[0]["sem_seg_file_name"])
+    labels = mapper(pairs[0], rng=rng())["sem_seg"]
+    assert labels.dtype == torch.int64
+    assert labels.unique().tolist() == [299, 65535]
+
+
+def test_a_label_file_of_another_size(cfg, pairs):
+    Image.new("L", (40, 31)).save(pairs[0]["sem_seg_file_name"])
+    with pytest.raises(UserError, match=r"0\.image\.png is 40 x 30 but .*0\.png is 40 x 31"):
+        build_mapper(cfg, is_train=True)(pairs[0], rng=rng())
+
+
+def test_an_id_out_of_range(cfg, pairs):
+    Image.new("L", (40, 30), 5).save(pairs[0]["sem_seg_file_name"])
+    with pytest.raises(UserError, match=r"0\.png holds label id 5, but MODEL\.SEM_SEG_HEAD\.NUM_CLASSES is 5"):
+        build_mapper(cfg, is_train=True)(pairs[0], rng=rng())
+
+
+def test_a_training_image_without_labels(cfg, pairs):
+    with pytest.raises(UserError, match=r"0\.image\.png has no sem_seg_file_name"):
+        build_mapper(cfg, is_train=True)({"file_name": pairs[0]["file_name"]}, rng=rng())
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("INPUT.DATASET_MAPPER_NAME", "panoptic", r'DATASET_MAPPER_NAME.*"panoptic".*mask_former_semantic'),
+        ("INPUT.FORMAT", "YUV", r'FORMAT is "YUV"; expected "RGB" or "BGR"'),
+        ("INPUT.CROP.TYPE", "relative", r'CROP\.TYPE is "relative"; expected "absolute"'),
+        ("INPUT.RANDOM_FLIP", "vertical", r'RANDOM_FLIP is "vertical"; expected "horizontal" or "none"'),
+        ("INPUT.MIN_SIZE_TRAIN_SAMPLING", "any", r'MIN_SIZE_TRAIN_SAMPLING is "any"'),
+        ("INPUT.MIN_SIZE_TRAIN", (), r"MIN_SIZE_TRAIN \(\); expected .* at least one"),
+    ],
+)
+def test_settings_that_mean_nothing(cfg, key, value, message):
+    cfg.merge_from_list([key, value])
+    with pytest.raises(UserError, match=message):
+        build_mapper(cfg, is_train=True)

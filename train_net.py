@@ -1,0 +1,39 @@
+#!/usr/bin/env python3
+"""Train or evaluate a model: `train_net.py --config-file FILE [--num-gpus N] [--resume] [--eval-only] [KEY VALUE ...]`."""
+
+import argparse
+import sys
+
+from semask_d2 import get_cfg
+from semask_d2.d2 import comm
+from semask_d2.engine import Checkpointer, Trainer
+from semask_d2.engine.launch import argument_parser, run, setup
+from semask_d2.errors import UserError
+
+
+def main(args: argparse.Namespace) -> None:
+    """What each process does."""
+    cfg = get_cfg(args.config_file, args.opts)
+    cfg.freeze()
+    setup(cfg, args)
+    if args.eval_only:
+        if not (cfg.MODEL.WEIGHTS or args.resume):
+            raise UserError(
+                "--eval-only needs trained weights: add MODEL.WEIGHTS FILE, or --resume for the newest checkpoint "
+                f"in OUTPUT_DIR ({cfg.OUTPUT_DIR})"
+            )
+        model = Trainer.build_model(cfg)
+        Checkpointer(model, cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+        results = Trainer.test(cfg, model)
+    else:
+        trainer = Trainer(cfg)
+        trainer.resume_or_load(resume=args.resume)
+        results = trainer.train()
+    if comm.is_main_process() and results:
+        for name in cfg.DATASETS.TEST:
+            metrics = results[name] if name in results else results
+            print(f"{name} mIoU {metrics['sem_seg']['mIoU'] / 100:.4f}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(run(main, argument_parser().parse_args()))
