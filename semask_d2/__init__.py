@@ -3,8 +3,8 @@
 Importing it registers the backbones, heads and meta-architectures, and nothing else.
 """
 
-from . import backbones, heads, meta_arch  # registers
-from .config import add_semask_config, get_cfg
-from .d2 import build_model
+from semask_d2 import backbones, heads, meta_arch  # registers
+from semask_d2.config import add_semask_config, get_cfg
+from semask_d2.d2 import build_model
 
 __all__ = ["add_semask_config", "build_model", "get_cfg"]

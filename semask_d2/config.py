@@ -11,10 +11,10 @@ from typing import Any
 import torch
 import yaml
 
-from .d2 import CfgNode
-from .d2 import get_cfg as get_detectron2_cfg
-from .errors import UserError
-from .registry import suggestion
+from semask_d2.d2 import CfgNode
+from semask_d2.d2 import get_cfg as get_detectron2_cfg
+from semask_d2.errors import UserError
+from semask_d2.registry import suggestion
 
 logger = logging.getLogger(__name__)
 

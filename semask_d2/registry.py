@@ -7,7 +7,7 @@ from typing import Any
 
 from fvcore.common.registry import Registry
 
-from .errors import UserError
+from semask_d2.errors import UserError
 
 
 def suggestion(name: str, known: list[str]) -> str:

@@ -81,9 +81,7 @@ def load_weights(model: nn.Module, path: str | os.PathLike) -> LoadReport:
     Raises `UserError`, and leaves the model as it was, unless every tensor of the model is there with its shape.
     """
     data = read_checkpoint(path)
-    state = {
-        name: value for name, value in data.get("model", data).items() if isinstance(value, Tensor)
-    }
+    state = {name: value for name, value in data.get("model", data).items() if isinstance(value, Tensor)}
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     report = load_state(model, state)
     if not report.complete:

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from torchvision.ops import StochasticDepth
 
-from ..d2 import BACKBONE_REGISTRY, Backbone, configurable
-from ..errors import UserError
-from ..layers.semantic_attention import SemanticInit, SemanticLayer
-from ..layers.window_attention import WindowAttention, shifted_window_mask
+from semask_d2.d2 import BACKBONE_REGISTRY, Backbone, configurable
+from semask_d2.errors import UserError
+from semask_d2.layers.semantic_attention import SemanticInit, SemanticLayer
+from semask_d2.layers.window_attention import WindowAttention, shifted_window_mask
 
 
 class PatchEmbed(nn.Module):

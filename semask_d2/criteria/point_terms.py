@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..layers.points import sample_class_masks, sample_points
+from semask_d2.layers.points import sample_class_masks, sample_points
 
 
 def dice(probability: Tensor, target: Tensor) -> Tensor:

@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..d2 import comm
-from ..transformer_decoders import MaskPredictions
-from .matcher import solve_assignments
-from .targets import SemanticTargets
+from semask_d2.criteria.matcher import solve_assignments
+from semask_d2.criteria.targets import SemanticTargets
+from semask_d2.d2 import comm
+from semask_d2.transformer_decoders import MaskPredictions
 
 
 class MaskTerms(Protocol):

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..errors import UserError
+from semask_d2.errors import UserError
 
 
 class SemanticTargets(NamedTuple):

@@ -1,5 +1,5 @@
 """Heads: backbone features to predictions. Importing this package registers them."""
 
-from .mask_former_head import BranchMaskFormerHead
+from semask_d2.heads.mask_former_head import BranchMaskFormerHead
 
 __all__ = ["BranchMaskFormerHead"]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from ..d2 import SEM_SEG_HEADS_REGISTRY, configurable
-from ..pixel_decoders import build_pixel_decoder
-from ..transformer_decoders import MaskPredictions, build_transformer_decoder
+from semask_d2.d2 import SEM_SEG_HEADS_REGISTRY, configurable
+from semask_d2.pixel_decoders import build_pixel_decoder
+from semask_d2.transformer_decoders import MaskPredictions, build_transformer_decoder
 
 
 @SEM_SEG_HEADS_REGISTRY.register()

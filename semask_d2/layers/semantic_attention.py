@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .windows import pad_to_multiple, window_merge, window_partition
+from semask_d2.layers.windows import pad_to_multiple, window_merge, window_partition
 
 SemanticInit = Literal["live", "released"]
 

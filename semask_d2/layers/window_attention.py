@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .windows import pad_to_multiple, window_merge, window_partition
+from semask_d2.layers.windows import pad_to_multiple, window_merge, window_partition
 
 BLOCKED = -100.0  # added to the logits across regions; the released models' constant, not minus infinity
 

@@ -1,5 +1,5 @@
 """Meta-architectures: whole models, from lists of images to losses or scores. Importing this package registers them."""
 
-from .mask_former import SeMaskMaskFormer
+from semask_d2.meta_arch.mask_former import SeMaskMaskFormer
 
 __all__ = ["SeMaskMaskFormer"]

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..d2 import ImageList
+from semask_d2.d2 import ImageList
 
 
 class Normalizer(nn.Module):

@@ -6,11 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..criteria.point_terms import PointTerms
-from ..criteria.prior_loss import prior_loss
-from ..criteria.set_criterion import SetCriterion
-from ..criteria.targets import build_targets
-from ..d2 import (
+from semask_d2.criteria.point_terms import PointTerms
+from semask_d2.criteria.prior_loss import prior_loss
+from semask_d2.criteria.set_criterion import SetCriterion
+from semask_d2.criteria.targets import build_targets
+from semask_d2.d2 import (
     META_ARCH_REGISTRY,
     Backbone,
     ImageList,
@@ -18,10 +18,10 @@ from ..d2 import (
     build_sem_seg_head,
     configurable,
 )
-from ..errors import UserError
-from ..heads.semantic_prior import semantic_prior
-from ..transformer_decoders import MaskPredictions
-from .images import Normalizer, output_size, resize_scores
+from semask_d2.errors import UserError
+from semask_d2.heads.semantic_prior import semantic_prior
+from semask_d2.meta_arch.images import Normalizer, output_size, resize_scores
+from semask_d2.transformer_decoders import MaskPredictions
 
 
 @META_ARCH_REGISTRY.register()

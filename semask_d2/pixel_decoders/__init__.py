@@ -1,7 +1,7 @@
 """Pixel decoders: backbone features to per-pixel mask features, and to the maps a transformer decoder attends to."""
 
-from .base import PIXEL_DECODER_REGISTRY, PixelDecoderOutput, build_pixel_decoder
-from .msdeform import MSDeformAttnPixelDecoder, MSDeformAttnPixelFANDecoder
+from semask_d2.pixel_decoders.base import PIXEL_DECODER_REGISTRY, PixelDecoderOutput, build_pixel_decoder
+from semask_d2.pixel_decoders.msdeform import MSDeformAttnPixelDecoder, MSDeformAttnPixelFANDecoder
 
 __all__ = [
     "PIXEL_DECODER_REGISTRY",

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from fvcore.common.registry import Registry
 from torch import Tensor, nn
 
-from ..layers.conv import ConvNorm
-from ..layers.feature_alignment import FeatureAlignment
-from ..registry import lookup
+from semask_d2.layers.conv import ConvNorm
+from semask_d2.layers.feature_alignment import FeatureAlignment
+from semask_d2.registry import lookup
 
 # Ours, not Detectron2's: Mask2Former's own package registers the same names there.
 PIXEL_DECODER_REGISTRY = Registry("SEMASK_PIXEL_DECODERS")

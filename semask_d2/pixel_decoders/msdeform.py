@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..d2 import ShapeSpec, configurable
-from ..layers.conv import ConvNorm
-from ..layers.deformable_attention import MSDeformAttn, Size, reference_points
-from ..layers.position_encoding import sine_position_encoding
-from .base import (
+from semask_d2.d2 import ShapeSpec, configurable
+from semask_d2.layers.conv import ConvNorm
+from semask_d2.layers.deformable_attention import MSDeformAttn, Size, reference_points
+from semask_d2.layers.position_encoding import sine_position_encoding
+from semask_d2.pixel_decoders.base import (
     PIXEL_DECODER_REGISTRY,
     PixelDecoderOutput,
     add_top_down_step,

@@ -1,7 +1,7 @@
 """Transformer decoders: queries to the class and the mask embedding of each predicted segment."""
 
-from .base import TRANSFORMER_DECODER_REGISTRY, MaskPredictions, build_transformer_decoder
-from .mask2former import MultiScaleMaskedTransformerDecoder
+from semask_d2.transformer_decoders.base import TRANSFORMER_DECODER_REGISTRY, MaskPredictions, build_transformer_decoder
+from semask_d2.transformer_decoders.mask2former import MultiScaleMaskedTransformerDecoder
 
 __all__ = [
     "TRANSFORMER_DECODER_REGISTRY",

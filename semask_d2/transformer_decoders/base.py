@@ -8,8 +8,8 @@ import torch
 from fvcore.common.registry import Registry
 from torch import Tensor, nn
 
-from ..errors import UserError
-from ..registry import lookup
+from semask_d2.errors import UserError
+from semask_d2.registry import lookup
 
 TRANSFORMER_DECODER_REGISTRY = Registry("SEMASK_TRANSFORMER_DECODERS")
 

@@ -6,12 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..d2 import configurable
-from ..layers.attention import MultiheadAttention
-from ..layers.conv import init_conv
-from ..layers.mlp import MLP
-from ..layers.position_encoding import sine_position_encoding
-from .base import TRANSFORMER_DECODER_REGISTRY, MaskPredictions
+from semask_d2.d2 import configurable
+from semask_d2.layers.attention import MultiheadAttention
+from semask_d2.layers.conv import init_conv
+from semask_d2.layers.mlp import MLP
+from semask_d2.layers.position_encoding import sine_position_encoding
+from semask_d2.transformer_decoders.base import TRANSFORMER_DECODER_REGISTRY, MaskPredictions
 
 NUM_LEVELS = 3
 

@@ -5,8 +5,12 @@ from __future__ import annotations
 import importlib.metadata
 import sys
 import types
+from collections import UserDict
+from collections.abc import Callable
 
+import iopath.common.file_io
 import pytest
+from fvcore.common.registry import Registry
 
 from semask_d2 import d2
 from semask_d2.d2 import native
@@ -39,11 +43,34 @@ def broken_detectron2():
     return module
 
 
-@pytest.mark.parametrize("name", d2.__all__)
-def test_both_sides_hold_each_name(name):
-    here, on_the_native_side = getattr(d2, name), getattr(native, name)
-    assert callable(here) == callable(on_the_native_side)
-    assert isinstance(here, type) == isinstance(on_the_native_side, type)
+KINDS = {
+    str: "BACKEND BACKEND_VERSION",
+    types.ModuleType: "hooks comm",
+    Registry: "BACKBONE_REGISTRY SEM_SEG_HEADS_REGISTRY META_ARCH_REGISTRY",
+    UserDict: "DatasetCatalog MetadataCatalog",
+    iopath.common.file_io.PathManager: "PathManager",
+    type: """CfgNode Backbone ShapeSpec ImageList DatasetEvaluator DatasetEvaluators EventStorage EventWriter JSONWriter
+        TensorboardXWriter TrainerBase DefaultTrainer HookBase""",
+    Callable: """get_cfg configurable build_backbone build_sem_seg_head build_model inference_on_dataset
+        print_csv_format verify_results get_event_storage default_argument_parser default_setup launch setup_logger
+        collect_env_info seed_all_rng""",
+}
+
+
+def test_the_seam_has_these_names_and_no_others():
+    assert sorted(" ".join(KINDS.values()).split()) == sorted(d2.__all__)
+
+
+@pytest.mark.parametrize("side", [d2, native], ids=["in use", "native"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_name_is_of_its_kind(side, kind):
+    for name in KINDS[kind].split():
+        assert isinstance(getattr(side, name), kind), name
+
+
+def test_the_hooks_are_hooks():
+    for name in ("IterationTimer", "LRScheduler", "PeriodicWriter", "PeriodicCheckpointer", "EvalHook"):
+        assert issubclass(getattr(d2.hooks, name), d2.HookBase)
 
 
 def test_backend_and_version_say_what_is_in_use():

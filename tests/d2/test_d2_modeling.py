@@ -159,7 +159,6 @@ def test_images_are_padded_to_a_multiple_without_a_change_of_type_or_of_the_orig
     images = ImageList.from_tensors([original] * count, 4)
     assert images.tensor.shape == (count, 3, 8, 8)
     assert images.tensor.dtype == torch.uint8
-    assert images.device.type == "cpu"
     images.tensor.zero_()
     assert original.all()
 
@@ -187,9 +186,3 @@ def test_padding_constraints_go_before_the_argument():
 def test_images_of_different_channels_do_not_make_a_batch():
     with pytest.raises(AssertionError):
         ImageList.from_tensors([torch.zeros(3, 4, 4), torch.zeros(1, 4, 4)])
-
-
-def test_an_image_list_moves_as_a_tensor_does():
-    images = ImageList.from_tensors([torch.ones(3, 2, 2)]).to(torch.float16)
-    assert images.tensor.dtype == torch.float16
-    assert images.image_sizes == [(2, 2)]

@@ -1,6 +1,6 @@
 """Stands for Detectron2 where it is not installed: only what the project uses, with the same behaviour.
 
-The loggers carry Detectron2's names ("detectron2.engine", ...): a log, and a filter on it, is the same on both sides.
+The loggers have Detectron2's names ("detectron2.engine.train_loop", ...), so that a filter finds them on both sides.
 """
 
 # ruff: noqa: F401 - every import is handed on by semask_d2.d2

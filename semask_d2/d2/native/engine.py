@@ -8,6 +8,7 @@ import weakref
 from typing import Any
 
 from torch import nn
+from torch.optim import Optimizer
 
 from ...errors import UserError
 from . import comm, hooks
@@ -17,7 +18,8 @@ from .evaluation import DatasetEvaluator, inference_on_dataset, print_csv_format
 from .events import CommonMetricPrinter, EventStorage, EventWriter, JSONWriter, TensorboardXWriter
 from .modeling import build_model
 
-_logger = logging.getLogger("detectron2.engine")
+_loop_logger = logging.getLogger("detectron2.engine.train_loop")
+_logger = logging.getLogger("detectron2.engine.defaults")
 
 
 class TrainerBase:
@@ -43,7 +45,7 @@ class TrainerBase:
 
     def train(self, start_iter: int, max_iter: int) -> None:
         """Run the iterations from `start_iter` to below `max_iter`."""
-        _logger.info("Starting training from iteration %d", start_iter)
+        _loop_logger.info("Starting training from iteration %d", start_iter)
         self.iter = self.start_iter = start_iter
         self.max_iter = max_iter
         with EventStorage(start_iter) as self.storage:
@@ -55,7 +57,7 @@ class TrainerBase:
                     self.after_step()
                 self.iter += 1
             except Exception:
-                _logger.exception("Exception during training:")
+                _loop_logger.exception("Exception during training:")
                 raise
             finally:
                 self.after_train()
@@ -100,7 +102,7 @@ class TrainerBase:
         for name, state in state_dict.get("hooks", {}).items():
             hook = next((hook for hook in self._hooks if type(hook).__qualname__ == name), None)
             if hook is None:
-                _logger.warning(f"Cannot find the hook '{name}', its state_dict is ignored.")
+                _loop_logger.warning(f"Cannot find the hook '{name}', its state_dict is ignored.")
             else:
                 hook.load_state_dict(state)
 
@@ -179,6 +181,14 @@ class DefaultTrainer(TrainerBase):
         model = build_model(cfg)
         _logger.info("Model:\n%s", model)
         return model
+
+    @classmethod
+    def build_lr_scheduler(cls, cfg: CfgNode, optimizer: Optimizer) -> None:
+        """Refuse: a subclass builds its own schedules, and Detectron2's are only where that is installed."""
+        name = cfg.SOLVER.LR_SCHEDULER_NAME
+        raise UserError(
+            f"SOLVER.LR_SCHEDULER_NAME {name!r} needs Detectron2; expected a name that {cls.__name__} builds."
+        )
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:

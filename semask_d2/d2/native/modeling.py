@@ -90,15 +90,6 @@ class ImageList:
         height, width = self.image_sizes[index]
         return self.tensor[index, ..., :height, :width]
 
-    def to(self, *args, **kwargs) -> ImageList:
-        """Return the images on another device or in another type, as `Tensor.to`."""
-        return ImageList(self.tensor.to(*args, **kwargs), self.image_sizes)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the images are."""
-        return self.tensor.device
-
     @staticmethod
     def from_tensors(
         tensors: Sequence[Tensor],
