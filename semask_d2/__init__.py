@@ -1,10 +1,12 @@
 """SeMask: semantically masked transformers for semantic segmentation (arXiv 2112.12782), a Detectron2 project.
 
-Importing it registers the backbones, heads and meta-architectures, and nothing else.
+Importing it registers its backbones, heads, meta-architectures and data sets, and does nothing else.
 """
 
-from semask_d2 import backbones, heads, meta_arch  # registers
+from semask_d2 import backbones, data, heads, meta_arch  # noqa: F401 - they register themselves
 from semask_d2.config import add_semask_config, get_cfg
 from semask_d2.d2 import build_model
+from semask_d2.predictor import Prediction, Predictor
+from semask_d2.weights import load_weights
 
-__all__ = ["add_semask_config", "build_model", "get_cfg"]
+__all__ = ["Prediction", "Predictor", "add_semask_config", "build_model", "get_cfg", "load_weights"]

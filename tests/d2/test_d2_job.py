@@ -81,9 +81,11 @@ def test_setup_makes_folder_log_and_config_and_seeds(job, tmp_path):
         assert part in log
 
 
-def test_evaluation_does_not_benchmark_cudnn(job):
-    job.CUDNN_BENCHMARK = True
-    default_setup(job, default_argument_parser().parse_args(["--eval-only"]))
+@pytest.mark.parametrize("options", [[], ["--eval-only"]])
+def test_cudnn_benchmarks_only_for_training_and_if_asked(job, options):
+    job.CUDNN_BENCHMARK = bool(options)
+    torch.backends.cudnn.benchmark = not options
+    default_setup(job, default_argument_parser().parse_args(options))
     assert torch.backends.cudnn.benchmark is False
 
 

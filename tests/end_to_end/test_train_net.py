@@ -1,0 +1,135 @@
+"""`train_net.py` as a user runs it: training, resuming, evaluating, several processes."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import TINY, TOY_CONFIG
+
+SHORT = ("SOLVER.MAX_ITER", "6", "SOLVER.CHECKPOINT_PERIOD", "2", "TEST.EVAL_PERIOD", "3")
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return torch.load(path, weights_only=True)["model"]
+
+
+def last_miou(out: str) -> str:
+    match = re.fullmatch(r"toy_scenes_val mIoU (0\.\d{4})", out.splitlines()[-1])
+    assert match, out[-500:]
+    return match[1]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("trained")
+
+
+def test_training_leaves_a_whole_run_folder_and_eval_only_repeats_its_miou(train, trained: Path) -> None:
+    code, out, err = train(*SHORT, "OUTPUT_DIR", trained)
+    assert code == 0, err
+    names = {path.name for path in trained.iterdir()}
+    assert {"model_final.pth", "model_best.pth", "config.yaml", "metrics.json", "log.txt", "last_checkpoint"} <= names
+    assert any(name.startswith("events.out.tfevents") for name in names)
+    log = (trained / "log.txt").read_text()
+    assert re.search(r"semask_d2 on the (native|detectron2) backend", log.splitlines()[0])
+    assert "iter 6/6" in log
+    assert re.search(r"data_time .* memory \d+ MB", log)
+    records = [json.loads(line) for line in (trained / "metrics.json").read_text().splitlines()]
+    assert any("loss_cate" in record and "lr" in record for record in records)
+    assert any("sem_seg/mIoU" in record for record in records)
+
+    evaluation = ("MODEL.WEIGHTS", trained / "model_final.pth", "OUTPUT_DIR", trained)
+    code, evaluated, err = train(*evaluation, flags=("--eval-only",))
+    assert code == 0, err
+    assert last_miou(evaluated) == last_miou(out)
+
+
+def test_a_run_folder_alone_is_enough_to_evaluate(train, run, trained: Path) -> None:
+    arguments = ("--config-file", trained / "config.yaml", "--eval-only", "--resume")
+    code, out, err = run("train_net.py", *arguments)
+    assert code == 0, err
+    assert last_miou(out)
+
+
+def test_a_killed_run_resumes_to_the_same_weights(train, command, tmp_path: Path) -> None:
+    options = ("SOLVER.MAX_ITER", "8", "SOLVER.CHECKPOINT_PERIOD", "3", "DATASETS.TEST", "()")
+    assert train(*options, "OUTPUT_DIR", tmp_path / "whole")[0] == 0
+
+    killed = tmp_path / "killed"
+    process = command("train_net.py", "--config-file", TOY_CONFIG, *TINY, *options, "OUTPUT_DIR", killed)
+    while not (killed / "last_checkpoint").exists() and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (killed / "model_final.pth").exists()
+
+    code, out, err = train(*options, "OUTPUT_DIR", killed, flags=("--resume",))
+    assert code == 0, err
+    assert "Starting training from iteration 0" not in out
+    whole, resumed = weights(tmp_path / "whole/model_final.pth"), weights(killed / "model_final.pth")
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_two_processes_train_evaluate_and_agree_with_torchrun(train, run, tmp_path: Path) -> None:
+    options = (*SHORT, "MODEL.SWIN.DROP_PATH_RATE", "0.0")
+    spawned, elastic = tmp_path / "spawned", tmp_path / "elastic"
+    code, out, err = train(*options, "OUTPUT_DIR", spawned, flags=("--num-gpus", "2", "--dist-url", "auto"))
+    assert code == 0, err
+    assert "Process 0 of 2" in out
+    arguments = ("train_net.py", "--config-file", TOY_CONFIG, *TINY, *options, "OUTPUT_DIR", elastic)
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    code, torchrun_out, err = run(*arguments, launcher=launcher)
+    assert code == 0, err
+    assert last_miou(out) == last_miou(torchrun_out)
+    a, b = weights(spawned / "model_final.pth"), weights(elastic / "model_final.pth")
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+    # the matrix of two processes is that of one
+    evaluation = ("MODEL.WEIGHTS", spawned / "model_final.pth", "OUTPUT_DIR", spawned)
+    assert last_miou(train(*evaluation, flags=("--eval-only",))[1]) == last_miou(out)
+
+
+def test_gradient_accumulation_takes_the_same_images(train, tmp_path: Path) -> None:
+    options = ("SOLVER.MAX_ITER", "1", "DATASETS.TEST", "()", "MODEL.SWIN.DROP_PATH_RATE", "0.0")
+    code, _, err = train(*options, "OUTPUT_DIR", tmp_path, "SOLVER.GRADIENT_ACCUMULATION_STEPS", "2")
+    assert code == 0, err
+    assert (tmp_path / "model_final.pth").exists()
+
+
+def test_a_new_run_moves_an_earlier_one_aside(train, trained: Path, tmp_path: Path) -> None:
+    options = ("SOLVER.MAX_ITER", "1", "DATASETS.TEST", "()", "OUTPUT_DIR", tmp_path)
+    (tmp_path / "model_final.pth").write_bytes(b"precious")
+    code, out, err = train(*options)
+    assert code == 0, err
+    assert (tmp_path / "previous_1/model_final.pth").read_bytes() == b"precious"
+    assert weights(tmp_path / "model_final.pth")
+
+
+def test_fine_tuning_starts_from_weights_at_iteration_zero(train, trained: Path, tmp_path: Path) -> None:
+    options = ("SOLVER.MAX_ITER", "1", "SOLVER.BASE_LR", "0.0", "SOLVER.WEIGHT_DECAY", "0.0", "DATASETS.TEST", "()")
+    start = trained / "model_final.pth"
+    code, out, err = train(*options, "OUTPUT_DIR", tmp_path, "MODEL.WEIGHTS", start)
+    assert code == 0, err
+    assert "Starting training from iteration 0" in out
+    before, after = weights(start), weights(tmp_path / "model_final.pth")
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_the_demo_draws_a_picture(run, trained: Path, toy_root: Path, tmp_path: Path) -> None:
+    image = toy_root / "toy_scenes/images/validation/0000.jpg"
+    code, out, err = run(
+        *("demo/demo.py", "--config-file", trained / "config.yaml", "--input", image, "--output", tmp_path),
+        *("--opts", "MODEL.WEIGHTS", trained / "model_final.pth"),
+    )
+    assert code == 0, err
+    from PIL import Image
+
+    picture = Image.open(tmp_path / "0000.png")
+    assert picture.height == 512
+    assert picture.width > 512  # the legend stands beside the enlarged image
