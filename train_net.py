@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Train or evaluate a model: `train_net.py --config-file FILE [--num-gpus N] [--resume] [--eval-only] [KEY VALUE ...]`."""
+"""Train or evaluate a model: `train_net.py --config-file FILE [--num-gpus N] [--resume] [--eval-only] [KEY VALUE ...]`.
+"""
 
 import argparse
 import sys
@@ -31,7 +32,7 @@ def main(args: argparse.Namespace) -> None:
         results = trainer.train()
     if comm.is_main_process() and results:
         for name in cfg.DATASETS.TEST:
-            metrics = results[name] if name in results else results
+            metrics = results.get(name, results)  # the results of a single set come without its name
             print(f"{name} mIoU {metrics['sem_seg']['mIoU'] / 100:.4f}", flush=True)
 
 

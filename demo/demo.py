@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Draw what a trained model sees: `demo.py --config-file FILE --input IMAGE... --output DIR --opts MODEL.WEIGHTS FILE`."""
+"""Draw what a model sees: `demo.py --config-file FILE --input IMAGE... --output DIR --opts MODEL.WEIGHTS FILE`."""
 
 import argparse
 import sys

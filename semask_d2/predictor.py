@@ -51,9 +51,7 @@ class Predictor:
         with torch.inference_mode():
             outputs = self.model([self.prepare(image) for image in images])
         return [
-            Prediction(
-                output["sem_seg"].argmax(0).cpu().numpy(), output["sem_seg"].cpu().numpy() if scores else None
-            )
+            Prediction(output["sem_seg"].argmax(0).cpu().numpy(), output["sem_seg"].cpu().numpy() if scores else None)
             for output in outputs
         ]
 

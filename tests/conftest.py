@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run in parallel, and threads would fight for the cores
+
 import pytest
 import torch
 
@@ -42,15 +44,17 @@ def toy_data(toy_root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return toy_root
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def command(toy_root: Path):
     """A function that starts one of the project's scripts in a process of its own, one thread, on the small data."""
 
-    def start(*arguments: object, env: dict[str, str] | None = None, launcher: tuple[str, ...] = ()) -> subprocess.Popen:
+    def start(
+        *arguments: object, env: dict[str, str] | None = None, launcher: tuple[str, ...] = ()
+    ) -> subprocess.Popen:
         return subprocess.Popen(
             [sys.executable, *launcher, *map(str, arguments)],
             cwd=ROOT,
-            env={**os.environ, "DETECTRON2_DATASETS": str(toy_root), "OMP_NUM_THREADS": "1", **(env or {})},
+            env={**os.environ, "DETECTRON2_DATASETS": str(toy_root), **(env or {})},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -59,7 +63,7 @@ def command(toy_root: Path):
     return start
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def run(command):
     """As `command`, but waits: returns (exit code, standard output, standard error)."""
 
@@ -71,7 +75,7 @@ def run(command):
     return wait
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def train(run):
     """Run `train_net.py` with the tiny model on the small toy data: (exit code, standard output, standard error)."""
 

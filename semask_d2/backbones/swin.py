@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from torchvision.ops import StochasticDepth
 
 from semask_d2.d2 import BACKBONE_REGISTRY, Backbone, configurable
 from semask_d2.errors import UserError
+from semask_d2.layers.drop_path import DropPath
 from semask_d2.layers.semantic_attention import SemanticInit, SemanticLayer
 from semask_d2.layers.window_attention import WindowAttention, shifted_window_mask
 
@@ -73,7 +73,7 @@ class SwinBlock(nn.Module):
         self.attn = attention
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = Mlp(dim, int(dim * mlp_ratio), drop)
-        self.drop_path = StochasticDepth(drop_path, mode="row")
+        self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """(B, H, W, C) -> the same shape; `mask` is the stage's shifted-window mask."""

@@ -13,7 +13,7 @@ import os
 import warnings
 from types import ModuleType
 
-from ..errors import UserError
+from semask_d2.errors import UserError
 
 _VARIABLE = "SEMASK_D2_BACKEND"
 
@@ -27,7 +27,7 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     "DatasetEvaluator", "DatasetEvaluators", "inference_on_dataset", "print_csv_format", "verify_results",
     "EventStorage", "get_event_storage", "EventWriter", "JSONWriter", "TensorboardXWriter",
     "TrainerBase", "DefaultTrainer", "HookBase", "hooks",
-    "default_argument_parser", "default_setup", "launch",
+    "default_argument_parser", "launch",
     "comm",
     "setup_logger", "collect_env_info", "PathManager", "seed_all_rng",
 ]

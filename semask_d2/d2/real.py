@@ -10,7 +10,6 @@ from detectron2.engine import (
     HookBase,
     TrainerBase,
     default_argument_parser,
-    default_setup,
     hooks,
     launch,
 )

@@ -7,7 +7,6 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import deform_conv2d
 
 GROUPS = 8
 TAPS = 9
@@ -52,5 +51,7 @@ class DeformableConv(nn.Module):
         offsets, mask = self.conv_offset_mask(guide).split([GROUPS * TAPS * 2, GROUPS * TAPS], dim=1)
         mask = mask.sigmoid()
         if x.device.type == "cuda":
+            from torchvision.ops import deform_conv2d  # here, because importing it takes seconds
+
             return deform_conv2d(x, offsets, self.weight, self.bias, padding=1, mask=mask)
         return sampled_deform_conv2d(x, offsets, self.weight, self.bias, mask)

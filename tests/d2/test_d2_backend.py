@@ -52,7 +52,7 @@ KINDS = {
     type: """CfgNode Backbone ShapeSpec ImageList DatasetEvaluator DatasetEvaluators EventStorage EventWriter JSONWriter
         TensorboardXWriter TrainerBase DefaultTrainer HookBase""",
     Callable: """get_cfg configurable build_backbone build_sem_seg_head build_model inference_on_dataset
-        print_csv_format verify_results get_event_storage default_argument_parser default_setup launch setup_logger
+        print_csv_format verify_results get_event_storage default_argument_parser launch setup_logger
         collect_env_info seed_all_rng""",
 }
 

@@ -8,22 +8,10 @@ import pytest
 import torch
 from toy_run import Accuracy, Run
 
-from semask_d2.d2 import DefaultTrainer, get_cfg, hooks, native
+from semask_d2.d2 import DefaultTrainer, get_cfg, native
 from semask_d2.errors import UserError
 
 SETTINGS = ("SOLVER.MAX_ITER", 6, "SOLVER.CHECKPOINT_PERIOD", 2, "TEST.EVAL_PERIOD", 4)
-
-
-def test_hooks_come_in_an_order_that_lets_each_see_what_it_needs(make_run):
-    run = make_run(*SETTINGS)
-    expected = [
-        hooks.IterationTimer,
-        hooks.LRScheduler,
-        hooks.PeriodicCheckpointer,
-        hooks.EvalHook,
-        hooks.PeriodicWriter,
-    ]
-    assert [type(hook) for hook in run._hooks] == expected
 
 
 def test_the_parts_are_the_inner_trainers(make_run):
@@ -35,7 +23,7 @@ def test_the_parts_are_the_inner_trainers(make_run):
     assert run._trainer.data_loader == []
 
 
-def test_a_run_leaves_checkpoints_metrics_events_and_a_progress_line(make_run, tmp_path, d2_log):
+def test_a_run_leaves_checkpoints_metrics_and_events(make_run, tmp_path, d2_log):
     run = make_run(*SETTINGS)
     assert run.train() is None
     folder = tmp_path / "run"
@@ -48,11 +36,8 @@ def test_a_run_leaves_checkpoints_metrics_events_and_a_progress_line(make_run, t
     metrics = {record["iteration"]: record for record in metrics}
     assert metrics.keys() == {3, 5, 6}
     assert metrics[3]["sem_seg/mIoU"] == metrics[6]["sem_seg/mIoU"] == 100
-    assert {"total_loss", "lr", "time", "data_time", "eta_seconds"} <= metrics[5].keys()
+    assert {"total_loss", "lr", "time", "data_time"} <= metrics[5].keys()
 
-    (line,) = [r.getMessage() for r in d2_log.records if "eta:" in r.getMessage()]
-    for part in ("eta: 0:00:00", "iter: 5", "total_loss: ", " time: ", "data_time: 0.5000", "lr: 0.016667"):
-        assert part in line
     assert "copypaste: mIoU" in d2_log.text
 
 
@@ -155,11 +140,3 @@ def test_a_schedule_of_detectron2_is_refused_on_the_native_side():
     cfg.SOLVER.LR_SCHEDULER_NAME = "WarmupCosineLR"
     with pytest.raises(UserError, match=r"SOLVER\.LR_SCHEDULER_NAME 'WarmupCosineLR' needs Detectron2"):
         native.DefaultTrainer.build_lr_scheduler(cfg, None)
-
-
-def test_precise_batch_norm_is_refused_on_the_native_side():
-    run = native.DefaultTrainer()
-    run.cfg = native.get_cfg()
-    run.cfg.TEST.PRECISE_BN.ENABLED = True
-    with pytest.raises(UserError, match=r"TEST\.PRECISE_BN\.ENABLED is True, which needs Detectron2"):
-        run.build_hooks()

@@ -8,7 +8,6 @@ import random
 import numpy as np
 import pytest
 import torch
-import yaml
 
 from semask_d2.d2 import (
     DatasetEvaluator,
@@ -17,8 +16,6 @@ from semask_d2.d2 import (
     collect_env_info,
     comm,
     default_argument_parser,
-    default_setup,
-    get_cfg,
     launch,
     seed_all_rng,
     setup_logger,
@@ -54,39 +51,6 @@ def test_the_command_line_can_grow():
     parser.add_argument("--debug", action="store_true")
     assert parser.parse_args(["--debug"]).debug
     assert "the end" in parser.format_help()
-
-
-@pytest.fixture
-def job(tmp_path, monkeypatch):
-    monkeypatch.setenv("PYTHONHASHSEED", "0")  # set by seeding
-    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
-    cfg = get_cfg()
-    cfg.OUTPUT_DIR = str(tmp_path / "new" / "run")
-    cfg.SEED = 5
-    return cfg
-
-
-def test_setup_makes_folder_log_and_config_and_seeds(job, tmp_path):
-    job.CUDNN_BENCHMARK = True
-    job.freeze()
-    default_setup(job, default_argument_parser().parse_args(["SEED", "5"]))
-    drawn = torch.rand(3)
-    seed_all_rng(5)
-    assert torch.equal(drawn, torch.rand(3))
-    assert torch.backends.cudnn.benchmark is True
-    folder = tmp_path / "new" / "run"
-    assert yaml.safe_load((folder / "config.yaml").read_text()) == yaml.safe_load(job.dump())
-    log = (folder / "log.txt").read_text()
-    for part in ("World size: 1", torch.__version__, "opts=['SEED', '5']", "OUTPUT_DIR"):
-        assert part in log
-
-
-@pytest.mark.parametrize("options", [[], ["--eval-only"]])
-def test_cudnn_benchmarks_only_for_training_and_if_asked(job, options):
-    job.CUDNN_BENCHMARK = bool(options)
-    torch.backends.cudnn.benchmark = not options
-    default_setup(job, default_argument_parser().parse_args(options))
-    assert torch.backends.cudnn.benchmark is False
 
 
 @pytest.fixture

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from fvcore.common.checkpoint import Checkpointer
 
@@ -60,6 +62,23 @@ class Run(d2.DefaultTrainer):
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
         self.register_hooks(self.build_hooks())
+
+    def build_hooks(self):
+        folder = Path(self.cfg.OUTPUT_DIR)
+        folder.mkdir(parents=True, exist_ok=True)
+        writers = [d2.JSONWriter(str(folder / "metrics.json")), d2.TensorboardXWriter(str(folder))]
+
+        def evaluate():
+            self._last_eval_results = self.test(self.cfg, self.model)
+            return self._last_eval_results
+
+        return [
+            d2.hooks.IterationTimer(),
+            d2.hooks.LRScheduler(),
+            d2.hooks.PeriodicCheckpointer(self.checkpointer, self.cfg.SOLVER.CHECKPOINT_PERIOD),
+            d2.hooks.EvalHook(self.cfg.TEST.EVAL_PERIOD, evaluate),
+            d2.hooks.PeriodicWriter(writers, period=20),
+        ]
 
     @classmethod
     def build_test_loader(cls, cfg, dataset_name):

@@ -5,29 +5,29 @@ The loggers have Detectron2's names ("detectron2.engine.train_loop", ...), so th
 
 # ruff: noqa: F401 - every import is handed on by semask_d2.d2
 
-from . import comm, hooks
-from .catalog import DatasetCatalog, MetadataCatalog
-from .config import CfgNode, configurable, get_cfg
-from .engine import DefaultTrainer, TrainerBase
-from .env import BACKEND, BACKEND_VERSION, PathManager, collect_env_info, seed_all_rng
-from .evaluation import (
+from semask_d2.d2.native import comm, hooks
+from semask_d2.d2.native.catalog import DatasetCatalog, MetadataCatalog
+from semask_d2.d2.native.config import CfgNode, configurable, get_cfg
+from semask_d2.d2.native.engine import DefaultTrainer, TrainerBase
+from semask_d2.d2.native.env import BACKEND, BACKEND_VERSION, PathManager, collect_env_info, seed_all_rng
+from semask_d2.d2.native.evaluation import (
     DatasetEvaluator,
     DatasetEvaluators,
     inference_on_dataset,
     print_csv_format,
     verify_results,
 )
-from .events import (
+from semask_d2.d2.native.events import (
     EventStorage,
     EventWriter,
     JSONWriter,
     TensorboardXWriter,
     get_event_storage,
 )
-from .hooks import HookBase
-from .launch import default_argument_parser, default_setup, launch
-from .logger import setup_logger
-from .modeling import (
+from semask_d2.d2.native.hooks import HookBase
+from semask_d2.d2.native.launch import default_argument_parser, launch
+from semask_d2.d2.native.logger import setup_logger
+from semask_d2.d2.native.modeling import (
     BACKBONE_REGISTRY,
     META_ARCH_REGISTRY,
     SEM_SEG_HEADS_REGISTRY,

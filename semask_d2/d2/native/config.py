@@ -21,7 +21,7 @@ class CfgNode(_FvcoreCfgNode):
 
 def get_cfg() -> CfgNode:
     """Return a fresh copy of the default config."""
-    from .config_defaults import DEFAULTS
+    from semask_d2.d2.native.config_defaults import DEFAULTS
 
     return DEFAULTS.clone()
 

@@ -6,7 +6,7 @@ Names and values are Detectron2's. Sections that the project never reads are emp
 
 from __future__ import annotations
 
-from .config import CfgNode
+from semask_d2.d2.native.config import CfgNode
 
 # fmt: off
 DEFAULTS = CfgNode({

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import logging
-import os
 import weakref
 from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
 
-from ...errors import UserError
-from . import comm, hooks
-from .config import CfgNode
-from .env import PathManager
-from .evaluation import DatasetEvaluator, inference_on_dataset, print_csv_format, verify_results
-from .events import CommonMetricPrinter, EventStorage, EventWriter, JSONWriter, TensorboardXWriter
-from .modeling import build_model
+from semask_d2.d2.native import comm, hooks
+from semask_d2.d2.native.config import CfgNode
+from semask_d2.d2.native.evaluation import DatasetEvaluator, inference_on_dataset, print_csv_format, verify_results
+from semask_d2.d2.native.events import EventStorage
+from semask_d2.d2.native.modeling import build_model
+from semask_d2.errors import UserError
 
 _loop_logger = logging.getLogger("detectron2.engine.train_loop")
 _logger = logging.getLogger("detectron2.engine.defaults")
@@ -128,33 +126,6 @@ class DefaultTrainer(TrainerBase):
         self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
         if resume and self.checkpointer.has_checkpoint():
             self.start_iter = self.iter + 1  # the checkpoint holds the iteration that was done
-
-    def build_hooks(self) -> list[hooks.HookBase]:
-        """Return timing, learning rate, checkpoints, evaluation and writing, in this order."""
-        if self.cfg.TEST.PRECISE_BN.ENABLED:
-            raise UserError("TEST.PRECISE_BN.ENABLED is True, which needs Detectron2; set it to False.")
-
-        def evaluate() -> dict[str, Any]:
-            self._last_eval_results = self.test(self.cfg, self.model)
-            return self._last_eval_results
-
-        # The checkpoint survives a failing evaluation, whose figures the writers put out.
-        built = [
-            hooks.IterationTimer(),
-            hooks.LRScheduler(),
-            hooks.PeriodicCheckpointer(self.checkpointer, self.cfg.SOLVER.CHECKPOINT_PERIOD),
-            hooks.EvalHook(self.cfg.TEST.EVAL_PERIOD, evaluate),
-        ]
-        if comm.is_main_process():
-            return [*built, hooks.PeriodicWriter(self.build_writers(), period=20)]
-        return [hook for hook in built if not isinstance(hook, hooks.PeriodicCheckpointer)]
-
-    def build_writers(self) -> list[EventWriter]:
-        """Return a progress line, `metrics.json` and tensorboard, the files in the output folder."""
-        folder = self.cfg.OUTPUT_DIR
-        PathManager.mkdirs(folder)
-        metrics = JSONWriter(os.path.join(folder, "metrics.json"))
-        return [CommonMetricPrinter(self.max_iter), metrics, TensorboardXWriter(folder)]
 
     def train(self) -> dict[str, Any] | None:
         """Train from `start_iter` to `max_iter`; with TEST.EXPECTED_RESULTS, verify and return the last results."""

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from . import comm
+from semask_d2.d2.native import comm
 
 _WARMUP_BATCHES = 5
 _SECONDS_BETWEEN_LINES = 5

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import datetime
 import json
-import logging
 import os
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 
-import torch
 from fvcore.common.history_buffer import HistoryBuffer
 
-from .env import PathManager
+from semask_d2.d2.native.env import PathManager
 
 _open_storages: list[EventStorage] = []
 
@@ -163,36 +160,3 @@ class TensorboardXWriter(_ScalarWriter):
     def close(self) -> None:
         if "_writer" in self.__dict__:
             self._writer.close()
-
-
-class CommonMetricPrinter(EventWriter):
-    """Logs a line: time left, iteration, losses, seconds per iteration and for data, learning rate, GPU memory."""
-
-    def __init__(self, max_iter: int, window_size: int = 20) -> None:
-        self._logger = logging.getLogger("detectron2.utils.events")
-        self._max_iter = max_iter
-        self._window_size = window_size
-
-    def write(self) -> None:
-        storage = get_event_storage()
-        if storage.iter == self._max_iter:
-            return  # called once more after the last iteration, whose line is out already
-        histories = storage.histories()
-        parts = [f"iter: {storage.iter}"]
-        for name, history in histories.items():
-            if "loss" in name or "[metric]" in name:
-                parts.append(f"{name}: {history.median(storage.count_samples(name, self._window_size)):.4g}")
-        if "time" in histories:
-            times = histories["time"]
-            seconds_left = times.median(1000) * (self._max_iter - storage.iter - 1)
-            storage.put_scalar("eta_seconds", seconds_left, smoothing_hint=False)
-            parts.insert(0, f"eta: {datetime.timedelta(seconds=int(seconds_left))}")
-            parts.append(f"time: {times.global_avg():.4f}  last_time: {times.latest():.4f}")
-        if "data_time" in histories:
-            mean = histories["data_time"].avg(storage.count_samples("data_time", self._window_size))
-            parts.append(f"data_time: {mean:.4f}  last_data_time: {histories['data_time'].latest():.4f}")
-        if "lr" in histories:
-            parts.append(f"lr: {histories['lr'].latest():.5g}")
-        if torch.cuda.is_available():
-            parts.append(f"max_mem: {torch.cuda.max_memory_allocated() / 2**20:.0f}M")
-        self._logger.info(" " + "  ".join(parts))

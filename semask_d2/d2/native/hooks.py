@@ -14,9 +14,9 @@ from fvcore.common.timer import Timer
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler as _TorchScheduler
 
-from . import comm
-from .evaluation import flatten_results_dict
-from .events import EventWriter
+from semask_d2.d2.native import comm
+from semask_d2.d2.native.evaluation import flatten_results_dict
+from semask_d2.d2.native.events import EventWriter
 
 _logger = logging.getLogger("detectron2.engine.hooks")
 

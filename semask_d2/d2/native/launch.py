@@ -1,4 +1,4 @@
-"""Stands for `detectron2.engine.{default_argument_parser,default_setup,launch}`: command line and start of a job."""
+"""Stands for `detectron2.engine.{default_argument_parser,launch}`: the command line and the processes of a job."""
 
 from __future__ import annotations
 
@@ -13,11 +13,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from ...files import atomic_write
-from . import comm
-from .config import CfgNode
-from .env import PathManager, collect_env_info, seed_all_rng
-from .logger import setup_logger
+from semask_d2.d2.native import comm
 
 DEFAULT_TIMEOUT = timedelta(minutes=30)
 _FIRST_PORT, _PORTS = 49152, 16384  # the range that is free for private use
@@ -42,32 +38,6 @@ def default_argument_parser(epilog: str | None = None) -> argparse.ArgumentParse
     parser.add_argument("--dist-url", default=f"tcp://127.0.0.1:{port}", help="where machine 0 listens, or auto")
     parser.add_argument("opts", nargs=argparse.REMAINDER, default=None, help="settings as KEY VALUE pairs, last")
     return parser
-
-
-def default_setup(cfg: CfgNode, args: argparse.Namespace) -> None:
-    """Start a job: output folder, log, environment, `config.yaml` in the output folder, seeds, cudnn, precision.
-
-    A rank's seed is SEED plus its number; a negative SEED takes random ones.
-    """
-    folder, rank = cfg.OUTPUT_DIR, comm.get_rank()
-    if comm.is_main_process() and folder:
-        PathManager.mkdirs(folder)
-    setup_logger(folder, distributed_rank=rank, name="fvcore")
-    logger = setup_logger(folder, distributed_rank=rank)
-    logger.info("Rank of current process: %d. World size: %d", rank, comm.get_world_size())
-    logger.info("Environment info:\n%s", collect_env_info())
-    logger.info("Command line arguments: %s", args)
-    if comm.is_main_process() and folder:
-        logger.info("Running with full config:\n%s", cfg.dump())
-        with atomic_write(os.path.join(folder, "config.yaml")) as file:
-            file.write(cfg.dump())
-
-    seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + rank)
-    if not getattr(args, "eval_only", False):  # evaluation meets many sizes, each of which would be benchmarked
-        torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
-    if cfg.FLOAT32_PRECISION and torch.cuda.is_available():
-        torch.set_float32_matmul_precision(cfg.FLOAT32_PRECISION)
-        torch.backends.cudnn.allow_tf32 = cfg.FLOAT32_PRECISION != "highest"
 
 
 def launch(

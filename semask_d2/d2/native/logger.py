@@ -11,7 +11,7 @@ from typing import IO
 
 from termcolor import colored
 
-from .env import PathManager
+from semask_d2.d2.native.env import PathManager
 
 _DATE_FORMAT = "%m/%d %H:%M:%S"
 

@@ -10,7 +10,7 @@ import torch
 from fvcore.common.registry import Registry
 from torch import Tensor, nn
 
-from .config import CfgNode
+from semask_d2.d2.native.config import CfgNode
 
 BACKBONE_REGISTRY = Registry("BACKBONE")
 SEM_SEG_HEADS_REGISTRY = Registry("SEM_SEG_HEADS")
