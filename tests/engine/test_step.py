@@ -1,0 +1,81 @@
+"""One training iteration."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from semask_d2.d2 import EventStorage
+from semask_d2.engine.step import TrainingStep, autocast_dtype, seed_iteration
+from semask_d2.errors import UserError
+
+
+class Regression(nn.Module):
+    """The mean square of a linear map of each sample's `x`, and a part that is zero."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(3, 1)
+
+    def forward(self, batch):
+        y = self.linear(torch.stack([sample["x"] for sample in batch]))
+        return {"loss_a": y.square().mean(), "loss_b": 0 * y.sum()}
+
+
+def make_step(model: nn.Module, accumulation_steps: int, lr: float = 0.1) -> TrainingStep:
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr)
+    step = TrainingStep(
+        model,
+        optimizer,
+        dtype=None,
+        clip=lambda parameters: None,
+        accumulation_steps=accumulation_steps,
+        seed=1,
+    )
+    step.iter = 0
+    return step
+
+
+def samples(count: int) -> list[dict]:
+    return [{"x": torch.randn(3), "file_name": f"{i}.jpg"} for i in range(count)]
+
+
+def test_accumulated_batches_step_like_one_large_batch() -> None:
+    whole, parts = Regression(), Regression()
+    parts.load_state_dict(whole.state_dict())
+    data = samples(8)
+    for model, batches in ((whole, [data]), (parts, [data[:4], data[4:]])):
+        step = make_step(model, len(batches))
+        step.begin(batches)
+        with EventStorage() as storage:
+            step.run_step()
+        assert storage.latest()["total_loss"][0] == pytest.approx(storage.latest()["loss_a"][0])
+    torch.testing.assert_close(whole.linear.weight, parts.linear.weight)
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_weights_change() -> None:
+    model = Regression()
+    before = model.linear.weight.clone()
+    data = samples(2)
+    data[1]["x"][0] = math.nan
+    step = make_step(model, 1)
+    step.begin([data])
+    with EventStorage(), pytest.raises(UserError, match=r"iteration 0: loss_a nan, loss_b nan; images: 0\.jpg, 1\.jpg"):
+        step.run_step()
+    assert torch.equal(model.linear.weight, before)
+
+
+def test_randomness_depends_on_seed_iteration_and_rank_alone() -> None:
+    def draw(*key: int) -> float:
+        seed_iteration(*key)
+        return torch.rand(1).item()
+
+    assert draw(1, 2, 3) == draw(1, 2, 3)
+    assert len({draw(1, 2, 3), draw(2, 2, 3), draw(1, 3, 3), draw(1, 2, 4)}) == 4
+
+
+def test_mixed_precision_is_off_on_a_cpu() -> None:
+    assert autocast_dtype(torch.device("cpu"), enabled=True) is None
