@@ -1,4 +1,4 @@
-"""The one exception that a user's own mistake raises."""
+"""The exception that a user's own mistake raises."""
 
 
 class UserError(Exception):
@@ -6,3 +6,7 @@ class UserError(Exception):
 
     Entry points print it as one line and exit with a non-zero code; only `--debug` shows the traceback.
     """
+
+
+class UnreadableFile(UserError):
+    """A picture, label map or video that is missing, damaged or of no known format; it may be left out."""

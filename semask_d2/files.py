@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
+
+from semask_d2.errors import UserError
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+PROBE_BYTES = 2**20
 
 
 @contextmanager
@@ -15,6 +22,7 @@ def atomic_write(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
     """Open a temporary file beside `path` and rename it to `path` when the block ends without an error.
 
     `mode` is "w" (UTF-8 text) or "wb". On an error the temporary file is removed and an older `path` stays as it was.
+    Raises `UserError` where the disk is full.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -29,6 +37,28 @@ def atomic_write(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
         os.umask(umask)
         os.chmod(temporary, 0o666 & ~umask)  # mkstemp's 0600 would hide the file from the user's group
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
+        if _disk_is_full(error, path.parent):
+            raise UserError(f"{path}: not written, the disk is full; make room or choose another folder") from error
         raise
+
+
+def require_writable(folder: str | os.PathLike, key: str) -> None:
+    """Make `folder` where it is missing, and raise `UserError`, naming the setting `key`, if it takes no file of 1 MB."""
+    probe = Path(folder, ".writable")
+    try:
+        with atomic_write(probe, "wb") as file:
+            file.write(bytes(PROBE_BYTES))
+        probe.unlink()
+    except UserError as error:
+        raise UserError(f"{key} {folder}: the disk is full; make room or choose another folder") from error
+    except OSError as error:
+        raise UserError(f"{key} {folder}: cannot be written to: {error.strerror}; choose another folder") from error
+
+
+def _disk_is_full(error: BaseException, folder: Path) -> bool:
+    if isinstance(error, OSError):
+        return error.errno in FULL
+    # torch.save reports a failed write as a RuntimeError without its cause
+    return isinstance(error, RuntimeError) and shutil.disk_usage(folder).free < PROBE_BYTES

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
-from semask_d2.errors import UserError
+from semask_d2.errors import UnreadableFile, UserError
 
 Path = str | os.PathLike
 
@@ -17,7 +17,7 @@ def read_image(path: Path, format: str = "RGB") -> np.ndarray:
     """Read a picture as (H, W, 3) uint8 in `format` order ("RGB" or "BGR"), upright as its EXIF tag says.
 
     Grey, 16-bit, palette, transparent and CMYK files are converted; transparency is dropped.
-    Raises UserError naming the file if it is missing, truncated or no image.
+    Raises UnreadableFile naming the file if it is missing, truncated or no image.
     """
     if format not in ("RGB", "BGR"):
         raise UserError(f'INPUT.FORMAT is "{format}"; images are read as "RGB" or "BGR"')
@@ -39,8 +39,8 @@ def open_picture(path: Path) -> Image.Image:
 def read_labels(path: Path) -> np.ndarray:
     """Read a label map as (H, W) uint8, or int64 where the file holds more bits.
 
-    Palette files give their indices.     Raises UserError naming the file if it is missing, truncated, no
-    image, or in colour instead of ids.
+    Palette files give their indices. Raises UnreadableFile naming the file if it is missing, truncated or no
+    image, UserError if it is in colour instead of ids.
     """
     image = _load(path, "a label file")
     if image.mode == "F" or len(image.getbands()) > 1:
@@ -83,12 +83,14 @@ def _load(path: Path, what: str) -> Image.Image:
         image = Image.open(path)
         image.load()
     except FileNotFoundError:
-        raise UserError(f"{path} does not exist: expected {what} there") from None
+        raise UnreadableFile(f"{path} does not exist: expected {what} there") from None
     except Image.DecompressionBombError as error:
-        raise UserError(f"{path} is too large an image to be read safely: {error}") from None
-    except (OSError, SyntaxError, ValueError) as error:  # what PIL raises on damaged files of various formats
-        raise UserError(
-            f"{path} cannot be read as an {what} ({error}): replace or remove it".replace("an label", "a label")
+        raise UnreadableFile(f"{path} is too large an image to be read safely: {error}") from None
+    except MemoryError:
+        raise
+    except Exception as error:  # PIL's readers of damaged files raise whatever their format's parser does
+        raise UnreadableFile(
+            f"{path} cannot be read as {what} ({type(error).__name__}: {error}): replace or remove it"
         ) from None
     return image
 

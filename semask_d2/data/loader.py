@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -12,24 +13,45 @@ from semask_d2.d2 import CfgNode, MetadataCatalog, comm
 from semask_d2.data.datasets import get_dataset_dicts
 from semask_d2.data.mapper import build_mapper
 from semask_d2.data.sampler import PositionedDataset, PositionSampler, ShardedDataset
-from semask_d2.errors import UserError
+from semask_d2.errors import UnreadableFile, UserError
+
+logger = logging.getLogger(__name__)
 
 Mapper = Callable[..., dict[str, Any]]
 Batch = list[dict[str, Any]]
 
 
 class Batches:
-    """Iterates a DataLoader, and raises the UserError that a worker met as the same one-line UserError."""
+    """Iterates a DataLoader, and raises the UserError that a worker met as the same one-line UserError.
 
-    def __init__(self, loader: DataLoader) -> None:
+    With `skip_unreadable`, samples whose files cannot be read are left out, and named with their count at the end.
+    """
+
+    def __init__(self, loader: DataLoader, *, skip_unreadable: bool = False) -> None:
         self.loader = loader
+        self.skip_unreadable = skip_unreadable
 
     def __iter__(self) -> Iterator[Batch]:
+        skipped: list[str] = []
         for batch in self.loader:
+            kept = []
             for sample in batch:
-                if isinstance(sample, UserError):
+                if self.skip_unreadable and isinstance(sample, UnreadableFile):
+                    skipped.append(str(sample))
+                elif isinstance(sample, UserError):
                     raise sample
-            yield batch
+                else:
+                    kept.append(sample)
+            if kept:
+                yield kept
+        if self.skip_unreadable:
+            self._report(skipped)
+
+    @staticmethod
+    def _report(skipped: list[str]) -> None:
+        everywhere = [line for part in comm.all_gather(skipped) for line in part]
+        if everywhere:
+            logger.warning("%d image(s) skipped, unreadable:\n%s", len(everywhere), "\n".join(everywhere))
 
     def __len__(self) -> int:
         return len(self.loader)
@@ -61,7 +83,9 @@ def build_train_loader(
     sampler = PositionSampler(
         start=start_iter * steps, rank=comm.get_rank(), world_size=world_size, per_rank_batch=per_rank
     )
-    dataset = PositionedDataset(dicts, mapper or build_mapper(cfg, is_train=True), seed)
+    dataset = PositionedDataset(
+        dicts, mapper or build_mapper(cfg, is_train=True), seed, skip_unreadable=cfg.INPUT.SKIP_UNREADABLE
+    )
     workers = cfg.DATALOADER.NUM_WORKERS
     return Batches(
         DataLoader(
@@ -78,7 +102,7 @@ def build_train_loader(
 def build_test_loader(cfg: CfgNode, dataset_name: str, mapper: Mapper | None = None) -> Batches:
     """Build the loader of this rank's share of a data set, one image at a time, in order and without repeats.
 
-    Raises UserError if the data set is not there or NUM_CLASSES is not its own.
+    Images that cannot be read are skipped with a warning. Raises UserError if the data set is not there or NUM_CLASSES is not its own.
     """
     dicts = get_dataset_dicts(dataset_name)
     check_num_classes(cfg, dataset_name)
@@ -95,7 +119,8 @@ def build_test_loader(cfg: CfgNode, dataset_name: str, mapper: Mapper | None = N
             num_workers=cfg.DATALOADER.NUM_WORKERS,
             collate_fn=_as_list,
             worker_init_fn=_quiet_worker,
-        )
+        ),
+        skip_unreadable=True,
     )
 
 

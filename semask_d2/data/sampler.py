@@ -6,13 +6,16 @@ a resume, nor the number of ranks that share a batch changes what stands at a po
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from torch.utils.data import Dataset, Sampler
 
-from semask_d2.errors import UserError
+from semask_d2.errors import UnreadableFile, UserError
+
+logger = logging.getLogger(__name__)
 
 
 class PositionSampler(Sampler[list[int]]):
@@ -39,30 +42,45 @@ class PositionSampler(Sampler[list[int]]):
 class PositionedDataset(Dataset):
     """Maps a position of the stream to its sample: shuffled anew each epoch, augmented by its own generator.
 
-    A UserError of the mapper is returned in place of the sample, so that it can cross from a worker as it is.
+    A UserError of the mapper is returned in place of the sample, so that it can cross from a worker as it is. With
+    `skip_unreadable` the epoch's next readable image takes the place of one whose file cannot be read.
     """
 
-    def __init__(self, dicts: Sequence[dict[str, Any]], mapper: Callable[..., dict[str, Any]], seed: int) -> None:
+    def __init__(
+        self,
+        dicts: Sequence[dict[str, Any]],
+        mapper: Callable[..., dict[str, Any]],
+        seed: int,
+        *,
+        skip_unreadable: bool = False,
+    ) -> None:
         self.dicts = dicts
+        self.skip_unreadable = skip_unreadable
         self.mapper = mapper
         self.seed = seed
         self._epoch = -1
         self._order = np.empty(0, np.int64)
 
-    def index(self, position: int) -> int:
-        """The number of the image at `position`."""
+    def index(self, position: int, skip: int = 0) -> int:
+        """The number of the image at `position`, or of the one `skip` places further in the same epoch's circle."""
         epoch, place = divmod(position, len(self.dicts))
         if epoch != self._epoch:
             self._epoch = epoch
             self._order = np.random.default_rng((self.seed, 0, epoch)).permutation(len(self.dicts))
-        return int(self._order[place])
+        return int(self._order[(place + skip) % len(self.dicts)])
 
     def __getitem__(self, position: int) -> dict[str, Any] | UserError:
-        rng = np.random.default_rng((self.seed, 1, position))
-        try:
-            return self.mapper(self.dicts[self.index(position)], rng=rng)
-        except UserError as error:
-            return error
+        for skip in range(len(self.dicts) if self.skip_unreadable else 1):
+            rng = np.random.default_rng((self.seed, 1, position))
+            try:
+                return self.mapper(self.dicts[self.index(position, skip)], rng=rng)
+            except UnreadableFile as error:
+                failure: UserError = error
+                if self.skip_unreadable:
+                    logger.warning("INPUT.SKIP_UNREADABLE: %s", error)
+            except UserError as error:
+                return error
+        return failure
 
 
 class ShardedDataset(Dataset):

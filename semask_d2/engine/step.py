@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
+import os
 import time
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
@@ -14,6 +16,9 @@ from torch import Tensor, nn
 
 from semask_d2.d2 import TrainerBase, comm, get_event_storage
 from semask_d2.errors import UserError
+from semask_d2.files import atomic_write
+
+logger = logging.getLogger(__name__)
 
 
 def autocast_dtype(device: torch.device, *, enabled: bool) -> torch.dtype | None:
@@ -38,7 +43,8 @@ def seed_iteration(seed: int, iteration: int, rank: int) -> None:
 class TrainingStep(TrainerBase):
     """The inner trainer: `accumulation_steps` batches, mixed precision, clipping, one optimiser step.
 
-    A loss that is not finite on any process raises `UserError` on all, before the weights are touched.
+    A loss that is not finite on any process raises `UserError` on all, before the weights are touched, and each
+    process keeps its part of the batch in `output_dir`.
     """
 
     def __init__(
@@ -50,6 +56,7 @@ class TrainingStep(TrainerBase):
         clip: Callable[[list[nn.Parameter]], object],
         accumulation_steps: int,
         seed: int,
+        output_dir: str,
     ):
         super().__init__()
         model.train()
@@ -60,6 +67,7 @@ class TrainingStep(TrainerBase):
         self.clip = clip
         self.accumulation_steps = accumulation_steps
         self.seed = seed
+        self.output_dir = output_dir
         self.scaler = torch.amp.GradScaler(enabled=dtype == torch.float16)
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
 
@@ -71,15 +79,16 @@ class TrainingStep(TrainerBase):
     def run_step(self) -> None:
         seed_iteration(self.seed, self.iter, comm.get_rank())
         self.optimizer.zero_grad(set_to_none=True)
-        data_time, images = 0.0, []
+        data_time = 0.0
+        batches: list[list[dict]] = []
         parts: list[dict[str, Tensor]] = []
         for i in range(self.accumulation_steps):
             start = time.perf_counter()
             batch = next(self.batches)
             data_time += time.perf_counter() - start
-            images += [x.get("file_name", "(no name)") for x in batch]
+            batches.append(batch)
             parts.append(self.backward(batch, last=i == self.accumulation_steps - 1))
-        self.record({name: sum(part[name] for part in parts) for name in parts[0]}, data_time, images)
+        self.record({name: sum(part[name] for part in parts) for name in parts[0]}, data_time, batches)
         self.scaler.unscale_(self.optimizer)
         self.clip(self.parameters)
         self.scaler.step(self.optimizer)
@@ -96,7 +105,7 @@ class TrainingStep(TrainerBase):
             self.scaler.scale(sum(losses.values())).backward()
         return {name: loss.detach() for name, loss in losses.items()}
 
-    def record(self, losses: dict[str, Tensor], data_time: float, images: list[str]) -> None:
+    def record(self, losses: dict[str, Tensor], data_time: float, batches: list[list[dict]]) -> None:
         """Put the losses, mean over processes, into the storage; raise `UserError` where one is not finite."""
         values = torch.stack([loss.float() for loss in losses.values()])
         if comm.get_world_size() > 1:
@@ -105,13 +114,25 @@ class TrainingStep(TrainerBase):
         means = dict(zip(losses, values.tolist(), strict=True))
         if not all(map(math.isfinite, means.values())):
             wrong = ", ".join(f"{name} {value}" for name, value in means.items() if not math.isfinite(value))
+            images = ", ".join(x.get("file_name", "(no name)") for batch in batches for x in batch)
             raise UserError(
-                f"the loss is not finite at iteration {self.iter}: {wrong}; images: {', '.join(images)}. "
-                "The weights were left as they were before. Lower SOLVER.BASE_LR, switch off SOLVER.AMP.ENABLED, "
+                f"the loss is not finite at iteration {self.iter}: {wrong}; images: {images}; "
+                f"{self.keep(batches, means)}. The weights were left as they were before. Lower SOLVER.BASE_LR, switch off SOLVER.AMP.ENABLED, "
                 "or look at these images"
             )
         if comm.is_main_process():
             get_event_storage().put_scalars(data_time=data_time, total_loss=sum(means.values()), **means)
+
+    def keep(self, batches: list[list[dict]], losses: dict[str, float]) -> str:
+        """Save this process's batches for a later look; where they are, or why they are not."""
+        rank = comm.get_rank()
+        path = os.path.join(self.output_dir, f"non_finite_batch{f'_rank{rank}' if rank else ''}.pth")
+        try:
+            with atomic_write(path, "wb") as file:
+                torch.save({"iteration": self.iter, "losses": losses, "batches": batches}, file)
+        except (OSError, UserError) as error:
+            return f"the batch could not be saved ({error})"
+        return f"the batch is in {path}"
 
     def state_dict(self) -> dict[str, Any]:
         return {

@@ -51,6 +51,7 @@ class Trainer(DefaultTrainer):
             clip=gradient_clipper(cfg),
             accumulation_steps=cfg.SOLVER.GRADIENT_ACCUMULATION_STEPS,
             seed=cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed(),
+            output_dir=cfg.OUTPUT_DIR,
         )
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = Checkpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))

@@ -89,6 +89,11 @@ class SemanticEvaluator(DatasetEvaluator):
             summed = torch.from_numpy(confusion).to(on_device)
             torch.distributed.all_reduce(summed)
             confusion = summed.cpu().numpy()
+        if not confusion.any():
+            raise UserError(
+                f"{self.dataset_name}: no labelled pixel to measure; every image was unreadable or is ignored as a whole "
+                f"(ignore label {self.ignore_label})"
+            )
         results = metrics_of(confusion, self.class_names)
         rows = [(name, results[f"IoU-{name}"], results[f"ACC-{name}"]) for name in self.class_names]
         table = tabulate(rows, headers=["class", "IoU", "accuracy"], floatfmt=".2f", tablefmt="github")

@@ -34,3 +34,8 @@ def resize_scores(scores: Tensor, image_size: tuple[int, int], output_size: tupl
 def output_size(inputs: dict, image_size: tuple[int, int]) -> tuple[int, int]:
     """The size that the caller wants the scores in: `height` and `width` of its dict, else the image's own."""
     return inputs.get("height", image_size[0]), inputs.get("width", image_size[1])
+
+
+def image_names(batched_inputs: list[dict]) -> list[str]:
+    """What to call each image of a batch in a message."""
+    return [x.get("file_name", f"image {i} of the batch") for i, x in enumerate(batched_inputs)]

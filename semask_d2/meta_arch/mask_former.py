@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from semask_d2.criteria.dense_terms import DenseTerms
 from semask_d2.criteria.point_terms import PointTerms
-from semask_d2.criteria.prior_loss import prior_loss
+from semask_d2.criteria.pixel_loss import pixel_loss
 from semask_d2.criteria.set_criterion import SetCriterion
 from semask_d2.criteria.targets import build_targets
 from semask_d2.d2 import (
@@ -20,7 +21,7 @@ from semask_d2.d2 import (
 )
 from semask_d2.errors import UserError
 from semask_d2.heads.semantic_prior import semantic_prior
-from semask_d2.meta_arch.images import Normalizer, output_size, resize_scores
+from semask_d2.meta_arch.images import Normalizer, image_names, output_size, resize_scores
 from semask_d2.transformer_decoders import MaskPredictions
 
 
@@ -63,12 +64,17 @@ class SeMaskMaskFormer(nn.Module):
                 raise UserError(
                     f"MODEL.MASK_FORMER.TEST.{task}: SeMask does semantic segmentation only; set it to False"
                 )
-        criterion = SetCriterion(
-            PointTerms(
+        sem_seg_head = build_sem_seg_head(cfg, backbone.output_shape())
+        if sem_seg_head.predictor.supervision == "dense":
+            mask_terms = DenseTerms()
+        else:
+            mask_terms = PointTerms(
                 mask_former.TRAIN_NUM_POINTS,
                 mask_former.OVERSAMPLE_RATIO,
                 mask_former.IMPORTANCE_SAMPLE_RATIO,
-            ),
+            )
+        criterion = SetCriterion(
+            mask_terms,
             num_classes=head.NUM_CLASSES,
             class_weight=mask_former.CLASS_WEIGHT,
             mask_weight=mask_former.MASK_WEIGHT,
@@ -79,7 +85,7 @@ class SeMaskMaskFormer(nn.Module):
         size_divisibility = mask_former.SIZE_DIVISIBILITY
         return {
             "backbone": backbone,
-            "sem_seg_head": build_sem_seg_head(cfg, backbone.output_shape()),
+            "sem_seg_head": sem_seg_head,
             "criterion": criterion,
             "normalizer": Normalizer(cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD),
             "num_classes": head.NUM_CLASSES,
@@ -111,12 +117,13 @@ class SeMaskMaskFormer(nn.Module):
             num_classes=self.num_classes,
             ignore_label=self.ignore_label,
             device=self.device,
-            names=[x.get("file_name", f"image {i} of the batch") for i, x in enumerate(batched_inputs)],
+            names=image_names(batched_inputs),
         )
         losses = self.criterion(predictions, targets)
         prior = semantic_prior(features, align_corners=True)
         if prior is not None:
-            losses["loss_cate"] = self.prior_weight * prior_loss(prior, targets.labels, self.ignore_label)
+            loss = pixel_loss(prior, targets.labels, self.ignore_label, align_corners=True)
+            losses["loss_cate"] = self.prior_weight * loss
         return losses
 
     def inference(

@@ -34,12 +34,15 @@ class MaskPredictions(NamedTuple):
         return MaskPredictions(*(x.float() for x in self))
 
 
-def build_transformer_decoder(cfg) -> nn.Module:
-    """The decoder named by `MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME`, on a pixel decoder's maps."""
+def build_transformer_decoder(cfg, in_channels: int) -> nn.Module:
+    """The decoder named by `MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME`, on maps of `in_channels`.
+
+    Its attribute `supervision` says where its masks are compared: "points" (Mask2Former) or "dense" (MaskFormer).
+    """
     key = "MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME"
     decoder = lookup(TRANSFORMER_DECODER_REGISTRY, cfg.MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME, key)
     if cfg.MODEL.MASK_FORMER.PRE_NORM:
         raise UserError(
             "MODEL.MASK_FORMER.PRE_NORM: only False is supported, as in every released SeMask model; remove the key"
         )
-    return decoder(cfg)
+    return decoder(cfg, in_channels)

@@ -70,8 +70,10 @@ class FeedForwardLayer(nn.Module):
 class MultiScaleMaskedTransformerDecoder(nn.Module):
     """`num_layers` rounds of masked cross-attention, self-attention and feed-forward over three maps in turn.
 
-    It predicts before the first layer and after each one: num_layers + 1 supervised predictions.
+    It predicts before the first layer and after each one: num_layers + 1 supervised predictions, on points.
     """
+
+    supervision = "points"
 
     @configurable
     def __init__(
@@ -113,11 +115,11 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
         self.mask_embed = MLP(hidden_dim, hidden_dim, mask_dim, 3)
 
     @classmethod
-    def from_config(cls, cfg):
+    def from_config(cls, cfg, in_channels):
         """The arguments of `__init__` from `cfg.MODEL.MASK_FORMER` and `cfg.MODEL.SEM_SEG_HEAD`."""
         mask_former = cfg.MODEL.MASK_FORMER
         return {
-            "in_channels": cfg.MODEL.SEM_SEG_HEAD.CONVS_DIM,
+            "in_channels": in_channels,
             "num_classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
             "hidden_dim": mask_former.HIDDEN_DIM,
             "num_queries": mask_former.NUM_OBJECT_QUERIES,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -25,8 +26,8 @@ class Regression(nn.Module):
         return {"loss_a": y.square().mean(), "loss_b": 0 * y.sum()}
 
 
-def make_step(model: nn.Module, accumulation_steps: int, lr: float = 0.1) -> TrainingStep:
-    optimizer = torch.optim.SGD(model.parameters(), lr=lr)
+def make_step(model: nn.Module, accumulation_steps: int, *, output_dir: str = '') -> TrainingStep:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     step = TrainingStep(
         model,
         optimizer,
@@ -34,6 +35,7 @@ def make_step(model: nn.Module, accumulation_steps: int, lr: float = 0.1) -> Tra
         clip=lambda parameters: None,
         accumulation_steps=accumulation_steps,
         seed=1,
+        output_dir=output_dir,
     )
     step.iter = 0
     return step
@@ -56,16 +58,21 @@ def test_accumulated_batches_step_like_one_large_batch() -> None:
     torch.testing.assert_close(whole.linear.weight, parts.linear.weight)
 
 
-def test_a_loss_that_is_not_finite_stops_before_the_weights_change() -> None:
+def test_a_loss_that_is_not_finite_stops_before_the_weights_change(tmp_path: Path) -> None:
     model = Regression()
     before = model.linear.weight.clone()
     data = samples(2)
     data[1]["x"][0] = math.nan
-    step = make_step(model, 1)
+    step = make_step(model, 1, output_dir=str(tmp_path))
     step.begin([data])
     with EventStorage(), pytest.raises(UserError, match=r"iteration 0: loss_a nan, loss_b nan; images: 0\.jpg, 1\.jpg"):
         step.run_step()
     assert torch.equal(model.linear.weight, before)
+    kept = torch.load(tmp_path / "non_finite_batch.pth", weights_only=True)
+    assert kept["iteration"] == 0
+    assert math.isnan(kept["losses"]["loss_a"])
+    assert [sample["file_name"] for sample in kept["batches"][0]] == ["0.jpg", "1.jpg"]
+    torch.testing.assert_close(kept["batches"][0][1]["x"], data[1]["x"], equal_nan=True)
 
 
 def test_randomness_depends_on_seed_iteration_and_rank_alone() -> None:

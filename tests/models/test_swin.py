@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_model import CLASSES, randomize, tiny_cfg
 from torch import Tensor
-from torchvision.ops import StochasticDepth
 
 from semask_d2.backbones.swin import D2SeMaskSwinTransformer, PatchEmbed, PatchMerging
 from semask_d2.d2 import build_backbone
 from semask_d2.errors import UserError
+from semask_d2.layers.drop_path import DropPath
 
 
 def build(**options: object) -> D2SeMaskSwinTransformer:
@@ -209,7 +209,7 @@ def test_checkpointing_keeps_fewer_tensors() -> None:
 
 def test_drop_path_rises_linearly_over_all_blocks() -> None:
     backbone = build(DROP_PATH_RATE=0.3)
-    rates = [module.p for module in backbone.modules() if isinstance(module, StochasticDepth)]
+    rates = [module.p for module in backbone.modules() if isinstance(module, DropPath)]
     assert rates == pytest.approx([0, 0.075, 0.15, 0.225, 0.3])
 
 

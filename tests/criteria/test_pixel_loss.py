@@ -1,4 +1,4 @@
-"""The prior's loss against its formula, pixel by pixel."""
+"""The per-pixel loss against its formula."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from semask_d2.criteria.prior_loss import mean_cross_entropy, prior_loss
+from semask_d2.criteria.pixel_loss import mean_cross_entropy, pixel_loss
 
 
 def upsample(maps: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -36,7 +36,7 @@ def test_equals_the_formula(ignore_label: int) -> None:
     labels = torch.randint(0, 4, (2, 12, 20))
     labels[:, 9:] = ignore_label
     expected = plain_loss(upsample(prior.double().numpy(), 12, 20), labels, ignore_label)
-    assert prior_loss(prior, labels, ignore_label).item() == pytest.approx(expected, rel=1e-5)
+    assert pixel_loss(prior, labels, ignore_label, align_corners=True).item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_gradients() -> None:
@@ -55,7 +55,7 @@ def test_gradients() -> None:
 
 def test_nothing_valid_is_zero_and_has_zero_gradients() -> None:
     prior = torch.randn(2, 4, 3, 5, requires_grad=True)
-    loss = prior_loss(prior, torch.full((2, 12, 20), 255), 255)
+    loss = pixel_loss(prior, torch.full((2, 12, 20), 255, align_corners=True), 255)
     loss.backward()
     assert loss.item() == 0
     assert prior.grad is not None
@@ -65,7 +65,18 @@ def test_nothing_valid_is_zero_and_has_zero_gradients() -> None:
 def test_half_precision_logits_are_summed_in_fp32() -> None:
     prior = (20 * torch.randn(1, 4, 64, 64)).bfloat16()
     labels = torch.randint(0, 4, (1, 256, 256))
-    loss = prior_loss(prior, labels, 255)
+    loss = pixel_loss(prior, labels, 255, align_corners=True)
     assert loss.dtype == torch.float32
     assert loss.isfinite()
-    torch.testing.assert_close(loss, prior_loss(prior.float(), labels, 255))
+    torch.testing.assert_close(loss, pixel_loss(prior.float(), labels, 255, align_corners=True))
+
+
+def test_only_the_hardest_valid_pixels_count() -> None:
+    logits, labels = torch.randn(2, 3, 4, 4), torch.randint(0, 3, (2, 4, 4))
+    labels[0, :2] = 255
+    losses = torch.nn.functional.cross_entropy(logits, labels, ignore_index=255, reduction="none").flatten()
+    hardest = losses.sort(descending=True).values[:10].mean()
+    torch.testing.assert_close(mean_cross_entropy(logits, labels, 255, hardest=5), hardest)
+    labels[:, :, 1:] = 255  # fewer valid pixels than asked for
+    few = mean_cross_entropy(logits, labels, 255)
+    torch.testing.assert_close(mean_cross_entropy(logits, labels, 255, hardest=12), few)
