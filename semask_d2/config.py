@@ -20,6 +20,17 @@ logger = logging.getLogger(__name__)
 
 BASE_KEY = "_BASE_"
 
+
+def semantic_defaults(section: str) -> dict[str, Any]:
+    """The keys of the semantic layers in the config section of a backbone."""
+    return {
+        f"MODEL.{section}.SEM_WINDOW_SIZE": 7,
+        f"MODEL.{section}.NUM_SEM_BLOCKS": 1,  # 0: the backbone without SeMask
+        f"MODEL.{section}.SEM_WINDOWED_STAGES": [0, 1],  # the others attend globally
+        f"MODEL.{section}.SEM_INIT": "live",  # "released" for ablations: its attention never learns
+    }
+
+
 DEFAULTS: dict[str, Any] = {
     # Data
     "INPUT.DATASET_MAPPER_NAME": "mask_former_semantic",
@@ -51,10 +62,19 @@ DEFAULTS: dict[str, Any] = {
     "MODEL.SWIN.PATCH_NORM": True,
     "MODEL.SWIN.OUT_FEATURES": ["res2", "res3", "res4", "res5"],
     "MODEL.SWIN.USE_CHECKPOINT": False,
-    "MODEL.SWIN.SEM_WINDOW_SIZE": 7,
-    "MODEL.SWIN.NUM_SEM_BLOCKS": 1,  # 0: plain Swin
-    "MODEL.SWIN.SEM_WINDOWED_STAGES": [0, 1],  # the others attend globally
-    "MODEL.SWIN.SEM_INIT": "live",  # "released" for ablations: its attention never learns
+    **semantic_defaults("SWIN"),
+    # SeMask Mix Transformer backbone (SegFormer's MiT-B0 by default)
+    "MODEL.MIT.EMBED_DIMS": [32, 64, 160, 256],
+    "MODEL.MIT.DEPTHS": [2, 2, 2, 2],
+    "MODEL.MIT.NUM_HEADS": [1, 2, 5, 8],
+    "MODEL.MIT.SR_RATIOS": [8, 4, 2, 1],
+    "MODEL.MIT.MLP_RATIO": 4.0,
+    "MODEL.MIT.DROP_PATH_RATE": 0.1,
+    **semantic_defaults("MIT"),
+    # SeMask on a timm backbone
+    "MODEL.TIMM.NAME": "",
+    "MODEL.TIMM.DROP_PATH_RATE": 0.1,
+    **semantic_defaults("TIMM"),
     # Mask models
     "MODEL.MASK_FORMER.DEEP_SUPERVISION": True,
     "MODEL.MASK_FORMER.NO_OBJECT_WEIGHT": 0.1,

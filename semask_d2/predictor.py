@@ -2,63 +2,145 @@
 
 from __future__ import annotations
 
+import os
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor, nn
 
+from semask_d2.config import get_cfg
 from semask_d2.d2 import CfgNode, MetadataCatalog, build_model
 from semask_d2.data.augmentation import View, resize_image, resized_shape
 from semask_d2.errors import UserError
+from semask_d2.heads.semantic_prior import PRIOR_FEATURES
+from semask_d2.runs import CONFIG_NAME, require_run
 from semask_d2.weights import load_weights
 
 
 class Prediction(NamedTuple):
-    """`labels` (H, W), the class id of each pixel, and where asked for `scores` (K, H, W), both on the CPU."""
+    """What a model sees in one image, on the CPU.
+
+    `labels` (H, W) are class ids. Where asked for, `scores` is (K, H, W), and `priors` maps "sem2".."sem5" to the
+    class ids (ceil(h / stride), ceil(w / stride)) of the backbone's semantic maps at strides 4, 8, 16 and 32 of the
+    resized image (h, w).
+    """
 
     labels: np.ndarray
     scores: np.ndarray | None = None
+    priors: dict[str, np.ndarray] | None = None
 
 
 class Predictor:
-    """A config's model with its MODEL.WEIGHTS; call it with one RGB image or a list of them.
+    """A config's model with its MODEL.WEIGHTS, on its MODEL.DEVICE; call it with an RGB image or a list of them.
 
-    `class_names` and `class_colors` are those of the config's first test set, where it has them.
+    Threads may share one: a call changes nothing in it. `class_names`, `class_colors` (K, 3) and `ignore_label` are
+    those of the config's first test set, where it has them.
     """
 
     def __init__(self, cfg: CfgNode):
         if not cfg.MODEL.WEIGHTS:
             raise UserError("MODEL.WEIGHTS is empty: predictions need trained weights; add MODEL.WEIGHTS FILE")
+        model = build_model(cfg)
+        load_weights(model, cfg.MODEL.WEIGHTS)
+        self._take(cfg, model.eval())
+
+    @classmethod
+    def from_run(cls, run: str | os.PathLike, weights: str | os.PathLike | None = None) -> Predictor:
+        """The predictor of a run folder: its config.yaml with `weights`, or with the best checkpoint that it holds.
+
+        Raises `UserError` for a folder without a config or a checkpoint.
+        """
+        weights = require_run(run) if weights is None else weights
+        return cls(get_cfg(os.path.join(run, CONFIG_NAME), ["MODEL.WEIGHTS", str(weights)]))
+
+    @classmethod
+    def of_model(cls, cfg: CfgNode, model: nn.Module) -> Predictor:
+        """A predictor around a model that is there already; the caller puts it into evaluation mode."""
+        predictor = cls.__new__(cls)
+        predictor._take(cfg, model)
+        return predictor
+
+    def _take(self, cfg: CfgNode, model: nn.Module) -> None:
         self.cfg = cfg.clone()
-        self.model = build_model(self.cfg).eval()
-        load_weights(self.model, cfg.MODEL.WEIGHTS)
+        self.model = model
+        count = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
         datasets = cfg.DATASETS.TEST or cfg.DATASETS.TRAIN
         metadata = MetadataCatalog.get(datasets[0]) if datasets else None
-        num_classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
         names = metadata.get("stuff_classes") if metadata else None
+        if names is None or len(names) != count:  # a data set that only the training program registers
+            metadata, names = None, [f"class {i}" for i in range(count)]
+        self.class_names: list[str] = list(names)
         colors = metadata.get("stuff_colors") if metadata else None
-        self.class_names: list[str] = names or [f"class {i}" for i in range(num_classes)]
-        self.class_colors: np.ndarray = np.array(colors or distinct_colors(num_classes), np.uint8)
+        if colors is None or len(colors) != count:
+            colors = distinct_colors(count)
+        self.class_colors: np.ndarray = np.array(colors, np.uint8)
+        self.ignore_label: int = metadata.get("ignore_label", 255) if metadata else 255
 
     def __call__(
-        self, images: np.ndarray | Sequence[np.ndarray], *, scores: bool = False
+        self, images: np.ndarray | Sequence[np.ndarray], *, scores: bool = False, priors: bool = False
     ) -> Prediction | list[Prediction]:
-        """Segment one uint8 RGB image (H, W, 3), or each of a list, at its own size."""
+        """Segment one uint8 RGB image (H, W, 3), or each of a list, at its own size.
+
+        Images that have one size after resizing go through the model as a batch; the others by themselves, so that no
+        image changes the prediction of another.
+        """
         if isinstance(images, np.ndarray):
-            return self([images], scores=scores)[0]
-        with torch.inference_mode():
-            outputs = self.model([self.prepare(image) for image in images])
+            return self([images], scores=scores, priors=priors)[0]
+        inputs = [self.prepare(image) for image in images]
+        groups: dict[torch.Size, list[int]] = defaultdict(list)
+        for i, x in enumerate(inputs):
+            groups[x["image"].shape].append(i)
+        predictions: dict[int, Prediction] = {}
+        for members in groups.values():
+            batch = self._segment([inputs[i] for i in members], scores=scores, priors=priors)
+            predictions.update(zip(members, batch, strict=True))
+        return [predictions[i] for i in range(len(inputs))]
+
+    @torch.inference_mode()
+    def _segment(self, inputs: list[dict], *, scores: bool, priors: bool) -> list[Prediction]:
+        """Predictions of inputs that have one size."""
+        if priors:
+            outputs, maps = self._with_maps(inputs)
+        else:
+            outputs, maps = self.model(inputs), [None] * len(inputs)
         return [
-            Prediction(output["sem_seg"].argmax(0).cpu().numpy(), output["sem_seg"].cpu().numpy() if scores else None)
-            for output in outputs
+            Prediction(
+                labels=output["sem_seg"].argmax(0).cpu().numpy(),
+                scores=output["sem_seg"].float().cpu().numpy() if scores else None,
+                priors=prior,
+            )
+            for output, prior in zip(outputs, maps, strict=True)
         ]
+
+    def _with_maps(self, inputs: list[dict]) -> tuple[list[dict[str, Tensor]], list[dict[str, np.ndarray]]]:
+        if not hasattr(self.model, "extract"):
+            raise UserError(f"MODEL.META_ARCHITECTURE {self.cfg.MODEL.META_ARCHITECTURE}: gives no semantic maps")
+        images, features = self.model.extract(inputs)
+        if PRIOR_FEATURES[0] not in features:
+            raise UserError(
+                f"MODEL.BACKBONE.NAME {self.cfg.MODEL.BACKBONE.NAME} with MODEL.SWIN.NUM_SEM_BLOCKS "
+                f"{self.cfg.MODEL.SWIN.NUM_SEM_BLOCKS}: this model has no semantic maps to show"
+            )
+        maps: list[dict[str, np.ndarray]] = [{} for _ in inputs]
+        padded = images.tensor.shape[-2:]
+        for name in PRIOR_FEATURES:
+            labels = features[name].argmax(1).cpu().numpy()  # (B, h_i, w_i)
+            for prior, label, size in zip(maps, labels, images.image_sizes, strict=True):
+                rows, columns = (-(-s * n // p) for s, n, p in zip(size, label.shape, padded, strict=True))
+                prior[name] = label[:rows, :columns]
+        return self.model.inference(inputs, images, self.model.sem_seg_head(features)), maps
 
     def prepare(self, image: np.ndarray) -> dict:
         """The model's input for one image: resized as in evaluation, in the config's channel order."""
-        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-            raise UserError(f"expected a uint8 RGB image (H, W, 3), got {image.dtype} of shape {image.shape}")
+        if not isinstance(image, np.ndarray) or image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+            got = f"{image.dtype} of shape {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+            raise UserError(f"expected a uint8 RGB image (H, W, 3) as a NumPy array, got {got}")
+        if image.size == 0:
+            raise UserError(f"expected a uint8 RGB image (H, W, 3), got an empty one of shape {image.shape}")
         height, width = image.shape[:2]
         shape = resized_shape(height, width, self.cfg.INPUT.MIN_SIZE_TEST, self.cfg.INPUT.MAX_SIZE_TEST)
         pixels = resize_image(Image.fromarray(image), View.whole(*shape))

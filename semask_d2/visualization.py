@@ -1,15 +1,20 @@
-"""Drawing segmentations: colours over the image, class names at their regions, a legend."""
+"""Drawing segmentations: colours over the image, class names at their regions, a legend, and sheets of panels."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import cv2
 import numpy as np
 
+from semask_d2.errors import UserError
+
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 NAMED_SHARE = 0.004  # regions below this share of the image get no name
-BACKGROUND, INK = (255, 255, 255), (30, 30, 30)
+NAMED_SHARE_PRIOR = 0.02  # the priors' maps are ragged
+LEGEND_ROW = 16  # pixels below which a row of the legend cannot be read
+PANEL_SIDES = (384, 640)  # between these is a panel's longer side
+BACKGROUND, INK, WRONG = (255, 255, 255), (30, 30, 30), (230, 30, 30)
 
 
 def colorize(labels: np.ndarray, colors: np.ndarray) -> np.ndarray:
@@ -29,53 +34,180 @@ def draw_segmentation(
 ) -> np.ndarray:
     """The image (H, W, 3) under its classes' colours, with names at large regions and a legend: RGB uint8.
 
-    Small images are enlarged first, so that the names can be read.
+    Small images are enlarged first, so that the names can be read. Images of one size give pictures of one size.
     """
     zoom = max(1, round(512 / max(image.shape[:2])))
     size = (image.shape[1] * zoom, image.shape[0] * zoom)
-    image = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
-    labels = cv2.resize(labels.astype(np.int32), size, interpolation=cv2.INTER_NEAREST)
+    image, labels = resize(image, size), resize_ids(labels, size)
+    canvas = overlay(image, labels, names=names, colors=colors, opacity=opacity)
+    return np.concatenate([canvas, legend(labels, canvas.shape[0], names, colors)], axis=1)
+
+
+def draw_sheet(
+    image: np.ndarray,
+    labels: np.ndarray,
+    *,
+    names: Sequence[str],
+    colors: np.ndarray,
+    opacity: float = 0.6,
+    truth: np.ndarray | None = None,
+    priors: Mapping[str, np.ndarray] | None = None,
+    ignore_label: int = 255,
+) -> np.ndarray:
+    """Titled panels and one legend: image, ground truth and error where `truth` (H, W) is given, prediction, priors.
+
+    `priors` are those of `Prediction`: the finest map first. RGB uint8.
+    """
+    scale = float(np.clip(1.0, PANEL_SIDES[0] / max(image.shape[:2]), PANEL_SIDES[1] / max(image.shape[:2])))
+    size = tuple(max(1, round(side * scale)) for side in image.shape[1::-1])
+    style = {"names": names, "colors": colors, "opacity": opacity}
+    share = None if truth is None else error_share(labels, truth, ignore_label)
+    image, labels = resize(image, size), resize_ids(labels, size)
+    panels = [("image", image)]
+    if truth is not None:
+        truth = resize_ids(truth, size)
+        panels.append(("ground truth", overlay(image, truth, **style)))
+    panels.append(("prediction", overlay(image, labels, **style)))
+    if truth is not None:
+        panels.append((f"error {100 * share:.1f}%", error_map(image, labels, truth, ignore_label)))
+    for stage, prior in enumerate((priors or {}).values()):
+        finest = next(iter(priors.values())).shape
+        spread = spread_cells(prior, size, tuple(side / 2**stage for side in finest))
+        title = f"semantic map, stride {4 * 2**stage}"
+        panels.append((title, overlay(image, spread, **style, named_share=NAMED_SHARE_PRIOR)))
+    columns = -(-len(panels) // 2)
+    titled = [add_title(panel, title) for title, panel in panels]
+    titled += [np.full_like(titled[0], 255)] * (-len(titled) % columns)
+    rows = [np.concatenate(titled[i : i + columns], axis=1) for i in range(0, len(titled), columns)]
+    sheet = np.concatenate(rows)
+    return np.concatenate([sheet, legend(labels, sheet.shape[0], names, colors)], axis=1)
+
+
+def overlay(
+    image: np.ndarray,
+    labels: np.ndarray,
+    *,
+    names: Sequence[str],
+    colors: np.ndarray,
+    opacity: float,
+    named_share: float = NAMED_SHARE,
+) -> np.ndarray:
+    """The image under its classes' colours, with the names of regions that fill `named_share` of it."""
     canvas = cv2.addWeighted(image, 1 - opacity, colorize(labels, colors), opacity, 0)
-    present = [int(i) for i in np.unique(labels) if 0 <= i < len(names)]
-    for i in present:
-        name_regions(canvas, labels == i, names[i])
-    return np.concatenate([canvas, legend(labels, present, names, colors)], axis=1)
+    for i in np.unique(labels):
+        if 0 <= i < len(names):
+            name_regions(canvas, labels == i, names[i], named_share)
+    return canvas
 
 
-def name_regions(canvas: np.ndarray, mask: np.ndarray, name: str) -> None:
+def name_regions(canvas: np.ndarray, mask: np.ndarray, name: str, named_share: float) -> None:
     """Write `name` on `canvas`, at the innermost point of each connected region of `mask` that has room for it."""
     count, regions, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=4)
-    scale = text_scale(canvas)
-    (width, height), _ = cv2.getTextSize(name, FONT, scale, 1)
+    name, scale = short(name), text_scale(canvas)
+    thickness = max(1, round(1.5 * scale))
+    (width, height), _ = cv2.getTextSize(name, FONT, scale, thickness)
     for region in range(1, count):
-        if stats[region, cv2.CC_STAT_AREA] < NAMED_SHARE * mask.size:
+        left, top, region_width, region_height, area = stats[region]
+        if area < named_share * mask.size:
             continue
-        inside = np.pad((regions == region).astype(np.uint8), 1)  # the border counts as an edge
+        box = regions[top : top + region_height, left : left + region_width] == region
+        inside = np.pad(box.astype(np.uint8), 1)  # the border counts as an edge
         distance = cv2.distanceTransform(inside, cv2.DIST_L2, 3)[1:-1, 1:-1]
         y, x = np.unravel_index(distance.argmax(), distance.shape)
-        x = int(np.clip(x - width / 2, 2, max(2, canvas.shape[1] - width - 2)))
-        y = int(np.clip(y + height / 2, height + 2, canvas.shape[0] - 2))
-        cv2.putText(canvas, name, (x, y), FONT, scale, (0, 0, 0), 3, cv2.LINE_AA)
-        cv2.putText(canvas, name, (x, y), FONT, scale, (255, 255, 255), 1, cv2.LINE_AA)
+        x = int(np.clip(left + x - width / 2, 2, max(2, canvas.shape[1] - width - 2)))
+        y = int(np.clip(top + y + height / 2, height + 2, max(height + 2, canvas.shape[0] - 4)))
+        cv2.putText(canvas, name, (x, y), FONT, scale, (0, 0, 0), 3 * thickness, cv2.LINE_AA)
+        cv2.putText(canvas, name, (x, y), FONT, scale, (255, 255, 255), thickness, cv2.LINE_AA)
 
 
-def legend(labels: np.ndarray, present: Sequence[int], names: Sequence[str], colors: np.ndarray) -> np.ndarray:
-    """A column as high as `labels`: colour, name and share of each class that is present, the largest first."""
-    height = labels.shape[0]
-    shares = {i: float((labels == i).mean()) for i in present}
-    rows = sorted(present, key=shares.get, reverse=True)
+def legend(labels: np.ndarray, height: int, names: Sequence[str], colors: np.ndarray) -> np.ndarray:
+    """A column of `height`: colour, name and share of each class in `labels`, the largest first.
+
+    Its width depends on the names and the size of `labels` alone, so that the frames of a video agree.
+    """
+    ids, counts = np.unique(labels, return_counts=True)
+    shares = {int(i): n / labels.size for i, n in zip(ids, counts, strict=True) if 0 <= i < len(names)}
+    rows = sorted(shares, key=shares.get, reverse=True)
     scale = text_scale(labels)
-    texts = [f"{names[i]} {100 * shares[i]:.1f}%" for i in rows]
-    step = max(8, min(round(40 * scale), height // max(len(rows), 1)))
-    scale = min(scale, step / 40 * 1.2)
+    room = max(1, height // LEGEND_ROW)
+    texts = [f"{short(names[i])} {100 * shares[i]:.1f}%" for i in rows]
+    if len(rows) > room:
+        rows, texts = rows[:room], [*texts[: room - 1], f"and {len(texts) - room + 1} more"]
+    step = min(round(40 * scale), height // max(len(rows), 1))
     swatch = round(step * 0.7)
-    text_width = max((cv2.getTextSize(text, FONT, scale, 1)[0][0] for text in texts), default=0)
-    panel = np.full((height, text_width + swatch + 24, 3), BACKGROUND, np.uint8)
+    widest = max((text_width(f"{short(name)} 100.0%", scale) for name in names), default=0)
+    panel = np.full((height, widest + round(28 * scale) + 24, 3), BACKGROUND, np.uint8)
+    scale = min(scale, step / 40 * 1.2)
     for row, (i, text) in enumerate(zip(rows, texts, strict=True)):
         top = row * step + (step - swatch) // 2
-        cv2.rectangle(panel, (8, top), (8 + swatch, top + swatch), tuple(int(v) for v in colors[i]), cv2.FILLED)
+        if not text.startswith("and ") or not text.endswith(" more"):
+            cv2.rectangle(panel, (8, top), (8 + swatch, top + swatch), tuple(int(v) for v in colors[i]), cv2.FILLED)
         cv2.putText(panel, text, (16 + swatch, top + swatch - 2), FONT, scale, INK, 1, cv2.LINE_AA)
     return panel
+
+
+def error_share(labels: np.ndarray, truth: np.ndarray, ignore_label: int) -> float:
+    """The share of the pixels that count whose label is wrong."""
+    if labels.shape != truth.shape:
+        raise UserError(
+            f"the ground truth is {truth.shape[1]} x {truth.shape[0]} pixels, the image "
+            f"{labels.shape[1]} x {labels.shape[0]}; they must agree"
+        )
+    counted = truth != ignore_label
+    return float((labels != truth)[counted].mean()) if counted.any() else 0.0
+
+
+def error_map(image: np.ndarray, labels: np.ndarray, truth: np.ndarray, ignore_label: int) -> np.ndarray:
+    """The image in dim grey, wrong pixels red and ignored ones black."""
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) // 2 + 90
+    canvas = np.repeat(grey[:, :, None], 3, axis=2)
+    canvas[labels != truth] = WRONG
+    canvas[truth == ignore_label] = 0
+    return canvas
+
+
+def spread_cells(cells: np.ndarray, size: tuple[int, int], covered: tuple[float, float]) -> np.ndarray:
+    """Class ids of cells (h, w), drawn as blocks at `size` (width, height).
+
+    `covered` are the rows and columns, not whole, that the picture covers: the last cells may reach beyond it.
+    """
+    rows, columns = (
+        np.minimum((np.arange(target) + 0.5) * part / target, count - 1).astype(int)
+        for target, part, count in zip(size[::-1], covered, cells.shape, strict=True)
+    )
+    return cells[rows[:, None], columns]
+
+
+def add_title(panel: np.ndarray, title: str) -> np.ndarray:
+    """The panel under a white strip with its title."""
+    scale = text_scale(panel)
+    strip = np.full((round(44 * scale), panel.shape[1], 3), BACKGROUND, np.uint8)
+    cv2.putText(strip, title, (4, round(30 * scale)), FONT, scale, INK, 1, cv2.LINE_AA)
+    framed = np.concatenate([strip, panel])
+    framed[:, -4:] = BACKGROUND
+    return framed
+
+
+def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """An RGB image at `size` (width, height)."""
+    shrinks = size[0] < image.shape[1]
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+
+
+def resize_ids(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Class ids at `size` (width, height), of the nearest pixels."""
+    return cv2.resize(labels.astype(np.int32), size, interpolation=cv2.INTER_NEAREST)
+
+
+def short(name: str, limit: int = 22) -> str:
+    """The first of a class's names ("door, double door"), cut at `limit` letters."""
+    name = name.replace(";", ",").partition(",")[0].strip() or name
+    return name if len(name) <= limit else name[: limit - 1] + "."
+
+
+def text_width(text: str, scale: float) -> int:
+    """The pixels that a line of text takes."""
+    return cv2.getTextSize(text, FONT, scale, 1)[0][0]
 
 
 def text_scale(canvas: np.ndarray) -> float:

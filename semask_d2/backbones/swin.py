@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from semask_d2.d2 import BACKBONE_REGISTRY, Backbone, configurable
-from semask_d2.errors import UserError
+from semask_d2.backbones.base import HierarchicalBackbone, SemanticSettings
+from semask_d2.d2 import BACKBONE_REGISTRY, configurable
 from semask_d2.layers.drop_path import DropPath
-from semask_d2.layers.semantic_attention import SemanticInit, SemanticLayer
+from semask_d2.layers.semantic_attention import SemanticLayer
 from semask_d2.layers.window_attention import WindowAttention, shifted_window_mask
 
 
@@ -116,19 +116,17 @@ class SwinStage(nn.Module):
 
 
 @BACKBONE_REGISTRY.register()
-class D2SeMaskSwinTransformer(Backbone):
+class D2SeMaskSwinTransformer(HierarchicalBackbone):
     """SeMask Swin: an image to `res2`..`res5` (strides 4..32) and the semantic maps `sem2`..`sem5` of K channels.
 
-    `sem_windowed_stages` lists the stages (0..3) whose semantic layer attends within windows; the others attend
-    globally. The parameters have the same shapes either way, so a released checkpoint needs the rule it was
-    trained with. With `num_sem_blocks` 0 it is a plain Swin and there are no semantic maps.
+    Without semantic layers (`semantic.num_blocks` 0) it is a plain Swin.
     """
 
     @configurable
     def __init__(
         self,
         *,
-        num_classes: int,
+        semantic: SemanticSettings,
         patch_size: int = 4,
         in_channels: int = 3,
         embed_dim: int = 96,
@@ -146,10 +144,6 @@ class D2SeMaskSwinTransformer(Backbone):
         patch_norm: bool = True,
         out_features: Sequence[str] = ("res2", "res3", "res4", "res5"),
         use_checkpoint: bool = False,
-        sem_window_size: int = 7,
-        num_sem_blocks: int = 1,
-        sem_windowed_stages: Sequence[int] = (0, 1),
-        sem_init: SemanticInit = "live",
     ):
         super().__init__()
         self.patch_embed = PatchEmbed(patch_size, in_channels, embed_dim, norm=patch_norm)
@@ -160,8 +154,9 @@ class D2SeMaskSwinTransformer(Backbone):
             nn.init.trunc_normal_(self.absolute_pos_embed, std=0.02)
         self.pos_drop = nn.Dropout(drop_rate)
 
-        drop_paths = iter(torch.linspace(0, drop_path_rate, sum(depths)).tolist())
         dims = [embed_dim * 2**i for i in range(len(depths))]
+        self.declare_outputs(dims, [patch_size * 2**i for i in range(len(dims))], semantic, out_features)
+        drop_paths = iter(torch.linspace(0, drop_path_rate, sum(depths)).tolist())
         self.layers = nn.ModuleList()
         for i, (dim, depth, heads) in enumerate(zip(dims, depths, num_heads, strict=True)):
             blocks = [
@@ -183,44 +178,20 @@ class D2SeMaskSwinTransformer(Backbone):
                 )
                 for j in range(depth)
             ]
-            semantic_layer = None
-            if num_sem_blocks:
-                window = sem_window_size if i in sem_windowed_stages else None
-                semantic_layer = SemanticLayer(
-                    dim, num_classes, window=window, num_blocks=num_sem_blocks, init=sem_init
-                )
             downsample = PatchMerging(dim) if i + 1 < len(depths) else None
-            self.layers.append(
-                SwinStage(blocks, semantic_layer, downsample, window=window_size, use_checkpoint=use_checkpoint)
+            stage = SwinStage(
+                blocks, semantic.layer(i, dim), downsample, window=window_size, use_checkpoint=use_checkpoint
             )
-
-        self._out_features, self._out_feature_channels, self._out_feature_strides = [], {}, {}
-        for i, dim in enumerate(dims):
+            self.layers.append(stage)
             if f"res{i + 2}" in out_features:
                 self.add_module(f"norm{i}", nn.LayerNorm(dim))
-                self._declare(f"res{i + 2}", dim, patch_size * 2**i)
-        if num_sem_blocks:
-            for i in range(len(dims)):
-                self._declare(f"sem{i + 2}", num_classes, patch_size * 2**i)
-
-    def _declare(self, name: str, channels: int, stride: int) -> None:
-        self._out_features.append(name)
-        self._out_feature_channels[name] = channels
-        self._out_feature_strides[name] = stride
 
     @classmethod
     def from_config(cls, cfg, input_shape):
         """The arguments of `__init__` from `cfg.MODEL.SWIN` and the head's class count."""
         swin = cfg.MODEL.SWIN
-        if not set(swin.SEM_WINDOWED_STAGES) <= set(range(len(swin.DEPTHS))):
-            raise UserError(
-                f"MODEL.SWIN.SEM_WINDOWED_STAGES: expected stage indices from 0 to {len(swin.DEPTHS) - 1}, "
-                f"got {list(swin.SEM_WINDOWED_STAGES)}"
-            )
-        if swin.SEM_INIT not in ("live", "released"):
-            raise UserError(f'MODEL.SWIN.SEM_INIT: expected "live" or "released", got {swin.SEM_INIT!r}')
         return {
-            "num_classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
+            "semantic": SemanticSettings.from_config(cfg, "SWIN"),
             "patch_size": swin.PATCH_SIZE,
             "in_channels": input_shape.channels,
             "embed_dim": swin.EMBED_DIM,
@@ -238,16 +209,7 @@ class D2SeMaskSwinTransformer(Backbone):
             "patch_norm": swin.PATCH_NORM,
             "out_features": swin.OUT_FEATURES,
             "use_checkpoint": swin.USE_CHECKPOINT,
-            "sem_window_size": swin.SEM_WINDOW_SIZE,
-            "num_sem_blocks": swin.NUM_SEM_BLOCKS,
-            "sem_windowed_stages": swin.SEM_WINDOWED_STAGES,
-            "sem_init": swin.SEM_INIT,
         }
-
-    @property
-    def size_divisibility(self) -> int:
-        """32, the stride of `res5`, so that every stage's size is the input's over its stride."""
-        return max(self._out_feature_strides.values())
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Normalised images (B, 3, H, W) -> every feature that `output_shape()` names, (B, C, h, w)."""

@@ -20,9 +20,7 @@ def mean_cross_entropy(logits: Tensor, labels: Tensor, ignore_label: int, *, har
     return losses.sum() / count
 
 
-def pixel_loss(
-    logits: Tensor, labels: Tensor, ignore_label: int, *, align_corners: bool, hardest: int = 0
-) -> Tensor:
+def pixel_loss(logits: Tensor, labels: Tensor, ignore_label: int, *, align_corners: bool, hardest: int = 0) -> Tensor:
     """`mean_cross_entropy` of coarse logits (B, K, h, w), resized bilinearly to the labels (B, H, W)."""
     logits = F.interpolate(logits.float(), size=labels.shape[-2:], mode="bilinear", align_corners=align_corners)
     return mean_cross_entropy(logits, labels, ignore_label, hardest=hardest)

@@ -5,22 +5,28 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import socket
 import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import torch
 from torch.multiprocessing import ProcessExitedException
 
 from semask_d2 import d2
 from semask_d2.d2 import CfgNode, collect_env_info, comm, default_argument_parser, seed_all_rng, setup_logger
+from semask_d2.engine.failures import explain
 from semask_d2.errors import UserError
-from semask_d2.files import atomic_write
+from semask_d2.files import atomic_write, require_writable
 
 logger = logging.getLogger(__name__)
 
-RUN_FILES = ("model_*.pth", "last_checkpoint", "config.yaml", "metrics.json", "log.txt*", "events.out.tfevents.*")
+RUN_FILES = (
+    *("model_*.pth", "last_checkpoint", "config.yaml", "metrics.json", "log.txt*", "events.out.tfevents.*"),
+    *("pictures", "non_finite_batch*.pth"),
+)
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -40,31 +46,38 @@ def run(main: Callable[[argparse.Namespace], None], args: argparse.Namespace) ->
 
 
 def guarded(function: Callable[..., None], *args: object, debug: bool) -> int:
-    """Call `function(*args)` and return an exit code: 0, or 1 after a user's mistake, printed as one line."""
+    """Call `function(*args)` and return an exit code: 0, or 1 after a user's mistake, printed as one line.
+
+    What the machine refuses (memory, mostly) counts as a user's mistake too.
+    """
     # Detectron2's training loop logs the traceback of whatever ends it
     loop = logging.getLogger("detectron2.engine.train_loop")
     if not debug:
-        loop.addFilter(_is_no_user_error)
+        loop.addFilter(_is_unexplained)
     try:
         function(*args)
-    except UserError as error:
-        if debug:
-            traceback.print_exc()
-        sys.stdout.flush()
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        return 1
     except ProcessExitedException as error:  # the process has said why
         return error.exit_code or 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except Exception as error:
+        message = explain(error)
+        if message is None:
+            raise
+        if debug:
+            traceback.print_exc()
+        sys.stdout.flush()
+        print(f"error: {message}", file=sys.stderr, flush=True)
+        return 1
     finally:
-        loop.removeFilter(_is_no_user_error)
+        loop.removeFilter(_is_unexplained)
     return 0
 
 
-def _is_no_user_error(record: logging.LogRecord) -> bool:
-    return not (record.exc_info and isinstance(record.exc_info[1], UserError))
+def _is_unexplained(record: logging.LogRecord) -> bool:
+    error = record.exc_info[1] if record.exc_info else None
+    return not (isinstance(error, Exception) and explain(error))
 
 
 def _start(main: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> None:
@@ -77,6 +90,7 @@ def _start(main: Callable[[argparse.Namespace], None], args: argparse.Namespace)
         return
     _check_processes(args.num_gpus)
     if args.num_gpus * args.num_machines > 1:
+        _check_port(args)
         d2.launch(_worker, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, args=(main, args))
     else:
         main(args)
@@ -95,7 +109,29 @@ def _check_processes(num_gpus: int) -> None:
     if num_gpus < 1:
         raise UserError(f"--num-gpus: expected at least 1, got {num_gpus}")
     if torch.cuda.is_available() and num_gpus > torch.cuda.device_count():
-        raise UserError(f"--num-gpus {num_gpus}: this machine has {torch.cuda.device_count()}")
+        have = torch.cuda.device_count()
+        raise UserError(f"--num-gpus {num_gpus}: this machine has {have} GPU{'s' if have > 1 else ''}; ask for {have}")
+
+
+def _check_port(args: argparse.Namespace) -> None:
+    """Raise `UserError` where the port at which this machine's processes shall meet is taken."""
+    if args.machine_rank or not args.dist_url.startswith("tcp:"):
+        return
+    try:
+        port = urlsplit(args.dist_url).port
+    except ValueError:
+        port = None
+    if port is None:
+        raise UserError(f"--dist-url {args.dist_url}: expected tcp://HOST:PORT, or auto on a single machine")
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as a port just given back can be taken
+        try:
+            probe.bind(("", port))
+        except OSError as error:
+            raise UserError(
+                f"--dist-url {args.dist_url}: port {port} cannot be used ({error.strerror}), perhaps by an earlier run "
+                "that still goes on; name another port, or auto on a single machine"
+            ) from error
 
 
 def _join_torchrun() -> None:
@@ -115,7 +151,7 @@ def setup(cfg: CfgNode, args: argparse.Namespace) -> None:
     folder, rank = cfg.OUTPUT_DIR, comm.get_rank()
     training = not args.eval_only
     if comm.is_main_process():
-        _make_output_folder(folder)
+        require_writable(folder, "OUTPUT_DIR")
         if training and not args.resume:
             set_aside(folder)
     comm.synchronize()
@@ -133,15 +169,6 @@ def setup(cfg: CfgNode, args: argparse.Namespace) -> None:
         torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
     if cfg.FLOAT32_PRECISION:
         torch.set_float32_matmul_precision(cfg.FLOAT32_PRECISION)
-
-
-def _make_output_folder(folder: str) -> None:
-    try:
-        with atomic_write(os.path.join(folder, ".writable")) as file:
-            file.write("")
-        os.remove(os.path.join(folder, ".writable"))
-    except OSError as error:
-        raise UserError(f"OUTPUT_DIR {folder}: cannot be written to: {error.strerror}; choose another") from error
 
 
 def set_aside(folder: str) -> None:

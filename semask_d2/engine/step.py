@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 import time
@@ -17,8 +16,6 @@ from torch import Tensor, nn
 from semask_d2.d2 import TrainerBase, comm, get_event_storage
 from semask_d2.errors import UserError
 from semask_d2.files import atomic_write
-
-logger = logging.getLogger(__name__)
 
 
 def autocast_dtype(device: torch.device, *, enabled: bool) -> torch.dtype | None:

@@ -9,7 +9,6 @@ from semask_d2.errors import UserError
 from semask_d2.pixel_decoders import build_pixel_decoder
 from semask_d2.transformer_decoders import MaskPredictions, build_transformer_decoder
 
-
 MULTI_SCALE = "multi_scale_pixel_decoder"
 
 

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from semask_d2.criteria.dense_terms import DenseTerms
-from semask_d2.criteria.point_terms import PointTerms
 from semask_d2.criteria.pixel_loss import pixel_loss
+from semask_d2.criteria.point_terms import PointTerms
 from semask_d2.criteria.set_criterion import SetCriterion
 from semask_d2.criteria.targets import build_targets
 from semask_d2.d2 import (
@@ -106,8 +106,7 @@ class SeMaskMaskFormer(nn.Module):
         In training: weighted losses by name. Else, per image, `sem_seg`: scores (K, height, width), where `height`
         and `width` are the dict's, or the image's own size.
         """
-        images = self.normalizer([x["image"] for x in batched_inputs], self.size_divisibility)
-        features = self.backbone(images.tensor)
+        images, features = self.extract(batched_inputs)
         predictions = self.sem_seg_head(features)
         if not self.training:
             return self.inference(batched_inputs, images, predictions)
@@ -125,6 +124,11 @@ class SeMaskMaskFormer(nn.Module):
             loss = pixel_loss(prior, targets.labels, self.ignore_label, align_corners=True)
             losses["loss_cate"] = self.prior_weight * loss
         return losses
+
+    def extract(self, batched_inputs: list[dict]) -> tuple[ImageList, dict[str, Tensor]]:
+        """The padded batch, and the backbone's features of it: `res2`..`res5`, `sem2`..`sem5` where it has them."""
+        images = self.normalizer([x["image"] for x in batched_inputs], self.size_divisibility)
+        return images, self.backbone(images.tensor)
 
     def inference(
         self, batched_inputs: list[dict], images: ImageList, predictions: MaskPredictions

@@ -55,7 +55,7 @@ def test_gradients() -> None:
 
 def test_nothing_valid_is_zero_and_has_zero_gradients() -> None:
     prior = torch.randn(2, 4, 3, 5, requires_grad=True)
-    loss = pixel_loss(prior, torch.full((2, 12, 20), 255, align_corners=True), 255)
+    loss = pixel_loss(prior, torch.full((2, 12, 20), 255), 255, align_corners=True)
     loss.backward()
     assert loss.item() == 0
     assert prior.grad is not None

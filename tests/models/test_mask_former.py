@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from tiny_model import CLASSES, make_inputs, randomize, tiny_cfg
 from torch import Tensor, nn
 
-from semask_d2.criteria.prior_loss import prior_loss
+from semask_d2.criteria.pixel_loss import pixel_loss
 from semask_d2.d2 import build_model
 from semask_d2.errors import UserError
 from semask_d2.heads.semantic_prior import semantic_prior
@@ -49,7 +49,7 @@ def test_the_prior_loss_is_weighted_and_sees_padded_labels() -> None:
         for row, x in zip(labels, inputs, strict=True):
             height, width = x["sem_seg"].shape
             row[:height, :width] = x["sem_seg"]
-        expected = 0.7 * prior_loss(semantic_prior(features, align_corners=True), labels, 255)
+        expected = 0.7 * pixel_loss(semantic_prior(features, align_corners=True), labels, 255, align_corners=True)
     torch.testing.assert_close(loss, expected)
 
 

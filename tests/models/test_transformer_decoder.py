@@ -19,7 +19,7 @@ from semask_d2.transformer_decoders.mask2former import foreground
 
 
 def build(**options: object) -> MultiScaleMaskedTransformerDecoder:
-    return randomize(build_transformer_decoder(tiny_cfg(**options)).eval())
+    return randomize(build_transformer_decoder(tiny_cfg(**options), 32).eval())
 
 
 def make_maps(batch: int = 2) -> tuple[list[Tensor], Tensor]:

@@ -1,0 +1,28 @@
+"""What to tell the user of an error: the mistakes he can mend, and what the machine refused."""
+
+from __future__ import annotations
+
+import torch
+
+from semask_d2.errors import UserError
+
+LESS_MEMORY = (
+    "in training lower SOLVER.IMS_PER_BATCH or INPUT.CROP.SIZE, raise SOLVER.GRADIENT_ACCUMULATION_STEPS (the same "
+    "batch in more parts), or set MODEL.SWIN.USE_CHECKPOINT True; in evaluation lower INPUT.MIN_SIZE_TEST and "
+    "INPUT.MAX_SIZE_TEST"
+)
+CPU_ALLOCATOR = ("DefaultCPUAllocator", "not enough memory")
+
+
+def explain(error: Exception) -> str | None:
+    """The line that tells a user of `error`, or None for an error that is the program's own."""
+    if isinstance(error, UserError):
+        return str(error)
+    text = " ".join(str(error).split())
+    if isinstance(error, torch.cuda.OutOfMemoryError):
+        return f"out of GPU memory: {LESS_MEMORY} ({text.partition('. ')[0]})"
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(t in text for t in CPU_ALLOCATOR)):
+        return f"out of memory: {LESS_MEMORY} ({text or 'no details'})"
+    if isinstance(error, RuntimeError) and text.startswith("DataLoader worker") and "signal" in text:
+        return f"a data-loading process was ended, mostly for want of memory: lower DATALOADER.NUM_WORKERS ({text})"
+    return None

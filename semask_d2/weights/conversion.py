@@ -1,0 +1,78 @@
+"""From the names and shapes of other publishers to ours."""
+
+from __future__ import annotations
+
+import re
+
+import torch.nn.functional as F
+from torch import Tensor
+
+State = dict[str, Tensor]
+
+MASK_HEAD_BUFFERS = r"criterion\.empty_weight$"
+# what a classifier has and a backbone has not, and buffers that the model computes
+SWIN_LEFT_OUT = r"norm\.|head\.|.*\.(relative_position_index|attn_mask)$"
+MIT_LEFT_OUT = r"head\."
+
+# mmsegmentation's names -> ours, the first pattern that matches
+FPN_NAMES = ((r"^decode_head\.", "sem_seg_head."),)
+
+
+def released_mask_name(name: str) -> str | None:
+    """Our name of a released mask model's tensor; None for what is no weight."""
+    return None if re.match(MASK_HEAD_BUFFERS, name) else name
+
+
+def released_fpn_name(name: str) -> str:
+    """Our name of a released FPN model's tensor."""
+    for pattern, ours in FPN_NAMES:
+        name = re.sub(pattern, ours, name)
+    return name
+
+
+def swin_name(name: str) -> str | None:
+    """Our name of a tensor of Microsoft's ImageNet Swin; None for what a backbone has not."""
+    return None if re.match(SWIN_LEFT_OUT, name) else f"backbone.{name}"
+
+
+def timm_swin_name(name: str) -> str | None:
+    """Our name of a tensor of timm's Swin, whose stages begin with the patch merging; ours end with it."""
+    name = re.sub(r"^layers\.(\d+)\.downsample", lambda match: f"layers.{int(match[1]) - 1}.downsample", name)
+    return swin_name(name)
+
+
+def mit_name(name: str) -> str | None:
+    """Our name of a tensor of a published Mix Transformer; None for its classifier."""
+    return None if re.match(MIT_LEFT_OUT, name) else f"backbone.{name}"
+
+
+def fit_bias_table(table: Tensor, rows: int) -> Tensor:
+    """A relative position bias table ((2w-1)^2, heads) for another window, of `rows`: bicubic, head by head."""
+    old, new = round(len(table) ** 0.5), round(rows**0.5)
+    grid = table.float().T.reshape(1, -1, old, old)
+    return F.interpolate(grid, (new, new), mode="bicubic", align_corners=False).flatten(2)[0].T
+
+
+def fit_position_embedding(embedding: Tensor, side: int) -> Tensor:
+    """An absolute position embedding (1, N, C), as Microsoft stores it, as ours (1, C, side, side)."""
+    old = round(embedding.shape[1] ** 0.5)
+    grid = embedding.float().transpose(1, 2).reshape(1, -1, old, old)
+    return grid if old == side else F.interpolate(grid, (side, side), mode="bicubic", align_corners=False)
+
+
+def fit_swin(state: State, own: State) -> tuple[State, list[str]]:
+    """Bring what depends on the window or the image size to the shapes of `own`; also what was done, in words."""
+    fitted, tables = dict(state), []
+    for name, value in state.items():
+        target = own.get(name)
+        if target is None or target.shape == value.shape:
+            continue
+        if name.endswith("relative_position_bias_table") and value.shape[1:] == target.shape[1:]:
+            fitted[name] = fit_bias_table(value, len(target))
+            tables.append((value, target))
+        elif name.endswith("absolute_pos_embed") and value.ndim == 3 and value.shape[2] == target.shape[1]:
+            fitted[name] = fit_position_embedding(value, target.shape[-1])
+    if not tables:
+        return fitted, []
+    old, new = ((round(len(table) ** 0.5) + 1) // 2 for table in tables[0])
+    return fitted, [f"{len(tables)} bias tables interpolated from window {old} to {new}"]

@@ -1,0 +1,281 @@
+"""The models against what the released ones compute: small cases with weights made from names, and full-size shapes.
+
+`SEMASK_D2_PARITY=FOLDER pytest tests/parity` runs another folder of cases (`FOLDER/cases`, or FOLDER itself) and of
+manifests (`FOLDER/manifests`) instead of the copies here.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import fill
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from semask_d2 import build_model, get_cfg
+from semask_d2.d2 import CfgNode
+from semask_d2.heads.semantic_prior import semantic_prior
+
+HERE = Path(__file__).resolve().parent
+CONFIGS = HERE.parents[1] / "configs"
+FOLDER = Path(os.environ.get("SEMASK_D2_PARITY", HERE))
+CASES = FOLDER / "cases" if (FOLDER / "cases").is_dir() else FOLDER
+MANIFESTS = FOLDER / "manifests"
+SEEDS = 64
+
+# the config of the released model that a case's "source" names
+CONFIG_OF_SOURCE = {
+    "SeMask-L Mask2Former, ADE20K": "ade20k/semask_swin_l_m2f.yaml",
+    "SeMask-L Mask2Former FaPN, ADE20K": "ade20k/semask_swin_l_fapn_m2f.yaml",
+    "SeMask-L Mask2Former MSFaPN, ADE20K": "ade20k/semask_swin_l_msfapn_m2f.yaml",
+    "SeMask-L Mask2Former, Cityscapes": "cityscapes/semask_swin_l_m2f.yaml",
+    "SeMask-L MaskFormer, ADE20K": "ade20k/semask_swin_l_mf.yaml",
+    "SeMask-T FPN, ADE20K": "ade20k/semask_swin_t_fpn.yaml",
+    "SeMask-B FPN rule (embed_dim not 96 or 192): all stages windowed": "cityscapes/semask_swin_b_fpn.yaml",
+}
+# the parts of a manifest's name, SeMask-SIZE-HEAD-DATA
+CONFIG_OF_HEAD = {
+    "FPN": "fpn",
+    "MaskFormer": "mf",
+    "Mask2Former": "m2f",
+    "Mask2Former-FaPN": "fapn_m2f",
+    "Mask2Former-MSFaPN": "msfapn_m2f",
+}
+FOLDER_OF_DATA = {"ADE20K": "ade20k", "Cityscapes": "cityscapes", "COCO-Stuff-10k": "coco_stuff10k"}
+# Semantic FPN's cases name their keys shorter
+FPN_KEYS = {
+    "embed": "MODEL.SWIN.EMBED_DIM",
+    "depths": "MODEL.SWIN.DEPTHS",
+    "heads": "MODEL.SWIN.NUM_HEADS",
+    "win": "MODEL.SWIN.WINDOW_SIZE",
+    "sem": "MODEL.SWIN.SEM_WINDOW_SIZE",
+    "n_cls": "MODEL.SEM_SEG_HEAD.NUM_CLASSES",
+    "channels": "MODEL.SEM_SEG_HEAD.CONVS_DIM",
+}
+DROPS = ("p", "dropout", "attn_drop")  # attributes of modules that hold the probability of dropping something
+
+case_names = sorted(path.stem for path in CASES.glob("*.json") if path.with_suffix(".npz").is_file())
+manifest_names = sorted(path.stem for path in MANIFESTS.glob("*.json"))
+each_case = pytest.mark.parametrize("name", case_names)
+
+
+def read_spec(name: str) -> dict:
+    return json.loads((CASES / f"{name}.json").read_text())
+
+
+def load_config(relative: str | None, what: str, options: dict[str, object]) -> CfgNode:
+    if relative is None or not (CONFIGS / relative).is_file():
+        pytest.fail(f"no config is known for {what}: add it to the tables of {Path(__file__).name} (found: {relative})")
+    return get_cfg(CONFIGS / relative, [text for key, value in options.items() for text in (key, str(value))])
+
+
+def our_name(published: str) -> str:
+    """mmsegmentation calls the head `decode_head`."""
+    return published.replace("decode_head.", "sem_seg_head.")
+
+
+def published_values(state: dict[str, Tensor], published_names: dict) -> dict[str, Tensor]:
+    """What every tensor of our `state` holds in the case; integers keep what the model computes."""
+    values = dict(state)
+    for published in published_names:
+        own = state.get(our_name(published))
+        if own is not None and own.is_floating_point():
+            # the norm that FaPN shares has the value of its name in `layer_k`
+            shared = published.replace("align_", "layer_").replace("offset.norm", "norm")
+            source = shared if "offset.norm" in published else published
+            values[our_name(published)] = torch.from_numpy(fill.tensor(source, tuple(own.shape)))
+    return values
+
+
+class Case(NamedTuple):
+    """A case, our model with its weights, and the model's outputs for its images, computed once."""
+
+    spec: dict
+    arrays: dict[str, np.ndarray]
+    model: nn.Module
+    inputs: list[dict]
+    features: dict[str, Tensor]
+    predictions: object  # of the head
+    outputs: list[dict]
+
+    @property
+    def is_fpn(self) -> bool:
+        return "logits" in self.arrays
+
+
+@functools.cache
+def load_case(name: str) -> Case:
+    spec = read_spec(name)
+    with np.load(CASES / f"{name}.npz") as file:
+        arrays = dict(file)
+    options = {FPN_KEYS.get(key, key): value for key, value in spec["config"].items()}
+    source = spec["source"]
+    cfg = load_config(CONFIG_OF_SOURCE.get(source), f'source "{source}"', {"MODEL.DEVICE": "cpu", **options})
+    model = build_model(cfg).eval()
+    model.load_state_dict(published_values(model.state_dict(), spec["state"]))
+    images = torch.from_numpy(fill.image(spec["name"], spec["input"]))
+    inputs = [{"image": image, "sem_seg": torch.from_numpy(labels_of(arrays, i))} for i, image in enumerate(images)]
+    with torch.no_grad():
+        batch = model.normalizer(list(images), spec.get("size_divisibility", 0)).tensor
+        features = model.backbone(batch)
+        return Case(spec, arrays, model, inputs, features, model.sem_seg_head(features), model(inputs))
+
+
+def labels_of(arrays: dict[str, np.ndarray], image: int) -> np.ndarray:
+    return arrays["labels"][image] if "labels" in arrays else arrays[f"labels.{image}"]
+
+
+def our_arrays(case: Case) -> dict[str, Tensor]:
+    """Our values under the cases' names, whole."""
+    arrays = {f"feature.res{i}": case.features[f"res{i}"] for i in range(2, 6)}
+    arrays |= {f"prior.res{i}": case.features[f"sem{i}"] for i in range(2, 6)}
+    arrays |= {f"sem_seg.{i}": output["sem_seg"] for i, output in enumerate(case.outputs)}
+    prior = semantic_prior(case.features, align_corners=not case.is_fpn)
+    if case.is_fpn:
+        return arrays | {"logits": case.predictions, "prior": prior}
+    *_, height, width = case.spec["input"]
+    arrays["prior"] = F.interpolate(prior, size=(height, width), mode="bilinear", align_corners=True)
+    logits = case.predictions.class_logits
+    arrays |= {f"aux{i}.pred_logits": logits[i] for i in range(len(logits) - 1)}
+    return arrays | {
+        "mask_features": case.predictions.mask_features,
+        "pred_logits": logits[-1],
+        "pred_masks": case.predictions.mask_logits(),
+    }
+
+
+def train_losses(case: Case) -> Callable[[], dict[str, Tensor]]:
+    """The model's training step on the features and predictions that it computed once, all its dropout off."""
+    model = case.model
+
+    def step() -> dict[str, Tensor]:
+        forwards = {"backbone": lambda x: case.features, "sem_seg_head": lambda x: case.predictions}
+        for part, forward in forwards.items():
+            setattr(getattr(model, part), "forward", forward)  # noqa: B010 - over the class's, for this instance
+        try:
+            with torch.no_grad():
+                return model.train()(case.inputs)
+        finally:
+            model.eval()
+            for part in forwards:
+                del getattr(model, part).forward
+
+    return step
+
+
+def test_there_are_cases() -> None:
+    assert case_names, f"no cases in {CASES}"
+
+
+@each_case
+def test_parameters_have_the_published_names_and_shapes(name: str) -> None:
+    case = load_case(name)
+    shapes = {key: list(tensor.shape) for key, tensor in case.model.state_dict().items()}
+    assert shapes == {our_name(key): shape for key, shape in case.spec["state"].items()}
+    assert sum(parameter.numel() for parameter in case.model.parameters()) == case.spec["parameters"]
+
+
+@each_case
+def test_outputs(name: str) -> None:
+    case = load_case(name)
+    ours = our_arrays(case)
+    compared = 0
+    for key, theirs in case.arrays.items():
+        if key.startswith("labels") or key.endswith("argmax"):
+            continue
+        stride = case.spec["stride"].get(key, 1)
+        mine = ours[key][..., ::stride, ::stride].numpy()
+        assert mine.shape == theirs.shape, key
+        assert np.abs(mine - theirs).max() <= 1e-3 * max(1, np.abs(theirs).max()), key
+        compared += 1
+    assert compared >= 10
+
+
+@each_case
+def test_segmentation(name: str) -> None:
+    case = load_case(name)
+    for i, output in enumerate(case.outputs):
+        theirs = case.arrays["sem_seg.argmax"][i] if case.is_fpn else case.arrays[f"sem_seg.{i}.argmax"]
+        mine = output["sem_seg"].argmax(0).numpy()
+        assert mine.shape == theirs.shape
+        assert (mine == theirs).mean() >= 0.999
+
+
+@each_case
+def test_losses(name: str) -> None:
+    """Exact ones to 1e-3; those on random points in the mean of 64 seeds."""
+    case = load_case(name)
+    step = train_losses(case)
+    if case.is_fpn:
+        # mmsegmentation divides by all pixels, ignored ones too
+        valid = np.mean([labels_of(case.arrays, i) != 255 for i in range(len(case.inputs))])
+        for key, theirs in case.spec["losses"].items():
+            mine = step()[key.split(" ")[0]].item() * valid
+            assert mine == pytest.approx(theirs, rel=1e-3), key
+        return
+    drawn = [seeded(step, seed) for seed in range(SEEDS if case.spec["losses"]["loss_ce"][2] > 1 else 1)]
+    published = {
+        key: value
+        for key, value in case.spec["losses"].items()
+        if not key.startswith("loss_cate_")  # always zero there
+    }
+    assert drawn[0].keys() == published.keys()
+    for key, (mean, deviation, seeds) in published.items():
+        mine = np.mean([losses[key].item() for losses in drawn])
+        tolerance = 1e-3 * mean + (4 * deviation * (2 / SEEDS) ** 0.5 if seeds > 1 else 0)
+        assert abs(mine - mean) <= tolerance, f"{key}: {mine} instead of {mean}"
+
+
+def seeded(step: Callable[[], dict[str, Tensor]], seed: int) -> dict[str, Tensor]:
+    torch.manual_seed(seed)
+    return step()
+
+
+@pytest.mark.parametrize("name", [name for name in case_names if "grad_norms" in read_spec(name)])
+def test_gradient_norms(name: str) -> None:
+    """Only of cases whose losses are not on random points."""
+    case = load_case(name)
+    model = case.model.train()
+    drops = [(m, a, getattr(m, a)) for m in model.modules() for a in DROPS if isinstance(getattr(m, a, None), float)]
+    assert any(probability > 0 for _, _, probability in drops)
+    try:
+        for module, attribute, _ in drops:
+            setattr(module, attribute, 0.0)
+        sum(model(case.inputs).values()).backward()
+        norms = {key: parameter.grad.norm().item() for key, parameter in model.named_parameters()}
+    finally:
+        for module, attribute, probability in drops:
+            setattr(module, attribute, probability)
+        model.zero_grad()
+        model.eval()
+    assert norms.keys() == case.spec["grad_norms"].keys()
+    for key, theirs in case.spec["grad_norms"].items():
+        assert norms[key] == (pytest.approx(theirs, rel=1e-2) if theirs > 1e-3 else pytest.approx(theirs, abs=1e-4)), (
+            key
+        )
+
+
+@pytest.mark.parametrize("name", manifest_names)
+def test_manifest(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The full-size model, built without memory, has the released checkpoint's names and shapes."""
+    manifest = json.loads((MANIFESTS / f"{name}.json").read_text())
+    _, size, head = name.split("-", 2)
+    data = next((data for data in FOLDER_OF_DATA if head.endswith(f"-{data}")), None)
+    config = CONFIG_OF_HEAD.get(head.removesuffix(f"-{data}"))
+    relative = f"{FOLDER_OF_DATA[data]}/semask_swin_{size.lower()}_{config}.yaml" if data and config else None
+    cfg = load_config(relative, f"manifest {name}", {"MODEL.DEVICE": "meta"})
+    linspace = torch.linspace
+    monkeypatch.setattr(torch, "linspace", lambda *args: linspace(*args, device="cpu"))  # its values are read
+    with torch.device("meta"):
+        model = build_model(cfg)
+    shapes = {key: list(tensor.shape) for key, tensor in model.state_dict().items()}
+    assert shapes == {our_name(key): shape for key, shape in manifest["state"].items()}
+    assert sum(parameter.numel() for parameter in model.parameters()) == manifest["parameters"]
