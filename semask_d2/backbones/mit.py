@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from semask_d2.backbones.base import HierarchicalBackbone, SemanticSettings
 from semask_d2.d2 import BACKBONE_REGISTRY, configurable
-from semask_d2.layers.drop_path import DropPath
+from semask_d2.layers.drop_path import DropPath, linear_drop_paths
 
 STRIDES = (4, 2, 2, 2)
 KERNELS = (7, 3, 3, 3)
@@ -122,7 +121,7 @@ class D2SeMaskMixTransformer(HierarchicalBackbone):
     ):
         super().__init__()
         self.declare_outputs(embed_dims, (4, 8, 16, 32), semantic)
-        drop_paths = iter(torch.linspace(0, drop_path_rate, sum(depths)).tolist())
+        drop_paths = iter(linear_drop_paths(drop_path_rate, sum(depths)))
         channels = in_channels
         for i, dim in enumerate(embed_dims, start=1):
             blocks = [

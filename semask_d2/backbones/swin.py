@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from semask_d2.backbones.base import HierarchicalBackbone, SemanticSettings
 from semask_d2.d2 import BACKBONE_REGISTRY, configurable
-from semask_d2.layers.drop_path import DropPath
+from semask_d2.layers.drop_path import DropPath, linear_drop_paths
 from semask_d2.layers.semantic_attention import SemanticLayer
 from semask_d2.layers.window_attention import WindowAttention, shifted_window_mask
 
@@ -156,7 +156,7 @@ class D2SeMaskSwinTransformer(HierarchicalBackbone):
 
         dims = [embed_dim * 2**i for i in range(len(depths))]
         self.declare_outputs(dims, [patch_size * 2**i for i in range(len(dims))], semantic, out_features)
-        drop_paths = iter(torch.linspace(0, drop_path_rate, sum(depths)).tolist())
+        drop_paths = iter(linear_drop_paths(drop_path_rate, sum(depths)))
         self.layers = nn.ModuleList()
         for i, (dim, depth, heads) in enumerate(zip(dims, depths, num_heads, strict=True)):
             blocks = [

@@ -21,3 +21,8 @@ class DropPath(nn.Module):
             return x
         keep = x.new_empty(x.shape[0], *[1] * (x.dim() - 1)).bernoulli_(1 - self.p)
         return x * keep / (1 - self.p)
+
+
+def linear_drop_paths(last: float, depth: int) -> list[float]:
+    """The rates of `depth` blocks, rising linearly from 0 to `last`."""
+    return [last * i / max(1, depth - 1) for i in range(depth)]
