@@ -1,55 +1,49 @@
 #!/usr/bin/env python3
-"""Draw what a model sees: `demo.py --config-file FILE --input IMAGE... --output DIR --opts MODEL.WEIGHTS FILE`."""
+"""Draw what a model sees in pictures, videos or a camera: `demo.py --input FILE... --output DIR`."""
 
 import argparse
 import sys
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone works without being installed
 
-from semask_d2 import Predictor, get_cfg
-from semask_d2.data.image_io import read_image
+from semask_d2.drawing_job import DrawingJob, choose_config
 from semask_d2.engine.launch import guarded
-from semask_d2.files import atomic_write
-from semask_d2.visualization import draw_segmentation
+from semask_d2.errors import UserError
+from semask_d2.predictor import Predictor
 
 
 def argument_parser() -> argparse.ArgumentParser:
     """The demo's command line."""
-    parser = argparse.ArgumentParser(description="Segment images and draw the result.")
-    parser.add_argument("--config-file", required=True, metavar="FILE", help="config of the model")
-    parser.add_argument("--input", required=True, nargs="+", metavar="IMAGE", help="image files")
-    parser.add_argument("--output", required=True, metavar="DIR", help="folder for the pictures")
+    parser = argparse.ArgumentParser(description="Segment pictures and videos, and draw the result.")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--input", nargs="+", metavar="FILE", help="pictures, videos, folders, or globs in quotes")
+    source.add_argument("--webcam", type=int, nargs="?", const=0, metavar="N", help="a camera (default: the first)")
+    parser.add_argument("--output", metavar="PATH", help="folder, or for one input a .png, .jpg or .mp4 file")
+    parser.add_argument("--weights", metavar="PATH", help="checkpoint or run folder (default: newest run in output/)")
+    parser.add_argument("--config-file", metavar="FILE", help="config (default: config.yaml beside the weights)")
+    parser.add_argument("--labels", action="store_true", help="also write the class ids, as PNG in labels/")
+    parser.add_argument("--semantic-priors", action="store_true", help="draw the backbone's semantic maps as well")
+    parser.add_argument("--compare", metavar="DIR", help="draw ground truth and errors; DIR holds NAME.png label files")
     parser.add_argument("--opacity", type=float, default=0.6, help="of the colours, from 0 to 1 (default 0.6)")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="config options as KEY VALUE pairs, last")
     return parser
 
 
-def save_png(path: Path, image: np.ndarray) -> None:
-    """Write an RGB (H, W, 3) or id (H, W) array as PNG, whole or not at all."""
-    with atomic_write(path, "wb") as file:
-        Image.fromarray(image).save(file, format="PNG")
-
-
 def main(args: argparse.Namespace) -> None:
-    """Draw each input into the output folder, as NAME.png."""
-    predictor = Predictor(get_cfg(args.config_file, args.opts))
-    for path in map(Path, args.input):
-        image = read_image(path)
-        picture = draw_segmentation(
-            image,
-            predictor(image).labels,
-            names=predictor.class_names,
-            colors=predictor.class_colors,
-            opacity=args.opacity,
-        )
-        target = Path(args.output, f"{path.stem}.png")
-        save_png(target, picture)
-        print(f"{path} -> {target}")
+    """Draw each input; raise `UserError`, naming them, where some could not be."""
+    if not 0 <= args.opacity <= 1:
+        raise UserError(f"--opacity {args.opacity}: expected a number from 0 to 1")
+    job = DrawingJob(
+        args.input if args.webcam is None else args.webcam,
+        output=args.output,
+        compare=args.compare,
+        labels=args.labels,
+        priors=args.semantic_priors,
+        opacity=args.opacity,
+    )
+    job.run(Predictor(choose_config(args.config_file, args.weights, args.opts)))
 
 
 if __name__ == "__main__":

@@ -45,6 +45,8 @@ DEFAULTS: dict[str, Any] = {
     "SOLVER.POLY_LR_POWER": 0.9,
     "SOLVER.POLY_LR_CONSTANT_ENDING": 0.0,
     "SOLVER.GRADIENT_ACCUMULATION_STEPS": 1,  # parts that a batch of IMS_PER_BATCH is split into
+    # Weights
+    "MODEL.WEIGHTS_DROP_CLASS_LAYERS": False,  # start training without the class-sized layers of MODEL.WEIGHTS
     # SeMask Swin backbone
     "MODEL.SWIN.PRETRAIN_IMG_SIZE": 224,
     "MODEL.SWIN.PATCH_SIZE": 4,

@@ -45,7 +45,7 @@ def atomic_write(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
 
 
 def require_writable(folder: str | os.PathLike, key: str) -> None:
-    """Make `folder` where it is missing, and raise `UserError`, naming the setting `key`, if it takes no file of 1 MB."""
+    """Make `folder` where it is missing; `UserError`, naming the setting `key`, if it takes no file of 1 MB."""
     probe = Path(folder, ".writable")
     try:
         with atomic_write(probe, "wb") as file:

@@ -7,7 +7,6 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
@@ -39,7 +38,7 @@ def find_inputs(inputs: Sequence[str]) -> list[Path]:
             files = sorted(p for p in path.iterdir() if is_media(p))
             if not files:
                 raise UserError(
-                    f'{word}: no image or video in this folder ({", ".join(IMAGE_SUFFIXES[:5])}, ...); '
+                    f"{word}: no image or video in this folder ({', '.join(IMAGE_SUFFIXES[:5])}, ...); "
                     f'for those of folders in it, give "{path / "**" / "*.jpg"}" in quotes'
                 )
         elif glob.has_magic(word) and not path.exists():
@@ -178,15 +177,9 @@ def show(title: str, picture: np.ndarray, wait: int) -> bool:
 
     Raises `UserError` where OpenCV was built without windows.
     """
-    with _window_errors():
+    try:
         cv2.imshow(title, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
         return cv2.waitKey(wait) & 0xFF not in (ord("q"), 27)
-
-
-@contextmanager
-def _window_errors() -> Iterator[None]:
-    try:
-        yield
     except cv2.error as error:
         raise UserError(
             "no window: this OpenCV has none (opencv-python-headless); add --output DIR, or install opencv-python "

@@ -18,6 +18,7 @@ from semask_d2.data.augmentation import View, resize_image, resized_shape
 from semask_d2.errors import UserError
 from semask_d2.heads.semantic_prior import PRIOR_FEATURES
 from semask_d2.runs import CONFIG_NAME, require_run
+from semask_d2.palette import distinct_colors
 from semask_d2.weights import load_weights
 
 
@@ -148,11 +149,3 @@ class Predictor:
             pixels = pixels[:, :, ::-1]
         tensor = torch.from_numpy(np.array(pixels.transpose(2, 0, 1), order="C"))
         return {"image": tensor, "height": height, "width": width}
-
-
-def distinct_colors(count: int) -> list[tuple[int, int, int]]:
-    """RGB colours for classes that have none: golden-angle hues, in turn bright and dark."""
-    hues = (np.arange(count) * 137.508) % 360
-    hsv = np.stack([hues / 360 * 255, np.full(count, 200), np.where(np.arange(count) % 2, 150, 235)], -1)
-    rgb = Image.fromarray(hsv.astype(np.uint8)[None], mode="HSV").convert("RGB")
-    return [tuple(int(v) for v in color) for color in np.asarray(rgb)[0]]

@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 import cv2
 import numpy as np
 
-from semask_d2.errors import UserError
-
-FONT = cv2.FONT_HERSHEY_SIMPLEX
+FONT, AA = cv2.FONT_HERSHEY_SIMPLEX, cv2.LINE_AA
+OUTLINE = [(x, y) for x in (-1, 0, 1) for y in (-1, 0, 1) if x or y]
 NAMED_SHARE = 0.004  # regions below this share of the image get no name
 NAMED_SHARE_PRIOR = 0.02  # the priors' maps are ragged
 LEGEND_ROW = 16  # pixels below which a row of the legend cannot be read
@@ -116,8 +115,9 @@ def name_regions(canvas: np.ndarray, mask: np.ndarray, name: str, named_share: f
         y, x = np.unravel_index(distance.argmax(), distance.shape)
         x = int(np.clip(left + x - width / 2, 2, max(2, canvas.shape[1] - width - 2)))
         y = int(np.clip(top + y + height / 2, height + 2, max(height + 2, canvas.shape[0] - 4)))
-        cv2.putText(canvas, name, (x, y), FONT, scale, (0, 0, 0), 3 * thickness, cv2.LINE_AA)
-        cv2.putText(canvas, name, (x, y), FONT, scale, (255, 255, 255), thickness, cv2.LINE_AA)
+        for dx, dy in OUTLINE:  # not a thicker stroke: in OpenCV 5 that makes the letters wider
+            cv2.putText(canvas, name, (x + dx * thickness, y + dy * thickness), FONT, scale, (0, 0, 0), thickness, AA)
+        cv2.putText(canvas, name, (x, y), FONT, scale, (255, 255, 255), thickness, AA)
 
 
 def legend(labels: np.ndarray, height: int, names: Sequence[str], colors: np.ndarray) -> np.ndarray:
@@ -142,17 +142,12 @@ def legend(labels: np.ndarray, height: int, names: Sequence[str], colors: np.nda
         top = row * step + (step - swatch) // 2
         if not text.startswith("and ") or not text.endswith(" more"):
             cv2.rectangle(panel, (8, top), (8 + swatch, top + swatch), tuple(int(v) for v in colors[i]), cv2.FILLED)
-        cv2.putText(panel, text, (16 + swatch, top + swatch - 2), FONT, scale, INK, 1, cv2.LINE_AA)
+        cv2.putText(panel, text, (16 + swatch, top + swatch - 2), FONT, scale, INK, 1, AA)
     return panel
 
 
 def error_share(labels: np.ndarray, truth: np.ndarray, ignore_label: int) -> float:
     """The share of the pixels that count whose label is wrong."""
-    if labels.shape != truth.shape:
-        raise UserError(
-            f"the ground truth is {truth.shape[1]} x {truth.shape[0]} pixels, the image "
-            f"{labels.shape[1]} x {labels.shape[0]}; they must agree"
-        )
     counted = truth != ignore_label
     return float((labels != truth)[counted].mean()) if counted.any() else 0.0
 
@@ -182,7 +177,7 @@ def add_title(panel: np.ndarray, title: str) -> np.ndarray:
     """The panel under a white strip with its title."""
     scale = text_scale(panel)
     strip = np.full((round(44 * scale), panel.shape[1], 3), BACKGROUND, np.uint8)
-    cv2.putText(strip, title, (4, round(30 * scale)), FONT, scale, INK, 1, cv2.LINE_AA)
+    cv2.putText(strip, title, (4, round(30 * scale)), FONT, scale, INK, 1, AA)
     framed = np.concatenate([strip, panel])
     framed[:, -4:] = BACKGROUND
     return framed

@@ -137,6 +137,7 @@ def test_files_of_anything(tmp_path_factory: pytest.TempPathFactory, content: by
         read_checkpoint(path)
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @settings(deadline=None, derandomize=True, max_examples=150)
 @given(data=st.data(), protocol=st.sampled_from([2, 4]))
 def test_damaged_pickles(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, protocol: int) -> None:
@@ -159,6 +160,7 @@ class Bomb:
         return os.mkdir, (str(self.path),)
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("form", ["pickle", "torch", "old torch"])
 def test_a_foreign_pickle_is_refused_unexecuted(tmp_path: Path, form: str) -> None:
     proof, path = tmp_path / "executed", tmp_path / "bomb.pth"

@@ -102,7 +102,9 @@ def build_train_loader(
 def build_test_loader(cfg: CfgNode, dataset_name: str, mapper: Mapper | None = None) -> Batches:
     """Build the loader of this rank's share of a data set, one image at a time, in order and without repeats.
 
-    Images that cannot be read are skipped with a warning. Raises UserError if the data set is not there or NUM_CLASSES is not its own.
+    Images that cannot be read are skipped with a warning.
+
+    Raises UserError if the data set is not there or NUM_CLASSES is not its own.
     """
     dicts = get_dataset_dicts(dataset_name)
     check_num_classes(cfg, dataset_name)

@@ -13,7 +13,8 @@ from torch import nn
 from semask_d2.d2 import comm
 from semask_d2.errors import UserError
 from semask_d2.files import atomic_write
-from semask_d2.weights import load_weights, read_checkpoint
+from semask_d2.weights import load_checkpoint, read_checkpoint
+from semask_d2.weights.windows import RECORD, rule_of_model
 
 logger = logging.getLogger(__name__)
 
@@ -22,10 +23,21 @@ class Checkpointer(FvcoreCheckpointer):
     """Saves and loads a model and, with `trainer`, all that a resumed run needs.
 
     Files are `NAME.pth`, `{"model": ..., "trainer": ..., "iteration": N}`; `last_checkpoint` names the newest.
+    Weights must fit the model wholly, except that a `training_start`, a run that does not resume, may lack what
+    `load_weights` says, and with `drop_class_layers` leaves out what depends on the classes.
     """
 
-    def __init__(self, model: nn.Module, save_dir: str = "", **checkpointables: Any):
+    def __init__(
+        self,
+        model: nn.Module,
+        save_dir: str = "",
+        *,
+        training_start: bool = False,
+        drop_class_layers: bool = False,
+        **checkpointables: Any,
+    ):
         super().__init__(model, save_dir, save_to_disk=comm.is_main_process(), **checkpointables)
+        self.start_allowances = {"training_start": training_start, "drop_class_layers": drop_class_layers}
 
     def save(self, name: str, **kwargs: Any) -> None:
         """Write `NAME.pth`, with `kwargs` beside the model's state, and point `last_checkpoint` to it."""
@@ -36,7 +48,7 @@ class Checkpointer(FvcoreCheckpointer):
         """Write `NAME.pth` and leave `last_checkpoint` as it is; False on processes that do not write."""
         if not self.save_dir or not self.save_to_disk:
             return False
-        state = {"model": self.model.state_dict()}
+        state: dict[str, Any] = {"model": self.model.state_dict(), RECORD: rule_of_model(self.model)}
         state |= {key: value.state_dict() for key, value in self.checkpointables.items()}
         path = os.path.join(self.save_dir, f"{name}.pth")
         logger.info("Saving checkpoint to %s", path)
@@ -49,22 +61,22 @@ class Checkpointer(FvcoreCheckpointer):
             file.write(last_filename_basename)
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
-        """Load model weights and `checkpointables` (None: all there are); what the file holds beside them."""
+        """Load model weights, all of them, and `checkpointables` (None: all there are); what else the file holds."""
+        return self._load(path, list(self.checkpointables) if checkpointables is None else checkpointables)
+
+    def _load(self, path: str, checkpointables: list[str], **allowances: bool) -> dict[str, Any]:
         if not path:
             logger.info("No weights to load: the model is initialised from scratch")
             return {}
         logger.info("Loading %s", path)
-        report = load_weights(self.model, path)
-        logger.info("%s: %s", path, report)
-        wanted = self.checkpointables if checkpointables is None else checkpointables
-        if not wanted:
-            return {}
         data = read_checkpoint(path)
-        for key in wanted:
+        for key in checkpointables:
             if key not in data:
                 raise UserError(f'{path}: holds no state "{key}", so the run cannot resume from it')
+        load_checkpoint(self.model, data, path, **allowances)
+        for key in checkpointables:
             self.checkpointables[key].load_state_dict(data.pop(key))
-        return data
+        return {key: value for key, value in data.items() if key not in ("model", RECORD)} if checkpointables else {}
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
         """With `resume`, continue from the last checkpoint of the output folder if it has one; else load `path`."""
@@ -79,4 +91,4 @@ class Checkpointer(FvcoreCheckpointer):
             if all(found):
                 return self.load(self.get_checkpoint_file())
             logger.info("%s holds no checkpoint to resume from", self.save_dir)
-        return self.load(path, checkpointables=[])
+        return self._load(path, [], **self.start_allowances)

@@ -114,8 +114,8 @@ class TrainingStep(TrainerBase):
             images = ", ".join(x.get("file_name", "(no name)") for batch in batches for x in batch)
             raise UserError(
                 f"the loss is not finite at iteration {self.iter}: {wrong}; images: {images}; "
-                f"{self.keep(batches, means)}. The weights were left as they were before. Lower SOLVER.BASE_LR, switch off SOLVER.AMP.ENABLED, "
-                "or look at these images"
+                f"{self.keep(batches, means)}. The weights were left as they were before. "
+                "Lower SOLVER.BASE_LR, switch off SOLVER.AMP.ENABLED, or look at these images"
             )
         if comm.is_main_process():
             get_event_storage().put_scalars(data_time=data_time, total_loss=sum(means.values()), **means)

@@ -26,6 +26,7 @@ from semask_d2.data.loader import Batches, build_test_loader, build_train_loader
 from semask_d2.engine.checkpoint import Checkpointer
 from semask_d2.engine.hooks import BestCheckpoint, ProgressLine
 from semask_d2.engine.optimizer import build_optimizer, build_poly_scheduler, gradient_clipper
+from semask_d2.engine.pictures import CurveWriter, PredictionPictures
 from semask_d2.engine.step import TrainingStep, autocast_dtype
 from semask_d2.evaluation import SemanticEvaluator
 
@@ -67,7 +68,7 @@ class Trainer(DefaultTrainer):
         return self.last_results
 
     def build_hooks(self) -> list[HookBase]:
-        """Timing, learning rate, checkpoints, evaluation, the best model, and last the writers."""
+        """Timing, learning rate, checkpoints, evaluation, the best model, pictures, and last the writers."""
         cfg = self.cfg
 
         def evaluate() -> dict[str, Any]:
@@ -81,19 +82,26 @@ class Trainer(DefaultTrainer):
             built.append(hooks.EvalHook(cfg.TEST.EVAL_PERIOD, evaluate))
         if comm.is_main_process():
             if cfg.DATASETS.TEST:
-                several = f"{cfg.DATASETS.TEST[0]}/" if len(cfg.DATASETS.TEST) > 1 else ""
-                built.append(BestCheckpoint(self.checkpointer, f"{several}sem_seg/mIoU"))
+                built.append(BestCheckpoint(self.checkpointer, self.metric))
+                built.append(PredictionPictures(cfg, self.checkpointer.model, self.metric))
             built.append(hooks.PeriodicWriter(self.build_writers(), period=20))
         return built
 
     def build_writers(self) -> list[EventWriter]:
-        """A progress line, `metrics.json` and tensorboard events, in the output folder."""
+        """A progress line, `metrics.json`, tensorboard events and learning curves, in the output folder."""
         folder = self.cfg.OUTPUT_DIR
         return [
             ProgressLine(self.max_iter),
             JSONWriter(os.path.join(folder, "metrics.json")),
             TensorboardXWriter(folder),
+            CurveWriter(folder, self.metric),
         ]
+
+    @property
+    def metric(self) -> str:
+        """The scalar that says which model is best: the first test set's mIoU."""
+        several = f"{self.cfg.DATASETS.TEST[0]}/" if len(self.cfg.DATASETS.TEST) > 1 else ""
+        return f"{several}sem_seg/mIoU"
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:

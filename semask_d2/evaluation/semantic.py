@@ -91,8 +91,8 @@ class SemanticEvaluator(DatasetEvaluator):
             confusion = summed.cpu().numpy()
         if not confusion.any():
             raise UserError(
-                f"{self.dataset_name}: no labelled pixel to measure; every image was unreadable or is ignored as a whole "
-                f"(ignore label {self.ignore_label})"
+                f"{self.dataset_name}: no labelled pixel to measure; every image was unreadable or is ignored "
+                f"as a whole (ignore label {self.ignore_label})"
             )
         results = metrics_of(confusion, self.class_names)
         rows = [(name, results[f"IoU-{name}"], results[f"ACC-{name}"]) for name in self.class_names]

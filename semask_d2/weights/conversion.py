@@ -13,6 +13,9 @@ MASK_HEAD_BUFFERS = r"criterion\.empty_weight$"
 # what a classifier has and a backbone has not, and buffers that the model computes
 SWIN_LEFT_OUT = r"norm\.|head\.|.*\.(relative_position_index|attn_mask)$"
 MIT_LEFT_OUT = r"head\."
+TIMM_LEFT_OUT = r"(head|fc|classifier|norm|conv_head|bn2)\."  # what follows the last feature
+
+TIMM_BODY = "backbone.body."
 
 # mmsegmentation's names -> ours, the first pattern that matches
 FPN_NAMES = ((r"^decode_head\.", "sem_seg_head."),)
@@ -44,6 +47,20 @@ def timm_swin_name(name: str) -> str | None:
 def mit_name(name: str) -> str | None:
     """Our name of a tensor of a published Mix Transformer; None for its classifier."""
     return None if re.match(MIT_LEFT_OUT, name) else f"backbone.{name}"
+
+
+def timm_body_name(name: str) -> str | None:
+    """`name` in a timm model; None for what follows its last feature."""
+    return None if re.match(TIMM_LEFT_OUT, name) else name
+
+
+def fit_timm_body(state: State, own: State) -> tuple[State, list[str]]:
+    """Bring the names of a timm model to those it has as a backbone, where `stages.0` is `stages_0`."""
+    fitted = {}
+    for name, value in state.items():
+        flat = TIMM_BODY + name.replace(".", "_", 1)
+        fitted[flat if flat in own else TIMM_BODY + name] = value
+    return fitted, []
 
 
 def fit_bias_table(table: Tensor, rows: int) -> Tensor:

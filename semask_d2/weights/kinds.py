@@ -11,7 +11,8 @@ from torch import Tensor
 from semask_d2.weights import conversion
 
 PLAIN = "plain state dict"  # of the model itself, or of something unknown: names are taken as they are
-SEMANTIC_LAYERS = r"backbone\..*semantic_layers?\."
+SEMANTIC_LAYERS = r"backbone\.(.*\.)?semantic_layers?\d*\."
+SEMASK_SWIN = (r"backbone\..*\.mlp_cls_q\.weight$", r"backbone\..*\.relative_position_bias_table$")
 HEAD = r"(?!backbone\.)"
 # what depends on the classes of the data set
 CLASS_LAYERS = re.compile(r"(.*\.)?(class_embed|mlp_cls_q|mlp_cls_k|conv_seg)\.(weight|bias)$")
@@ -61,7 +62,7 @@ def released_mask_model(decoder: str, *holds: str, lacks: tuple[str, ...] = ()) 
     """A released model of the Mask2Former or MaskFormer family; ours lack its `criterion.empty_weight`."""
     return Kind(
         f"released {decoder}",
-        (r"criterion\.empty_weight$", r"backbone\..*\.class_injection\.", *holds),
+        (r"criterion\.empty_weight$", *SEMASK_SWIN, *holds),
         lacks,
         rename=conversion.released_mask_name,
         decoder=decoder,
@@ -91,7 +92,7 @@ KINDS = (
     released_mask_model("MaskFormer", r"sem_seg_head\.predictor\.transformer\.decoder\."),
     Kind(
         "released FPN",
-        (r"decode_head\.scale_heads\.", r"backbone\..*\.class_injection\."),
+        (r"decode_head\.scale_heads\.", *SEMASK_SWIN),
         rename=conversion.released_fpn_name,
         decoder="FPN",
     ),
@@ -111,6 +112,22 @@ KINDS = (
 )
 
 
-def recognise(state: dict[str, Tensor]) -> Kind:
-    """The first kind that the names of `state` match; a plain state dict where none does."""
+# recognised by the model too, as any timm model has names of its own
+TIMM_BODY = Kind(
+    "timm model",
+    lacks=(r"backbone\.",),
+    rename=conversion.timm_body_name,
+    fit=conversion.fit_timm_body,
+    anew=rf"{HEAD}|{SEMANTIC_LAYERS}|backbone\.norms\.",
+    anew_words="semantic layers, output norms and head",
+)
+
+
+def recognise(state: dict[str, Tensor], own: dict[str, Tensor]) -> Kind:
+    """The first kind that the names of `state` match; a plain state dict where none does.
+
+    `own` is the state of the model: one on a timm backbone takes the tensors of the same timm model.
+    """
+    if TIMM_BODY.matches(state) and any(name.startswith(conversion.TIMM_BODY) for name in own):
+        return TIMM_BODY
     return next((kind for kind in KINDS if kind.matches(state)), Kind(PLAIN))

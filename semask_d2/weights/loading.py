@@ -15,6 +15,7 @@ from semask_d2.errors import UserError
 from semask_d2.weights.kinds import CLASS_LAYERS, Kind, recognise
 from semask_d2.weights.readers import read_checkpoint
 from semask_d2.weights.report import LoadReport, compare, shortened
+from semask_d2.weights.unpickling import NUMBERS
 from semask_d2.weights.windows import check_rule, rule_of_file, rule_of_released
 
 logger = logging.getLogger(__name__)
@@ -52,8 +53,8 @@ def load_checkpoint(
     """As `load_weights`, with what `read_checkpoint` gave for `source`."""
     assert training_start or not drop_class_layers, "only a training start may leave layers out"
     state = tensors_of(data, source)
-    kind = recognise(state)
     own = model.state_dict()
+    kind = recognise(state, own)
     dropped = kind.left_out(state)
     converted, notes = kind.convert(state, own)
     if drop_class_layers:
@@ -106,7 +107,7 @@ def tensors_of(data: dict[str, Any], source: str | os.PathLike) -> dict[str, Ten
         raise UserError(f"{source}: expected a dict of tensors, got a {type(content).__name__} of weights")
     state = {}
     for name, value in content.items():
-        if isinstance(value, (np.ndarray, np.generic)):
+        if isinstance(value, (np.ndarray, np.generic)) and value.dtype.kind in NUMBERS:
             value = torch.from_numpy(np.array(value, value.dtype.newbyteorder("=")))
         if not isinstance(name, str) or not isinstance(value, Tensor):
             continue

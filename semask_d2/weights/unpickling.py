@@ -7,6 +7,7 @@ any arguments, and every other name is refused before anything is called.
 from __future__ import annotations
 
 import io
+import os
 import pickle
 from collections import OrderedDict
 from typing import IO, Any
@@ -14,20 +15,48 @@ from typing import IO, Any
 import numpy as np
 import torch
 
-_core = getattr(np, "_core", None) or np.core  # numpy 2 renamed it; files hold the name of their writer's numpy
-
-PLAIN_DTYPES = tuple(np.dtype(code) for code in "?bBhHiIlLqQefdFD")
+NUMBERS = "biufc"  # the kinds of dtype that arrays may have: no objects, no records
 
 
-def plain_dtype(spec: Any, align: bool = False, copy: bool = False) -> np.dtype:
-    """The numpy dtype of plain numbers that `spec` names; any other (objects, records) is refused."""
-    dtype = np.dtype(spec)
-    if dtype not in PLAIN_DTYPES:
-        raise pickle.UnpicklingError(f"arrays of {dtype} are no plain numbers")
-    return np.dtype(dtype, copy=True)  # a copy, since the pickle then sets its byte order
+class PlainDtype:
+    """Stands for `numpy.dtype`, whose own state could turn numbers into object references."""
+
+    def __init__(self, spec: str, align: bool = False, copy: bool = False):
+        self.dtype = np.dtype(spec)
+        if self.dtype.kind not in NUMBERS:
+            raise pickle.UnpicklingError(f"arrays of {self.dtype} are no plain numbers")
+
+    def __setstate__(self, state: tuple) -> None:
+        self.dtype = self.dtype.newbyteorder(state[1])
 
 
-def latin1(text: str, encoding: str = "latin1") -> bytes:
+class PlainArray(np.ndarray):
+    """Stands for `numpy.ndarray`, and takes only numbers as its content."""
+
+    def __setstate__(self, state: tuple) -> None:
+        version, shape, dtype, fortran, content = state
+        super().__setstate__((version, shape, dtype.dtype, fortran, content))
+
+
+def empty_array(*_: Any) -> PlainArray:
+    """The array that `PlainArray.__setstate__` then fills."""
+    return np.ndarray.__new__(PlainArray, (0,), "b")
+
+
+def array_from_buffer(
+    content: bytes, dtype: PlainDtype, shape: tuple[int, ...], order: str, axes: tuple[int, ...] | None = None
+) -> np.ndarray:
+    """The array of a protocol 5 pickle."""
+    array = np.frombuffer(content, dtype.dtype)
+    return array.reshape(shape, order=order) if axes is None else array.reshape(shape).transpose(axes)
+
+
+def scalar(dtype: PlainDtype, content: bytes) -> np.generic:
+    """The numpy scalar with these bytes."""
+    return np.frombuffer(content, dtype.dtype, count=1)[0]
+
+
+def latin1(text: str, encoding: str) -> bytes:
     """The bytes that old pickles hold as text."""
     if encoding not in ("latin1", "latin-1"):
         raise pickle.UnpicklingError(f"text encoded as {encoding!r}")
@@ -39,17 +68,15 @@ def storage_from_bytes(content: bytes) -> Any:
     return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
 
 
-NUMPY_GLOBALS: dict[str, Any] = {
-    "numpy.ndarray": np.ndarray,
-    "numpy.dtype": plain_dtype,
-    "_codecs.encode": latin1,
-}
-for _module in ("numpy.core", "numpy._core"):
-    NUMPY_GLOBALS[f"{_module}.multiarray._reconstruct"] = _core.multiarray._reconstruct
-    NUMPY_GLOBALS[f"{_module}.multiarray.scalar"] = _core.multiarray.scalar
-    NUMPY_GLOBALS[f"{_module}.numeric._frombuffer"] = _core.numeric._frombuffer
+NUMPY_GLOBALS: dict[str, Any] = {"numpy.ndarray": PlainArray, "numpy.dtype": PlainDtype}
+for _core in ("numpy.core", "numpy._core"):  # as numpy 1 and numpy 2 write it
+    NUMPY_GLOBALS[f"{_core}.multiarray._reconstruct"] = empty_array
+    NUMPY_GLOBALS[f"{_core}.multiarray.scalar"] = scalar
+    NUMPY_GLOBALS[f"{_core}.numeric._frombuffer"] = array_from_buffer
 
-PICKLE_GLOBALS: dict[str, Any] = NUMPY_GLOBALS | {
+PICKLE_GLOBALS: dict[str, Any] = {
+    **NUMPY_GLOBALS,
+    "_codecs.encode": latin1,
     "collections.OrderedDict": OrderedDict,
     "torch._utils._rebuild_parameter": torch._utils._rebuild_parameter,
     "torch._utils._rebuild_tensor_v2": torch._utils._rebuild_tensor_v2,
@@ -72,10 +99,7 @@ def load_pickle(file: IO[bytes]) -> Any:
     return PlainUnpickler(file, encoding="latin1").load()
 
 
-def load_torch(path: Any) -> Any:
+def load_torch(path: str | os.PathLike) -> Any:
     """What a torch file holds, on the CPU: plain data, tensors, numpy arrays and scalars. Raises as `load_pickle`."""
-    allowed: list[Any] = [(value, name) for name, value in NUMPY_GLOBALS.items() if name != "_codecs.encode"]
-    # torch sets the state (byte order) only of objects whose class is listed
-    allowed += list({type(dtype) for dtype in PLAIN_DTYPES})
-    with torch.serialization.safe_globals(allowed):
+    with torch.serialization.safe_globals([(value, name) for name, value in NUMPY_GLOBALS.items()]):
         return torch.load(path, map_location="cpu", weights_only=True)

@@ -30,8 +30,10 @@ def rule_of_model(model: nn.Module) -> Rule:
 
 
 def rule_of_file(data: dict[str, Any]) -> Rule | None:
-    """The rule that a checkpoint of ours records."""
-    return data.get(RECORD)
+    """The rule that a checkpoint of ours records; None where it has none."""
+    rule = data.get(RECORD)
+    valid = isinstance(rule, list) and all(window is None or isinstance(window, int) for window in rule)
+    return rule if valid and rule else None
 
 
 def rule_of_released(decoder: str, state: dict[str, Tensor]) -> Rule | None:
@@ -52,16 +54,11 @@ def rule_of_released(decoder: str, state: dict[str, Tensor]) -> Rule | None:
     return None if stages is None else [window if stage in stages else None for stage in range(4)]
 
 
-def windowed_stages(rule: Rule) -> list[int]:
-    """The stages that attend within windows."""
-    return [stage for stage, window in enumerate(rule) if window]
-
-
 def describe(rule: Rule) -> str:
     """A rule in the words of the config's keys."""
     sides = sorted({window for window in rule if window})
-    size = f", MODEL.SWIN.SEM_WINDOW_SIZE {sides[0]}" if sides else ""
-    return f"MODEL.SWIN.SEM_WINDOWED_STAGES {windowed_stages(rule)}{size}"
+    size = f" and SEM_WINDOW_SIZE {', '.join(map(str, sides))}" if sides else ""
+    return f"SEM_WINDOWED_STAGES {[stage for stage, window in enumerate(rule) if window]}{size}"
 
 
 def check_rule(source: str, kind: str, model: nn.Module, expected: Rule | None) -> None:

@@ -9,6 +9,8 @@ from semask_d2.d2 import DatasetCatalog, MetadataCatalog
 from semask_d2.data import datasets, get_dataset_dicts, register_all
 from semask_d2.data.datasets.ade20k import ADE20K
 from semask_d2.data.datasets.camvid import CAMVID
+from semask_d2.data.datasets.cityscapes import CITYSCAPES
+from semask_d2.data.datasets.coco_stuff10k import COCO_STUFF_10K, TRAIN_ID_OF_RELEASED
 from semask_d2.data.datasets.folder import FolderDataset
 from semask_d2.data.datasets.toy_scenes import TOY_SCENES
 from semask_d2.errors import UserError
@@ -154,3 +156,30 @@ def test_somebody_elses_empty_data_set():
             get_dataset_dicts("empty_val")
     finally:
         DatasetCatalog.remove("empty_val")
+
+
+def test_cityscapes_pairs_images_with_training_ids_in_their_cities(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    for city in ("aachen", "bonn"):
+        files = (
+            f"leftImg8bit/val/{city}/{city}_1_leftImg8bit.png",
+            f"gtFine/val/{city}/{city}_1_gtFine_labelTrainIds.png",
+        )
+        for file in (*files, f"gtFine/val/{city}/{city}_1_gtFine_color.png"):
+            (tmp_path / "cityscapes" / file).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / "cityscapes" / file).touch()
+    pairs = CITYSCAPES.load("val")
+    assert [pair["file_name"].rsplit("/", 1)[1] for pair in pairs] == [
+        f"{c}_1_leftImg8bit.png" for c in ("aachen", "bonn")
+    ]
+    assert pairs[1]["sem_seg_file_name"].endswith("bonn/bonn_1_gtFine_labelTrainIds.png")
+    (tmp_path / "cityscapes/gtFine/val/bonn/bonn_1_gtFine_labelTrainIds.png").unlink()
+    with pytest.raises(UserError, match="bonn_1_leftImg8bit"):
+        CITYSCAPES.load("val")
+
+
+def test_coco_stuff_has_171_classes_in_the_released_order() -> None:
+    assert len(COCO_STUFF_10K.classes) == len(set(COCO_STUFF_10K.colours)) == len(TRAIN_ID_OF_RELEASED) == 171
+    assert sorted(TRAIN_ID_OF_RELEASED.values()) == list(range(171))
+    for released, name in ((1, "person"), (13, "stop sign"), (92, "banner"), (182, "wood")):
+        assert COCO_STUFF_10K.classes[TRAIN_ID_OF_RELEASED[released]] == name

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.io import savemat
 
 from semask_d2.data import get_dataset_dicts
 from semask_d2.data.image_io import read_labels
@@ -97,3 +98,25 @@ def test_an_interrupted_run_goes_on(ade20k, capsys):
 def test_ade20k_that_is_not_there(tmp_path):
     with pytest.raises(UserError, match=rf"no \.png label files in {tmp_path}/ADEChallengeData2016/annotations"):
         script("prepare_ade20k").main(["--root", str(tmp_path)])
+
+
+def test_coco_stuff_10k(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "root"))
+    release = tmp_path / "release"
+    for folder in ("images", "annotations", "imageLists"):
+        (release / folder).mkdir(parents=True)
+    for name, split in (("a", "train"), ("b", "test")):
+        (release / f"imageLists/{split}.txt").write_text(f"{name}\n")
+        Image.new("RGB", (3, 1)).save(release / f"images/{name}.jpg")
+        savemat(release / f"annotations/{name}.mat", {"S": np.array([[0, 1, 182]], np.uint8)})
+    main = script("prepare_coco_stuff10k").main
+    main(["--source", str(release)])
+    main(["--source", str(release)])  # goes on where it stopped
+    (pair,) = get_dataset_dicts("coco_stuff10k_sem_seg_test")
+    assert Path(pair["file_name"]).name == "b.jpg"
+    assert read_labels(pair["sem_seg_file_name"]).tolist() == [[255, 0, 170]]
+
+    savemat(release / "annotations/a.mat", {"S": np.array([[12]], np.uint8)})
+    (tmp_path / "root/coco_stuff10k/annotations/train/a.png").unlink()
+    with pytest.raises(UserError, match=r"a\.mat holds ids \[12\]"):
+        main(["--source", str(release)])

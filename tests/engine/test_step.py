@@ -26,7 +26,7 @@ class Regression(nn.Module):
         return {"loss_a": y.square().mean(), "loss_b": 0 * y.sum()}
 
 
-def make_step(model: nn.Module, accumulation_steps: int, *, output_dir: str = '') -> TrainingStep:
+def make_step(model: nn.Module, accumulation_steps: int, *, output_dir: str = "") -> TrainingStep:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     step = TrainingStep(
         model,

@@ -1,4 +1,4 @@
-"""Stands for `detectron2.utils.events`: the scalars of a training run, and the writers that put them out."""
+"""Stands for `detectron2.utils.events`: a training run's scalars and pictures, and the writers that put them out."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from functools import cached_property
 
 from fvcore.common.history_buffer import HistoryBuffer
+from torch import Tensor
 
 from semask_d2.d2.native.env import PathManager
 
@@ -31,6 +32,15 @@ class EventStorage:
         self._smoothing_hints: dict[str, bool] = {}
         self._latest: dict[str, tuple[float, int]] = {}
         self._prefix = ""
+        self._vis_data: list[tuple[str, Tensor, int]] = []  # the name by which writers of others find it
+
+    def put_image(self, img_name: str, img_tensor: Tensor) -> None:
+        """Keep a picture (C, H, W), uint8 or floats in 0..1, for the writers of pictures, who then clear it."""
+        self._vis_data.append((img_name, img_tensor, self.iter))
+
+    def clear_images(self) -> None:
+        """Forget the pictures, once they are written."""
+        self._vis_data = []
 
     def put_scalar(self, name: str, value: float, smoothing_hint: bool = True, cur_iter: int | None = None) -> None:
         """Record a number; writers show the median of recent ones if `smoothing_hint`, else the latest."""
@@ -156,6 +166,10 @@ class TensorboardXWriter(_ScalarWriter):
         for iteration, scalars in self._new_scalars().items():
             for name, value in scalars.items():
                 self._writer.add_scalar(name, value, iteration)
+        storage = get_event_storage()
+        for name, picture, iteration in storage._vis_data:
+            self._writer.add_image(name, picture, iteration)
+        storage.clear_images()
 
     def close(self) -> None:
         if "_writer" in self.__dict__:

@@ -7,11 +7,13 @@ import difflib
 from semask_d2.d2 import DatasetCatalog, MetadataCatalog
 from semask_d2.data.datasets.ade20k import ADE20K
 from semask_d2.data.datasets.camvid import CAMVID
-from semask_d2.data.datasets.folder import load_folder_pairs, require_folder
+from semask_d2.data.datasets.cityscapes import CITYSCAPES
+from semask_d2.data.datasets.coco_stuff10k import COCO_STUFF_10K
+from semask_d2.data.datasets.folder import FolderDataset, require_folder
 from semask_d2.data.datasets.toy_scenes import TOY_SCENES
 from semask_d2.errors import UserError
 
-DATASETS = (TOY_SCENES, CAMVID, ADE20K)
+DATASETS = (TOY_SCENES, CAMVID, ADE20K, CITYSCAPES, COCO_STUFF_10K)
 
 
 def register_all() -> None:
@@ -45,22 +47,23 @@ def get_dataset_dicts(name: str) -> list[dict]:
     known = list(DatasetCatalog.list())
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
-        hint = f'did you mean "{near[0]}"?' if near else f"ours are {', '.join(_how_to_get())}"
+        hint = f'did you mean "{near[0]}"?' if near else f"ours are {', '.join(_ours())}"
         raise UserError(f'data set "{name}" (DATASETS.TRAIN or DATASETS.TEST) is not registered: {hint}')
     # A set that Detectron2 or the user registered says in its metadata where its files are.
     metadata = MetadataCatalog.get(name)
-    how = _how_to_get().get(name, "put it there or register it with its own folder")
+    dataset = _ours().get(name)
+    how = dataset.how_to_get if dataset else "put it there or register it with its own folder"
     for images, labels in (("image_root", "sem_seg_root"), ("image_dir", "gt_dir")):
         folders = [metadata.get(images), metadata.get(labels)]
         for folder in filter(None, folders):
             require_folder(name, folder, how)
-        if name in _how_to_get() and all(folders):
-            load_folder_pairs(*folders)  # Detectron2's own loader drops what has no partner
+        if dataset and all(folders):
+            dataset.pairs(*folders)  # Detectron2's own loader drops what has no partner
     dicts = DatasetCatalog.get(name)
     if not dicts:
         raise UserError(f'data set "{name}" is empty: {how}')
     return dicts
 
 
-def _how_to_get() -> dict[str, str]:
-    return {name: dataset.how_to_get for dataset in DATASETS for name in dataset.names()}
+def _ours() -> dict[str, FolderDataset]:
+    return {name: dataset for dataset in DATASETS for name in dataset.names()}

@@ -20,7 +20,7 @@ def datasets_root() -> Path:
 
 @dataclass(frozen=True)
 class FolderDataset:
-    """A data set in the tree <root>/`folder`/{images,`labels`}/<split folder>, named `prefix`_<split>.
+    """A data set in the tree <root>/`folder`/{`images`,`labels`}/<split folder>, named `prefix`_<split>.
 
     `splits` maps a split's name to its folder, `colours` are RGB triples of `classes`, `how_to_get` tells the
     user what to do where a folder is missing, and `prepare` may make the data set's folder on first use.
@@ -34,6 +34,9 @@ class FolderDataset:
     colours: tuple[tuple[int, int, int], ...]
     how_to_get: str
     ignore_label: int = 255
+    images: str = "images"
+    image_ending: str = ""
+    label_ending: str = ""
     prepare: Callable[[Path], None] | None = None
 
     def names(self) -> dict[str, str]:
@@ -45,10 +48,14 @@ class FolderDataset:
         home = datasets_root() / self.folder
         if self.prepare:
             self.prepare(home)
-        roots = [home / kind / self.splits[split] for kind in ("images", self.labels)]
+        roots = [home / kind / self.splits[split] for kind in (self.images, self.labels)]
         for root in roots:
             require_folder(f"{self.prefix}_{split}", root, self.how_to_get)
-        return load_folder_pairs(*roots)
+        return self.pairs(*roots)
+
+    def pairs(self, image_root: str | os.PathLike, label_root: str | os.PathLike) -> list[dict[str, str]]:
+        """As `load_folder_pairs`, with this data set's endings of file names."""
+        return load_folder_pairs(image_root, label_root, self.image_ending, self.label_ending)
 
 
 def require_folder(name: str, folder: str | os.PathLike, how_to_get: str) -> None:
@@ -61,16 +68,25 @@ def require_folder(name: str, folder: str | os.PathLike, how_to_get: str) -> Non
         )
 
 
-def load_folder_pairs(image_root: str | os.PathLike, label_root: str | os.PathLike) -> list[dict[str, str]]:
+def load_folder_pairs(
+    image_root: str | os.PathLike, label_root: str | os.PathLike, image_ending: str = "", label_ending: str = ""
+) -> list[dict[str, str]]:
     """Pair every image with the label map of the same stem, in the order of their names.
+
+    Where endings are given, stems are compared without them, files whose stem has another ending are left out,
+    and files may lie in folders within the two folders.
 
     Returns dicts of `file_name` and `sem_seg_file_name`. Raises UserError if a folder is missing or holds no
     images, if two images share a stem, or if an image lacks its label map or the reverse (the first few are
     named).
     """
-    images, labels = _by_stem(image_root, IMAGE_SUFFIXES), _by_stem(label_root, LABEL_SUFFIXES)
+    images = _by_stem(image_root, IMAGE_SUFFIXES, image_ending)
+    labels = _by_stem(label_root, LABEL_SUFFIXES, label_ending)
     if not images:
-        raise UserError(f"{image_root} holds no images ({', '.join(IMAGE_SUFFIXES)}): is this the right folder?")
+        kinds = ", ".join(f"*{image_ending}{suffix}" for suffix in IMAGE_SUFFIXES)
+        raise UserError(f"{image_root} holds no images ({kinds}): is this the right folder?")
+    if not labels:
+        raise UserError(f"{label_root} holds no label files (*{label_ending}.png): is this the right folder?")
     if unlabelled := images.keys() - labels.keys():
         names = _few(images[stem].name for stem in sorted(unlabelled))
         raise UserError(f"no label file in {label_root} for image {names}: every image needs one of the same name")
@@ -80,15 +96,16 @@ def load_folder_pairs(image_root: str | os.PathLike, label_root: str | os.PathLi
     return [{"file_name": str(images[s]), "sem_seg_file_name": str(labels[s])} for s in sorted(images)]
 
 
-def _by_stem(folder: str | os.PathLike, suffixes: tuple[str, ...]) -> dict[str, Path]:
+def _by_stem(folder: str | os.PathLike, suffixes: tuple[str, ...], ending: str) -> dict[str, Path]:
     try:
+        files = Path(folder).rglob("*") if ending else Path(folder).iterdir()
         # dot files are what an interrupted program or a file manager leaves behind
-        files = [p for p in Path(folder).iterdir() if p.suffix.lower() in suffixes and p.name[0] != "."]
+        files = [p for p in files if p.suffix.lower() in suffixes and p.name[0] != "." and p.stem.endswith(ending)]
     except OSError as error:
         raise UserError(f"folder {folder} cannot be listed: {error.strerror}") from None
     found: dict[str, Path] = {}
     for path in sorted(files):
-        if (other := found.setdefault(path.stem, path)) != path:
+        if (other := found.setdefault(path.stem.removesuffix(ending), path)) != path:
             raise UserError(f"{folder} holds both {other.name} and {path.name}: names must differ in their stems")
     return found
 

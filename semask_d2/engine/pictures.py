@@ -1,0 +1,172 @@
+"""Pictures of a training: what the model sees at each evaluation, and the learning curves.
+
+They are for looking at; whatever goes wrong with them is a warning in the log and never ends a training.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from semask_d2.d2 import CfgNode, EventWriter, HookBase, get_event_storage
+from semask_d2.data.datasets import get_dataset_dicts
+from semask_d2.data.image_io import read_image, read_labels
+from semask_d2.heads.semantic_prior import PRIOR_FEATURES
+from semask_d2.media import save_picture
+from semask_d2.predictor import Predictor
+from semask_d2.visualization import draw_sheet
+
+logger = logging.getLogger(__name__)
+
+FOLDER = "pictures"
+COUNT = 4
+CURVES = (7, 4)  # inches of one plot
+
+
+class PredictionPictures(HookBase):
+    """After each evaluation draws some images of the first test set into the run's `pictures/`, and to tensorboard.
+
+    Image, ground truth, prediction, error and the semantic maps of the four stages. It stands after the evaluation
+    hook and before the writers, on the main process. `metric` is a scalar that every evaluation puts.
+    """
+
+    def __init__(self, cfg: CfgNode, model: nn.Module, metric: str):
+        self.cfg = cfg
+        self.model = model
+        self.metric = metric
+        self.seen_iteration = -1
+
+    def after_step(self) -> None:
+        iteration = latest_iteration(self.trainer.storage, self.metric)
+        if iteration != self.seen_iteration:
+            self.seen_iteration = iteration
+            unless_it_fails("pictures of predictions", self.draw)
+
+    after_train = after_step
+
+    def draw(self) -> None:
+        """Draw the same evenly spread images each time."""
+        done = min(self.trainer.iter + 1, self.trainer.max_iter)
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            predictor = Predictor.of_model(self.cfg, self.model)
+            for x in evenly(get_dataset_dicts(self.cfg.DATASETS.TEST[0]), COUNT):
+                stem = Path(x["file_name"]).stem
+                sheet = draw_example(predictor, x)
+                save_picture(Path(self.cfg.OUTPUT_DIR, FOLDER, f"{done:07d}_{stem}.png"), sheet)
+                self.trainer.storage.put_image(f"predictions/{stem}", torch.from_numpy(sheet.transpose(2, 0, 1).copy()))
+        finally:
+            self.model.train(was_training)
+
+
+class CurveWriter(EventWriter):
+    """After each evaluation, and at the end, draws `metrics.json` as `pictures/curves.png`.
+
+    It stands after the writer of `metrics.json`.
+    """
+
+    def __init__(self, folder: str | os.PathLike, metric: str):
+        self.folder = Path(folder)
+        self.metric = metric
+        self.seen_iteration = -1
+
+    def write(self) -> None:
+        iteration = latest_iteration(get_event_storage(), self.metric)
+        if iteration != self.seen_iteration:
+            self.seen_iteration = iteration
+            unless_it_fails("learning curves", self.draw)
+
+    def close(self) -> None:
+        unless_it_fails("learning curves", self.draw)
+
+    def draw(self) -> None:
+        """Draw what the file holds now."""
+        records = read_metrics(self.folder / "metrics.json")
+        if records:
+            save_picture(self.folder / FOLDER / "curves.png", draw_curves(records))
+
+
+def unless_it_fails(what: str, draw: Callable[[], None]) -> None:
+    """Call `draw`; an error is a line in the log."""
+    try:
+        draw()
+    except Exception as error:
+        logger.warning("No %s: %s: %s", what, type(error).__name__, error)
+
+
+def latest_iteration(storage, metric: str) -> int:
+    """The iteration at which `metric` was put last, or -1."""
+    return storage.latest().get(metric, (math.nan, -1))[1]
+
+
+def evenly(items: list, count: int) -> list:
+    """At most `count` of `items`, evenly spread."""
+    return [items[i] for i in np.linspace(0, len(items) - 1, min(count, len(items))).astype(int)]
+
+
+def draw_example(predictor: Predictor, example: dict) -> np.ndarray:
+    """The sheet of one data set dict."""
+    image = read_image(example["file_name"])
+    truth = read_labels(example["sem_seg_file_name"]) if "sem_seg_file_name" in example else None
+    has_maps = hasattr(predictor.model, "extract") and PRIOR_FEATURES[0] in predictor.model.backbone.output_shape()
+    prediction = predictor(image, priors=has_maps)
+    return draw_sheet(
+        image,
+        prediction.labels,
+        names=predictor.class_names,
+        colors=predictor.class_colors,
+        truth=truth,
+        priors=prediction.priors,
+        ignore_label=predictor.ignore_label,
+    )
+
+
+def read_metrics(path: str | os.PathLike) -> dict[int, dict[str, float]]:
+    """The scalars of a `metrics.json` by iteration, in order; of what a resumed run repeats, the later."""
+    records: dict[int, dict[str, float]] = {}
+    with open(path, encoding="utf-8") as file:
+        for line in file:
+            try:
+                record = json.loads(line)
+            except ValueError:  # the last line of a run that was killed
+                continue
+            records.setdefault(record["iteration"], {}).update(record)
+    return dict(sorted(records.items()))
+
+
+def draw_curves(records: Mapping[int, Mapping[str, float]]) -> np.ndarray:
+    """The last layer's loss parts, mIoU and learning rate over the iterations: RGB uint8 (H, W, 3)."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import, and only rank 0 needs it
+    from matplotlib.figure import Figure
+
+    names = sorted({name for record in records.values() for name in record})
+    losses = [name for name in names if "loss" in name and not name.rsplit("_", 1)[-1].isdigit()]
+    plots = {
+        "loss": losses,
+        "mIoU, %": [name for name in names if name.endswith("sem_seg/mIoU")],
+        "learning rate": [name for name in names if name == "lr"],
+    }
+    plots = {title: series for title, series in plots.items() if series}
+    figure = Figure(figsize=(CURVES[0] * max(1, len(plots)), CURVES[1]), layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    for number, (title, series) in enumerate(plots.items(), start=1):
+        axes = figure.add_subplot(1, len(plots), number)
+        for name in series:
+            points = [(iteration, record[name]) for iteration, record in records.items() if name in record]
+            marker = "o" if len(points) < 30 else None
+            axes.plot(*zip(*points, strict=True), label=name, marker=marker, markersize=3)
+        axes.set(title=title, xlabel="iteration", yscale="log" if title == "loss" else "linear")
+        axes.grid(alpha=0.3)
+        if len(series) > 1:
+            axes.legend(fontsize="small")
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[:, :, :3].copy()

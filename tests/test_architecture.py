@@ -1,0 +1,141 @@
+"""The shape of the project: who imports whom, file sizes, and that configs are plain data."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "semask_d2"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+SCRIPTS = sorted(
+    p for p in [*ROOT.glob("*.py"), *ROOT.glob("demo/*.py"), *ROOT.glob("datasets/*.py"), *ROOT.glob("tools/*.py")]
+)
+CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+
+# a room imports only from rooms above its line, and from rooms of its own line where no circle comes of it
+LINES = (
+    ("errors",),
+    ("files", "registry"),
+    ("d2", "layers"),
+    ("config", "weights", "backbones", "pixel_decoders", "transformer_decoders"),
+    ("heads", "criteria"),
+    ("meta_arch",),
+    ("data", "evaluation", "engine", "media", "runs", "visualization"),
+    ("predictor",),
+    ("semask_d2",),  # the package's own __init__
+    ("drawing_job",),
+)
+LINE_OF_ROOM = {room: number for number, rooms in enumerate(LINES) for room in rooms}
+MAX_LINES = 400
+
+
+def label(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def room_of(module: str) -> str:
+    """The room of a dotted name: `semask_d2.layers.conv` is in `layers`."""
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 else parts[0]
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(path: Path) -> set[str]:
+    """The dotted names of every module that a file imports, wherever in it, relative ones made absolute."""
+    package = module_name(path).split(".")
+    if path.name != "__init__.py":
+        package = package[:-1]
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                base = ".".join([*package[: len(package) - node.level + 1], *filter(None, [node.module])])
+            for alias in node.names:
+                name = f"{base}.{alias.name}"
+                is_module = (ROOT / name.replace(".", "/")).is_dir() or (
+                    ROOT / f"{name.replace('.', '/')}.py"
+                ).is_file()
+                found.add(name if is_module else base)
+    return found
+
+
+def own_imports(path: Path) -> set[str]:
+    """The rooms that a file of the package imports from, but its own."""
+    rooms = {room_of(name) for name in imports(path) if name.split(".")[0] == "semask_d2"}
+    return rooms - {room_of(module_name(path))}
+
+
+def test_every_room_has_a_line() -> None:
+    assert {room_of(module_name(path)) for path in MODULES} == LINE_OF_ROOM.keys()
+
+
+@pytest.mark.parametrize("path", MODULES, ids=label)
+def test_imports_run_one_way(path: Path) -> None:
+    line = LINE_OF_ROOM[room_of(module_name(path))]
+    backwards = {room for room in own_imports(path) if LINE_OF_ROOM[room] > line}
+    assert not backwards
+
+
+def test_rooms_import_each_other_in_no_circle() -> None:
+    edges: dict[str, set[str]] = {room: set() for room in LINE_OF_ROOM}
+    for path in MODULES:
+        edges[room_of(module_name(path))] |= own_imports(path)
+    done: set[str] = set()
+    while ready := {room for room in edges.keys() - done if edges[room] <= done}:
+        done |= ready
+    assert not edges.keys() - done
+
+
+@pytest.mark.parametrize("path", [*MODULES, *SCRIPTS], ids=label)
+def test_only_the_seam_imports_detectron2(path: Path) -> None:
+    uses = {name for name in imports(path) if name.split(".")[0] == "detectron2"}
+    assert not uses or path.is_relative_to(PACKAGE / "d2")
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "layers").glob("*.py")), ids=label)
+def test_layers_know_only_torch(path: Path) -> None:
+    allowed = {"torch", "torchvision", *sys.stdlib_module_names}
+    for name in imports(path):
+        assert name.split(".")[0] in allowed or name.startswith("semask_d2.layers"), name
+
+
+@pytest.mark.parametrize("path", [*MODULES, *SCRIPTS], ids=label)
+def test_files_are_short_and_say_what_they_are_for(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= MAX_LINES
+    assert ast.get_docstring(ast.parse(text)), "no module docstring"
+
+
+# but toy_painter's brushes, which are called what they draw
+@pytest.mark.parametrize("path", [path for path in MODULES if path.name != "toy_painter.py"], ids=label)
+def test_public_classes_and_functions_have_a_docstring(path: Path) -> None:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_"):
+            assert ast.get_docstring(node), node.name
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=label)
+def test_configs_are_plain_data(path: Path) -> None:
+    tokens = yaml.scan(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    assert not [token.value for token in tokens if isinstance(token, yaml.TagToken)]
+
+
+def test_there_is_something_to_look_at() -> None:
+    assert len(MODULES) > 40
+    assert len(CONFIGS) > 5
+    assert ROOT / "train_net.py" in SCRIPTS
+    assert "detectron2" in {name.split(".")[0] for name in imports(PACKAGE / "d2/real.py")}
+    assert own_imports(PACKAGE / "heads/mask_former_head.py") >= {"d2", "pixel_decoders"}

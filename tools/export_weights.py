@@ -1,0 +1,35 @@
+#!/usr/bin/env python3
+"""Write the weights of a checkpoint alone: `export_weights.py --weights FILE --output OUT.safetensors`."""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone works without being installed
+
+from semask_d2.engine.launch import guarded
+from semask_d2.errors import UserError
+from semask_d2.weights.loading import tensors_of
+from semask_d2.weights.readers import read_checkpoint
+from semask_d2.weights.saving import write_safetensors
+from semask_d2.weights.windows import RECORD, rule_of_file
+
+
+def main(args: argparse.Namespace) -> None:
+    """Read, and write under the same names."""
+    if not args.output.endswith(".safetensors"):
+        raise UserError(f"--output {args.output}: expected a name that ends with .safetensors")
+    data = read_checkpoint(args.weights)
+    state = tensors_of(data, args.weights)
+    rule = rule_of_file(data)
+    write_safetensors(args.output, state, {RECORD: rule} if rule else {})
+    print(f"{args.weights} -> {args.output}: {len(state)} tensors")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Write the weights of a checkpoint as safetensors.")
+    parser.add_argument("--weights", required=True, metavar="FILE", help="what MODEL.WEIGHTS takes")
+    parser.add_argument("--output", required=True, metavar="OUT", help="safetensors file")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    arguments = parser.parse_args()
+    sys.exit(guarded(main, arguments, debug=arguments.debug))
