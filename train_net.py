@@ -10,6 +10,7 @@ from semask_d2.d2 import comm
 from semask_d2.engine import Checkpointer, Trainer
 from semask_d2.engine.launch import argument_parser, run, setup
 from semask_d2.errors import UserError
+from semask_d2.evaluation import MultiScaleFlip
 
 
 def main(args: argparse.Namespace) -> None:
@@ -25,7 +26,7 @@ def main(args: argparse.Namespace) -> None:
             )
         model = Trainer.build_model(cfg)
         Checkpointer(model, cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
-        results = Trainer.test(cfg, model)
+        results = Trainer.test(cfg, MultiScaleFlip.from_config(cfg, model) if cfg.TEST.AUG.ENABLED else model)
     else:
         trainer = Trainer(cfg)
         trainer.resume_or_load(resume=args.resume)

@@ -11,6 +11,7 @@ import torch
 from semask_d2.d2 import CfgNode, MetadataCatalog, configurable
 from semask_d2.data import augmentation
 from semask_d2.data.image_io import check_labels, open_picture, read_labels
+from semask_d2.data.image_tensor import image_tensor, resized_tensor
 from semask_d2.errors import UserError
 
 
@@ -110,13 +111,10 @@ class SemanticMapper:
             rng = rng if rng is not None else np.random.default_rng(np.random.randint(2**31))  # noqa: NPY002
             labels = self._read_labels(sample)
             pixels, labels = self._augment(image, labels, rng)
+            sample["image"] = image_tensor(pixels, self.image_format)
             sample["sem_seg"] = torch.from_numpy(np.ascontiguousarray(labels, dtype=self.label_dtype))
         else:
-            shape = augmentation.resized_shape(image.height, image.width, self.short_edges[0], self.max_size)
-            pixels = augmentation.resize_image(image, augmentation.View.whole(*shape))
-        if self.image_format == "BGR":
-            pixels = pixels[:, :, ::-1]
-        sample["image"] = torch.from_numpy(np.array(pixels.transpose(2, 0, 1), order="C"))
+            sample["image"] = resized_tensor(image, self.short_edges[0], self.max_size, self.image_format)
         return sample
 
     def _read_labels(self, sample: dict[str, Any]) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Measuring semantic segmentation."""
 
+from semask_d2.evaluation.augmented import MultiScaleFlip
 from semask_d2.evaluation.semantic import SemanticEvaluator, metrics_of, update_confusion
 
-__all__ = ["SemanticEvaluator", "metrics_of", "update_confusion"]
+__all__ = ["MultiScaleFlip", "SemanticEvaluator", "metrics_of", "update_confusion"]
