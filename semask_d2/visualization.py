@@ -12,7 +12,7 @@ OUTLINE = [(x, y) for x in (-1, 0, 1) for y in (-1, 0, 1) if x or y]
 NAMED_SHARE = 0.004  # regions below this share of the image get no name
 NAMED_SHARE_PRIOR = 0.02  # the priors' maps are ragged
 LEGEND_ROW = 16  # pixels below which a row of the legend cannot be read
-PANEL_SIDES = (384, 640)  # between these is a panel's longer side
+PANEL_SIDES = (300, 640)  # between these is a panel's longer side
 BACKGROUND, INK, WRONG = (255, 255, 255), (30, 30, 30), (230, 30, 30)
 
 

@@ -27,7 +27,7 @@ from semask_d2.visualization import draw_sheet
 logger = logging.getLogger(__name__)
 
 FOLDER = "pictures"
-COUNT = 4
+COUNT = 3
 CURVES = (7, 4)  # inches of one plot
 
 
@@ -69,7 +69,7 @@ class PredictionPictures(HookBase):
 
 
 class CurveWriter(EventWriter):
-    """After each evaluation, and at the end, draws `metrics.json` as `pictures/curves.png`.
+    """After each evaluation, or where there is none at the end, draws `metrics.json` as `pictures/curves.png`.
 
     It stands after the writer of `metrics.json`.
     """
@@ -86,7 +86,8 @@ class CurveWriter(EventWriter):
             unless_it_fails("learning curves", self.draw)
 
     def close(self) -> None:
-        unless_it_fails("learning curves", self.draw)
+        if self.seen_iteration == -1:
+            unless_it_fails("learning curves", self.draw)
 
     def draw(self) -> None:
         """Draw what the file holds now."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import re
 from collections import OrderedDict
 from typing import IO, Any
 
@@ -63,12 +64,22 @@ def latin1(text: str, encoding: str) -> bytes:
     return text.encode("latin1")
 
 
+def no_bytes() -> bytes:
+    """The content of an empty array."""
+    return b""
+
+
 def storage_from_bytes(content: bytes) -> Any:
     """A tensor's storage, which a plain pickle holds as a torch file of its own."""
     return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
 
 
-NUMPY_GLOBALS: dict[str, Any] = {"numpy.ndarray": PlainArray, "numpy.dtype": PlainDtype}
+NUMPY_GLOBALS: dict[str, Any] = {
+    "numpy.ndarray": PlainArray,
+    "numpy.dtype": PlainDtype,
+    "builtins.bytes": no_bytes,
+    "__builtin__.bytes": no_bytes,  # as Python 2's protocols spell it
+}
 for _core in ("numpy.core", "numpy._core"):  # as numpy 1 and numpy 2 write it
     NUMPY_GLOBALS[f"{_core}.multiarray._reconstruct"] = empty_array
     NUMPY_GLOBALS[f"{_core}.multiarray.scalar"] = scalar
@@ -91,7 +102,7 @@ class PlainUnpickler(pickle.Unpickler):
         try:
             return PICKLE_GLOBALS[f"{module}.{name}"]
         except KeyError:
-            raise pickle.UnpicklingError(f"it names {module}.{name}, which is not plain data") from None
+            raise pickle.UnpicklingError(foreign(f"{module}.{name}")) from None
 
 
 def load_pickle(file: IO[bytes]) -> Any:
@@ -102,4 +113,13 @@ def load_pickle(file: IO[bytes]) -> Any:
 def load_torch(path: str | os.PathLike) -> Any:
     """What a torch file holds, on the CPU: plain data, tensors, numpy arrays and scalars. Raises as `load_pickle`."""
     with torch.serialization.safe_globals([(value, name) for name, value in NUMPY_GLOBALS.items()]):
-        return torch.load(path, map_location="cpu", weights_only=True)
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:  # torch's own text advises to run the file
+            named = re.search(r"GLOBAL (\S+)", str(error))
+            raise pickle.UnpicklingError(foreign(named[1]) if named else "it is no pickle of plain data") from error
+
+
+def foreign(name: str) -> str:
+    """What is wrong with a file that names something outside the list."""
+    return f"it names {name}, which is not plain data"

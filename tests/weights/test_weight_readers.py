@@ -57,7 +57,6 @@ def test_detectron2_pickles(tmp_path: Path, protocol: int) -> None:
 
 def test_pickles_written_by_numpy_1_and_python_2(tmp_path: Path) -> None:
     content = pickle.dumps({"model": arrays()}, 2).replace(b"numpy._core.", b"numpy.core.")
-    content = content.replace(b"c_codecs\nencode", b"c_codecs\nencode")
     (tmp_path / "w.pkl").write_bytes(content)
     check_arrays(read_checkpoint(tmp_path / "w.pkl"))
     # Python 2 wrote an array's bytes as a string
@@ -112,7 +111,7 @@ def test_a_pickle_that_runs_something_is_refused_unexecuted(tmp_path: Path, prot
     bomb = Bomb(proof)
     data = {"model": {"w": np.ones(2)}, "bomb": bomb} if place == "beside" else {"model": {"w": bomb}}
     path.write_bytes(pickle.dumps(data, protocol))
-    with pytest.raises(UserError, match=r"bomb\.pkl: refused.*posix\.mkdir|nt\.mkdir"):
+    with pytest.raises(UserError, match=r"bomb\.pkl: refused.* (posix|nt)\.mkdir, which is not plain data"):
         read_checkpoint(path)
     assert not proof.exists()
     pickle.loads(path.read_bytes())  # it is live
@@ -146,7 +145,7 @@ class Calls:
 # what a forbidding list would forget
 FOREIGN = {
     "eval": Calls(eval, "1"),
-    "getattr": Calls(getattr, np, "load"),
+    "getattr": Calls(getattr, {}, "keys"),
     "numpy.load": Calls(np.load, "x.npy"),
     "torch.load": Calls(torch.load, "x.pth"),
     "codec": b"c_codecs\nencode\n(S'text'\nS'rot13'\ntR.",

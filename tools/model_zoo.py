@@ -1,0 +1,63 @@
+#!/usr/bin/env python3
+"""Print the table of MODEL_ZOO.md: parameters, and FLOPs measured by fvcore at the training crop, of given configs.
+
+    python tools/model_zoo.py configs/ade20k/*.yaml
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+
+import torch
+from fvcore.nn import FlopCountAnalysis
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also runs from a clone that is not installed
+
+from semask_d2 import build_model, get_cfg
+
+
+class Forward(torch.nn.Module):
+    """A model's forward pass from normalised images (1, 3, H, W) to its head's outputs."""
+
+    def __init__(self, model: torch.nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
+        outputs = self.model.sem_seg_head(self.model.backbone(images))
+        return [outputs] if isinstance(outputs, torch.Tensor) else list(outputs)
+
+
+def attention_flops(inputs: list, outputs: list) -> float:
+    """Multiply-adds of scaled_dot_product_attention, which fvcore does not know: q k^T and its product with v."""
+    q, k, v = (value.type().sizes() for value in inputs[:3])
+    batch = 1
+    for size in q[:-2]:
+        batch *= size
+    return batch * q[-2] * k[-2] * (q[-1] + v[-1])
+
+
+def measure(path: str) -> tuple[float, float, tuple[int, int]]:
+    """Millions of parameters, billions of multiply-adds of one image, and the crop (H, W)."""
+    cfg = get_cfg(path, ["MODEL.DEVICE", "cpu"])
+    height, width = cfg.INPUT.CROP.SIZE
+    model = Forward(build_model(cfg).eval())
+    analysis = FlopCountAnalysis(model, torch.zeros(1, 3, height, width))
+    analysis.set_op_handle("aten::scaled_dot_product_attention", attention_flops)
+    analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+    parameters = sum(p.numel() for p in model.parameters())
+    return parameters / 1e6, analysis.total() / 1e9, (height, width)
+
+
+def main() -> None:
+    logging.disable(logging.WARNING)
+    for path in sys.argv[1:]:
+        with torch.inference_mode(False), torch.no_grad():
+            parameters, flops, (height, width) = measure(path)
+        print(f"| {path} | {parameters:.1f} | {flops:.0f} | {height} x {width} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
