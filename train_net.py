@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Train or evaluate a model: `train_net.py --config-file FILE [--num-gpus N] [--resume] [--eval-only] [KEY VALUE ...]`.
-"""
+"""Train or evaluate a model: `train_net.py --config-file FILE [--num-gpus N] [--resume] [--eval-only] [KEY VALUE ...]`."""
 
 import argparse
 import sys
+from collections.abc import Sequence
 
 from semask_d2 import get_cfg
 from semask_d2.d2 import comm
@@ -37,5 +37,10 @@ def main(args: argparse.Namespace) -> None:
             print(f"{name} mIoU {metrics['sem_seg']['mIoU'] / 100:.4f}", flush=True)
 
 
+def command_line(arguments: Sequence[str] | None = None) -> int:
+    """Run the words of a command line, by default this process's; returns the exit code."""
+    return run(main, argument_parser().parse_args(arguments))
+
+
 if __name__ == "__main__":
-    sys.exit(run(main, argument_parser().parse_args()))
+    sys.exit(command_line())

@@ -3,6 +3,7 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone works without being installed
@@ -46,6 +47,11 @@ def main(args: argparse.Namespace) -> None:
     job.run(Predictor(choose_config(args.config_file, args.weights, args.opts)))
 
 
+def command_line(arguments: Sequence[str] | None = None) -> int:
+    """Run the words of a command line, by default this process's; returns the exit code."""
+    args = argument_parser().parse_args(arguments)
+    return guarded(main, args, debug=args.debug)
+
+
 if __name__ == "__main__":
-    arguments = argument_parser().parse_args()
-    sys.exit(guarded(main, arguments, debug=arguments.debug))
+    sys.exit(command_line())

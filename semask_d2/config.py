@@ -203,7 +203,7 @@ def refuse_tags(text: str, path: Path) -> None:
                 raise UserError(
                     f"{path}: key {key}, line {token.start_mark.line + 1}: the YAML tag "
                     f"{''.join(part or '' for part in token.value)} would run code and is refused; "
-                    "write the value out literally"
+                    "write the value out literally, or let tools/convert_config.py do it"
                 )
     except yaml.YAMLError:
         return  # the parser that follows reports it with its place

@@ -17,8 +17,8 @@ from semask_d2.d2 import CfgNode, MetadataCatalog, build_model
 from semask_d2.data.augmentation import View, resize_image, resized_shape
 from semask_d2.errors import UserError
 from semask_d2.heads.semantic_prior import PRIOR_FEATURES
-from semask_d2.runs import CONFIG_NAME, require_run
 from semask_d2.palette import distinct_colors
+from semask_d2.runs import CONFIG_NAME, require_run
 from semask_d2.weights import load_weights
 
 

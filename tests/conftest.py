@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import logging
 import os
 import subprocess
 import sys
@@ -11,22 +13,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run in parallel, and thre
 
 import pytest
 import torch
+from commands import ROOT, TINY, TOY_CONFIG
 
+from semask_d2.config import get_cfg
+from semask_d2.d2 import build_model, setup_logger
 from semask_d2.data.datasets import toy_scenes
-
-ROOT = Path(__file__).resolve().parents[1]
-TOY_CONFIG = ROOT / "configs/toy_scenes/semask_swin_mini_msfapn_m2f.yaml"
-# a model so small that an iteration takes some tens of milliseconds
-TINY = (
-    *("MODEL.DEVICE", "cpu", "MODEL.SWIN.DEPTHS", "[1,1,1,1]", "MODEL.SWIN.WINDOW_SIZE", "4"),
-    *("MODEL.SWIN.SEM_WINDOW_SIZE", "4", "MODEL.SWIN.EMBED_DIM", "16", "MODEL.SWIN.NUM_HEADS", "[1,1,2,2]"),
-    *("MODEL.SWIN.DROP_PATH_RATE", "0.1", "MODEL.SEM_SEG_HEAD.CONVS_DIM", "32", "MODEL.SEM_SEG_HEAD.MASK_DIM", "32"),
-    *("MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS", "1", "MODEL.MASK_FORMER.HIDDEN_DIM", "32"),
-    *("MODEL.MASK_FORMER.DIM_FEEDFORWARD", "64", "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES", "14"),
-    *("MODEL.MASK_FORMER.DEC_LAYERS", "3", "MODEL.MASK_FORMER.TRAIN_NUM_POINTS", "128"),
-    *("INPUT.MIN_SIZE_TRAIN", "[64]", "INPUT.MIN_SIZE_TEST", "64", "INPUT.CROP.SIZE", "[64,64]"),
-    *("INPUT.SIZE_DIVISIBILITY", "64", "SOLVER.IMS_PER_BATCH", "4", "DATALOADER.NUM_WORKERS", "0"),
-)
 
 
 @pytest.fixture(scope="session")
@@ -83,6 +74,55 @@ def train(run):
         return run("train_net.py", "--config-file", TOY_CONFIG, *flags, *TINY, *arguments, **kwargs)
 
     return start
+
+
+@pytest.fixture
+def in_process(toy_data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
+    """As `run`, but calls the script's command line in this process: (exit code, standard output, standard error).
+
+    It is quicker, and a test can put obstacles in the way.
+    """
+    loggers = [logging.getLogger(name) for name in ("fvcore", "detectron2", "semask_d2")]
+    before = [(x, x.level, x.propagate, list(x.handlers)) for x in loggers]
+
+    def call(script: str, *arguments: object, env: dict[str, str] | None = None) -> tuple[int, str, str]:
+        for name, value in (env or {}).items():
+            monkeypatch.setenv(name, value)
+        spec = importlib.util.spec_from_file_location(Path(script).stem, ROOT / script)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        capsys.readouterr()
+        try:
+            code = module.command_line([str(word) for word in arguments])
+        finally:
+            _restore(before)
+        return code, *capsys.readouterr()
+
+    monkeypatch.setattr(sys, "path", list(sys.path))  # the demo puts the project's folder there
+    return call
+
+
+def _restore(loggers: list) -> None:
+    """Undo what a job's `setup_logger` did: its handlers write to files and streams of a test that is over."""
+    for logger, level, propagate, handlers in loggers:
+        for handler in set(logger.handlers) - set(handlers):
+            handler.close()
+        logger.setLevel(level)
+        logger.propagate = propagate
+        logger.handlers[:] = handlers
+    setup_logger.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder with the tiny model as `model_best.pth`; its weights are random, but the same in every session."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    folder.mkdir()
+    torch.manual_seed(0)
+    cfg = get_cfg(TOY_CONFIG, list(TINY))
+    torch.save({"model": build_model(cfg).state_dict()}, folder / "model_best.pth")
+    (folder / "config.yaml").write_text(cfg.dump())
+    return folder
 
 
 @pytest.fixture(autouse=True)

@@ -127,10 +127,10 @@ def test_recipes_of_released_models(name: str) -> None:
         solver.AMP.ENABLED,
         list(cfg.INPUT.CROP.SIZE),
     ) == RELEASED[name]
-    assert swin.WINDOW_SIZE == (12 if "_l_" in name or "_b_" in name else 7)
+    assert (12 if "_l_" in name or "_b_" in name else 7) == swin.WINDOW_SIZE
     is_fpn = name.endswith("_fpn")
-    assert solver.CLIP_GRADIENTS.ENABLED != is_fpn
-    assert solver.WARMUP_ITERS == (1500 if is_fpn or name.endswith("_mf") else 0)
+    assert is_fpn != solver.CLIP_GRADIENTS.ENABLED
+    assert (1500 if is_fpn or name.endswith("_mf") else 0) == solver.WARMUP_ITERS
     hardest = 100_000 if is_fpn and ("coco" in name or name == "ade20k/semask_swin_l_fpn") else 0
     assert hardest == cfg.MODEL.SEM_SEG_HEAD.OHEM_PIXELS
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Print the table of MODEL_ZOO.md: parameters, and FLOPs measured by fvcore at the training crop, of given configs.
 
-    python tools/model_zoo.py configs/ade20k/*.yaml
+python tools/model_zoo.py configs/ade20k/*.yaml
 """
 
 from __future__ import annotations

@@ -44,14 +44,8 @@ class Batches:
                     kept.append(sample)
             if kept:
                 yield kept
-        if self.skip_unreadable:
-            self._report(skipped)
-
-    @staticmethod
-    def _report(skipped: list[str]) -> None:
-        everywhere = [line for part in comm.all_gather(skipped) for line in part]
-        if everywhere:
-            logger.warning("%d image(s) skipped, unreadable:\n%s", len(everywhere), "\n".join(everywhere))
+        if skipped:
+            logger.warning("%d image(s) skipped, unreadable:\n%s", len(skipped), "\n".join(skipped))
 
     def __len__(self) -> int:
         return len(self.loader)

@@ -66,6 +66,7 @@ class SemanticEvaluator(DatasetEvaluator):
         """Forget all images."""
         k = len(self.class_names)
         self.confusion = np.zeros((k, k), np.int64)
+        self.images = 0
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
         """Compare `sem_seg` scores (K, H, W) of `outputs` with the label file that each input names."""
@@ -80,10 +81,12 @@ class SemanticEvaluator(DatasetEvaluator):
                     f"{x['file_name']} {prediction.shape[1]} x {prediction.shape[0]}; they must agree"
                 )
             update_confusion(self.confusion, prediction, truth, self.ignore_label)
+            self.images += 1
 
     def evaluate(self) -> OrderedDict:
         """Sum over the processes, log a table of classes, and return {"sem_seg": metrics}."""
         confusion = self.confusion
+        images = sum(comm.all_gather(self.images))
         if comm.get_world_size() > 1:
             on_device = "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"
             summed = torch.from_numpy(confusion).to(on_device)
@@ -97,5 +100,5 @@ class SemanticEvaluator(DatasetEvaluator):
         results = metrics_of(confusion, self.class_names)
         rows = [(name, results[f"IoU-{name}"], results[f"ACC-{name}"]) for name in self.class_names]
         table = tabulate(rows, headers=["class", "IoU", "accuracy"], floatfmt=".2f", tablefmt="github")
-        logger.info("%s, each class in percent:\n%s", self.dataset_name, table)
+        logger.info("%s, %d images, each class in percent:\n%s", self.dataset_name, images, table)
         return OrderedDict(sem_seg=results)

@@ -17,9 +17,6 @@ TIMM_LEFT_OUT = r"(head|fc|classifier|norm|conv_head|bn2)\."  # what follows the
 
 TIMM_BODY = "backbone.body."
 
-# mmsegmentation's names -> ours, the first pattern that matches
-FPN_NAMES = ((r"^decode_head\.", "sem_seg_head."),)
-
 
 def released_mask_name(name: str) -> str | None:
     """Our name of a released mask model's tensor; None for what is no weight."""
@@ -27,10 +24,8 @@ def released_mask_name(name: str) -> str | None:
 
 
 def released_fpn_name(name: str) -> str:
-    """Our name of a released FPN model's tensor."""
-    for pattern, ours in FPN_NAMES:
-        name = re.sub(pattern, ours, name)
-    return name
+    """Our name of a released FPN model's tensor: mmsegmentation calls the head `decode_head`."""
+    return re.sub(r"^decode_head\.", "sem_seg_head.", name)
 
 
 def swin_name(name: str) -> str | None:

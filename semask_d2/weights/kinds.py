@@ -58,12 +58,11 @@ class Kind(NamedTuple):
         return [name for name in state if self.rename(name) is None]
 
 
-def released_mask_model(decoder: str, *holds: str, lacks: tuple[str, ...] = ()) -> Kind:
+def released_mask_model(decoder: str, *holds: str) -> Kind:
     """A released model of the Mask2Former or MaskFormer family; ours lack its `criterion.empty_weight`."""
     return Kind(
         f"released {decoder}",
         (r"criterion\.empty_weight$", *SEMASK_SWIN, *holds),
-        lacks,
         rename=conversion.released_mask_name,
         decoder=decoder,
     )
@@ -77,7 +76,7 @@ def imagenet_swin(publisher: str, rename: Callable[[str], str | None], *, holds:
         (lacks,),
         rename=rename,
         fit=conversion.fit_swin,
-        anew=rf"{HEAD}|{SEMANTIC_LAYERS}|backbone\.norm\d\.|.*\.relative_position_index$",
+        anew=rf"{HEAD}|{SEMANTIC_LAYERS}|backbone\.norm\d\.",
         anew_words="semantic layers, output norms and head",
     )
 
@@ -110,7 +109,6 @@ KINDS = (
         anew_words="semantic layers and head",
     ),
 )
-
 
 # recognised by the model too, as any timm model has names of its own
 TIMM_BODY = Kind(

@@ -8,6 +8,8 @@ from torch import Tensor
 
 from semask_d2.weights.kinds import PLAIN
 
+COMPUTED = "relative_position_index"  # a buffer that follows from the window's size and is no weight
+
 
 @dataclass(frozen=True)
 class LoadReport:
@@ -48,13 +50,18 @@ def shortened(names: list[str]) -> str:
 def compare(own: dict[str, Tensor], state: dict[str, Tensor]) -> LoadReport:
     """How the tensors of a file, under our names, meet those of a model.
 
-    A tensor that the model has under two names (FaPN's shared GroupNorm) is missing only if the file has neither.
+    A tensor that the model has under two names (FaPN's shared GroupNorm) is missing only if the file has neither, and
+    what the model computes is never missing.
     """
     shapes = {name: (tuple(state[name].shape), tuple(own[name].shape)) for name in own if name in state}
     found = {own[name].data_ptr() for name in shapes if own[name].numel()}
     return LoadReport(
         matched=[name for name, (theirs, ours) in shapes.items() if theirs == ours],
-        missing=[name for name in own if name not in state and own[name].data_ptr() not in found],
+        missing=[
+            name
+            for name, value in own.items()
+            if name not in state and value.data_ptr() not in found and not name.endswith(COMPUTED)
+        ],
         unexpected=[name for name in state if name not in own],
         misshaped=[f"{name} {theirs} (model: {ours})" for name, (theirs, ours) in shapes.items() if theirs != ours],
     )

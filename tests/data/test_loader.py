@@ -1,6 +1,7 @@
 """The loaders: one stream whatever the workers, ranks and restarts, and errors that arrive as one line."""
 
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -67,15 +68,41 @@ def test_accumulation_and_ranks_split_the_same_stream(cfg, pairs, monkeypatch):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_users_mistake_crosses_from_a_worker_as_it_is(cfg, pairs, name, workers):
+def test_a_users_mistake_crosses_from_a_worker_as_it_is(cfg, pairs, workers):
     cfg.DATALOADER.NUM_WORKERS = workers
     Image.fromarray(np.full((30, 40), 77, np.uint8)).save(pairs[3]["sem_seg_file_name"])
     with pytest.raises(UserError, match=r"^\S+3\.png holds label id 77, but .*NUM_CLASSES is 5") as caught:
         train_batches(cfg, pairs, 4)
     assert "\n" not in str(caught.value)
-    pairs[2]["file_name"] += ".gone"
-    with pytest.raises(UserError, match=r"2\.image\.png\.gone does not exist"):
-        list(build_test_loader(cfg, name))
+
+
+def test_training_stops_at_an_unreadable_image_unless_configured(cfg, pairs, caplog):
+    Path(pairs[2]["file_name"]).write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"2\.image\.png cannot be read as an image"):
+        train_batches(cfg, pairs, 4)
+    cfg.INPUT.SKIP_UNREADABLE = True
+    seen = [Path(sample["file_name"]).name for sample in flat(train_batches(cfg, pairs, 7))]  # two epochs
+    assert len(seen) == 14
+    assert "2.image.png" not in seen
+    assert set(seen) == {f"{i}.image.png" for i in (0, 1, 3, 4, 5, 6)}
+    assert "2.image.png cannot be read" in caplog.text
+    for pair in pairs:
+        Path(pair["file_name"]).unlink(missing_ok=True)
+    with pytest.raises(UserError, match="does not exist"):
+        train_batches(cfg, pairs, 1)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_evaluation_skips_unreadable_images_with_a_count(cfg, name, pairs, caplog, workers):
+    cfg.DATALOADER.NUM_WORKERS = workers
+    whole = Path(pairs[2]["file_name"]).read_bytes()
+    Path(pairs[2]["file_name"]).write_bytes(whole[: len(whole) // 2])
+    Path(pairs[5]["file_name"]).unlink()
+    seen = [Path(sample["file_name"]).name for sample in flat(build_test_loader(cfg, name))]
+    assert seen == [f"{i}.image.png" for i in (0, 1, 3, 4, 6)]
+    assert "2 image(s) skipped" in caplog.text
+    assert "2.image.png" in caplog.text
+    assert "5.image.png" in caplog.text
 
 
 def test_a_batch_that_does_not_divide(cfg, pairs):

@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import socket
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import TOY_CONFIG
+from commands import TINY, TOY_CONFIG
 from PIL import Image
+
+from semask_d2.meta_arch import SeMaskMaskFormer
+
+
+@pytest.fixture
+def train(in_process):
+    """As conftest's `train`, in this process."""
+
+    def start(*arguments: object, flags: tuple[str, ...] = (), **kwargs: object) -> tuple[int, str, str]:
+        return in_process("train_net.py", "--config-file", TOY_CONFIG, *flags, *TINY, *arguments, **kwargs)
+
+    return start
 
 
 def assert_one_line(result: tuple[int, str, str], *expected: str) -> None:
@@ -37,11 +52,11 @@ def test_unknown_key_names_the_nearest(train, tmp_path: Path) -> None:
     assert_one_line(result, "SOLVER.BASE_LRR", 'Did you mean "SOLVER.BASE_LR"?')
 
 
-def test_yaml_tags_are_not_executed(run, tmp_path: Path) -> None:
+def test_yaml_tags_are_not_executed(in_process, tmp_path: Path) -> None:
     proof = tmp_path / "executed"
     config = tmp_path / "tags.yaml"
     config.write_text(f'INPUT:\n  MIN_SIZE_TRAIN: !!python/object/apply:os.mkdir ["{proof}"]\n')
-    assert_one_line(run("train_net.py", "--config-file", config), str(config), "MIN_SIZE_TRAIN", "tag")
+    assert_one_line(in_process("train_net.py", "--config-file", config), str(config), "MIN_SIZE_TRAIN", "tag")
     assert not proof.exists()
 
 
@@ -75,7 +90,12 @@ def test_weights_of_another_model(train, tmp_path: Path) -> None:
 def test_non_finite_loss(train, tmp_path: Path) -> None:
     options = ("SOLVER.BASE_LR", "1e30", "SOLVER.WARMUP_ITERS", "0", "SOLVER.MAX_ITER", "20", "DATASETS.TEST", "()")
     result = train(*options, "OUTPUT_DIR", tmp_path)
-    assert_one_line(result, "not finite at iteration", "images", ".jpg", "loss_")
+    assert_one_line(
+        result, "not finite at iteration", "images", ".jpg", "loss_", str(tmp_path / "non_finite_batch.pth")
+    )
+    kept = torch.load(tmp_path / "non_finite_batch.pth", weights_only=True)
+    assert [len(batch) for batch in kept["batches"]] == [4]
+    assert kept["batches"][0][0]["image"].shape == (3, 64, 64)
     assert not (tmp_path / "model_final.pth").exists()
 
 
@@ -94,21 +114,214 @@ def test_class_count_against_the_data_set(train, tmp_path: Path) -> None:
     assert_one_line(result, "NUM_CLASSES", "11", "12")
 
 
-def test_debug_shows_the_traceback(run) -> None:
-    code, _, err = run("train_net.py", "--config-file", TOY_CONFIG, "--debug", "SOLVER.NOTHING", "1")
+def test_debug_shows_the_traceback(in_process) -> None:
+    code, _, err = in_process("train_net.py", "--config-file", TOY_CONFIG, "--debug", "SOLVER.NOTHING", "1")
     assert code == 1
     assert "Traceback" in err
 
 
-def test_an_error_in_one_of_two_processes(train, tmp_path: Path) -> None:
+def test_an_error_in_one_of_two_processes(run, tmp_path: Path) -> None:
     options = ("SOLVER.BASE_LR", "1e30", "SOLVER.WARMUP_ITERS", "0", "SOLVER.MAX_ITER", "20", "DATASETS.TEST", "()")
-    code, out, err = train(*options, "OUTPUT_DIR", tmp_path, flags=("--num-gpus", "2", "--dist-url", "auto"))
+    flags = ("--config-file", TOY_CONFIG, "--num-gpus", "2", "--dist-url", "auto")
+    code, out, err = run("train_net.py", *flags, *TINY, *options, "OUTPUT_DIR", tmp_path)
     assert code == 1
     assert "error: the loss is not finite" in err
+    assert (tmp_path / "non_finite_batch_rank1.pth").exists()
     assert "Traceback" not in out + err
 
 
-def test_the_demo_needs_weights(run, toy_root: Path, tmp_path: Path) -> None:
-    image = toy_root / "toy_scenes/images/validation/0000.jpg"
-    result = run("demo/demo.py", "--config-file", TOY_CONFIG, "--input", image, "--output", tmp_path)
-    assert_one_line(result, "MODEL.WEIGHTS")
+def make_pairs(root: Path, *, labels: np.ndarray | Image.Image | None = None) -> Path:
+    """A toy_scenes of one image a.jpg of 64 x 64 per split, with its labels: the folder of the data set."""
+    home = root / "toy_scenes"
+    if labels is None:
+        labels = np.repeat(np.arange(4, dtype=np.uint8), 16)[None].repeat(64, axis=0)
+    for split in ("training", "validation"):
+        for kind in ("images", "annotations"):
+            (home / kind / split).mkdir(parents=True)
+        Image.fromarray(np.full((64, 64, 3), 90, np.uint8)).save(home / f"images/{split}/a.jpg")
+        labels = labels if isinstance(labels, Image.Image) else Image.fromarray(labels)
+        labels.save(home / f"annotations/{split}/a.png")
+    return home
+
+
+def test_an_image_without_labels_and_the_reverse(train, tmp_path: Path) -> None:
+    home = make_pairs(tmp_path)
+    (home / "annotations/training/a.png").rename(home / "annotations/training/b.png")
+    options = ("OUTPUT_DIR", tmp_path / "out")
+    env = {"DETECTRON2_DATASETS": str(tmp_path)}
+    assert_one_line(train(*options, env=env), "no label file", "annotations/training", "a.jpg")
+    (home / "annotations/training/a.png").write_bytes((home / "annotations/training/b.png").read_bytes())
+    assert_one_line(train(*options, env=env), "no image", "images/training", "b.png")
+
+
+def test_a_label_file_in_colours(train, tmp_path: Path) -> None:
+    make_pairs(tmp_path, labels=np.zeros((64, 64, 3), np.uint8))
+    result = train("OUTPUT_DIR", tmp_path / "out", env={"DETECTRON2_DATASETS": str(tmp_path)})
+    assert_one_line(result, "annotations/training/a.png", "RGB", "ids")
+
+
+def test_a_palette_label_file_is_read_as_its_indices(train, tmp_path: Path) -> None:
+    picture = Image.fromarray(np.full((64, 64), 99, np.uint8), mode="P")
+    picture.putpalette([3, 3, 3] * 256)  # colours that would pass for ids
+    make_pairs(tmp_path, labels=picture)
+    result = train("OUTPUT_DIR", tmp_path / "out", env={"DETECTRON2_DATASETS": str(tmp_path)})
+    assert_one_line(result, "annotations/training/a.png", "99", "NUM_CLASSES")
+
+
+def test_labels_of_another_size(train, tiny_run: Path, tmp_path: Path) -> None:
+    make_pairs(tmp_path, labels=np.zeros((64, 32), np.uint8))
+    env = {"DETECTRON2_DATASETS": str(tmp_path)}
+    assert_one_line(train("OUTPUT_DIR", tmp_path / "out", env=env), "a.jpg", "a.png", "64 x 64", "32 x 64")
+    evaluation = ("OUTPUT_DIR", tmp_path / "out", "MODEL.WEIGHTS", tiny_run / "model_best.pth")
+    result = train(*evaluation, flags=("--eval-only",), env=env)
+    assert_one_line(result, "validation/a.jpg", "validation/a.png", "64 x 64", "32 x 64")
+
+
+def test_an_unreadable_image_stops_training_but_not_evaluation(train, tiny_run: Path, tmp_path: Path) -> None:
+    home = make_pairs(tmp_path)
+    (home / "images/training/a.jpg").write_bytes((home / "images/training/a.jpg").read_bytes()[:300])
+    (home / "images/validation/b.jpg").write_bytes(b"no image")
+    (home / "annotations/validation/b.png").write_bytes((home / "annotations/validation/a.png").read_bytes())
+    env = {"DETECTRON2_DATASETS": str(tmp_path)}
+    assert_one_line(train("OUTPUT_DIR", tmp_path / "out", env=env), "training/a.jpg", "cannot be read")
+    evaluation = ("OUTPUT_DIR", tmp_path / "out", "MODEL.WEIGHTS", tiny_run / "model_best.pth")
+    code, out, err = train(*evaluation, flags=("--eval-only",), env=env)
+    assert code == 0, err
+    assert "1 image(s) skipped" in out
+    assert "validation/b.jpg" in out
+    assert "1 images, each class" in out
+
+    (home / "images/validation/a.jpg").write_bytes(b"no image")
+    assert_one_line(train(*evaluation, flags=("--eval-only",), env=env), "toy_scenes_val", "no labelled pixel")
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"", "truncated or no weight file"),
+        (b"PK\x03\x04 cut off", "truncated or no weight file"),
+        (b"<html>not found</html>", "refused"),
+        (b"\x80\x04cbuiltins\nprint\n(Vhello\ntR.", "refused"),
+    ],
+)
+def test_weights_that_are_no_weights(train, tmp_path: Path, content: bytes, expected: str) -> None:
+    path = tmp_path / "weights.pth"
+    path.write_bytes(content)
+    result = train("MODEL.WEIGHTS", path, "OUTPUT_DIR", tmp_path, flags=("--eval-only",))
+    assert_one_line(result, str(path), expected)
+
+
+def test_truncated_weights(train, tiny_run: Path, tmp_path: Path) -> None:
+    path = tmp_path / "weights.pth"
+    path.write_bytes((tiny_run / "model_best.pth").read_bytes()[:20000])
+    result = train("MODEL.WEIGHTS", path, "OUTPUT_DIR", tmp_path, flags=("--eval-only",))
+    assert_one_line(result, str(path), "truncated")
+
+
+def test_weights_of_another_shape(train, tiny_run: Path, tmp_path: Path) -> None:
+    options = ("MODEL.MASK_FORMER.NUM_OBJECT_QUERIES", "15", "MODEL.WEIGHTS", tiny_run / "model_best.pth")
+    result = train(*options, "OUTPUT_DIR", tmp_path, flags=("--eval-only",))
+    assert_one_line(result, "model_best.pth", "misshaped", "(14, 32)", "(15, 32)")
+
+
+def test_more_processes_than_gpus(train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    result = train("OUTPUT_DIR", tmp_path, flags=("--num-gpus", "3"))
+    assert_one_line(result, "--num-gpus 3", "2 GPUs")
+
+
+def test_a_port_in_use(train, tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        url = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
+        result = train("OUTPUT_DIR", tmp_path, flags=("--num-gpus", "2", "--dist-url", url))
+    assert_one_line(result, url, "in use", "auto")
+    result = train("OUTPUT_DIR", tmp_path, flags=("--num-gpus", "2", "--dist-url", "tcp://nowhere"))
+    assert_one_line(result, "tcp://nowhere", "tcp://HOST:PORT")
+
+
+def fill_the_disk(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """From now on a file whose name holds `name` meets a full disk when it is written out."""
+    sync = os.fsync
+
+    def refuse(descriptor: int) -> None:
+        if name in os.readlink(f"/proc/self/fd/{descriptor}"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", refuse)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="finds the file of a descriptor in /proc")
+def test_a_full_disk(train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill_the_disk(monkeypatch, ".writable")
+    assert_one_line(train("OUTPUT_DIR", tmp_path / "a"), f"OUTPUT_DIR {tmp_path / 'a'}", "disk is full")
+    monkeypatch.undo()
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="finds the file of a descriptor in /proc")
+def test_a_disk_that_fills_up_in_training(train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill_the_disk(monkeypatch, "model_final.pth")
+    result = train("OUTPUT_DIR", tmp_path, "SOLVER.MAX_ITER", "1", "DATASETS.TEST", "()")
+    assert_one_line(result, str(tmp_path / "model_final.pth"), "disk is full")
+    assert not list(tmp_path.glob("*model_final*"))
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may write anywhere")
+def test_no_permission_to_write(train, tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    assert_one_line(train("OUTPUT_DIR", tmp_path / "out"), "OUTPUT_DIR", "Permission denied")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory: you tried"),
+        MemoryError(),
+    ],
+)
+def test_out_of_memory(train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def refuse(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(SeMaskMaskFormer, "forward", refuse)
+    result = train("OUTPUT_DIR", tmp_path, "DATASETS.TEST", "()")
+    assert_one_line(
+        result,
+        *("memory", "SOLVER.IMS_PER_BATCH", "SOLVER.GRADIENT_ACCUMULATION_STEPS", "INPUT.CROP.SIZE"),
+        "MODEL.SWIN.USE_CHECKPOINT",
+    )
+
+
+def test_an_error_of_the_program_keeps_its_traceback(train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(SeMaskMaskFormer, "forward", fail)
+    with pytest.raises(ZeroDivisionError, match="a bug"):
+        train("OUTPUT_DIR", tmp_path, "DATASETS.TEST", "()")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("SOLVER.OPTIMIZER", "ADAMM"),
+        ("SOLVER.LR_SCHEDULER_NAME", "Warmup"),
+        ("MODEL.META_ARCHITECTURE", "SeMaskMaskFormr"),
+        ("MODEL.BACKBONE.NAME", "Swin"),
+        ("MODEL.SEM_SEG_HEAD.NAME", "Head"),
+        ("MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME", "Decoder"),
+        ("MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME", "Decoder"),
+        ("INPUT.DATASET_MAPPER_NAME", "mapper"),
+        ("INPUT.FORMAT", "GBR"),
+        ("SOLVER.BASE_LR", "fast"),
+        ("SOLVER.MAX_ITER", "0.5"),
+        ("SOLVER.IMS_PER_BATCH", "0"),
+        ("MODEL.DEVICE", "gpu"),
+    ],
+)
+def test_a_value_that_means_nothing(train, tmp_path: Path, key: str, value: str) -> None:
+    assert_one_line(train("OUTPUT_DIR", tmp_path, key, value), key, value)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import TINY, TOY_CONFIG
+from commands import TINY, TOY_CONFIG
 from torch import nn
 
 from semask_d2 import build_model, get_cfg

@@ -13,7 +13,6 @@ from tiny_model import ROOT
 
 from semask_d2 import build_model, get_cfg
 
-
 RECIPES = sorted((ROOT / "configs").rglob("semask_*.yaml"))
 KINDS = ("semask_swin_l_m2f", "semask_swin_l_msfapn_m2f", "semask_swin_l_mf", "semask_swin_l_fpn")
 
