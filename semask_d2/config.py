@@ -241,7 +241,14 @@ def all_keys(cfg: CfgNode, prefix: str = "") -> list[str]:
 
 
 def fit_to_machine(cfg: CfgNode) -> CfgNode:
-    """Replace what this machine cannot do, with a warning for each: CUDA where there is none, SyncBN off CUDA."""
+    """Replace what this machine cannot do, with a warning for each: CUDA where there is none, SyncBN off CUDA.
+
+    Raises `UserError` for a device that PyTorch does not know.
+    """
+    try:
+        torch.device(cfg.MODEL.DEVICE)
+    except RuntimeError as error:
+        raise UserError(f'MODEL.DEVICE is "{cfg.MODEL.DEVICE}"; expected "cuda", "cuda:N" or "cpu"') from error
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         logger.warning("MODEL.DEVICE is %s, but this machine has no CUDA device: using cpu", cfg.MODEL.DEVICE)
         cfg.MODEL.DEVICE = "cpu"

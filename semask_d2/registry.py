@@ -7,6 +7,7 @@ from typing import Any
 
 from fvcore.common.registry import Registry
 
+from semask_d2.d2 import BACKBONE_REGISTRY, META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY, CfgNode
 from semask_d2.errors import UserError
 
 
@@ -25,3 +26,10 @@ def lookup(registry: Registry, name: str, key: str) -> Any:
         known = sorted(registered for registered, _ in registry)
         raise UserError(f'{key}: there is no "{name}".{suggestion(name, known)} Known: {", ".join(known)}')
     return registry.get(name)
+
+
+def check_components(cfg: CfgNode) -> None:
+    """Raise `UserError` if the config names a model, backbone or head that is not registered."""
+    lookup(META_ARCH_REGISTRY, cfg.MODEL.META_ARCHITECTURE, "MODEL.META_ARCHITECTURE")
+    lookup(BACKBONE_REGISTRY, cfg.MODEL.BACKBONE.NAME, "MODEL.BACKBONE.NAME")
+    lookup(SEM_SEG_HEADS_REGISTRY, cfg.MODEL.SEM_SEG_HEAD.NAME, "MODEL.SEM_SEG_HEAD.NAME")

@@ -29,6 +29,7 @@ from semask_d2.engine.optimizer import build_optimizer, build_poly_scheduler, gr
 from semask_d2.engine.pictures import CurveWriter, PredictionPictures
 from semask_d2.engine.step import TrainingStep, autocast_dtype
 from semask_d2.evaluation import SemanticEvaluator
+from semask_d2.registry import check_components
 
 logger = logging.getLogger(__name__)
 
@@ -102,6 +103,12 @@ class Trainer(DefaultTrainer):
         """The scalar that says which model is best: the first test set's mIoU."""
         several = f"{self.cfg.DATASETS.TEST[0]}/" if len(self.cfg.DATASETS.TEST) > 1 else ""
         return f"{several}sem_seg/mIoU"
+
+    @classmethod
+    def build_model(cls, cfg: CfgNode) -> nn.Module:
+        """The config's model; `UserError` if it names a part that there is not."""
+        check_components(cfg)
+        return super().build_model(cfg)
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
