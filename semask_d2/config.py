@@ -138,7 +138,8 @@ def get_cfg(config_file: str | os.PathLike | None = None, opts: list[str] | tupl
     if config_file:
         merge_file(cfg, config_file)
     merge_opts(cfg, opts)
-    return fit_to_machine(cfg)
+    fit_to_machine(cfg)
+    return cfg
 
 
 def merge_file(cfg: CfgNode, path: str | os.PathLike) -> None:
@@ -147,7 +148,7 @@ def merge_file(cfg: CfgNode, path: str | os.PathLike) -> None:
     check_keys(cfg, values, str(path))
     try:
         cfg.merge_from_other_cfg(CfgNode(values))
-    except ValueError as error:
+    except (ValueError, AssertionError) as error:  # a wrong type; a type that no key has, such as a date
         raise UserError(f"{path}: {error}") from error
 
 
@@ -178,6 +179,8 @@ def read_yaml(path: Path, chain: tuple[Path, ...]) -> dict:
     except OSError as error:
         came_from = f" ({BASE_KEY} of {chain[-1]})" if chain else ""
         raise UserError(f"{path}{came_from}: cannot be read as a config file: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not a text file in UTF-8, so no config file") from error
     refuse_tags(text, path)
     try:
         values = yaml.safe_load(text) or {}
@@ -186,8 +189,11 @@ def read_yaml(path: Path, chain: tuple[Path, ...]) -> dict:
     if not isinstance(values, dict):
         raise UserError(f"{path}: expected a YAML mapping of config keys, got a {type(values).__name__}")
     bases = values.pop(BASE_KEY, [])
+    bases = [bases] if isinstance(bases, str) else bases
+    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
+        raise UserError(f"{path}: {BASE_KEY}: expected a file name or a list of them, got {bases!r}")
     merged: dict = {}
-    for base in [bases] if isinstance(bases, str) else bases:
+    for base in bases:
         merged = overlay(merged, read_yaml((path.parent / os.path.expanduser(base)).resolve(), (*chain, path)))
     return overlay(merged, values)
 
@@ -221,6 +227,8 @@ def overlay(base: dict, values: dict) -> dict:
 def check_keys(cfg: CfgNode, values: dict, source: str, prefix: str = "") -> None:
     """Raise `UserError` naming the first key of `values` that `cfg` does not know, with the nearest one it does."""
     for key, value in values.items():
+        if not isinstance(key, str):
+            raise UserError(f"{source}: {prefix}{key}: config keys are words, got {key!r}")
         if key not in cfg:
             if cfg.is_new_allowed():
                 continue
@@ -230,6 +238,9 @@ def check_keys(cfg: CfgNode, values: dict, source: str, prefix: str = "") -> Non
             if not isinstance(value, dict):
                 raise UserError(f"{source}: {prefix}{key} is a section with keys of its own, got {value!r}")
             check_keys(cfg[key], value, source, f"{prefix}{key}.")
+        elif isinstance(value, dict):
+            below = next(iter(value), "")
+            raise UserError(f'{source}: unknown config key "{prefix}{key}.{below}": {prefix}{key} is no section')
 
 
 def all_keys(cfg: CfgNode, prefix: str = "") -> list[str]:
@@ -240,7 +251,7 @@ def all_keys(cfg: CfgNode, prefix: str = "") -> list[str]:
     return keys
 
 
-def fit_to_machine(cfg: CfgNode) -> CfgNode:
+def fit_to_machine(cfg: CfgNode) -> None:
     """Replace what this machine cannot do, with a warning for each: CUDA where there is none, SyncBN off CUDA.
 
     Raises `UserError` for a device that PyTorch does not know.
@@ -255,4 +266,3 @@ def fit_to_machine(cfg: CfgNode) -> CfgNode:
     if cfg.MODEL.SEM_SEG_HEAD.NORM == "SyncBN" and not cfg.MODEL.DEVICE.startswith("cuda"):
         logger.warning("MODEL.SEM_SEG_HEAD.NORM is SyncBN, which needs CUDA: using BN")
         cfg.MODEL.SEM_SEG_HEAD.NORM = "BN"
-    return cfg

@@ -48,8 +48,10 @@ def find_inputs(inputs: Sequence[str]) -> list[Path]:
         else:
             files = [path]
         found += files
-    unique = {os.path.realpath(path): path for path in reversed(found)}
-    return list(reversed(unique.values()))
+    unique: dict[str, Path] = {}
+    for path in found:
+        unique.setdefault(os.path.realpath(path), path)
+    return list(unique.values())
 
 
 def is_media(path: Path) -> bool:

@@ -13,12 +13,12 @@ from PIL import Image
 from torch import Tensor, nn
 
 from semask_d2.config import get_cfg
-from semask_d2.d2 import CfgNode, MetadataCatalog, build_model
+from semask_d2.d2 import CfgNode, MetadataCatalog
 from semask_d2.data.augmentation import View, resize_image, resized_shape
 from semask_d2.errors import UserError
 from semask_d2.heads.semantic_prior import PRIOR_FEATURES
+from semask_d2.meta_arch import build_model
 from semask_d2.palette import distinct_colors
-from semask_d2.registry import check_components
 from semask_d2.runs import CONFIG_NAME, require_run
 from semask_d2.weights import load_weights
 
@@ -46,7 +46,6 @@ class Predictor:
     def __init__(self, cfg: CfgNode):
         if not cfg.MODEL.WEIGHTS:
             raise UserError("MODEL.WEIGHTS is empty: predictions need trained weights; add MODEL.WEIGHTS FILE")
-        check_components(cfg)
         model = build_model(cfg)
         load_weights(model, cfg.MODEL.WEIGHTS)
         self._take(cfg, model.eval())

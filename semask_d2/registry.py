@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Any
 
 from fvcore.common.registry import Registry
 
-from semask_d2.d2 import BACKBONE_REGISTRY, META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY, CfgNode
 from semask_d2.errors import UserError
 
 
@@ -22,14 +22,13 @@ def lookup(registry: Registry, name: str, key: str) -> Any:
 
     Raises `UserError` naming the key, the value and the names there are.
     """
-    if name not in registry:
-        known = sorted(registered for registered, _ in registry)
-        raise UserError(f'{key}: there is no "{name}".{suggestion(name, known)} Known: {", ".join(known)}')
+    require_names(key, [name], sorted(registered for registered, _ in registry))
     return registry.get(name)
 
 
-def check_components(cfg: CfgNode) -> None:
-    """Raise `UserError` if the config names a model, backbone or head that is not registered."""
-    lookup(META_ARCH_REGISTRY, cfg.MODEL.META_ARCHITECTURE, "MODEL.META_ARCHITECTURE")
-    lookup(BACKBONE_REGISTRY, cfg.MODEL.BACKBONE.NAME, "MODEL.BACKBONE.NAME")
-    lookup(SEM_SEG_HEADS_REGISTRY, cfg.MODEL.SEM_SEG_HEAD.NAME, "MODEL.SEM_SEG_HEAD.NAME")
+def require_names(key: str, names: Iterable[str], known: Iterable[str]) -> None:
+    """Raise `UserError` for the first of `names`, the value of the config key `key`, that is not among `known`."""
+    known = list(known)
+    for name in names:
+        if name not in known:
+            raise UserError(f'{key}: there is no "{name}".{suggestion(name, known)} Known: {", ".join(known)}')

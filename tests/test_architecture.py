@@ -22,7 +22,7 @@ LINES = (
     ("errors", "palette"),
     ("files", "registry"),
     ("d2", "layers"),
-    ("config", "weights", "backbones", "pixel_decoders", "transformer_decoders"),
+    ("config", "config_values", "weights", "backbones", "pixel_decoders", "transformer_decoders"),
     ("heads", "criteria"),
     ("meta_arch",),
     ("data", "evaluation", "media", "runs", "visualization"),

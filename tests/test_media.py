@@ -77,10 +77,14 @@ def test_a_video_is_read_back_as_it_was(tmp_path: Path) -> None:
 
 
 def test_a_video_that_fails_leaves_nothing_but_an_interrupted_camera_keeps_its_frames(tmp_path: Path) -> None:
-    for error, names in ((ValueError, []), (KeyboardInterrupt, ["clip.mp4"])):
-        with pytest.raises(error), VideoFile(tmp_path / "clip.mp4", 12) as file:
+    def write_and_fail(error: type[BaseException]) -> None:
+        with VideoFile(tmp_path / "clip.mp4", 12) as file:
             file.write(np.zeros((32, 32, 3), np.uint8))
             raise error
+
+    for error, names in ((ValueError, []), (KeyboardInterrupt, ["clip.mp4"])):
+        with pytest.raises(error):
+            write_and_fail(error)
         assert [path.name for path in tmp_path.iterdir()] == names
 
 

@@ -29,7 +29,7 @@ from semask_d2.engine.optimizer import build_optimizer, build_poly_scheduler, gr
 from semask_d2.engine.pictures import CurveWriter, PredictionPictures
 from semask_d2.engine.step import TrainingStep, autocast_dtype
 from semask_d2.evaluation import SemanticEvaluator
-from semask_d2.registry import check_components
+from semask_d2.meta_arch import build_model
 
 logger = logging.getLogger(__name__)
 
@@ -107,8 +107,9 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
         """The config's model; `UserError` if it names a part that there is not."""
-        check_components(cfg)
-        return super().build_model(cfg)
+        model = build_model(cfg)
+        logger.info("Model:\n%s", model)
+        return model
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:

@@ -36,9 +36,15 @@ class BranchMaskFormerHead(nn.Module):
                 f'({", ".join(input_shape)}), got "{name}"'
             )
         channels = cfg.MODEL.SEM_SEG_HEAD.CONVS_DIM if name == MULTI_SCALE else input_shape[name].channels
+        predictor = build_transformer_decoder(cfg, channels)
+        if predictor.multi_scale and name != MULTI_SCALE:
+            raise UserError(
+                f"MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE: {type(predictor).__name__} attends to several maps and "
+                f'needs "{MULTI_SCALE}", got "{name}"'
+            )
         return {
             "pixel_decoder": build_pixel_decoder(cfg, input_shape),
-            "predictor": build_transformer_decoder(cfg, channels),
+            "predictor": predictor,
             "in_feature": None if name == MULTI_SCALE else name,
         }
 

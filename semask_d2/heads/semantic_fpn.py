@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from semask_d2.d2 import SEM_SEG_HEADS_REGISTRY, ShapeSpec, configurable
 from semask_d2.layers.conv import get_norm
+from semask_d2.registry import require_names
 
 
 class ConvNormReLU(nn.Module):
@@ -60,6 +61,7 @@ class SeMaskFPNHead(nn.Module):
     def from_config(cls, cfg, input_shape):
         """The arguments of `__init__` from `cfg.MODEL.SEM_SEG_HEAD`."""
         head = cfg.MODEL.SEM_SEG_HEAD
+        require_names("MODEL.SEM_SEG_HEAD.IN_FEATURES", head.IN_FEATURES, input_shape)
         return {
             "input_shape": {name: input_shape[name] for name in head.IN_FEATURES},
             "num_classes": head.NUM_CLASSES,

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from semask_d2.config_values import check_values
 from semask_d2.criteria.dense_terms import DenseTerms
 from semask_d2.criteria.pixel_loss import pixel_loss
 from semask_d2.criteria.point_terms import PointTerms
@@ -19,7 +20,6 @@ from semask_d2.d2 import (
     build_sem_seg_head,
     configurable,
 )
-from semask_d2.errors import UserError
 from semask_d2.heads.semantic_prior import semantic_prior
 from semask_d2.meta_arch.images import Normalizer, image_names, output_size, resize_scores
 from semask_d2.transformer_decoders import MaskPredictions
@@ -57,13 +57,9 @@ class SeMaskMaskFormer(nn.Module):
     @classmethod
     def from_config(cls, cfg):
         """The parts and arguments of `__init__` from a whole config."""
+        check_values(cfg)
         backbone = build_backbone(cfg)
         mask_former, head = cfg.MODEL.MASK_FORMER, cfg.MODEL.SEM_SEG_HEAD
-        for task in ("INSTANCE_ON", "PANOPTIC_ON"):
-            if mask_former.TEST[task]:
-                raise UserError(
-                    f"MODEL.MASK_FORMER.TEST.{task}: SeMask does semantic segmentation only; set it to False"
-                )
         sem_seg_head = build_sem_seg_head(cfg, backbone.output_shape())
         if sem_seg_head.predictor.supervision == "dense":
             mask_terms = DenseTerms()

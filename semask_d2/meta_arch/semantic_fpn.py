@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from semask_d2.config_values import check_values
 from semask_d2.criteria.pixel_loss import pixel_loss
 from semask_d2.criteria.targets import build_targets
 from semask_d2.d2 import META_ARCH_REGISTRY, Backbone, build_backbone, build_sem_seg_head, configurable
@@ -43,6 +44,7 @@ class SeMaskFPN(nn.Module):
     @classmethod
     def from_config(cls, cfg):
         """The parts and arguments of `__init__` from a whole config."""
+        check_values(cfg)
         backbone = build_backbone(cfg)
         head = cfg.MODEL.SEM_SEG_HEAD
         return {

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from semask_d2.layers.conv import ConvNorm
 from semask_d2.layers.feature_alignment import FeatureAlignment
-from semask_d2.registry import lookup
+from semask_d2.registry import lookup, require_names
 
 # Ours, not Detectron2's: Mask2Former's own package registers the same names there.
 PIXEL_DECODER_REGISTRY = Registry("SEMASK_PIXEL_DECODERS")
@@ -32,8 +32,9 @@ def build_pixel_decoder(cfg, input_shape) -> nn.Module:
 
 def select_features(cfg, input_shape) -> dict:
     """The shapes of the features that `MODEL.SEM_SEG_HEAD.IN_FEATURES` names, from fine to coarse."""
-    wanted = cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES
-    shapes = {name: shape for name, shape in input_shape.items() if name in wanted}
+    head = cfg.MODEL.SEM_SEG_HEAD
+    require_names("MODEL.SEM_SEG_HEAD.IN_FEATURES", head.IN_FEATURES, input_shape)
+    shapes = {name: input_shape[name] for name in head.IN_FEATURES}
     return dict(sorted(shapes.items(), key=lambda item: item[1].stride))
 
 

@@ -21,6 +21,7 @@ from semask_d2.pixel_decoders.base import (
     select_features,
     top_down_step,
 )
+from semask_d2.registry import require_names
 
 FEEDFORWARD_DIM = 1024  # the released models', whatever MODEL.MASK_FORMER.DIM_FEEDFORWARD says
 
@@ -128,8 +129,11 @@ class MSDeformAttnPixelDecoder(nn.Module):
     def from_config(cls, cfg, input_shape):
         """The arguments of `__init__` from `cfg.MODEL.SEM_SEG_HEAD`."""
         head = cfg.MODEL.SEM_SEG_HEAD
+        shapes = select_features(cfg, input_shape)
+        key = "MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES"
+        require_names(key, head.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES, shapes)
         return {
-            "input_shape": select_features(cfg, input_shape),
+            "input_shape": shapes,
             "encoder_features": head.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES,
             "num_encoder_layers": head.TRANSFORMER_ENC_LAYERS,
             "num_heads": head.DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS,

@@ -37,7 +37,8 @@ class MaskPredictions(NamedTuple):
 def build_transformer_decoder(cfg, in_channels: int) -> nn.Module:
     """The decoder named by `MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME`, on maps of `in_channels`.
 
-    Its attribute `supervision` says where its masks are compared: "points" (Mask2Former) or "dense" (MaskFormer).
+    Its attribute `supervision` says where its masks are compared: "points" (Mask2Former) or "dense" (MaskFormer);
+    `multi_scale`, whether it attends to several maps of a pixel decoder.
     """
     key = "MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME"
     decoder = lookup(TRANSFORMER_DECODER_REGISTRY, cfg.MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME, key)

@@ -74,6 +74,7 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
     """
 
     supervision = "points"
+    multi_scale = True
 
     @configurable
     def __init__(

@@ -66,6 +66,7 @@ class StandardTransformerDecoder(nn.Module):
     """
 
     supervision = "dense"
+    multi_scale = False
 
     @configurable
     def __init__(

@@ -1,0 +1,238 @@
+"""`demo/demo.py` as a user runs it: what it draws from which inputs, with which model, and what it refuses."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from commands import ROOT, TOY_CONFIG
+from PIL import Image
+
+from semask_d2 import Predictor
+from semask_d2.media import Video, VideoFile
+
+DRAW_SECTION = re.search(r"## Draw\n+```bash\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S)[1]
+
+
+@pytest.fixture
+def home(tiny_run: Path, toy_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with a trained run, pictures and a video, on a machine without a display."""
+    shutil.copytree(tiny_run, tmp_path / "output/run")
+    images = sorted((toy_root / "toy_scenes/images/validation").iterdir())
+    labels = toy_root / "toy_scenes/annotations/validation"
+    for folder in ("photos", "album", "labels"):
+        (tmp_path / folder).mkdir()
+    for i, path in enumerate(images[:2]):
+        shutil.copy(path, tmp_path / "photos" / path.name)
+        shutil.copy(labels / f"{path.stem}.png", tmp_path / "labels")
+        Image.open(path).save(tmp_path / f"album/{i}.png")
+    shutil.copy(images[2], tmp_path / "photo.jpg")
+    with VideoFile(tmp_path / "drive.mp4", 5) as file:
+        for i in range(3):
+            file.write(np.full((48, 64, 3), 80 * i, np.uint8))
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def demo(in_process):
+    return lambda *words: in_process("demo/demo.py", *words)
+
+
+def files(folder: str) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in Path(folder).rglob("*") if path.is_file())
+
+
+def assert_refused(result: tuple[int, str, str], *expected: str) -> None:
+    code, out, err = result
+    assert code == 1
+    assert "error: " in err
+    for text in expected:
+        assert text in err
+    assert "Traceback" not in out + err
+
+
+class Camera:
+    """Stands for a camera of two frames."""
+
+    def __init__(self, *_: object):
+        self.frames = 2
+
+    def isOpened(self) -> bool:
+        return True
+
+    def get(self, *_: object) -> float:
+        return 0.0
+
+    def read(self) -> tuple[bool, np.ndarray | None]:
+        self.frames -= 1
+        return (True, np.full((48, 64, 3), 90, np.uint8)) if self.frames >= 0 else (False, None)
+
+    def release(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("line", DRAW_SECTION.splitlines())
+def test_the_readmes_commands(demo, home: Path, monkeypatch: pytest.MonkeyPatch, line: str) -> None:
+    words = shlex.split(line)
+    assert words[:2] == ["python", "demo/demo.py"]
+    shown = []
+    if "--webcam" in words:
+        monkeypatch.setattr(cv2, "VideoCapture", Camera)
+        monkeypatch.setattr(cv2, "imshow", lambda title, picture: shown.append(picture))
+        monkeypatch.setattr(cv2, "waitKey", lambda _: -1)
+        monkeypatch.setenv("DISPLAY", ":0")
+    code, _, err = demo(*words[2:])
+    assert code == 0, err
+    made = [path for folder in ("pictures", "errors") if Path(folder).exists() for path in files(folder)]
+    assert made or shown
+    assert len(shown) in (0, 2)
+
+
+def test_the_newest_run_is_taken_and_named(demo, home: Path) -> None:
+    code, out, err = demo("--input", "photo.jpg", "--output", "pictures")
+    assert code == 0, err
+    assert "output/run/model_best.pth" in out.splitlines()[0]
+    assert "photo.jpg -> pictures/photo.png" in out
+    assert Image.open("pictures/photo.png").height == 512
+
+
+def test_without_a_trained_run_it_says_how_to_get_one(demo, home: Path) -> None:
+    Path("output/run/model_best.pth").unlink()
+    result = demo("--input", "photo.jpg", "--output", "pictures")
+    assert_refused(result, "no trained model under", "train_net.py --config-file", "--weights")
+    assert not files("pictures")
+
+
+@pytest.mark.parametrize("weights", ["output/run/model_best.pth", "output/run"])
+def test_weights_alone_are_enough(demo, home: Path, weights: str) -> None:
+    code, _, err = demo("--weights", weights, "--input", "photo.jpg", "--output", "one.jpg")
+    assert code == 0, err
+    assert Image.open("one.jpg").format == "JPEG"
+
+
+def test_weights_without_a_config_beside_them_need_one(demo, home: Path) -> None:
+    Path("output/run/model_best.pth").rename("lone.pth")
+    assert_refused(demo("--weights", "lone.pth", "--input", "photo.jpg", "--output", "a"), "lone.pth", "--config-file")
+    words = ("--weights", "lone.pth", "--config-file", "output/run/config.yaml", "--input", "photo.jpg")
+    assert demo(*words, "--output", "a")[0] == 0
+
+
+def test_a_config_takes_the_weights_beside_it_or_the_options(demo, home: Path) -> None:
+    assert demo("--config-file", "output/run/config.yaml", "--input", "photo.jpg", "--output", "a")[0] == 0
+    assert_refused(demo("--config-file", TOY_CONFIG, "--input", "photo.jpg", "--output", "a"), "MODEL.WEIGHTS is empty")
+    Path("output/run/model_best.pth").rename("lone.pth")
+    opts = ("--opts", "MODEL.WEIGHTS", "lone.pth", "INPUT.MIN_SIZE_TEST", "48")
+    assert demo("--config-file", "output/run/config.yaml", "--input", "photo.jpg", "--output", "b", *opts)[0] == 0
+
+
+def test_all_kinds_of_inputs_and_outputs(demo, home: Path) -> None:
+    shutil.copy("photo.jpg", "album/photo.jpg")
+    words = ("--input", "photos", "album/*", "photo.jpg", "drive.mp4", "--output", "out", "--labels")
+    code, _, err = demo(*words)
+    assert code == 0, err
+    pictures = ["0.png", "0000.png", "0001.png", "1.png", "album_photo.png", "photo_jpg.png"]
+    frames = [f"labels/drive/00000{i}.png" for i in range(3)]
+    assert files("out") == sorted([*pictures, *(f"labels/{name}" for name in pictures), "drive.mp4", *frames])
+    assert "7/7" in err  # the progress bar
+
+    image = np.asarray(Image.open("photos/0000.jpg"))
+    expected = Predictor.from_run("output/run")(image).labels
+    assert np.array_equal(np.asarray(Image.open("out/labels/0000.png")), expected)
+
+
+def test_a_video_becomes_a_video_of_the_same_pace(demo, home: Path) -> None:
+    code, _, err = demo("--input", "drive.mp4", "--output", "drawn.mp4", "--opacity", "0")
+    assert code == 0, err
+    video = Video("drawn.mp4")
+    frames = list(video)
+    assert video.fps == pytest.approx(5)
+    assert len(frames) == 3
+    assert frames[0].shape[0] == 384  # enlarged 8 times
+    assert frames[0].shape[1] > 512  # a legend
+    shades = [float(np.median(frame[:, :512])) for frame in frames]
+    assert shades == pytest.approx([0, 80, 160], abs=8)
+
+
+def test_the_camera_is_written_where_an_output_is_given(demo, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(cv2, "VideoCapture", Camera)
+        code, _, err = demo("--webcam", "1", "--output", "out")
+    assert code == 0, err
+    assert len(list(Video("out/camera.mp4"))) == 2
+    assert_refused(demo("--webcam", "99", "--output", "out"), "--webcam 99")
+
+
+def test_one_unreadable_file_does_not_stop_the_others(demo, home: Path) -> None:
+    Path("photos/0000b.jpg").write_bytes(Path("photos/0000.jpg").read_bytes()[:500])
+    Path("photos/broken.mp4").write_text("no video")
+    result = demo("--input", "photos", "gone.jpg", "--output", "out")
+    assert_refused(
+        result, "3 of 5 inputs", "0000b.jpg cannot be read", "broken.mp4 is no video", "gone.jpg does not exist"
+    )
+    assert files("out") == ["0000.png", "0001.png"]
+
+
+def test_images_of_every_mode_are_drawn(demo, home: Path) -> None:
+    rgb = Image.open("photo.jpg")
+    Path("modes").mkdir()
+    for mode, suffix in (("L", "png"), ("RGBA", "png"), ("CMYK", "jpg"), ("P", "png"), ("1", "png")):
+        rgb.convert(mode).save(f"modes/{mode}.{suffix}")
+    Image.fromarray(np.asarray(rgb.convert("L")).astype(np.uint16) * 257).save("modes/16bit.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn
+    rgb.crop((0, 0, 64, 32)).save("modes/turned.jpg", exif=exif)
+    code, _, err = demo("--input", "modes", "--output", "out", "--labels")
+    assert code == 0, err
+    assert len(files("out")) == 14
+    assert Image.open("out/labels/turned.png").size == (32, 64)
+
+
+def test_comparing_shows_more_and_names_what_is_missing(demo, home: Path) -> None:
+    Path("labels/0001.png").unlink()
+    result = demo("--input", "photos", "--output", "out", "--compare", "labels", "--semantic-priors")
+    assert_refused(result, "1 of 2 inputs", "0001.jpg: no label file labels/0001.png")
+    assert Image.open("out/0000.png").width > 4 * 300
+    Image.fromarray(np.zeros((3, 3), np.uint8)).save("labels/0001.png")
+    assert_refused(demo("--input", "photos", "--output", "out", "--compare", "labels"), "3 x 3 pixels", "one size")
+    Image.fromarray(np.full_like(np.asarray(Image.open("labels/0000.png")), 99)).save("labels/0001.png")
+    assert_refused(demo("--input", "photos/0001.jpg", "--output", "out", "--compare", "labels"), "label id 99")
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--input", "photo.jpg"], ["no display", "--output"]),
+        (["--input", "photos", "--output", "one.png"], ["--output one.png", "folder"]),
+        (["--input", "photo.jpg", "--output", "one.mp4"], ["--output one.mp4", ".png"]),
+        (["--input", "drive.mp4", "--output", "one.avi"], ["--output one.avi", ".mp4"]),
+        (["--input", "album", "--output", "album"], ["overwritten"]),
+        (["--input", "photo.jpg", "--output", "photo.jpg/out"], ["--output photo.jpg/out", "cannot be written"]),
+        (["--input", "output", "--output", "out"], ["output", "no image or video"]),
+        (["--input", "*.gif", "--output", "out"], ["*.gif", "matches no"]),
+        (["--input", "photo.jpg", "--output", "out", "--opacity", "7"], ["--opacity 7"]),
+        (["--input", "photo.jpg", "--output", "out", "--compare", "nowhere"], ["--compare nowhere"]),
+        (["--input", "drive.mp4", "--output", "out", "--compare", "labels"], ["--compare", "videos"]),
+        (["--input", "photo.jpg", "--output", "out", "--weights", "gone.pth"], ["gone.pth"]),
+        (["--input", "photo.jpg", "--output", "out", "--weights", "photos"], ["photos", "config.yaml"]),
+    ],
+)
+def test_what_cannot_work_is_one_line(demo, home: Path, words: list[str], expected: list[str]) -> None:
+    assert_refused(demo(*words), *expected)
+
+
+def test_a_window_needs_opencv_with_windows(demo, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise cv2.error("The function is not implemented")
+
+    monkeypatch.setenv("DISPLAY", ":0")
+    monkeypatch.setattr(cv2, "imshow", refuse)
+    assert_refused(demo("--input", "photo.jpg"), "install opencv-python in its place")

@@ -1,0 +1,119 @@
+"""The pictures of a training."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from semask_d2 import Predictor
+from semask_d2.d2 import EventStorage
+from semask_d2.engine import pictures
+from semask_d2.engine.pictures import CurveWriter, PredictionPictures, draw_curves, evenly, read_metrics
+
+METRIC = "sem_seg/mIoU"
+
+
+@pytest.fixture
+def hook(tiny_run: Path, toy_data: Path, tmp_path: Path) -> PredictionPictures:
+    """A hook on a model in training, at the eighth of ten iterations."""
+    predictor = Predictor.from_run(tiny_run)
+    cfg = predictor.cfg
+    cfg.OUTPUT_DIR = str(tmp_path)
+    hook = PredictionPictures(cfg, predictor.model.train(), METRIC)
+    hook.trainer = SimpleNamespace(iter=7, max_iter=10, storage=EventStorage(7))
+    return hook
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in (folder / "pictures").iterdir())
+
+
+def test_each_evaluation_draws_the_same_images(hook: PredictionPictures, tmp_path: Path) -> None:
+    hook.after_step()
+    assert not (tmp_path / "pictures").exists()
+    hook.trainer.storage.put_scalar(METRIC, 1.0)
+    hook.after_step()
+    hook.after_step()  # no new evaluation
+    first = ["0000008_0000.png", "0000008_0002.png", "0000008_0004.png"]
+    assert names(tmp_path) == first
+    hook.trainer.iter = hook.trainer.storage.iter = 10
+    hook.trainer.storage.put_scalar(METRIC, 2.0)
+    hook.after_train()
+    assert names(tmp_path) == [*first, "0000010_0000.png", "0000010_0002.png", "0000010_0004.png"]
+    assert Image.open(tmp_path / "pictures" / first[0]).width > 4 * 300  # a row of four panels
+    assert hook.model.training
+    assert [(name, step) for name, _, step in hook.trainer.storage._vis_data] == [
+        (f"predictions/{stem}", step) for step in (7, 10) for stem in ("0000", "0002", "0004")
+    ]
+
+
+def test_a_failure_is_a_line_in_the_log(
+    hook: PredictionPictures, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("out of paint")
+
+    monkeypatch.setattr(pictures, "draw_example", fail)
+    hook.trainer.storage.put_scalar(METRIC, 1.0)
+    with caplog.at_level(logging.WARNING):
+        hook.after_step()
+    assert "No pictures of predictions: RuntimeError: out of paint" in caplog.text
+    assert hook.model.training
+
+
+def write_metrics(folder: Path) -> None:
+    lines = [
+        json.dumps({"iteration": i, "total_loss": 9.0 - i, "loss_ce": 1.0, "loss_ce_0": 1.0, "lr": 0.1})
+        for i in range(4)
+    ]
+    lines += [json.dumps({"iteration": 2, METRIC: 40.0}), json.dumps({"iteration": 3, "total_loss": 1.0}), '{"iterat']
+    (folder / "metrics.json").write_text("\n".join(lines))
+
+
+def test_metrics_join_by_iteration_and_the_later_record_counts(tmp_path: Path) -> None:
+    write_metrics(tmp_path)
+    records = read_metrics(tmp_path / "metrics.json")
+    assert list(records) == [0, 1, 2, 3]
+    assert records[2][METRIC] == 40.0
+    assert records[2]["total_loss"] == 7.0
+    assert records[3]["total_loss"] == 1.0
+
+
+def test_curves_are_drawn_after_an_evaluation_or_at_the_end(tmp_path: Path) -> None:
+    write_metrics(tmp_path)
+    path = tmp_path / "pictures/curves.png"
+    writer = CurveWriter(tmp_path, METRIC)
+    with EventStorage() as storage:
+        writer.write()
+        assert not path.exists()
+        storage.put_scalar(METRIC, 40.0)
+        writer.write()
+    assert Image.open(path).width == 3 * 700
+    path.unlink()
+    writer.close()
+    assert not path.exists()  # nothing new
+    CurveWriter(tmp_path, METRIC).close()
+    assert path.exists()
+
+
+def test_curves_show_what_there_is() -> None:
+    curves = draw_curves({1: {"total_loss": 2.0}, 2: {"total_loss": 1.0}})
+    assert curves.shape == (400, 700, 3)
+    assert np.ptp(curves) > 200  # not an empty sheet
+
+
+def test_curves_without_metrics_do_not_stop_a_training(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        CurveWriter(tmp_path, METRIC).close()
+    assert "No learning curves: FileNotFoundError" in caplog.text
+
+
+def test_even_spread() -> None:
+    assert evenly(list(range(10)), 3) == [0, 4, 9]
+    assert evenly([1], 3) == [1]
