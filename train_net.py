@@ -15,6 +15,10 @@ from semask_d2.evaluation import MultiScaleFlip
 
 def main(args: argparse.Namespace) -> None:
     """What each process does."""
+    if not args.config_file:
+        raise UserError(
+            "--config-file is missing: name a config, such as configs/toy_scenes/semask_swin_mini_msfapn_m2f.yaml"
+        )
     cfg = get_cfg(args.config_file, args.opts)
     cfg.freeze()
     setup(cfg, args)

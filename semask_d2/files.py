@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,7 +38,7 @@ def atomic_write(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
         os.replace(temporary, path)
     except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
-        if _disk_is_full(error, path.parent):
+        if _disk_is_full(error):
             raise UserError(f"{path}: not written, the disk is full; make room or choose another folder") from error
         raise
 
@@ -57,8 +56,10 @@ def require_writable(folder: str | os.PathLike, key: str) -> None:
         raise UserError(f"{key} {folder}: cannot be written to: {error.strerror}; choose another folder") from error
 
 
-def _disk_is_full(error: BaseException, folder: Path) -> bool:
-    if isinstance(error, OSError):
-        return error.errno in FULL
-    # torch.save reports a failed write as a RuntimeError without its cause
-    return isinstance(error, RuntimeError) and shutil.disk_usage(folder).free < PROBE_BYTES
+def _disk_is_full(error: BaseException | None) -> bool:
+    """Whether a full disk is behind an error; torch.save raises another one on its way out."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in FULL:
+            return True
+        error = error.__cause__ or error.__context__
+    return False

@@ -93,28 +93,44 @@ def overlay(
 ) -> np.ndarray:
     """The image under its classes' colours, with the names of regions that fill `named_share` of it."""
     canvas = cv2.addWeighted(image, 1 - opacity, colorize(labels, colors), opacity, 0)
-    for i in np.unique(labels):
-        if 0 <= i < len(names):
-            name_regions(canvas, labels == i, names[i], named_share)
+    centres = [
+        (area, x, y, short(names[i]))
+        for i in np.unique(labels)
+        if 0 <= i < len(names)
+        for area, x, y in region_centres(labels == i, named_share)
+    ]
+    write_names(canvas, sorted(centres, reverse=True))
     return canvas
 
 
-def name_regions(canvas: np.ndarray, mask: np.ndarray, name: str, named_share: float) -> None:
-    """Write `name` on `canvas`, at the innermost point of each connected region of `mask` that has room for it."""
+def region_centres(mask: np.ndarray, named_share: float) -> list[tuple[int, int, int]]:
+    """Area and innermost point (x, y) of each connected region that fills `named_share` of `mask` or more."""
     count, regions, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=4)
-    name, scale = short(name), text_scale(canvas)
-    thickness = max(1, round(1.5 * scale))
-    (width, height), _ = cv2.getTextSize(name, FONT, scale, thickness)
+    centres = []
     for region in range(1, count):
-        left, top, region_width, region_height, area = stats[region]
+        left, top, width, height, area = (int(v) for v in stats[region])
         if area < named_share * mask.size:
             continue
-        box = regions[top : top + region_height, left : left + region_width] == region
-        inside = np.pad(box.astype(np.uint8), 1)  # the border counts as an edge
-        distance = cv2.distanceTransform(inside, cv2.DIST_L2, 3)[1:-1, 1:-1]
+        inside = np.pad((regions[top : top + height, left : left + width] == region).astype(np.uint8), 1)
+        distance = cv2.distanceTransform(inside, cv2.DIST_L2, 3)[1:-1, 1:-1]  # the border counts as an edge
         y, x = np.unravel_index(distance.argmax(), distance.shape)
-        x = int(np.clip(left + x - width / 2, 2, max(2, canvas.shape[1] - width - 2)))
-        y = int(np.clip(top + y + height / 2, height + 2, max(height + 2, canvas.shape[0] - 4)))
+        centres.append((area, left + int(x), top + int(y)))
+    return centres
+
+
+def write_names(canvas: np.ndarray, centres: Sequence[tuple[int, int, int, str]]) -> None:
+    """Write names at their (area, x, y, name), where no earlier one is in the way."""
+    scale = text_scale(canvas)
+    thickness = max(1, round(1.5 * scale))
+    taken: list[tuple[int, int, int, int]] = []
+    for _, x, y, name in centres:
+        (width, height), _ = cv2.getTextSize(name, FONT, scale, thickness)
+        x = int(np.clip(x - width / 2, 2, max(2, canvas.shape[1] - width - 2)))
+        y = int(np.clip(y + height / 2, height + 2, max(height + 2, canvas.shape[0] - 4)))
+        box = (x, y - height, x + width, y)
+        if any(box[0] < b[2] and b[0] < box[2] and box[1] < b[3] and b[1] < box[3] for b in taken):
+            continue
+        taken.append(box)
         for dx, dy in OUTLINE:  # not a thicker stroke: in OpenCV 5 that makes the letters wider
             cv2.putText(canvas, name, (x + dx * thickness, y + dy * thickness), FONT, scale, (0, 0, 0), thickness, AA)
         cv2.putText(canvas, name, (x, y), FONT, scale, (255, 255, 255), thickness, AA)

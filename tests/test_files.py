@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
 
 import pytest
 
-from semask_d2.files import atomic_write
+from semask_d2.errors import UserError
+from semask_d2.files import atomic_write, require_writable
 
 
 class Accident(Exception):
@@ -88,3 +90,26 @@ def test_permissions_are_those_of_any_new_file(tmp_path: Path) -> None:
     finally:
         os.umask(old)
     assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o640
+
+
+def test_a_full_disk_is_said_even_behind_another_error(tmp_path: Path) -> None:
+    def write_and_fail(*, second_error: bool) -> None:
+        with atomic_write(tmp_path / "file"):
+            try:
+                raise OSError(errno.ENOSPC, "no space")
+            finally:
+                if second_error:  # as torch.save does
+                    raise RuntimeError("unexpected pos")
+
+    for second_error in (False, True):
+        with pytest.raises(UserError, match=r"file: not written, the disk is full"):
+            write_and_fail(second_error=second_error)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_folder_is_tried_before_it_is_needed(tmp_path: Path) -> None:
+    require_writable(tmp_path / "new/folder", "OUTPUT_DIR")
+    assert os.listdir(tmp_path / "new/folder") == []
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UserError, match=r"OUTPUT_DIR .*file/out: cannot be written to: Not a directory"):
+        require_writable(tmp_path / "file/out", "OUTPUT_DIR")

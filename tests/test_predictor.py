@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from commands import TOY_CONFIG
+from commands import ROOT, TOY_CONFIG
 
-from semask_d2 import Prediction, Predictor, get_cfg
+from semask_d2 import Prediction, Predictor, build_model, get_cfg
 from semask_d2.data.datasets.toy_scenes import TOY_SCENES
 from semask_d2.errors import UserError
 from semask_d2.predictor import distinct_colors
+
+FPN_CONFIG = ROOT / "configs/toy_scenes/semask_swin_mini_fpn.yaml"
 
 
 @pytest.fixture(scope="module")
@@ -150,3 +152,18 @@ class PlainBackbone(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         return {name: value for name, value in self.backbone(x).items() if name.startswith("res")}
+
+
+def test_semantic_fpn_has_priors_too() -> None:
+    fpn = Predictor.of_model(cfg := get_cfg(FPN_CONFIG, ["MODEL.DEVICE", "cpu"]), build_model(cfg).eval())
+    image = picture(70, 130)  # 128 x 238 after resizing, not padded to a multiple
+    prediction = fpn(image, scores=True, priors=True)
+    assert {name: prior.shape for name, prior in prediction.priors.items()} == {
+        "sem2": (32, 60),
+        "sem3": (16, 30),
+        "sem4": (8, 15),
+        "sem5": (4, 8),
+    }
+    plain = fpn([image, image[:50]], scores=True)
+    np.testing.assert_allclose(prediction.scores, plain[0].scores, atol=1e-4)
+    assert plain[1].scores.shape == (12, 50, 130)

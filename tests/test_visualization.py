@@ -15,6 +15,7 @@ from semask_d2.visualization import (
     legend,
     short,
     spread_cells,
+    write_names,
 )
 
 NAMES = ["sky", "road", "tree"]
@@ -141,3 +142,13 @@ def test_cells_cover_their_part_of_the_image() -> None:
     assert drawn.shape == (20, 50)
     assert drawn[0].tolist() == [0] * 20 + [1] * 20 + [2] * 10
     assert drawn[:, 0].tolist() == [0] * 10 + [3] * 10
+
+
+def test_names_do_not_cover_each_other() -> None:
+    canvas = np.full((200, 200, 3), 90, np.uint8)
+    write_names(canvas, [(9, 100, 100, "large")])
+    alone = canvas.copy()
+    write_names(canvas := np.full((200, 200, 3), 90, np.uint8), [(9, 100, 100, "large"), (5, 104, 103, "small")])
+    assert np.array_equal(canvas, alone)
+    write_names(canvas, [(5, 100, 160, "small")])
+    assert not np.array_equal(canvas, alone)

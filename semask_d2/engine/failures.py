@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from semask_d2.errors import UserError
+from semask_d2.files import FULL
 
 LESS_MEMORY = (
     "in training lower SOLVER.IMS_PER_BATCH or INPUT.CROP.SIZE, raise SOLVER.GRADIENT_ACCUMULATION_STEPS (the same "
@@ -18,6 +19,8 @@ def explain(error: Exception) -> str | None:
     """The line that tells a user of `error`, or None for an error that is the program's own."""
     if isinstance(error, UserError):
         return str(error)
+    if isinstance(error, OSError) and error.errno in FULL:
+        return f"the disk is full{f' at {error.filename}' if error.filename else ''}; make room, continue with --resume"
     text = " ".join(str(error).split())
     if isinstance(error, torch.cuda.OutOfMemoryError):
         return f"out of GPU memory: {LESS_MEMORY} ({text.partition('. ')[0]})"

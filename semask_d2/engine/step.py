@@ -28,13 +28,14 @@ def autocast_dtype(device: torch.device, *, enabled: bool) -> torch.dtype | None
     return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
 
 
-def seed_iteration(seed: int, iteration: int, rank: int) -> None:
-    """Seed torch for one iteration of one process.
+def seed_forward(seed: int, iteration: int, part: int, rank: int) -> None:
+    """Seed torch for the forward pass of one process on one part of an iteration's batch.
 
-    Dropout and sampled points then depend on (seed, iteration, rank) alone, so that a resumed run repeats them
-    whatever happened in between.
+    Dropout and sampled points then depend on these numbers alone, so that a resumed run repeats them whatever
+    happened in between.
     """
-    torch.manual_seed(int(np.random.SeedSequence((seed, iteration, rank)).generate_state(1, np.uint64)[0] >> 1))
+    sequence = np.random.SeedSequence((seed, iteration, part, rank))
+    torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0] >> 1))
 
 
 class TrainingStep(TrainerBase):
@@ -74,7 +75,6 @@ class TrainingStep(TrainerBase):
         self.batches = iter(data_loader)
 
     def run_step(self) -> None:
-        seed_iteration(self.seed, self.iter, comm.get_rank())
         self.optimizer.zero_grad(set_to_none=True)
         data_time = 0.0
         batches: list[list[dict]] = []
@@ -84,6 +84,7 @@ class TrainingStep(TrainerBase):
             batch = next(self.batches)
             data_time += time.perf_counter() - start
             batches.append(batch)
+            seed_forward(self.seed, self.iter, i, comm.get_rank())  # after the loader, which draws when it starts
             parts.append(self.backward(batch, last=i == self.accumulation_steps - 1))
         self.record({name: sum(part[name] for part in parts) for name in parts[0]}, data_time, batches)
         self.scaler.unscale_(self.optimizer)

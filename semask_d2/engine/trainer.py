@@ -28,6 +28,7 @@ from semask_d2.engine.hooks import BestCheckpoint, ProgressLine
 from semask_d2.engine.optimizer import build_optimizer, build_poly_scheduler, gradient_clipper
 from semask_d2.engine.pictures import CurveWriter, PredictionPictures
 from semask_d2.engine.step import TrainingStep, autocast_dtype
+from semask_d2.errors import UserError
 from semask_d2.evaluation import SemanticEvaluator
 from semask_d2.meta_arch import build_model
 
@@ -56,7 +57,13 @@ class Trainer(DefaultTrainer):
             output_dir=cfg.OUTPUT_DIR,
         )
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
-        self.checkpointer = Checkpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        self.checkpointer = Checkpointer(
+            model,
+            cfg.OUTPUT_DIR,
+            training_start=True,
+            drop_class_layers=cfg.MODEL.WEIGHTS_DROP_CLASS_LAYERS,
+            trainer=weakref.proxy(self),
+        )
         self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER
         self.last_results: dict[str, Any] = {}
         self.register_hooks(self.build_hooks())
@@ -121,7 +128,10 @@ class Trainer(DefaultTrainer):
         """Our "WarmupPolyLR"; any other name is Detectron2's to build."""
         if cfg.SOLVER.LR_SCHEDULER_NAME == "WarmupPolyLR":
             return build_poly_scheduler(cfg, optimizer)
-        return super().build_lr_scheduler(cfg, optimizer)
+        try:
+            return super().build_lr_scheduler(cfg, optimizer)
+        except ValueError as error:
+            raise UserError(f"SOLVER.LR_SCHEDULER_NAME {cfg.SOLVER.LR_SCHEDULER_NAME}: {error}") from error
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode, *, seed: int = 0, start_iter: int = 0) -> Batches:

@@ -16,7 +16,9 @@ from PIL import Image
 from semask_d2 import Predictor
 from semask_d2.media import Video, VideoFile
 
-DRAW_SECTION = re.search(r"## Draw\n+```bash\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S)[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+DRAW_SECTION = re.search(r"## Draw\n+```bash\n(.*?)```", README, re.S)[1]
+PROGRAM = re.search(r"## In Python\n+```python\n(.*?)```", README, re.S)[1]
 
 
 @pytest.fixture
@@ -95,6 +97,14 @@ def test_the_readmes_commands(demo, home: Path, monkeypatch: pytest.MonkeyPatch,
     made = [path for folder in ("pictures", "errors") if Path(folder).exists() for path in files(folder)]
     assert made or shown
     assert len(shown) in (0, 2)
+
+
+def test_the_readmes_program(home: Path, capsys: pytest.CaptureFixture) -> None:
+    exec(compile(PROGRAM, "README.md", "exec"), {})
+    assert capsys.readouterr().out.splitlines() == [
+        "(480, 640) (12, 480, 640) (2, 3)",
+        "(360, 480) (12, 360, 480) (2, 3)",
+    ]
 
 
 def test_the_newest_run_is_taken_and_named(demo, home: Path) -> None:

@@ -48,6 +48,11 @@ def test_unknown_data_set_names_the_nearest(train, tmp_path: Path) -> None:
     assert_one_line(result, "toy_scenes_trian", "toy_scenes_train")
 
 
+def test_a_missing_config(in_process, tmp_path: Path) -> None:
+    assert_one_line(in_process("train_net.py"), "--config-file")
+    assert_one_line(in_process("train_net.py", "--config-file", tmp_path / "gone.yaml"), "gone.yaml", "No such file")
+
+
 def test_unknown_key_names_the_nearest(train, tmp_path: Path) -> None:
     result = train("SOLVER.BASE_LRR", "1.0", "OUTPUT_DIR", tmp_path)
     assert_one_line(result, "SOLVER.BASE_LRR", 'Did you mean "SOLVER.BASE_LR"?')

@@ -39,6 +39,8 @@ def test_training_leaves_a_whole_run_folder_and_eval_only_repeats_its_miou(train
     names = {path.name for path in trained.iterdir()}
     assert {"model_final.pth", "model_best.pth", "config.yaml", "metrics.json", "log.txt", "last_checkpoint"} <= names
     assert any(name.startswith("events.out.tfevents") for name in names)
+    drawn = {path.name for path in (trained / "pictures").iterdir()}
+    assert drawn == {"curves.png", *(f"{i:07d}_{stem}.png" for i in (3, 6) for stem in ("0000", "0002", "0004"))}
     log = (trained / "log.txt").read_text()
     assert re.search(r"semask_d2 on the (native|detectron2) backend", log.splitlines()[0])
     assert "iter 6/6" in log
@@ -108,9 +110,12 @@ def test_gradient_accumulation_takes_the_same_images(train, tmp_path: Path) -> N
 def test_a_new_run_moves_an_earlier_one_aside(train, tmp_path: Path) -> None:
     options = ("SOLVER.MAX_ITER", "1", "DATASETS.TEST", "()", "OUTPUT_DIR", tmp_path)
     (tmp_path / "model_final.pth").write_bytes(b"precious")
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures/curves.png").write_bytes(b"lovely")
     code, _, err = train(*options)
     assert code == 0, err
     assert (tmp_path / "previous_1/model_final.pth").read_bytes() == b"precious"
+    assert (tmp_path / "previous_1/pictures/curves.png").read_bytes() == b"lovely"
     assert weights(tmp_path / "model_final.pth")
 
 
@@ -124,15 +129,9 @@ def test_fine_tuning_starts_from_weights_at_iteration_zero(train, trained: Path,
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-def test_the_demo_draws_a_picture(run, trained: Path, toy_root: Path, tmp_path: Path) -> None:
+def test_the_demo_draws_with_a_run_of_the_trainer(run, trained: Path, toy_root: Path, tmp_path: Path) -> None:
     image = toy_root / "toy_scenes/images/validation/0000.jpg"
-    code, _, err = run(
-        *("demo/demo.py", "--config-file", trained / "config.yaml", "--input", image, "--output", tmp_path),
-        *("--opts", "MODEL.WEIGHTS", trained / "model_final.pth"),
-    )
+    words = ("--weights", trained / "model_best.pth", "--input", image, "--output", tmp_path, "--semantic-priors")
+    code, _, err = run("demo/demo.py", *words)
     assert code == 0, err
-    from PIL import Image
-
-    picture = Image.open(tmp_path / "0000.png")
-    assert picture.height == 512
-    assert picture.width > 512  # the legend stands beside the enlarged image
+    assert (tmp_path / "0000.png").exists()

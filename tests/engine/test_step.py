@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from semask_d2.d2 import EventStorage
-from semask_d2.engine.step import TrainingStep, autocast_dtype, seed_iteration
+from semask_d2.engine.step import TrainingStep, autocast_dtype, seed_forward
 from semask_d2.errors import UserError
 
 
@@ -75,13 +75,13 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_change(tmp_path: Pat
     torch.testing.assert_close(kept["batches"][0][1]["x"], data[1]["x"], equal_nan=True)
 
 
-def test_randomness_depends_on_seed_iteration_and_rank_alone() -> None:
+def test_randomness_depends_on_seed_forward_part_and_rank_alone() -> None:
     def draw(*key: int) -> float:
-        seed_iteration(*key)
+        seed_forward(*key)
         return torch.rand(1).item()
 
-    assert draw(1, 2, 3) == draw(1, 2, 3)
-    assert len({draw(1, 2, 3), draw(2, 2, 3), draw(1, 3, 3), draw(1, 2, 4)}) == 4
+    assert draw(1, 2, 3, 4) == draw(1, 2, 3, 4)
+    assert len({draw(1, 2, 3, 4), draw(2, 2, 3, 4), draw(1, 3, 3, 4), draw(1, 2, 4, 4), draw(1, 2, 3, 5)}) == 5
 
 
 def test_mixed_precision_is_off_on_a_cpu() -> None:

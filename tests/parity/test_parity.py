@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from semask_d2 import build_model, get_cfg
 from semask_d2.d2 import CfgNode
 from semask_d2.heads.semantic_prior import semantic_prior
+from semask_d2.weights.conversion import released_fpn_name
 
 HERE = Path(__file__).resolve().parent
 CONFIGS = HERE.parents[1] / "configs"
@@ -77,21 +78,16 @@ def load_config(relative: str | None, what: str, options: dict[str, object]) -> 
     return get_cfg(CONFIGS / relative, [text for key, value in options.items() for text in (key, str(value))])
 
 
-def our_name(published: str) -> str:
-    """mmsegmentation calls the head `decode_head`."""
-    return published.replace("decode_head.", "sem_seg_head.")
-
-
 def published_values(state: dict[str, Tensor], published_names: dict) -> dict[str, Tensor]:
     """What every tensor of our `state` holds in the case; integers keep what the model computes."""
     values = dict(state)
     for published in published_names:
-        own = state.get(our_name(published))
+        own = state.get(released_fpn_name(published))
         if own is not None and own.is_floating_point():
             # the norm that FaPN shares has the value of its name in `layer_k`
             shared = published.replace("align_", "layer_").replace("offset.norm", "norm")
             source = shared if "offset.norm" in published else published
-            values[our_name(published)] = torch.from_numpy(fill.tensor(source, tuple(own.shape)))
+            values[released_fpn_name(published)] = torch.from_numpy(fill.tensor(source, tuple(own.shape)))
     return values
 
 
@@ -179,7 +175,7 @@ def test_there_are_cases() -> None:
 def test_parameters_have_the_published_names_and_shapes(name: str) -> None:
     case = load_case(name)
     shapes = {key: list(tensor.shape) for key, tensor in case.model.state_dict().items()}
-    assert shapes == {our_name(key): shape for key, shape in case.spec["state"].items()}
+    assert shapes == {released_fpn_name(key): shape for key, shape in case.spec["state"].items()}
     assert sum(parameter.numel() for parameter in case.model.parameters()) == case.spec["parameters"]
 
 
@@ -275,5 +271,5 @@ def test_manifest(name: str) -> None:
     with torch.device("meta"):
         model = build_model(cfg)
     shapes = {key: list(tensor.shape) for key, tensor in model.state_dict().items()}
-    assert shapes == {our_name(key): shape for key, shape in manifest["state"].items()}
+    assert shapes == {released_fpn_name(key): shape for key, shape in manifest["state"].items()}
     assert sum(parameter.numel() for parameter in model.parameters()) == manifest["parameters"]
