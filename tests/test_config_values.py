@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from conftest import TINY, TOY_CONFIG
+from commands import TINY, TOY_CONFIG
 
 from semask_d2 import build_model, get_cfg
 from semask_d2.errors import UserError

@@ -1,0 +1,83 @@
+"""What the interoperation tests share: the examples of docs/detectron2.md, a small model, and quiet loggers."""
+
+from __future__ import annotations
+
+import logging
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from commands import ROOT, TINY, TOY_CONFIG
+from PIL import Image
+
+from semask_d2 import get_cfg
+from semask_d2.d2 import CfgNode, DatasetCatalog, MetadataCatalog, setup_logger
+
+PAGE = (ROOT / "docs/detectron2.md").read_text(encoding="utf-8")
+# the Python block under each heading
+EXAMPLES = {
+    section.splitlines()[0]: re.search(r"```python\n(.*?)```", section, re.DOTALL)[1]
+    for section in PAGE.split("\n## ")[1:]
+}
+
+
+@pytest.fixture
+def example(monkeypatch: pytest.MonkeyPatch):
+    """A function that runs the page's example under a heading, in the project's folder; returns its names.
+
+    `names` are those that the example takes for granted.
+    """
+
+    def run_example(heading: str, folder: Path = ROOT, **names: object) -> dict[str, object]:
+        monkeypatch.chdir(folder)
+        exec(compile(EXAMPLES[heading], f"docs/detectron2.md: {heading}", "exec"), names)
+        return names
+
+    return run_example
+
+
+@pytest.fixture
+def cfg(tmp_path: Path, toy_data: Path) -> CfgNode:
+    """The config of the tiny model, with an output folder of its own."""
+    return get_cfg(
+        TOY_CONFIG, [*TINY, "SOLVER.MAX_ITER", "2", "SOLVER.IMS_PER_BATCH", "2", "OUTPUT_DIR", str(tmp_path)]
+    )
+
+
+@pytest.fixture
+def batch() -> list[dict]:
+    """Two images of 64 x 64 with labels of three classes and ignored pixels, as Detectron2's mappers give them."""
+    labels = torch.zeros(64, 64, dtype=torch.int64)
+    labels[20:], labels[40:], labels[60:] = 3, 7, 255
+    return [{"image": torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8), "sem_seg": labels} for _ in range(2)]
+
+
+@pytest.fixture
+def boxes(tmp_path: Path):
+    """A folder that holds the data set `boxes`: four images of a white box and their labels, not registered."""
+    for kind in ("images", "labels"):
+        (tmp_path / "boxes" / kind).mkdir(parents=True)
+    for i in range(4):
+        ids = np.zeros((48, 64), np.uint8)
+        ids[8 * i : 8 * i + 16, 20:40] = 1
+        Image.fromarray(255 * ids).convert("RGB").save(tmp_path / f"boxes/images/{i}.jpg")
+        Image.fromarray(ids).save(tmp_path / f"boxes/labels/{i}.png")
+    yield tmp_path
+    if "boxes" in DatasetCatalog.list():
+        DatasetCatalog.remove("boxes")
+        MetadataCatalog.remove("boxes")
+
+
+@pytest.fixture(autouse=True)
+def _quiet_loggers():
+    """Take away the handlers that Detectron2's trainers add: they write to streams of a test that is over."""
+    loggers = [logging.getLogger(name) for name in ("fvcore", "detectron2", "semask_d2")]
+    before = [(x, x.level, x.propagate, list(x.handlers)) for x in loggers]
+    yield
+    for logger, level, propagate, handlers in before:
+        logger.setLevel(level)
+        logger.propagate = propagate
+        logger.handlers[:] = handlers
+    setup_logger.cache_clear()

@@ -1,0 +1,95 @@
+"""The native side and the real one do the same: from the same seed, and with each other's run folders."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from commands import ROOT, TINY, TOY_CONFIG
+
+from semask_d2.d2 import BACKEND
+
+pytestmark = pytest.mark.skipif(BACKEND != "detectron2", reason="Detectron2 is not installed")
+
+SIDES = ("native", "detectron2")
+# prints what a run with these options starts from, and its first losses
+FIRST_STEP = """
+import hashlib, json, sys
+from semask_d2 import get_cfg
+from semask_d2.d2 import BACKEND
+from semask_d2.engine import Trainer
+from semask_d2.engine.launch import argument_parser, setup
+
+def digest(tensors):
+    return hashlib.sha256(b"".join(x.contiguous().numpy().tobytes() for x in tensors)).hexdigest()
+
+args = argument_parser().parse_args(sys.argv[1:])
+cfg = get_cfg(args.config_file, args.opts)
+setup(cfg, args)
+trainer = Trainer(cfg)
+state = trainer.model.state_dict()
+weights = digest(state.values())
+batch = next(iter(trainer.build_train_loader(cfg, seed=cfg.SEED)))
+trainer.train()
+with open(cfg.OUTPUT_DIR + "/metrics.json") as file:
+    metrics = json.loads(file.readline())
+facts = {
+    "side": BACKEND,
+    "names": list(state),
+    "weights": weights,
+    "batch": digest(x[key] for x in batch for key in ("image", "sem_seg")),
+    "files": [x["file_name"] for x in batch],
+    "losses": {name: value for name, value in metrics.items() if "loss" in name},
+}
+print(json.dumps(facts))
+"""
+
+
+def test_the_same_seed_gives_the_same_weights_batch_and_losses(run, tmp_path: Path) -> None:
+    script = tmp_path / "first_step.py"
+    script.write_text(f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n{FIRST_STEP}")
+    facts = {}
+    for side in SIDES:
+        options = (*TINY, "SOLVER.MAX_ITER", "1", "DATASETS.TEST", "()", "OUTPUT_DIR", tmp_path / side)
+        code, out, err = run(script, "--config-file", TOY_CONFIG, *options, env={"SEMASK_D2_BACKEND": side})
+        assert code == 0, err
+        facts[side] = json.loads(out.splitlines()[-1])
+        assert facts[side].pop("side") == side
+    losses = [facts[side].pop("losses") for side in SIDES]
+    assert facts["native"] == facts["detectron2"]
+    assert {"loss_ce", "loss_mask", "loss_dice", "loss_cate", "total_loss"} <= losses[0].keys()
+    assert losses[1] == pytest.approx(losses[0], rel=1e-6)
+
+
+@pytest.fixture(scope="module")
+def runs(train, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, str]]:
+    """A short run on each side: its folder, and the line of its mIoU."""
+    made = {}
+    for side in SIDES:
+        folder = tmp_path_factory.mktemp(side)
+        options = ("SOLVER.MAX_ITER", "3", "OUTPUT_DIR", folder)
+        code, out, err = train(*options, env={"SEMASK_D2_BACKEND": side})
+        assert code == 0, err
+        assert f"semask_d2 on the {side} backend" in (folder / "log.txt").read_text()
+        made[side] = folder, out.splitlines()[-1]
+    return made
+
+
+def test_a_short_run_ends_alike_on_both_sides(runs: dict[str, tuple[Path, str]]) -> None:
+    values = [float(line.rsplit(" ", 1)[1]) for _, line in runs.values()]
+    assert values[0] == pytest.approx(values[1], abs=0.002)
+
+
+@pytest.mark.parametrize(("made_on", "read_on"), [SIDES, SIDES[::-1]])
+def test_a_run_folder_evaluates_alike_on_the_other_side(
+    run, runs: dict[str, tuple[Path, str]], tmp_path: Path, made_on: str, read_on: str
+) -> None:
+    folder, line = runs[made_on]
+    assert line.startswith("toy_scenes_val mIoU ")
+    weights = ("MODEL.WEIGHTS", folder / "model_final.pth", "OUTPUT_DIR", tmp_path)
+    arguments = ("train_net.py", "--config-file", folder / "config.yaml", "--eval-only", *weights)
+    code, out, err = run(*arguments, env={"SEMASK_D2_BACKEND": read_on})
+    assert code == 0, err
+    assert out.splitlines()[-1] == line
+    assert f"semask_d2 on the {read_on} backend" in (tmp_path / "log.txt").read_text()

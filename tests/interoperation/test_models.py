@@ -1,0 +1,133 @@
+"""Our backbone and heads among Detectron2's, and its tools on our models."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from commands import ROOT
+from torch import nn
+
+from semask_d2 import Predictor, build_model, get_cfg
+from semask_d2.d2 import BACKEND, MetadataCatalog
+
+pytestmark = pytest.mark.skipif(BACKEND != "detectron2", reason="Detectron2 is not installed")
+
+HEADS = "Our backbone under Detectron2's heads"
+TOOLS = "Predictor, Visualizer, cost"
+RESNET = "Detectron2's backbone under our heads"
+LAZY = "LazyConfig"
+
+
+def losses_of_a_step(model: nn.Module, batch: list[dict]) -> dict[str, float]:
+    """Backpropagate one batch; every parameter that is trained must take part, as DistributedDataParallel asks."""
+    losses = model.train()(batch)
+    sum(losses.values()).backward()
+    assert not [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    values = {name: loss.item() for name, loss in losses.items()}
+    assert all(np.isfinite(value) for value in values.values()), values
+    return values
+
+
+def small_panoptic(cfg) -> None:
+    """Make Detectron2's Panoptic FPN of the example quick to run."""
+    cfg.merge_from_list(
+        [
+            *("MODEL.DEVICE", "cpu", "MODEL.SWIN.EMBED_DIM", 16, "MODEL.SWIN.DEPTHS", [1, 1, 1, 1]),
+            *("MODEL.SWIN.NUM_HEADS", [1, 1, 2, 2], "MODEL.FPN.OUT_CHANNELS", 16, "MODEL.ROI_BOX_HEAD.FC_DIM", 16),
+            *("MODEL.ROI_MASK_HEAD.CONV_DIM", 8, "MODEL.ROI_MASK_HEAD.NUM_CONV", 1, "MODEL.ROI_HEADS.NUM_CLASSES", 3),
+            *("MODEL.RPN.POST_NMS_TOPK_TRAIN", 20, "MODEL.RPN.POST_NMS_TOPK_TEST", 20),
+            *("MODEL.SEM_SEG_HEAD.CONVS_DIM", 32, "MODEL.SEM_SEG_HEAD.NUM_CLASSES", 12),
+        ]
+    )
+
+
+def add_instances(batch: list[dict]) -> list[dict]:
+    """Give each image one object."""
+    from detectron2.structures import BitMasks, Boxes, Instances
+
+    for x in batch:
+        masks = torch.zeros(1, 64, 64, dtype=torch.bool)
+        masks[:, 8:40, 16:48] = True
+        boxes = Boxes(torch.tensor([[16.0, 8.0, 48.0, 40.0]]))
+        x["instances"] = Instances((64, 64), gt_boxes=boxes, gt_classes=torch.tensor([1]), gt_masks=BitMasks(masks))
+    return batch
+
+
+def test_our_backbone_under_detectron2s_heads(example, cfg, batch) -> None:
+    panoptic_cfg = example(HEADS, cfg=cfg)["panoptic"]
+
+    segmentor = build_model(cfg)
+    assert type(segmentor).__name__ == "SemanticSegmentor"
+    assert losses_of_a_step(segmentor, batch).keys() == {"loss_sem_seg"}
+    with torch.no_grad():
+        (output,) = segmentor.eval()([{"image": batch[0]["image"], "height": 50, "width": 70}])
+    assert output["sem_seg"].shape == (12, 50, 70)
+
+    small_panoptic(panoptic_cfg)
+    panoptic = build_model(panoptic_cfg)
+    assert type(panoptic.backbone.bottom_up).__name__ == "D2SeMaskSwinTransformer"
+    losses = losses_of_a_step(panoptic, add_instances(batch))
+    assert losses.keys() >= {"loss_sem_seg", "loss_rpn_cls", "loss_box_reg", "loss_mask"}
+    with torch.no_grad():
+        (output,) = panoptic.eval()([{"image": batch[0]["image"], "height": 50, "width": 70}])
+    assert output["sem_seg"].shape == (12, 50, 70)
+    assert output["panoptic_seg"][0].shape == (50, 70)
+
+
+def test_detectron2s_backbone_under_our_heads(example, cfg, batch) -> None:
+    example(RESNET, cfg=cfg)
+    model = build_model(cfg)
+    assert type(model.backbone).__name__ == "ResNet"
+    names = losses_of_a_step(model, batch).keys()
+    assert names >= {"loss_ce", "loss_mask", "loss_dice"}
+    assert "loss_cate" not in names
+    with torch.no_grad():
+        outputs = model.eval()([{"image": x["image"], "height": 50, "width": 70} for x in batch])
+    assert [output["sem_seg"].shape for output in outputs] == [(12, 50, 70)] * 2
+
+
+def test_detectron2s_predictor_visualizer_and_counters(example, cfg, tiny_run, capsys) -> None:
+    cfg.MODEL.WEIGHTS = str(tiny_run / "model_best.pth")
+    image = np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)
+    names = example(TOOLS, cfg=cfg, image=image)
+
+    labels = names["labels"].numpy()
+    assert np.array_equal(labels, Predictor(cfg)(image).labels)
+    assert len(np.unique(labels)) > 1
+
+    assert names["picture"].shape == image.shape
+    colors = np.array(MetadataCatalog.get("toy_scenes_val").stuff_colors)
+    halves = np.zeros((100, 100), np.int64)
+    halves[:, 50:] = 5
+    drawn = names["Visualizer"](np.zeros((100, 100, 3), np.uint8), names["predictor"].metadata)
+    drawn = drawn.draw_sem_seg(halves, alpha=1.0).get_image()
+    for part, label in ((drawn[:, :45], 0), (drawn[:, 55:], 5)):
+        assert np.abs(np.median(part, (0, 1)) - colors[label]).max() <= 2
+
+    model, flops = names["predictor"].model, names["flops"].by_module()
+    assert flops[""] >= flops["backbone"] + flops["sem_seg_head"]
+    smaller = names["FlopCountAnalysis"](model, [{"image": torch.zeros(3, 256, 256)}]).by_module()
+    # linear in the number of pixels, but for the semantic layers that attend globally
+    assert flops["sem_seg_head.pixel_decoder"] == 4 * smaller["sem_seg_head.pixel_decoder"]
+    assert flops["backbone.patch_embed"] == 4 * smaller["backbone.patch_embed"] > 0
+    assert flops["backbone.layers.3.semantic_layer"] > 4 * smaller["backbone.layers.3.semantic_layer"]
+    printed = capsys.readouterr().out
+    assert "GFLOP" in printed
+    assert "sem_seg_head.pixel_decoder" in printed
+
+
+def test_a_lazy_config_builds_our_model(example, cfg, batch) -> None:
+    model = example(LAZY)["model"]
+    assert type(model).__name__ == "SeMaskMaskFormer"
+    names = losses_of_a_step(model, batch).keys()
+    assert {"loss_ce", "loss_ce_0", "loss_cate"} <= names
+
+    built = build_model(get_cfg(ROOT / "configs/toy_scenes/semask_swin_mini_msfapn_m2f.yaml", ["MODEL.DEVICE", "cpu"]))
+    assert {name: p.shape for name, p in model.state_dict().items()} == {
+        name: p.shape for name, p in built.state_dict().items()
+    }
+    built.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        outputs = [m.eval()([{"image": batch[0]["image"]}])[0]["sem_seg"] for m in (model, built)]
+    assert torch.equal(*outputs)

@@ -1,0 +1,75 @@
+"""Trainings that mix Detectron2's parts with ours: data sets, hooks and evaluators of the user, and his trainer."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from commands import TINY
+
+from semask_d2.d2 import BACKEND, DatasetEvaluator
+
+pytestmark = pytest.mark.skipif(BACKEND != "detectron2", reason="Detectron2 is not installed")
+
+PROJECT = "Our models in your project"
+TRAINER = "Your data set, hooks and evaluators in our Trainer"
+
+
+class BoxShare(DatasetEvaluator):
+    """An evaluator of the user: the share of pixels that are called box, in percent, and the images it saw."""
+
+    def reset(self) -> None:
+        self.pixels, self.found, self.images = 0, 0, 0
+
+    def process(self, inputs: list[dict], outputs: list[dict]) -> None:
+        for output in outputs:
+            labels = output["sem_seg"].argmax(0)
+            self.images += 1
+            self.pixels += labels.numel()
+            self.found += (labels == 1).sum().item()
+
+    def evaluate(self) -> dict[str, dict[str, float]]:
+        return {"boxes": {"share": 100 * self.found / self.pixels, "images": self.images}}
+
+
+def test_a_users_data_set_hooks_and_evaluators_in_our_trainer(example, cfg, boxes) -> None:
+    names = example(TRAINER, folder=boxes, cfg=cfg, YourEvaluator=BoxShare)
+    trainer, evaluator = names["trainer"], names["evaluator"]
+    assert trainer.iter == 2
+
+    saved = {path.name for path in boxes.glob("*.pth")}
+    assert saved >= {"model_final.pth", "model_best.pth", "model_most_boxes.pth", "each_0000000.pth", "each_final.pth"}
+    state = torch.load(boxes / "model_most_boxes.pth", weights_only=True)
+    assert {"model", "trainer", "iteration"} <= state.keys()
+    latest = {name: value for name, (value, _) in trainer.storage.latest().items()}
+    assert latest["boxes/images"] == 4
+    assert latest["sem_seg/mIoU"] == pytest.approx(trainer.last_results["sem_seg"]["mIoU"])
+    shares = [value for value, _ in trainer.storage.history("boxes/share").values()]
+    assert names["best"].best_metric == max(shares)
+    assert len(shares) == 2  # after the first iteration and at the end
+
+    results = trainer.test(cfg, trainer.model, evaluator)
+    assert results.keys() == {"sem_seg", "boxes"}
+    assert results["boxes"]["share"] == pytest.approx(shares[-1])
+    assert results["sem_seg"]["mIoU"] == pytest.approx(latest["sem_seg/mIoU"])
+
+
+def test_our_models_in_a_plain_default_trainer(example, toy_data, tmp_path) -> None:
+    names = example(PROJECT)
+    cfg = names["cfg"]
+    assert names["YourTrainer"].__mro__[1].__module__ == "detectron2.engine.defaults"
+    cfg.merge_from_list([*TINY, "SOLVER.MAX_ITER", "2", "OUTPUT_DIR", str(tmp_path), "SOLVER.IMS_PER_BATCH", "2"])
+    trainer = names["YourTrainer"](cfg)
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    trainer.resume_or_load(resume=False)
+    trainer.train()
+
+    after = torch.load(tmp_path / "model_final.pth", weights_only=True)["model"]
+    assert after.keys() == before.keys()
+    changed = {name.split(".")[0] for name in after if not torch.equal(after[name], before[name])}
+    assert changed == {"backbone", "sem_seg_head"}
+    assert type(trainer.optimizer).__name__ == "AdamW"
+    assert trainer._last_eval_results["sem_seg"]["mIoU"] > 0
+    lines = map(json.loads, (tmp_path / "metrics.json").read_text().splitlines())
+    assert {"sem_seg/mIoU", "loss_cate", "lr"} <= {name for line in lines for name in line}
