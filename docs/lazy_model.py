@@ -26,7 +26,7 @@ model = LazyCall(SeMaskMaskFormer)(
     ),
     sem_seg_head=LazyCall(BranchMaskFormerHead)(
         pixel_decoder=LazyCall(MSDeformAttnPixelFANDecoder)(
-            input_shape=LazyCall(dict)(
+            input_shape=LazyCall("builtins.dict")(
                 res2=LazyCall(ShapeSpec)(channels=32, stride=4),
                 res3=LazyCall(ShapeSpec)(channels=64, stride=8),
                 res4=LazyCall(ShapeSpec)(channels=128, stride=16),

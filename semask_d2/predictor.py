@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from semask_d2.config import get_cfg
 from semask_d2.d2 import CfgNode, MetadataCatalog
-from semask_d2.data.augmentation import View, resize_image, resized_shape
+from semask_d2.data.image_tensor import resized_tensor
 from semask_d2.errors import UserError
 from semask_d2.heads.semantic_prior import PRIOR_FEATURES
 from semask_d2.meta_arch import build_model
@@ -144,9 +144,6 @@ class Predictor:
         if image.size == 0:
             raise UserError(f"expected a uint8 RGB image (H, W, 3), got an empty one of shape {image.shape}")
         height, width = image.shape[:2]
-        shape = resized_shape(height, width, self.cfg.INPUT.MIN_SIZE_TEST, self.cfg.INPUT.MAX_SIZE_TEST)
-        pixels = resize_image(Image.fromarray(image), View.whole(*shape))
-        if self.cfg.INPUT.FORMAT == "BGR":
-            pixels = pixels[:, :, ::-1]
-        tensor = torch.from_numpy(np.array(pixels.transpose(2, 0, 1), order="C"))
+        size = (self.cfg.INPUT.MIN_SIZE_TEST, self.cfg.INPUT.MAX_SIZE_TEST)
+        tensor = resized_tensor(Image.fromarray(image), *size, self.cfg.INPUT.FORMAT)
         return {"image": tensor, "height": height, "width": width}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from fvcore.common.registry import Registry
@@ -47,3 +47,20 @@ def build_transformer_decoder(cfg, in_channels: int) -> nn.Module:
             "MODEL.MASK_FORMER.PRE_NORM: only False is supported, as in every released SeMask model; remove the key"
         )
     return decoder(cfg, in_channels)
+
+
+def decoder_arguments(cfg, in_channels: int) -> dict[str, Any]:
+    """What every decoder's `__init__` takes from `cfg.MODEL.MASK_FORMER` and `cfg.MODEL.SEM_SEG_HEAD`."""
+    mask_former = cfg.MODEL.MASK_FORMER
+    return {
+        "in_channels": in_channels,
+        "num_classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
+        "hidden_dim": mask_former.HIDDEN_DIM,
+        "num_queries": mask_former.NUM_OBJECT_QUERIES,
+        "num_heads": mask_former.NHEADS,
+        "feedforward_dim": mask_former.DIM_FEEDFORWARD,
+        "num_layers": mask_former.DEC_LAYERS,
+        "mask_dim": cfg.MODEL.SEM_SEG_HEAD.MASK_DIM,
+        "dropout": mask_former.DROPOUT,
+        "enforce_input_proj": mask_former.ENFORCE_INPUT_PROJ,
+    }

@@ -11,7 +11,7 @@ from semask_d2.layers.attention import MultiheadAttention
 from semask_d2.layers.conv import init_conv
 from semask_d2.layers.mlp import MLP
 from semask_d2.layers.position_encoding import sine_position_encoding
-from semask_d2.transformer_decoders.base import TRANSFORMER_DECODER_REGISTRY, MaskPredictions
+from semask_d2.transformer_decoders.base import TRANSFORMER_DECODER_REGISTRY, MaskPredictions, decoder_arguments
 
 NUM_LEVELS = 3
 
@@ -117,20 +117,9 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
 
     @classmethod
     def from_config(cls, cfg, in_channels):
-        """The arguments of `__init__` from `cfg.MODEL.MASK_FORMER` and `cfg.MODEL.SEM_SEG_HEAD`."""
-        mask_former = cfg.MODEL.MASK_FORMER
-        return {
-            "in_channels": in_channels,
-            "num_classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
-            "hidden_dim": mask_former.HIDDEN_DIM,
-            "num_queries": mask_former.NUM_OBJECT_QUERIES,
-            "num_heads": mask_former.NHEADS,
-            "feedforward_dim": mask_former.DIM_FEEDFORWARD,
-            "num_layers": mask_former.DEC_LAYERS - 1,  # the released meaning: one of them is the initial prediction
-            "mask_dim": cfg.MODEL.SEM_SEG_HEAD.MASK_DIM,
-            "dropout": mask_former.DROPOUT,
-            "enforce_input_proj": mask_former.ENFORCE_INPUT_PROJ,
-        }
+        """The arguments of `__init__`; MODEL.MASK_FORMER.DEC_LAYERS counts the initial prediction as a layer."""
+        arguments = decoder_arguments(cfg, in_channels)
+        return {**arguments, "num_layers": arguments["num_layers"] - 1}
 
     def forward(self, maps: list[Tensor], mask_features: Tensor) -> MaskPredictions:
         """Three maps (B, C, h, w), coarse to fine, and mask features (B, C', H/4, W/4) -> predictions."""

@@ -12,7 +12,7 @@ from semask_d2.layers.attention import MultiheadAttention
 from semask_d2.layers.conv import init_conv
 from semask_d2.layers.mlp import MLP
 from semask_d2.layers.position_encoding import sine_position_encoding
-from semask_d2.transformer_decoders.base import TRANSFORMER_DECODER_REGISTRY, MaskPredictions
+from semask_d2.transformer_decoders.base import TRANSFORMER_DECODER_REGISTRY, MaskPredictions, decoder_arguments
 
 
 class DecoderLayer(nn.Module):
@@ -96,25 +96,13 @@ class StandardTransformerDecoder(nn.Module):
 
     @classmethod
     def from_config(cls, cfg, in_channels):
-        """The arguments of `__init__` from `cfg.MODEL.MASK_FORMER` and `cfg.MODEL.SEM_SEG_HEAD`."""
-        mask_former = cfg.MODEL.MASK_FORMER
-        if mask_former.ENC_LAYERS:
+        """The arguments of `__init__`; there is no transformer encoder."""
+        if cfg.MODEL.MASK_FORMER.ENC_LAYERS:
             raise UserError(
-                f"MODEL.MASK_FORMER.ENC_LAYERS: only 0 is supported, as in the released SeMask models, got "
-                f"{mask_former.ENC_LAYERS}"
+                "MODEL.MASK_FORMER.ENC_LAYERS: only 0 is supported, as in the released SeMask models, "
+                f"got {cfg.MODEL.MASK_FORMER.ENC_LAYERS}"
             )
-        return {
-            "in_channels": in_channels,
-            "num_classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
-            "hidden_dim": mask_former.HIDDEN_DIM,
-            "num_queries": mask_former.NUM_OBJECT_QUERIES,
-            "num_heads": mask_former.NHEADS,
-            "feedforward_dim": mask_former.DIM_FEEDFORWARD,
-            "num_layers": mask_former.DEC_LAYERS,
-            "mask_dim": cfg.MODEL.SEM_SEG_HEAD.MASK_DIM,
-            "dropout": mask_former.DROPOUT,
-            "enforce_input_proj": mask_former.ENFORCE_INPUT_PROJ,
-        }
+        return decoder_arguments(cfg, in_channels)
 
     def forward(self, maps: list[Tensor], mask_features: Tensor) -> MaskPredictions:
         """Maps (B, C, h, w), of which the last one is used, and mask features (B, C', H/4, W/4) -> predictions."""

@@ -38,7 +38,7 @@ for registry, names in (
     for name in names.split():
         registry.register(type(name, (), {"theirs": True}))
 """
-CHECK = f"""
+CHECK = """
 from commands import TINY, TOY_CONFIG
 
 for name in ("MaskFormerHead", "MSDeformAttnPixelDecoder"):
