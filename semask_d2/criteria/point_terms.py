@@ -35,9 +35,11 @@ class PointTerms:
         # sampling is linear, so the features are sampled once for all queries
         logits = embed @ sample_points(features[None], points[None])[0]
         target = sample_class_masks(labels, points, classes)
-        # softplus(-x) t + softplus(x) (1 - t) = softplus(x) - x t
-        mask_cost = (F.softplus(logits).sum(1, keepdim=True) - logits @ target.T) / self.num_points
-        probability = logits.sigmoid_()
+        # softplus(-x) t + softplus(x) (1 - t) = softplus(x) - x t, and softplus(x) = relu(x) - log sigmoid(|x|)
+        confidence = logits.abs().sigmoid_()
+        softplus_sum = logits.relu().sum(1, keepdim=True) - confidence.log().sum(1, keepdim=True)
+        mask_cost = (softplus_sum - logits @ target.T) / self.num_points
+        probability = torch.where(logits >= 0, confidence, 1 - confidence)
         overlap = probability @ target.T
         dice_cost = 1 - (2 * overlap + 1) / (probability.sum(1, keepdim=True) + target.sum(1) + 1)
         return mask_cost, dice_cost

@@ -17,32 +17,26 @@ def sample_points(maps: Tensor, points: Tensor) -> Tensor:
     return F.grid_sample(maps, grid, mode="bilinear", padding_mode="zeros", align_corners=False).squeeze(2)
 
 
-def bilinear_taps(points: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """The four pixels around each point (..., P, 2): flat indices and weights, both (..., P, 4).
-
-    Pixels outside the map have weight zero (and an index clamped to the border).
-    """
-    x = points[..., 0] * width - 0.5
-    y = points[..., 1] * height - 0.5
-    x0, y0 = x.floor(), y.floor()
-    fx, fy = x - x0, y - y0
-    indices, weights = [], []
-    for row, wy in ((y0, 1 - fy), (y0 + 1, fy)):
-        for column, wx in ((x0, 1 - fx), (x0 + 1, fx)):
-            inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
-            indices.append(row.clamp(0, height - 1).long() * width + column.clamp(0, width - 1).long())
-            weights.append(wy * wx * inside)
-    return torch.stack(indices, -1), torch.stack(weights, -1)
-
-
 def sample_class_masks(labels: Tensor, points: Tensor, classes: Tensor) -> Tensor:
     """Bilinear samples of the binary masks `labels == class` without building one: (M, P).
 
     A sample of a binary mask is the sum of the weights of those of its four pixels that carry the class.
-    `labels` is one map (H, W), `classes` (M,); `points` is (P, 2), shared by all masks, or (M, P, 2), one set each.
+    `labels` is one map (H, W), `classes` (M,) ids of at least 0; `points` is (P, 2), shared by all masks, or (M, P, 2),
+    one set each.
     """
-    indices, weights = bilinear_taps(points, *labels.shape)
-    taps = labels.flatten()[indices]
-    if points.dim() == 2:
-        taps, weights = taps[None], weights[None]
-    return ((taps == classes[:, None, None]) * weights).sum(-1)
+    height, width = labels.shape
+    padded = F.pad(labels.long(), (1, 2, 1, 2), value=-1)  # no class: what lies outside counts for no mask
+    pitch = padded.shape[1]
+    x = (points[..., 0] * width - 0.5).clamp(-1, width)
+    y = (points[..., 1] * height - 0.5).clamp(-1, height)
+    left, top = x.floor(), y.floor()
+    right_share, lower_share = x - left, y - top
+    corner = (top.long() + 1) * pitch + left.long() + 1
+    flat, classes = padded.flatten(), classes[:, None]
+
+    def row(start: Tensor) -> Tensor:
+        return torch.where(flat[start] == classes, 1 - right_share, 0) + torch.where(
+            flat[start + 1] == classes, right_share, 0
+        )
+
+    return (1 - lower_share) * row(corner) + lower_share * row(corner + pitch)

@@ -9,7 +9,7 @@ from commands import ROOT
 from torch import nn
 
 from semask_d2 import Predictor, build_model, get_cfg
-from semask_d2.d2 import BACKEND, MetadataCatalog
+from semask_d2.d2 import BACKEND, EventStorage, MetadataCatalog
 
 pytestmark = pytest.mark.skipif(BACKEND != "detectron2", reason="Detectron2 is not installed")
 
@@ -21,7 +21,8 @@ LAZY = "LazyConfig"
 
 def losses_of_a_step(model: nn.Module, batch: list[dict]) -> dict[str, float]:
     """Backpropagate one batch; every parameter that is trained must take part, as DistributedDataParallel asks."""
-    losses = model.train()(batch)
+    with EventStorage():  # Detectron2's RPN asks for one
+        losses = model.train()(batch)
     sum(losses.values()).backward()
     assert not [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
     values = {name: loss.item() for name, loss in losses.items()}
@@ -87,9 +88,15 @@ def test_detectron2s_backbone_under_our_heads(example, cfg, batch) -> None:
     assert [output["sem_seg"].shape for output in outputs] == [(12, 50, 70)] * 2
 
 
-def test_detectron2s_predictor_visualizer_and_counters(example, cfg, tiny_run, capsys) -> None:
-    cfg.MODEL.WEIGHTS = str(tiny_run / "model_best.pth")
-    image = np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)
+def test_detectron2s_predictor_visualizer_and_counters(example, cfg, tmp_path, capsys) -> None:
+    model = build_model(cfg)
+    with torch.no_grad():  # a fresh model sees one class everywhere
+        for embed in (model.sem_seg_head.predictor.class_embed, model.sem_seg_head.pixel_decoder.mask_features):
+            embed.weight.mul_(30)
+    cfg.MODEL.WEIGHTS = str(tmp_path / "model_best.pth")
+    torch.save({"model": model.state_dict()}, cfg.MODEL.WEIGHTS)
+    image = np.zeros((90, 120, 3), np.uint8)
+    image[20:60, 30:80] = 200, 90, 20
     names = example(TOOLS, cfg=cfg, image=image)
 
     labels = names["labels"].numpy()
@@ -106,12 +113,11 @@ def test_detectron2s_predictor_visualizer_and_counters(example, cfg, tiny_run, c
         assert np.abs(np.median(part, (0, 1)) - colors[label]).max() <= 2
 
     model, flops = names["predictor"].model, names["flops"].by_module()
-    assert flops[""] >= flops["backbone"] + flops["sem_seg_head"]
+    assert 0 < flops["model.backbone"] < flops[""]
     smaller = names["FlopCountAnalysis"](model, [{"image": torch.zeros(3, 256, 256)}]).by_module()
-    # linear in the number of pixels, but for the semantic layers that attend globally
-    assert flops["sem_seg_head.pixel_decoder"] == 4 * smaller["sem_seg_head.pixel_decoder"]
-    assert flops["backbone.patch_embed"] == 4 * smaller["backbone.patch_embed"] > 0
-    assert flops["backbone.layers.3.semantic_layer"] > 4 * smaller["backbone.layers.3.semantic_layer"]
+    # linear in the number of pixels, as attention's products are not counted
+    for part in ("backbone.patch_embed", "backbone.layers.3.semantic_layer", "sem_seg_head.pixel_decoder"):
+        assert flops[f"model.{part}"] == 4 * smaller[f"model.{part}"] > 0
     printed = capsys.readouterr().out
     assert "GFLOP" in printed
     assert "sem_seg_head.pixel_decoder" in printed

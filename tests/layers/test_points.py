@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from semask_d2.layers.points import bilinear_taps, sample_class_masks, sample_points
+from semask_d2.layers.points import sample_class_masks, sample_points
 
 sides = st.integers(1, 7)
 # outside, on borders and corners, on pixel centres and edges, and anywhere
@@ -55,15 +55,16 @@ def test_class_masks_without_classes() -> None:
 
 @settings(deadline=None, derandomize=True, max_examples=60)
 @given(height=sides, width=sides, x=coordinates, y=coordinates)
-def test_taps_are_the_four_pixels_around_a_point(height: int, width: int, x: float, y: float) -> None:
-    indices, weights = bilinear_taps(torch.tensor([x, y], dtype=torch.float64), height, width)
+def test_each_pixel_counts_by_its_distance(height: int, width: int, x: float, y: float) -> None:
+    every_pixel = torch.arange(height * width)  # each pixel is a class of its own
+    point = torch.tensor([[x, y]], dtype=torch.float64)
+    got = sample_class_masks(every_pixel.view(height, width), point, every_pixel)[:, 0]
     column, row = x * width - 0.5, y * height - 0.5
     expected = torch.zeros(height * width, dtype=torch.float64)
     for i in (math.floor(row), math.floor(row) + 1):
         for j in (math.floor(column), math.floor(column) + 1):
             if 0 <= i < height and 0 <= j < width:
                 expected[i * width + j] += (1 - abs(row - i)) * (1 - abs(column - j))
-    got = torch.zeros_like(expected).index_add(0, indices, weights)
     torch.testing.assert_close(got, expected, atol=1e-9, rtol=0)
 
 
