@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from semask_d2 import get_cfg
 from semask_d2.d2 import comm
+from semask_d2.data import require_data
 from semask_d2.engine import Checkpointer, Trainer
 from semask_d2.engine.launch import argument_parser, run, setup
 from semask_d2.errors import UserError
@@ -28,10 +29,12 @@ def main(args: argparse.Namespace) -> None:
                 "--eval-only needs trained weights: add MODEL.WEIGHTS FILE, or --resume for the newest checkpoint "
                 f"in OUTPUT_DIR ({cfg.OUTPUT_DIR})"
             )
+        require_data(cfg, cfg.DATASETS.TEST)
         model = Trainer.build_model(cfg)
         Checkpointer(model, cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
         results = Trainer.test(cfg, MultiScaleFlip.from_config(cfg, model) if cfg.TEST.AUG.ENABLED else model)
     else:
+        require_data(cfg, (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
         trainer = Trainer(cfg)
         trainer.resume_or_load(resume=args.resume)
         results = trainer.train()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +150,7 @@ def merge_file(cfg: CfgNode, path: str | os.PathLike) -> None:
     try:
         cfg.merge_from_other_cfg(CfgNode(values))
     except (ValueError, AssertionError) as error:  # a wrong type; a type that no key has, such as a date
-        raise UserError(f"{path}: {error}") from error
+        raise UserError(f"{path}: {explain_type(error)}") from error
 
 
 def merge_opts(cfg: CfgNode, opts: list[str] | tuple[str, ...]) -> None:
@@ -164,7 +165,20 @@ def merge_opts(cfg: CfgNode, opts: list[str] | tuple[str, ...]) -> None:
         try:
             cfg.merge_from_list([key, value])
         except (ValueError, AssertionError) as error:
-            raise UserError(f"options: {key}: {error}") from error
+            raise UserError(f"options: {explain_type(error)}") from error
+
+
+def explain_type(error: Exception) -> str:
+    """yacs's word on a value of the wrong type, in the user's terms."""
+    match = re.fullmatch(
+        r"Type mismatch \(<class '(.+)'> vs. <class '(.+)'>\) with values \((.*) vs. (.*)\) for config key: (.*)",
+        str(error),
+        re.DOTALL,
+    )
+    if not match:
+        return str(error)
+    wanted, got, default, value, key = match.groups()
+    return f"{key}: expected a value of type {wanted}, such as {default}; got {value} ({got})"
 
 
 def read_yaml(path: Path, chain: tuple[Path, ...]) -> dict:
@@ -233,7 +247,7 @@ def check_keys(cfg: CfgNode, values: dict, source: str, prefix: str = "") -> Non
             if cfg.is_new_allowed():
                 continue
             near = suggestion(prefix + key, [prefix + known for known in cfg] + all_keys(cfg, prefix))
-            raise UserError(f'{source}: unknown config key "{prefix}{key}".{near}')
+            raise UserError(f'{source}: unknown config key "{prefix}{key}".{near or " Correct or remove it."}')
         if isinstance(cfg[key], CfgNode):
             if not isinstance(value, dict):
                 raise UserError(f"{source}: {prefix}{key} is a section with keys of its own, got {value!r}")

@@ -15,7 +15,7 @@ from semask_d2.config import get_cfg
 from semask_d2.d2 import CfgNode
 from semask_d2.data.image_io import check_labels, read_image, read_labels
 from semask_d2.errors import UnreadableFile, UserError
-from semask_d2.files import require_writable
+from semask_d2.files import atomic_write, require_writable
 from semask_d2.predictor import Predictor
 from semask_d2.runs import CONFIG_NAME, newest_run, require_run, run_weights
 from semask_d2.visualization import draw_segmentation, draw_sheet
@@ -34,6 +34,8 @@ def choose_config(config_file: str | None, weights: str | None, opts: Sequence[s
         return get_cfg(config_file, list(opts))
     if weights is not None:
         path = Path(weights)
+        if not path.exists():
+            raise UserError(f"--weights {weights}: there is no such file or run folder")
         if path.is_dir():
             path, config_file = require_run(path), config_file or str(path / CONFIG_NAME)
         config_file = config_file or str(path.parent / CONFIG_NAME)
@@ -96,6 +98,8 @@ class DrawingJob:
         """The file that each input is drawn into; the camera's is the only one."""
         moving = [True] if self.camera is not None else [media.is_video(path) for path in self.inputs]
         suffix = output.suffix.lower()
+        if suffix in media.IMAGE_SUFFIXES and suffix not in PICTURE_SUFFIXES and not output.is_dir():
+            raise UserError(f"--output {output}: pictures are written as {' or '.join(PICTURE_SUFFIXES)}")
         if suffix in (*PICTURE_SUFFIXES, *media.VIDEO_SUFFIXES) and not output.is_dir():
             expected = (".mp4",) if moving[0] else PICTURE_SUFFIXES
             if len(moving) > 1:
@@ -117,6 +121,9 @@ class DrawingJob:
 
     def run(self, predictor: Predictor) -> None:
         """Draw all; at the end raise `UserError` naming the inputs that could not be drawn."""
+        if self.labels:
+            with atomic_write(self.targets[0].parent / "labels" / "classes.txt") as file:
+                file.writelines(f"{i} {name}\n" for i, name in enumerate(predictor.class_names))
         if self.camera is not None:
             self._video(predictor, self.camera, self.targets[0] if self.targets else None)
             return

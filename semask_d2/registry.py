@@ -13,7 +13,7 @@ from semask_d2.errors import UserError
 
 def suggestion(name: str, known: list[str]) -> str:
     """' Did you mean X?' for the nearest of `known` names, or '' where none is near."""
-    near = get_close_matches(name, known, n=1, cutoff=0.6)
+    near = get_close_matches(name, known, n=1, cutoff=0.75)
     return f' Did you mean "{near[0]}"?' if near else ""
 
 

@@ -79,7 +79,8 @@ def draw_sheet(
     titled += [np.full_like(titled[0], 255)] * (-len(titled) % columns)
     rows = [np.concatenate(titled[i : i + columns], axis=1) for i in range(0, len(titled), columns)]
     sheet = np.concatenate(rows)
-    return np.concatenate([sheet, legend(labels, sheet.shape[0], names, colors)], axis=1)
+    others = [*(priors or {}).values(), *([] if truth is None else [truth])]
+    return np.concatenate([sheet, legend(labels, sheet.shape[0], names, colors, others)], axis=1)
 
 
 def overlay(
@@ -136,17 +137,27 @@ def write_names(canvas: np.ndarray, centres: Sequence[tuple[int, int, int, str]]
         cv2.putText(canvas, name, (x, y), FONT, scale, (255, 255, 255), thickness, AA)
 
 
-def legend(labels: np.ndarray, height: int, names: Sequence[str], colors: np.ndarray) -> np.ndarray:
+def legend(
+    labels: np.ndarray,
+    height: int,
+    names: Sequence[str],
+    colors: np.ndarray,
+    others: Sequence[np.ndarray] = (),
+) -> np.ndarray:
     """A column of `height`: colour, name and share of each class in `labels`, the largest first.
+
+    Classes that are only in `others`, the further label maps of a sheet, follow without a share.
 
     Its width depends on the names and the size of `labels` alone, so that the frames of a video agree.
     """
     ids, counts = np.unique(labels, return_counts=True)
     shares = {int(i): n / labels.size for i, n in zip(ids, counts, strict=True) if 0 <= i < len(names)}
     rows = sorted(shares, key=shares.get, reverse=True)
+    elsewhere = {int(i) for other in others for i in np.unique(other) if 0 <= i < len(names)}
+    rows += sorted(elsewhere - shares.keys())
     scale = text_scale(labels)
     room = max(1, height // LEGEND_ROW)
-    texts = [f"{short(names[i])} {100 * shares[i]:.1f}%" for i in rows]
+    texts = [short(names[i]) + (f" {100 * shares[i]:.1f}%" if i in shares else "") for i in rows]
     if len(rows) > room:
         rows, texts = rows[:room], [*texts[: room - 1], f"and {len(texts) - room + 1} more"]
     step = min(round(40 * scale), height // max(len(rows), 1))

@@ -1,9 +1,16 @@
 """Data: reading, augmentation, the data sets and the loaders. Importing it registers the data sets."""
 
 from semask_d2.data.datasets import get_dataset_dicts, register_all
-from semask_d2.data.loader import build_test_loader, build_train_loader
+from semask_d2.data.loader import build_test_loader, build_train_loader, require_data
 from semask_d2.data.mapper import SemanticMapper, build_mapper
 
-__all__ = ["SemanticMapper", "build_mapper", "build_test_loader", "build_train_loader", "get_dataset_dicts"]
+__all__ = [
+    "SemanticMapper",
+    "build_mapper",
+    "build_test_loader",
+    "build_train_loader",
+    "get_dataset_dicts",
+    "require_data",
+]
 
 register_all()

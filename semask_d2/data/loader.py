@@ -133,6 +133,13 @@ def per_rank_batch(batch: int, world_size: int, accumulation_steps: int) -> int:
     return batch // parts
 
 
+def require_data(cfg: CfgNode, names: Sequence[str]) -> None:
+    """Raise UserError, before anything costly is built, if a data set is not there or NUM_CLASSES is not its own."""
+    for name in names:
+        get_dataset_dicts(name)
+        check_num_classes(cfg, name)
+
+
 def check_num_classes(cfg: CfgNode, dataset_name: str) -> None:
     """Raise UserError if MODEL.SEM_SEG_HEAD.NUM_CLASSES is not the number of the data set's classes."""
     classes = MetadataCatalog.get(dataset_name).get("stuff_classes")

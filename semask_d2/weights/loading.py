@@ -68,8 +68,8 @@ def load_checkpoint(
     if report.misshaped or len(anew) < len(report.missing):
         unexplained = replace(report, missing=[name for name in report.missing if name not in set(anew)])
         raise UserError(
-            f"{source} ({kind.name}): these weights do not fit the model of this config: {unexplained}"
-            f"{hint(unexplained, kind, training_start)}"
+            f"{source} ({kind.name}): these weights do not fit the model of this config"
+            f"{hint(unexplained, kind, training_start)}: {unexplained}"
         )
     copy_into(own, converted, report.matched)
 

@@ -42,7 +42,7 @@ def read_checkpoint(source: str | os.PathLike) -> dict[str, Any]:
             f"{source}: refused, because it is no weight file of plain tensors (or it is damaged): {first_line(error)}"
         ) from error
     except Exception as error:  # bytes that are no weight file fail in as many ways as there are readers
-        raise UserError(f"{source}: truncated or no weight file: {first_line(error)}") from error
+        raise UserError(f"{source}: truncated or no weight file; get it again ({first_line(error)})") from error
     if not isinstance(data, dict):
         raise UserError(f"{source}: expected a dict of tensors, got a {type(data).__name__}")
     return data
@@ -100,5 +100,5 @@ def local_copy(address: str) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """The first line of an error's text, or its kind where it has none."""
-    return next(iter(str(error).splitlines()), "") or type(error).__name__
+    """The first sentence of an error's text, or its kind where it has none."""
+    return next(iter(str(error).splitlines()), "").split(". ")[0] or type(error).__name__
