@@ -38,10 +38,12 @@ class SemanticMapper:
         colour_jitter: bool = False,
         horizontal_flip: bool = False,
         pad_to: int = 0,
+        compact_labels: bool = True,
     ) -> None:
         """`short_edges` and `max_size` as in Detectron2's ResizeShortestEdge (short edge 0: as it is);
 
-        `crop_size` (height, width) or None; `pad_to` is the side of the padded square, 0 or less for none.
+        `crop_size` (height, width) or None; `pad_to` is the side of the padded square, 0 or less for none;
+        `compact_labels` hands label maps on as uint8 where all ids fit, an eighth of the bytes.
         """
         self.is_train = is_train
         self.image_format = image_format
@@ -56,7 +58,7 @@ class SemanticMapper:
         self.horizontal_flip = horizontal_flip
         self.pad_to = pad_to
         fits_bytes = num_classes <= 256 and 0 <= ignore_label <= 255
-        self.label_dtype = np.uint8 if fits_bytes else np.int64
+        self.label_dtype = np.uint8 if fits_bytes and compact_labels else np.int64
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
@@ -69,6 +71,8 @@ class SemanticMapper:
             "is_train": is_train,
             "image_format": settings.FORMAT,
             "num_classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
+            # other projects' models, Detectron2's among them, take int64 labels
+            "compact_labels": cfg.MODEL.META_ARCHITECTURE in ("SeMaskMaskFormer", "SeMaskFPN"),
             "ignore_label": MetadataCatalog.get(names[0]).get("ignore_label", 255) if len(names) else 255,
         }
         if not is_train:

@@ -17,6 +17,7 @@ from semask_d2.d2 import (
     EventWriter,
     HookBase,
     JSONWriter,
+    PathManager,
     TensorboardXWriter,
     TrainerBase,
     comm,
@@ -98,6 +99,7 @@ class Trainer(DefaultTrainer):
     def build_writers(self) -> list[EventWriter]:
         """A progress line, `metrics.json`, tensorboard events and learning curves, in the output folder."""
         folder = self.cfg.OUTPUT_DIR
+        PathManager.mkdirs(folder)
         return [
             ProgressLine(self.max_iter),
             JSONWriter(os.path.join(folder, "metrics.json")),

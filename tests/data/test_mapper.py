@@ -160,3 +160,9 @@ def test_settings_that_mean_nothing(cfg, key, value, message):
     cfg.merge_from_list([key, value])
     with pytest.raises(UserError, match=message):
         build_mapper(cfg, is_train=True)
+
+
+def test_other_projects_models_get_the_label_type_that_they_take(cfg, pairs) -> None:
+    assert SemanticMapper(cfg, True)(pairs[0])["sem_seg"].dtype == torch.uint8
+    cfg.MODEL.META_ARCHITECTURE = "SemanticSegmentor"
+    assert SemanticMapper(cfg, True)(pairs[0])["sem_seg"].dtype == torch.int64
