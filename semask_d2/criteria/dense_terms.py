@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from semask_d2.criteria.point_terms import dice
+from semask_d2.criteria.point_terms import dice, pairwise_dice
 
 ALPHA, GAMMA = 0.25, 2  # of the focal loss (arXiv 1708.02002)
 
@@ -29,10 +29,7 @@ class DenseTerms:
         target = (small.flatten() == classes[:, None]).to(logits.dtype)
         positive, negative = focal_terms(logits)
         mask_cost = (positive @ target.T + negative @ (1 - target).T) / logits.shape[1]
-        probability = logits.sigmoid()
-        overlap = probability @ target.T
-        dice_cost = 1 - (2 * overlap + 1) / (probability.sum(1, keepdim=True) + target.sum(1) + 1)
-        return mask_cost, dice_cost
+        return mask_cost, pairwise_dice(logits.sigmoid(), target)
 
     def losses(self, embed: Tensor, features: Tensor, labels: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
         """`embed` (L, M, C) of the matched queries -> focal loss and dice of each pair, (L, M)."""

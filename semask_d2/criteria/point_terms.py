@@ -15,6 +15,12 @@ def dice(probability: Tensor, target: Tensor) -> Tensor:
     return 1 - (2 * overlap + 1) / (probability.sum(-1) + target.sum(-1) + 1)
 
 
+def pairwise_dice(probability: Tensor, target: Tensor) -> Tensor:
+    """`dice` of every row of `probability` (N, P) with every row of `target` (M, P): (N, M)."""
+    overlap = probability @ target.T
+    return 1 - (2 * overlap + 1) / (probability.sum(1, keepdim=True) + target.sum(1) + 1)
+
+
 class PointTerms:
     """Costs on `num_points` uniform points an image; losses on points that are partly the most uncertain ones.
 
@@ -40,9 +46,7 @@ class PointTerms:
         softplus_sum = logits.relu().sum(1, keepdim=True) - confidence.log().sum(1, keepdim=True)
         mask_cost = (softplus_sum - logits @ target.T) / self.num_points
         probability = torch.where(logits >= 0, confidence, 1 - confidence)
-        overlap = probability @ target.T
-        dice_cost = 1 - (2 * overlap + 1) / (probability.sum(1, keepdim=True) + target.sum(1) + 1)
-        return mask_cost, dice_cost
+        return mask_cost, pairwise_dice(probability, target)
 
     def losses(self, embed: Tensor, features: Tensor, labels: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
         """`embed` (L, M, C) of the matched queries -> binary cross-entropy and dice of each pair, (L, M)."""
