@@ -118,7 +118,12 @@ DEFAULTS: dict[str, Any] = {
 
 
 def add_semask_config(cfg: CfgNode) -> None:
-    """Add the project's keys to a Detectron2 config; keys that it already has keep their values."""
+    """Add the project's keys to a Detectron2 config; keys that it already has keep their values.
+
+    Raises `UserError` if the config is frozen.
+    """
+    if cfg.is_frozen():
+        raise UserError("add_semask_config: the config is frozen and takes no keys; call it before cfg.freeze()")
     for key, value in DEFAULTS.items():
         *sections, leaf = key.split(".")
         node = cfg

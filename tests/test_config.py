@@ -149,6 +149,14 @@ def test_add_semask_config_adds_every_key_and_keeps_what_is_there() -> None:
     assert cfg == before
 
 
+def test_a_frozen_config_takes_no_keys() -> None:
+    cfg = get_detectron2_cfg()
+    cfg.freeze()
+    with pytest.raises(UserError, match=r"the config is frozen.*before cfg\.freeze"):
+        add_semask_config(cfg)
+    assert "SWIN" not in cfg.MODEL
+
+
 def test_defaults_are_not_shared_between_configs() -> None:
     get_cfg().MODEL.SWIN.DEPTHS.append(99)
     assert get_cfg().MODEL.SWIN.DEPTHS == [2, 2, 6, 2]

@@ -1,12 +1,12 @@
-"""The optimiser and its learning-rate schedule."""
+"""The optimiser, its clipping of gradients and its learning-rate schedule."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from semask_d2.d2 import CfgNode
@@ -19,6 +19,7 @@ NORM_TYPES = (
     nn.modules.instancenorm._InstanceNorm,
     nn.LocalResponseNorm,
 )
+CLIP_TYPES = ("full_model", "norm", "value")
 UNDECAYED_NAMES = ("relative_position_bias_table", "absolute_pos_embed")
 
 
@@ -50,13 +51,15 @@ def parameter_groups(cfg: CfgNode, model: nn.Module) -> list[dict]:
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-    """The optimiser that SOLVER.OPTIMIZER names, "ADAMW" or "SGD", over `parameter_groups`."""
+    """The optimiser that SOLVER.OPTIMIZER names, "ADAMW" or "SGD", over `parameter_groups`, with `add_clipping`."""
     groups = parameter_groups(cfg, model)
     if cfg.SOLVER.OPTIMIZER == "ADAMW":
-        return torch.optim.AdamW(groups, lr=cfg.SOLVER.BASE_LR, fused=True)
-    if cfg.SOLVER.OPTIMIZER == "SGD":
-        return torch.optim.SGD(groups, lr=cfg.SOLVER.BASE_LR, momentum=cfg.SOLVER.MOMENTUM, fused=True)
-    raise UserError(f'SOLVER.OPTIMIZER: expected "ADAMW" or "SGD", got {cfg.SOLVER.OPTIMIZER!r}')
+        optimizer = torch.optim.AdamW(groups, lr=cfg.SOLVER.BASE_LR, fused=True)
+    elif cfg.SOLVER.OPTIMIZER == "SGD":
+        optimizer = torch.optim.SGD(groups, lr=cfg.SOLVER.BASE_LR, momentum=cfg.SOLVER.MOMENTUM, fused=True)
+    else:
+        raise UserError(f'SOLVER.OPTIMIZER: expected "ADAMW" or "SGD", got {cfg.SOLVER.OPTIMIZER!r}')
+    return add_clipping(cfg, optimizer)
 
 
 def poly_with_warmup(
@@ -90,23 +93,42 @@ def build_poly_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> Lamb
     return LambdaLR(optimizer, factor)
 
 
-def gradient_clipper(cfg: CfgNode) -> Callable[[list[nn.Parameter]], object]:
-    """What SOLVER.CLIP_GRADIENTS asks to be done to the gradients before each step.
+def clip_gradients(
+    parameters: Iterable[nn.Parameter], kind: str, *, limit: float | Tensor, norm_type: float = 2.0
+) -> None:
+    """Clip gradients in place to `limit`, as the `kind` of SOLVER.CLIP_GRADIENTS.CLIP_TYPE says.
 
-    CLIP_TYPE "full_model" clips the norm of all gradients together, "norm" that of each parameter's gradient,
-    "value" each of their elements.
+    "full_model" clips the norm of all gradients together, "norm" that of each parameter's gradient, "value" each of
+    their elements.
+    """
+    if kind == "full_model":
+        nn.utils.clip_grad_norm_(parameters, limit, norm_type)
+    elif kind == "norm":
+        for parameter in parameters:
+            nn.utils.clip_grad_norm_(parameter, limit, norm_type)
+    else:
+        nn.utils.clip_grad_value_(parameters, limit)
+
+
+def add_clipping(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """Let `optimizer` clip the gradients before each of its steps, as SOLVER.CLIP_GRADIENTS asks; returns it.
+
+    So they are clipped in any trainer. Raises `UserError` for a CLIP_TYPE that there is not.
     """
     clip = cfg.SOLVER.CLIP_GRADIENTS
     if not clip.ENABLED:
-        return lambda parameters: None
-    if clip.CLIP_TYPE == "full_model":
-        return lambda parameters: nn.utils.clip_grad_norm_(parameters, clip.CLIP_VALUE, clip.NORM_TYPE)
-    if clip.CLIP_TYPE == "norm":
-        return lambda parameters: [
-            nn.utils.clip_grad_norm_(parameter, clip.CLIP_VALUE, clip.NORM_TYPE) for parameter in parameters
-        ]
-    if clip.CLIP_TYPE == "value":
-        return lambda parameters: nn.utils.clip_grad_value_(parameters, clip.CLIP_VALUE)
-    raise UserError(
-        f'SOLVER.CLIP_GRADIENTS.CLIP_TYPE: expected "full_model", "norm" or "value", got {clip.CLIP_TYPE!r}'
-    )
+        return optimizer
+    if clip.CLIP_TYPE not in CLIP_TYPES:
+        raise UserError(
+            f'SOLVER.CLIP_GRADIENTS.CLIP_TYPE: expected "full_model", "norm" or "value", got {clip.CLIP_TYPE!r}'
+        )
+
+    def before_step(optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict) -> None:
+        # a fused optimiser takes gradients that are still multiplied by the scale of mixed precision
+        scale = getattr(optimizer, "grad_scale", None)
+        limit = clip.CLIP_VALUE if scale is None else clip.CLIP_VALUE * scale
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        clip_gradients(parameters, clip.CLIP_TYPE, limit=limit, norm_type=clip.NORM_TYPE)
+
+    optimizer.register_step_pre_hook(before_step)
+    return optimizer

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import nullcontext
 from typing import Any
 
@@ -39,7 +39,7 @@ def seed_forward(seed: int, iteration: int, part: int, rank: int) -> None:
 
 
 class TrainingStep(TrainerBase):
-    """The inner trainer: `accumulation_steps` batches, mixed precision, clipping, one optimiser step.
+    """The inner trainer: `accumulation_steps` batches, mixed precision, one optimiser step.
 
     A loss that is not finite on any process raises `UserError` on all, before the weights are touched, and each
     process keeps its part of the batch in `output_dir`.
@@ -51,7 +51,6 @@ class TrainingStep(TrainerBase):
         optimizer: torch.optim.Optimizer,
         *,
         dtype: torch.dtype | None,
-        clip: Callable[[list[nn.Parameter]], object],
         accumulation_steps: int,
         seed: int,
         output_dir: str,
@@ -62,12 +61,10 @@ class TrainingStep(TrainerBase):
         self.optimizer = optimizer
         self.data_loader: Iterable[list[dict]] = ()
         self.dtype = dtype
-        self.clip = clip
         self.accumulation_steps = accumulation_steps
         self.seed = seed
         self.output_dir = output_dir
         self.scaler = torch.amp.GradScaler(enabled=dtype == torch.float16)
-        self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
 
     def begin(self, data_loader: Iterable[list[dict]]) -> None:
         """Take the loader whose first batch is the next iteration's."""
@@ -87,14 +84,13 @@ class TrainingStep(TrainerBase):
             seed_forward(self.seed, self.iter, i, comm.get_rank())  # after the loader, which draws when it starts
             parts.append(self.backward(batch, last=i == self.accumulation_steps - 1))
         self.record({name: sum(part[name] for part in parts) for name in parts[0]}, data_time, batches)
-        self.scaler.unscale_(self.optimizer)
-        self.clip(self.parameters)
+        self.scaler.unscale_(self.optimizer)  # some optimisers clip
         self.scaler.step(self.optimizer)
         self.scaler.update()
 
     def backward(self, batch: list[dict], *, last: bool) -> dict[str, Tensor]:
         """Add the gradients of one batch; its losses, detached, each over the accumulation steps."""
-        device = self.parameters[0].device
+        device = next(self.model.parameters()).device
         wait = not last and isinstance(self.model, nn.parallel.DistributedDataParallel)
         with self.model.no_sync() if wait else nullcontext():  # gradients are exchanged once
             with torch.autocast(device.type, dtype=self.dtype, enabled=self.dtype is not None):

@@ -26,7 +26,7 @@ from semask_d2.d2 import (
 from semask_d2.data.loader import Batches, build_test_loader, build_train_loader
 from semask_d2.engine.checkpoint import Checkpointer
 from semask_d2.engine.hooks import BestCheckpoint, ProgressLine
-from semask_d2.engine.optimizer import build_optimizer, build_poly_scheduler, gradient_clipper
+from semask_d2.engine.optimizer import build_optimizer, build_poly_scheduler
 from semask_d2.engine.pictures import CurveWriter, PredictionPictures
 from semask_d2.engine.step import TrainingStep, autocast_dtype
 from semask_d2.errors import UserError
@@ -52,9 +52,8 @@ class Trainer(DefaultTrainer):
             distribute(model),
             optimizer,
             dtype=autocast_dtype(torch.device(cfg.MODEL.DEVICE), enabled=cfg.SOLVER.AMP.ENABLED),
-            clip=gradient_clipper(cfg),
             accumulation_steps=cfg.SOLVER.GRADIENT_ACCUMULATION_STEPS,
-            seed=cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed(),
+            seed=run_seed(cfg),
             output_dir=cfg.OUTPUT_DIR,
         )
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
@@ -122,7 +121,7 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-        """The optimiser with the recipe's parameter groups."""
+        """The optimiser with the recipe's parameter groups; it clips the gradients itself."""
         return build_optimizer(cfg, model)
 
     @classmethod
@@ -136,9 +135,12 @@ class Trainer(DefaultTrainer):
             raise UserError(f"SOLVER.LR_SCHEDULER_NAME {cfg.SOLVER.LR_SCHEDULER_NAME}: {error}") from error
 
     @classmethod
-    def build_train_loader(cls, cfg: CfgNode, *, seed: int = 0, start_iter: int = 0) -> Batches:
-        """This process's batches from iteration `start_iter` on; order and augmentation depend on `seed` alone."""
-        return build_train_loader(cfg, seed=seed, start_iter=start_iter)
+    def build_train_loader(cls, cfg: CfgNode, *, seed: int | None = None, start_iter: int = 0) -> Batches:
+        """This process's batches from iteration `start_iter` on; order and augmentation depend on `seed` alone.
+
+        Without a seed it is the config's.
+        """
+        return build_train_loader(cfg, seed=run_seed(cfg) if seed is None else seed, start_iter=start_iter)
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Batches:
@@ -149,6 +151,11 @@ class Trainer(DefaultTrainer):
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
         """Semantic segmentation metrics."""
         return SemanticEvaluator(dataset_name)
+
+
+def run_seed(cfg: CfgNode) -> int:
+    """The seed of a run, the same on every process: the config's, or a random one where that is negative."""
+    return cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
 
 
 def distribute(model: nn.Module) -> nn.Module:

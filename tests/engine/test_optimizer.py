@@ -8,7 +8,7 @@ from commands import TINY, TOY_CONFIG
 from torch import nn
 
 from semask_d2 import build_model, get_cfg
-from semask_d2.engine.optimizer import build_optimizer, build_poly_scheduler, gradient_clipper, parameter_groups
+from semask_d2.engine.optimizer import build_optimizer, build_poly_scheduler, parameter_groups
 from semask_d2.errors import UserError
 
 
@@ -72,22 +72,34 @@ def test_the_schedule_keeps_the_groups_ratio_and_ends_at_its_constant(cfg) -> No
 
 
 @pytest.mark.parametrize("kind", ["full_model", "norm", "value"])
-def test_clipping(cfg, kind: str) -> None:
+@pytest.mark.parametrize("scaled", [False, True], ids=["plain", "loss scaled"])
+def test_the_optimiser_clips_before_it_steps(cfg, kind: str, scaled: bool) -> None:
     cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE, cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE = kind, 1.0
-    parameters = [nn.Parameter(torch.zeros(2)) for _ in range(2)]
-    for parameter in parameters:
-        parameter.grad = torch.tensor([3.0, 4.0])
-    gradient_clipper(cfg)(parameters)
-    grads = torch.stack([parameter.grad for parameter in parameters])
+    cfg.SOLVER.OPTIMIZER, cfg.SOLVER.BASE_LR, cfg.SOLVER.WEIGHT_DECAY = "SGD", 1.0, 0.0
+    model = nn.ParameterList(nn.Parameter(torch.zeros(2)) for _ in range(2))
+    optimizer = build_optimizer(cfg, model)
+    scaler = torch.amp.GradScaler("cpu", init_scale=64.0, enabled=scaled)
+    scaler.scale(sum(p @ torch.tensor([3.0, 4.0]) for p in model)).backward()
+    scaler.step(optimizer)  # as Detectron2's trainers do it, which never unscale on their own
     unit = torch.tensor([0.6, 0.8])
     expected = {"full_model": unit / 2**0.5, "norm": unit, "value": torch.ones(2)}[kind]
-    torch.testing.assert_close(grads, expected.expand(2, 2), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(-torch.stack(list(model)), expected.expand(2, 2), rtol=1e-5, atol=1e-5)
+
+
+def test_clipping_can_be_switched_off(cfg) -> None:
+    cfg.SOLVER.CLIP_GRADIENTS.ENABLED = False
+    cfg.SOLVER.OPTIMIZER, cfg.SOLVER.BASE_LR, cfg.SOLVER.WEIGHT_DECAY = "SGD", 1.0, 0.0
+    model = nn.ParameterList([nn.Parameter(torch.zeros(2))])
+    optimizer = build_optimizer(cfg, model)
+    model[0].sum().mul(100).backward()
+    optimizer.step()
+    assert model[0].tolist() == [-100, -100]
 
 
 def test_wrong_names_are_named(cfg) -> None:
     cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = "whole"
     with pytest.raises(UserError, match=r"SOLVER\.CLIP_GRADIENTS\.CLIP_TYPE.*'whole'"):
-        gradient_clipper(cfg)
+        build_optimizer(cfg, nn.Linear(1, 1))
     cfg.SOLVER.OPTIMIZER = "LION"
     with pytest.raises(UserError, match=r"SOLVER\.OPTIMIZER.*'LION'"):
         build_optimizer(cfg, nn.Linear(1, 1))

@@ -32,7 +32,6 @@ def make_step(model: nn.Module, accumulation_steps: int, *, output_dir: str = ""
         model,
         optimizer,
         dtype=None,
-        clip=lambda parameters: None,
         accumulation_steps=accumulation_steps,
         seed=1,
         output_dir=output_dir,

@@ -1,38 +1,31 @@
-"""What the interoperation tests share: the examples of docs/detectron2.md, a small model, and quiet loggers."""
+"""What the interoperation tests share: running documented examples, a small model, and quiet loggers."""
 
 from __future__ import annotations
 
 import logging
-import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from commands import ROOT, TINY, TOY_CONFIG
+from examples import EXAMPLES
 from PIL import Image
 
 from semask_d2 import get_cfg
 from semask_d2.d2 import CfgNode, DatasetCatalog, MetadataCatalog, setup_logger
 
-PAGE = (ROOT / "docs/detectron2.md").read_text(encoding="utf-8")
-# the Python block under each heading
-EXAMPLES = {
-    section.splitlines()[0]: re.search(r"```python\n(.*?)```", section, re.DOTALL)[1]
-    for section in PAGE.split("\n## ")[1:]
-}
-
 
 @pytest.fixture
 def example(monkeypatch: pytest.MonkeyPatch):
-    """A function that runs the page's example under a heading, in the project's folder; returns its names.
+    """A function that runs the documented example under a heading, in the project's folder; returns its names.
 
     `names` are those that the example takes for granted.
     """
 
     def run_example(heading: str, folder: Path = ROOT, **names: object) -> dict[str, object]:
         monkeypatch.chdir(folder)
-        exec(compile(EXAMPLES[heading], f"docs/detectron2.md: {heading}", "exec"), names)
+        exec(compile(EXAMPLES[heading], f"example: {heading}", "exec"), names)
         return names
 
     return run_example

@@ -6,13 +6,15 @@ import json
 
 import pytest
 import torch
-from commands import TINY
+from torch import nn
 
-from semask_d2.d2 import BACKEND, DatasetEvaluator
+from semask_d2 import build_model
+from semask_d2.d2 import BACKEND, DatasetEvaluator, seed_all_rng
 
 pytestmark = pytest.mark.skipif(BACKEND != "detectron2", reason="Detectron2 is not installed")
 
-PROJECT = "Our models in your project"
+PROJECT = "Detectron2"
+LOADER = "Detectron2's loader"
 TRAINER = "Your data set, hooks and evaluators in our Trainer"
 
 
@@ -55,21 +57,31 @@ def test_a_users_data_set_hooks_and_evaluators_in_our_trainer(example, cfg, boxe
     assert results["sem_seg"]["mIoU"] == pytest.approx(latest["sem_seg/mIoU"])
 
 
-def test_our_models_in_a_plain_default_trainer(example, toy_data, tmp_path) -> None:
-    names = example(PROJECT)
-    cfg = names["cfg"]
+def test_our_models_in_a_plain_default_trainer(example, cfg, tmp_path) -> None:
+    (tmp_path / "configs/toy_scenes").mkdir(parents=True)
+    (tmp_path / "configs/toy_scenes/semask_swin_mini_msfapn_m2f.yaml").write_text(cfg.dump())  # small, under that name
+    names = example(PROJECT, folder=tmp_path)
+    trainer = names["trainer"]
     assert names["YourTrainer"].__mro__[1].__module__ == "detectron2.engine.defaults"
-    cfg.merge_from_list([*TINY, "SOLVER.MAX_ITER", "2", "OUTPUT_DIR", str(tmp_path), "SOLVER.IMS_PER_BATCH", "2"])
-    trainer = names["YourTrainer"](cfg)
-    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
-    trainer.resume_or_load(resume=False)
-    trainer.train()
+    assert trainer.iter == 2
 
     after = torch.load(tmp_path / "model_final.pth", weights_only=True)["model"]
+    seed_all_rng(cfg.SEED)
+    before = build_model(cfg).state_dict()
     assert after.keys() == before.keys()
     changed = {name.split(".")[0] for name in after if not torch.equal(after[name], before[name])}
     assert changed == {"backbone", "sem_seg_head"}
     assert type(trainer.optimizer).__name__ == "AdamW"
+    gradients = [p.grad for p in trainer.model.parameters()]
+    assert nn.utils.get_total_norm(gradients) <= 1.001 * cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE
     assert trainer._last_eval_results["sem_seg"]["mIoU"] > 0
     lines = map(json.loads, (tmp_path / "metrics.json").read_text().splitlines())
     assert {"sem_seg/mIoU", "loss_cate", "lr"} <= {name for line in lines for name in line}
+
+
+def test_detectron2s_loader_with_our_mapper(example, cfg) -> None:
+    batch = next(iter(example(LOADER, cfg=cfg)["loader"]))
+    assert len(batch) == cfg.SOLVER.IMS_PER_BATCH
+    assert {x["image"].shape[1:] for x in batch} == {x["sem_seg"].shape for x in batch}
+    losses = build_model(cfg)(batch)
+    assert torch.isfinite(sum(losses.values()))
