@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from semask_d2.config import get_cfg
-from semask_d2.d2 import CfgNode, MetadataCatalog
+from semask_d2.d2 import CfgNode, ImageList, MetadataCatalog
 from semask_d2.data.image_tensor import resized_tensor
 from semask_d2.errors import UserError
 from semask_d2.heads.semantic_prior import PRIOR_FEATURES
@@ -105,36 +105,38 @@ class Predictor:
     @torch.inference_mode()
     def _segment(self, inputs: list[dict], *, scores: bool, priors: bool) -> list[Prediction]:
         """Predictions of inputs that have one size."""
-        if priors:
-            outputs, maps = self._with_maps(inputs)
-        else:
-            outputs, maps = self.model(inputs), [None] * len(inputs)
-        return [
-            Prediction(
-                labels=output["sem_seg"].argmax(0).cpu().numpy(),
-                scores=output["sem_seg"].float().cpu().numpy() if scores else None,
-                priors=prior,
-            )
-            for output, prior in zip(outputs, maps, strict=True)
-        ]
-
-    def _with_maps(self, inputs: list[dict]) -> tuple[list[dict[str, Tensor]], list[dict[str, np.ndarray]]]:
-        if not hasattr(self.model, "extract"):
-            raise UserError(f"MODEL.META_ARCHITECTURE {self.cfg.MODEL.META_ARCHITECTURE}: gives no semantic maps")
+        if not hasattr(self.model, "score_maps"):  # a meta-architecture from elsewhere
+            if priors:
+                raise UserError(f"MODEL.META_ARCHITECTURE {self.cfg.MODEL.META_ARCHITECTURE}: gives no semantic maps")
+            outputs = [output["sem_seg"].float().cpu() for output in self.model(inputs)]
+            return [Prediction(x.argmax(0).numpy(), x.numpy() if scores else None) for x in outputs]
         images, features = self.model.extract(inputs)
+        maps = self._prior_labels(images, features) if priors else [None] * len(inputs)
+        predictions = []
+        score_maps = self.model.score_maps(inputs, images, self.model.sem_seg_head(features))
+        for score_map, prior in zip(score_maps, maps, strict=True):
+            if scores:
+                whole = score_map.scores()
+                predictions.append(Prediction(whole.argmax(0).cpu().numpy(), whole.cpu().numpy(), prior))
+            else:
+                predictions.append(Prediction(score_map.labels().cpu().numpy(), None, prior))
+        return predictions
+
+    def _prior_labels(self, images: ImageList, features: dict[str, Tensor]) -> list[dict[str, np.ndarray]]:
+        """Each image's `Prediction.priors`."""
         if PRIOR_FEATURES[0] not in features:
             raise UserError(
                 f"MODEL.BACKBONE.NAME {self.cfg.MODEL.BACKBONE.NAME} with MODEL.SWIN.NUM_SEM_BLOCKS "
                 f"{self.cfg.MODEL.SWIN.NUM_SEM_BLOCKS}: this model has no semantic maps to show"
             )
-        maps: list[dict[str, np.ndarray]] = [{} for _ in inputs]
+        maps: list[dict[str, np.ndarray]] = [{} for _ in images.image_sizes]
         padded = images.tensor.shape[-2:]
         for name in PRIOR_FEATURES:
             labels = features[name].argmax(1).cpu().numpy()  # (B, h_i, w_i)
             for prior, label, size in zip(maps, labels, images.image_sizes, strict=True):
                 rows, columns = (-(-s * n // p) for s, n, p in zip(size, label.shape, padded, strict=True))
                 prior[name] = label[:rows, :columns]
-        return self.model.inference(inputs, images, self.model.sem_seg_head(features)), maps
+        return maps
 
     def prepare(self, image: np.ndarray) -> dict:
         """The model's input for one image: resized as in evaluation, in the config's channel order."""

@@ -30,7 +30,7 @@ from semask_d2.engine.optimizer import build_optimizer, build_poly_scheduler
 from semask_d2.engine.pictures import CurveWriter, PredictionPictures
 from semask_d2.engine.step import TrainingStep, autocast_dtype
 from semask_d2.errors import UserError
-from semask_d2.evaluation import SemanticEvaluator
+from semask_d2.evaluation import LabelsOnly, SemanticEvaluator
 from semask_d2.meta_arch import build_model
 
 logger = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ class Trainer(DefaultTrainer):
         cfg = self.cfg
 
         def evaluate() -> dict[str, Any]:
-            self.last_results = self._last_eval_results = self.test(cfg, self.model)
+            self.last_results = self._last_eval_results = self.test(cfg, self.checkpointer.model)
             return self.last_results
 
         built: list[HookBase] = [hooks.IterationTimer(), hooks.LRScheduler()]
@@ -105,6 +105,16 @@ class Trainer(DefaultTrainer):
             TensorboardXWriter(folder),
             CurveWriter(folder, self.metric),
         ]
+
+    @classmethod
+    def test(cls, cfg: CfgNode, model: nn.Module, evaluators: Any = None) -> dict[str, Any]:
+        """Detectron2's `test`; for `SemanticEvaluator` alone, models that can give labels make no scores."""
+        if evaluators is None:
+            evaluators = [cls.build_evaluator(cfg, name) for name in cfg.DATASETS.TEST]
+        of_labels = isinstance(evaluators, list) and all(isinstance(x, SemanticEvaluator) for x in evaluators)
+        if of_labels and hasattr(model, "predict_labels"):
+            model = LabelsOnly(model)
+        return super().test(cfg, model, evaluators)
 
     @property
     def metric(self) -> str:

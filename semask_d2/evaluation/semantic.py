@@ -69,12 +69,13 @@ class SemanticEvaluator(DatasetEvaluator):
         self.images = 0
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
-        """Compare `sem_seg` scores (K, H, W) of `outputs` with the label file that each input names."""
+        """Compare `sem_seg` of `outputs`, scores (K, H, W) or labels (H, W), with the label file each input names."""
         for x, output in zip(inputs, outputs, strict=True):
             path = x["sem_seg_file_name"]
             truth = read_labels(path)
             check_labels(truth, num_classes=len(self.class_names), ignore_label=self.ignore_label, path=path)
-            prediction = output["sem_seg"].argmax(0).cpu().numpy()
+            predicted = output["sem_seg"]
+            prediction = (predicted if predicted.dim() == 2 else predicted.argmax(0)).cpu().numpy()
             if prediction.shape != truth.shape:
                 raise UserError(
                     f"{path}: the labels are {truth.shape[1]} x {truth.shape[0]} pixels, the image "

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from semask_d2.d2 import ImageList
@@ -23,12 +22,6 @@ class Normalizer(nn.Module):
         """Images (3, H_i, W_i) in 0..255 -> one normalised batch, zero-padded right and bottom."""
         images = [(image.to(self.mean.device, non_blocking=True) - self.mean) / self.std for image in images]
         return ImageList.from_tensors(images, size_divisibility)
-
-
-def resize_scores(scores: Tensor, image_size: tuple[int, int], output_size: tuple[int, int]) -> Tensor:
-    """Crop the padding from scores (K, H, W) and resize them bilinearly: (K, *output_size)."""
-    scores = scores[:, : image_size[0], : image_size[1]]
-    return F.interpolate(scores[None], size=output_size, mode="bilinear", align_corners=False)[0]
 
 
 def output_size(inputs: dict, image_size: tuple[int, int]) -> tuple[int, int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from semask_d2.config_values import check_values
@@ -21,7 +20,8 @@ from semask_d2.d2 import (
     configurable,
 )
 from semask_d2.heads.semantic_prior import semantic_prior
-from semask_d2.meta_arch.images import Normalizer, image_names, output_size, resize_scores
+from semask_d2.meta_arch.images import Normalizer, image_names, output_size
+from semask_d2.meta_arch.score_maps import ScoreMap, resized, rows_of
 from semask_d2.transformer_decoders import MaskPredictions
 
 
@@ -105,7 +105,7 @@ class SeMaskMaskFormer(nn.Module):
         images, features = self.extract(batched_inputs)
         predictions = self.sem_seg_head(features)
         if not self.training:
-            return self.inference(batched_inputs, images, predictions)
+            return [{"sem_seg": x.scores()} for x in self.score_maps(batched_inputs, images, predictions)]
         targets = build_targets(
             [x["sem_seg"] for x in batched_inputs],
             images.tensor.shape[-2:],
@@ -126,9 +126,12 @@ class SeMaskMaskFormer(nn.Module):
         images = self.normalizer([x["image"] for x in batched_inputs], self.size_divisibility)
         return images, self.backbone(images.tensor)
 
-    def inference(
-        self, batched_inputs: list[dict], images: ImageList, predictions: MaskPredictions
-    ) -> list[dict[str, Tensor]]:
+    def predict_labels(self, batched_inputs: list[dict]) -> list[Tensor]:
+        """The class of each pixel, (height, width) int64 per image: the argmax of `forward`'s scores, without them."""
+        images, features = self.extract(batched_inputs)
+        return [x.labels() for x in self.score_maps(batched_inputs, images, self.sem_seg_head(features))]
+
+    def score_maps(self, batched_inputs: list[dict], images: ImageList, predictions: MaskPredictions) -> list[ScoreMap]:
         """The final layer's predictions to scores, image by image."""
         padded_size = images.tensor.shape[-2:]
         per_image = zip(
@@ -139,19 +142,17 @@ class SeMaskMaskFormer(nn.Module):
             strict=True,
         )
         return [
-            {
-                "sem_seg": self.semantic_scores(
-                    class_logits,
-                    mask_logits,
-                    padded_size=padded_size,
-                    image_size=image_size,
-                    output_size=output_size(inputs, image_size),
-                )
-            }
+            self.score_map(
+                class_logits,
+                mask_logits,
+                padded_size=padded_size,
+                image_size=image_size,
+                output_size=output_size(inputs, image_size),
+            )
             for inputs, image_size, class_logits, mask_logits in per_image
         ]
 
-    def semantic_scores(
+    def score_map(
         self,
         class_logits: Tensor,
         mask_logits: Tensor,
@@ -159,16 +160,24 @@ class SeMaskMaskFormer(nn.Module):
         padded_size: tuple[int, int],
         image_size: tuple[int, int],
         output_size: tuple[int, int],
-    ) -> Tensor:
+    ) -> ScoreMap:
         """Scores of one image: `class_logits` (Q, K + 1), `mask_logits` (Q, h, w) -> (K, *output_size).
 
         A pixel's score for a class is the sum over queries of class probability times mask probability
         (MaskFormer, arXiv 2107.06278, section 3.4). Masks are upsampled to the padded input; the scores there are
         cropped and resized. With `resize_masks_first` it is the mask logits that are cropped and resized.
         """
-        mask_logits = F.interpolate(mask_logits[None], size=padded_size, mode="bilinear", align_corners=False)[0]
+        probability = class_logits.softmax(-1)[:, :-1].contiguous()
+        padded = resized(rows_of(mask_logits), tuple(mask_logits.shape[-2:]), tuple(padded_size))
+
+        def masks(start: int, stop: int) -> Tensor:
+            return padded(start, stop)[:, : image_size[1]]
+
         if self.resize_masks_first:
-            mask_logits = resize_scores(mask_logits, image_size, output_size)
-        class_probability = class_logits.softmax(-1)[:, :-1]
-        scores = torch.einsum("qk,qhw->khw", class_probability, mask_logits.sigmoid())
-        return scores if self.resize_masks_first else resize_scores(scores, image_size, output_size)
+            masks = resized(masks, image_size, output_size)
+
+        def scores(start: int, stop: int) -> Tensor:
+            return masks(start, stop).sigmoid() @ probability
+
+        rows = scores if self.resize_masks_first else resized(scores, image_size, output_size)
+        return ScoreMap(rows, output_size, max(probability.shape), mask_logits.device)

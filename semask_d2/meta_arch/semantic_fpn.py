@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from semask_d2.config_values import check_values
@@ -12,6 +11,7 @@ from semask_d2.criteria.targets import build_targets
 from semask_d2.d2 import META_ARCH_REGISTRY, Backbone, ImageList, build_backbone, build_sem_seg_head, configurable
 from semask_d2.heads.semantic_prior import semantic_prior
 from semask_d2.meta_arch.images import Normalizer, image_names, output_size
+from semask_d2.meta_arch.score_maps import ScoreMap, resized, rows_of
 
 
 @META_ARCH_REGISTRY.register()
@@ -66,7 +66,7 @@ class SeMaskFPN(nn.Module):
     def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict[str, Tensor]]:
         """As `SeMaskMaskFormer`: losses by name in training, else `sem_seg` logits (K, height, width) per image."""
         if not self.training:  # one by one: images are not padded, so those of different sizes make no batch
-            return [self.segment(inputs) for inputs in batched_inputs]
+            return [{"sem_seg": self.segment(inputs).scores()} for inputs in batched_inputs]
         images, features = self.extract(batched_inputs)
         targets = build_targets(
             [x["sem_seg"] for x in batched_inputs],
@@ -86,20 +86,25 @@ class SeMaskFPN(nn.Module):
             losses["loss_cate"] = self.prior_weight * loss(prior)
         return losses
 
-    def segment(self, inputs: dict) -> dict[str, Tensor]:
-        """The output of one image."""
+    def predict_labels(self, batched_inputs: list[dict]) -> list[Tensor]:
+        """As `SeMaskMaskFormer`: the class of each pixel, (height, width) int64 per image."""
+        return [self.segment(inputs).labels() for inputs in batched_inputs]
+
+    def segment(self, inputs: dict) -> ScoreMap:
+        """The scores of one image."""
         images, features = self.extract([inputs])
-        return self.inference([inputs], images, self.sem_seg_head(features))[0]
+        return self.score_maps([inputs], images, self.sem_seg_head(features))[0]
 
     def extract(self, batched_inputs: list[dict]) -> tuple[ImageList, dict[str, Tensor]]:
         """The batch, and the backbone's features of it: `res2`..`res5`, `sem2`..`sem5` where it has them."""
         images = self.normalizer([x["image"] for x in batched_inputs], 0)
         return images, self.backbone(images.tensor)
 
-    def inference(self, batched_inputs: list[dict], images: ImageList, logits: Tensor) -> list[dict[str, Tensor]]:
+    def score_maps(self, batched_inputs: list[dict], images: ImageList, logits: Tensor) -> list[ScoreMap]:
         """The logits (B, K, h, w) of images of one size, straight from stride 4 to each one's output size."""
+        source = tuple(logits.shape[-2:])
         sizes = map(output_size, batched_inputs, images.image_sizes)
         return [
-            {"sem_seg": F.interpolate(x[None].float(), size=size, mode="bilinear", align_corners=False)[0]}
-            for x, size in zip(logits, sizes, strict=True)
+            ScoreMap(resized(rows_of(x), source, size), size, len(x), x.device)
+            for x, size in zip(logits.float(), sizes, strict=True)
         ]
