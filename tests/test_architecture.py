@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "semask_d2"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 SCRIPTS = sorted(
-    p for p in [*ROOT.glob("*.py"), *ROOT.glob("demo/*.py"), *ROOT.glob("datasets/*.py"), *ROOT.glob("tools/*.py")]
+    path for folder in (".", "demo", "datasets", "tools", "benchmarks") for path in (ROOT / folder).glob("*.py")
 )
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 
@@ -101,8 +101,28 @@ def test_rooms_import_each_other_in_no_circle() -> None:
 
 @pytest.mark.parametrize("path", [*MODULES, *SCRIPTS], ids=label)
 def test_only_the_seam_imports_detectron2(path: Path) -> None:
-    uses = {name for name in imports(path) if name.split(".")[0] == "detectron2"}
-    assert not uses or path.is_relative_to(PACKAGE / "d2")
+    if not path.is_relative_to(PACKAGE / "d2"):
+        assert "detectron2" not in {name.split(".")[0] for name in imports(path)}
+        assert not imported_by_name(path) & {"detectron2"}
+
+
+def imported_by_name(path: Path) -> set[str]:
+    """The packages that a file imports with `import_module("...")` or `__import__("...")`."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+            function = getattr(node.func, "attr", getattr(node.func, "id", ""))
+            if function in ("import_module", "__import__"):
+                found.add(str(node.args[0].value).split(".")[0])
+    return found
+
+
+def test_imports_by_name_are_seen(tmp_path: Path) -> None:
+    source = tmp_path / "x.py"
+    source.write_text(
+        "importlib.import_module('one.two')\n__import__('three')\nimport_module('four', x)\nprint('five')\n"
+    )
+    assert imported_by_name(source) == {"one", "three", "four"}
 
 
 @pytest.mark.parametrize("path", sorted((PACKAGE / "layers").glob("*.py")), ids=label)

@@ -305,7 +305,8 @@ def test_an_odd_number_of_options(opts: list[str]) -> None:
         '!!python/object/new:os.mkdir ["PROOF"]',
         "!<tag:yaml.org,2002:python/object/apply:os.mkdir> [PROOF]",
         "!!python/name:os.mkdir",
-        "!!str text",
+        "!!int 3",
+        "[480, !!int 3]",
     ],
 )
 def test_tags_are_refused_unexecuted_and_name_their_key(tmp_path: Path, tag: str) -> None:

@@ -4,30 +4,35 @@
     python tools/convert_config.py published.yaml --output literal.yaml
 
 It understands lists of the form `!!python/object/apply:eval ["[int(x * 0.1 * 640) for x in range(5, 21)]"]`, computes
-them itself and executes nothing. Anything else with a tag is refused.
+them itself and executes nothing. Anything else with a tag is refused. The rest of the text stays as it is; a config
+with a `_BASE_` is written as one file without it.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
-import re
 import sys
 from pathlib import Path
 
+import yaml
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also runs from a clone that is not installed
 
-from semask_d2.config import refuse_tags
+from semask_d2.config import BASE_KEY, read_yaml, short_tag, tagged_values
 from semask_d2.errors import UserError
 from semask_d2.files import atomic_write
 
-EVAL_TAG = re.compile(r"""!!python/object/apply:eval\s*\[\s*(?P<quote>["'])(?P<expression>.*?)(?P=quote)\s*,?\s*\]""")
+EVAL_TAG = "tag:yaml.org,2002:python/object/apply:eval"
+LONGEST_EXPRESSION = 200  # characters
+LONGEST_LIST = 1000
 
 
 def literal_list(expression: str) -> list[int]:
     """The value of `[int(PRODUCT) for x in range(...)]`, PRODUCT being numbers and x joined by *; else `ValueError`."""
-    tree = ast.parse(expression.strip(), mode="eval").body
-    match tree:
+    if len(expression) > LONGEST_EXPRESSION:
+        raise ValueError(f"longer than {LONGEST_EXPRESSION} characters")
+    match ast.parse(expression.strip(), mode="eval").body:
         case ast.ListComp(
             elt=ast.Call(func=ast.Name(id="int"), args=[product], keywords=[]),
             generators=[
@@ -35,10 +40,13 @@ def literal_list(expression: str) -> list[int]:
                     target=ast.Name(id=name),
                     iter=ast.Call(func=ast.Name(id="range"), args=limits, keywords=[]),
                     ifs=[],
+                    is_async=0,
                 )
             ],
-        ) if all(isinstance(limit, ast.Constant) and isinstance(limit.value, int) for limit in limits):
+        ) if name not in ("int", "range") and all(is_number(limit, int) for limit in limits):
             steps = range(*(limit.value for limit in limits))
+            if len(steps) > LONGEST_LIST:
+                raise ValueError(f"a list of more than {LONGEST_LIST} numbers")
             return [int(multiply(product, name, x)) for x in steps]
     raise ValueError("not a list of the form [int(x * 0.1 * 640) for x in range(5, 21)]")
 
@@ -50,37 +58,57 @@ def multiply(node: ast.expr, name: str, x: int) -> float:
             return multiply(left, name, x) * multiply(right, name, x)
         case ast.Name(id=variable) if variable == name:
             return x
-        case ast.Constant(value=int() | float() as value):
+        case ast.Constant(value=value) if is_number(node, int, float):
             return value
     raise ValueError("only products of numbers and the variable are understood")
 
 
+def is_number(node: ast.expr, *types: type) -> bool:
+    """Whether `node` is a literal of one of the types; True and False are none."""
+    return isinstance(node, ast.Constant) and type(node.value) in types
+
+
 def convert(text: str, source: Path) -> str:
-    """`text` with every known expression written out; `UserError` where a tag stays."""
-
-    def replace(match: re.Match) -> str:
+    """`text` with every known expression written out; `UserError` for any other value with a tag."""
+    parts, done = [], 0
+    for key, node in tagged_values(text):
+        where = f"{source}: key {key}, line {node.start_mark.line + 1}"
+        match node:
+            case yaml.SequenceNode(tag=tag, value=[yaml.ScalarNode(value=expression)]) if tag == EVAL_TAG:
+                pass
+            case _:
+                raise UserError(f"{where}: {short_tag(node)} is not understood; write the value out literally")
         try:
-            return str(literal_list(match["expression"]))
-        except (ValueError, TypeError, SyntaxError) as error:
-            line = text[: match.start()].count("\n") + 1
-            raise UserError(f"{source}: line {line}: {match['expression']!r} is not understood: {error}") from None
+            numbers = literal_list(expression)
+        except (ValueError, TypeError, SyntaxError, OverflowError) as error:
+            raise UserError(f"{where}: {expression!r} is not understood: {error}; write it out literally") from None
+        start, stop = node.start_mark.index, node.end_mark.index
+        stop = start + len(text[start:stop].rstrip())  # a list in lines ends where the next key starts
+        parts += [text[done:start], str(numbers)]
+        done = stop
+    return "".join([*parts, text[done:]])
 
-    converted = EVAL_TAG.sub(replace, text)
-    refuse_tags(converted, source)
-    return converted
+
+def literal_config(path: Path) -> str:
+    """The text of the literal config that the file at `path` stands for."""
+    values = read_yaml(path, chain=(), clean=convert)  # says what is wrong with the file, and with those it starts from
+    text = convert(path.read_text(encoding="utf-8"), path)
+    return yaml.safe_dump(values, sort_keys=False) if BASE_KEY in yaml.safe_load(text) else text
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", type=Path, help="published config file")
-    parser.add_argument("--output", type=Path, required=True, help="file to write")
+    parser.add_argument("--output", type=Path, required=True, help="file to write; it must not be there yet")
     options = parser.parse_args(arguments)
+    if options.output.exists():
+        raise UserError(f"--output {options.output}: is there already; name another file, or remove it")
+    text = literal_config(options.config)
     try:
-        text = options.config.read_text(encoding="utf-8")
+        with atomic_write(options.output) as file:
+            file.write(text)
     except OSError as error:
-        raise UserError(f"{options.config}: cannot be read: {error.strerror}") from error
-    with atomic_write(options.output) as file:
-        file.write(convert(text, options.config))
+        raise UserError(f"--output {options.output}: cannot be written: {error.strerror}") from error
     print(f"{options.config} -> {options.output}")
 
 

@@ -1,8 +1,9 @@
 """The seam between the project and Detectron2: the only names of it that the project uses.
 
-Where Detectron2 is installed these are Detectron2's own objects, else small native ones that behave alike.
+Where Detectron2 is installed these are Detectron2's own objects, else small native ones that do the same in all that
+the project asks of them; what only other code would ask for is left out.
 `SEMASK_D2_BACKEND=native` or `=detectron2` forces one; `BACKEND` and `BACKEND_VERSION` say which is in use.
-Everything else in the project imports from here and cannot tell the difference.
+Everything else in the project imports from here.
 """
 
 from __future__ import annotations

@@ -148,9 +148,17 @@ class Trainer(DefaultTrainer):
     def build_train_loader(cls, cfg: CfgNode, *, seed: int | None = None, start_iter: int = 0) -> Batches:
         """This process's batches from iteration `start_iter` on; order and augmentation depend on `seed` alone.
 
-        Without a seed it is the config's.
+        Other trainers call it with `cfg` alone: from the first batch of the config's seed on. They step after each
+        batch, and `UserError` says so where the config accumulates.
         """
-        return build_train_loader(cfg, seed=run_seed(cfg) if seed is None else seed, start_iter=start_iter)
+        if seed is None:
+            if cfg.SOLVER.GRADIENT_ACCUMULATION_STEPS != 1:
+                raise UserError(
+                    f"SOLVER.GRADIENT_ACCUMULATION_STEPS is {cfg.SOLVER.GRADIENT_ACCUMULATION_STEPS}: only "
+                    "semask_d2.engine.Trainer accumulates gradients; set it to 1 for another trainer"
+                )
+            seed = run_seed(cfg)
+        return build_train_loader(cfg, seed=seed, start_iter=start_iter)
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Batches:

@@ -29,11 +29,11 @@ def rows_of(maps: Tensor) -> Rows:
 
 def resized(rows: Rows, source: tuple[int, int], target: tuple[int, int]) -> Rows:
     """A map (*source, C) resized to (*target, C): bilinear, with half-pixel centres, as F.interpolate does it."""
-    height, width = source
+    height, width, new_height, new_width = map(int, (*source, *target))  # under torch.jit.trace they are tensors
 
     def of_height(start: int, stop: int) -> Tensor:
         centres = np.arange(start, stop, dtype=np.float32) + np.float32(0.5)
-        y = np.clip(centres * np.float32(height / target[0]) - np.float32(0.5), 0, height - 1)
+        y = np.clip(centres * np.float32(height / new_height) - np.float32(0.5), 0, height - 1)
         above = y.astype(np.int64)
         below = np.minimum(above + 1, height - 1)
         first = int(above[0])
@@ -42,11 +42,11 @@ def resized(rows: Rows, source: tuple[int, int], target: tuple[int, int]) -> Row
         return torch.lerp(above_row, below_row, torch.from_numpy(y - above).to(band)[:, None, None])
 
     def of_size(start: int, stop: int) -> Tensor:
-        band = rows(start, stop) if height == target[0] else of_height(start, stop)
-        if width == target[1]:
+        band = rows(start, stop) if height == new_height else of_height(start, stop)
+        if width == new_width:
             return band
         maps = band[None].permute(0, 3, 1, 2)
-        maps = F.interpolate(maps, size=(stop - start, target[1]), mode="bilinear", align_corners=False)
+        maps = F.interpolate(maps, size=(stop - start, new_width), mode="bilinear", align_corners=False)
         return maps.permute(0, 2, 3, 1)[0]
 
     return of_size
@@ -83,7 +83,7 @@ class ScoreMap(NamedTuple):
 
     def _bands(self) -> Iterator[tuple[int, Tensor]]:
         """The first row and the scores (rows, W, K) of each band, from top to bottom."""
-        height, width = self.size
+        height, width = map(int, self.size)
         elements = BAND_ELEMENTS if self.device.type == "cpu" else GPU_BAND_ELEMENTS
         step = max(1, elements // (self.channels * width))
         for start in range(0, height, step):

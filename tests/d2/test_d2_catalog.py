@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from semask_d2.d2 import DatasetCatalog, MetadataCatalog
@@ -68,6 +69,15 @@ def test_metadata_cannot_change_once_set():
     with pytest.raises(AssertionError, match="ignore_label"):
         meta.set(ignore_label=0)
     assert meta.ignore_label == 255
+
+
+def test_metadata_may_be_arrays():
+    colors = np.zeros((2, 3), np.uint8)
+    metadata = MetadataCatalog.get("d2_arrays").set(stuff_colors=colors, scale=float("nan"))
+    try:
+        assert metadata.stuff_colors is colors
+    finally:
+        MetadataCatalog.remove("d2_arrays")
 
 
 def test_missing_metadata_are_an_error_that_names_data_set_and_key():

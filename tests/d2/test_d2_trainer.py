@@ -111,6 +111,17 @@ def test_a_failed_iteration_ends_training_with_after_train_at_that_iteration(d2_
         get_event_storage()
 
 
+def test_a_hook_that_fails_before_the_timer_began_is_the_error_that_is_seen():
+    class Failing(HookBase):
+        def before_train(self):
+            raise FileNotFoundError("the hook's own")
+
+    loop = Loop()
+    loop.register_hooks([Failing(), hooks.IterationTimer()])
+    with pytest.raises(FileNotFoundError, match="the hook's own"):
+        loop.train(0, 1)
+
+
 def test_a_loop_needs_a_step():
     with pytest.raises(NotImplementedError):
         TrainerBase().train(0, 1)

@@ -9,7 +9,6 @@ from semask_d2.d2 import DatasetCatalog, MetadataCatalog
 from semask_d2.data import datasets, get_dataset_dicts, register_all
 from semask_d2.data.datasets.ade20k import ADE20K
 from semask_d2.data.datasets.camvid import CAMVID
-from semask_d2.data.datasets.cityscapes import CITYSCAPES
 from semask_d2.data.datasets.coco_stuff10k import COCO_STUFF_10K, TRAIN_ID_OF_RELEASED
 from semask_d2.data.datasets.folder import FolderDataset
 from semask_d2.data.datasets.toy_scenes import TOY_SCENES
@@ -138,15 +137,28 @@ def test_somebody_elses_data_set_is_checked_by_its_own_folders(foreign, tmp_path
         get_dataset_dicts("foreign_val")
 
 
-def test_no_image_is_dropped_silently_where_detectron2_registered_ours(foreign, tmp_path, monkeypatch):
-    ours = FolderDataset("foreign", "f", "a", {"val": "v"}, ("our name",), ((1, 2, 3),), "how")
-    monkeypatch.setattr(datasets, "DATASETS", (ours,))
-    foreign.set(image_root=str(tmp_path / "images"), sem_seg_root=str(tmp_path / "labels"))
-    write_pair(tmp_path, "images", "labels", "a")
-    assert get_dataset_dicts("foreign_val") == [{"file_name": "theirs"}]
-    (tmp_path / "labels/a.png").rename(tmp_path / "labels/b.png")
-    with pytest.raises(UserError, match=r"no label file in \S+labels for image a\.jpg"):
-        get_dataset_dicts("foreign_val")
+def a_function_of(package: str):
+    """A data set's function as `package` would register it: it drops what has no partner."""
+
+    def load() -> list[dict]:
+        return [{"file_name": "theirs"}]
+
+    load.__module__ = f"{package}.data.datasets.builtin"
+    return load
+
+
+@pytest.mark.parametrize(("package", "is_used"), [("detectron2", False), ("somebody", True)])
+def test_of_detectron2s_data_sets_files_are_listed_as_everywhere(tmp_path, monkeypatch, package, is_used) -> None:
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    monkeypatch.setitem(DatasetCatalog.data, "camvid_sem_seg_val", a_function_of(package))
+    for stem in ("b", "a"):
+        write_pair(tmp_path / "camvid", "images/val", "annotations/val", stem)
+    names = [Path(x["file_name"]).name for x in get_dataset_dicts("camvid_sem_seg_val")]
+    assert names == (["theirs"] if is_used else ["a.jpg", "b.jpg"])
+    (tmp_path / "camvid/annotations/val/a.png").unlink()
+    if not is_used:
+        with pytest.raises(UserError, match=r"no label file in \S+ for image a\.jpg"):
+            get_dataset_dicts("camvid_sem_seg_val")
 
 
 def test_somebody_elses_empty_data_set():
@@ -160,22 +172,21 @@ def test_somebody_elses_empty_data_set():
 
 def test_cityscapes_pairs_images_with_training_ids_in_their_cities(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    for city in ("aachen", "bonn"):
+    cities = ("zurich", "aachen", "ulm", "bonn", "jena")  # a folder lists them in any order
+    for city in cities:
         files = (
             f"leftImg8bit/val/{city}/{city}_1_leftImg8bit.png",
             f"gtFine/val/{city}/{city}_1_gtFine_labelTrainIds.png",
         )
-        for file in (*files, f"gtFine/val/{city}/{city}_1_gtFine_color.png"):
+        for file in (*files, f"gtFine/val/{city}/{city}_1_gtFine_color.png", "leftImg8bit/val/.DS_Store"):
             (tmp_path / "cityscapes" / file).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / "cityscapes" / file).touch()
-    pairs = CITYSCAPES.load("val")
-    assert [pair["file_name"].rsplit("/", 1)[1] for pair in pairs] == [
-        f"{c}_1_leftImg8bit.png" for c in ("aachen", "bonn")
-    ]
+    pairs = get_dataset_dicts("cityscapes_fine_sem_seg_val")
+    assert [pair["file_name"].rsplit("/", 1)[1] for pair in pairs] == [f"{c}_1_leftImg8bit.png" for c in sorted(cities)]
     assert pairs[1]["sem_seg_file_name"].endswith("bonn/bonn_1_gtFine_labelTrainIds.png")
     (tmp_path / "cityscapes/gtFine/val/bonn/bonn_1_gtFine_labelTrainIds.png").unlink()
     with pytest.raises(UserError, match="bonn_1_leftImg8bit"):
-        CITYSCAPES.load("val")
+        get_dataset_dicts("cityscapes_fine_sem_seg_val")
 
 
 def test_coco_stuff_has_171_classes_in_the_released_order() -> None:

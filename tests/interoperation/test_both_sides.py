@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from commands import ROOT, TINY, TOY_CONFIG
 
 from semask_d2.d2 import BACKEND
@@ -62,13 +64,16 @@ def test_the_same_seed_gives_the_same_weights_batch_and_losses(run, tmp_path: Pa
     assert losses[1] == pytest.approx(losses[0], rel=1e-6)
 
 
+ITERATIONS = 4
+
+
 @pytest.fixture(scope="module")
 def runs(train, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, str]]:
-    """A short run on each side: its folder, and the line of its mIoU."""
+    """A short run on each side, with a checkpoint on the way: its folder, and the line of its mIoU."""
     made = {}
     for side in SIDES:
         folder = tmp_path_factory.mktemp(side)
-        options = ("SOLVER.MAX_ITER", "3", "OUTPUT_DIR", folder)
+        options = ("SOLVER.MAX_ITER", ITERATIONS, "SOLVER.CHECKPOINT_PERIOD", "2", "OUTPUT_DIR", folder)
         code, out, err = train(*options, env={"SEMASK_D2_BACKEND": side})
         assert code == 0, err
         assert f"semask_d2 on the {side} backend" in (folder / "log.txt").read_text()
@@ -76,9 +81,53 @@ def runs(train, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Pat
     return made
 
 
+def checkpoint(folder: Path) -> dict:
+    return torch.load(folder / "model_final.pth", weights_only=True)
+
+
+def assert_equal(one: object, other: object, where: str = "checkpoint") -> None:
+    """Two checkpoints are the same, but for the times in them."""
+    if isinstance(one, dict):
+        assert one.keys() == other.keys(), where
+        for key, value in one.items():
+            assert_equal(value, other[key], f"{where}/{key}")
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other), where
+        for i, (x, y) in enumerate(zip(one, other, strict=True)):
+            assert_equal(x, y, f"{where}/{i}")
+    elif isinstance(one, torch.Tensor):
+        assert torch.equal(one, other), where
+    else:
+        assert one == other, where
+
+
 def test_a_short_run_ends_alike_on_both_sides(runs: dict[str, tuple[Path, str]]) -> None:
-    values = [float(line.rsplit(" ", 1)[1]) for _, line in runs.values()]
-    assert values[0] == pytest.approx(values[1], abs=0.002)
+    native, real = (runs[side] for side in SIDES)
+    assert native[1] == real[1]
+    ends = checkpoint(native[0]), checkpoint(real[0])
+    assert ends[0]["iteration"] == ITERATIONS - 1
+    assert_equal(*ends)
+    early = torch.load(native[0] / "model_0000001.pth", weights_only=True)["model"]
+    trained = [name for name, x in ends[0]["model"].items() if not torch.equal(x, early[name])]
+    assert len(trained) > len(early) / 2  # two iterations later
+
+
+@pytest.mark.parametrize(("made_on", "read_on"), [SIDES, SIDES[::-1]])
+def test_a_run_resumes_on_the_other_side(
+    train, runs: dict[str, tuple[Path, str]], tmp_path: Path, made_on: str, read_on: str
+) -> None:
+    folder, line = runs[made_on]
+    for name in ("model_0000001.pth", "config.yaml"):
+        shutil.copy(folder / name, tmp_path)
+    (tmp_path / "last_checkpoint").write_text("model_0000001.pth")
+    options = ("SOLVER.MAX_ITER", ITERATIONS, "SOLVER.CHECKPOINT_PERIOD", "2", "OUTPUT_DIR", tmp_path)
+    code, out, err = train(*options, flags=("--resume",), env={"SEMASK_D2_BACKEND": read_on})
+    assert code == 0, err
+    log = (tmp_path / "log.txt").read_text()
+    assert f"semask_d2 on the {read_on} backend" in log
+    assert "Starting training from iteration 2" in log
+    assert out.splitlines()[-1] == line
+    assert_equal(checkpoint(tmp_path), checkpoint(folder))
 
 
 @pytest.mark.parametrize(("made_on", "read_on"), [SIDES, SIDES[::-1]])

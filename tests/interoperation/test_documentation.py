@@ -27,5 +27,5 @@ def test_examples_are_python(heading: str) -> None:
 def test_the_tested_commit_is_the_required_one() -> None:
     requirements = (ROOT / "requirements-detectron2.txt").read_text(encoding="utf-8")
     (required,) = re.findall(r"^detectron2 @ git\+https://\S+@([0-9a-f]{40})$", requirements, re.MULTILINE)
-    (named,) = re.findall(r"commit that is tested, ([0-9a-f]{7,})", README)
+    (named,) = re.findall(r"tested commit is ([0-9a-f]{7,})", README)
     assert required.startswith(named)

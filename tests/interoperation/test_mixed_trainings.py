@@ -6,10 +6,13 @@ import json
 
 import pytest
 import torch
+import yaml
 from torch import nn
 
 from semask_d2 import build_model
 from semask_d2.d2 import BACKEND, DatasetEvaluator, seed_all_rng
+from semask_d2.engine import Trainer
+from semask_d2.errors import UserError
 
 pytestmark = pytest.mark.skipif(BACKEND != "detectron2", reason="Detectron2 is not installed")
 
@@ -77,6 +80,22 @@ def test_our_models_in_a_plain_default_trainer(example, cfg, tmp_path) -> None:
     assert trainer._last_eval_results["sem_seg"]["mIoU"] > 0
     lines = map(json.loads, (tmp_path / "metrics.json").read_text().splitlines())
     assert {"sem_seg/mIoU", "loss_cate", "lr"} <= {name for line in lines for name in line}
+
+
+def test_another_trainer_does_not_accumulate_and_is_told_so(cfg) -> None:
+    cfg.SOLVER.GRADIENT_ACCUMULATION_STEPS = 2
+    with pytest.raises(UserError, match=r"SOLVER\.GRADIENT_ACCUMULATION_STEPS is 2.*set it to 1"):
+        Trainer.build_train_loader(cfg)
+
+
+def test_the_readmes_lines_execute_nothing_in_a_config(example, tmp_path) -> None:
+    published = tmp_path / "configs/toy_scenes/semask_swin_mini_msfapn_m2f.yaml"
+    published.parent.mkdir(parents=True)
+    proof = tmp_path / "executed"
+    published.write_text(f"SEED: !!python/object/apply:os.mkdir [{proof}]\n")
+    with pytest.raises(yaml.constructor.ConstructorError, match=r"os\.mkdir"):
+        example(PROJECT, folder=tmp_path)
+    assert not proof.exists()
 
 
 def test_detectron2s_loader_with_our_mapper(example, cfg) -> None:

@@ -18,20 +18,60 @@ spec.loader.exec_module(tool)
 TAG = "!!python/object/apply:eval"
 
 
+LIST = "[int(x * 0.1 * 640) for x in range(5, 21)]"
+NUMBERS = [int(x * 0.1 * 640) for x in range(5, 21)]
+
+
+def convert(text: str) -> str:
+    """What the tool writes for a config of this text, in the current folder."""
+    Path("published.yaml").write_text(text)
+    tool.main(["published.yaml", "--output", "literal.yaml"])
+    return Path("literal.yaml").read_text()
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize("expression", [LIST, "[int(0.25 * x * 512) for x in range(1, 8)]"])
+def test_the_published_lists_are_written_out(expression: str) -> None:
+    text = f'INPUT:\n  MIN_SIZE_TRAIN: {TAG} ["{expression}"]\n  MAX_SIZE_TRAIN: 99 # kept\n'
+    Path("published.yaml").write_text(text)
+    with pytest.raises(UserError, match=r"key INPUT\.MIN_SIZE_TRAIN, line 2.*tools/convert_config\.py"):
+        get_cfg("published.yaml")
+    assert convert(text) == f"INPUT:\n  MIN_SIZE_TRAIN: {eval(expression)}\n  MAX_SIZE_TRAIN: 99 # kept\n"
+    assert list(get_cfg("literal.yaml").INPUT.MIN_SIZE_TRAIN) == eval(expression)
+
+
 @pytest.mark.parametrize(
-    "expression",
-    ["[int(x * 0.1 * 640) for x in range(5, 21)]", "[int(0.25 * x * 512) for x in range(1, 8)]"],
+    "value",
+    [
+        f"{TAG} ['{LIST}']",
+        f'{TAG}\n    ["{LIST}"]',
+        f'{TAG}\n  - "{LIST}"',
+        f'{TAG} [ # every tenth\n    "[int(x * 0.1 * 640)\n    for x in range(5, 21)]" ]',
+        f'!<tag:yaml.org,2002:python/object/apply:eval> ["{LIST}",]',
+    ],
 )
-def test_the_published_lists_are_written_out(tmp_path, expression: str) -> None:
-    published = tmp_path / "published.yaml"
-    published.write_text(f'INPUT:\n  MIN_SIZE_TRAIN: {TAG} ["{expression}"]\n  MAX_SIZE_TRAIN: 99 # kept\n')
-    with pytest.raises(UserError, match=r"key MIN_SIZE_TRAIN.*tools/convert_config\.py"):
-        get_cfg(published)
-    tool.main([str(published), "--output", str(tmp_path / "literal.yaml")])
-    cfg = get_cfg(tmp_path / "literal.yaml")
-    assert list(cfg.INPUT.MIN_SIZE_TRAIN) == eval(expression)
-    assert cfg.INPUT.MAX_SIZE_TRAIN == 99
-    assert "# kept" in (tmp_path / "literal.yaml").read_text()
+def test_however_yaml_spells_them(value: str) -> None:
+    text = convert(f"INPUT:\n  MIN_SIZE_TRAIN: {value}\n  MAX_SIZE_TRAIN: 99\n")
+    assert text == f"INPUT:\n  MIN_SIZE_TRAIN: {NUMBERS}\n  MAX_SIZE_TRAIN: 99\n"
+
+
+def test_what_only_looks_like_an_expression_is_left_alone() -> None:
+    text = f'OUTPUT_DIR: \'{TAG} ["[evil]"]\'\n# MIN: {TAG} ["[evil]"]\n'
+    assert convert(text) == text
+
+
+def test_a_config_with_bases_becomes_one_file(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "base.yaml").write_text(f'INPUT:\n  MIN_SIZE_TRAIN: {TAG} ["{LIST}"]\n  MAX_SIZE_TRAIN: 1\n')
+    (tmp_path / "sub/leaf.yaml").write_text("_BASE_: ../base.yaml\nINPUT: {MAX_SIZE_TRAIN: 2}\n")
+    tool.main(["sub/leaf.yaml", "--output", "elsewhere/literal.yaml"])
+    cfg = get_cfg("elsewhere/literal.yaml")
+    assert list(cfg.INPUT.MIN_SIZE_TRAIN) == NUMBERS
+    assert cfg.INPUT.MAX_SIZE_TRAIN == 2
 
 
 @pytest.mark.parametrize(
@@ -40,14 +80,37 @@ def test_the_published_lists_are_written_out(tmp_path, expression: str) -> None:
         f"{TAG} [\"__import__('os').mkdir('PROOF')\"]",
         f'{TAG} ["[int(x.real) for x in range(3)]"]',
         f'{TAG} ["[int(x * 2) for x in range(3) if x]"]',
+        f'{TAG} ["[int(x) async for x in range(3)]"]',
+        f'{TAG} ["[int(int * 2) for int in range(3)]"]',
+        f'{TAG} ["[int(x * True) for x in range(3)]"]',
+        f'{TAG} ["[int(x * 1e999) for x in range(3)]"]',
+        f'{TAG} ["[int(x) for x in range(1000000000000)]"]',
         f'{TAG} ["[float(x * 2) for x in range(3)]"]',
+        f'{TAG} ["[int(x{" * 2" * 5000}) for x in range(3)]"]',
         f'{TAG} ["[int(x * 2) for"]',
+        f'{TAG} ["{LIST}", "{LIST}"]',
+        f'[1, {TAG} ["[]"]]',
+        f'"{LIST}": {TAG} []',
         '!!python/object/apply:os.mkdir ["PROOF"]',
+        "!!python/tuple [1, 2]",
     ],
 )
-def test_anything_else_is_refused_unexecuted(tmp_path, monkeypatch, value: str) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path("published.yaml").write_text(f"INPUT:\n  MIN_SIZE_TRAIN: {value}\n")
-    with pytest.raises(UserError, match=r"published\.yaml"):
-        tool.main(["published.yaml", "--output", "literal.yaml"])
+def test_anything_else_is_refused_unexecuted(tmp_path: Path, value: str) -> None:
+    with pytest.raises(UserError, match=r"published\.yaml: (key INPUT\.MIN_SIZE_TRAIN, line 2|not valid YAML)"):
+        convert(f"INPUT:\n  MIN_SIZE_TRAIN: {value}\n")
     assert [path.name for path in tmp_path.iterdir()] == ["published.yaml"]
+
+
+def test_files_that_cannot_be_read_or_written(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"gone\.yaml: cannot be read"):
+        tool.main(["gone.yaml", "--output", "new/literal.yaml"])
+    (tmp_path / "latin.yaml").write_bytes(b"OUTPUT_DIR: caf\xe9\n")
+    with pytest.raises(UserError, match=r"latin\.yaml: not a text file in UTF-8"):
+        tool.main(["latin.yaml", "--output", "new/literal.yaml"])
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "old.yaml").write_text("SEED: 1\n")
+    with pytest.raises(UserError, match=r"--output old\.yaml: is there already"):
+        tool.main(["old.yaml", "--output", "old.yaml"])
+    with pytest.raises(UserError, match=r"--output old\.yaml/x: cannot be written"):
+        tool.main(["old.yaml", "--output", "old.yaml/x"])
+    assert (tmp_path / "old.yaml").read_text() == "SEED: 1\n"

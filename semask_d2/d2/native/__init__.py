@@ -1,4 +1,4 @@
-"""Stands for Detectron2 where it is not installed: only what the project uses, with the same behaviour.
+"""Stands for Detectron2 where it is not installed: what the project uses of it.
 
 The loggers have Detectron2's names ("detectron2.engine.train_loop", ...), so that a filter finds them on both sides.
 """

@@ -46,10 +46,12 @@ class Metadata(types.SimpleNamespace):
         )
 
     def __setattr__(self, key: str, value: Any) -> None:
-        old = self.__dict__.get(key, value)
-        assert old == value, (
-            f"Attribute '{key}' in the metadata of '{self.name}' cannot be set to a different value! {old} != {value}"
-        )
+        if key in self.__dict__:  # a value of any type may come first; one that comes again must compare
+            old = self.__dict__[key]
+            assert old == value, (
+                f"Attribute '{key}' in the metadata of '{self.name}' cannot be set to a different value! "
+                f"{old} != {value}"
+            )
         super().__setattr__(key, value)
 
     def set(self, **kwargs: Any) -> Metadata:

@@ -1,6 +1,6 @@
 """Stands for `detectron2.config.defaults`: the settings that a semantic-segmentation config uses.
 
-Names and values are Detectron2's. Sections that the project never reads are empty and take any key: a run's
+Names and values are Detectron2's. Sections that the project never reads are empty and take any key from a file: a run's
 `config.yaml` written with Detectron2, where they are full, loads here.
 """
 

@@ -51,6 +51,7 @@ class IterationTimer(HookBase):
 
     def __init__(self, warmup_iter: int = 3) -> None:
         self._warmup_iter = warmup_iter
+        self._start_time = time.perf_counter()  # after_train runs even where another hook failed before this one began
         self._step_timer = Timer()
         self._total_timer = Timer()
 

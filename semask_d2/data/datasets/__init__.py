@@ -19,7 +19,7 @@ DATASETS = (TOY_SCENES, CAMVID, ADE20K, CITYSCAPES, COCO_STUFF_10K)
 def register_all() -> None:
     """Register the data sets in the catalogs, without touching a file; safe to repeat.
 
-    A name that is there already (Detectron2 registers `ade20k_sem_seg_*`) keeps its function and its
+    A name that is there already (Detectron2 registers those of ADE20K and Cityscapes) keeps its function and its
     metadata, and only gains the metadata it lacks.
     """
     for dataset in DATASETS:
@@ -49,20 +49,25 @@ def get_dataset_dicts(name: str) -> list[dict]:
         near = difflib.get_close_matches(name, known, n=1)
         hint = f'did you mean "{near[0]}"?' if near else f"ours are {', '.join(_ours())}"
         raise UserError(f'data set "{name}" (DATASETS.TRAIN or DATASETS.TEST) is not registered: {hint}')
-    # A set that Detectron2 or the user registered says in its metadata where its files are.
-    metadata = MetadataCatalog.get(name)
     dataset = _ours().get(name)
     how = dataset.how_to_get if dataset else "put it there or register it with its own folder"
-    for images, labels in (("image_root", "sem_seg_root"), ("image_dir", "gt_dir")):
-        folders = [metadata.get(images), metadata.get(labels)]
-        for folder in filter(None, folders):
-            require_folder(name, folder, how)
-        if dataset and all(folders):
-            dataset.pairs(*folders)  # Detectron2's own loader drops what has no partner
-    dicts = DatasetCatalog.get(name)
+    if dataset and _registered_by(name) in ("semask_d2", "detectron2"):
+        # Detectron2's functions list in the disk's order, which differs between machines, and drop files silently
+        dicts = dataset.load(dataset.names()[name])
+    else:
+        metadata = MetadataCatalog.get(name)  # says in most projects where the files are
+        for key in ("image_root", "sem_seg_root", "image_dir", "gt_dir"):
+            if folder := metadata.get(key):
+                require_folder(name, folder, how)
+        dicts = DatasetCatalog.get(name)
     if not dicts:
         raise UserError(f'data set "{name}" is empty: {how}')
     return dicts
+
+
+def _registered_by(name: str) -> str:
+    """The package of the function that a data set is registered with."""
+    return getattr(DatasetCatalog[name], "__module__", "").partition(".")[0]
 
 
 def _ours() -> dict[str, FolderDataset]:
