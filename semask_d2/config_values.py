@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from semask_d2.config import DEFAULTS, all_keys
 from semask_d2.d2 import CfgNode
 from semask_d2.errors import UserError
 
@@ -10,6 +11,8 @@ NORMS = ("", "GN", "BN", "SyncBN")
 
 def check_values(cfg: CfgNode) -> None:
     """Raise `UserError` naming the first key whose value our models cannot be built with, and what it may be."""
+    if missing := DEFAULTS.keys() - set(all_keys(cfg)):
+        raise UserError(f"the config lacks {min(missing)}: call semask_d2.add_semask_config(cfg) before merging files")
     model = cfg.MODEL
     if model.SEM_SEG_HEAD.NORM not in NORMS:
         raise UserError(f"MODEL.SEM_SEG_HEAD.NORM: expected one of {NORMS}, got {model.SEM_SEG_HEAD.NORM!r}")

@@ -22,7 +22,11 @@ def lookup(registry: Registry, name: str, key: str) -> Any:
 
     Raises `UserError` naming the key, the value and the names there are.
     """
-    require_names(key, [name], sorted(registered for registered, _ in registry))
+    known = sorted(registered for registered, _ in registry)
+    try:
+        require_names(key, [name], known)
+    except UserError as error:
+        raise UserError(f"{error}. One of your own goes into the registry {registry._name}") from None
     return registry.get(name)
 
 

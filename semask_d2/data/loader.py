@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import cv2
@@ -51,46 +52,82 @@ class Batches:
         return len(self.loader)
 
 
-def build_train_loader(
-    cfg: CfgNode,
-    *,
-    seed: int,
-    start_iter: int,
-    mapper: Mapper | None = None,
-    dicts: Sequence[dict[str, Any]] | None = None,
-) -> Batches:
-    """Build the endless loader of this rank's batches, from optimizer step `start_iter` on.
+@dataclass(frozen=True)
+class TrainBatches:
+    """The endless batches of this rank, each of `images` images: one of the `parts` of an optimizer step.
 
-    SOLVER.IMS_PER_BATCH is the batch of one optimizer step over all ranks; each item holds this rank's images
-    of one of its SOLVER.GRADIENT_ACCUMULATION_STEPS parts. The order and the augmentation depend on (`seed`,
-    position) alone. Raises UserError if the batch does not divide, or NUM_CLASSES is not the data set's.
+    Which images come and how they are augmented depends on (`seed`, position) alone. A trainer that accumulates
+    gradients, or resumes, says with `starting_at` where it stands; any other may simply iterate.
     """
-    world_size, steps = comm.get_world_size(), cfg.SOLVER.GRADIENT_ACCUMULATION_STEPS
-    per_rank = per_rank_batch(cfg.SOLVER.IMS_PER_BATCH, world_size, steps)
+
+    dicts: Sequence[dict[str, Any]]
+    mapper: Mapper
+    images: int
+    parts: int
+    workers: int
+    skip_unreadable: bool
+    seed: int
+    start_iter: int | None = None
+
+    def starting_at(self, start_iter: int, *, seed: int) -> TrainBatches:
+        """The batches from optimizer step `start_iter` on, in the order of `seed`."""
+        return replace(self, start_iter=start_iter, seed=seed)
+
+    def __iter__(self) -> Iterator[Batch]:
+        if self.start_iter is None and self.parts != 1:
+            raise UserError(
+                f"SOLVER.GRADIENT_ACCUMULATION_STEPS is {self.parts}: only semask_d2.engine.Trainer accumulates "
+                "gradients; set it to 1 for another trainer"
+            )
+        sampler = PositionSampler(
+            start=(self.start_iter or 0) * self.parts,
+            rank=comm.get_rank(),
+            world_size=comm.get_world_size(),
+            per_rank_batch=self.images,
+        )
+        dataset = PositionedDataset(self.dicts, self.mapper, self.seed, skip_unreadable=self.skip_unreadable)
+        loader = DataLoader(
+            dataset,
+            batch_sampler=sampler,
+            num_workers=self.workers,
+            collate_fn=_as_list,
+            worker_init_fn=_quiet_worker,
+            persistent_workers=self.workers > 0,
+        )
+        return iter(Batches(loader))
+
+
+def build_train_loader(
+    cfg: CfgNode, *, mapper: Mapper | None = None, dicts: Sequence[dict[str, Any]] | None = None
+) -> TrainBatches:
+    """The batches of DATASETS.TRAIN, or of `dicts`, through `mapper`, by default the config's.
+
+    SOLVER.IMS_PER_BATCH is the batch of one optimizer step over all ranks, in SOLVER.GRADIENT_ACCUMULATION_STEPS
+    parts. Raises UserError if it does not divide, or the config is not made for a data set.
+    """
+    steps = cfg.SOLVER.GRADIENT_ACCUMULATION_STEPS
+    images = per_rank_batch(cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size(), steps)
     if dicts is None:
         if not cfg.DATASETS.TRAIN:
             raise UserError("DATASETS.TRAIN is empty: name at least one data set to train on")
         dicts = []
         for name in cfg.DATASETS.TRAIN:
             dicts += get_dataset_dicts(name)
-            check_num_classes(cfg, name)
-    sampler = PositionSampler(
-        start=start_iter * steps, rank=comm.get_rank(), world_size=world_size, per_rank_batch=per_rank
+            check_classes(cfg, name)
+    return TrainBatches(
+        dicts,
+        mapper or build_mapper(cfg, is_train=True),
+        images=images,
+        parts=steps,
+        workers=cfg.DATALOADER.NUM_WORKERS,
+        skip_unreadable=cfg.INPUT.SKIP_UNREADABLE,
+        seed=run_seed(cfg),
     )
-    dataset = PositionedDataset(
-        dicts, mapper or build_mapper(cfg, is_train=True), seed, skip_unreadable=cfg.INPUT.SKIP_UNREADABLE
-    )
-    workers = cfg.DATALOADER.NUM_WORKERS
-    return Batches(
-        DataLoader(
-            dataset,
-            batch_sampler=sampler,
-            num_workers=workers,
-            collate_fn=_as_list,
-            worker_init_fn=_quiet_worker,
-            persistent_workers=workers > 0,
-        )
-    )
+
+
+def run_seed(cfg: CfgNode) -> int:
+    """The seed of a run, the same on every process: the config's, or a random one where that is negative."""
+    return cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
 
 
 def build_test_loader(cfg: CfgNode, dataset_name: str, mapper: Mapper | None = None) -> Batches:
@@ -98,10 +135,10 @@ def build_test_loader(cfg: CfgNode, dataset_name: str, mapper: Mapper | None = N
 
     Images that cannot be read are skipped with a warning.
 
-    Raises UserError if the data set is not there or NUM_CLASSES is not its own.
+    Raises UserError if the data set is not there or the config is not made for it.
     """
     dicts = get_dataset_dicts(dataset_name)
-    check_num_classes(cfg, dataset_name)
+    check_classes(cfg, dataset_name)
     dataset = ShardedDataset(
         dicts,
         mapper or build_mapper(cfg, is_train=False),
@@ -134,20 +171,26 @@ def per_rank_batch(batch: int, world_size: int, accumulation_steps: int) -> int:
 
 
 def require_data(cfg: CfgNode, names: Sequence[str]) -> None:
-    """Raise UserError, before anything costly is built, if a data set is not there or NUM_CLASSES is not its own."""
+    """Raise UserError, before anything costly is built, if a data set is not there or the config is not made for it."""
     for name in names:
         get_dataset_dicts(name)
-        check_num_classes(cfg, name)
+        check_classes(cfg, name)
 
 
-def check_num_classes(cfg: CfgNode, dataset_name: str) -> None:
-    """Raise UserError if MODEL.SEM_SEG_HEAD.NUM_CLASSES is not the number of the data set's classes."""
-    classes = MetadataCatalog.get(dataset_name).get("stuff_classes")
-    expected = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
-    if classes is not None and len(classes) != expected:
+def check_classes(cfg: CfgNode, dataset_name: str) -> None:
+    """Raise UserError if NUM_CLASSES, or in training IGNORE_VALUE, of MODEL.SEM_SEG_HEAD is not the data set's."""
+    head, metadata = cfg.MODEL.SEM_SEG_HEAD, MetadataCatalog.get(dataset_name)
+    classes = metadata.get("stuff_classes")
+    if classes is not None and len(classes) != head.NUM_CLASSES:
         raise UserError(
-            f'MODEL.SEM_SEG_HEAD.NUM_CLASSES is {expected}, but data set "{dataset_name}" has '
+            f'MODEL.SEM_SEG_HEAD.NUM_CLASSES is {head.NUM_CLASSES}, but data set "{dataset_name}" has '
             f"{len(classes)} classes: set it to {len(classes)}"
+        )
+    ignored = metadata.get("ignore_label", head.IGNORE_VALUE)
+    if dataset_name in cfg.DATASETS.TRAIN and ignored != head.IGNORE_VALUE:
+        raise UserError(
+            f'MODEL.SEM_SEG_HEAD.IGNORE_VALUE is {head.IGNORE_VALUE}, but data set "{dataset_name}" has the '
+            f"ignore_label {ignored}: set it to {ignored}"
         )
 
 

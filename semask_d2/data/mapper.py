@@ -67,13 +67,14 @@ class SemanticMapper:
         if settings.FORMAT not in ("RGB", "BGR"):
             raise UserError(f'INPUT.FORMAT is "{settings.FORMAT}"; expected "RGB" or "BGR"')
         names = cfg.DATASETS.TRAIN if is_train else cfg.DATASETS.TEST
+        ignored = cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
         arguments = {
             "is_train": is_train,
             "image_format": settings.FORMAT,
             "num_classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
             # other projects' models, Detectron2's among them, take int64 labels
             "compact_labels": cfg.MODEL.META_ARCHITECTURE in ("SeMaskMaskFormer", "SeMaskFPN"),
-            "ignore_label": MetadataCatalog.get(names[0]).get("ignore_label", 255) if len(names) else 255,
+            "ignore_label": MetadataCatalog.get(names[0]).get("ignore_label", ignored) if len(names) else ignored,
         }
         if not is_train:
             return arguments | {"short_edges": (settings.MIN_SIZE_TEST,), "max_size": settings.MAX_SIZE_TEST}

@@ -139,5 +139,6 @@ class TrainingStep(TrainerBase):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
         self.optimizer.load_state_dict(state_dict["optimizer"])
-        self.scaler.load_state_dict(state_dict["scaler"])
-        self.seed = state_dict["seed"]
+        self.seed = state_dict.get("seed", self.seed)  # Detectron2's trainers save no seed, and call the scaler so
+        if scaler := state_dict.get("scaler", state_dict.get("grad_scaler")):
+            self.scaler.load_state_dict(scaler)

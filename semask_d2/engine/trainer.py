@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import weakref
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -22,8 +23,9 @@ from semask_d2.d2 import (
     TrainerBase,
     comm,
     hooks,
+    setup_logger,
 )
-from semask_d2.data.loader import Batches, build_test_loader, build_train_loader
+from semask_d2.data.loader import Batches, TrainBatches, build_test_loader, build_train_loader, run_seed
 from semask_d2.engine.checkpoint import Checkpointer
 from semask_d2.engine.hooks import BestCheckpoint, ProgressLine
 from semask_d2.engine.optimizer import build_optimizer, build_poly_scheduler
@@ -45,6 +47,9 @@ class Trainer(DefaultTrainer):
 
     def __init__(self, cfg: CfgNode):
         TrainerBase.__init__(self)  # DefaultTrainer's own would build parts that are replaced here
+        for name in ("detectron2", "semask_d2"):
+            if not logging.getLogger(name).isEnabledFor(logging.INFO):  # the program that uses the trainer set up none
+                setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name=name)
         self.cfg = cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
@@ -70,7 +75,9 @@ class Trainer(DefaultTrainer):
 
     def train(self) -> Any:
         """Train from `start_iter` on, evaluate and save on the way and at the end; the last evaluation's results."""
-        loader = self.build_train_loader(self.cfg, seed=self._trainer.seed, start_iter=self.start_iter)
+        loader = self.build_train_loader(self.cfg)
+        if isinstance(loader, TrainBatches):
+            loader = loader.starting_at(self.start_iter, seed=self._trainer.seed)
         self._trainer.begin(loader)
         super().train()
         return self.last_results
@@ -87,6 +94,8 @@ class Trainer(DefaultTrainer):
         if comm.is_main_process():
             built.append(hooks.PeriodicCheckpointer(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD))
         if cfg.DATASETS.TEST:
+            for name in cfg.DATASETS.TEST:
+                self.build_evaluator(cfg, name)  # what is wrong with one shows before the first iteration
             built.append(hooks.EvalHook(cfg.TEST.EVAL_PERIOD, evaluate))
         if comm.is_main_process():
             if cfg.DATASETS.TEST:
@@ -145,20 +154,9 @@ class Trainer(DefaultTrainer):
             raise UserError(f"SOLVER.LR_SCHEDULER_NAME {cfg.SOLVER.LR_SCHEDULER_NAME}: {error}") from error
 
     @classmethod
-    def build_train_loader(cls, cfg: CfgNode, *, seed: int | None = None, start_iter: int = 0) -> Batches:
-        """This process's batches from iteration `start_iter` on; order and augmentation depend on `seed` alone.
-
-        Other trainers call it with `cfg` alone: from the first batch of the config's seed on. They step after each
-        batch, and `UserError` says so where the config accumulates.
-        """
-        if seed is None:
-            if cfg.SOLVER.GRADIENT_ACCUMULATION_STEPS != 1:
-                raise UserError(
-                    f"SOLVER.GRADIENT_ACCUMULATION_STEPS is {cfg.SOLVER.GRADIENT_ACCUMULATION_STEPS}: only "
-                    "semask_d2.engine.Trainer accumulates gradients; set it to 1 for another trainer"
-                )
-            seed = run_seed(cfg)
-        return build_train_loader(cfg, seed=seed, start_iter=start_iter)
+    def build_train_loader(cls, cfg: CfgNode) -> Iterable[list[dict]]:
+        """This process's batches; ours start where the run stands, others' where they like."""
+        return build_train_loader(cfg)
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Batches:
@@ -169,11 +167,6 @@ class Trainer(DefaultTrainer):
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
         """Semantic segmentation metrics."""
         return SemanticEvaluator(dataset_name)
-
-
-def run_seed(cfg: CfgNode) -> int:
-    """The seed of a run, the same on every process: the config's, or a random one where that is negative."""
-    return cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
 
 
 def distribute(model: nn.Module) -> nn.Module:

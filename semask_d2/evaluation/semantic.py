@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from tabulate import tabulate
 
 from semask_d2.d2 import DatasetEvaluator, MetadataCatalog, comm
+from semask_d2.data.datasets import get_dataset_dicts
 from semask_d2.data.image_io import check_labels, read_labels
 from semask_d2.errors import UserError
 
@@ -57,10 +59,21 @@ class SemanticEvaluator(DatasetEvaluator):
 
     def __init__(self, dataset_name: str):
         metadata = MetadataCatalog.get(dataset_name)
+        names = metadata.get("stuff_classes")
+        if names is None:
+            raise UserError(
+                f'data set "{dataset_name}" has no class names, which its metrics need: add '
+                f'MetadataCatalog.get("{dataset_name}").set(stuff_classes=[...], ignore_label=255)'
+            )
         self.dataset_name = dataset_name
-        self.class_names = list(metadata.stuff_classes)
-        self.ignore_label = metadata.ignore_label
+        self.class_names = list(names)
+        self.ignore_label = metadata.get("ignore_label", 255)
         self.reset()
+
+    @cached_property
+    def label_files(self) -> dict[str, str]:
+        """The label file of each image file, for loaders that do not hand it on."""
+        return {x["file_name"]: x["sem_seg_file_name"] for x in get_dataset_dicts(self.dataset_name)}
 
     def reset(self) -> None:
         """Forget all images."""
@@ -69,9 +82,9 @@ class SemanticEvaluator(DatasetEvaluator):
         self.images = 0
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
-        """Compare `sem_seg` of `outputs`, scores (K, H, W) or labels (H, W), with the label file each input names."""
+        """Compare `sem_seg` of `outputs`, scores (K, H, W) or labels (H, W), with the label file of each input."""
         for x, output in zip(inputs, outputs, strict=True):
-            path = x["sem_seg_file_name"]
+            path = x.get("sem_seg_file_name") or self.label_files[x["file_name"]]
             truth = read_labels(path)
             check_labels(truth, num_classes=len(self.class_names), ignore_label=self.ignore_label, path=path)
             predicted = output["sem_seg"]

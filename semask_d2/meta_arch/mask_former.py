@@ -19,6 +19,7 @@ from semask_d2.d2 import (
     build_sem_seg_head,
     configurable,
 )
+from semask_d2.errors import UserError
 from semask_d2.heads.semantic_prior import semantic_prior
 from semask_d2.meta_arch.images import Normalizer, image_names, output_size
 from semask_d2.meta_arch.score_maps import ScoreMap, resized, rows_of
@@ -61,6 +62,11 @@ class SeMaskMaskFormer(nn.Module):
         backbone = build_backbone(cfg)
         mask_former, head = cfg.MODEL.MASK_FORMER, cfg.MODEL.SEM_SEG_HEAD
         sem_seg_head = build_sem_seg_head(cfg, backbone.output_shape())
+        if not hasattr(getattr(sem_seg_head, "predictor", None), "supervision"):
+            raise UserError(
+                f"MODEL.SEM_SEG_HEAD.NAME: {head.NAME} gives no masks, as SeMaskMaskFormer needs them; set it to "
+                "BranchMaskFormerHead, or MODEL.META_ARCHITECTURE to SeMaskFPN or Detectron2's SemanticSegmentor"
+            )
         if sem_seg_head.predictor.supervision == "dense":
             mask_terms = DenseTerms()
         else:

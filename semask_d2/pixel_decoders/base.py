@@ -13,7 +13,7 @@ from semask_d2.layers.feature_alignment import FeatureAlignment
 from semask_d2.registry import lookup, require_names
 
 # Ours, not Detectron2's: Mask2Former's own package registers the same names there.
-PIXEL_DECODER_REGISTRY = Registry("SEMASK_PIXEL_DECODERS")
+PIXEL_DECODER_REGISTRY = Registry("semask_d2.pixel_decoders.PIXEL_DECODER_REGISTRY")
 
 
 class PixelDecoderOutput(NamedTuple):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from semask_d2.errors import UserError
 from semask_d2.registry import lookup
 
-TRANSFORMER_DECODER_REGISTRY = Registry("SEMASK_TRANSFORMER_DECODERS")
+TRANSFORMER_DECODER_REGISTRY = Registry("semask_d2.transformer_decoders.TRANSFORMER_DECODER_REGISTRY")
 
 
 class MaskPredictions(NamedTuple):

@@ -38,6 +38,7 @@ def pairs(tmp_path: Path) -> list[dict[str, str]]:
 def cfg() -> CfgNode:
     cfg = get_cfg()
     add_semask_config(cfg)
+    cfg.SEED = 7
     cfg.MODEL.META_ARCHITECTURE = "SeMaskMaskFormer"
     cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = CLASSES
     cfg.INPUT.FORMAT = "RGB"

@@ -161,6 +161,15 @@ def test_of_detectron2s_data_sets_files_are_listed_as_everywhere(tmp_path, monke
             get_dataset_dicts("camvid_sem_seg_val")
 
 
+def test_somebody_elses_function_that_fails():
+    DatasetCatalog.register("failing_val", lambda: Path("gone/images").iterdir().__next__())
+    try:
+        with pytest.raises(UserError, match=r'"failing_val" cannot be listed: FileNotFoundError.*gone/images'):
+            get_dataset_dicts("failing_val")
+    finally:
+        DatasetCatalog.remove("failing_val")
+
+
 def test_somebody_elses_empty_data_set():
     DatasetCatalog.register("empty_val", list)
     try:

@@ -24,7 +24,7 @@ def name(pairs, request):
 
 
 def train_batches(cfg, dicts, count, start_iter=0, **arguments):
-    loader = build_train_loader(cfg, seed=7, start_iter=start_iter, dicts=dicts, **arguments)
+    loader = build_train_loader(cfg, dicts=dicts, **arguments).starting_at(start_iter, seed=7)
     return list(islice(loader, count))
 
 
@@ -120,7 +120,7 @@ def test_num_classes_is_the_data_sets(cfg, name):
     cfg.DATASETS.TRAIN = (name,)
     message = rf'NUM_CLASSES is 4, but data set "{name}" has 5 classes: set it to 5'
     with pytest.raises(UserError, match=message):
-        build_train_loader(cfg, seed=0, start_iter=0)
+        build_train_loader(cfg)
     with pytest.raises(UserError, match=message):
         build_test_loader(cfg, name)
 
@@ -128,11 +128,11 @@ def test_num_classes_is_the_data_sets(cfg, name):
 def test_training_reads_the_named_data_sets(cfg, name, pairs):
     cfg.DATASETS.TRAIN = (name,)
     cfg.SOLVER.IMS_PER_BATCH = 7
-    epoch = next(iter(build_train_loader(cfg, seed=0, start_iter=0)))
+    epoch = next(iter(build_train_loader(cfg)))
     assert sorted(s["file_name"] for s in epoch) == sorted(p["file_name"] for p in pairs)
     cfg.DATASETS.TRAIN = ()
     with pytest.raises(UserError, match=r"DATASETS\.TRAIN is empty"):
-        build_train_loader(cfg, seed=0, start_iter=0)
+        build_train_loader(cfg)
 
 
 @pytest.mark.parametrize("world_size", [1, 3])
@@ -147,3 +147,12 @@ def test_evaluation_shows_every_image_once_in_order(cfg, name, pairs, monkeypatc
         assert all(len(batch) == 1 for batch in batches)
         seen += [batch[0]["file_name"] for batch in batches]
     assert seen == [p["file_name"] for p in pairs]
+
+
+def test_a_training_sets_ignore_label_is_the_models(cfg, name):
+    cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = (name,)
+    cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE = 254
+    with pytest.raises(UserError, match=r"IGNORE_VALUE is 254, but data set .* the ignore_label 255: set it to 255"):
+        build_train_loader(cfg)
+    cfg.DATASETS.TRAIN = ()
+    build_test_loader(cfg, name)  # metrics go by the data set's own

@@ -70,3 +70,9 @@ def test_a_label_map_of_another_size_is_named(evaluator, tmp_path) -> None:
     inputs = [{"sem_seg_file_name": tmp_path / "t.png", "file_name": "image.jpg"}]
     with pytest.raises(UserError, match=r"t\.png.*2 x 3.*image\.jpg.*2 x 2"):
         evaluator.process(inputs, [{"sem_seg": torch.zeros(4, 2, 2)}])
+
+
+def test_a_data_set_without_class_names_is_named() -> None:
+    with pytest.raises(UserError, match=r'"evaluator_bare" has no class names.*set\(stuff_classes='):
+        SemanticEvaluator("evaluator_bare")
+    MetadataCatalog.remove("evaluator_bare")

@@ -32,7 +32,7 @@ setup(cfg, args)
 trainer = Trainer(cfg)
 state = trainer.model.state_dict()
 weights = digest(state.values())
-batch = next(iter(trainer.build_train_loader(cfg, seed=cfg.SEED)))
+batch = next(iter(trainer.build_train_loader(cfg)))
 trainer.train()
 with open(cfg.OUTPUT_DIR + "/metrics.json") as file:
     metrics = json.loads(file.readline())

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,9 +13,11 @@ import yaml
 from torch import nn
 
 from semask_d2 import build_model
-from semask_d2.d2 import BACKEND, DatasetEvaluator, seed_all_rng
+from semask_d2.d2 import BACKEND, DatasetEvaluator, seed_all_rng, setup_logger
+from semask_d2.data import SemanticMapper
 from semask_d2.engine import Trainer
 from semask_d2.errors import UserError
+from semask_d2.evaluation import SemanticEvaluator
 
 pytestmark = pytest.mark.skipif(BACKEND != "detectron2", reason="Detectron2 is not installed")
 
@@ -85,7 +90,56 @@ def test_our_models_in_a_plain_default_trainer(example, cfg, tmp_path) -> None:
 def test_another_trainer_does_not_accumulate_and_is_told_so(cfg) -> None:
     cfg.SOLVER.GRADIENT_ACCUMULATION_STEPS = 2
     with pytest.raises(UserError, match=r"SOLVER\.GRADIENT_ACCUMULATION_STEPS is 2.*set it to 1"):
-        Trainer.build_train_loader(cfg)
+        next(iter(Trainer.build_train_loader(cfg)))
+
+
+def test_our_trainer_goes_on_from_anothers_run_and_takes_its_loader(example, cfg, tmp_path) -> None:
+    (tmp_path / "configs/toy_scenes").mkdir(parents=True)
+    (tmp_path / "configs/toy_scenes/semask_swin_mini_msfapn_m2f.yaml").write_text(cfg.dump())
+    example(PROJECT, folder=tmp_path)
+
+    class LoadersTrainer(Trainer):
+        @classmethod
+        def build_train_loader(cls, cfg):
+            return build_detection_train_loader(cfg, mapper=SemanticMapper(cfg, is_train=True))
+
+        @classmethod
+        def build_test_loader(cls, cfg, dataset_name):  # whose mapper keeps no label file
+            return build_detection_test_loader(cfg, dataset_name, mapper=DatasetMapper(cfg, False))
+
+    from detectron2.data import DatasetMapper, build_detection_test_loader, build_detection_train_loader
+
+    cfg.SOLVER.MAX_ITER, cfg.INPUT.MIN_SIZE_TEST = 3, 0
+    trainer = LoadersTrainer(cfg)
+    trainer.resume_or_load(resume=True)
+    assert trainer.start_iter == 2
+    results = trainer.train()
+    assert trainer.iter == 3
+    expected = SemanticEvaluator(cfg.DATASETS.TEST[0])
+    assert results == Trainer.test(cfg, trainer.model, expected)
+
+
+def test_our_trainer_talks_in_anybodys_script(cfg, capsys) -> None:
+    for name in ("detectron2", "semask_d2"):
+        logging.getLogger(name).setLevel(logging.NOTSET)
+        logging.getLogger(name).handlers.clear()
+    setup_logger.cache_clear()
+    Trainer(cfg).train()
+    out = capsys.readouterr().out
+    log = Path(cfg.OUTPUT_DIR, "log.txt").read_text()
+    for text in (out, log):
+        assert "Starting training from iteration 0" in text
+        assert "total_loss" in text
+        assert re.search(r"toy_scenes_val, \d+ images, each class", text)
+
+
+def test_a_forgotten_add_semask_config_is_named(cfg) -> None:
+    from detectron2.config import get_cfg
+
+    theirs = get_cfg()
+    theirs.MODEL.META_ARCHITECTURE = "SeMaskMaskFormer"
+    with pytest.raises(UserError, match=r"the config lacks \S+: call semask_d2\.add_semask_config\(cfg\)"):
+        build_model(theirs)
 
 
 def test_the_readmes_lines_execute_nothing_in_a_config(example, tmp_path) -> None:

@@ -10,6 +10,8 @@ from torch import nn
 
 from semask_d2 import Predictor, build_model, get_cfg
 from semask_d2.d2 import BACKEND, EventStorage, MetadataCatalog
+from semask_d2.errors import UserError
+from semask_d2.pixel_decoders import PIXEL_DECODER_REGISTRY
 
 pytestmark = pytest.mark.skipif(BACKEND != "detectron2", reason="Detectron2 is not installed")
 
@@ -17,6 +19,7 @@ HEADS = "Our backbone under Detectron2's heads"
 TOOLS = "Predictor, Visualizer, cost"
 RESNET = "Detectron2's backbone under our heads"
 LAZY = "LazyConfig"
+DECODER = "Your pixel decoder in our head"
 
 
 def losses_of_a_step(model: nn.Module, batch: list[dict]) -> dict[str, float]:
@@ -86,6 +89,25 @@ def test_detectron2s_backbone_under_our_heads(example, cfg, batch) -> None:
     with torch.no_grad():
         outputs = model.eval()([{"image": x["image"], "height": 50, "width": 70} for x in batch])
     assert [output["sem_seg"].shape for output in outputs] == [(12, 50, 70)] * 2
+
+
+def test_a_users_pixel_decoder_in_our_head(example, cfg, batch) -> None:
+    names = example(DECODER, cfg=cfg)
+    cfg.MODEL.MASK_FORMER.DEC_LAYERS = 4  # a layer for each of its three maps
+    try:
+        model = build_model(cfg)
+        assert type(model.sem_seg_head.pixel_decoder) is names["YourPixelDecoder"]
+        assert losses_of_a_step(model, batch).keys() >= {"loss_ce", "loss_cate"}
+    finally:
+        del PIXEL_DECODER_REGISTRY._obj_map["YourPixelDecoder"]
+    with pytest.raises(UserError, match=r"PIXEL_DECODER_NAME.*registry semask_d2\.pixel_decoders\.PIXEL_DECODER_REG"):
+        build_model(cfg)
+
+
+def test_a_head_without_masks_is_refused(cfg) -> None:
+    cfg.MODEL.SEM_SEG_HEAD.NAME = "SemSegFPNHead"
+    with pytest.raises(UserError, match=r"MODEL\.SEM_SEG_HEAD\.NAME: SemSegFPNHead gives no masks"):
+        build_model(cfg)
 
 
 def test_detectron2s_predictor_visualizer_and_counters(example, cfg, tmp_path, capsys) -> None:

@@ -50,7 +50,7 @@ def get_dataset_dicts(name: str) -> list[dict]:
         hint = f'did you mean "{near[0]}"?' if near else f"ours are {', '.join(_ours())}"
         raise UserError(f'data set "{name}" (DATASETS.TRAIN or DATASETS.TEST) is not registered: {hint}')
     dataset = _ours().get(name)
-    how = dataset.how_to_get if dataset else "put it there or register it with its own folder"
+    how = dataset.how_to_get if dataset else "put it there, or look at the function it is registered with"
     if dataset and _registered_by(name) in ("semask_d2", "detectron2"):
         # Detectron2's functions list in the disk's order, which differs between machines, and drop files silently
         dicts = dataset.load(dataset.names()[name])
@@ -59,7 +59,10 @@ def get_dataset_dicts(name: str) -> list[dict]:
         for key in ("image_root", "sem_seg_root", "image_dir", "gt_dir"):
             if folder := metadata.get(key):
                 require_folder(name, folder, how)
-        dicts = DatasetCatalog.get(name)
+        try:
+            dicts = DatasetCatalog.get(name)
+        except (OSError, AssertionError) as error:  # of its own function
+            raise UserError(f'data set "{name}" cannot be listed: {type(error).__name__}: {error}; {how}') from error
     if not dicts:
         raise UserError(f'data set "{name}" is empty: {how}')
     return dicts
