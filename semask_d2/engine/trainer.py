@@ -140,7 +140,10 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-        """The optimiser with the recipe's parameter groups; it clips the gradients itself."""
+        """The optimiser with the recipe's parameter groups, which clips the gradients itself.
+
+        One of your own does so after `semask_d2.engine.optimizer.add_clipping`.
+        """
         return build_optimizer(cfg, model)
 
     @classmethod

@@ -17,7 +17,7 @@ from torch import Tensor
 
 Rows = Callable[[int, int], Tensor]
 
-BAND_ELEMENTS = 2**22  # of a band's widest map in fp32: 16 MB, near a CPU's caches
+BAND_ELEMENTS = 2**21  # of a band's widest map in fp32: 8 MB, near a CPU's caches
 GPU_BAND_ELEMENTS = 2**26
 
 

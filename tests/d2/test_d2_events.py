@@ -29,7 +29,7 @@ def test_a_storage_is_left_when_its_block_fails():
 def test_scalars_belong_to_the_iteration_in_which_they_were_put():
     storage = EventStorage(start_iter=5)
     storage.put_scalar("loss", 3)
-    storage.step()
+    storage.iter = 6
     storage.put_scalars(loss=2, accuracy=0.5, smoothing_hint=True)
     storage.iter = 9
     storage.put_scalar("accuracy", 0.75, cur_iter=8)
@@ -71,14 +71,6 @@ def test_a_scalar_keeps_its_smoothing_hint():
     storage.put_scalar("lr", 1.0, smoothing_hint=False)
     with pytest.raises(AssertionError, match="lr"):
         storage.put_scalar("lr", 1.0)
-
-
-def test_a_name_scope_goes_before_the_names():
-    storage = EventStorage()
-    with storage.name_scope("val"):
-        storage.put_scalar("loss", 1.0)
-    storage.put_scalar("loss", 2.0)
-    assert storage.latest() == {"val/loss": (1.0, 0), "loss": (2.0, 0)}
 
 
 def records(path):

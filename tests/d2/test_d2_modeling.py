@@ -129,7 +129,6 @@ def test_a_backbone_describes_its_outputs(cfg):
     backbone = build_backbone(cfg)
     assert backbone.output_shape() == {"res2": ShapeSpec(channels=8, stride=4)}
     assert backbone.size_divisibility == 0
-    assert backbone.padding_constraints == {}
 
 
 def test_a_backbone_needs_a_forward():
@@ -172,15 +171,6 @@ def test_an_image_that_needs_no_padding_is_copied_too():
 def test_labels_without_channels_are_padded_with_the_ignore_value():
     labels = ImageList.from_tensors([torch.zeros(2, 2, dtype=torch.int64)], 4, pad_value=255)
     assert labels.tensor.tolist() == [[[0, 0, 255, 255]] * 2 + [[255] * 4] * 2]
-
-
-def test_padding_constraints_go_before_the_argument():
-    images = [torch.zeros(3, 5, 6), torch.zeros(3, 7, 2)]
-    constraints = {"size_divisibility": 8}
-    assert ImageList.from_tensors(images, 32, padding_constraints=constraints).tensor.shape[-2:] == (8, 8)
-    constraints = {"square_size": 10, "size_divisibility": 4}
-    assert ImageList.from_tensors(images, padding_constraints=constraints).tensor.shape[-2:] == (12, 12)
-    assert ImageList.from_tensors(images, 6, padding_constraints={}).tensor.shape[-2:] == (12, 6)
 
 
 def test_images_of_different_channels_do_not_make_a_batch():

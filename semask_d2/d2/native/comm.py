@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
 _local_group: dist.ProcessGroup | None = None
 
@@ -78,28 +77,6 @@ def all_gather(data: Any, group: dist.ProcessGroup | None = None) -> list[Any]:
     return gathered
 
 
-def gather(data: Any, dst: int = 0, group: dist.ProcessGroup | None = None) -> list[Any]:
-    """Return every rank's picklable `data`, in rank order, on rank `dst`, and an empty list elsewhere."""
-    if get_world_size() == 1:
-        return [data]
-    group = group or _cpu_group()
-    gathered = [None] * dist.get_world_size(group) if dist.get_rank(group) == dst else None
-    dist.gather_object(data, gathered, dst=dst, group=group)
-    return gathered or []
-
-
 def shared_random_seed() -> int:
     """Return the same random number on all ranks, drawn from NumPy's state on rank 0; all must call it."""
     return all_gather(np.random.randint(2**31))[0]  # noqa: NPY002 - `seed_all_rng` seeds this state
-
-
-def reduce_dict(input_dict: dict[str, Tensor], average: bool = True) -> dict[str, Tensor]:
-    """Average or sum scalar tensors of the same keys over the ranks; only rank 0's result is meaningful."""
-    if get_world_size() == 1:
-        return input_dict
-    names = sorted(input_dict)  # the ranks may have filled their dicts in different orders
-    values = torch.stack([input_dict[name].detach() for name in names])
-    dist.reduce(values, dst=0)
-    if average and is_main_process():
-        values /= get_world_size()
-    return dict(zip(names, values, strict=True))

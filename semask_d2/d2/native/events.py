@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cached_property
 
 from fvcore.common.history_buffer import HistoryBuffer
@@ -31,7 +29,6 @@ class EventStorage:
         self._histories: dict[str, HistoryBuffer] = defaultdict(HistoryBuffer)
         self._smoothing_hints: dict[str, bool] = {}
         self._latest: dict[str, tuple[float, int]] = {}
-        self._prefix = ""
         self._vis_data: list[tuple[str, Tensor, int]] = []  # the name by which writers of others find it
 
     def put_image(self, img_name: str, img_tensor: Tensor) -> None:
@@ -44,7 +41,6 @@ class EventStorage:
 
     def put_scalar(self, name: str, value: float, smoothing_hint: bool = True, cur_iter: int | None = None) -> None:
         """Record a number; writers show the median of recent ones if `smoothing_hint`, else the latest."""
-        name = self._prefix + name
         self._latest[name] = float(value), self.iter if cur_iter is None else cur_iter
         self._histories[name].update(*self._latest[name])
         known_hint = self._smoothing_hints.setdefault(name, smoothing_hint)
@@ -84,17 +80,6 @@ class EventStorage:
         oldest = values[-1][1] - window_size
         outside = (index for index, (_, iteration) in enumerate(reversed(values)) if iteration <= oldest)
         return next(outside, len(values))
-
-    def step(self) -> None:
-        """Go to the next iteration; a trainer sets `iter` instead."""
-        self.iter += 1
-
-    @contextmanager
-    def name_scope(self, name: str) -> Iterator[None]:
-        """Put `name/` before the names recorded inside the block."""
-        outer, self._prefix = self._prefix, name.rstrip("/") + "/"
-        yield
-        self._prefix = outer
 
     def __enter__(self) -> EventStorage:
         _open_storages.append(self)

@@ -43,11 +43,6 @@ class Backbone(nn.Module, metaclass=ABCMeta):
         """What the padded height and width must be divisible by; 0 if any size will do."""
         return 0
 
-    @property
-    def padding_constraints(self) -> dict[str, int]:
-        """Optional "size_divisibility" and "square_size" (pixels) for `ImageList.from_tensors`."""
-        return {}
-
     def output_shape(self) -> dict[str, ShapeSpec]:
         """Return channels and stride of each feature map."""
         channels, strides = self._out_feature_channels, self._out_feature_strides
@@ -91,23 +86,14 @@ class ImageList:
         return self.tensor[index, ..., :height, :width]
 
     @staticmethod
-    def from_tensors(
-        tensors: Sequence[Tensor],
-        size_divisibility: int = 0,
-        pad_value: float = 0.0,
-        padding_constraints: dict[str, int] | None = None,
-    ) -> ImageList:
+    def from_tensors(tensors: Sequence[Tensor], size_divisibility: int = 0, pad_value: float = 0.0) -> ImageList:
         """Batch tensors of shape (..., H_i, W_i) that agree in the leading dimensions, if any.
 
-        The common size is the largest height and width, or the constraints' positive `square_size`, raised to a
-        multiple of `size_divisibility` (the constraints' goes first).
+        The common size is the largest height and width, raised to a multiple of `size_divisibility`.
         """
         sizes = [(t.shape[-2], t.shape[-1]) for t in tensors]
         height, width = (max(side) for side in zip(*sizes, strict=True))
-        constraints = padding_constraints or {}
-        if constraints.get("square_size", 0) > 0:
-            height = width = constraints["square_size"]
-        divisor = max(constraints.get("size_divisibility", size_divisibility), 1)
+        divisor = max(size_divisibility, 1)
         height, width = (-(-side // divisor) * divisor for side in (height, width))
 
         batch = tensors[0].new_full((len(tensors), *tensors[0].shape[:-2], height, width), pad_value)
