@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import random
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -153,7 +155,12 @@ def _rank_main(folder):
     """Note what each rank sees."""
     rank = comm.get_rank()
     np.random.seed(rank)  # noqa: NPY002 - the state that shared_random_seed draws from
+    if rank == 1:
+        time.sleep(0.5)
+        Path(folder, "late").touch()
+    comm.synchronize()
     seen = {
+        "waited": Path(folder, "late").exists(),
         "world": (comm.get_world_size(), rank, comm.get_local_rank(), comm.is_main_process()),
         "backend": torch.distributed.get_backend(),
         "all_gathered": comm.all_gather("x" * (rank + 1)),
@@ -172,6 +179,7 @@ def test_launched_processes_know_and_reach_each_other(tmp_path, monkeypatch):
     assert first["world"] == (2, 0, 0, True)
     assert second["world"] == (2, 1, 1, False)
     assert first["backend"] == second["backend"] == "gloo"
+    assert first["waited"]
     assert first["all_gathered"] == second["all_gathered"] == ["x", "xx"]
     assert first["seed"] == second["seed"] == np.random.RandomState(0).randint(2**31)
     assert (first["results"], second["results"]) == ({"task": 0}, {})
