@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from semask_d2.config_values import check_values
 from semask_d2.criteria.dense_terms import DenseTerms
-from semask_d2.criteria.pixel_loss import pixel_loss
 from semask_d2.criteria.point_terms import PointTerms
 from semask_d2.criteria.set_criterion import SetCriterion
-from semask_d2.criteria.targets import build_targets
+from semask_d2.criteria.targets import SemanticTargets
 from semask_d2.d2 import (
     META_ARCH_REGISTRY,
     Backbone,
@@ -20,15 +18,17 @@ from semask_d2.d2 import (
     configurable,
 )
 from semask_d2.errors import UserError
-from semask_d2.heads.semantic_prior import semantic_prior
-from semask_d2.meta_arch.images import Normalizer, image_names, output_size
+from semask_d2.meta_arch.base import SemanticSegmenter
+from semask_d2.meta_arch.images import Normalizer, output_size
 from semask_d2.meta_arch.score_maps import ScoreMap, resized, rows_of
 from semask_d2.transformer_decoders import MaskPredictions
 
 
 @META_ARCH_REGISTRY.register()
-class SeMaskMaskFormer(nn.Module):
+class SeMaskMaskFormer(SemanticSegmenter):
     """MaskFormer-type semantic segmentation on any backbone; the prior loss where it has semantic maps."""
+
+    prior_align_corners = True
 
     @configurable
     def __init__(
@@ -44,15 +44,16 @@ class SeMaskMaskFormer(nn.Module):
         size_divisibility: int,
         resize_masks_first: bool,
     ):
-        super().__init__()
-        self.backbone = backbone
-        self.sem_seg_head = sem_seg_head
+        super().__init__(
+            backbone=backbone,
+            sem_seg_head=sem_seg_head,
+            normalizer=normalizer,
+            num_classes=num_classes,
+            ignore_label=ignore_label,
+            prior_weight=prior_weight,
+            size_divisibility=size_divisibility,
+        )
         self.criterion = criterion
-        self.normalizer = normalizer
-        self.num_classes = num_classes
-        self.ignore_label = ignore_label
-        self.prior_weight = prior_weight
-        self.size_divisibility = size_divisibility
         self.resize_masks_first = resize_masks_first
 
     @classmethod
@@ -97,45 +98,9 @@ class SeMaskMaskFormer(nn.Module):
             "resize_masks_first": mask_former.TEST.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE,
         }
 
-    @property
-    def device(self) -> torch.device:
-        """The device that the model is on."""
-        return self.normalizer.mean.device
-
-    def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict[str, Tensor]]:
-        """Detectron2's lists of dicts: `image` (3, H, W) in 0..255, RGB, and in training `sem_seg` (H, W) labels.
-
-        In training: weighted losses by name. Else, per image, `sem_seg`: scores (K, height, width), where `height`
-        and `width` are the dict's, or the image's own size.
-        """
-        images, features = self.extract(batched_inputs)
-        predictions = self.sem_seg_head(features)
-        if not self.training:
-            return [{"sem_seg": x.scores()} for x in self.score_maps(batched_inputs, images, predictions)]
-        targets = build_targets(
-            [x["sem_seg"] for x in batched_inputs],
-            images.tensor.shape[-2:],
-            num_classes=self.num_classes,
-            ignore_label=self.ignore_label,
-            device=self.device,
-            names=image_names(batched_inputs),
-        )
-        losses = self.criterion(predictions, targets)
-        prior = semantic_prior(features, align_corners=True)
-        if prior is not None:
-            loss = pixel_loss(prior, targets.labels, self.ignore_label, align_corners=True)
-            losses["loss_cate"] = self.prior_weight * loss
-        return losses
-
-    def extract(self, batched_inputs: list[dict]) -> tuple[ImageList, dict[str, Tensor]]:
-        """The padded batch, and the backbone's features of it: `res2`..`res5`, `sem2`..`sem5` where it has them."""
-        images = self.normalizer([x["image"] for x in batched_inputs], self.size_divisibility)
-        return images, self.backbone(images.tensor)
-
-    def predict_labels(self, batched_inputs: list[dict]) -> list[Tensor]:
-        """The class of each pixel, (height, width) int64 per image: the argmax of `forward`'s scores, without them."""
-        images, features = self.extract(batched_inputs)
-        return [x.labels() for x in self.score_maps(batched_inputs, images, self.sem_seg_head(features))]
+    def head_losses(self, predictions: MaskPredictions, targets: SemanticTargets) -> dict[str, Tensor]:
+        """The set criterion's losses."""
+        return self.criterion(predictions, targets)
 
     def score_maps(self, batched_inputs: list[dict], images: ImageList, predictions: MaskPredictions) -> list[ScoreMap]:
         """The final layer's predictions to scores, image by image."""
