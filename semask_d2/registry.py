@@ -23,16 +23,16 @@ def lookup(registry: Registry, name: str, key: str) -> Any:
     Raises `UserError` naming the key, the value and the names there are.
     """
     known = sorted(registered for registered, _ in registry)
-    try:
-        require_names(key, [name], known)
-    except UserError as error:
-        raise UserError(f"{error}. One of your own goes into the registry {registry._name}") from None
+    require_names(key, [name], known, f". One of your own goes into the registry {registry._name}")
     return registry.get(name)
 
 
-def require_names(key: str, names: Iterable[str], known: Iterable[str]) -> None:
-    """Raise `UserError` for the first of `names`, the value of the config key `key`, that is not among `known`."""
+def require_names(key: str, names: Iterable[str], known: Iterable[str], advice: str = "") -> None:
+    """Raise `UserError` for the first of `names`, the value of the config key `key`, that is not among `known`.
+
+    Its message ends in `advice`.
+    """
     known = list(known)
     for name in names:
         if name not in known:
-            raise UserError(f'{key}: there is no "{name}".{suggestion(name, known)} Known: {", ".join(known)}')
+            raise UserError(f'{key}: there is no "{name}".{suggestion(name, known)} Known: {", ".join(known)}{advice}')

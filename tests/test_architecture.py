@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "semask_d2"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 SCRIPTS = sorted(
-    path for folder in (".", "demo", "datasets", "tools", "benchmarks") for path in (ROOT / folder).glob("*.py")
+    path for folder in (".", "demo", "datasets", "tools", "benchmarks", "docs") for path in (ROOT / folder).glob("*.py")
 )
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 

@@ -1,10 +1,17 @@
-"""The examples with Detectron2 that are documented, by heading: those of docs/detectron2.md and the README's one."""
+"""What the interoperation tests share: where they run, and the documented examples with Detectron2 by heading."""
 
 from __future__ import annotations
 
 import re
 
+import pytest
 from commands import ROOT
+
+from semask_d2.d2 import BACKEND
+
+NEEDS_DETECTRON2 = pytest.mark.skipif(
+    BACKEND != "detectron2", reason="tests Detectron2's own parts, and this is the native side"
+)
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGE = (ROOT / "docs/detectron2.md").read_text(encoding="utf-8")

@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 from commands import ROOT, TINY, TOY_CONFIG
+from examples import NEEDS_DETECTRON2
 
-from semask_d2.d2 import BACKEND
-
-pytestmark = pytest.mark.skipif(BACKEND != "detectron2", reason="Detectron2 is not installed")
+pytestmark = NEEDS_DETECTRON2
 
 SIDES = ("native", "detectron2")
 # prints what a run with these options starts from, and its first losses

@@ -10,16 +10,17 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from examples import NEEDS_DETECTRON2
 from torch import nn
 
 from semask_d2 import build_model
-from semask_d2.d2 import BACKEND, DatasetEvaluator, seed_all_rng, setup_logger
+from semask_d2.d2 import DatasetEvaluator, seed_all_rng, setup_logger
 from semask_d2.data import SemanticMapper
 from semask_d2.engine import Trainer
 from semask_d2.errors import UserError
 from semask_d2.evaluation import SemanticEvaluator
 
-pytestmark = pytest.mark.skipif(BACKEND != "detectron2", reason="Detectron2 is not installed")
+pytestmark = NEEDS_DETECTRON2
 
 PROJECT = "Detectron2"
 LOADER = "Detectron2's loader"

@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 import torch
 from commands import ROOT
+from examples import NEEDS_DETECTRON2
 from torch import nn
 
 from semask_d2 import Predictor, build_model, get_cfg
-from semask_d2.d2 import BACKEND, EventStorage, MetadataCatalog
+from semask_d2.d2 import EventStorage, MetadataCatalog
 from semask_d2.errors import UserError
 from semask_d2.pixel_decoders import PIXEL_DECODER_REGISTRY
 
-pytestmark = pytest.mark.skipif(BACKEND != "detectron2", reason="Detectron2 is not installed")
+pytestmark = NEEDS_DETECTRON2
 
 HEADS = "Our backbone under Detectron2's heads"
 TOOLS = "Predictor, Visualizer, cost"

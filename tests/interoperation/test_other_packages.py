@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 from commands import ROOT
+from examples import NEEDS_DETECTRON2
 
 from semask_d2 import add_semask_config, get_cfg
 from semask_d2.config import DEFAULTS, all_keys
-from semask_d2.d2 import BACKEND, CfgNode
+from semask_d2.d2 import CfgNode
 from semask_d2.d2 import get_cfg as get_detectron2_cfg
 
-pytestmark = pytest.mark.skipif(BACKEND != "detectron2", reason="Detectron2 is not installed")
+pytestmark = NEEDS_DETECTRON2
 
 THEIR_VALUES = {
     "MODEL.MASK_FORMER.DEC_LAYERS": 3,
