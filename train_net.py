@@ -10,8 +10,8 @@ from semask_d2.d2 import comm
 from semask_d2.data import require_data
 from semask_d2.engine import Checkpointer, Trainer
 from semask_d2.engine.launch import argument_parser, run, setup
-from semask_d2.errors import UserError
 from semask_d2.evaluation import MultiScaleFlip
+from semask_d2.utils.errors import UserError
 
 
 def main(args: argparse.Namespace) -> None:

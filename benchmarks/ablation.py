@@ -20,7 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 VARIANTS = {
     "plain Swin": ["MODEL.SWIN.NUM_SEM_BLOCKS", "0"],
-    "SeMask, released initialisation": ["MODEL.SWIN.SEM_INIT", "released"],
+    "SeMask, released initialization": ["MODEL.SWIN.SEM_INIT", "released"],
     "SeMask, live": ["MODEL.SWIN.SEM_INIT", "live"],
 }
 

@@ -25,7 +25,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also runs from a clone that is not installed
 
-from semask_d2.meta_arch.score_maps import ScoreMap, resized, rows_of
+from semask_d2.modeling.meta_arch.score_maps import ScoreMap, resized, rows_of
 
 STRIDE = 4
 

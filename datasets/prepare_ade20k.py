@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also runs from a
 from semask_d2.data.datasets.ade20k import ADE20K
 from semask_d2.data.datasets.convert import convert_labels
 from semask_d2.data.datasets.folder import datasets_root
-from semask_d2.errors import UserError
+from semask_d2.utils.errors import UserError
 
 NEW_IDS = {0: ADE20K.ignore_label} | {i: i - 1 for i in range(1, len(ADE20K.classes) + 1)}
 

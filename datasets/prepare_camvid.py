@@ -19,10 +19,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also runs from a
 from semask_d2.data.datasets.camvid import CAMVID
 from semask_d2.data.datasets.convert import convert_labels
 from semask_d2.data.datasets.folder import datasets_root, load_folder_pairs
-from semask_d2.errors import UserError
-from semask_d2.files import atomic_write
+from semask_d2.utils.errors import UserError
+from semask_d2.utils.files import atomic_write
 
-VOID = len(CAMVID.classes)  # the release numbers "unlabelled" after the classes
+VOID = len(CAMVID.classes)  # the release numbers "unlabeled" after the classes
 NEW_IDS = {i: i for i in range(VOID)} | {VOID: CAMVID.ignore_label}
 
 

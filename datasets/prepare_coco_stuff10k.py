@@ -22,8 +22,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also runs from a
 
 from semask_d2.data.datasets.coco_stuff10k import COCO_STUFF_10K, TRAIN_ID_OF_RELEASED
 from semask_d2.data.datasets.folder import datasets_root
-from semask_d2.errors import UserError
-from semask_d2.files import atomic_write
+from semask_d2.utils.errors import UserError
+from semask_d2.utils.files import atomic_write
 
 
 def convert(path: Path) -> np.ndarray:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone works without being installed
 
-from semask_d2.drawing_job import DrawingJob, choose_config
 from semask_d2.engine.launch import guarded
-from semask_d2.errors import UserError
-from semask_d2.predictor import Predictor
+from semask_d2.inference.drawing import DrawingJob, choose_config
+from semask_d2.inference.predictor import Predictor
+from semask_d2.utils.errors import UserError
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -26,7 +26,7 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument("--labels", action="store_true", help="also write the class ids, as PNG in labels/")
     parser.add_argument("--semantic-priors", action="store_true", help="draw the backbone's semantic maps as well")
     parser.add_argument("--compare", metavar="DIR", help="draw ground truth and errors; DIR holds NAME.png label files")
-    parser.add_argument("--opacity", type=float, default=0.6, help="of the colours, from 0 to 1 (default 0.6)")
+    parser.add_argument("--opacity", type=float, default=0.6, help="of the colors, from 0 to 1 (default 0.6)")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="config options as KEY VALUE pairs, last")
     return parser

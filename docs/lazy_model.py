@@ -1,15 +1,16 @@
 """A Detectron2 LazyConfig of the small model of configs/toy_scenes, each part with its own arguments."""
 
-from semask_d2.backbones import D2SeMaskSwinTransformer
-from semask_d2.backbones.base import SemanticSettings
-from semask_d2.criteria.point_terms import PointTerms
-from semask_d2.criteria.set_criterion import SetCriterion
+from semask_d2.modeling.meta_arch.images import Normalizer
+
 from semask_d2.d2 import ShapeSpec
-from semask_d2.heads import BranchMaskFormerHead
-from semask_d2.meta_arch import SeMaskMaskFormer
-from semask_d2.meta_arch.images import Normalizer
-from semask_d2.pixel_decoders import MSDeformAttnPixelFANDecoder
-from semask_d2.transformer_decoders import MultiScaleMaskedTransformerDecoder
+from semask_d2.modeling.backbones import D2SeMaskSwinTransformer
+from semask_d2.modeling.backbones.base import SemanticSettings
+from semask_d2.modeling.heads import BranchMaskFormerHead
+from semask_d2.modeling.losses.mask_losses import PointMaskLoss
+from semask_d2.modeling.losses.set_criterion import SetCriterion
+from semask_d2.modeling.meta_arch import SeMaskMaskFormer
+from semask_d2.modeling.pixel_decoders import MSDeformAttnPixelFANDecoder
+from semask_d2.modeling.transformer_decoders import MultiScaleMaskedTransformerDecoder
 
 
 def call(target: type, **arguments: object) -> dict[str, object]:
@@ -67,7 +68,7 @@ model = call(
     ),
     criterion=call(
         SetCriterion,
-        mask_terms=call(PointTerms, num_points=1024, oversample_ratio=3.0, importance_sample_ratio=0.75),
+        mask_loss=call(PointMaskLoss, num_points=1024, oversample_ratio=3.0, importance_sample_ratio=0.75),
         num_classes=CLASSES,
         class_weight=2.0,
         mask_weight=5.0,

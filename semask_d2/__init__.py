@@ -3,11 +3,12 @@
 Importing it registers its backbones, heads, meta-architectures and data sets, and does nothing else.
 """
 
-from semask_d2 import backbones, data, heads, meta_arch  # noqa: F401 - they register themselves
+from semask_d2 import data  # noqa: F401 - registers the data sets
+from semask_d2.checkpoint import load_weights
 from semask_d2.config import add_semask_config, get_cfg
-from semask_d2.errors import UserError
-from semask_d2.meta_arch import build_model
-from semask_d2.predictor import Prediction, Predictor
-from semask_d2.weights import load_weights
+from semask_d2.inference.predictor import Prediction, Predictor
+from semask_d2.modeling import backbones, heads  # noqa: F401 - they register themselves
+from semask_d2.modeling.meta_arch import build_model
+from semask_d2.utils.errors import UserError
 
 __all__ = ["Prediction", "Predictor", "UserError", "add_semask_config", "build_model", "get_cfg", "load_weights"]

@@ -13,11 +13,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run in parallel, and thre
 
 import pytest
 import torch
-from commands import ROOT, TINY, TOY_CONFIG
 
 from semask_d2.config import get_cfg
 from semask_d2.d2 import build_model, setup_logger
 from semask_d2.data.datasets import toy_scenes
+from tests.helpers.commands import ROOT, TINY, TOY_CONFIG
 
 
 @pytest.fixture(scope="session")

@@ -17,21 +17,21 @@ SCRIPTS = sorted(
 )
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 
-# a room imports only from rooms above its line, and from rooms of its own line where no circle comes of it
+# A folder of the package imports only from folders of earlier lines, and from those of its own line where no circle
+# comes of it. The folders of `modeling` are named without it.
 LINES = (
-    ("errors", "palette"),
-    ("files", "registry"),
+    ("utils",),
     ("d2", "layers"),
-    ("config", "config_values", "weights", "backbones", "pixel_decoders", "transformer_decoders"),
-    ("heads", "criteria"),
+    ("config", "checkpoint", "backbones", "pixel_decoders", "transformer_decoders"),
+    ("heads", "losses"),
     ("meta_arch",),
-    ("data", "evaluation", "media", "runs", "visualization"),
-    ("predictor",),
+    ("modeling",),
+    ("data",),
+    ("evaluation", "inference"),
     ("engine",),
     ("semask_d2",),  # the package's own __init__
-    ("drawing_job",),
 )
-LINE_OF_ROOM = {room: number for number, rooms in enumerate(LINES) for room in rooms}
+LINE_OF_FOLDER = {folder: number for number, folders in enumerate(LINES) for folder in folders}
 MAX_LINES = 400
 
 
@@ -39,9 +39,11 @@ def label(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
-def room_of(module: str) -> str:
-    """The room of a dotted name: `semask_d2.layers.conv` is in `layers`."""
+def folder_of(module: str) -> str:
+    """The folder of a dotted name: `semask_d2.modeling.layers.conv` is in `layers`, `semask_d2.data.mapper` in `data`."""
     parts = module.split(".")
+    if len(parts) > 2 and parts[1] == "modeling":
+        return parts[2]
     return parts[1] if len(parts) > 1 else parts[0]
 
 
@@ -73,28 +75,28 @@ def imports(path: Path) -> set[str]:
 
 
 def own_imports(path: Path) -> set[str]:
-    """The rooms that a file of the package imports from, but its own."""
-    rooms = {room_of(name) for name in imports(path) if name.split(".")[0] == "semask_d2"}
-    return rooms - {room_of(module_name(path))}
+    """The folders that a file of the package imports from, but its own."""
+    folders = {folder_of(name) for name in imports(path) if name.split(".")[0] == "semask_d2"}
+    return folders - {folder_of(module_name(path))}
 
 
-def test_every_room_has_a_line() -> None:
-    assert {room_of(module_name(path)) for path in MODULES} == LINE_OF_ROOM.keys()
+def test_every_folder_has_a_line() -> None:
+    assert {folder_of(module_name(path)) for path in MODULES} == LINE_OF_FOLDER.keys()
 
 
 @pytest.mark.parametrize("path", MODULES, ids=label)
 def test_imports_run_one_way(path: Path) -> None:
-    line = LINE_OF_ROOM[room_of(module_name(path))]
-    backwards = {room for room in own_imports(path) if LINE_OF_ROOM[room] > line}
+    line = LINE_OF_FOLDER[folder_of(module_name(path))]
+    backwards = {folder for folder in own_imports(path) if LINE_OF_FOLDER[folder] > line}
     assert not backwards
 
 
-def test_rooms_import_each_other_in_no_circle() -> None:
-    edges: dict[str, set[str]] = {room: set() for room in LINE_OF_ROOM}
+def test_folders_import_each_other_in_no_circle() -> None:
+    edges: dict[str, set[str]] = {folder: set() for folder in LINE_OF_FOLDER}
     for path in MODULES:
-        edges[room_of(module_name(path))] |= own_imports(path)
+        edges[folder_of(module_name(path))] |= own_imports(path)
     done: set[str] = set()
-    while ready := {room for room in edges.keys() - done if edges[room] <= done}:
+    while ready := {folder for folder in edges.keys() - done if edges[folder] <= done}:
         done |= ready
     assert not edges.keys() - done
 
@@ -125,11 +127,11 @@ def test_imports_by_name_are_seen(tmp_path: Path) -> None:
     assert imported_by_name(source) == {"one", "three", "four"}
 
 
-@pytest.mark.parametrize("path", sorted((PACKAGE / "layers").glob("*.py")), ids=label)
+@pytest.mark.parametrize("path", sorted((PACKAGE / "modeling/layers").glob("*.py")), ids=label)
 def test_layers_know_only_torch(path: Path) -> None:
     allowed = {"torch", "torchvision", *sys.stdlib_module_names}
     for name in imports(path):
-        assert name.split(".")[0] in allowed or name.startswith("semask_d2.layers"), name
+        assert name.split(".")[0] in allowed or name.startswith("semask_d2.modeling.layers"), name
 
 
 @pytest.mark.parametrize("path", [*MODULES, *SCRIPTS], ids=label)
@@ -159,4 +161,4 @@ def test_there_is_something_to_look_at() -> None:
     assert len(CONFIGS) > 5
     assert ROOT / "train_net.py" in SCRIPTS
     assert "detectron2" in {name.split(".")[0] for name in imports(PACKAGE / "d2/real.py")}
-    assert own_imports(PACKAGE / "heads/mask_former_head.py") >= {"d2", "pixel_decoders"}
+    assert own_imports(PACKAGE / "modeling/heads/mask_former_head.py") >= {"d2", "pixel_decoders"}

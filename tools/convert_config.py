@@ -19,9 +19,9 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also runs from a clone that is not installed
 
-from semask_d2.config import BASE_KEY, read_yaml, short_tag, tagged_values
-from semask_d2.errors import UserError
-from semask_d2.files import atomic_write
+from semask_d2.config.yaml_files import BASE_KEY, read_yaml, short_tag, tagged_values
+from semask_d2.utils.errors import UserError
+from semask_d2.utils.files import atomic_write
 
 EVAL_TAG = "tag:yaml.org,2002:python/object/apply:eval"
 LONGEST_EXPRESSION = 200  # characters

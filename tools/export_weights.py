@@ -7,12 +7,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone works without being installed
 
+from semask_d2.checkpoint.loading import tensors_of
+from semask_d2.checkpoint.readers import read_checkpoint
+from semask_d2.checkpoint.saving import write_safetensors
+from semask_d2.checkpoint.semantic_windows import RECORD, rule_of_file
 from semask_d2.engine.launch import guarded
-from semask_d2.errors import UserError
-from semask_d2.weights.loading import tensors_of
-from semask_d2.weights.readers import read_checkpoint
-from semask_d2.weights.saving import write_safetensors
-from semask_d2.weights.windows import RECORD, rule_of_file
+from semask_d2.utils.errors import UserError
 
 
 def main(args: argparse.Namespace) -> None:

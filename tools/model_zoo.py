@@ -19,7 +19,7 @@ from semask_d2 import build_model, get_cfg
 
 
 class Forward(torch.nn.Module):
-    """A model's forward pass from normalised images (1, 3, H, W) to its head's outputs."""
+    """A model's forward pass from normalized images (1, 3, H, W) to its head's outputs."""
 
     def __init__(self, model: torch.nn.Module):
         super().__init__()

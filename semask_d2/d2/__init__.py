@@ -14,7 +14,7 @@ import os
 import warnings
 from types import ModuleType
 
-from semask_d2.errors import UserError
+from semask_d2.utils.errors import UserError
 
 _VARIABLE = "SEMASK_D2_BACKEND"
 

@@ -1,4 +1,4 @@
-"""Training augmentation: shortest-edge resize, category-constrained crop, flip, SSD colour jitter, padding.
+"""Training augmentation: shortest-edge resize, category-constrained crop, flip, SSD color jitter, padding.
 
 Scale and crop are decided first, so that only the pixels of the crop are ever resized. Everything random
 takes its generator as an argument.
@@ -11,7 +11,9 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+import torch
 from PIL import Image
+from torch import Tensor
 
 from semask_d2.data.image_io import count_ids
 
@@ -69,7 +71,7 @@ def sample_view(
     """Draw a crop of at most `crop_size` in a picture resized to `full_shape`.
 
     `labels` is the label map at its own size. With `max_area` below 1 it draws up to ten times until the crop
-    holds several classes, none of which fills `max_area` of the labelled pixels or more; the tenth stands
+    holds several classes, none of which fills `max_area` of the labeled pixels or more; the tenth stands
     whatever it holds.
     """
     height, width = min(crop_size[0], full_shape[0]), min(crop_size[1], full_shape[1])
@@ -105,8 +107,21 @@ def resize_labels(labels: np.ndarray, view: View) -> np.ndarray:
 
 
 def _nearest(source: int, target: int, start: int, count: int) -> np.ndarray:
-    # the source pixel under the centre of each target pixel, in integers: a crop samples what the whole would
+    # the source pixel under the center of each target pixel, in integers: a crop samples what the whole would
     return (2 * np.arange(start, start + count) + 1) * source // (2 * target)
+
+
+def image_tensor(pixels: np.ndarray, image_format: str) -> Tensor:
+    """RGB pixels (H, W, 3) uint8 -> (3, H, W) uint8, in `image_format` order ("RGB" or "BGR")."""
+    if image_format == "BGR":
+        pixels = pixels[:, :, ::-1]
+    return torch.from_numpy(np.array(pixels.transpose(2, 0, 1), order="C"))
+
+
+def resized_tensor(picture: Image.Image, short_edge: int, max_size: int, image_format: str) -> Tensor:
+    """An RGB picture as evaluation shows it to a model: resized as `resized_shape` says, (3, H, W) uint8."""
+    shape = resized_shape(picture.height, picture.width, short_edge, max_size)
+    return image_tensor(resize_image(picture, View.whole(*shape)), image_format)
 
 
 def pad(array: np.ndarray, size: int, value: int) -> np.ndarray:
@@ -118,10 +133,10 @@ def pad(array: np.ndarray, size: int, value: int) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class ColourJitter:
+class ColorJitter:
     """The changes one picture gets: each is None where it is left out (Liu et al. 2016, SSD).
 
-    `brightness` is added in grey levels, `contrast` and `saturation` are factors, `hue` is in the 180 steps
+    `brightness` is added in gray levels, `contrast` and `saturation` are factors, `hue` is in the 180 steps
     of a circle that 8-bit HSV has.
     """
 
@@ -132,16 +147,16 @@ class ColourJitter:
     contrast_first: bool
 
 
-def sample_colour_jitter(rng: np.random.Generator) -> ColourJitter:
-    """Draw SSD's distortion: each change with probability 0.5, the contrast before or after the colour."""
+def sample_color_jitter(rng: np.random.Generator) -> ColorJitter:
+    """Draw SSD's distortion: each change with probability 0.5, the contrast before or after the color."""
     contrast_first, *applied = rng.random(5) < 0.5
     brightness, contrast, saturation = rng.uniform((-32, 0.5, 0.5), (32, 1.5, 1.5))
     hue = int(rng.integers(-18, 19))
     values = (float(brightness), float(contrast), float(saturation), hue)
-    return ColourJitter(*(v if a else None for v, a in zip(values, applied, strict=True)), bool(contrast_first))
+    return ColorJitter(*(v if a else None for v, a in zip(values, applied, strict=True)), bool(contrast_first))
 
 
-def jitter_colours(image: np.ndarray, jitter: ColourJitter) -> np.ndarray:
+def jitter_colors(image: np.ndarray, jitter: ColorJitter) -> np.ndarray:
     """Apply `jitter` to an RGB image (H, W, 3) uint8, as tables over the 256 levels; clips to 0..255."""
     levels = np.arange(256, dtype=np.float64)
     before = levels

@@ -1,4 +1,4 @@
-"""Reading pictures and label maps, whatever their files hold, with errors that name the file."""
+"""Reading pictures and label maps, whatever their files hold, with errors that name the file, and writing them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
-from semask_d2.errors import UnreadableFile, UserError
+from semask_d2.utils.errors import UnreadableFile, UserError
+from semask_d2.utils.files import atomic_write
 
 Path = str | os.PathLike
 
@@ -16,7 +17,7 @@ Path = str | os.PathLike
 def read_image(path: Path, format: str = "RGB") -> np.ndarray:
     """Read a picture as (H, W, 3) uint8 in `format` order ("RGB" or "BGR"), upright as its EXIF tag says.
 
-    Grey, 16-bit, palette, transparent and CMYK files are converted; transparency is dropped.
+    Gray, 16-bit, palette, transparent and CMYK files are converted; transparency is dropped.
     Raises UnreadableFile naming the file if it is missing, truncated or no image.
     """
     if format not in ("RGB", "BGR"):
@@ -40,19 +41,31 @@ def read_labels(path: Path) -> np.ndarray:
     """Read a label map as (H, W) uint8, or int64 where the file holds more bits.
 
     Palette files give their indices. Raises UnreadableFile naming the file if it is missing, truncated or no
-    image, UserError if it is in colour instead of ids.
+    image, UserError if it is in color instead of ids.
     """
     image = _load(path, "a label file")
     if image.mode == "F" or len(image.getbands()) > 1:
         kind = "an RGB file" if image.mode in ("RGB", "RGBA") else f'a file of mode "{image.mode}"'
         raise UserError(
             f"{path} is {kind}, but a label file holds one class id per pixel in a single channel: "
-            "convert its colours to ids first"
+            "convert its colors to ids first"
         )
     labels = np.asarray(image)
     if labels.dtype == bool:
         return labels.astype(np.uint8)
     return labels if labels.dtype == np.uint8 else labels.astype(np.int64)
+
+
+def save_picture(path: Path, picture: np.ndarray) -> None:
+    """Write RGB (H, W, 3) or ids (H, W) in the format of the path's suffix, whole or not at all.
+
+    Ids above 255 take 16 bits.
+    """
+    if picture.ndim == 2:
+        picture = picture.astype(np.uint8 if picture.max(initial=0) < 256 else np.uint16)
+    image_format = "PNG" if os.path.splitext(path)[1].lower() == ".png" else "JPEG"
+    with atomic_write(path, "wb") as file:
+        Image.fromarray(picture).save(file, format=image_format, **({"quality": 95} if image_format == "JPEG" else {}))
 
 
 def check_labels(labels: np.ndarray, *, num_classes: int, ignore_label: int, path: Path) -> None:
@@ -96,8 +109,8 @@ def _load(path: Path, what: str) -> Image.Image:
 
 
 def _eight_bits(values: np.ndarray) -> Image.Image:
-    """Grey values of 16 bits (or floats up to that range) as an RGB image of 8 bits."""
+    """Gray values of 16 bits (or floats up to that range) as an RGB image of 8 bits."""
     if values.max(initial=0) > 255:
         values = values / 257.0  # 65535 -> 255
-    grey = np.clip(values, 0, 255).round().astype(np.uint8)
-    return Image.fromarray(np.repeat(grey[:, :, None], 3, axis=2))
+    gray = np.clip(values, 0, 255).round().astype(np.uint8)
+    return Image.fromarray(np.repeat(gray[:, :, None], 3, axis=2))

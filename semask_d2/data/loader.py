@@ -14,7 +14,7 @@ from semask_d2.d2 import CfgNode, MetadataCatalog, comm
 from semask_d2.data.datasets import get_dataset_dicts
 from semask_d2.data.mapper import build_mapper
 from semask_d2.data.sampler import PositionedDataset, PositionSampler, ShardedDataset
-from semask_d2.errors import UnreadableFile, UserError
+from semask_d2.utils.errors import UnreadableFile, UserError
 
 logger = logging.getLogger(__name__)
 

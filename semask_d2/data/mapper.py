@@ -10,15 +10,15 @@ import torch
 
 from semask_d2.d2 import CfgNode, MetadataCatalog, configurable
 from semask_d2.data import augmentation
+from semask_d2.data.augmentation import image_tensor, resized_tensor
 from semask_d2.data.image_io import check_labels, open_picture, read_labels
-from semask_d2.data.image_tensor import image_tensor, resized_tensor
-from semask_d2.errors import UserError
+from semask_d2.utils.errors import UserError
 
 
 class SemanticMapper:
     """Reads one image and its label map; in training, augments both.
 
-    Training: shortest-edge resize, crop that no class fills, SSD colour jitter, horizontal flip, padding.
+    Training: shortest-edge resize, crop that no class fills, SSD color jitter, horizontal flip, padding.
     Test: shortest-edge resize alone, and no label map (the evaluator reads it at its own size).
     """
 
@@ -35,7 +35,7 @@ class SemanticMapper:
         sampling: str = "choice",
         crop_size: tuple[int, int] | None = None,
         single_category_max_area: float = 1.0,
-        colour_jitter: bool = False,
+        color_jitter: bool = False,
         horizontal_flip: bool = False,
         pad_to: int = 0,
         compact_labels: bool = True,
@@ -54,7 +54,7 @@ class SemanticMapper:
         self.sampling = sampling
         self.crop_size = crop_size
         self.single_category_max_area = single_category_max_area
-        self.colour_jitter = colour_jitter
+        self.color_jitter = color_jitter
         self.horizontal_flip = horizontal_flip
         self.pad_to = pad_to
         fits_bytes = num_classes <= 256 and 0 <= ignore_label <= 255
@@ -97,7 +97,7 @@ class SemanticMapper:
             "sampling": settings.MIN_SIZE_TRAIN_SAMPLING,
             "crop_size": tuple(int(s) for s in settings.CROP.SIZE) if settings.CROP.ENABLED else None,
             "single_category_max_area": settings.CROP.SINGLE_CATEGORY_MAX_AREA,
-            "colour_jitter": settings.COLOR_AUG_SSD,
+            "color_jitter": settings.COLOR_AUG_SSD,
             "horizontal_flip": settings.RANDOM_FLIP == "horizontal",
             "pad_to": settings.SIZE_DIVISIBILITY,
         }
@@ -149,8 +149,8 @@ class SemanticMapper:
                 ignore_label=self.ignore_label,
             )
         pixels, labels = augmentation.resize_image(image, view), augmentation.resize_labels(labels, view)
-        if self.colour_jitter:
-            pixels = augmentation.jitter_colours(pixels, augmentation.sample_colour_jitter(rng))
+        if self.color_jitter:
+            pixels = augmentation.jitter_colors(pixels, augmentation.sample_color_jitter(rng))
         if self.horizontal_flip and rng.random() < 0.5:
             pixels, labels = pixels[:, ::-1], labels[:, ::-1]
         pixels = augmentation.pad(pixels, self.pad_to, augmentation.IMAGE_PADDING)

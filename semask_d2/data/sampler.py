@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset, Sampler
 
-from semask_d2.errors import UnreadableFile, UserError
+from semask_d2.utils.errors import UnreadableFile, UserError
 
 logger = logging.getLogger(__name__)
 

@@ -1,6 +1,6 @@
 """Training and evaluating a model that a config describes."""
 
-from semask_d2.engine.checkpoint import Checkpointer
+from semask_d2.checkpoint import Checkpointer
 from semask_d2.engine.trainer import Trainer
 
 __all__ = ["Checkpointer", "Trainer"]

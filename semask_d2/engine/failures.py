@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from semask_d2.errors import UserError
-from semask_d2.files import FULL
+from semask_d2.utils.errors import UserError
+from semask_d2.utils.files import FULL
 
 LESS_MEMORY = (
     "in training lower SOLVER.IMS_PER_BATCH or INPUT.CROP.SIZE, raise SOLVER.GRADIENT_ACCUMULATION_STEPS (the same "

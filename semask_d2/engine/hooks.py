@@ -9,9 +9,9 @@ import os
 
 import torch
 
+from semask_d2.checkpoint import read_checkpoint
+from semask_d2.checkpoint.checkpointer import Checkpointer
 from semask_d2.d2 import EventWriter, HookBase, get_event_storage
-from semask_d2.engine.checkpoint import Checkpointer
-from semask_d2.weights import read_checkpoint
 
 logger = logging.getLogger(__name__)
 

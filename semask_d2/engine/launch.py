@@ -18,8 +18,8 @@ from torch.multiprocessing import ProcessExitedException
 from semask_d2 import d2
 from semask_d2.d2 import CfgNode, collect_env_info, comm, default_argument_parser, seed_all_rng, setup_logger
 from semask_d2.engine.failures import explain
-from semask_d2.errors import UserError
-from semask_d2.files import atomic_write, require_writable
+from semask_d2.utils.errors import UserError
+from semask_d2.utils.files import atomic_write, require_writable
 
 logger = logging.getLogger(__name__)
 

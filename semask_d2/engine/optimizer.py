@@ -1,4 +1,4 @@
-"""The optimiser, its clipping of gradients and its learning-rate schedule."""
+"""The optimizer, its clipping of gradients and its learning-rate schedule."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from semask_d2.d2 import CfgNode
-from semask_d2.errors import UserError
+from semask_d2.utils.errors import UserError
 
 NORM_TYPES = (
     nn.modules.batchnorm._BatchNorm,
@@ -51,7 +51,7 @@ def parameter_groups(cfg: CfgNode, model: nn.Module) -> list[dict]:
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-    """The optimiser that SOLVER.OPTIMIZER names, "ADAMW" or "SGD", over `parameter_groups`, with `add_clipping`."""
+    """The optimizer that SOLVER.OPTIMIZER names, "ADAMW" or "SGD", over `parameter_groups`, with `add_clipping`."""
     groups = parameter_groups(cfg, model)
     if cfg.SOLVER.OPTIMIZER == "ADAMW":
         optimizer = torch.optim.AdamW(groups, lr=cfg.SOLVER.BASE_LR, fused=True)
@@ -124,7 +124,7 @@ def add_clipping(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> torch.optim.
         )
 
     def before_step(optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict) -> None:
-        # a fused optimiser takes gradients that are still multiplied by the scale of mixed precision
+        # a fused optimizer takes gradients that are still multiplied by the scale of mixed precision
         scale = getattr(optimizer, "grad_scale", None)
         limit = clip.CLIP_VALUE if scale is None else clip.CLIP_VALUE * scale
         parameters = [p for group in optimizer.param_groups for p in group["params"]]

@@ -18,11 +18,9 @@ from torch import nn
 
 from semask_d2.d2 import CfgNode, EventWriter, HookBase, get_event_storage
 from semask_d2.data.datasets import get_dataset_dicts
-from semask_d2.data.image_io import read_image, read_labels
-from semask_d2.heads.semantic_prior import PRIOR_FEATURES
-from semask_d2.media import save_picture
-from semask_d2.predictor import Predictor
-from semask_d2.visualization import draw_sheet
+from semask_d2.data.image_io import read_image, read_labels, save_picture
+from semask_d2.inference.predictor import Predictor
+from semask_d2.utils.visualization import draw_sheet
 
 logger = logging.getLogger(__name__)
 
@@ -118,8 +116,7 @@ def draw_example(predictor: Predictor, example: dict) -> np.ndarray:
     """The sheet of one data set dict."""
     image = read_image(example["file_name"])
     truth = read_labels(example["sem_seg_file_name"]) if "sem_seg_file_name" in example else None
-    has_maps = hasattr(predictor.model, "extract") and PRIOR_FEATURES[0] in predictor.model.backbone.output_shape()
-    prediction = predictor(image, priors=has_maps)
+    prediction = predictor(image, priors=predictor.has_priors)
     return draw_sheet(
         image,
         prediction.labels,

@@ -1,4 +1,4 @@
-"""One training iteration: batches to losses, gradients and an optimiser step."""
+"""One training iteration: batches to losses, gradients and an optimizer step."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from semask_d2.d2 import TrainerBase, comm, get_event_storage
-from semask_d2.errors import UserError
-from semask_d2.files import atomic_write
+from semask_d2.utils.errors import UserError
+from semask_d2.utils.files import atomic_write
 
 
 def autocast_dtype(device: torch.device, *, enabled: bool) -> torch.dtype | None:
@@ -39,7 +39,7 @@ def seed_forward(seed: int, iteration: int, part: int, rank: int) -> None:
 
 
 class TrainingStep(TrainerBase):
-    """The inner trainer: `accumulation_steps` batches, mixed precision, one optimiser step.
+    """The inner trainer: `accumulation_steps` batches, mixed precision, one optimizer step.
 
     A loss that is not finite on any process raises `UserError` on all, before the weights are touched, and each
     process keeps its part of the batch in `output_dir`.
@@ -84,7 +84,7 @@ class TrainingStep(TrainerBase):
             seed_forward(self.seed, self.iter, i, comm.get_rank())  # after the loader, which draws when it starts
             parts.append(self.backward(batch, last=i == self.accumulation_steps - 1))
         self.record({name: sum(part[name] for part in parts) for name in parts[0]}, data_time, batches)
-        self.scaler.unscale_(self.optimizer)  # some optimisers clip
+        self.scaler.unscale_(self.optimizer)  # some optimizers clip
         self.scaler.step(self.optimizer)
         self.scaler.update()
 

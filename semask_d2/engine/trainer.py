@@ -1,4 +1,4 @@
-"""The trainer: a config's model, optimiser, data, hooks and checkpoints in one run."""
+"""The trainer: a config's model, optimizer, data, hooks and checkpoints in one run."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from semask_d2.checkpoint.checkpointer import Checkpointer
 from semask_d2.d2 import (
     CfgNode,
     DatasetEvaluator,
@@ -26,20 +27,19 @@ from semask_d2.d2 import (
     setup_logger,
 )
 from semask_d2.data.loader import Batches, TrainBatches, build_test_loader, build_train_loader, run_seed
-from semask_d2.engine.checkpoint import Checkpointer
 from semask_d2.engine.hooks import BestCheckpoint, ProgressLine
 from semask_d2.engine.optimizer import build_optimizer, build_poly_scheduler
 from semask_d2.engine.pictures import CurveWriter, PredictionPictures
 from semask_d2.engine.step import TrainingStep, autocast_dtype
-from semask_d2.errors import UserError
 from semask_d2.evaluation import LabelsOnly, SemanticEvaluator
-from semask_d2.meta_arch import build_model
+from semask_d2.modeling.meta_arch import build_model
+from semask_d2.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
 
 
 class Trainer(DefaultTrainer):
-    """Detectron2's trainer with a step, optimiser, sampler and checkpoints of our own.
+    """Detectron2's trainer with a step, optimizer, sampler and checkpoints of our own.
 
     It runs on GPUs and on CPUs, in one process or several, and a resumed run repeats an uninterrupted one:
     whatever is random depends on the seed and the iteration alone.
@@ -117,11 +117,11 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def test(cls, cfg: CfgNode, model: nn.Module, evaluators: Any = None) -> dict[str, Any]:
-        """Detectron2's `test`; for `SemanticEvaluator` alone, models that can give labels make no scores."""
+        """Detectron2's `test`; for `SemanticEvaluator` alone, models make labels and no scores."""
         if evaluators is None:
             evaluators = [cls.build_evaluator(cfg, name) for name in cfg.DATASETS.TEST]
         of_labels = isinstance(evaluators, list) and all(isinstance(x, SemanticEvaluator) for x in evaluators)
-        if of_labels and hasattr(model, "predict_labels"):
+        if of_labels:
             model = LabelsOnly(model)
         return super().test(cfg, model, evaluators)
 
@@ -140,7 +140,7 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-        """The optimiser with the recipe's parameter groups, which clips the gradients itself.
+        """The optimizer with the recipe's parameter groups, which clips the gradients itself.
 
         One of your own does so after `semask_d2.engine.optimizer.add_clipping`.
         """

@@ -1,7 +1,6 @@
-"""Measuring semantic segmentation."""
+"""Measuring semantic segmentation: the confusion matrix and its metrics, and evaluation at several scales."""
 
-from semask_d2.evaluation.augmented import MultiScaleFlip
-from semask_d2.evaluation.labels import LabelsOnly
-from semask_d2.evaluation.semantic import SemanticEvaluator, metrics_of, update_confusion
+from semask_d2.evaluation.multi_scale import MultiScaleFlip
+from semask_d2.evaluation.semantic import ConfusionMatrix, LabelsOnly, SemanticEvaluator
 
-__all__ = ["LabelsOnly", "MultiScaleFlip", "SemanticEvaluator", "metrics_of", "update_confusion"]
+__all__ = ["ConfusionMatrix", "LabelsOnly", "MultiScaleFlip", "SemanticEvaluator"]

@@ -10,44 +10,78 @@ from typing import Any
 import numpy as np
 import torch
 from tabulate import tabulate
+from torch import Tensor, nn
 
 from semask_d2.d2 import DatasetEvaluator, MetadataCatalog, comm
 from semask_d2.data.datasets import get_dataset_dicts
 from semask_d2.data.image_io import check_labels, read_labels
-from semask_d2.errors import UserError
+from semask_d2.modeling.meta_arch import as_segmenter
+from semask_d2.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
 
 
-def update_confusion(confusion: np.ndarray, prediction: np.ndarray, truth: np.ndarray, ignore_label: int) -> None:
-    """Add the pixels of one image to `confusion` (K, K), rows being the truth; ignored ones are left out."""
-    valid = truth != ignore_label
-    k = len(confusion)
-    pairs = k * truth[valid].astype(np.int64) + prediction[valid]
-    confusion += np.bincount(pairs, minlength=k * k).reshape(k, k)
+class ConfusionMatrix:
+    """Counts of pixels by true class (row) and predicted class (column), and the metrics that follow from them."""
+
+    def __init__(self, num_classes: int, ignore_label: int):
+        self.counts = np.zeros((num_classes, num_classes), np.int64)
+        self.ignore_label = ignore_label
+
+    def update(self, prediction: np.ndarray, truth: np.ndarray) -> None:
+        """Add the pixels of one image, two maps of class ids of one shape; ignored pixels are left out."""
+        valid = truth != self.ignore_label
+        k = len(self.counts)
+        pairs = k * truth[valid].astype(np.int64) + prediction[valid]
+        self.counts += np.bincount(pairs, minlength=k * k).reshape(k, k)
+
+    def summed_over_processes(self) -> ConfusionMatrix:
+        """The sum of all processes' matrices, as a new one; each process calls it and has the result."""
+        total = ConfusionMatrix(len(self.counts), self.ignore_label)
+        total.counts += self.counts
+        if comm.get_world_size() > 1:
+            device = "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"
+            summed = torch.tensor(self.counts, device=device)  # a copy, which is summed in place
+            torch.distributed.all_reduce(summed)
+            total.counts = summed.cpu().numpy()
+        return total
+
+    def metrics(self, class_names: list[str]) -> dict[str, float]:
+        """Percentages under Detectron2's names: mIoU, fwIoU, IoU-NAME, mACC, pACC, ACC-NAME.
+
+        Classes that are absent from the ground truth are NaN, and left out of the means.
+        """
+        correct = self.counts.diagonal().astype(float)
+        truth, predicted = self.counts.sum(1).astype(float), self.counts.sum(0)
+        present = truth > 0
+        with np.errstate(invalid="ignore", divide="ignore"):
+            accuracy = np.where(present, correct / truth, np.nan)
+            iou = np.where(present, correct / (truth + predicted - correct), np.nan)
+        total = max(truth.sum(), 1)
+        results = {
+            "mIoU": iou[present].mean() if present.any() else np.nan,
+            "fwIoU": (iou[present] * truth[present]).sum() / total,
+            **{f"IoU-{name}": value for name, value in zip(class_names, iou, strict=True)},
+            "mACC": accuracy[present].mean() if present.any() else np.nan,
+            "pACC": correct.sum() / total,
+            **{f"ACC-{name}": value for name, value in zip(class_names, accuracy, strict=True)},
+        }
+        return {name: 100 * float(value) for name, value in results.items()}
 
 
-def metrics_of(confusion: np.ndarray, class_names: list[str]) -> dict[str, float]:
-    """Percentages under Detectron2's names: mIoU, fwIoU, IoU-NAME, mACC, pACC, ACC-NAME.
+class LabelsOnly(nn.Module):
+    """A model's labels for evaluators that need no more: per image `sem_seg`, (height, width) class ids.
 
-    Classes that are absent from the ground truth are NaN, and left out of the means.
+    The scores (K, height, width) of a large image take far longer and far more memory.
     """
-    correct = confusion.diagonal().astype(float)
-    truth, predicted = confusion.sum(1).astype(float), confusion.sum(0)
-    present = truth > 0
-    with np.errstate(invalid="ignore", divide="ignore"):
-        accuracy = np.where(present, correct / truth, np.nan)
-        iou = np.where(present, correct / (truth + predicted - correct), np.nan)
-    total = max(truth.sum(), 1)
-    results = {
-        "mIoU": iou[present].mean() if present.any() else np.nan,
-        "fwIoU": (iou[present] * truth[present]).sum() / total,
-        **{f"IoU-{name}": value for name, value in zip(class_names, iou, strict=True)},
-        "mACC": accuracy[present].mean() if present.any() else np.nan,
-        "pACC": correct.sum() / total,
-        **{f"ACC-{name}": value for name, value in zip(class_names, accuracy, strict=True)},
-    }
-    return {name: 100 * float(value) for name, value in results.items()}
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = as_segmenter(model)
+        self.training = model.training
+
+    def forward(self, batched_inputs: list[dict]) -> list[dict[str, Tensor]]:
+        return [{"sem_seg": labels} for labels in self.model.predict_labels(batched_inputs)]
 
 
 class SemanticEvaluator(DatasetEvaluator):
@@ -77,8 +111,7 @@ class SemanticEvaluator(DatasetEvaluator):
 
     def reset(self) -> None:
         """Forget all images."""
-        k = len(self.class_names)
-        self.confusion = np.zeros((k, k), np.int64)
+        self.confusion = ConfusionMatrix(len(self.class_names), self.ignore_label)
         self.images = 0
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
@@ -94,24 +127,19 @@ class SemanticEvaluator(DatasetEvaluator):
                     f"{path}: the labels are {truth.shape[1]} x {truth.shape[0]} pixels, the image "
                     f"{x['file_name']} {prediction.shape[1]} x {prediction.shape[0]}; they must agree"
                 )
-            update_confusion(self.confusion, prediction, truth, self.ignore_label)
+            self.confusion.update(prediction, truth)
             self.images += 1
 
     def evaluate(self) -> OrderedDict:
         """Sum over the processes, log a table of classes, and return {"sem_seg": metrics}."""
-        confusion = self.confusion
         images = sum(comm.all_gather(self.images))
-        if comm.get_world_size() > 1:
-            on_device = "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"
-            summed = torch.from_numpy(confusion).to(on_device)
-            torch.distributed.all_reduce(summed)
-            confusion = summed.cpu().numpy()
-        if not confusion.any():
+        confusion = self.confusion.summed_over_processes()
+        if not confusion.counts.any():
             raise UserError(
-                f"{self.dataset_name}: no labelled pixel to measure; every image was unreadable or is ignored "
+                f"{self.dataset_name}: no labeled pixel to measure; every image was unreadable or is ignored "
                 f"as a whole (ignore label {self.ignore_label})"
             )
-        results = metrics_of(confusion, self.class_names)
+        results = confusion.metrics(self.class_names)
         rows = [(name, results[f"IoU-{name}"], results[f"ACC-{name}"]) for name in self.class_names]
         table = tabulate(rows, headers=["class", "IoU", "accuracy"], floatfmt=".2f", tablefmt="github")
         logger.info("%s, %d images, each class in percent:\n%s", self.dataset_name, images, table)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 
 import pytest
-from toy_run import Run
 
 from semask_d2 import d2
+from tests.helpers.toy_run import Run
 
 
 @pytest.fixture(autouse=True)

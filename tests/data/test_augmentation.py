@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from semask_d2.data import augmentation as aug
-from semask_d2.data.augmentation import ColourJitter, View
+from semask_d2.data.augmentation import ColorJitter, View
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_resized_labels_are_pil_nearest(case):
     labels = np.random.default_rng(height * width).integers(0, 256, (height, width), dtype=np.uint8)
     whole = Image.fromarray(labels).resize((view.full_width, view.full_height), Image.Resampling.NEAREST)
     got, expected = aug.resize_labels(labels, view), shown(np.asarray(whole), view)
-    # where a centre falls between two pixels PIL's rounding error decides: those rows and columns are left out
+    # where a center falls between two pixels PIL's rounding error decides: those rows and columns are left out
     rows, columns = (
         (2 * np.arange(start, start + count) + 1) * source % (2 * full) != 0
         for source, full, start, count in (
@@ -164,30 +164,30 @@ def plain_jitter(image, jitter):
 @pytest.mark.parametrize(
     ("jitter", "tolerance"),
     [
-        (ColourJitter(20.0, None, None, None, True), 0.51),
-        (ColourJitter(-30.0, 1.4, None, None, True), 0.51),
-        (ColourJitter(-30.0, 0.6, None, None, False), 1.01),
-        (ColourJitter(None, None, 1.4, None, True), 6),  # hue has 180 steps, saturation 256
-        (ColourJitter(None, None, None, 15, True), 6),
-        (ColourJitter(None, None, 0.6, -18, True), 6),
-        (ColourJitter(12.0, 1.3, 0.7, -9, False), 8),
+        (ColorJitter(20.0, None, None, None, True), 0.51),
+        (ColorJitter(-30.0, 1.4, None, None, True), 0.51),
+        (ColorJitter(-30.0, 0.6, None, None, False), 1.01),
+        (ColorJitter(None, None, 1.4, None, True), 6),  # hue has 180 steps, saturation 256
+        (ColorJitter(None, None, None, 15, True), 6),
+        (ColorJitter(None, None, 0.6, -18, True), 6),
+        (ColorJitter(12.0, 1.3, 0.7, -9, False), 8),
     ],
 )
 def test_jitter_is_the_plain_formula(jitter, tolerance):
     image = np.random.default_rng(1).integers(0, 256, (24, 24, 3), dtype=np.uint8)
-    difference = np.abs(aug.jitter_colours(image, jitter) - plain_jitter(image, jitter))
+    difference = np.abs(aug.jitter_colors(image, jitter) - plain_jitter(image, jitter))
     assert difference.max() <= tolerance
-    assert np.abs(aug.jitter_colours(image, jitter).astype(int) - image).mean() > 2 * difference.mean()
+    assert np.abs(aug.jitter_colors(image, jitter).astype(int) - image).mean() > 2 * difference.mean()
 
 
 def test_no_jitter_changes_nothing():
     image = np.random.default_rng(1).integers(0, 256, (8, 8, 3), dtype=np.uint8)
-    assert aug.jitter_colours(image, ColourJitter(None, None, None, None, True)) is image
+    assert aug.jitter_colors(image, ColorJitter(None, None, None, None, True)) is image
 
 
 def test_sampled_jitter_has_ssd_ranges():
     rng = np.random.default_rng(0)
-    drawn = [aug.sample_colour_jitter(rng) for _ in range(2000)]
+    drawn = [aug.sample_color_jitter(rng) for _ in range(2000)]
     for name, low, high in (
         ("brightness", -32, 32),
         ("contrast", 0.5, 1.5),

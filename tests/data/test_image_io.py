@@ -5,11 +5,11 @@ import pytest
 from PIL import Image
 
 from semask_d2.data.image_io import check_labels, count_ids, read_image, read_labels
-from semask_d2.errors import UserError
+from semask_d2.utils.errors import UserError
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (6, 9, 3), dtype=np.uint8)
-GREY = RGB[:, :, 0]
+GRAY = RGB[:, :, 0]
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "LA", "P", "1"])
@@ -27,8 +27,8 @@ def test_cmyk_becomes_rgb(tmp_path):
 
 
 def test_sixteen_bits_keep_their_brightness(tmp_path):
-    Image.fromarray(GREY.astype(np.uint16) * 257).save(tmp_path / "a.png")
-    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), GREY[:, :, None].repeat(3, axis=2))
+    Image.fromarray(GRAY.astype(np.uint16) * 257).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), GRAY[:, :, None].repeat(3, axis=2))
 
 
 def test_bgr_reverses_the_channels(tmp_path):
@@ -46,21 +46,21 @@ def test_exif_orientation_is_applied(tmp_path):
 
 
 def test_labels_are_the_stored_ids(tmp_path):
-    Image.fromarray(GREY).save(tmp_path / "grey.png")
-    palette = Image.frombytes("P", (9, 6), GREY.tobytes())
+    Image.fromarray(GRAY).save(tmp_path / "gray.png")
+    palette = Image.frombytes("P", (9, 6), GRAY.tobytes())
     palette.putpalette(RNG.integers(0, 256, 768, dtype=np.uint8).tobytes())
     palette.save(tmp_path / "palette.png")
-    wide = GREY.astype(np.uint16) * 9
+    wide = GRAY.astype(np.uint16) * 9
     Image.fromarray(wide).save(tmp_path / "wide.png")
-    Image.fromarray(GREY > 99).save(tmp_path / "bits.png")
-    for name, expected in {"grey": GREY, "palette": GREY, "wide": wide, "bits": GREY > 99}.items():
+    Image.fromarray(GRAY > 99).save(tmp_path / "bits.png")
+    for name, expected in {"gray": GRAY, "palette": GRAY, "wide": wide, "bits": GRAY > 99}.items():
         labels = read_labels(tmp_path / f"{name}.png")
         assert labels.dtype == (np.int64 if name == "wide" else np.uint8)
         np.testing.assert_array_equal(labels, expected)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA"])
-def test_labels_in_colour_are_refused(tmp_path, mode):
+def test_labels_in_color_are_refused(tmp_path, mode):
     Image.fromarray(RGB).convert(mode).save(tmp_path / "a.png")
     with pytest.raises(UserError, match=r"a\.png is .*(RGB|LA).*one class id per pixel"):
         read_labels(tmp_path / "a.png")

@@ -10,7 +10,7 @@ from PIL import Image
 
 from semask_d2.d2 import DatasetCatalog, MetadataCatalog, comm
 from semask_d2.data import build_test_loader, build_train_loader
-from semask_d2.errors import UserError
+from semask_d2.utils.errors import UserError
 
 
 @pytest.fixture

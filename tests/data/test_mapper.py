@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from semask_d2.data.mapper import SemanticMapper, build_mapper
-from semask_d2.errors import UserError
+from semask_d2.utils.errors import UserError
 
 
 def rng(seed=0):
@@ -39,7 +39,7 @@ def test_image_and_labels_stay_together(cfg, pairs):
         assert (sample["image"][:, ~inside] == 128).all()
         expected = np.where(labels == 255, 200, 40 * labels)
         agree = (np.abs(red - expected) <= 4)[inside]
-        assert agree.mean() > 0.6  # bilinear edges between the 10-pixel tiles mix their colours
+        assert agree.mean() > 0.6  # bilinear edges between the 10-pixel tiles mix their colors
         flipped = (np.abs(red[:, ::-1] - expected) <= 4)[inside]
         assert agree.mean() > flipped.mean()
     assert shapes == {(24, 32), (30, 32), (32, 32)}

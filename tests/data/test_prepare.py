@@ -10,7 +10,7 @@ from scipy.io import savemat
 
 from semask_d2.data import get_dataset_dicts
 from semask_d2.data.image_io import read_labels
-from semask_d2.errors import UserError
+from semask_d2.utils.errors import UserError
 
 SCRIPTS = Path(__file__).parents[2] / "datasets"
 

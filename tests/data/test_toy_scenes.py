@@ -1,4 +1,4 @@
-"""toy_scenes: that it is deterministic, complete or absent, and that colour alone does not solve it."""
+"""toy_scenes: that it is deterministic, complete or absent, and that color alone does not solve it."""
 
 import hashlib
 import os
@@ -13,7 +13,7 @@ import pytest
 from semask_d2.data import get_dataset_dicts
 from semask_d2.data.datasets import toy_painter, toy_scenes
 from semask_d2.data.image_io import read_image, read_labels
-from semask_d2.errors import UserError
+from semask_d2.utils.errors import UserError
 
 CLASSES = len(toy_painter.CLASSES)
 SMALL = {"training": 2, "validation": 1}
@@ -118,7 +118,7 @@ def test_labels_are_ids_or_ignored(split):
     assert present == {*range(CLASSES), toy_painter.IGNORE}
 
 
-def nearest_mean_colour(train, val) -> np.ndarray:
+def nearest_mean_color(train, val) -> np.ndarray:
     """IoU per class on `val` of the classifier that gives a pixel the class of the nearest mean RGB of `train`."""
     pixels, ids = (np.concatenate([np.reshape(scene[i], (128 * 128, -1)) for scene in train]) for i in (0, 1))
     means = np.stack([pixels[ids[:, 0] == c].mean(axis=0) for c in range(CLASSES)])
@@ -131,10 +131,10 @@ def nearest_mean_colour(train, val) -> np.ndarray:
     return hits / (confusion.sum(axis=0) + confusion.sum(axis=1) - hits)
 
 
-def test_colour_alone_does_not_solve_it(split):
-    iou = nearest_mean_colour(split["train"], split["val"])
+def test_color_alone_does_not_solve_it(split):
+    iou = nearest_mean_color(split["train"], split["val"])
     assert 0.1 < iou.mean() < 0.4  # 0.5 is the promise; what the network has to reach is 0.85
-    # each pair shares its colours: whichever class of it wins the pixels, the other one loses
+    # each pair shares its colors: whichever class of it wins the pixels, the other one loses
     pairs = [(toy_painter.SKY, toy_painter.WATER), (toy_painter.GRASS, toy_painter.TREE)]
     pairs += [(toy_painter.ROAD, toy_painter.BUILDING), (toy_painter.STRIPES, toy_painter.CHECKS)]
     assert all(min(iou[a], iou[b]) < 0.3 for a, b in pairs)

@@ -10,11 +10,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from commands import ROOT, TOY_CONFIG
 from PIL import Image
 
 from semask_d2 import Predictor
-from semask_d2.media import Video, VideoFile
+from semask_d2.inference.media import Video, VideoFile
+from tests.helpers.commands import ROOT, TOY_CONFIG
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DRAW_SECTION = re.search(r"## Draw\n+```bash\n(.*?)```", README, re.S)[1]

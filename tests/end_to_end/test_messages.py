@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from commands import TINY, TOY_CONFIG
 from PIL import Image
 
-from semask_d2.meta_arch import SeMaskMaskFormer
+from semask_d2.modeling.meta_arch import SeMaskMaskFormer
+from tests.helpers.commands import TINY, TOY_CONFIG
 
 
 @pytest.fixture
@@ -160,7 +160,7 @@ def test_an_image_without_labels_and_the_reverse(train, tmp_path: Path) -> None:
     assert_one_line(train(*options, env=env), "no image", "images/training", "b.png")
 
 
-def test_a_label_file_in_colours(train, tmp_path: Path) -> None:
+def test_a_label_file_in_colors(train, tmp_path: Path) -> None:
     make_pairs(tmp_path, labels=np.zeros((64, 64, 3), np.uint8))
     result = train("OUTPUT_DIR", tmp_path / "out", env={"DETECTRON2_DATASETS": str(tmp_path)})
     assert_one_line(result, "annotations/training/a.png", "RGB", "ids")
@@ -168,7 +168,7 @@ def test_a_label_file_in_colours(train, tmp_path: Path) -> None:
 
 def test_a_palette_label_file_is_read_as_its_indices(train, tmp_path: Path) -> None:
     picture = Image.fromarray(np.full((64, 64), 99, np.uint8), mode="P")
-    picture.putpalette([3, 3, 3] * 256)  # colours that would pass for ids
+    picture.putpalette([3, 3, 3] * 256)  # colors that would pass for ids
     make_pairs(tmp_path, labels=picture)
     result = train("OUTPUT_DIR", tmp_path / "out", env={"DETECTRON2_DATASETS": str(tmp_path)})
     assert_one_line(result, "annotations/training/a.png", "99", "NUM_CLASSES")
@@ -198,7 +198,7 @@ def test_an_unreadable_image_stops_training_but_not_evaluation(train, tiny_run: 
     assert "1 images, each class" in out
 
     (home / "images/validation/a.jpg").write_bytes(b"no image")
-    assert_one_line(train(*evaluation, flags=("--eval-only",), env=env), "toy_scenes_val", "no labelled pixel")
+    assert_one_line(train(*evaluation, flags=("--eval-only",), env=env), "toy_scenes_val", "no labeled pixel")
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import TINY, TOY_CONFIG
+
+from tests.helpers.commands import TINY, TOY_CONFIG
 
 SHORT = ("SOLVER.MAX_ITER", "6", "SOLVER.CHECKPOINT_PERIOD", "2", "TEST.EVAL_PERIOD", "3")
 

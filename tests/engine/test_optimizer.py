@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from commands import TINY, TOY_CONFIG
 from torch import nn
 
 from semask_d2 import build_model, get_cfg
 from semask_d2.engine.optimizer import build_optimizer, build_poly_scheduler, parameter_groups
-from semask_d2.errors import UserError
+from semask_d2.utils.errors import UserError
+from tests.helpers.commands import TINY, TOY_CONFIG
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def test_the_schedule_keeps_the_groups_ratio_and_ends_at_its_constant(cfg) -> No
 
 @pytest.mark.parametrize("kind", ["full_model", "norm", "value"])
 @pytest.mark.parametrize("scaled", [False, True], ids=["plain", "loss scaled"])
-def test_the_optimiser_clips_before_it_steps(cfg, kind: str, scaled: bool) -> None:
+def test_the_optimizer_clips_before_it_steps(cfg, kind: str, scaled: bool) -> None:
     cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE, cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE = kind, 1.0
     cfg.SOLVER.OPTIMIZER, cfg.SOLVER.BASE_LR, cfg.SOLVER.WEIGHT_DECAY = "SGD", 1.0, 0.0
     model = nn.ParameterList(nn.Parameter(torch.zeros(2)) for _ in range(2))

@@ -11,7 +11,7 @@ from torch import nn
 
 from semask_d2.d2 import EventStorage
 from semask_d2.engine.step import TrainingStep, autocast_dtype, seed_forward
-from semask_d2.errors import UserError
+from semask_d2.utils.errors import UserError
 
 
 class Regression(nn.Module):

@@ -11,8 +11,8 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 
 from semask_d2.d2 import MetadataCatalog
-from semask_d2.errors import UserError
-from semask_d2.evaluation import SemanticEvaluator, metrics_of, update_confusion
+from semask_d2.evaluation import ConfusionMatrix, SemanticEvaluator
+from semask_d2.utils.errors import UserError
 
 NAMES = ["a", "b", "c", "d"]
 maps = hnp.arrays(np.uint8, (6, 5), elements=st.sampled_from([0, 1, 2, 3]))
@@ -20,9 +20,9 @@ maps = hnp.arrays(np.uint8, (6, 5), elements=st.sampled_from([0, 1, 2, 3]))
 
 @given(prediction=maps, truth=hnp.arrays(np.uint8, (6, 5), elements=st.sampled_from([0, 1, 2, 3, 255])))
 def test_metrics_equal_the_plain_formula(prediction: np.ndarray, truth: np.ndarray) -> None:
-    confusion = np.zeros((4, 4), np.int64)
-    update_confusion(confusion, prediction, truth, 255)
-    results = metrics_of(confusion, NAMES)
+    confusion = ConfusionMatrix(4, ignore_label=255)
+    confusion.update(prediction, truth)
+    results = confusion.metrics(NAMES)
 
     valid = truth != 255
     ious, frequencies = [], []
@@ -59,10 +59,10 @@ def test_images_add_up_and_reset_forgets(evaluator, tmp_path) -> None:
     scores[0] = 1  # class 0 everywhere
     for _ in range(2):
         evaluator.process([{"sem_seg_file_name": tmp_path / "t.png", "file_name": "i"}], [{"sem_seg": scores}])
-    assert evaluator.confusion.tolist()[:2] == [[2, 0, 0, 0], [4, 0, 0, 0]]
+    assert evaluator.confusion.counts.tolist()[:2] == [[2, 0, 0, 0], [4, 0, 0, 0]]
     assert evaluator.evaluate()["sem_seg"]["pACC"] == pytest.approx(100 / 3)
     evaluator.reset()
-    assert evaluator.confusion.sum() == 0
+    assert evaluator.confusion.counts.sum() == 0
 
 
 def test_a_label_map_of_another_size_is_named(evaluator, tmp_path) -> None:

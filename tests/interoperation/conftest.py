@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from commands import ROOT, TINY, TOY_CONFIG
-from examples import EXAMPLES
 from PIL import Image
 
 from semask_d2 import get_cfg
 from semask_d2.d2 import CfgNode, DatasetCatalog, MetadataCatalog, setup_logger
+from tests.helpers.commands import ROOT, TINY, TOY_CONFIG
+from tests.helpers.examples import EXAMPLES
 
 
 @pytest.fixture

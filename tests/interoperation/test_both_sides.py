@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import ROOT, TINY, TOY_CONFIG
-from examples import NEEDS_DETECTRON2
+
+from tests.helpers.commands import ROOT, TINY, TOY_CONFIG
+from tests.helpers.examples import NEEDS_DETECTRON2
 
 pytestmark = NEEDS_DETECTRON2
 

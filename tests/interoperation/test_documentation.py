@@ -7,8 +7,9 @@ import re
 from pathlib import Path
 
 import pytest
-from commands import ROOT
-from examples import EXAMPLES, PAGE, README, SECTIONS
+
+from tests.helpers.commands import ROOT
+from tests.helpers.examples import EXAMPLES, PAGE, README, SECTIONS
 
 
 def test_every_example_is_run_by_a_test() -> None:

@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from examples import NEEDS_DETECTRON2
 from torch import nn
 
 from semask_d2 import build_model
 from semask_d2.d2 import DatasetEvaluator, seed_all_rng, setup_logger
 from semask_d2.data import SemanticMapper
 from semask_d2.engine import Trainer
-from semask_d2.errors import UserError
 from semask_d2.evaluation import SemanticEvaluator
+from semask_d2.utils.errors import UserError
+from tests.helpers.examples import NEEDS_DETECTRON2
 
 pytestmark = NEEDS_DETECTRON2
 

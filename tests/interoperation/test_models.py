@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from commands import ROOT
-from examples import NEEDS_DETECTRON2
 from torch import nn
 
 from semask_d2 import Predictor, build_model, get_cfg
 from semask_d2.d2 import EventStorage, MetadataCatalog
-from semask_d2.errors import UserError
-from semask_d2.pixel_decoders import PIXEL_DECODER_REGISTRY
+from semask_d2.modeling.pixel_decoders import PIXEL_DECODER_REGISTRY
+from semask_d2.utils.errors import UserError
+from tests.helpers.commands import ROOT
+from tests.helpers.examples import NEEDS_DETECTRON2
 
 pytestmark = NEEDS_DETECTRON2
 

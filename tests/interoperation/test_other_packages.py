@@ -7,13 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from commands import ROOT
-from examples import NEEDS_DETECTRON2
 
 from semask_d2 import add_semask_config, get_cfg
 from semask_d2.config import DEFAULTS, all_keys
 from semask_d2.d2 import CfgNode
 from semask_d2.d2 import get_cfg as get_detectron2_cfg
+from tests.helpers.commands import ROOT
+from tests.helpers.examples import NEEDS_DETECTRON2
 
 pytestmark = NEEDS_DETECTRON2
 
@@ -40,13 +40,13 @@ for registry, names in (
         registry.register(type(name, (), {"theirs": True}))
 """
 CHECK = """
-from commands import TINY, TOY_CONFIG
+from tests.helpers.commands import TINY, TOY_CONFIG
 
 for name in ("MaskFormerHead", "MSDeformAttnPixelDecoder"):
     assert SEM_SEG_HEADS_REGISTRY.get(name).theirs
 cfg = semask_d2.get_cfg(TOY_CONFIG, [*TINY, "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME", "MSDeformAttnPixelDecoder"])
 decoder = semask_d2.build_model(cfg).sem_seg_head.pixel_decoder
-assert type(decoder).__module__ == "semask_d2.pixel_decoders.msdeform", type(decoder)
+assert type(decoder).__module__ == "semask_d2.modeling.pixel_decoders.msdeform", type(decoder)
 print("both are there")
 """
 

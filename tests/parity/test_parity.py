@@ -13,7 +13,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-import fill
 import numpy as np
 import pytest
 import torch
@@ -21,9 +20,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from semask_d2 import build_model, get_cfg
+from semask_d2.checkpoint.conversion import released_fpn_name
 from semask_d2.d2 import CfgNode
-from semask_d2.heads.semantic_prior import semantic_prior
-from semask_d2.weights.conversion import released_fpn_name
+from semask_d2.modeling.layers.semantic_decoder import decode_semantic_prior
+from tests.helpers import fill
 
 HERE = Path(__file__).resolve().parent
 CONFIGS = HERE.parents[1] / "configs"
@@ -134,7 +134,7 @@ def our_arrays(case: Case) -> dict[str, Tensor]:
     arrays = {f"feature.res{i}": case.features[f"res{i}"] for i in range(2, 6)}
     arrays |= {f"prior.res{i}": case.features[f"sem{i}"] for i in range(2, 6)}
     arrays |= {f"sem_seg.{i}": output["sem_seg"] for i, output in enumerate(case.outputs)}
-    prior = semantic_prior(case.features, align_corners=not case.is_fpn)
+    prior = decode_semantic_prior(case.features, align_corners=not case.is_fpn)
     if case.is_fpn:
         return arrays | {"logits": case.predictions, "prior": prior}
     *_, height, width = case.spec["input"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from commands import ROOT
+from tests.helpers.commands import ROOT
 
 
 def test_labels_from_scores() -> None:

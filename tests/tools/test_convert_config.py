@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from semask_d2 import get_cfg
-from semask_d2.errors import UserError
+from semask_d2.utils.errors import UserError
 
 SCRIPT = Path(__file__).resolve().parents[2] / "tools/convert_config.py"
 spec = importlib.util.spec_from_file_location("convert_config", SCRIPT)

@@ -14,7 +14,7 @@ from semask_d2.d2.native.config import CfgNode
 from semask_d2.d2.native.evaluation import DatasetEvaluator, inference_on_dataset, print_csv_format, verify_results
 from semask_d2.d2.native.events import EventStorage
 from semask_d2.d2.native.modeling import build_model
-from semask_d2.errors import UserError
+from semask_d2.utils.errors import UserError
 
 _loop_logger = logging.getLogger("detectron2.engine.train_loop")
 _logger = logging.getLogger("detectron2.engine.defaults")

@@ -36,7 +36,7 @@ class HookBase:
         """Run before each iteration."""
 
     def after_backward(self) -> None:
-        """Run between an iteration's backward pass and its optimiser step."""
+        """Run between an iteration's backward pass and its optimizer step."""
 
     def after_step(self) -> None:
         """Run after each iteration."""
@@ -109,7 +109,7 @@ class PeriodicCheckpointer(_PeriodicCheckpointer, HookBase):
 class LRScheduler(HookBase):
     """Puts "lr", the rate that an iteration used in the largest parameter group, and steps the torch scheduler.
 
-    Optimiser and scheduler are the trainer's where not given.
+    Optimizer and scheduler are the trainer's where not given.
     """
 
     def __init__(self, optimizer: Optimizer | None = None, scheduler: _TorchScheduler | None = None) -> None:

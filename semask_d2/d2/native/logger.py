@@ -17,7 +17,7 @@ _DATE_FORMAT = "%m/%d %H:%M:%S"
 
 
 class _ConsoleFormatter(logging.Formatter):
-    """Colours time and level, and shortens the name of the root logger."""
+    """Colors time and level, and shortens the name of the root logger."""
 
     def __init__(self, root_name: str, short_name: str) -> None:
         super().__init__(colored("[%(asctime)s %(name)s]: ", "green") + "%(message)s", datefmt=_DATE_FORMAT)

@@ -11,7 +11,7 @@ from semask_d2.data.datasets.cityscapes import CITYSCAPES
 from semask_d2.data.datasets.coco_stuff10k import COCO_STUFF_10K
 from semask_d2.data.datasets.folder import FolderDataset, require_folder
 from semask_d2.data.datasets.toy_scenes import TOY_SCENES
-from semask_d2.errors import UserError
+from semask_d2.utils.errors import UserError
 
 DATASETS = (TOY_SCENES, CAMVID, ADE20K, CITYSCAPES, COCO_STUFF_10K)
 
@@ -29,7 +29,7 @@ def register_all() -> None:
             metadata = MetadataCatalog.get(name)
             ours = {
                 "stuff_classes": list(dataset.classes),
-                "stuff_colors": [list(colour) for colour in dataset.colours],
+                "stuff_colors": [list(color) for color in dataset.colors],
                 "ignore_label": dataset.ignore_label,
                 "evaluator_type": "sem_seg",
             }

@@ -30,8 +30,8 @@ CLASSES = (
     "vase", "traffic light", "tray", "trash can", "fan", "pier", "crt screen", "plate", "monitor",
     "bulletin board", "shower", "radiator", "glass, drinking glass", "clock", "flag",
 )
-# The usual palette gives "skyscraper" (48) the grey of "road" (6): here it is a little bluer, so all differ.
-COLOURS = (
+# The usual palette gives "skyscraper" (48) the gray of "road" (6): here it is a little bluer, so all differ.
+COLORS = (
     (120, 120, 120), (180, 120, 120), (6, 230, 230), (80, 50, 50), (4, 200, 3), (120, 120, 80),
     (140, 140, 140), (204, 5, 255), (230, 230, 230), (4, 250, 7), (224, 5, 255), (235, 255, 7), (150, 5, 61),
     (120, 120, 70), (8, 255, 51), (255, 6, 82), (143, 255, 140), (204, 255, 4), (255, 51, 7), (204, 70, 3),
@@ -63,6 +63,6 @@ ADE20K = FolderDataset(
     labels="annotations_detectron2",
     splits={"train": "training", "val": "validation"},
     classes=CLASSES,
-    colours=COLOURS,
+    colors=COLORS,
     how_to_get="get it as datasets/README.md says, then run datasets/prepare_ade20k.py",
 )

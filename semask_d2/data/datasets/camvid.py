@@ -8,7 +8,7 @@ CLASSES = (
     "sky", "building", "pole", "road", "pavement", "tree",
     "sign symbol", "fence", "car", "pedestrian", "bicyclist",
 )  # fmt: skip
-COLOURS = (
+COLORS = (
     (128, 128, 128), (128, 0, 0), (192, 192, 128), (128, 64, 128), (60, 40, 222), (128, 128, 0),
     (192, 128, 128), (64, 64, 128), (64, 0, 128), (64, 64, 0), (0, 128, 192),
 )  # fmt: skip
@@ -19,6 +19,6 @@ CAMVID = FolderDataset(
     labels="annotations",
     splits={"train": "train", "val": "val"},
     classes=CLASSES,
-    colours=COLOURS,
+    colors=COLORS,
     how_to_get="get it as datasets/README.md says, then run datasets/prepare_camvid.py",
 )

@@ -8,7 +8,7 @@ CLASSES = (
     "road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign", "vegetation", "terrain",
     "sky", "person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle",
 )  # fmt: skip
-COLOURS = (
+COLORS = (
     (128, 64, 128), (244, 35, 232), (70, 70, 70), (102, 102, 156), (190, 153, 153), (153, 153, 153), (250, 170, 30),
     (220, 220, 0), (107, 142, 35), (152, 251, 152), (70, 130, 180), (220, 20, 60), (255, 0, 0), (0, 0, 142),
     (0, 0, 70), (0, 60, 100), (0, 80, 100), (0, 0, 230), (119, 11, 32),
@@ -23,7 +23,7 @@ CITYSCAPES = FolderDataset(
     label_ending="_gtFine_labelTrainIds",
     splits={"train": "train", "val": "val"},
     classes=CLASSES,
-    colours=COLOURS,
+    colors=COLORS,
     how_to_get="get leftImg8bit and gtFine from cityscapes-dataset.com, then make the *_labelTrainIds.png with "
     "cityscapesScripts' csCreateTrainIdLabelImgs",
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from semask_d2.data.datasets.folder import FolderDataset
-from semask_d2.palette import distinct_colors
+from semask_d2.utils.visualization import distinct_colors
 
 CLASSES = (
     "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat", "traffic light",
@@ -37,6 +37,6 @@ COCO_STUFF_10K = FolderDataset(
     labels="annotations",
     splits={"train": "train", "test": "test"},
     classes=CLASSES,
-    colours=tuple(distinct_colors(len(CLASSES))),  # the data set has none of its own
+    colors=tuple(distinct_colors(len(CLASSES))),  # the data set has none of its own
     how_to_get="get cocostuff-10k-v1.1.zip as datasets/README.md says, then run datasets/prepare_coco_stuff10k.py",
 )

@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image
 
 from semask_d2.data.image_io import read_labels
-from semask_d2.errors import UserError
-from semask_d2.files import atomic_write
+from semask_d2.utils.errors import UserError
+from semask_d2.utils.files import atomic_write
 
 
 def convert_labels(source: str | os.PathLike, target: str | os.PathLike, new_ids: dict[int, int]) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from semask_d2.errors import UserError
+from semask_d2.utils.errors import UserError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 LABEL_SUFFIXES = (".png",)
@@ -22,7 +22,7 @@ def datasets_root() -> Path:
 class FolderDataset:
     """A data set in the tree <root>/`folder`/{`images`,`labels`}/<split folder>, named `prefix`_<split>.
 
-    `splits` maps a split's name to its folder, `colours` are RGB triples of `classes`, `how_to_get` tells the
+    `splits` maps a split's name to its folder, `colors` are RGB triples of `classes`, `how_to_get` tells the
     user what to do where a folder is missing, and `prepare` may make the data set's folder on first use.
     """
 
@@ -31,7 +31,7 @@ class FolderDataset:
     labels: str
     splits: Mapping[str, str]
     classes: tuple[str, ...]
-    colours: tuple[tuple[int, int, int], ...]
+    colors: tuple[tuple[int, int, int], ...]
     how_to_get: str
     ignore_label: int = 255
     images: str = "images"
@@ -87,8 +87,8 @@ def load_folder_pairs(
         raise UserError(f"{image_root} holds no images ({kinds}): is this the right folder?")
     if not labels:
         raise UserError(f"{label_root} holds no label files (*{label_ending}.png): is this the right folder?")
-    if unlabelled := images.keys() - labels.keys():
-        names = _few(images[stem].name for stem in sorted(unlabelled))
+    if unlabeled := images.keys() - labels.keys():
+        names = _few(images[stem].name for stem in sorted(unlabeled))
         raise UserError(f"no label file in {label_root} for image {names}: every image needs one of the same name")
     if imageless := labels.keys() - images.keys():
         names = _few(labels[stem].name for stem in sorted(imageless))

@@ -1,8 +1,8 @@
 """Paints one procedural outdoor scene and its label map: the pictures of the toy data set.
 
-Twelve classes come in six pairs that share their colours, so that colour alone cannot tell them apart: sky
+Twelve classes come in six pairs that share their colors, so that color alone cannot tell them apart: sky
 and water (place), grass and tree (shape, texture), road and building (place, texture), ball and box (shape),
-sand and hut (shape, texture), stripes and checks (texture). A rock is drawn here and there and not labelled.
+sand and hut (shape, texture), stripes and checks (texture). A rock is drawn here and there and not labeled.
 
 Every shape is decided in integer arithmetic from PCG64's raw bits, a stream that NumPy promises to keep, so
 that the labels are the same on every machine.
@@ -22,13 +22,13 @@ CLASSES = (
 )  # fmt: skip
 SKY, WATER, GRASS, TREE, ROAD, BUILDING, BALL, BOX, SAND, HUT, STRIPES, CHECKS = range(len(CLASSES))
 
-BLUE, GREEN, GREY, RED, TAN = (112, 158, 200), (88, 130, 66), (128, 124, 122), (188, 66, 56), (198, 168, 118)
+BLUE, GREEN, GRAY, RED, TAN = (112, 158, 200), (88, 130, 66), (128, 124, 122), (188, 66, 56), (198, 168, 118)
 VIOLET, WHITE, STONE, BARK = (120, 64, 142), (226, 216, 222), (62, 54, 58), (78, 62, 48)
 
 ROWS, COLUMNS = np.mgrid[:SIZE, :SIZE]
 ONE = 1024  # fixed-point one of `Dice.field`
 
-Relief = np.ndarray  # (SIZE, SIZE), brightness to add, in grey levels
+Relief = np.ndarray  # (SIZE, SIZE), brightness to add, in gray levels
 
 
 class Dice:
@@ -58,21 +58,21 @@ class Dice:
 
 @dataclass
 class Scene:
-    """A picture under construction: colours (SIZE, SIZE, 3) float32, labels (SIZE, SIZE) uint8, light."""
+    """A picture under construction: colors (SIZE, SIZE, 3) float32, labels (SIZE, SIZE) uint8, light."""
 
     dice: Dice
     horizon: int
     light: int  # -1: the light comes from the left, 1: from the right
-    colours: np.ndarray = field(default_factory=lambda: np.zeros((SIZE, SIZE, 3), np.float32))
+    colors: np.ndarray = field(default_factory=lambda: np.zeros((SIZE, SIZE, 3), np.float32))
     labels: np.ndarray = field(default_factory=lambda: np.full((SIZE, SIZE), GRASS, np.uint8))
     owners: np.ndarray = field(default_factory=lambda: np.full((SIZE, SIZE), -1, np.int16))
     areas: list[int] = field(default_factory=list)  # pixels of every object that stands, before occlusion
 
-    def fill(self, mask: np.ndarray, label: int, colour: Sequence[int], relief: Relief, spread: int = 14) -> None:
-        """Paint `mask` in `colour`, its brightness off by at most `spread` and its hue a little, plus `relief`."""
+    def fill(self, mask: np.ndarray, label: int, color: Sequence[int], relief: Relief, spread: int = 14) -> None:
+        """Paint `mask` in `color`, its brightness off by at most `spread` and its hue a little, plus `relief`."""
         brightness = self.dice.integer(-spread, spread)
-        shade = np.array([c + brightness + self.dice.integer(-6, 6) for c in colour], np.float32)
-        self.colours[mask] = shade + relief[mask, None]
+        shade = np.array([c + brightness + self.dice.integer(-6, 6) for c in color], np.float32)
+        self.colors[mask] = shade + relief[mask, None]
         self.labels[mask] = label
 
     def grain(self, cell_height: int, cell_width: int, levels: int) -> Relief:
@@ -92,13 +92,13 @@ class Scene:
         self.areas.append(np.count_nonzero(mask))
 
 
-def ellipse(centre_y: int, centre_x: int, radius_y: int, radius_x: int) -> np.ndarray:
-    distance = (ROWS - centre_y) ** 2 * radius_x**2 + (COLUMNS - centre_x) ** 2 * radius_y**2
+def ellipse(center_y: int, center_x: int, radius_y: int, radius_x: int) -> np.ndarray:
+    distance = (ROWS - center_y) ** 2 * radius_x**2 + (COLUMNS - center_x) ** 2 * radius_y**2
     return distance <= radius_y**2 * radius_x**2
 
 
-def rectangle(bottom: int, centre_x: int, height: int, width: int) -> np.ndarray:
-    left = centre_x - width // 2
+def rectangle(bottom: int, center_x: int, height: int, width: int) -> np.ndarray:
+    left = center_x - width // 2
     return (bottom >= ROWS) & (bottom - height < ROWS) & (left <= COLUMNS) & (left + width > COLUMNS)
 
 
@@ -133,22 +133,22 @@ def paint_road(scene: Scene) -> None:
     far, near = dice.integer(20, 108), dice.integer(10, 118)
     far_width, near_width = dice.integer(12, 18), dice.integer(40, 64)
     down = ROWS - scene.horizon
-    centre = far + (near - far) * down // depth
+    center = far + (near - far) * down // depth
     width = far_width + (near_width - far_width) * down // depth
-    across = np.abs(COLUMNS - centre)
+    across = np.abs(COLUMNS - center)
     mask = (down >= 0) & (2 * across <= width)
     dashes = (10 * across < width) & (down * 6 // depth % 2 == 0)
-    scene.fill(mask, ROAD, GREY, scene.grain(2, 2, 12) + scene.grain(30, 20, 10) + 34 * dashes)
+    scene.fill(mask, ROAD, GRAY, scene.grain(2, 2, 12) + scene.grain(30, 20, 10) + 34 * dashes)
 
 
 def paint_water(scene: Scene) -> None:
     """A lake in the ground, flattened by the perspective."""
     dice = scene.dice
     radius_y, radius_x = dice.integer(9, 16), dice.integer(28, 52)
-    centre_y = dice.integer(scene.horizon + radius_y + 7, SIZE - 6)
-    centre_x = dice.integer(8, SIZE - 8)
-    mask = ellipse(centre_y, centre_x, radius_y, radius_x)
-    mask |= ellipse(centre_y + 4, centre_x + dice.integer(-24, 24), radius_y - 2, radius_x * 2 // 3)
+    center_y = dice.integer(scene.horizon + radius_y + 7, SIZE - 6)
+    center_x = dice.integer(8, SIZE - 8)
+    mask = ellipse(center_y, center_x, radius_y, radius_x)
+    mask |= ellipse(center_y + 4, center_x + dice.integer(-24, 24), radius_y - 2, radius_x * 2 // 3)
     ripples = scene.grain(2, 14, 22) + scene.grain(20, 40, 10)
     scene.fill(mask & (scene.horizon + 4 < ROWS), WATER, BLUE, ripples, spread=20)
 
@@ -164,15 +164,15 @@ def tree(scene: Scene, foot: int, x: int, percent: int) -> tuple[np.ndarray, Pai
     dice = scene.dice
     radius = max(9, dice.integer(17, 23) * percent // 100)
     trunk = rectangle(foot, x, radius, max(4, radius // 3))
-    centre = foot - radius * 3 // 2
-    crown = ellipse(centre, x, radius * 4 // 5, radius * 4 // 5)
+    center = foot - radius * 3 // 2
+    crown = ellipse(center, x, radius * 4 // 5, radius * 4 // 5)
     for _ in range(7):
         dy, dx = dice.integer(-radius, radius) * 3 // 5, dice.integer(-radius, radius) * 3 // 5
-        crown |= ellipse(centre + dy, x + dx, radius // 2, radius // 2)
+        crown |= ellipse(center + dy, x + dx, radius // 2, radius // 2)
 
     def paint() -> None:
         scene.fill(trunk, TREE, BARK, scene.grain(5, 2, 8))
-        shade = scene.light * (COLUMNS - x) * 24 / radius - (ROWS - centre) * 22 / radius
+        shade = scene.light * (COLUMNS - x) * 24 / radius - (ROWS - center) * 22 / radius
         scene.fill(crown, TREE, GREEN, shade + scene.grain(4, 4, 46))
 
     return trunk | crown, paint
@@ -188,18 +188,18 @@ def building(scene: Scene, foot: int, x: int, percent: int) -> tuple[np.ndarray,
     def paint() -> None:
         glass = -44 if scene.dice.chance(60) else 40
         relief = glass * (windows - 0.25) + scene.light * (COLUMNS - x) * 20 / width
-        scene.fill(mask, BUILDING, GREY, relief + scene.grain(3, 6, 6))
+        scene.fill(mask, BUILDING, GRAY, relief + scene.grain(3, 6, 6))
 
     return mask, paint
 
 
 def ball(scene: Scene, foot: int, x: int, percent: int) -> tuple[np.ndarray, Painter]:
     radius = max(7, scene.dice.integer(12, 16) * percent // 100)
-    centre = foot - radius
-    mask = ellipse(centre, x, radius, radius)
+    center = foot - radius
+    mask = ellipse(center, x, radius, radius)
 
     def paint() -> None:
-        lit_y, lit_x = centre - radius / 3, x + scene.light * radius / 3
+        lit_y, lit_x = center - radius / 3, x + scene.light * radius / 3
         distance = ((ROWS - lit_y) ** 2 + (COLUMNS - lit_x) ** 2) / radius**2
         scene.fill(mask, BALL, RED, 42 - 62 * distance + scene.grain(3, 3, 4))
 
@@ -240,7 +240,7 @@ def hut(scene: Scene, foot: int, x: int, percent: int) -> tuple[np.ndarray, Pain
 
 
 def sign(scene: Scene, foot: int, x: int, percent: int, *, checked: bool) -> tuple[np.ndarray, Painter]:
-    """A board or a disc in two colours, in stripes of any direction or in checks."""
+    """A board or a disc in two colors, in stripes of any direction or in checks."""
     dice = scene.dice
     width, height = (max(20, dice.integer(28, 38) * percent // 100) for _ in range(2))
     if dice.chance(35):
@@ -271,7 +271,7 @@ def checks(scene: Scene, foot: int, x: int, percent: int) -> tuple[np.ndarray, P
 
 
 def rock(scene: Scene, foot: int, x: int, percent: int) -> tuple[np.ndarray, Painter]:
-    """A dark rock: nobody labelled it."""
+    """A dark rock: nobody labeled it."""
     radius = max(6, scene.dice.integer(8, 13) * percent // 100)
     mask = ellipse(foot - radius // 2, x, radius * 2 // 3, radius) & (foot >= ROWS)
 
@@ -310,20 +310,20 @@ def place_objects(scene: Scene) -> None:
             if scene.fits(mask):
                 reach = max(6, 16 * percent // 100)
                 shadow = ellipse(foot, x - scene.light * reach // 2, max(2, reach // 4), reach)
-                scene.colours[shadow & (scene.horizon <= ROWS)] *= 0.62
+                scene.colors[shadow & (scene.horizon <= ROWS)] *= 0.62
                 paint()
                 scene.own(mask)
                 break
 
 
 def develop(scene: Scene) -> np.ndarray:
-    """Turn the scene into a photograph: light that falls off, a colour cast, a soft lens and noise."""
+    """Turn the scene into a photograph: light that falls off, a color cast, a soft lens and noise."""
     dice = scene.dice
     gain = dice.integer(74, 120) / 100
     slope_x, slope_y = scene.light * dice.integer(0, 14) / 100, dice.integer(-10, 10) / 100
     light = gain * (1 + slope_x * (2 * COLUMNS / SIZE - 1) + slope_y * (2 * ROWS / SIZE - 1))
     cast = np.array([1 + dice.integer(-7, 7) / 100 for _ in range(3)])
-    picture = np.clip(scene.colours, 0, 255) * light[..., None] * cast
+    picture = np.clip(scene.colors, 0, 255) * light[..., None] * cast
     edged = np.pad(picture, ((1, 1), (1, 1), (0, 0)), mode="edge")
     blurred = (edged[:-2] + 6 * edged[1:-1] + edged[2:]) / 8
     blurred = (blurred[:, :-2] + 6 * blurred[:, 1:-1] + blurred[:, 2:]) / 8

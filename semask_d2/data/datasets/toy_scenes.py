@@ -11,10 +11,10 @@ from PIL import Image
 
 from semask_d2.data.datasets import toy_painter
 from semask_d2.data.datasets.folder import FolderDataset
-from semask_d2.errors import UserError
+from semask_d2.utils.errors import UserError
 
 SIZES = {"training": 200, "validation": 50}
-COLOURS = (
+COLORS = (
     (90, 170, 255), (0, 50, 200), (120, 220, 80), (0, 95, 20), (95, 95, 105), (200, 200, 205),
     (255, 30, 30), (255, 140, 0), (240, 220, 120), (130, 80, 20), (200, 0, 200), (255, 160, 255),
 )  # fmt: skip
@@ -40,7 +40,7 @@ TOY_SCENES = FolderDataset(
     labels="annotations",
     splits={"train": "training", "val": "validation"},
     classes=toy_painter.CLASSES,
-    colours=COLOURS,
+    colors=COLORS,
     how_to_get="remove the whole toy_scenes folder, and it is generated again on the next use",
     prepare=ensure_generated,
 )

@@ -1,0 +1,95 @@
+"""Checkpoints that are written whole or not at all, and read without executing anything in them."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any
+
+import torch
+from fvcore.common.checkpoint import Checkpointer as FvcoreCheckpointer
+from torch import nn
+
+from semask_d2.checkpoint.loading import load_checkpoint
+from semask_d2.checkpoint.readers import read_checkpoint
+from semask_d2.checkpoint.semantic_windows import RECORD, rule_of_model
+from semask_d2.d2 import comm
+from semask_d2.utils.errors import UserError
+from semask_d2.utils.files import atomic_write
+
+logger = logging.getLogger(__name__)
+
+
+class Checkpointer(FvcoreCheckpointer):
+    """Saves and loads a model and, with `trainer`, all that a resumed run needs.
+
+    Files are `NAME.pth`, `{"model": ..., "trainer": ..., "iteration": N}`; `last_checkpoint` names the newest.
+    Weights must fit the model wholly, except that a `training_start`, a run that does not resume, may lack what
+    `load_weights` says, and with `drop_class_layers` leaves out what depends on the classes.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        save_dir: str = "",
+        *,
+        training_start: bool = False,
+        drop_class_layers: bool = False,
+        **checkpointables: Any,
+    ):
+        super().__init__(model, save_dir, save_to_disk=comm.is_main_process(), **checkpointables)
+        self.start_allowances = {"training_start": training_start, "drop_class_layers": drop_class_layers}
+
+    def save(self, name: str, **kwargs: Any) -> None:
+        """Write `NAME.pth`, with `kwargs` beside the model's state, and point `last_checkpoint` to it."""
+        if self.write(name, **kwargs):
+            self.tag_last_checkpoint(f"{name}.pth")
+
+    def write(self, name: str, **kwargs: Any) -> bool:
+        """Write `NAME.pth` and leave `last_checkpoint` as it is; False on processes that do not write."""
+        if not self.save_dir or not self.save_to_disk:
+            return False
+        state: dict[str, Any] = {"model": self.model.state_dict(), RECORD: rule_of_model(self.model)}
+        state |= {key: value.state_dict() for key, value in self.checkpointables.items()}
+        path = os.path.join(self.save_dir, f"{name}.pth")
+        logger.info("Saving checkpoint to %s", path)
+        with atomic_write(path, "wb") as file:
+            torch.save(state | kwargs, file)
+        return True
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        with atomic_write(os.path.join(self.save_dir, "last_checkpoint")) as file:
+            file.write(last_filename_basename)
+
+    def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
+        """Load model weights, all of them, and `checkpointables` (None: all there are); what else the file holds."""
+        return self._load(path, list(self.checkpointables) if checkpointables is None else checkpointables)
+
+    def _load(self, path: str, checkpointables: list[str], **allowances: bool) -> dict[str, Any]:
+        if not path:
+            logger.info("No weights to load: the model is initialized from scratch")
+            return {}
+        logger.info("Loading %s", path)
+        data = read_checkpoint(path)
+        for key in checkpointables:
+            if key not in data:
+                raise UserError(f'{path}: holds no state "{key}", so the run cannot resume from it')
+        load_checkpoint(self.model, data, path, **allowances)
+        for key in checkpointables:
+            self.checkpointables[key].load_state_dict(data.pop(key))
+        return {key: value for key, value in data.items() if key not in ("model", RECORD)} if checkpointables else {}
+
+    def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
+        """With `resume`, continue from the last checkpoint of the output folder if it has one; else load `path`."""
+        if resume:
+            found = comm.all_gather(self.has_checkpoint())
+            if any(found) and not all(found):
+                missing = [rank for rank, has in enumerate(found) if not has]
+                raise UserError(
+                    f"{self.save_dir}: processes {missing} find no checkpoint to resume from, others do; "
+                    "copy the output folder to every machine"
+                )
+            if all(found):
+                return self.load(self.get_checkpoint_file())
+            logger.info("%s holds no checkpoint to resume from", self.save_dir)
+        return self._load(path, [], **self.start_allowances)

@@ -1,0 +1,131 @@
+"""What a checkpoint is, recognized by the names in it, and what follows from that."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import NamedTuple
+
+from torch import Tensor
+
+from semask_d2.checkpoint import conversion
+
+PLAIN = "plain state dict"  # of the model itself, or of something unknown: names are taken as they are
+SEMANTIC_LAYERS = r"backbone\.(.*\.)?semantic_layers?\d*\."
+SEMASK_SWIN = (r"backbone\..*\.mlp_cls_q\.weight$", r"backbone\..*\.relative_position_bias_table$")
+HEAD = r"(?!backbone\.)"
+# what depends on the classes of the data set
+CLASS_LAYERS = re.compile(r"(.*\.)?(class_embed|mlp_cls_q|mlp_cls_k|conv_seg)\.(weight|bias)$")
+
+
+class Kind(NamedTuple):
+    """A kind of checkpoint.
+
+    It has a tensor whose name matches each of `holds` and none that matches `lacks`. `rename` gives our name of a
+    tensor, or None to leave it out. `anew` matches the names that a model starting its training from such a
+    checkpoint initializes itself, and `anew_words` says which those are. `decoder` is that of a released model.
+    """
+
+    name: str
+    holds: tuple[str, ...] = ()
+    lacks: tuple[str, ...] = ()
+    rename: Callable[[str], str | None] = str
+    fit: Callable[[conversion.State, conversion.State], tuple[conversion.State, list[str]]] | None = None
+    anew: str | None = None
+    anew_words: str = ""
+    decoder: str | None = None
+
+    def matches(self, state: dict[str, Tensor]) -> bool:
+        """Whether the names of `state` are those of this kind."""
+
+        def found(pattern: str) -> bool:
+            return any(re.match(pattern, name) for name in state)
+
+        return all(map(found, self.holds)) and not any(map(found, self.lacks))
+
+    def convert(self, state: dict[str, Tensor], own: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+        """`state` under our names and, where that is known, in the shapes of `own`; also notes of what was done."""
+        renamed = {self.rename(name): value for name, value in state.items()}
+        renamed.pop(None, None)
+        return self.fit(renamed, own) if self.fit else (renamed, [])
+
+    def initializes(self, name: str) -> bool:
+        """Whether a training that starts from this kind finds the tensor `name` of the model initialized anew."""
+        return bool(self.anew and re.match(self.anew, name))
+
+    def left_out(self, state: dict[str, Tensor]) -> list[str]:
+        """The names of `state` that mean nothing to our models."""
+        return [name for name in state if self.rename(name) is None]
+
+
+def released_mask_model(decoder: str, *holds: str) -> Kind:
+    """A released model of the Mask2Former or MaskFormer family; ours lack its `criterion.empty_weight`."""
+    return Kind(
+        f"released {decoder}",
+        (r"criterion\.empty_weight$", *SEMASK_SWIN, *holds),
+        rename=conversion.released_mask_name,
+        decoder=decoder,
+    )
+
+
+def imagenet_swin(publisher: str, rename: Callable[[str], str | None], *, holds: str, lacks: str = r"$") -> Kind:
+    """A Swin trained on ImageNet."""
+    return Kind(
+        f"ImageNet Swin of {publisher}",
+        (r"layers\.0\.blocks\.0\.attn\.relative_position_bias_table$", holds),
+        (lacks,),
+        rename=rename,
+        fit=conversion.fit_swin,
+        anew=rf"{HEAD}|{SEMANTIC_LAYERS}|backbone\.norm\d\.",
+        anew_words="semantic layers, output norms and head",
+    )
+
+
+ALIGN, DEFORMABLE = r"sem_seg_head\.pixel_decoder\.align_\d", r"sem_seg_head\.pixel_decoder\.transformer\."
+MASKED_ATTENTION = r"sem_seg_head\.predictor\.transformer_cross_attention_layers\."
+
+KINDS = (
+    released_mask_model("MSFaPN", MASKED_ATTENTION, ALIGN, DEFORMABLE),
+    released_mask_model("FaPN", MASKED_ATTENTION, ALIGN),
+    released_mask_model("Mask2Former", MASKED_ATTENTION, DEFORMABLE),
+    released_mask_model("MaskFormer", r"sem_seg_head\.predictor\.transformer\.decoder\."),
+    Kind(
+        "released FPN",
+        (r"decode_head\.scale_heads\.", *SEMASK_SWIN),
+        rename=conversion.released_fpn_name,
+        decoder="FPN",
+    ),
+    Kind("semask_d2 checkpoint", (r"backbone\.", r"sem_seg_head\.")),
+    # Microsoft's first stage ends with a patch merging, timm's second begins with one
+    imagenet_swin("Microsoft", conversion.swin_name, holds=r"layers\.0\.downsample\."),
+    imagenet_swin(
+        "timm", conversion.timm_swin_name, holds=r"layers\.1\.downsample\.", lacks=r"layers\.0\.downsample\."
+    ),
+    Kind(
+        "ImageNet Mix Transformer",
+        (r"patch_embed1\.proj\.", r"block1\.0\.attn\.kv\."),
+        rename=conversion.mit_name,
+        anew=rf"{HEAD}|{SEMANTIC_LAYERS}",
+        anew_words="semantic layers and head",
+    ),
+)
+
+# recognized by the model too, as any timm model has names of its own
+TIMM_BODY = Kind(
+    "timm model",
+    lacks=(r"backbone\.",),
+    rename=conversion.timm_body_name,
+    fit=conversion.fit_timm_body,
+    anew=rf"{HEAD}|{SEMANTIC_LAYERS}|backbone\.norms\.",
+    anew_words="semantic layers, output norms and head",
+)
+
+
+def recognize(state: dict[str, Tensor], own: dict[str, Tensor]) -> Kind:
+    """The first kind that the names of `state` match; a plain state dict where none does.
+
+    `own` is the state of the model: one on a timm backbone takes the tensors of the same timm model.
+    """
+    if TIMM_BODY.matches(state) and any(name.startswith(conversion.TIMM_BODY) for name in own):
+        return TIMM_BODY
+    return next((kind for kind in KINDS if kind.matches(state)), Kind(PLAIN))

@@ -1,0 +1,138 @@
+"""Putting a checkpoint into a model: wholly, or where a training starts, as far as the checkpoint's kind explains."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from semask_d2.checkpoint.kinds import CLASS_LAYERS, Kind, recognize
+from semask_d2.checkpoint.readers import read_checkpoint
+from semask_d2.checkpoint.report import LoadReport, compare, shortened
+from semask_d2.checkpoint.semantic_windows import check_rule, rule_of_file, rule_of_released
+from semask_d2.checkpoint.unpickling import NUMBERS
+from semask_d2.utils.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+CONTAINERS = ("model", "state_dict")  # Detectron2's, Microsoft's and ours; mmsegmentation's
+
+
+def load_weights(
+    model: nn.Module, source: str | os.PathLike, *, training_start: bool = False, drop_class_layers: bool = False
+) -> LoadReport:
+    """Load the checkpoint at `source`, whatever `read_checkpoint` reads, into `model`, and log how they met.
+
+    Every tensor of the model must be there with its shape. Only where `training_start` may those be missing that the
+    kind of checkpoint explains: semantic layers, output norms and head after ImageNet. With `drop_class_layers` too,
+    the file's class-sized layers are left out and the model keeps its own, for fine-tuning on other classes.
+    Raises `UserError`, and leaves the model as it was, where more is missing or mis-shaped.
+    """
+    return load_checkpoint(
+        model,
+        read_checkpoint(source),
+        source,
+        training_start=training_start,
+        drop_class_layers=drop_class_layers,
+    )
+
+
+def load_checkpoint(
+    model: nn.Module,
+    data: dict[str, Any],
+    source: str | os.PathLike,
+    *,
+    training_start: bool = False,
+    drop_class_layers: bool = False,
+) -> LoadReport:
+    """As `load_weights`, with what `read_checkpoint` gave for `source`."""
+    assert training_start or not drop_class_layers, "only a training start may leave layers out"
+    state = tensors_of(data, source)
+    own = model.state_dict()
+    kind = recognize(state, own)
+    dropped = kind.left_out(state)
+    converted, notes = kind.convert(state, own)
+    if drop_class_layers:
+        dropped += [name for name in converted if CLASS_LAYERS.match(name)]
+        converted = {name: value for name, value in converted.items() if not CLASS_LAYERS.match(name)}
+    report = replace(compare(own, converted), dropped=dropped, kind=kind.name, notes=notes)
+
+    anew = []
+    if training_start:
+        anew = [name for name in report.missing if explained(name, kind, drop_class_layers)]
+    if report.misshaped or len(anew) < len(report.missing):
+        unexplained = replace(report, missing=[name for name in report.missing if name not in set(anew)])
+        raise UserError(
+            f"{source} ({kind.name}): these weights do not fit the model of this config"
+            f"{hint(unexplained, kind, training_start)}: {unexplained}"
+        )
+    copy_into(own, converted, report.matched)
+
+    logger.info("%s: %s: %s", source, kind.name, report)
+    if anew:
+        reasons = [f"as after any {kind.name} ({kind.anew_words})"] if kind.anew else []
+        reasons += ["as MODEL.WEIGHTS_DROP_CLASS_LAYERS asks"] if drop_class_layers else []
+        logger.info("%s: %d tensors start anew, %s: %s", source, len(anew), " and ".join(reasons), shortened(anew))
+    if report.unexpected:
+        logger.warning("%s: the model has no place for %s", source, shortened(report.unexpected))
+    released = rule_of_released(kind.decoder, state) if kind.decoder else None
+    check_rule(str(source), kind.name, model, rule_of_file(data) or released)
+    return report
+
+
+def load_state(model: nn.Module, state: dict[str, Tensor]) -> LoadReport:
+    """Copy what fits of `state` into `model`."""
+    own = model.state_dict()
+    report = compare(own, state)
+    copy_into(own, state, report.matched)
+    return report
+
+
+@torch.no_grad()
+def copy_into(own: dict[str, Tensor], state: dict[str, Tensor], names: list[str]) -> None:
+    """Copy the tensors of these names, to the dtype and device of the model's."""
+    for name in names:
+        own[name].copy_(state[name])
+
+
+def tensors_of(data: dict[str, Any], source: str | os.PathLike) -> dict[str, Tensor]:
+    """The tensors of a checkpoint by name, arrays made tensors, without the prefix of a distributed wrapper."""
+    content = next((data[key] for key in CONTAINERS if key in data), data)
+    if not isinstance(content, dict):
+        raise UserError(f"{source}: expected a dict of tensors, got a {type(content).__name__} of weights")
+    state = {}
+    for name, value in content.items():
+        if isinstance(value, (np.ndarray, np.generic)) and value.dtype.kind in NUMBERS:
+            value = torch.from_numpy(np.array(value, value.dtype.newbyteorder("=")))
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            continue
+        if value.layout != torch.strided or value.is_meta or value.is_quantized:
+            raise UserError(f"{source}: {name} is no dense tensor of numbers")
+        state[name] = value.detach()
+    if state and all(name.startswith("module.") for name in state):
+        state = {name.removeprefix("module."): value for name, value in state.items()}
+    return state
+
+
+def explained(name: str, kind: Kind, drop_class_layers: bool) -> bool:
+    """Whether a training that starts from this kind of checkpoint may lack the tensor `name`."""
+    return kind.initializes(name) or (drop_class_layers and bool(CLASS_LAYERS.match(name)))
+
+
+def hint(report: LoadReport, kind: Kind, training_start: bool) -> str:
+    """What to do about weights that do not fit, where that can be told."""
+    if kind.anew and not training_start:
+        return "; it holds a backbone for training to start from, and here the weights of a whole model are needed"
+    wrong = [text.split(" ", 1)[0] for text in report.misshaped]
+    if wrong and not report.missing and all(map(CLASS_LAYERS.match, wrong)):
+        if training_start:
+            return (
+                "; they were trained on other classes: to start those layers anew, MODEL.WEIGHTS_DROP_CLASS_LAYERS True"
+            )
+        return "; they were trained on another number of classes: check MODEL.SEM_SEG_HEAD.NUM_CLASSES"
+    return ""

@@ -1,0 +1,27 @@
+"""Writing weights as safetensors: tensors alone, which any tool can read and nothing can run."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+import safetensors.torch
+from torch import Tensor, nn
+
+from semask_d2.checkpoint.semantic_windows import RECORD, rule_of_model
+from semask_d2.utils.files import atomic_write
+
+
+def save_weights(model: nn.Module, path: str | os.PathLike) -> None:
+    """Write a model's weights, and which of its semantic layers are windowed, to the safetensors file `path`."""
+    write_safetensors(path, model.state_dict(), {RECORD: rule_of_model(model)})
+
+
+def write_safetensors(path: str | os.PathLike, state: dict[str, Tensor], header: dict[str, Any]) -> None:
+    """Write tensors, and `header` as JSON, to the file `path`, whole or not at all."""
+    # a copy each, as safetensors refuses two names of one memory
+    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
+    content = safetensors.torch.save(tensors, {"format": "pt", "semask_d2": json.dumps(header)})
+    with atomic_write(path, "wb") as file:
+        file.write(content)

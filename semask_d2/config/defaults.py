@@ -1,0 +1,119 @@
+"""The project's config keys and their defaults, added to Detectron2's own."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from semask_d2.d2 import CfgNode
+from semask_d2.utils.errors import UserError
+
+
+def semantic_defaults(section: str) -> dict[str, Any]:
+    """The keys of the semantic layers in the config section of a backbone."""
+    return {
+        f"MODEL.{section}.SEM_WINDOW_SIZE": 7,
+        f"MODEL.{section}.NUM_SEM_BLOCKS": 1,  # 0: the backbone without SeMask
+        f"MODEL.{section}.SEM_WINDOWED_STAGES": [0, 1],  # the others attend globally
+        f"MODEL.{section}.SEM_INIT": "live",  # "released" for ablations: its attention never learns
+    }
+
+
+DEFAULTS: dict[str, Any] = {
+    # Data
+    "INPUT.DATASET_MAPPER_NAME": "mask_former_semantic",
+    "INPUT.COLOR_AUG_SSD": False,
+    "INPUT.CROP.SINGLE_CATEGORY_MAX_AREA": 1.0,  # no class may fill more than this part of a crop
+    "INPUT.SKIP_UNREADABLE": False,  # train on without the images that cannot be read
+    "INPUT.SIZE_DIVISIBILITY": -1,  # above 0: training images are padded to this side
+    # Optimization
+    "SOLVER.OPTIMIZER": "ADAMW",
+    "SOLVER.BACKBONE_MULTIPLIER": 0.1,
+    "SOLVER.WEIGHT_DECAY_EMBED": 0.0,
+    "SOLVER.POLY_LR_POWER": 0.9,
+    "SOLVER.POLY_LR_CONSTANT_ENDING": 0.0,
+    "SOLVER.GRADIENT_ACCUMULATION_STEPS": 1,  # parts that a batch of IMS_PER_BATCH is split into
+    # Weights
+    "MODEL.WEIGHTS_DROP_CLASS_LAYERS": False,  # start training without the class-sized layers of MODEL.WEIGHTS
+    # SeMask Swin backbone
+    "MODEL.SWIN.PRETRAIN_IMG_SIZE": 224,
+    "MODEL.SWIN.PATCH_SIZE": 4,
+    "MODEL.SWIN.EMBED_DIM": 96,
+    "MODEL.SWIN.DEPTHS": [2, 2, 6, 2],
+    "MODEL.SWIN.NUM_HEADS": [3, 6, 12, 24],
+    "MODEL.SWIN.WINDOW_SIZE": 7,
+    "MODEL.SWIN.MLP_RATIO": 4.0,
+    "MODEL.SWIN.QKV_BIAS": True,
+    "MODEL.SWIN.QK_SCALE": None,
+    "MODEL.SWIN.DROP_RATE": 0.0,
+    "MODEL.SWIN.ATTN_DROP_RATE": 0.0,
+    "MODEL.SWIN.DROP_PATH_RATE": 0.3,
+    "MODEL.SWIN.APE": False,
+    "MODEL.SWIN.PATCH_NORM": True,
+    "MODEL.SWIN.OUT_FEATURES": ["res2", "res3", "res4", "res5"],
+    "MODEL.SWIN.USE_CHECKPOINT": False,
+    **semantic_defaults("SWIN"),
+    # SeMask Mix Transformer backbone (SegFormer's MiT-B0 by default)
+    "MODEL.MIT.EMBED_DIMS": [32, 64, 160, 256],
+    "MODEL.MIT.DEPTHS": [2, 2, 2, 2],
+    "MODEL.MIT.NUM_HEADS": [1, 2, 5, 8],
+    "MODEL.MIT.SR_RATIOS": [8, 4, 2, 1],
+    "MODEL.MIT.MLP_RATIO": 4.0,
+    "MODEL.MIT.DROP_PATH_RATE": 0.1,
+    **semantic_defaults("MIT"),
+    # SeMask on a timm backbone
+    "MODEL.TIMM.NAME": "",
+    "MODEL.TIMM.DROP_PATH_RATE": 0.1,
+    **semantic_defaults("TIMM"),
+    # Mask models
+    "MODEL.MASK_FORMER.DEEP_SUPERVISION": True,
+    "MODEL.MASK_FORMER.NO_OBJECT_WEIGHT": 0.1,
+    "MODEL.MASK_FORMER.CLASS_WEIGHT": 1.0,
+    "MODEL.MASK_FORMER.DICE_WEIGHT": 1.0,
+    "MODEL.MASK_FORMER.MASK_WEIGHT": 20.0,
+    "MODEL.MASK_FORMER.CATE_WEIGHT": 0.4,  # of the prior loss
+    "MODEL.MASK_FORMER.NHEADS": 8,
+    "MODEL.MASK_FORMER.DROPOUT": 0.1,
+    "MODEL.MASK_FORMER.DIM_FEEDFORWARD": 2048,
+    "MODEL.MASK_FORMER.ENC_LAYERS": 0,
+    "MODEL.MASK_FORMER.DEC_LAYERS": 6,
+    "MODEL.MASK_FORMER.PRE_NORM": False,
+    "MODEL.MASK_FORMER.HIDDEN_DIM": 256,
+    "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES": 100,
+    "MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE": "res5",
+    "MODEL.MASK_FORMER.ENFORCE_INPUT_PROJ": False,
+    "MODEL.MASK_FORMER.SIZE_DIVISIBILITY": 32,
+    "MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME": "MultiScaleMaskedTransformerDecoder",
+    "MODEL.MASK_FORMER.TRAIN_NUM_POINTS": 12544,  # 112 x 112
+    "MODEL.MASK_FORMER.OVERSAMPLE_RATIO": 3.0,
+    "MODEL.MASK_FORMER.IMPORTANCE_SAMPLE_RATIO": 0.75,
+    "MODEL.MASK_FORMER.TEST.SEMANTIC_ON": True,
+    "MODEL.MASK_FORMER.TEST.INSTANCE_ON": False,
+    "MODEL.MASK_FORMER.TEST.PANOPTIC_ON": False,
+    "MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD": 0.0,
+    "MODEL.MASK_FORMER.TEST.OVERLAP_THRESHOLD": 0.0,
+    "MODEL.MASK_FORMER.TEST.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE": False,
+    # Heads
+    "MODEL.SEM_SEG_HEAD.OHEM_PIXELS": 0,  # Semantic FPN: pixels per image that count in loss_ce; 0 for all
+    "MODEL.SEM_SEG_HEAD.MASK_DIM": 256,
+    "MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS": 0,
+    "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME": "BasePixelDecoder",
+    "MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES": ["res3", "res4", "res5"],
+    "MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_N_POINTS": 4,
+    "MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS": 8,
+}
+
+
+def add_semask_config(cfg: CfgNode) -> None:
+    """Add the project's keys to a Detectron2 config; keys that it already has keep their values.
+
+    Raises `UserError` if the config is frozen.
+    """
+    if cfg.is_frozen():
+        raise UserError("add_semask_config: the config is frozen and takes no keys; call it before cfg.freeze()")
+    for key, value in DEFAULTS.items():
+        *sections, leaf = key.split(".")
+        node = cfg
+        for section in sections:
+            node = node.setdefault(section, CfgNode())
+        node.setdefault(leaf, copy.deepcopy(value))

@@ -1,0 +1,118 @@
+"""Whole configs: the defaults, then a file over its bases, then options; every key and type checked on the way."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from semask_d2.config.defaults import add_semask_config
+from semask_d2.config.yaml_files import read_yaml
+from semask_d2.d2 import CfgNode
+from semask_d2.d2 import get_cfg as get_detectron2_cfg
+from semask_d2.utils.errors import UserError
+from semask_d2.utils.registry import suggestion
+
+logger = logging.getLogger(__name__)
+
+
+def get_cfg(config_file: str | os.PathLike | None = None, opts: list[str] | tuple[str, ...] = ()) -> CfgNode:
+    """A whole config: Detectron2's and the project's defaults, then `config_file`, then `opts` (KEY VALUE ...).
+
+    The device defaults to what the machine has; what it cannot do (CUDA, SyncBN without CUDA) is replaced with a
+    warning. Raises `UserError` for a missing file, a YAML tag, an unknown key or a value of the wrong type.
+    """
+    cfg = get_detectron2_cfg()
+    add_semask_config(cfg)
+    cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+    if config_file:
+        merge_file(cfg, config_file)
+    merge_opts(cfg, opts)
+    fit_to_machine(cfg)
+    return cfg
+
+
+def merge_file(cfg: CfgNode, path: str | os.PathLike) -> None:
+    """Merge a YAML config file, and first the ones that its `_BASE_` names, into `cfg`."""
+    values = read_yaml(Path(path), chain=())
+    check_keys(cfg, values, str(path))
+    try:
+        cfg.merge_from_other_cfg(CfgNode(values))
+    except (ValueError, AssertionError) as error:  # a wrong type; a type that no key has, such as a date
+        raise UserError(f"{path}: {explain_type(error)}") from error
+
+
+def merge_opts(cfg: CfgNode, opts: list[str] | tuple[str, ...]) -> None:
+    """Merge command-line options, keys and values in turn, into `cfg`."""
+    if len(opts) % 2:
+        raise UserError(f"options: expected KEY VALUE pairs, got an odd number of words: {' '.join(opts)}")
+    for key, value in zip(opts[::2], opts[1::2], strict=True):
+        nested: Any = value
+        for part in reversed(key.split(".")):
+            nested = {part: nested}
+        check_keys(cfg, nested, "options")
+        try:
+            cfg.merge_from_list([key, value])
+        except (ValueError, AssertionError) as error:
+            raise UserError(f"options: {explain_type(error)}") from error
+
+
+def explain_type(error: Exception) -> str:
+    """yacs's word on a value of the wrong type, in the user's terms."""
+    match = re.fullmatch(
+        r"Type mismatch \(<class '(.+)'> vs. <class '(.+)'>\) with values \((.*) vs. (.*)\) for config key: (.*)",
+        str(error),
+        re.DOTALL,
+    )
+    if not match:
+        return str(error)
+    wanted, got, default, value, key = match.groups()
+    return f"{key}: expected a value of type {wanted}, such as {default}; got {value} ({got})"
+
+
+def check_keys(cfg: CfgNode, values: dict, source: str, prefix: str = "") -> None:
+    """Raise `UserError` naming the first key of `values` that `cfg` does not know, with the nearest one it does."""
+    for key, value in values.items():
+        if not isinstance(key, str):
+            raise UserError(f"{source}: {prefix}{key}: config keys are words, got {key!r}")
+        if key not in cfg:
+            if cfg.is_new_allowed():
+                continue
+            near = suggestion(prefix + key, [prefix + known for known in cfg] + all_keys(cfg, prefix))
+            raise UserError(f'{source}: unknown config key "{prefix}{key}".{near or " Correct or remove it."}')
+        if isinstance(cfg[key], CfgNode):
+            if not isinstance(value, dict):
+                raise UserError(f"{source}: {prefix}{key} is a section with keys of its own, got {value!r}")
+            check_keys(cfg[key], value, source, f"{prefix}{key}.")
+        elif isinstance(value, dict):
+            below = next(iter(value), "")
+            raise UserError(f'{source}: unknown config key "{prefix}{key}.{below}": {prefix}{key} is no section')
+
+
+def all_keys(cfg: CfgNode, prefix: str = "") -> list[str]:
+    """The dotted names of every leaf key under `cfg`."""
+    keys: list[str] = []
+    for key, value in cfg.items():
+        keys += all_keys(value, f"{prefix}{key}.") if isinstance(value, CfgNode) else [prefix + key]
+    return keys
+
+
+def fit_to_machine(cfg: CfgNode) -> None:
+    """Replace what this machine cannot do, with a warning for each: CUDA where there is none, SyncBN off CUDA.
+
+    Raises `UserError` for a device that PyTorch does not know.
+    """
+    try:
+        torch.device(cfg.MODEL.DEVICE)
+    except RuntimeError as error:
+        raise UserError(f'MODEL.DEVICE is "{cfg.MODEL.DEVICE}"; expected "cuda", "cuda:N" or "cpu"') from error
+    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+        logger.warning("MODEL.DEVICE is %s, but this machine has no CUDA device: using cpu", cfg.MODEL.DEVICE)
+        cfg.MODEL.DEVICE = "cpu"
+    if cfg.MODEL.SEM_SEG_HEAD.NORM == "SyncBN" and not cfg.MODEL.DEVICE.startswith("cuda"):
+        logger.warning("MODEL.SEM_SEG_HEAD.NORM is SyncBN, which needs CUDA: using BN")
+        cfg.MODEL.SEM_SEG_HEAD.NORM = "BN"

@@ -1,6 +1,0 @@
-"""Heads: backbone features to predictions. Importing this package registers them."""
-
-from semask_d2.heads.mask_former_head import BranchMaskFormerHead
-from semask_d2.heads.semantic_fpn import SeMaskFPNHead
-
-__all__ = ["BranchMaskFormerHead", "SeMaskFPNHead"]

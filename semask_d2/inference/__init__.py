@@ -1,0 +1,5 @@
+"""Using trained models: the predictor, the media that it reads and writes, and the job that draws them."""
+
+from semask_d2.inference.predictor import Prediction, Predictor
+
+__all__ = ["Prediction", "Predictor"]

@@ -1,0 +1,201 @@
+"""What the demo does: which model to take, and from inputs to drawn files or a window."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from semask_d2.config import get_cfg
+from semask_d2.d2 import CfgNode
+from semask_d2.data.image_io import check_labels, read_image, read_labels, save_picture
+from semask_d2.inference import media
+from semask_d2.inference.predictor import Predictor
+from semask_d2.utils.errors import UnreadableFile, UserError
+from semask_d2.utils.files import atomic_write, require_writable
+from semask_d2.utils.runs import CONFIG_NAME, newest_run, require_run, run_weights
+from semask_d2.utils.visualization import draw_segmentation, draw_sheet
+
+RUNS = "output"
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
+
+
+def choose_config(config_file: str | None, weights: str | None, opts: Sequence[str] = ()) -> CfgNode:
+    """The config, with MODEL.WEIGHTS, of the model that the user means.
+
+    `weights` are a checkpoint or a run folder. A config file without weights takes those beside it; without either,
+    the newest trained run under `output` is taken and named. Raises `UserError` where nothing trained is found.
+    """
+    if "MODEL.WEIGHTS" in opts[::2] and config_file:
+        return get_cfg(config_file, list(opts))
+    if weights is not None:
+        path = Path(weights)
+        if not path.exists():
+            raise UserError(f"--weights {weights}: there is no such file or run folder")
+        if path.is_dir():
+            path, config_file = require_run(path), config_file or str(path / CONFIG_NAME)
+        config_file = config_file or str(path.parent / CONFIG_NAME)
+        if not Path(config_file).is_file():
+            raise UserError(f"--weights {weights}: no config at {config_file}; add --config-file FILE")
+    elif config_file:
+        path = run_weights(Path(config_file).parent)
+    else:
+        run = newest_run(RUNS)
+        if run is None:
+            raise UserError(
+                f"no trained model under {os.path.abspath(RUNS)}: give one with --weights FILE, or train one with "
+                "python train_net.py --config-file configs/toy_scenes/semask_swin_mini_msfapn_m2f.yaml"
+            )
+        path, config_file = require_run(run), str(run / CONFIG_NAME)
+        print(f"Using the newest trained run: {path}")
+    chosen = [] if path is None else ["MODEL.WEIGHTS", str(path)]
+    return get_cfg(config_file, [*opts, *chosen])
+
+
+class DrawingJob:
+    """Draws pictures, videos or a camera into files, or where there is no `output` into a window.
+
+    `source` are a command line's words for files (`media.find_inputs`), or a camera's number. Raises `UserError` at
+    once for what cannot work: no file to read, nowhere to draw, an output that would overwrite an input.
+    """
+
+    def __init__(
+        self,
+        source: Sequence[str] | int,
+        *,
+        output: str | None = None,
+        compare: str | None = None,
+        labels: bool = False,
+        priors: bool = False,
+        opacity: float = 0.6,
+    ):
+        self.camera = source if isinstance(source, int) else None
+        self.inputs = [] if isinstance(source, int) else media.find_inputs(source)
+        self.compare = None if compare is None else Path(compare)
+        self.labels = labels
+        self.priors = priors
+        self.opacity = opacity
+        self.output = None if output is None else Path(output)
+        if self.compare is not None:
+            if not self.compare.is_dir():
+                raise UserError(f"--compare {compare}: no such folder; expected one of label files NAME.png")
+            if self.camera is not None or any(map(media.is_video, self.inputs)):
+                raise UserError("--compare works for pictures, not for videos or a camera")
+        if self.output is None:
+            if labels:
+                raise UserError("--labels writes files: add --output DIR")
+            if not media.has_display():
+                raise UserError("there is no display to open a window on: add --output DIR")
+            self.targets: list[Path] = []
+        else:
+            self.targets = self._targets(self.output)
+
+    def _targets(self, output: Path) -> list[Path]:
+        """The file that each input is drawn into; the camera's is the only one."""
+        moving = [True] if self.camera is not None else [media.is_video(path) for path in self.inputs]
+        suffix = output.suffix.lower()
+        if suffix in media.IMAGE_SUFFIXES and suffix not in PICTURE_SUFFIXES and not output.is_dir():
+            raise UserError(f"--output {output}: pictures are written as {' or '.join(PICTURE_SUFFIXES)}")
+        if suffix in (*PICTURE_SUFFIXES, *media.VIDEO_SUFFIXES) and not output.is_dir():
+            expected = (".mp4",) if moving[0] else PICTURE_SUFFIXES
+            if len(moving) > 1:
+                raise UserError(f"--output {output}: {len(moving)} inputs need a folder, not a file")
+            if suffix not in expected:
+                raise UserError(f"--output {output}: expected a folder, or a file that ends in {' or '.join(expected)}")
+            require_writable(output.parent, "--output")
+            targets = [output]
+        else:
+            require_writable(output, "--output")
+            names = ["camera"] if self.camera is not None else media.distinct_names(self.inputs)
+            pairs = zip(names, moving, strict=True)
+            targets = [output / f"{name}{'.mp4' if moves else '.png'}" for name, moves in pairs]
+        sources = {os.path.realpath(path) for path in self.inputs}
+        for target in targets:
+            if os.path.realpath(target) in sources:
+                raise UserError(f"--output {output}: {target} is an input and would be overwritten; choose another")
+        return targets
+
+    def run(self, predictor: Predictor) -> None:
+        """Draw all; at the end raise `UserError` naming the inputs that could not be drawn."""
+        if self.labels:
+            with atomic_write(self.targets[0].parent / "labels" / "classes.txt") as file:
+                file.writelines(f"{i} {name}\n" for i, name in enumerate(predictor.class_names))
+        if self.camera is not None:
+            self._video(predictor, self.camera, self.targets[0] if self.targets else None)
+            return
+        failures: list[str] = []
+        targets = self.targets or [None] * len(self.inputs)
+        bar = tqdm(zip(self.inputs, targets, strict=True), total=len(targets), disable=len(targets) < 2, unit="file")
+        for path, target in bar:
+            draw = self._video if media.is_video(path) else self._picture
+            try:
+                if not draw(predictor, path, target):
+                    break
+            except UserError as error:
+                failures.append(str(error))
+                continue
+            if target is not None:
+                bar.write(f"{path} -> {target}")
+        if failures:
+            raise UserError(f"{len(failures)} of {len(targets)} inputs could not be drawn:\n  " + "\n  ".join(failures))
+
+    def _picture(self, predictor: Predictor, path: Path, target: Path | None) -> bool:
+        """Draw one picture; False where the user closes the window."""
+        image = read_image(path)
+        truth = None if self.compare is None else self._truth(predictor, path, image.shape[:2])
+        picture, labels = self._draw(predictor, image, truth)
+        if target is None:
+            return media.show(str(path), picture, 0)
+        save_picture(target, picture)
+        if self.labels:
+            save_picture(target.parent / "labels" / f"{target.stem}.png", labels)
+        return True
+
+    def _video(self, predictor: Predictor, source: Path | int, target: Path | None) -> bool:
+        """Draw a video or a camera frame by frame; False where the user closes the window."""
+        video = media.Video(source)
+        frames = tqdm(video, total=video.count, unit="frame", leave=False)
+        with nullcontext() if target is None else media.VideoFile(target, video.fps) as file:
+            for number, frame in enumerate(frames):
+                picture, labels = self._draw(predictor, frame, None)
+                if file is None:
+                    if not media.show(str(source), picture, 1):
+                        return False
+                    continue
+                file.write(picture)
+                if self.labels:
+                    save_picture(target.parent / "labels" / target.stem / f"{number:06d}.png", labels)
+        return True
+
+    def _draw(self, predictor: Predictor, image: np.ndarray, truth: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        """The picture of one image, and its class ids."""
+        prediction = predictor(image, priors=self.priors)
+        style = {"names": predictor.class_names, "colors": predictor.class_colors, "opacity": self.opacity}
+        if truth is None and not self.priors:
+            return draw_segmentation(image, prediction.labels, **style), prediction.labels
+        sheet = draw_sheet(
+            image,
+            prediction.labels,
+            **style,
+            truth=truth,
+            priors=prediction.priors,
+            ignore_label=predictor.ignore_label,
+        )
+        return sheet, prediction.labels
+
+    def _truth(self, predictor: Predictor, path: Path, shape: tuple[int, int]) -> np.ndarray:
+        file = self.compare / f"{path.stem}.png"
+        if not file.is_file():
+            raise UnreadableFile(f"{path}: no label file {file} to compare with")
+        truth = read_labels(file)
+        if truth.shape != shape:
+            raise UserError(
+                f"{file} is {truth.shape[1]} x {truth.shape[0]} pixels, its image {path} {shape[1]} x {shape[0]}: "
+                "they must be of one size"
+            )
+        check_labels(truth, num_classes=len(predictor.class_names), ignore_label=predictor.ignore_label, path=file)
+        return truth

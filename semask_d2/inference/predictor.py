@@ -1,0 +1,137 @@
+"""A trained model as a function of images, for notebooks, services and the demo."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+from semask_d2.checkpoint import load_weights
+from semask_d2.config import get_cfg
+from semask_d2.d2 import CfgNode, MetadataCatalog
+from semask_d2.data.augmentation import resized_tensor
+from semask_d2.modeling.meta_arch import as_segmenter, build_model
+from semask_d2.utils.errors import UserError
+from semask_d2.utils.runs import CONFIG_NAME, require_run
+from semask_d2.utils.visualization import distinct_colors
+
+
+class Prediction(NamedTuple):
+    """What a model sees in one image, on the CPU.
+
+    `labels` (H, W) are class ids. Where asked for, `scores` is (K, H, W), and `priors` maps "sem2".."sem5" to the
+    class ids (ceil(h / stride), ceil(w / stride)) of the backbone's semantic maps at strides 4, 8, 16 and 32 of the
+    resized image (h, w).
+    """
+
+    labels: np.ndarray
+    scores: np.ndarray | None = None
+    priors: dict[str, np.ndarray] | None = None
+
+
+class Predictor:
+    """A config's model with its MODEL.WEIGHTS, on its MODEL.DEVICE; call it with an RGB image or a list of them.
+
+    Threads may share one: a call changes nothing in it. `class_names`, `class_colors` (K, 3) and `ignore_label` are
+    those of the config's first test set, where it has them.
+    """
+
+    def __init__(self, cfg: CfgNode):
+        if not cfg.MODEL.WEIGHTS:
+            raise UserError("MODEL.WEIGHTS is empty: predictions need trained weights; add MODEL.WEIGHTS FILE")
+        model = build_model(cfg)
+        load_weights(model, cfg.MODEL.WEIGHTS)
+        self._take(cfg, model.eval())
+
+    @classmethod
+    def from_run(cls, run: str | os.PathLike, weights: str | os.PathLike | None = None) -> Predictor:
+        """The predictor of a run folder: its config.yaml with `weights`, or with the best checkpoint that it holds.
+
+        Raises `UserError` for a folder without a config or a checkpoint.
+        """
+        weights = require_run(run) if weights is None else weights
+        return cls(get_cfg(os.path.join(run, CONFIG_NAME), ["MODEL.WEIGHTS", str(weights)]))
+
+    @classmethod
+    def of_model(cls, cfg: CfgNode, model: nn.Module) -> Predictor:
+        """A predictor around a model that is there already; the caller puts it into evaluation mode."""
+        predictor = cls.__new__(cls)
+        predictor._take(cfg, model)
+        return predictor
+
+    def _take(self, cfg: CfgNode, model: nn.Module) -> None:
+        self.cfg = cfg.clone()
+        self.model = as_segmenter(model)
+        count = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+        datasets = cfg.DATASETS.TEST or cfg.DATASETS.TRAIN
+        metadata = MetadataCatalog.get(datasets[0]) if datasets else None
+        names = metadata.get("stuff_classes") if metadata else None
+        if names is None or len(names) != count:  # a data set that only the training program registers
+            metadata, names = None, [f"class {i}" for i in range(count)]
+        self.class_names: list[str] = list(names)
+        colors = metadata.get("stuff_colors") if metadata else None
+        if colors is None or len(colors) != count:
+            colors = distinct_colors(count)
+        self.class_colors: np.ndarray = np.array(colors, np.uint8)
+        self.ignore_label: int = metadata.get("ignore_label", 255) if metadata else 255
+
+    def __call__(
+        self, images: np.ndarray | Sequence[np.ndarray], *, scores: bool = False, priors: bool = False
+    ) -> Prediction | list[Prediction]:
+        """Segment one uint8 RGB image (H, W, 3), or each of a list, at its own size.
+
+        Images that have one size after resizing go through the model as a batch; the others by themselves, so that no
+        image changes the prediction of another.
+        """
+        if isinstance(images, np.ndarray):
+            return self([images], scores=scores, priors=priors)[0]
+        inputs = [self.prepare(image) for image in images]
+        groups: dict[torch.Size, list[int]] = defaultdict(list)
+        for i, x in enumerate(inputs):
+            groups[x["image"].shape].append(i)
+        predictions: dict[int, Prediction] = {}
+        for members in groups.values():
+            batch = self._segment([inputs[i] for i in members], scores=scores, priors=priors)
+            predictions.update(zip(members, batch, strict=True))
+        return [predictions[i] for i in range(len(inputs))]
+
+    @property
+    def has_priors(self) -> bool:
+        """Whether the model has semantic maps to show."""
+        return self.model.has_priors
+
+    @torch.inference_mode()
+    def _segment(self, inputs: list[dict], *, scores: bool, priors: bool) -> list[Prediction]:
+        """Predictions of inputs that have one size."""
+        if priors and not self.has_priors:
+            raise UserError(
+                f"MODEL.META_ARCHITECTURE {self.cfg.MODEL.META_ARCHITECTURE} with MODEL.BACKBONE.NAME "
+                f"{self.cfg.MODEL.BACKBONE.NAME}: this model has no semantic maps to show; they come with this "
+                "project's models and a NUM_SEM_BLOCKS of at least 1"
+            )
+        return [
+            Prediction(
+                result.labels.cpu().numpy(),
+                None if result.scores is None else result.scores.cpu().numpy(),
+                result.priors and {name: x.argmax(0).cpu().numpy() for name, x in result.priors.items()},
+            )
+            for result in self.model.predict(inputs, scores=scores, priors=priors)
+        ]
+
+    def prepare(self, image: np.ndarray) -> dict:
+        """The model's input for one image: resized as in evaluation, in the config's channel order."""
+        if not isinstance(image, np.ndarray) or image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+            got = f"{image.dtype} of shape {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+            raise UserError(f"expected a uint8 RGB image (H, W, 3) as a NumPy array, got {got}")
+        if image.size == 0:
+            raise UserError(f"expected a uint8 RGB image (H, W, 3), got an empty one of shape {image.shape}")
+        height, width = image.shape[:2]
+        size = (self.cfg.INPUT.MIN_SIZE_TEST, self.cfg.INPUT.MAX_SIZE_TEST)
+        tensor = resized_tensor(Image.fromarray(image), *size, self.cfg.INPUT.FORMAT)
+        return {"image": tensor, "height": height, "width": width}

@@ -1,0 +1,1 @@
+"""Models: layers, backbones, decoders, heads, losses and meta-architectures. Their packages register them."""

@@ -1,0 +1,7 @@
+"""Hierarchical backbones with a semantic layer after each stage. Importing this package registers them."""
+
+from semask_d2.modeling.backbones.mit import D2SeMaskMixTransformer
+from semask_d2.modeling.backbones.swin import D2SeMaskSwinTransformer
+from semask_d2.modeling.backbones.timm_backbone import SeMaskTimm
+
+__all__ = ["D2SeMaskMixTransformer", "D2SeMaskSwinTransformer", "SeMaskTimm"]

@@ -1,0 +1,130 @@
+"""What every SeMask backbone shares: its named outputs, the semantic layers of its stages, and frozen stages."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
+
+from torch import nn
+from typing_extensions import Self
+
+from semask_d2.d2 import Backbone, CfgNode
+from semask_d2.modeling.layers.semantic_attention import SemanticInit, SemanticLayer
+from semask_d2.utils.arguments import arguments_from, require
+
+logger = logging.getLogger(__name__)
+
+STRIDES = (4, 8, 16, 32)
+FREEZE_KEY = {"freeze_at": "MODEL.BACKBONE.FREEZE_AT"}
+
+
+class SemanticSettings(NamedTuple):
+    """How a backbone's semantic layers are built, one after each stage; `num_blocks` 0 means none.
+
+    `windowed_stages` lists the stages (from 0) that attend within windows of side `window`; the others attend
+    globally. The parameters have the same shapes either way, so a released checkpoint needs the windows it was
+    trained with.
+    """
+
+    num_classes: int
+    window: int = 7
+    windowed_stages: Sequence[int] = (0, 1)
+    num_blocks: int = 1
+    init: SemanticInit = "live"
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, section: str) -> SemanticSettings:
+        """Read SEM_* and NUM_SEM_BLOCKS of the config section MODEL.`section`."""
+        keys = {name.removeprefix("semantic."): key for name, key in semantic_keys(section).items()}
+        return cls(**arguments_from(cfg, keys))
+
+    def layer(self, stage: int, dim: int) -> SemanticLayer | None:
+        """The semantic layer that follows `stage`, of width `dim`."""
+        if not self.num_blocks:
+            return None
+        window = self.window if stage in self.windowed_stages else None
+        return SemanticLayer(dim, self.num_classes, window=window, num_blocks=self.num_blocks, init=self.init)
+
+
+def semantic_keys(section: str) -> dict[str, str]:
+    """The config keys of `SemanticSettings` for a backbone whose config section is MODEL.`section`."""
+    return {
+        "semantic.num_classes": "MODEL.SEM_SEG_HEAD.NUM_CLASSES",
+        "semantic.window": f"MODEL.{section}.SEM_WINDOW_SIZE",
+        "semantic.windowed_stages": f"MODEL.{section}.SEM_WINDOWED_STAGES",
+        "semantic.num_blocks": f"MODEL.{section}.NUM_SEM_BLOCKS",
+        "semantic.init": f"MODEL.{section}.SEM_INIT",
+    }
+
+
+class HierarchicalBackbone(Backbone):
+    """A backbone of four stages with outputs `res2`..`res5`, and `sem2`..`sem5` where it has semantic layers.
+
+    `freeze_at` counts as in Detectron2's ResNet: 0 trains everything, 1 freezes the stem, 2 also the blocks of the
+    first stage, 5 all four. Frozen parts stay in evaluation mode. Semantic layers and output norms always learn: what
+    training starts from seldom has them.
+    """
+
+    config_keys: ClassVar[Mapping[str, str]] = {}
+
+    def __init__(self, semantic: SemanticSettings, drop_path_rate: float) -> None:
+        super().__init__()
+        self._out_features: list[str] = []
+        self._out_feature_channels: dict[str, int] = {}
+        self._out_feature_strides: dict[str, int] = {}
+        self.frozen: list[nn.Module] = []
+        stages, init = list(semantic.windowed_stages), semantic.init
+        indices = "stage indices from 0 to 3"
+        require(set(stages) <= set(range(4)), self, "semantic.windowed_stages", indices, stages)
+        require(init in ("live", "released"), self, "semantic.init", '"live" or "released"', init)
+        for name in ("num_classes", "window"):
+            value = getattr(semantic, name)
+            require(value >= 1, self, f"semantic.{name}", "at least 1", value)
+        require(semantic.num_blocks >= 0, self, "semantic.num_blocks", "at least 0", semantic.num_blocks)
+        require(0 <= drop_path_rate < 1, self, "drop_path_rate", "at least 0 and below 1", drop_path_rate)
+
+    def declare_outputs(
+        self,
+        dims: Sequence[int],
+        strides: Sequence[int],
+        semantic: SemanticSettings,
+        out_features: Sequence[str] = ("res2", "res3", "res4", "res5"),
+    ) -> None:
+        """Name the outputs: those of `out_features`, with their width and stride, and all semantic maps."""
+        outputs = [(f"res{i}", dim, stride) for i, (dim, stride) in enumerate(zip(dims, strides, strict=True), 2)]
+        outputs = [output for output in outputs if output[0] in out_features]
+        if semantic.num_blocks:
+            outputs += [(f"sem{i}", semantic.num_classes, stride) for i, stride in enumerate(strides, 2)]
+        for name, channels, stride in outputs:
+            self._out_features.append(name)
+            self._out_feature_channels[name] = channels
+            self._out_feature_strides[name] = stride
+
+    def freeze(self, parts: Sequence[Sequence[nn.Module]], freeze_at: int) -> None:
+        """Freeze the first `freeze_at` of `parts`: the stem and the blocks of each stage."""
+        require(0 <= freeze_at <= len(parts), self, "freeze_at", f"from 0 to {len(parts)}", freeze_at)
+        self.frozen = [module for part in parts[:freeze_at] for module in part]
+        for module in self.frozen:
+            module.requires_grad_(False)
+        if freeze_at:
+            names = ["the stem", *(f"res{i}" for i in range(2, 6))][:freeze_at]
+            logger.info("Frozen, as %s %d asks: %s", FREEZE_KEY["freeze_at"], freeze_at, ", ".join(names))
+
+    def train(self, mode: bool = True) -> Self:
+        """As torch's, but for what is frozen."""
+        super().train(mode)
+        for module in self.frozen:
+            module.eval()
+        return self
+
+    @property
+    def size_divisibility(self) -> int:
+        """32, the stride of `res5`, so that every stage's size is the input's over its stride."""
+        return max(self._out_feature_strides.values())
+
+
+def backbone_arguments(cls: type[HierarchicalBackbone], cfg: CfgNode, section: str) -> dict[str, Any]:
+    """What a backbone's `from_config` reads: the arguments of its `config_keys` and its semantic settings."""
+    keys = {name: key for name, key in cls.config_keys.items() if not name.startswith("semantic.")}
+    return {"semantic": SemanticSettings.from_config(cfg, section), **arguments_from(cfg, keys)}

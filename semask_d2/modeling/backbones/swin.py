@@ -1,0 +1,256 @@
+"""The SeMask Swin backbone: Swin stages (arXiv 2103.14030), each followed by a semantic layer (arXiv 2112.12782).
+
+Inside the backbone, maps are (B, H, W, C); its outputs are (B, C, H, W).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from semask_d2.d2 import BACKBONE_REGISTRY, configurable
+from semask_d2.modeling.backbones.base import (
+    FREEZE_KEY,
+    HierarchicalBackbone,
+    SemanticSettings,
+    backbone_arguments,
+    semantic_keys,
+)
+from semask_d2.modeling.layers.drop_path import DropPath, linear_drop_paths
+from semask_d2.modeling.layers.semantic_attention import SemanticLayer
+from semask_d2.modeling.layers.window_attention import WindowAttention, shifted_window_mask
+from semask_d2.utils.arguments import require
+
+
+class PatchEmbed(nn.Module):
+    """Patches of `patch` x `patch` pixels to tokens: zero-pad to a multiple, convolve, LayerNorm."""
+
+    def __init__(self, patch: int, in_channels: int, dim: int, *, norm: bool = True):
+        super().__init__()
+        self.patch = patch
+        self.proj = nn.Conv2d(in_channels, dim, patch, stride=patch)
+        self.norm = nn.LayerNorm(dim) if norm else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, ceil(H / patch), ceil(W / patch), C)."""
+        height, width = x.shape[-2:]
+        x = F.pad(x, (0, -width % self.patch, 0, -height % self.patch))
+        return self.norm(self.proj(x).permute(0, 2, 3, 1))
+
+
+class PatchMerging(nn.Module):
+    """Four neighboring tokens to one of twice the width; odd sizes are zero-padded first."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(4 * dim)
+        self.reduction = nn.Linear(4 * dim, 2 * dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, ceil(H / 2), ceil(W / 2), 2C)."""
+        x = F.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))
+        x = torch.cat([x[:, 0::2, 0::2], x[:, 1::2, 0::2], x[:, 0::2, 1::2], x[:, 1::2, 1::2]], dim=-1)
+        return self.reduction(self.norm(x))
+
+
+class Mlp(nn.Module):
+    """Linear, GELU, Linear, with dropout after each."""
+
+    def __init__(self, dim: int, hidden: int, drop: float = 0.0):
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden)
+        self.fc2 = nn.Linear(hidden, dim)
+        self.drop = nn.Dropout(drop)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., C) -> (..., C)."""
+        return self.drop(self.fc2(self.drop(F.gelu(self.fc1(x)))))
+
+
+class SwinBlock(nn.Module):
+    """Pre-norm window attention and MLP, each with a residual under stochastic depth."""
+
+    def __init__(self, dim: int, attention: WindowAttention, *, mlp_ratio: float, drop: float, drop_path: float):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim)
+        self.attn = attention
+        self.norm2 = nn.LayerNorm(dim)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio), drop)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """(B, H, W, C) -> the same shape; `mask` is the stage's shifted-window mask."""
+        x = x + self.drop_path(self.attn(self.norm1(x), mask))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+
+class SwinStage(nn.Module):
+    """Swin blocks of one resolution, alternating between plain and shifted windows, then the semantic layer.
+
+    `downsample` is the patch merging that starts the next stage (the released models' naming).
+    """
+
+    def __init__(
+        self,
+        blocks: Sequence[SwinBlock],
+        semantic_layer: SemanticLayer | None,
+        downsample: PatchMerging | None,
+        *,
+        window: int,
+        use_checkpoint: bool,
+    ):
+        super().__init__()
+        self.window = window
+        self.use_checkpoint = use_checkpoint
+        self.blocks = nn.ModuleList(blocks)
+        self.semantic_layer = semantic_layer
+        self.downsample = downsample
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """(B, H, W, C) -> features of the same shape and the semantic map (B, H, W, K), None without a layer."""
+        height, width = (size + -size % self.window for size in x.shape[1:3])
+        mask = shifted_window_mask(height, width, self.window, self.window // 2, x.device)
+        for block in self.blocks:
+            if self.use_checkpoint and self.training:
+                x = checkpoint(block, x, mask, use_reentrant=False)
+            else:
+                x = block(x, mask)
+        return (x, None) if self.semantic_layer is None else self.semantic_layer(x)
+
+
+@BACKBONE_REGISTRY.register()
+class D2SeMaskSwinTransformer(HierarchicalBackbone):
+    """SeMask Swin: an image to `res2`..`res5` (strides 4..32) and the semantic maps `sem2`..`sem5` of K channels.
+
+    Without semantic layers (`semantic.num_blocks` 0) it is a plain Swin.
+    """
+
+    config_keys: ClassVar = {
+        **semantic_keys("SWIN"),
+        **FREEZE_KEY,
+        "patch_size": "MODEL.SWIN.PATCH_SIZE",
+        "embed_dim": "MODEL.SWIN.EMBED_DIM",
+        "depths": "MODEL.SWIN.DEPTHS",
+        "num_heads": "MODEL.SWIN.NUM_HEADS",
+        "window_size": "MODEL.SWIN.WINDOW_SIZE",
+        "mlp_ratio": "MODEL.SWIN.MLP_RATIO",
+        "qkv_bias": "MODEL.SWIN.QKV_BIAS",
+        "qk_scale": "MODEL.SWIN.QK_SCALE",
+        "drop_rate": "MODEL.SWIN.DROP_RATE",
+        "attn_drop_rate": "MODEL.SWIN.ATTN_DROP_RATE",
+        "drop_path_rate": "MODEL.SWIN.DROP_PATH_RATE",
+        "ape": "MODEL.SWIN.APE",
+        "pretrain_img_size": "MODEL.SWIN.PRETRAIN_IMG_SIZE",
+        "patch_norm": "MODEL.SWIN.PATCH_NORM",
+        "out_features": "MODEL.SWIN.OUT_FEATURES",
+        "use_checkpoint": "MODEL.SWIN.USE_CHECKPOINT",
+    }
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        semantic: SemanticSettings,
+        patch_size: int = 4,
+        in_channels: int = 3,
+        embed_dim: int = 96,
+        depths: Sequence[int] = (2, 2, 6, 2),
+        num_heads: Sequence[int] = (3, 6, 12, 24),
+        window_size: int = 7,
+        mlp_ratio: float = 4.0,
+        qkv_bias: bool = True,
+        qk_scale: float | None = None,
+        drop_rate: float = 0.0,
+        attn_drop_rate: float = 0.0,
+        drop_path_rate: float = 0.3,
+        ape: bool = False,
+        pretrain_img_size: int = 224,
+        patch_norm: bool = True,
+        out_features: Sequence[str] = ("res2", "res3", "res4", "res5"),
+        use_checkpoint: bool = False,
+        freeze_at: int = 0,
+    ):
+        super().__init__(semantic, drop_path_rate)
+        self.check_stages(embed_dim, depths, num_heads)
+        require(window_size >= 1, self, "window_size", "at least 1", window_size)
+        self.patch_embed = PatchEmbed(patch_size, in_channels, embed_dim, norm=patch_norm)
+        self.absolute_pos_embed = None
+        if ape:
+            side = pretrain_img_size // patch_size
+            self.absolute_pos_embed = nn.Parameter(torch.zeros(1, embed_dim, side, side))
+            nn.init.trunc_normal_(self.absolute_pos_embed, std=0.02)
+        self.pos_drop = nn.Dropout(drop_rate)
+
+        dims = [embed_dim * 2**i for i in range(len(depths))]
+        self.declare_outputs(dims, [patch_size * 2**i for i in range(len(dims))], semantic, out_features)
+        drop_paths = iter(linear_drop_paths(drop_path_rate, sum(depths)))
+        self.layers = nn.ModuleList()
+        for i, (dim, depth, heads) in enumerate(zip(dims, depths, num_heads, strict=True)):
+            blocks = [
+                SwinBlock(
+                    dim,
+                    WindowAttention(
+                        dim,
+                        heads,
+                        window=window_size,
+                        shift=window_size // 2 * (j % 2),
+                        qkv_bias=qkv_bias,
+                        qk_scale=qk_scale,
+                        attn_drop=attn_drop_rate,
+                        proj_drop=drop_rate,
+                    ),
+                    mlp_ratio=mlp_ratio,
+                    drop=drop_rate,
+                    drop_path=next(drop_paths),
+                )
+                for j in range(depth)
+            ]
+            downsample = PatchMerging(dim) if i + 1 < len(depths) else None
+            stage = SwinStage(
+                blocks, semantic.layer(i, dim), downsample, window=window_size, use_checkpoint=use_checkpoint
+            )
+            self.layers.append(stage)
+            if f"res{i + 2}" in out_features:
+                self.add_module(f"norm{i}", nn.LayerNorm(dim))
+        # the patch merging that starts a stage is the previous one's `downsample`
+        starts = [[], *([stage.downsample] for stage in self.layers[:-1])]
+        stages = [[*start, stage.blocks] for start, stage in zip(starts, self.layers, strict=True)]
+        self.freeze([[self.patch_embed], *stages], freeze_at)
+
+    def check_stages(self, embed_dim: int, depths: Sequence[int], num_heads: Sequence[int]) -> None:
+        """Raise `ArgumentError` for numbers of blocks and heads that do not go together."""
+        require(len(depths) == 4 and min(depths) >= 1, self, "depths", "four numbers of at least 1", list(depths))
+        wanted = f"one number per stage of depths {list(depths)}"
+        require(len(num_heads) == len(depths), self, "num_heads", wanted, list(num_heads))
+        for stage, heads in enumerate(num_heads):
+            dim = embed_dim * 2**stage
+            wanted = f"numbers that divide a stage's channels, and they do not divide the {dim} of stage {stage}"
+            require(heads >= 1 and dim % heads == 0, self, "num_heads", wanted, list(num_heads))
+
+    @classmethod
+    def from_config(cls, cfg, input_shape):
+        """The arguments of `__init__` from `cfg.MODEL.SWIN` and the head's class count."""
+        return {"in_channels": input_shape.channels, **backbone_arguments(cls, cfg, "SWIN")}
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Normalized images (B, 3, H, W) -> every feature that `output_shape()` names, (B, C, h, w)."""
+        x = self.patch_embed(x)
+        if self.absolute_pos_embed is not None:
+            position = F.interpolate(self.absolute_pos_embed, size=x.shape[1:3], mode="bicubic", align_corners=False)
+            x = x + position.permute(0, 2, 3, 1)
+        x = self.pos_drop(x)
+        outputs = {}
+        for i, stage in enumerate(self.layers):
+            x, semantics = stage(x)
+            if f"res{i + 2}" in self._out_features:
+                outputs[f"res{i + 2}"] = getattr(self, f"norm{i}")(x).permute(0, 3, 1, 2)
+            if semantics is not None:
+                outputs[f"sem{i + 2}"] = semantics.permute(0, 3, 1, 2)
+            if stage.downsample is not None:
+                x = stage.downsample(x)
+        return outputs

@@ -1,0 +1,121 @@
+"""SeMask on any backbone of timm whose stages are a chain: swin, convnext, pvt_v2, resnet, ..."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from semask_d2.d2 import BACKBONE_REGISTRY, configurable
+from semask_d2.modeling.backbones.base import (
+    FREEZE_KEY,
+    STRIDES,
+    HierarchicalBackbone,
+    SemanticSettings,
+    backbone_arguments,
+    semantic_keys,
+)
+from semask_d2.utils.arguments import ArgumentError
+
+logger = logging.getLogger(__name__)
+
+
+@BACKBONE_REGISTRY.register()
+class SeMaskTimm(HierarchicalBackbone):
+    """A timm model with a semantic layer after each of its stages of strides 4, 8, 16 and 32.
+
+    As in SeMask Swin, a semantic layer's output feeds both the stage's output, through a LayerNorm, and the next
+    stage.
+    """
+
+    config_keys: ClassVar = {
+        **semantic_keys("TIMM"),
+        **FREEZE_KEY,
+        "name": "MODEL.TIMM.NAME",
+        "drop_path_rate": "MODEL.TIMM.DROP_PATH_RATE",
+    }
+
+    @configurable
+    def __init__(self, *, name: str, semantic: SemanticSettings, drop_path_rate: float = 0.1, freeze_at: int = 0):
+        super().__init__(semantic, drop_path_rate)
+        try:
+            self.body = create_body(name, drop_path_rate)
+        except ValueError as error:
+            raise ArgumentError(self, "name", f'expected {error}, got "{name}"') from error
+        self.channels_last = getattr(self.body, "output_fmt", "NCHW") == "NHWC"
+        self.stage_of = dict(zip(self.body.return_layers, range(len(STRIDES)), strict=True))
+        dims = self.body.feature_info.channels()
+        self.semantic_layers = nn.ModuleList(semantic.layer(i, dim) or nn.Identity() for i, dim in enumerate(dims))
+        self.norms = nn.ModuleList(nn.LayerNorm(dim) for dim in dims)
+        self.has_semantics = semantic.num_blocks > 0
+        self.declare_outputs(dims, STRIDES, semantic)
+        self.freeze(self.stem_and_stages(), freeze_at)
+
+    def stem_and_stages(self) -> list[list[nn.Module]]:
+        """The chain's modules in five parts: the stem, and what leads to the end of each stage."""
+        parts: list[list[nn.Module]] = [[]]
+        for name, module in self.body.items():
+            parts[-1].append(module)
+            if name in self.stage_of:
+                parts.append([])
+        first = parts[0]
+        return [first[:-1], first[-1:], *parts[1 : len(STRIDES)]]
+
+    @classmethod
+    def from_config(cls, cfg, input_shape):
+        """The arguments of `__init__` from `cfg.MODEL.TIMM` and the head's class count."""
+        return backbone_arguments(cls, cfg, "TIMM")
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Normalized images (B, 3, H, W) -> every feature that `output_shape()` names, (B, C, h, w)."""
+        outputs = {}
+        for name, module in self.body.items():
+            x = module(x)
+            if name not in self.stage_of:
+                continue
+            stage = self.stage_of[name]
+            tokens = x if self.channels_last else x.permute(0, 2, 3, 1)
+            if self.has_semantics:
+                tokens, semantics = self.semantic_layers[stage](tokens)
+                outputs[f"sem{stage + 2}"] = semantics.permute(0, 3, 1, 2)
+            outputs[f"res{stage + 2}"] = self.norms[stage](tokens).permute(0, 3, 1, 2)
+            x = tokens if self.channels_last else tokens.permute(0, 3, 1, 2)
+        return outputs
+
+
+def create_body(name: str, drop_path_rate: float) -> nn.ModuleDict:
+    """timm's model `name` as a chain of modules; `ValueError` where there is none, or it has no such stages.
+
+    Families without stochastic depth are built without it, which a warning says.
+    """
+    import timm  # here, because only this backbone needs it and importing it takes seconds
+    from timm.models import FeatureListNet
+
+    if not timm.is_model(name):
+        near = timm.list_models(f"*{name.split('_')[0]}*")[:5] if name else []
+        hint = f"; near are {', '.join(near)}" if near else ""
+        raise ValueError(f"a model of timm{hint}")
+    options: dict[str, Any] = {"pretrained": False, "features_only": True, "drop_path_rate": drop_path_rate}
+    if name.startswith("swin"):  # which take their windows' size from the image's unless this lets them take any
+        options["strict_img_size"] = False
+    try:
+        try:
+            body = timm.create_model(name, **options)
+        except TypeError as error:
+            if "drop_path_rate" not in str(error):
+                raise
+            if options.pop("drop_path_rate"):
+                logger.warning("%s has no stochastic depth: MODEL.TIMM.DROP_PATH_RATE is not used", name)
+            body = timm.create_model(name, **options)
+    except (RuntimeError, TypeError, AssertionError, ValueError, AttributeError, NotImplementedError) as error:
+        raise ValueError(f"a model of timm that gives stages of features ({type(error).__name__}: {error})") from error
+    if not isinstance(body, FeatureListNet):
+        raise ValueError("a model of timm whose stages are a chain of modules")
+    reductions = body.feature_info.reduction()
+    indices = [i for i, reduction in enumerate(reductions) if reduction in STRIDES]
+    if tuple(reductions[i] for i in indices) != STRIDES:
+        raise ValueError(f"a model of timm with features of strides {list(STRIDES)}, not of {reductions}")
+    if len(indices) != len(reductions):
+        body = timm.create_model(name, **options, out_indices=indices)
+    return body

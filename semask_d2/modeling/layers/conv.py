@@ -1,0 +1,59 @@
+"""A convolution with the norm and the activation that follow it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+GROUPS = 32  # of GroupNorm
+NORMS: dict[str, Callable[[int], nn.Module]] = {
+    "GN": lambda channels: nn.GroupNorm(GROUPS, channels),
+    "BN": nn.BatchNorm2d,
+    "SyncBN": nn.SyncBatchNorm,
+}
+
+
+def get_norm(name: str, channels: int) -> nn.Module | None:
+    """The norm layer called `name` ("GN" with 32 groups, "BN", "SyncBN"; "" for none) over `channels`."""
+    return NORMS[name](channels) if name else None
+
+
+class ConvNorm(nn.Conv2d):
+    """Convolution, then `norm`, then `activation`; it has a bias only where no norm follows.
+
+    The norm is the child `norm`, so parameters are `weight`, `norm.weight`, `norm.bias`.
+    Initialized with kaiming_uniform (a = 1) and zero bias.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        norm: str | nn.Module = "",
+        activation: Callable[[Tensor], Tensor] | None = None,
+    ):
+        super().__init__(
+            in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=norm == "" or norm is None
+        )
+        self.norm = get_norm(norm, out_channels) if isinstance(norm, str) else norm
+        self.activation = activation
+        init_conv(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C_in, H, W) -> (B, C_out, H, W)."""
+        x = super().forward(x)
+        if self.norm is not None:
+            x = self.norm(x)
+        return x if self.activation is None else self.activation(x)
+
+
+@torch.no_grad()
+def init_conv(conv: nn.Module) -> None:
+    """Fill a convolution's weight with kaiming_uniform (a = 1) and its bias, if any, with zeros."""
+    nn.init.kaiming_uniform_(conv.weight, a=1)
+    if conv.bias is not None:
+        nn.init.zeros_(conv.bias)

@@ -1,0 +1,30 @@
+"""FaPN's feature alignment: coarse features are moved to where the fine ones are (arXiv 2108.07058)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from semask_d2.modeling.layers.conv import ConvNorm
+from semask_d2.modeling.layers.deformable_conv import DeformableConv
+
+
+class FeatureAlignment(nn.Module):
+    """Align coarse features to `lateral` with a deformable convolution, and add `lateral`.
+
+    `norm` is the GroupNorm of the convolution that follows in the pixel decoder: in the released models it is one
+    module under two names.
+    """
+
+    def __init__(self, channels: int, norm: nn.Module):
+        super().__init__()
+        self.offset = ConvNorm(2 * channels, channels, 1, norm=norm)
+        self.dcpack_L2 = DeformableConv(channels)
+
+    def forward(self, lateral: Tensor, coarse: Tensor) -> Tensor:
+        """`lateral` and `coarse` (B, C, H, W), of one size -> (B, C, H, W)."""
+        guide = self.offset(torch.cat([lateral, 2 * coarse], 1))
+        with torch.autocast(lateral.device.type, enabled=False):
+            aligned = self.dcpack_L2(coarse.float(), guide.float())
+        return F.relu(aligned) + lateral

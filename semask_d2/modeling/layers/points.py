@@ -1,0 +1,42 @@
+"""Bilinear samples of maps and of label maps at arbitrary points.
+
+Points are (x, y) in [0, 1], the image's corners being (0, 0) and (1, 1); a pixel's value sits at its center, and
+outside the map everything is zero (`align_corners=False`, zero padding).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def sample_points(maps: Tensor, points: Tensor) -> Tensor:
+    """Values of `maps` (B, C, H, W) at `points` (B, P, 2): (B, C, P)."""
+    grid = 2 * points[:, None] - 1
+    return F.grid_sample(maps, grid, mode="bilinear", padding_mode="zeros", align_corners=False).squeeze(2)
+
+
+def sample_class_masks(labels: Tensor, points: Tensor, classes: Tensor) -> Tensor:
+    """Bilinear samples of the binary masks `labels == class` without building one: (M, P).
+
+    A sample of a binary mask is the sum of the weights of those of its four pixels that carry the class.
+    `labels` is one map (H, W), `classes` (M,) ids of at least 0; `points` is (P, 2), shared by all masks, or (M, P, 2),
+    one set each.
+    """
+    height, width = labels.shape
+    padded = F.pad(labels.long(), (1, 2, 1, 2), value=-1)  # no class: what lies outside counts for no mask
+    pitch = padded.shape[1]
+    x = (points[..., 0] * width - 0.5).clamp(-1, width)
+    y = (points[..., 1] * height - 0.5).clamp(-1, height)
+    left, top = x.floor(), y.floor()
+    right_share, lower_share = x - left, y - top
+    corner = (top.long() + 1) * pitch + left.long() + 1
+    flat, classes = padded.flatten(), classes[:, None]
+
+    def row(start: Tensor) -> Tensor:
+        return torch.where(flat[start] == classes, 1 - right_share, 0) + torch.where(
+            flat[start + 1] == classes, right_share, 0
+        )
+
+    return (1 - lower_share) * row(corner) + lower_share * row(corner + pitch)

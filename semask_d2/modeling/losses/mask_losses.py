@@ -1,0 +1,127 @@
+"""How predicted masks are compared with true ones, as matching costs and as losses.
+
+Mask2Former: binary cross-entropy and dice on points (arXiv 2112.01527, section 3.3). MaskFormer: focal loss and dice on
+all pixels (arXiv 2107.06278, section 3.2).
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from semask_d2.modeling.layers.points import sample_class_masks, sample_points
+from semask_d2.utils.arguments import require
+
+ALPHA, GAMMA = 0.25, 2  # of the focal loss (arXiv 1708.02002)
+
+
+class MaskLoss(Protocol):
+    """How the masks of one image are compared: two terms, "mask" and "dice", as matching costs and as losses."""
+
+    def costs(self, embed: Tensor, features: Tensor, labels: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+        """`embed` (N, C), `features` (C, h, w), `labels` (H, W), `classes` (M,) -> two (N, M) cost matrices."""
+
+    def losses(self, embed: Tensor, features: Tensor, labels: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+        """As `costs`, for the L x M matched pairs, `embed` (L, M, C) -> the two losses of each pair, (L, M)."""
+
+
+def dice(probability: Tensor, target: Tensor) -> Tensor:
+    """1 - (2 sum pt + 1) / (sum p + sum t + 1) over the last dimension of two tensors (..., P)."""
+    overlap = (probability * target).sum(-1)
+    return 1 - (2 * overlap + 1) / (probability.sum(-1) + target.sum(-1) + 1)
+
+
+def pairwise_dice(probability: Tensor, target: Tensor) -> Tensor:
+    """`dice` of every row of `probability` (N, P) with every row of `target` (M, P): (N, M)."""
+    overlap = probability @ target.T
+    return 1 - (2 * overlap + 1) / (probability.sum(1, keepdim=True) + target.sum(1) + 1)
+
+
+class PointMaskLoss:
+    """Costs on `num_points` uniform points an image; losses on points that are partly the most uncertain ones.
+
+    For the losses, `oversample_ratio` x `num_points` uniform candidates are drawn, each mask keeps the
+    `importance_sample_ratio` x `num_points` where its logit is nearest to zero, and fresh uniform points fill up.
+    The points of the costs and the candidates are shared by the masks and decoder layers of an image: for each of
+    them they are uniform, and the samples of all become one product.
+    """
+
+    config_keys: ClassVar = {
+        "num_points": "MODEL.MASK_FORMER.TRAIN_NUM_POINTS",
+        "oversample_ratio": "MODEL.MASK_FORMER.OVERSAMPLE_RATIO",
+        "importance_sample_ratio": "MODEL.MASK_FORMER.IMPORTANCE_SAMPLE_RATIO",
+    }
+
+    def __init__(self, num_points: int, oversample_ratio: float, importance_sample_ratio: float):
+        require(num_points >= 1, self, "num_points", "at least 1", num_points)
+        wanted = f"between 0 and 1 and at most OVERSAMPLE_RATIO ({oversample_ratio})"
+        share = importance_sample_ratio
+        require(0 <= share <= min(1, oversample_ratio), self, "importance_sample_ratio", wanted, share)
+        self.num_points = num_points
+        self.num_candidates = int(num_points * oversample_ratio)
+        self.num_uncertain = int(num_points * importance_sample_ratio)
+
+    def costs(self, embed: Tensor, features: Tensor, labels: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+        """`embed` (N, C), `features` (C, h, w), `labels` (H, W), `classes` (M,) -> two (N, M) cost matrices."""
+        points = torch.rand(self.num_points, 2, device=embed.device)
+        # sampling is linear, so the features are sampled once for all queries
+        logits = embed @ sample_points(features[None], points[None])[0]
+        target = sample_class_masks(labels, points, classes)
+        # softplus(-x) t + softplus(x) (1 - t) = softplus(x) - x t, and softplus(x) = relu(x) - log sigmoid(|x|)
+        confidence = logits.abs().sigmoid_()
+        softplus_sum = logits.relu().sum(1, keepdim=True) - confidence.log().sum(1, keepdim=True)
+        mask_cost = (softplus_sum - logits @ target.T) / self.num_points
+        probability = torch.where(logits >= 0, confidence, 1 - confidence)
+        return mask_cost, pairwise_dice(probability, target)
+
+    def losses(self, embed: Tensor, features: Tensor, labels: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+        """`embed` (L, M, C) of the matched queries -> binary cross-entropy and dice of each pair, (L, M)."""
+        layers = len(embed)
+        logit_maps = torch.einsum("nc,chw->nhw", embed.flatten(0, 1), features)
+        points = self.choose_points(logit_maps.detach())
+        logits = sample_points(logit_maps[:, None], points).squeeze(1)
+        target = sample_class_masks(labels, points, classes.repeat(layers))
+        mask_loss = F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean(1)
+        return mask_loss.view(layers, -1), dice(logits.sigmoid(), target).view(layers, -1)
+
+    @torch.no_grad()
+    def choose_points(self, logit_maps: Tensor) -> Tensor:
+        """Points (N, num_points, 2) for `logit_maps` (N, h, w)."""
+        candidates = torch.rand(self.num_candidates, 2, device=logit_maps.device)
+        certainty = sample_points(logit_maps[None], candidates[None])[0].abs()
+        uncertain = certainty.topk(self.num_uncertain, dim=1, largest=False, sorted=False).indices
+        num_fresh = self.num_points - self.num_uncertain
+        fresh = torch.rand(len(logit_maps), num_fresh, 2, device=logit_maps.device)
+        return torch.cat([candidates[uncertain], fresh], dim=1)
+
+
+def focal_terms(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """The focal loss of each logit where its target is 1, and where it is 0."""
+    probability = logits.sigmoid()
+    positive = ALPHA * (1 - probability) ** GAMMA * F.softplus(-logits)
+    negative = (1 - ALPHA) * probability**GAMMA * F.softplus(logits)
+    return positive, negative
+
+
+class DenseMaskLoss:
+    """Costs at the masks' own resolution, with the labels resized to it; losses at the labels' resolution."""
+
+    def costs(self, embed: Tensor, features: Tensor, labels: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+        """`embed` (N, C), `features` (C, h, w), `labels` (H, W), `classes` (M,) -> two (N, M) cost matrices."""
+        logits = embed @ features.flatten(1)
+        small = F.interpolate(labels[None, None].float(), size=features.shape[-2:], mode="nearest")
+        target = (small.flatten() == classes[:, None]).to(logits.dtype)
+        positive, negative = focal_terms(logits)
+        mask_cost = (positive @ target.T + negative @ (1 - target).T) / logits.shape[1]
+        return mask_cost, pairwise_dice(logits.sigmoid(), target)
+
+    def losses(self, embed: Tensor, features: Tensor, labels: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+        """`embed` (L, M, C) of the matched queries -> focal loss and dice of each pair, (L, M)."""
+        logit_maps = torch.einsum("lmc,chw->lmhw", embed, features)
+        logits = F.interpolate(logit_maps, size=labels.shape, mode="bilinear", align_corners=False)
+        target = labels == classes[:, None, None]
+        mask_loss = torch.where(target, *focal_terms(logits)).mean((2, 3))
+        return mask_loss, dice(logits.sigmoid().flatten(2), target.flatten(1))

@@ -1,0 +1,140 @@
+"""The mask models' loss: match each decoder layer's queries to the present classes, then class and mask losses.
+
+The matching and its losses work on all decoder layers at once, and wait for the device once a step.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from semask_d2.d2 import comm
+from semask_d2.modeling.losses.mask_losses import MaskLoss
+from semask_d2.modeling.losses.matcher import solve_assignments
+from semask_d2.modeling.losses.targets import SemanticTargets
+from semask_d2.modeling.transformer_decoders import MaskPredictions
+from semask_d2.utils.arguments import require
+
+
+class SetCriterion(nn.Module):
+    """Losses `loss_ce`, `loss_mask`, `loss_dice` of the last layer, and with suffix `_{i}` of each earlier one.
+
+    The weights serve as matching costs and as loss weights. Sums over masks are divided by the number of target
+    masks over all processes.
+    """
+
+    config_keys: ClassVar = {
+        "num_classes": "MODEL.SEM_SEG_HEAD.NUM_CLASSES",
+        "class_weight": "MODEL.MASK_FORMER.CLASS_WEIGHT",
+        "mask_weight": "MODEL.MASK_FORMER.MASK_WEIGHT",
+        "dice_weight": "MODEL.MASK_FORMER.DICE_WEIGHT",
+        "no_object_weight": "MODEL.MASK_FORMER.NO_OBJECT_WEIGHT",
+        "deep_supervision": "MODEL.MASK_FORMER.DEEP_SUPERVISION",
+    }
+
+    def __init__(
+        self,
+        mask_loss: MaskLoss,
+        *,
+        num_classes: int,
+        class_weight: float,
+        mask_weight: float,
+        dice_weight: float,
+        no_object_weight: float,
+        deep_supervision: bool = True,
+    ):
+        super().__init__()
+        weights = {"class_weight": class_weight, "mask_weight": mask_weight, "dice_weight": dice_weight}
+        for name, weight in {**weights, "no_object_weight": no_object_weight}.items():
+            require(weight >= 0, self, name, "at least 0", weight)
+        self.mask_loss = mask_loss
+        self.num_classes = num_classes
+        self.class_weight, self.mask_weight, self.dice_weight = class_weight, mask_weight, dice_weight
+        self.deep_supervision = deep_supervision
+        empty_weight = torch.ones(num_classes + 1)
+        empty_weight[-1] = no_object_weight
+        self.register_buffer("empty_weight", empty_weight, persistent=False)
+
+    def forward(self, predictions: MaskPredictions, targets: SemanticTargets) -> dict[str, Tensor]:
+        """Weighted losses by name, all in fp32."""
+        with torch.autocast(predictions.mask_embed.device.type, enabled=False):
+            predictions = predictions.float()
+            if not self.deep_supervision:
+                predictions = MaskPredictions(
+                    predictions.class_logits[-1:], predictions.mask_embed[-1:], predictions.mask_features
+                )
+            matches = self.match(predictions, targets)
+            class_loss = self.class_loss(predictions.class_logits, targets, matches)
+            mask_loss, dice_loss = self.mask_losses(predictions, targets, matches)
+        layers = len(class_loss)
+        losses = {}
+        for i in range(layers):
+            suffix = "" if i == layers - 1 else f"_{i}"
+            losses[f"loss_ce{suffix}"] = self.class_weight * class_loss[i]
+            losses[f"loss_mask{suffix}"] = self.mask_weight * mask_loss[i]
+            losses[f"loss_dice{suffix}"] = self.dice_weight * dice_loss[i]
+        return losses
+
+    @torch.no_grad()
+    def match(self, predictions: MaskPredictions, targets: SemanticTargets) -> list[Tensor]:
+        """The query of each target: per image (L, M_i) on the predictions' device, -1 for a target left over."""
+        layers, device = len(predictions.mask_embed), predictions.mask_embed.device
+        costs = []
+        for i, classes in enumerate(targets.classes):
+            ids = torch.tensor(classes, device=device, dtype=torch.int64)
+            mask_cost, dice_cost = self.mask_loss.costs(
+                predictions.mask_embed[:, i].flatten(0, 1),
+                predictions.mask_features[i],
+                targets.labels[i],
+                ids,
+            )
+            class_cost = -predictions.class_logits[:, i].softmax(-1)[..., ids]
+            cost = self.mask_weight * mask_cost + self.dice_weight * dice_cost
+            costs.append(self.class_weight * class_cost + cost.unflatten(0, (layers, -1)))
+        return [torch.from_numpy(match).to(device, non_blocking=True) for match in solve_assignments(costs)]
+
+    def class_loss(self, class_logits: Tensor, targets: SemanticTargets, matches: list[Tensor]) -> Tensor:
+        """Cross-entropy of each layer, (L,): unmatched queries have the target "no object", of lower weight."""
+        layers, batch, queries, _ = class_logits.shape
+        # one column more than queries takes the writes of targets left over
+        wanted = class_logits.new_full((layers, batch, queries + 1), self.num_classes, dtype=torch.int64)
+        for i, (classes, match) in enumerate(zip(targets.classes, matches, strict=True)):
+            ids = torch.tensor(classes, device=match.device, dtype=torch.int64).expand_as(match)
+            wanted[:, i].scatter_(1, match % (queries + 1), ids)
+        wanted = wanted[..., :queries]
+        loss = F.cross_entropy(class_logits.flatten(0, 2), wanted.flatten(), weight=self.empty_weight, reduction="none")
+        weight = self.empty_weight[wanted]
+        return loss.view(layers, -1).sum(1) / weight.view(layers, -1).sum(1)
+
+    def mask_losses(
+        self, predictions: MaskPredictions, targets: SemanticTargets, matches: list[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """The "mask" and "dice" losses of each layer, (L,) each."""
+        # zero, yet tied to every prediction: ranks without a target still take part in the gradient exchange
+        mask_loss = predictions.mask_embed.sum((1, 2, 3)) * 0 + predictions.mask_features.sum() * 0
+        dice_loss = mask_loss
+        for i, (classes, match) in enumerate(zip(targets.classes, matches, strict=True)):
+            if not classes:
+                continue
+            embed = predictions.mask_embed[:, i]
+            matched = embed.gather(1, match.clamp(min=0)[..., None].expand(-1, -1, embed.shape[-1]))
+            ids = torch.tensor(classes, device=match.device, dtype=torch.int64)
+            mask_losses, dice_losses = self.mask_loss.losses(
+                matched, predictions.mask_features[i], targets.labels[i], ids
+            )
+            assigned = match >= 0
+            mask_loss = mask_loss + (mask_losses * assigned).sum(1)
+            dice_loss = dice_loss + (dice_losses * assigned).sum(1)
+        count = self.mean_num_masks(targets, mask_loss.device)
+        return mask_loss / count, dice_loss / count
+
+    @staticmethod
+    def mean_num_masks(targets: SemanticTargets, device: torch.device) -> Tensor:
+        """Target masks per process, at least 1: the divisor that makes the sum over processes a mean."""
+        count = torch.tensor(float(targets.num_masks), device=device)
+        if comm.get_world_size() > 1:
+            torch.distributed.all_reduce(count)
+        return (count / comm.get_world_size()).clamp(min=1)

@@ -1,0 +1,184 @@
+"""What every model for semantic segmentation does: images in, and scores, labels or losses out."""
+
+from __future__ import annotations
+
+from abc import ABCMeta, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from semask_d2.d2 import Backbone, ImageList
+from semask_d2.modeling.layers.semantic_decoder import SEMANTIC_MAPS, decode_semantic_prior
+from semask_d2.modeling.losses.cross_entropy import pixel_loss
+from semask_d2.modeling.losses.targets import SemanticTargets, build_targets
+from semask_d2.modeling.meta_arch.score_maps import ScoreMap
+from semask_d2.utils.arguments import require
+
+
+class Normalizer(nn.Module):
+    """Pixel mean and standard deviation as buffers that follow the model's device and stay out of checkpoints."""
+
+    config_keys: ClassVar = {"pixel_mean": "MODEL.PIXEL_MEAN", "pixel_std": "MODEL.PIXEL_STD"}
+
+    def __init__(self, pixel_mean: Sequence[float], pixel_std: Sequence[float]):
+        super().__init__()
+        require(len(pixel_mean) == 3, self, "pixel_mean", "three numbers", list(pixel_mean))
+        wanted = "three numbers above 0"
+        require(len(pixel_std) == 3 and min(pixel_std) > 0, self, "pixel_std", wanted, list(pixel_std))
+        self.register_buffer("mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
+
+    def forward(self, images: Sequence[Tensor], size_divisibility: int) -> ImageList:
+        """Images (3, H_i, W_i) in 0..255 -> one normalized batch, zero-padded right and bottom."""
+        images = [(image.to(self.mean.device, non_blocking=True) - self.mean) / self.std for image in images]
+        return ImageList.from_tensors(images, size_divisibility)
+
+
+def output_size(inputs: dict, image_size: tuple[int, int]) -> tuple[int, int]:
+    """The size that the caller wants the scores in: `height` and `width` of its dict, else the image's own."""
+    return inputs.get("height", image_size[0]), inputs.get("width", image_size[1])
+
+
+def image_names(batched_inputs: list[dict]) -> list[str]:
+    """What to call each image of a batch in a message."""
+    return [x.get("file_name", f"image {i} of the batch") for i, x in enumerate(batched_inputs)]
+
+
+class Segmentation(NamedTuple):
+    """What a model sees in one image: `labels` (H, W) int64 class ids and, where asked for, the rest.
+
+    `scores` (K, H, W) float; `priors`, the semantic maps `sem2`..`sem5` (K, h_i, w_i) of the image without padding.
+    """
+
+    labels: Tensor
+    scores: Tensor | None = None
+    priors: dict[str, Tensor] | None = None
+
+
+class SemanticSegmenter(nn.Module, metaclass=ABCMeta):
+    """A backbone and a head, with a loss on the backbone's semantic maps where it has them.
+
+    A subclass turns the head's predictions into score maps and losses. Batches are padded to `size_divisibility`, 0
+    for none. `scores_are_probabilities` says whether scores can be averaged as they are; where not, they are logits.
+    """
+
+    scores_are_probabilities: bool
+    prior_align_corners: bool  # how the semantic maps are resized
+    takes_uint8_labels = True
+    pads_training_images = False  # itself, by INPUT.SIZE_DIVISIBILITY, so that the mapper need not
+    config_keys: ClassVar[Mapping[str, str]] = {
+        "num_classes": "MODEL.SEM_SEG_HEAD.NUM_CLASSES",
+        "ignore_label": "MODEL.SEM_SEG_HEAD.IGNORE_VALUE",
+        "prior_weight": "MODEL.MASK_FORMER.CATE_WEIGHT",
+    }
+
+    def __init__(
+        self,
+        *,
+        backbone: Backbone,
+        sem_seg_head: nn.Module,
+        normalizer: Normalizer,
+        num_classes: int,
+        ignore_label: int,
+        prior_weight: float,
+        size_divisibility: int,
+    ):
+        super().__init__()
+        require(num_classes >= 1, self, "num_classes", "at least 1", num_classes)
+        require(prior_weight >= 0, self, "prior_weight", "at least 0", prior_weight)
+        self.backbone = backbone
+        self.sem_seg_head = sem_seg_head
+        self.normalizer = normalizer
+        self.num_classes = num_classes
+        self.ignore_label = ignore_label
+        self.prior_weight = prior_weight
+        self.size_divisibility = size_divisibility
+        self.train_size_divisibility = size_divisibility
+
+    @property
+    def device(self) -> torch.device:
+        """The device that the model is on."""
+        return self.normalizer.mean.device
+
+    @property
+    def has_priors(self) -> bool:
+        """Whether the backbone gives semantic maps."""
+        return SEMANTIC_MAPS[0] in self.backbone.output_shape()
+
+    def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict[str, Tensor]]:
+        """Detectron2's lists of dicts: `image` (3, H, W) in 0..255, RGB, and in training `sem_seg` (H, W) labels.
+
+        In training: weighted losses by name. Else, per image, `sem_seg`: scores (K, height, width), where `height`
+        and `width` are the dict's, or the image's own size.
+        """
+        if not self.training:
+            return [{"sem_seg": result.scores} for result in self.predict(batched_inputs, scores=True)]
+        images, features = self.extract(batched_inputs)
+        targets = build_targets(
+            [x["sem_seg"] for x in batched_inputs],
+            images.tensor.shape[-2:],
+            num_classes=self.num_classes,
+            ignore_label=self.ignore_label,
+            device=self.device,
+            names=image_names(batched_inputs),
+        )
+        losses = self.head_losses(self.sem_seg_head(features), targets)
+        align_corners = self.prior_align_corners
+        prior = decode_semantic_prior(features, align_corners=align_corners)
+        if prior is not None:
+            loss = pixel_loss(prior, targets.labels, self.ignore_label, align_corners=align_corners)
+            losses["loss_cate"] = self.prior_weight * loss
+        return losses
+
+    def predict(self, batched_inputs: list[dict], *, scores: bool = False, priors: bool = False) -> list[Segmentation]:
+        """Each image's labels at its `height` and `width` (the argmax of `forward`'s scores), and what else is asked.
+
+        Scores that nobody asks for are never made whole. Raises `ValueError` for priors that the model has not.
+        """
+        if priors and not self.has_priors:
+            raise ValueError(f"{type(self.backbone).__name__} gives no semantic maps (NUM_SEM_BLOCKS 0, or none)")
+        results = []
+        for batch in self.batches(batched_inputs):
+            images, features = self.extract(batch)
+            maps = self.prior_maps(images, features) if priors else [None] * len(batch)
+            score_maps = self.score_maps(batch, images, self.sem_seg_head(features))
+            for score_map, prior in zip(score_maps, maps, strict=True):
+                whole = score_map.scores() if scores else None
+                labels = score_map.labels() if whole is None else whole.argmax(0)
+                results.append(Segmentation(labels, whole, prior))
+        return results
+
+    def predict_labels(self, batched_inputs: list[dict]) -> list[Tensor]:
+        """The class of each pixel, (height, width) int64 per image."""
+        return [result.labels for result in self.predict(batched_inputs)]
+
+    def batches(self, batched_inputs: list[dict]) -> list[list[dict]]:
+        """The images that go through the model together in evaluation: all of them, as they are padded."""
+        return [batched_inputs]
+
+    def extract(self, batched_inputs: list[dict]) -> tuple[ImageList, dict[str, Tensor]]:
+        """The padded batch, and the backbone's features of it: `res2`..`res5`, `sem2`..`sem5` where it has them."""
+        divisor = self.train_size_divisibility if self.training else self.size_divisibility
+        images = self.normalizer([x["image"] for x in batched_inputs], divisor)
+        return images, self.backbone(images.tensor)
+
+    @staticmethod
+    def prior_maps(images: ImageList, features: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+        """Each image's `Segmentation.priors`: the cells that cover it, rounded up."""
+        maps: list[dict[str, Tensor]] = [{} for _ in images.image_sizes]
+        padded = images.tensor.shape[-2:]
+        for name in SEMANTIC_MAPS:
+            for prior, whole, size in zip(maps, features[name], images.image_sizes, strict=True):
+                rows, columns = (-(-s * n // p) for s, n, p in zip(size, whole.shape[-2:], padded, strict=True))
+                prior[name] = whole[:, :rows, :columns]
+        return maps
+
+    @abstractmethod
+    def head_losses(self, predictions, targets: SemanticTargets) -> dict[str, Tensor]:
+        """The weighted losses of the head's predictions."""
+
+    @abstractmethod
+    def score_maps(self, batched_inputs: list[dict], images: ImageList, predictions) -> list[ScoreMap]:
+        """The head's predictions as scores, image by image."""

@@ -1,0 +1,20 @@
+"""Building the model that a config describes."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from semask_d2 import d2
+from semask_d2.d2 import BACKBONE_REGISTRY, META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY, CfgNode
+from semask_d2.utils.arguments import naming_config_keys
+from semask_d2.utils.registry import lookup
+
+
+def build_model(cfg: CfgNode) -> nn.Module:
+    """Build MODEL.META_ARCHITECTURE on MODEL.DEVICE; `UserError` where a name or a value of the config is wrong."""
+    model = cfg.MODEL
+    lookup(META_ARCH_REGISTRY, model.META_ARCHITECTURE, "MODEL.META_ARCHITECTURE")
+    lookup(BACKBONE_REGISTRY, model.BACKBONE.NAME, "MODEL.BACKBONE.NAME")
+    lookup(SEM_SEG_HEADS_REGISTRY, model.SEM_SEG_HEAD.NAME, "MODEL.SEM_SEG_HEAD.NAME")
+    with naming_config_keys():
+        return d2.build_model(cfg)

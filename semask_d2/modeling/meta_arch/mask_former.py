@@ -1,0 +1,155 @@
+"""SeMask with mask classification: SeMask backbone, mask head, set criterion and semantic-prior supervision."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from semask_d2.d2 import (
+    META_ARCH_REGISTRY,
+    Backbone,
+    ImageList,
+    build_backbone,
+    build_sem_seg_head,
+    configurable,
+)
+from semask_d2.modeling.heads import BranchMaskFormerHead
+from semask_d2.modeling.losses.mask_losses import DenseMaskLoss, PointMaskLoss
+from semask_d2.modeling.losses.set_criterion import SetCriterion
+from semask_d2.modeling.losses.targets import SemanticTargets
+from semask_d2.modeling.meta_arch.base import Normalizer, SemanticSegmenter, output_size
+from semask_d2.modeling.meta_arch.score_maps import ScoreMap, resized, rows_of
+from semask_d2.modeling.transformer_decoders import MaskPredictions
+from semask_d2.utils.arguments import arguments_from, require
+from semask_d2.utils.errors import UserError
+
+
+@META_ARCH_REGISTRY.register()
+class SeMaskMaskFormer(SemanticSegmenter):
+    """MaskFormer-type semantic segmentation on any backbone; the prior loss where it has semantic maps."""
+
+    scores_are_probabilities = True
+    prior_align_corners = True
+    config_keys: ClassVar = {
+        **SemanticSegmenter.config_keys,
+        "size_divisibility": "MODEL.MASK_FORMER.SIZE_DIVISIBILITY",
+        "resize_masks_first": "MODEL.MASK_FORMER.TEST.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE",
+        "semantic_on": "MODEL.MASK_FORMER.TEST.SEMANTIC_ON",
+        "instance_on": "MODEL.MASK_FORMER.TEST.INSTANCE_ON",
+        "panoptic_on": "MODEL.MASK_FORMER.TEST.PANOPTIC_ON",
+    }
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        backbone: Backbone,
+        sem_seg_head: nn.Module,
+        criterion: SetCriterion,
+        normalizer: Normalizer,
+        num_classes: int,
+        ignore_label: int,
+        prior_weight: float,
+        size_divisibility: int,
+        resize_masks_first: bool = False,
+        semantic_on: bool = True,
+        instance_on: bool = False,
+        panoptic_on: bool = False,
+    ):
+        super().__init__(
+            backbone=backbone,
+            sem_seg_head=sem_seg_head,
+            normalizer=normalizer,
+            num_classes=num_classes,
+            ignore_label=ignore_label,
+            prior_weight=prior_weight,
+            size_divisibility=size_divisibility,
+        )
+        require(semantic_on, self, "semantic_on", "True, as semantic scores are all there is", semantic_on)
+        for name, wanted in (("instance_on", instance_on), ("panoptic_on", panoptic_on)):
+            require(not wanted, self, name, "False, as SeMask does semantic segmentation only", wanted)
+        self.criterion = criterion
+        self.resize_masks_first = resize_masks_first
+
+    @classmethod
+    def from_config(cls, cfg):
+        """The parts and arguments of `__init__` from a whole config."""
+        backbone = build_backbone(cfg)
+        sem_seg_head = build_sem_seg_head(cfg, backbone.output_shape())
+        if not isinstance(sem_seg_head, BranchMaskFormerHead):
+            raise UserError(
+                f"MODEL.SEM_SEG_HEAD.NAME: {cfg.MODEL.SEM_SEG_HEAD.NAME} gives no masks, as SeMaskMaskFormer needs "
+                "them; set it to BranchMaskFormerHead, or MODEL.META_ARCHITECTURE to SeMaskFPN or Detectron2's "
+                "SemanticSegmentor"
+            )
+        mask_loss = (
+            DenseMaskLoss()
+            if sem_seg_head.predictor.supervision == "dense"
+            else PointMaskLoss(**arguments_from(cfg, PointMaskLoss.config_keys))
+        )
+        arguments = arguments_from(cfg, cls.config_keys)
+        if arguments["size_divisibility"] <= 0:
+            arguments["size_divisibility"] = backbone.size_divisibility
+        return {
+            **arguments,
+            "backbone": backbone,
+            "sem_seg_head": sem_seg_head,
+            "criterion": SetCriterion(mask_loss, **arguments_from(cfg, SetCriterion.config_keys)),
+            "normalizer": Normalizer(**arguments_from(cfg, Normalizer.config_keys)),
+        }
+
+    def head_losses(self, predictions: MaskPredictions, targets: SemanticTargets) -> dict[str, Tensor]:
+        """The set criterion's losses."""
+        return self.criterion(predictions, targets)
+
+    def score_maps(self, batched_inputs: list[dict], images: ImageList, predictions: MaskPredictions) -> list[ScoreMap]:
+        """The final layer's predictions to scores, image by image."""
+        padded_size = images.tensor.shape[-2:]
+        per_image = zip(
+            batched_inputs,
+            images.image_sizes,
+            predictions.class_logits[-1].float(),
+            predictions.mask_logits().float(),
+            strict=True,
+        )
+        return [
+            self.score_map(
+                class_logits,
+                mask_logits,
+                padded_size=padded_size,
+                image_size=image_size,
+                output_size=output_size(inputs, image_size),
+            )
+            for inputs, image_size, class_logits, mask_logits in per_image
+        ]
+
+    def score_map(
+        self,
+        class_logits: Tensor,
+        mask_logits: Tensor,
+        *,
+        padded_size: tuple[int, int],
+        image_size: tuple[int, int],
+        output_size: tuple[int, int],
+    ) -> ScoreMap:
+        """Scores of one image: `class_logits` (Q, K + 1), `mask_logits` (Q, h, w) -> (K, *output_size).
+
+        A pixel's score for a class is the sum over queries of class probability times mask probability
+        (MaskFormer, arXiv 2107.06278, section 3.4). Masks are upsampled to the padded input; the scores there are
+        cropped and resized. With `resize_masks_first` it is the mask logits that are cropped and resized.
+        """
+        probability = class_logits.softmax(-1)[:, :-1].contiguous()
+        padded = resized(rows_of(mask_logits), tuple(mask_logits.shape[-2:]), tuple(padded_size))
+
+        def masks(start: int, stop: int) -> Tensor:
+            return padded(start, stop)[:, : image_size[1]]
+
+        if self.resize_masks_first:
+            masks = resized(masks, image_size, output_size)
+
+        def scores(start: int, stop: int) -> Tensor:
+            return masks(start, stop).sigmoid() @ probability
+
+        rows = scores if self.resize_masks_first else resized(scores, image_size, output_size)
+        return ScoreMap(rows, output_size, max(probability.shape), mask_logits.device)

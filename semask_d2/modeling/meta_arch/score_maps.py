@@ -1,0 +1,95 @@
+"""Maps that are resized and combined a band of rows at a time, so that none is held whole at full size.
+
+Full-size masks and scores of a large image take gigabytes, and its labels (H, W) need neither. Here a `Rows` is a map
+(H, W, C) as a function: `rows(start, stop)` gives (stop - start, W, C). Channels come last because resizing and argmax
+are several times faster so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Rows = Callable[[int, int], Tensor]
+
+BAND_ELEMENTS = 2**21  # of a band's widest map in fp32: 8 MB, near a CPU's caches
+GPU_BAND_ELEMENTS = 2**26
+
+
+def rows_of(maps: Tensor) -> Rows:
+    """The rows of maps (C, H, W)."""
+    maps = maps.permute(1, 2, 0).contiguous()
+    return lambda start, stop: maps[start:stop]
+
+
+def resized(rows: Rows, source: tuple[int, int], target: tuple[int, int]) -> Rows:
+    """A map (*source, C) resized to (*target, C): bilinear, with half-pixel centers, as F.interpolate does it."""
+    height, width, new_height, new_width = map(int, (*source, *target))  # under torch.jit.trace they are tensors
+
+    def of_height(start: int, stop: int) -> Tensor:
+        centers = np.arange(start, stop, dtype=np.float32) + np.float32(0.5)
+        y = np.clip(centers * np.float32(height / new_height) - np.float32(0.5), 0, height - 1)
+        above = y.astype(np.int64)
+        below = np.minimum(above + 1, height - 1)
+        first = int(above[0])
+        band = rows(first, int(below[-1]) + 1)
+        above_row, below_row = (band[torch.from_numpy(index - first).to(band.device)] for index in (above, below))
+        return torch.lerp(above_row, below_row, torch.from_numpy(y - above).to(band)[:, None, None])
+
+    def of_size(start: int, stop: int) -> Tensor:
+        band = rows(start, stop) if height == new_height else of_height(start, stop)
+        if width == new_width:
+            return band
+        maps = band[None].permute(0, 3, 1, 2)
+        maps = F.interpolate(maps, size=(stop - start, new_width), mode="bilinear", align_corners=False)
+        return maps.permute(0, 2, 3, 1)[0]
+
+    return of_size
+
+
+class ScoreMap(NamedTuple):
+    """The class scores of one image: `rows` gives some rows of the map, whose `size` is (H, W).
+
+    `channels` counts those of the widest map behind a row.
+    """
+
+    rows: Rows
+    size: tuple[int, int]
+    channels: int
+    device: torch.device
+
+    def scores(self) -> Tensor:
+        """All scores: (K, H, W), with K innermost in memory."""
+        return self._collect(lambda band: band).permute(2, 0, 1)
+
+    def labels(self) -> Tensor:
+        """The class of each pixel's highest score, the lowest one of equals: (H, W) int64."""
+        return self._collect(argmax_of_channels)
+
+    def _collect(self, function: Callable[[Tensor], Tensor]) -> Tensor:
+        """`function` of each band (rows, W, K), in one map (H, W, ...)."""
+        whole = None
+        for start, band in self._bands():
+            part = function(band)
+            if whole is None:
+                whole = part.new_empty(self.size + part.shape[2:])
+            whole[start : start + len(part)] = part
+        return whole
+
+    def _bands(self) -> Iterator[tuple[int, Tensor]]:
+        """The first row and the scores (rows, W, K) of each band, from top to bottom."""
+        height, width = map(int, self.size)
+        elements = BAND_ELEMENTS if self.device.type == "cpu" else GPU_BAND_ELEMENTS
+        step = max(1, elements // (self.channels * width))
+        for start in range(0, height, step):
+            yield start, self.rows(start, min(start + step, height))
+
+
+def argmax_of_channels(band: Tensor) -> Tensor:
+    """`band.argmax(-1)`; on a CPU NumPy's, which is vectorized."""
+    return torch.from_numpy(band.detach().numpy().argmax(-1)) if band.device.type == "cpu" else band.argmax(-1)

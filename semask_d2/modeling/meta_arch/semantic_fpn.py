@@ -1,0 +1,92 @@
+"""SeMask with Semantic FPN: per-pixel classification and semantic-prior supervision (arXiv 2112.12782)."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from semask_d2.d2 import META_ARCH_REGISTRY, Backbone, ImageList, build_backbone, build_sem_seg_head, configurable
+from semask_d2.modeling.losses.cross_entropy import pixel_loss
+from semask_d2.modeling.losses.targets import SemanticTargets
+from semask_d2.modeling.meta_arch.base import Normalizer, SemanticSegmenter, output_size
+from semask_d2.modeling.meta_arch.score_maps import ScoreMap, resized, rows_of
+from semask_d2.utils.arguments import arguments_from, require
+
+
+@META_ARCH_REGISTRY.register()
+class SeMaskFPN(SemanticSegmenter):
+    """Semantic FPN on any backbone; the prior loss where it has semantic maps.
+
+    In training images are padded to a multiple of `train_size_divisibility` (the recipes' crop) with zeros after
+    normalization; in evaluation not at all. `ohem_pixels` above 0 trains on so many of the hardest pixels an image.
+    """
+
+    scores_are_probabilities = False
+    prior_align_corners = False
+    pads_training_images = True
+    config_keys: ClassVar = {
+        **SemanticSegmenter.config_keys,
+        "loss_weight": "MODEL.SEM_SEG_HEAD.LOSS_WEIGHT",
+        "ohem_pixels": "MODEL.SEM_SEG_HEAD.OHEM_PIXELS",
+        "train_size_divisibility": "INPUT.SIZE_DIVISIBILITY",
+    }
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        backbone: Backbone,
+        sem_seg_head: nn.Module,
+        normalizer: Normalizer,
+        num_classes: int,
+        ignore_label: int,
+        loss_weight: float,
+        prior_weight: float,
+        ohem_pixels: int = 0,
+        train_size_divisibility: int = 0,
+    ):
+        super().__init__(
+            backbone=backbone,
+            sem_seg_head=sem_seg_head,
+            normalizer=normalizer,
+            num_classes=num_classes,
+            ignore_label=ignore_label,
+            prior_weight=prior_weight,
+            size_divisibility=0,
+        )
+        require(ohem_pixels >= 0, self, "ohem_pixels", "at least 0", ohem_pixels)
+        self.train_size_divisibility = max(train_size_divisibility, 0)
+        self.loss_weight = loss_weight
+        self.ohem_pixels = ohem_pixels
+
+    @classmethod
+    def from_config(cls, cfg):
+        """The parts and arguments of `__init__` from a whole config."""
+        backbone = build_backbone(cfg)
+        return {
+            **arguments_from(cfg, cls.config_keys),
+            "backbone": backbone,
+            "sem_seg_head": build_sem_seg_head(cfg, backbone.output_shape()),
+            "normalizer": Normalizer(**arguments_from(cfg, Normalizer.config_keys)),
+        }
+
+    def head_losses(self, predictions: Tensor, targets: SemanticTargets) -> dict[str, Tensor]:
+        """The cross-entropy of the logits, over the hardest pixels alone where so configured."""
+        loss = pixel_loss(
+            predictions, targets.labels, self.ignore_label, align_corners=False, ohem_pixels=self.ohem_pixels
+        )
+        return {"loss_ce": self.loss_weight * loss}
+
+    def batches(self, batched_inputs: list[dict]) -> list[list[dict]]:
+        """One by one: not padded, images of different sizes make no batch."""
+        return [[inputs] for inputs in batched_inputs]
+
+    def score_maps(self, batched_inputs: list[dict], images: ImageList, predictions: Tensor) -> list[ScoreMap]:
+        """The logits (B, K, h, w) of images of one size, straight from stride 4 to each one's output size."""
+        source = tuple(predictions.shape[-2:])
+        sizes = map(output_size, batched_inputs, images.image_sizes)
+        return [
+            ScoreMap(resized(rows_of(x), source, size), size, len(x), x.device)
+            for x, size in zip(predictions.float(), sizes, strict=True)
+        ]

@@ -1,0 +1,174 @@
+"""Mask2Former's pixel decoder (arXiv 2112.01527, section 3.1): a deformable encoder over the coarse levels, then
+one top-down step to stride 4; and its MSFaPN variant, whose step aligns features first (FaPN, arXiv 2108.07058)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from semask_d2.d2 import ShapeSpec, configurable
+from semask_d2.modeling.layers.conv import ConvNorm
+from semask_d2.modeling.layers.deformable_attention import MSDeformAttn, Size, reference_points
+from semask_d2.modeling.layers.position_encoding import sine_position_encoding
+from semask_d2.modeling.pixel_decoders.base import (
+    PIXEL_DECODER_REGISTRY,
+    PixelDecoder,
+    PixelDecoderOutput,
+    add_top_down_step,
+    check_norm,
+    select_features,
+    top_down_step,
+)
+from semask_d2.utils.arguments import arguments_from, require, value_of
+from semask_d2.utils.registry import require_names
+
+FEEDFORWARD_DIM = 1024  # the released models', whatever MODEL.MASK_FORMER.DIM_FEEDFORWARD says
+
+
+class DeformableEncoderLayer(nn.Module):
+    """Deformable self-attention and a feed-forward network, post-norm."""
+
+    def __init__(self, dim: int, num_levels: int, num_heads: int, num_points: int):
+        super().__init__()
+        self.self_attn = MSDeformAttn(dim, num_levels, num_heads, num_points)
+        self.norm1 = nn.LayerNorm(dim)
+        self.linear1 = nn.Linear(dim, FEEDFORWARD_DIM)
+        self.linear2 = nn.Linear(FEEDFORWARD_DIM, dim)
+        self.norm2 = nn.LayerNorm(dim)
+        for linear in (self.linear1, self.linear2):
+            nn.init.xavier_uniform_(linear.weight)
+
+    def forward(self, tokens: Tensor, position: Tensor, reference: Tensor, sizes: Sequence[Size]) -> Tensor:
+        """`tokens` (B, N, C), `position` (N, C), `reference` (N, 2) -> (B, N, C)."""
+        tokens = self.norm1(tokens + self.self_attn(tokens + position, reference, tokens, sizes))
+        return self.norm2(tokens + self.linear2(F.relu(self.linear1(tokens))))
+
+
+class DeformableEncoder(nn.Module):
+    """The stack of layers, under the released models' name `encoder.layers`."""
+
+    def __init__(self, layers: Sequence[DeformableEncoderLayer]):
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+
+
+class DeformableTransformer(nn.Module):
+    """Deformable encoder over several maps, each with its position encoding and a learned level embedding."""
+
+    def __init__(self, dim: int, num_levels: int, *, num_heads: int, num_points: int, num_layers: int):
+        super().__init__()
+        self.level_embed = nn.Parameter(torch.randn(num_levels, dim))
+        self.encoder = DeformableEncoder(
+            [DeformableEncoderLayer(dim, num_levels, num_heads, num_points) for _ in range(num_layers)]
+        )
+
+    def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        """Maps (B, C, h, w), coarse to fine -> maps of the same shapes."""
+        channels, device = maps[0].shape[1], maps[0].device
+        sizes = [tuple(m.shape[-2:]) for m in maps]
+        tokens = torch.cat([m.flatten(2).transpose(1, 2) for m in maps], dim=1)
+        position = torch.cat(
+            [
+                sine_position_encoding(h, w, channels, device).flatten(1).T + level
+                for (h, w), level in zip(sizes, self.level_embed, strict=True)
+            ]
+        )
+        reference = reference_points(sizes, device)
+        for layer in self.encoder.layers:
+            tokens = layer(tokens, position, reference, sizes)
+        parts = tokens.transpose(1, 2).split([h * w for h, w in sizes], dim=2)
+        return [part.unflatten(2, size) for part, size in zip(parts, sizes, strict=True)]
+
+
+@PIXEL_DECODER_REGISTRY.register()
+class MSDeformAttnPixelDecoder(PixelDecoder):
+    """Deformable encoder over `encoder_features`, then a top-down step for each finer feature down to stride 4."""
+
+    align = False  # whether the top-down step aligns features (FaPN)
+    config_keys: ClassVar = {
+        **PixelDecoder.config_keys,
+        "encoder_features": "MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES",
+        "num_encoder_layers": "MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS",
+        "num_heads": "MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS",
+        "num_points": "MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_N_POINTS",
+        "common_stride": "MODEL.SEM_SEG_HEAD.COMMON_STRIDE",
+    }
+
+    @configurable
+    def __init__(
+        self,
+        input_shape: dict[str, ShapeSpec],
+        *,
+        encoder_features: Sequence[str],
+        num_encoder_layers: int,
+        num_heads: int,
+        num_points: int,
+        conv_dim: int,
+        mask_dim: int,
+        norm: str,
+        common_stride: int,
+    ):
+        super().__init__()
+        self.check(input_shape, conv_dim=conv_dim, mask_dim=mask_dim, norm=norm)
+        check_norm(self, "GN", conv_dim, "conv_dim")  # of the projections, whatever `norm` is
+        require(num_encoder_layers >= 0, self, "num_encoder_layers", "at least 0", num_encoder_layers)
+        require(num_points >= 1, self, "num_points", "at least 1", num_points)
+        wanted = f"a number of heads that divides {conv_dim} ({self.config_keys['conv_dim']})"
+        require(num_heads >= 1 and conv_dim % num_heads == 0, self, "num_heads", wanted, num_heads)
+        coarse = [name for name in reversed(input_shape) if name in encoder_features]
+        self.encoder_features = coarse
+        self.input_proj = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(input_shape[name].channels, conv_dim, 1), nn.GroupNorm(32, conv_dim))
+            for name in coarse
+        )
+        for projection in self.input_proj:
+            nn.init.xavier_uniform_(projection[0].weight)
+            nn.init.zeros_(projection[0].bias)
+        self.transformer = DeformableTransformer(
+            conv_dim,
+            len(coarse),
+            num_heads=num_heads,
+            num_points=num_points,
+            num_layers=num_encoder_layers,
+        )
+        self.mask_features = ConvNorm(conv_dim, mask_dim, 1)
+        finest = min(input_shape[name].stride for name in coarse)
+        wanted = f"a power of two from 4 to {finest}"
+        require(
+            common_stride in (4, 8, 16, 32) and common_stride <= finest, self, "common_stride", wanted, common_stride
+        )
+        steps = int(math.log2(finest // common_stride))
+        self.fine_features = list(input_shape)[:steps]
+        for k, name in enumerate(self.fine_features, start=1):
+            add_top_down_step(self, k, input_shape[name].channels, conv_dim, norm, self.align)
+
+    @classmethod
+    def from_config(cls, cfg, input_shape):
+        """The arguments of `__init__` from `cfg.MODEL.SEM_SEG_HEAD`."""
+        shapes = select_features(cfg, input_shape)
+        key = cls.config_keys["encoder_features"]
+        require_names(key, value_of(cfg, key), shapes)
+        return {**arguments_from(cfg, cls.config_keys), "input_shape": shapes}
+
+    def forward(self, features: dict[str, Tensor]) -> PixelDecoderOutput:
+        """Backbone features (B, C_i, h_i, w_i) by name -> mask features at stride 4 and the encoder's maps."""
+        maps = [
+            projection(features[name]) for projection, name in zip(self.input_proj, self.encoder_features, strict=True)
+        ]
+        maps = self.transformer(maps)
+        y = maps[-1]
+        for k, name in reversed(list(enumerate(self.fine_features, start=1))):
+            y = top_down_step(self, k, features[name], y, "bilinear")
+        return PixelDecoderOutput(self.mask_features(y), maps)
+
+
+@PIXEL_DECODER_REGISTRY.register()
+class MSDeformAttnPixelFANDecoder(MSDeformAttnPixelDecoder):
+    """MSFaPN: as `MSDeformAttnPixelDecoder`, with feature alignment in the top-down step."""
+
+    align = True

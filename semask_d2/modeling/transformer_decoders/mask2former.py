@@ -1,0 +1,180 @@
+"""Mask2Former's decoder: queries attend to maps of several scales inside their own last mask (arXiv 2112.01527)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from semask_d2.d2 import configurable
+from semask_d2.modeling.layers.attention import MultiheadAttention
+from semask_d2.modeling.layers.conv import init_conv
+from semask_d2.modeling.layers.mlp import MLP
+from semask_d2.modeling.layers.position_encoding import sine_position_encoding
+from semask_d2.modeling.transformer_decoders.base import (
+    TRANSFORMER_DECODER_REGISTRY,
+    MaskPredictions,
+    MaskTransformerDecoder,
+)
+from semask_d2.utils.arguments import arguments_from, require
+
+NUM_LEVELS = 3
+
+
+class SelfAttentionLayer(nn.Module):
+    """Self-attention among queries, post-norm; positions go to queries and keys, never to values."""
+
+    def __init__(self, dim: int, num_heads: int, dropout: float):
+        super().__init__()
+        self.self_attn = MultiheadAttention(dim, num_heads, dropout)
+        self.norm = nn.LayerNorm(dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, queries: Tensor, query_position: Tensor) -> Tensor:
+        """(B, Q, C) and (Q, C) -> (B, Q, C)."""
+        q = queries + query_position
+        return self.norm(queries + self.dropout(self.self_attn(q, q, queries)))
+
+
+class CrossAttentionLayer(nn.Module):
+    """Attention from queries to the tokens of a map, masked, post-norm."""
+
+    def __init__(self, dim: int, num_heads: int, dropout: float):
+        super().__init__()
+        self.multihead_attn = MultiheadAttention(dim, num_heads, dropout)
+        self.norm = nn.LayerNorm(dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self, queries: Tensor, query_position: Tensor, tokens: Tensor, position: Tensor, attend: Tensor
+    ) -> Tensor:
+        """Queries (B, Q, C), tokens (B, N, C), positions (Q, C) and (N, C), `attend` (B, Q, N) -> (B, Q, C)."""
+        y = self.multihead_attn(queries + query_position, tokens + position, tokens, attend)
+        return self.norm(queries + self.dropout(y))
+
+
+class FeedForwardLayer(nn.Module):
+    """Linear, ReLU, linear, post-norm."""
+
+    def __init__(self, dim: int, hidden: int, dropout: float):
+        super().__init__()
+        self.linear1 = nn.Linear(dim, hidden)
+        self.linear2 = nn.Linear(hidden, dim)
+        self.norm = nn.LayerNorm(dim)
+        self.dropout = nn.Dropout(dropout)
+        for linear in (self.linear1, self.linear2):
+            nn.init.xavier_uniform_(linear.weight)
+
+    def forward(self, queries: Tensor) -> Tensor:
+        """(B, Q, C) -> (B, Q, C)."""
+        y = self.linear2(self.dropout(F.relu(self.linear1(queries))))
+        return self.norm(queries + self.dropout(y))
+
+
+@TRANSFORMER_DECODER_REGISTRY.register()
+class MultiScaleMaskedTransformerDecoder(MaskTransformerDecoder):
+    """`num_layers` rounds of masked cross-attention, self-attention and feed-forward over three maps in turn.
+
+    It predicts before the first layer and after each one: num_layers + 1 supervised predictions, on points.
+    """
+
+    supervision = "points"
+    multi_scale = True
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        in_channels: int,
+        num_classes: int,
+        hidden_dim: int,
+        num_queries: int,
+        num_heads: int,
+        feedforward_dim: int,
+        num_layers: int,
+        mask_dim: int,
+        dropout: float,
+        enforce_input_proj: bool,
+        pre_norm: bool = False,
+    ):
+        super().__init__()
+        self.check(
+            hidden_dim=hidden_dim,
+            num_heads=num_heads,
+            dropout=dropout,
+            pre_norm=pre_norm,
+            num_classes=num_classes,
+            num_queries=num_queries,
+            feedforward_dim=feedforward_dim,
+            mask_dim=mask_dim,
+        )
+        # none leaves the initial queries' prediction alone
+        require(num_layers >= 0, self, "num_layers", "at least 1", num_layers + 1)
+        self.transformer_self_attention_layers = nn.ModuleList(
+            SelfAttentionLayer(hidden_dim, num_heads, dropout) for _ in range(num_layers)
+        )
+        self.transformer_cross_attention_layers = nn.ModuleList(
+            CrossAttentionLayer(hidden_dim, num_heads, dropout) for _ in range(num_layers)
+        )
+        self.transformer_ffn_layers = nn.ModuleList(
+            FeedForwardLayer(hidden_dim, feedforward_dim, dropout) for _ in range(num_layers)
+        )
+        self.decoder_norm = nn.LayerNorm(hidden_dim)
+        self.query_feat = nn.Embedding(num_queries, hidden_dim)
+        self.query_embed = nn.Embedding(num_queries, hidden_dim)
+        self.level_embed = nn.Embedding(NUM_LEVELS, hidden_dim)
+        self.input_proj = nn.ModuleList(
+            nn.Conv2d(in_channels, hidden_dim, 1) if in_channels != hidden_dim or enforce_input_proj else nn.Identity()
+            for _ in range(NUM_LEVELS)
+        )
+        for projection in self.input_proj:
+            if isinstance(projection, nn.Conv2d):
+                init_conv(projection)
+        self.class_embed = nn.Linear(hidden_dim, num_classes + 1)
+        self.mask_embed = MLP(hidden_dim, hidden_dim, mask_dim, 3)
+
+    @classmethod
+    def from_config(cls, cfg, in_channels):
+        """The arguments of `__init__`; MODEL.MASK_FORMER.DEC_LAYERS counts the initial prediction as a layer."""
+        arguments = arguments_from(cfg, cls.config_keys)
+        return {"in_channels": in_channels, **arguments, "num_layers": arguments["num_layers"] - 1}
+
+    def forward(self, maps: list[Tensor], mask_features: Tensor) -> MaskPredictions:
+        """Three maps (B, C, h, w), coarse to fine, and mask features (B, C', H/4, W/4) -> predictions."""
+        tokens, positions, guides = [], [], []
+        for projection, level, feature in zip(self.input_proj, self.level_embed.weight, maps, strict=True):
+            x = projection(feature)
+            tokens.append(x.flatten(2).transpose(1, 2) + level)
+            positions.append(sine_position_encoding(*x.shape[-2:], x.shape[1], x.device).flatten(1).T)
+            # resizing is linear: the mask features once per level instead of every query's mask per layer
+            guides.append(
+                F.interpolate(mask_features.detach(), size=x.shape[-2:], mode="bilinear", align_corners=False)
+            )
+
+        query_position = self.query_embed.weight
+        queries = self.query_feat.weight.expand(len(mask_features), -1, -1)
+        outputs = [self.decoder_norm(queries)]
+        embeddings = [self.mask_embed(outputs[0])]
+        layers = zip(
+            self.transformer_cross_attention_layers,
+            self.transformer_self_attention_layers,
+            self.transformer_ffn_layers,
+            strict=True,
+        )
+        for i, (cross_attention, self_attention, feed_forward) in enumerate(layers):
+            level = i % NUM_LEVELS
+            attend = foreground(embeddings[-1].detach(), guides[level])
+            queries = cross_attention(queries, query_position, tokens[level], positions[level], attend)
+            queries = feed_forward(self_attention(queries, query_position))
+            outputs.append(self.decoder_norm(queries))
+            embeddings.append(self.mask_embed(outputs[-1]))
+        return MaskPredictions(self.class_embed(torch.stack(outputs)), torch.stack(embeddings), mask_features)
+
+
+def foreground(mask_embed: Tensor, features: Tensor) -> Tensor:
+    """Where each query may attend: inside its mask (probability at least 0.5), or everywhere where that is empty.
+
+    `mask_embed` (B, Q, C), `features` (B, C, h, w) -> boolean (B, Q, h w).
+    """
+    attend = torch.einsum("bqc,bcn->bqn", mask_embed, features.flatten(2)) >= 0
+    return attend | ~attend.any(-1, keepdim=True)

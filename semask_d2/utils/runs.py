@@ -1,0 +1,39 @@
+"""Run folders: which of their checkpoints to use, and which run is the newest."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from semask_d2.utils.errors import UserError
+
+CONFIG_NAME = "config.yaml"
+PREFERRED = ("model_best.pth", "model_final.pth")
+
+
+def run_weights(run: str | os.PathLike) -> Path | None:
+    """The checkpoint of a run folder: the best, else the final, else the last one written; None without any."""
+    run = Path(run)
+    names = list(PREFERRED)
+    last = run / "last_checkpoint"
+    if last.is_file():
+        names.append(last.read_text(encoding="utf-8").strip())
+    return next((run / name for name in names if name and (run / name).is_file()), None)
+
+
+def require_run(run: str | os.PathLike) -> Path:
+    """The checkpoint of a run folder as in `run_weights`; `UserError` without one, or without the run's config."""
+    run = Path(run)
+    if not (run / CONFIG_NAME).is_file():
+        raise UserError(f"{run}: no {CONFIG_NAME} there; expected a run folder, as train_net.py writes one")
+    weights = run_weights(run)
+    if weights is None:
+        raise UserError(f"{run}: no checkpoint there ({', '.join(PREFERRED)} or last_checkpoint); train first")
+    return weights
+
+
+def newest_run(root: str | os.PathLike) -> Path | None:
+    """The run folder anywhere under `root` whose checkpoint was written last; None where there is no trained run."""
+    runs = [path.parent for path in Path(root).rglob(CONFIG_NAME)]
+    trained = [(weights.stat().st_mtime, run) for run in runs if (weights := run_weights(run))]
+    return max(trained)[1] if trained else None

@@ -1,0 +1,246 @@
+"""Drawing segmentations: colors over the image, class names at their regions, a legend, and sheets of panels."""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Mapping, Sequence
+
+import cv2
+import numpy as np
+
+FONT, AA = cv2.FONT_HERSHEY_SIMPLEX, cv2.LINE_AA
+OUTLINE = [(x, y) for x in (-1, 0, 1) for y in (-1, 0, 1) if x or y]
+NAMED_SHARE = 0.004  # regions below this share of the image get no name
+NAMED_SHARE_PRIOR = 0.02  # the priors' maps are ragged
+LEGEND_ROW = 16  # pixels below which a row of the legend cannot be read
+PANEL_SIDES = (300, 640)  # between these is a panel's longer side
+GOLDEN_ANGLE = 137.508 / 360
+BACKGROUND, INK, WRONG = (255, 255, 255), (30, 30, 30), (230, 30, 30)
+
+
+def distinct_colors(count: int) -> list[tuple[int, int, int]]:
+    """`count` different RGB colors: hues a golden angle apart, in three shades in turn."""
+    shades = ((0.85, 0.95), (0.6, 0.7), (0.95, 0.5))
+    colors = (colorsys.hsv_to_rgb(i * GOLDEN_ANGLE % 1, *shades[i % 3]) for i in range(count))
+    return [tuple(round(255 * channel) for channel in color) for color in colors]
+
+
+def colorize(labels: np.ndarray, colors: np.ndarray) -> np.ndarray:
+    """Class ids (H, W) to RGB (H, W, 3); ids without a color (ignored pixels) are black."""
+    table = np.zeros((max(256, len(colors), int(labels.max(initial=0)) + 1), 3), np.uint8)
+    table[: len(colors)] = colors
+    return table[labels]
+
+
+def draw_segmentation(
+    image: np.ndarray,
+    labels: np.ndarray,
+    *,
+    names: Sequence[str],
+    colors: np.ndarray,
+    opacity: float = 0.6,
+) -> np.ndarray:
+    """The image (H, W, 3) under its classes' colors, with names at large regions and a legend: RGB uint8.
+
+    Small images are enlarged first, so that the names can be read. Images of one size give pictures of one size.
+    """
+    zoom = max(1, round(512 / max(image.shape[:2])))
+    size = (image.shape[1] * zoom, image.shape[0] * zoom)
+    image, labels = resize(image, size), resize_ids(labels, size)
+    canvas = overlay(image, labels, names=names, colors=colors, opacity=opacity)
+    return np.concatenate([canvas, legend(labels, canvas.shape[0], names, colors)], axis=1)
+
+
+def draw_sheet(
+    image: np.ndarray,
+    labels: np.ndarray,
+    *,
+    names: Sequence[str],
+    colors: np.ndarray,
+    opacity: float = 0.6,
+    truth: np.ndarray | None = None,
+    priors: Mapping[str, np.ndarray] | None = None,
+    ignore_label: int = 255,
+) -> np.ndarray:
+    """Titled panels and one legend: image, ground truth and error where `truth` (H, W) is given, prediction, priors.
+
+    `priors` are those of `Prediction`: the finest map first. RGB uint8.
+    """
+    scale = float(np.clip(1.0, PANEL_SIDES[0] / max(image.shape[:2]), PANEL_SIDES[1] / max(image.shape[:2])))
+    size = tuple(max(1, round(side * scale)) for side in image.shape[1::-1])
+    style = {"names": names, "colors": colors, "opacity": opacity}
+    share = None if truth is None else error_share(labels, truth, ignore_label)
+    image, labels = resize(image, size), resize_ids(labels, size)
+    panels = [("image", image)]
+    if truth is not None:
+        truth = resize_ids(truth, size)
+        panels.append(("ground truth", overlay(image, truth, **style)))
+    panels.append(("prediction", overlay(image, labels, **style)))
+    if truth is not None:
+        panels.append((f"error {100 * share:.1f}%", error_map(image, labels, truth, ignore_label)))
+    for stage, prior in enumerate((priors or {}).values()):
+        finest = next(iter(priors.values())).shape
+        spread = spread_cells(prior, size, tuple(side / 2**stage for side in finest))
+        title = f"semantic map, stride {4 * 2**stage}"
+        panels.append((title, overlay(image, spread, **style, named_share=NAMED_SHARE_PRIOR)))
+    columns = -(-len(panels) // 2)
+    titled = [add_title(panel, title) for title, panel in panels]
+    titled += [np.full_like(titled[0], 255)] * (-len(titled) % columns)
+    rows = [np.concatenate(titled[i : i + columns], axis=1) for i in range(0, len(titled), columns)]
+    sheet = np.concatenate(rows)
+    others = [*(priors or {}).values(), *([] if truth is None else [truth])]
+    return np.concatenate([sheet, legend(labels, sheet.shape[0], names, colors, others)], axis=1)
+
+
+def overlay(
+    image: np.ndarray,
+    labels: np.ndarray,
+    *,
+    names: Sequence[str],
+    colors: np.ndarray,
+    opacity: float,
+    named_share: float = NAMED_SHARE,
+) -> np.ndarray:
+    """The image under its classes' colors, with the names of regions that fill `named_share` of it."""
+    canvas = cv2.addWeighted(image, 1 - opacity, colorize(labels, colors), opacity, 0)
+    centers = [
+        (area, x, y, short(names[i]))
+        for i in np.unique(labels)
+        if 0 <= i < len(names)
+        for area, x, y in region_centers(labels == i, named_share)
+    ]
+    write_names(canvas, sorted(centers, reverse=True))
+    return canvas
+
+
+def region_centers(mask: np.ndarray, named_share: float) -> list[tuple[int, int, int]]:
+    """Area and innermost point (x, y) of each connected region that fills `named_share` of `mask` or more."""
+    count, regions, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=4)
+    centers = []
+    for region in range(1, count):
+        left, top, width, height, area = (int(v) for v in stats[region])
+        if area < named_share * mask.size:
+            continue
+        inside = np.pad((regions[top : top + height, left : left + width] == region).astype(np.uint8), 1)
+        distance = cv2.distanceTransform(inside, cv2.DIST_L2, 3)[1:-1, 1:-1]  # the border counts as an edge
+        y, x = np.unravel_index(distance.argmax(), distance.shape)
+        centers.append((area, left + int(x), top + int(y)))
+    return centers
+
+
+def write_names(canvas: np.ndarray, centers: Sequence[tuple[int, int, int, str]]) -> None:
+    """Write names at their (area, x, y, name), where no earlier one is in the way."""
+    scale = text_scale(canvas)
+    thickness = max(1, round(1.5 * scale))
+    taken: list[tuple[int, int, int, int]] = []
+    for _, x, y, name in centers:
+        (width, height), _ = cv2.getTextSize(name, FONT, scale, thickness)
+        x = int(np.clip(x - width / 2, 2, max(2, canvas.shape[1] - width - 2)))
+        y = int(np.clip(y + height / 2, height + 2, max(height + 2, canvas.shape[0] - 4)))
+        box = (x, y - height, x + width, y)
+        if any(box[0] < b[2] and b[0] < box[2] and box[1] < b[3] and b[1] < box[3] for b in taken):
+            continue
+        taken.append(box)
+        for dx, dy in OUTLINE:  # not a thicker stroke: in OpenCV 5 that makes the letters wider
+            cv2.putText(canvas, name, (x + dx * thickness, y + dy * thickness), FONT, scale, (0, 0, 0), thickness, AA)
+        cv2.putText(canvas, name, (x, y), FONT, scale, (255, 255, 255), thickness, AA)
+
+
+def legend(
+    labels: np.ndarray,
+    height: int,
+    names: Sequence[str],
+    colors: np.ndarray,
+    others: Sequence[np.ndarray] = (),
+) -> np.ndarray:
+    """A column of `height`: color, name and share of each class in `labels`, the largest first.
+
+    Classes that are only in `others`, the further label maps of a sheet, follow without a share.
+
+    Its width depends on the names and the size of `labels` alone, so that the frames of a video agree.
+    """
+    ids, counts = np.unique(labels, return_counts=True)
+    shares = {int(i): n / labels.size for i, n in zip(ids, counts, strict=True) if 0 <= i < len(names)}
+    rows = sorted(shares, key=shares.get, reverse=True)
+    elsewhere = {int(i) for other in others for i in np.unique(other) if 0 <= i < len(names)}
+    rows += sorted(elsewhere - shares.keys())
+    scale = text_scale(labels)
+    room = max(1, height // LEGEND_ROW)
+    texts = [short(names[i]) + (f" {100 * shares[i]:.1f}%" if i in shares else "") for i in rows]
+    if len(rows) > room:
+        rows, texts = rows[:room], [*texts[: room - 1], f"and {len(texts) - room + 1} more"]
+    step = min(round(40 * scale), height // max(len(rows), 1))
+    swatch = round(step * 0.7)
+    widest = max((text_width(f"{short(name)} 100.0%", scale) for name in names), default=0)
+    panel = np.full((height, widest + round(28 * scale) + 24, 3), BACKGROUND, np.uint8)
+    scale = min(scale, step / 40 * 1.2)
+    for row, (i, text) in enumerate(zip(rows, texts, strict=True)):
+        top = row * step + (step - swatch) // 2
+        if not text.startswith("and ") or not text.endswith(" more"):
+            cv2.rectangle(panel, (8, top), (8 + swatch, top + swatch), tuple(int(v) for v in colors[i]), cv2.FILLED)
+        cv2.putText(panel, text, (16 + swatch, top + swatch - 2), FONT, scale, INK, 1, AA)
+    return panel
+
+
+def error_share(labels: np.ndarray, truth: np.ndarray, ignore_label: int) -> float:
+    """The share of the pixels that count whose label is wrong."""
+    counted = truth != ignore_label
+    return float((labels != truth)[counted].mean()) if counted.any() else 0.0
+
+
+def error_map(image: np.ndarray, labels: np.ndarray, truth: np.ndarray, ignore_label: int) -> np.ndarray:
+    """The image in dim gray, wrong pixels red and ignored ones black."""
+    gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) // 2 + 90
+    canvas = np.repeat(gray[:, :, None], 3, axis=2)
+    canvas[labels != truth] = WRONG
+    canvas[truth == ignore_label] = 0
+    return canvas
+
+
+def spread_cells(cells: np.ndarray, size: tuple[int, int], covered: tuple[float, float]) -> np.ndarray:
+    """Class ids of cells (h, w), drawn as blocks at `size` (width, height).
+
+    `covered` are the rows and columns, not whole, that the picture covers: the last cells may reach beyond it.
+    """
+    rows, columns = (
+        np.minimum((np.arange(target) + 0.5) * part / target, count - 1).astype(int)
+        for target, part, count in zip(size[::-1], covered, cells.shape, strict=True)
+    )
+    return cells[rows[:, None], columns]
+
+
+def add_title(panel: np.ndarray, title: str) -> np.ndarray:
+    """The panel under a white strip with its title."""
+    scale = text_scale(panel)
+    strip = np.full((round(44 * scale), panel.shape[1], 3), BACKGROUND, np.uint8)
+    cv2.putText(strip, title, (4, round(30 * scale)), FONT, scale, INK, 1, AA)
+    framed = np.concatenate([strip, panel])
+    framed[:, -4:] = BACKGROUND
+    return framed
+
+
+def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """An RGB image at `size` (width, height)."""
+    shrinks = size[0] < image.shape[1]
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+
+
+def resize_ids(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Class ids at `size` (width, height), of the nearest pixels."""
+    return cv2.resize(labels.astype(np.int32), size, interpolation=cv2.INTER_NEAREST)
+
+
+def short(name: str, limit: int = 22) -> str:
+    """The first of a class's names ("door, double door"), cut at `limit` letters."""
+    name = name.replace(";", ",").partition(",")[0].strip() or name
+    return name if len(name) <= limit else name[: limit - 1] + "."
+
+
+def text_width(text: str, scale: float) -> int:
+    """The pixels that a line of text takes."""
+    return cv2.getTextSize(text, FONT, scale, 1)[0][0]
+
+
+def text_scale(canvas: np.ndarray) -> float:
+    """A font scale that stays readable: 0.5 at 600 pixels, growing with the picture."""
+    return max(0.45, min(canvas.shape[:2]) / 1200)

@@ -1,0 +1,106 @@
+"""Checkpoints and the best model."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from semask_d2.d2 import EventStorage
+from semask_d2.engine import Checkpointer
+from semask_d2.engine.hooks import BestCheckpoint
+from semask_d2.utils.errors import UserError
+
+
+class Counter:
+    """Something with a state."""
+
+    def __init__(self, count: int = 0):
+        self.count = count
+
+    def state_dict(self):
+        return {"count": self.count}
+
+    def load_state_dict(self, state):
+        self.count = state["count"]
+
+
+def test_a_checkpoint_brings_back_model_and_state(tmp_path) -> None:
+    model, counter = nn.Linear(2, 2), Counter(7)
+    Checkpointer(model, str(tmp_path), trainer=counter).save("model_0000004", iteration=4)
+    other, fresh = nn.Linear(2, 2), Counter()
+    extra = Checkpointer(other, str(tmp_path), trainer=fresh).resume_or_load("", resume=True)
+    assert torch.equal(other.weight, model.weight)
+    assert fresh.count == 7
+    assert extra["iteration"] == 4
+
+
+def test_without_resume_only_weights_are_loaded(tmp_path) -> None:
+    model = nn.Linear(2, 2)
+    Checkpointer(model, str(tmp_path), trainer=Counter(7)).save("model_final")
+    other, fresh = nn.Linear(2, 2), Counter()
+    Checkpointer(other, str(tmp_path), trainer=fresh).resume_or_load(str(tmp_path / "model_final.pth"), resume=False)
+    assert torch.equal(other.weight, model.weight)
+    assert fresh.count == 0
+
+
+def test_a_crash_while_saving_leaves_the_older_checkpoint(tmp_path, monkeypatch) -> None:
+    model = nn.Linear(2, 2)
+    checkpointer = Checkpointer(model, str(tmp_path))
+    checkpointer.save("model_best")
+    before = (tmp_path / "model_best.pth").read_bytes()
+
+    def crash(state, file):
+        file.write(b"half of it")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(torch, "save", crash)
+    with pytest.raises(OSError, match="no space"):
+        checkpointer.save("model_best")
+    assert (tmp_path / "model_best.pth").read_bytes() == before
+    assert {path.name for path in tmp_path.iterdir()} == {"model_best.pth", "last_checkpoint"}
+
+
+def test_weights_without_a_run_cannot_be_resumed_from(tmp_path) -> None:
+    model = nn.Linear(2, 2)
+    Checkpointer(model, str(tmp_path)).save("model_final")
+    with pytest.raises(UserError, match='no state "trainer"'):
+        Checkpointer(model, str(tmp_path), trainer=Counter()).resume_or_load("", resume=True)
+
+
+def evaluate(hook: BestCheckpoint, storage: EventStorage, iteration: int, miou: float) -> None:
+    storage.iter = hook.trainer.iter = iteration
+    storage.put_scalar("sem_seg/mIoU", miou, smoothing_hint=False)
+    hook.after_step()
+
+
+def make_hook(model: nn.Module, folder, storage: EventStorage, start_iter: int) -> BestCheckpoint:
+    hook = BestCheckpoint(Checkpointer(model, str(folder)), "sem_seg/mIoU")
+    hook.trainer = SimpleNamespace(storage=storage, iter=start_iter, start_iter=start_iter)
+    hook.before_train()
+    return hook
+
+
+def test_the_best_model_survives_worse_ones_and_a_resume(tmp_path) -> None:
+    model = nn.Linear(1, 1, bias=False)
+    path = tmp_path / "model_best.pth"
+
+    def saved() -> float:
+        return torch.load(path, weights_only=True)["model"]["weight"].item()
+
+    with EventStorage() as storage:
+        hook = make_hook(model, tmp_path, storage, 0)
+        for iteration, (weight, miou) in enumerate([(1.0, 40.0), (2.0, 50.0), (3.0, 45.0), (4.0, float("nan"))]):
+            nn.init.constant_(model.weight, weight)
+            evaluate(hook, storage, iteration, miou)
+        assert saved() == 2.0
+    with EventStorage() as storage:
+        resumed = make_hook(model, tmp_path, storage, 2)
+        nn.init.constant_(model.weight, 5.0)
+        evaluate(resumed, storage, 2, 49.0)
+        assert saved() == 2.0
+        evaluate(resumed, storage, 3, 51.0)
+        assert saved() == 5.0
+    assert not (tmp_path / "last_checkpoint").exists()  # the best model is not where a resume goes on

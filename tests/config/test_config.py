@@ -1,0 +1,363 @@
+"""Configs: every file loads, mistakes are named, nothing in a file runs."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+
+from semask_d2.config import DEFAULTS, add_semask_config, all_keys, get_cfg
+from semask_d2.d2 import BACKBONE_REGISTRY, CfgNode
+from semask_d2.d2 import get_cfg as get_detectron2_cfg
+from semask_d2.utils.errors import UserError
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+# parts have no OUTPUT_DIR; whole recipes do
+RECIPES = sorted(path for path in CONFIGS.rglob("*.yaml") if "OUTPUT_DIR:" in path.read_text(encoding="utf-8"))
+
+
+def write(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def error_of(*args: object) -> str:
+    with pytest.raises(UserError) as caught:
+        get_cfg(*args)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_there_are_recipes() -> None:
+    assert len(RECIPES) >= 3
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_every_recipe_loads(path: Path) -> None:
+    cfg = get_cfg(path)
+    assert cfg.OUTPUT_DIR.startswith("output/")
+    assert cfg.DATASETS.TRAIN
+    assert cfg.DATASETS.TEST
+    assert cfg.INPUT.FORMAT == "RGB"
+    assert pytest.approx([123.675, 116.28, 103.53]) == cfg.MODEL.PIXEL_MEAN
+    assert cfg.MODEL.BACKBONE.NAME in BACKBONE_REGISTRY
+    assert cfg.SOLVER.OPTIMIZER == "ADAMW"
+    again = get_cfg(None, [])
+    again.merge_from_other_cfg(CfgNode(cfg))
+    assert again == cfg
+
+
+def test_recipes_write_to_folders_of_their_own() -> None:
+    folders = [get_cfg(path).OUTPUT_DIR for path in RECIPES]
+    assert len(set(folders)) == len(folders)
+
+
+@pytest.mark.parametrize(
+    ("name", "stages", "decoder"),
+    [
+        ("semask_swin_l_m2f", [0, 1, 2], "MSDeformAttnPixelDecoder"),
+        ("semask_swin_l_msfapn_m2f", [0, 1], "MSDeformAttnPixelFANDecoder"),
+    ],
+)
+def test_ade20k_recipes_are_the_published_ones(name: str, stages: list[int], decoder: str) -> None:
+    cfg = get_cfg(CONFIGS / "ade20k" / f"{name}.yaml")
+    swin, mask_former, solver = cfg.MODEL.SWIN, cfg.MODEL.MASK_FORMER, cfg.SOLVER
+    assert stages == swin.SEM_WINDOWED_STAGES
+    assert (swin.EMBED_DIM, swin.DEPTHS, swin.NUM_HEADS) == (192, [2, 2, 18, 2], [6, 12, 24, 48])
+    assert (swin.WINDOW_SIZE, swin.SEM_WINDOW_SIZE, swin.DROP_PATH_RATE) == (12, 12, 0.3)
+    assert decoder == cfg.MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME
+    assert cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES == 150
+    assert (mask_former.CLASS_WEIGHT, mask_former.MASK_WEIGHT, mask_former.DICE_WEIGHT) == (2, 5, 5)
+    assert (mask_former.NO_OBJECT_WEIGHT, mask_former.CATE_WEIGHT, mask_former.DROPOUT) == (0.1, 0.4, 0)
+    assert (mask_former.NUM_OBJECT_QUERIES, mask_former.DEC_LAYERS, mask_former.DIM_FEEDFORWARD) == (100, 10, 2048)
+    assert (solver.MAX_ITER, solver.IMS_PER_BATCH, solver.BASE_LR, solver.WEIGHT_DECAY) == (160000, 16, 1e-4, 0.05)
+    assert (solver.BACKBONE_MULTIPLIER, solver.LR_SCHEDULER_NAME, solver.POLY_LR_POWER) == (0.1, "WarmupPolyLR", 0.9)
+    assert solver.CLIP_GRADIENTS.ENABLED
+    assert (solver.CLIP_GRADIENTS.CLIP_TYPE, solver.CLIP_GRADIENTS.CLIP_VALUE) == ("full_model", 0.01)
+    assert solver.AMP.ENABLED
+    assert list(cfg.INPUT.MIN_SIZE_TRAIN) == [int(x * 0.1 * 640) for x in range(5, 21)]
+    assert (cfg.INPUT.CROP.TYPE, list(cfg.INPUT.CROP.SIZE)) == ("absolute", [640, 640])
+    assert (cfg.INPUT.SIZE_DIVISIBILITY, cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST) == (640, 640, 2560)
+
+
+# what the released models were trained with: windowed stages of the semantic layers, its window, classes, iterations,
+# batch, learning rate, decay, backbone multiplier, power, AMP, crop
+M2F = (16, 1e-4, 0.05, 0.1, 0.9, True)
+FPN = (1e-4, 1e-4, 1.0, 1.0, False)
+FPN_CITY = (1e-3, 0.05, 1.0, 1.0, False)
+RELEASED = {
+    "ade20k/semask_swin_l_m2f": ([0, 1, 2], 12, 150, 160000, *M2F, [640, 640]),
+    "ade20k/semask_swin_l_fapn_m2f": ([0, 1], 12, 150, 160000, *M2F, [640, 640]),
+    "ade20k/semask_swin_l_msfapn_m2f": ([0, 1], 12, 150, 160000, *M2F, [640, 640]),
+    "ade20k/semask_swin_l_mf": ([0, 1, 2], 12, 150, 160000, 16, 6e-5, 0.01, 1.0, 0.9, False, [640, 640]),
+    "cityscapes/semask_swin_l_m2f": ([0, 1, 2, 3], 7, 19, 90000, *M2F, [512, 1024]),
+    "ade20k/semask_swin_t_fpn": ([0, 1], 7, 150, 80000, 16, *FPN, [512, 512]),
+    "ade20k/semask_swin_s_fpn": ([0, 1], 7, 150, 80000, 16, *FPN, [512, 512]),
+    "ade20k/semask_swin_b_fpn": ([0, 1, 2, 3], 12, 150, 80000, 16, *FPN, [512, 512]),
+    "ade20k/semask_swin_l_fpn": ([0, 1], 12, 150, 80000, 16, *FPN, [640, 640]),
+    "cityscapes/semask_swin_t_fpn": ([0, 1, 2, 3], 7, 19, 80000, 8, *FPN_CITY, [768, 768]),
+    "cityscapes/semask_swin_s_fpn": ([0, 1, 2, 3], 7, 19, 80000, 8, *FPN_CITY, [768, 768]),
+    "cityscapes/semask_swin_b_fpn": ([0, 1, 2, 3], 12, 19, 80000, 8, *FPN_CITY, [768, 768]),
+    "cityscapes/semask_swin_l_fpn": ([0, 1, 2, 3], 12, 19, 80000, 8, *FPN_CITY, [768, 768]),
+    "coco_stuff10k/semask_swin_t_fpn": ([0, 1], 7, 171, 80000, 16, *FPN, [512, 512]),
+    "coco_stuff10k/semask_swin_s_fpn": ([0, 1], 7, 171, 80000, 16, *FPN, [512, 512]),
+    "coco_stuff10k/semask_swin_b_fpn": ([0, 1, 2, 3], 12, 171, 80000, 16, *FPN, [512, 512]),
+    "coco_stuff10k/semask_swin_l_fpn": ([0, 1], 12, 171, 80000, 16, *FPN, [640, 640]),
+}
+
+
+@pytest.mark.parametrize("name", RELEASED)
+def test_recipes_of_released_models(name: str) -> None:
+    """A wrong rule of windowed stages loads released weights without complaint and computes something else."""
+    cfg = get_cfg(CONFIGS / f"{name}.yaml", ["MODEL.DEVICE", "cpu"])
+    swin, solver = cfg.MODEL.SWIN, cfg.SOLVER
+    assert (
+        swin.SEM_WINDOWED_STAGES,
+        swin.SEM_WINDOW_SIZE,
+        cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
+        solver.MAX_ITER,
+        solver.IMS_PER_BATCH,
+        solver.BASE_LR,
+        solver.WEIGHT_DECAY,
+        solver.BACKBONE_MULTIPLIER,
+        solver.POLY_LR_POWER,
+        solver.AMP.ENABLED,
+        list(cfg.INPUT.CROP.SIZE),
+    ) == RELEASED[name]
+    assert (12 if "_l_" in name or "_b_" in name else 7) == swin.WINDOW_SIZE
+    is_fpn = name.endswith("_fpn")
+    assert is_fpn != solver.CLIP_GRADIENTS.ENABLED
+    assert (1500 if is_fpn or name.endswith("_mf") else 0) == solver.WARMUP_ITERS
+    ohem_pixels = 100_000 if is_fpn and ("coco" in name or name == "ade20k/semask_swin_l_fpn") else 0
+    assert ohem_pixels == cfg.MODEL.SEM_SEG_HEAD.OHEM_PIXELS
+
+
+def test_add_semask_config_adds_every_key_and_keeps_what_is_there() -> None:
+    cfg = get_detectron2_cfg()
+    cfg.MODEL.SWIN = CfgNode({"EMBED_DIM": 7})
+    cfg.SOLVER.POLY_LR_POWER = 0.5
+    add_semask_config(cfg)
+    assert cfg.MODEL.SWIN.EMBED_DIM == 7
+    assert cfg.SOLVER.POLY_LR_POWER == 0.5
+    known = set(all_keys(cfg))
+    assert known >= DEFAULTS.keys()
+    before = cfg.clone()
+    add_semask_config(cfg)
+    assert cfg == before
+
+
+def test_a_frozen_config_takes_no_keys() -> None:
+    cfg = get_detectron2_cfg()
+    cfg.freeze()
+    with pytest.raises(UserError, match=r"the config is frozen.*before cfg\.freeze"):
+        add_semask_config(cfg)
+    assert "SWIN" not in cfg.MODEL
+
+
+def test_defaults_are_not_shared_between_configs() -> None:
+    get_cfg().MODEL.SWIN.DEPTHS.append(99)
+    assert get_cfg().MODEL.SWIN.DEPTHS == [2, 2, 6, 2]
+
+
+def test_options_win_over_the_file(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.yaml", "SOLVER: {BASE_LR: 0.5, MAX_ITER: 3}\nMODEL: {SWIN: {DEPTHS: [1, 1]}}\n")
+    cfg = get_cfg(path, ["SOLVER.BASE_LR", "0.25", "MODEL.SWIN.NUM_HEADS", "[3, 4]", "OUTPUT_DIR", "here"])
+    assert (cfg.SOLVER.BASE_LR, cfg.SOLVER.MAX_ITER, cfg.OUTPUT_DIR) == (0.25, 3, "here")
+    assert (cfg.MODEL.SWIN.DEPTHS, cfg.MODEL.SWIN.NUM_HEADS) == ([1, 1], [3, 4])
+
+
+# Bases
+
+
+def test_base_files_lie_under_the_file_that_names_them(tmp_path: Path) -> None:
+    write(tmp_path / "parts/one.yaml", "SOLVER: {BASE_LR: 1.0, MAX_ITER: 1, IMS_PER_BATCH: 1}\n")
+    write(tmp_path / "parts/two.yaml", "_BASE_: deeper/three.yaml\nSOLVER: {MAX_ITER: 2, IMS_PER_BATCH: 2}\n")
+    write(tmp_path / "parts/deeper/three.yaml", "SOLVER: {BASE_LR: 3.0, GAMMA: 0.3}\n")
+    many = write(tmp_path / "a.yaml", "_BASE_: [parts/one.yaml, parts/two.yaml]\nSOLVER: {IMS_PER_BATCH: 4}\n")
+    solver = get_cfg(many).SOLVER
+    assert (solver.BASE_LR, solver.MAX_ITER, solver.IMS_PER_BATCH, solver.GAMMA) == (3.0, 2, 4, 0.3)
+    one = write(tmp_path / "b.yaml", "_BASE_: parts/one.yaml\nSOLVER: {MAX_ITER: 9}\n")
+    solver = get_cfg(one).SOLVER
+    assert (solver.BASE_LR, solver.MAX_ITER) == (1.0, 9)
+
+
+def test_the_same_base_twice_is_no_circle(tmp_path: Path) -> None:
+    write(tmp_path / "base.yaml", "SOLVER: {BASE_LR: 1.0}\n")
+    write(tmp_path / "left.yaml", "_BASE_: base.yaml\n")
+    write(tmp_path / "right.yaml", "_BASE_: base.yaml\n")
+    assert get_cfg(write(tmp_path / "a.yaml", "_BASE_: [left.yaml, right.yaml]\n")).SOLVER.BASE_LR == 1.0
+
+
+@pytest.mark.parametrize("relative", [False, True])
+def test_a_circle_of_bases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, relative: bool) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "a.yaml", "_BASE_: b.yaml\n")
+    write(tmp_path / "b.yaml", "_BASE_: [a.yaml]\n")
+    message = error_of("a.yaml" if relative else tmp_path / "a.yaml")
+    assert "_BASE_" in message
+    assert ".yaml" in message
+    assert "_BASE_" in error_of(write(tmp_path / "self.yaml", "_BASE_: self.yaml\n"))
+
+
+def test_a_missing_base_names_both_files(tmp_path: Path) -> None:
+    message = error_of(write(tmp_path / "a.yaml", "_BASE_: gone.yaml\n"))
+    assert "gone.yaml" in message
+    assert "a.yaml" in message
+
+
+@pytest.mark.parametrize("value", ["5", "~", "{a: b}", "[1]"])
+def test_a_base_that_is_no_file_name(tmp_path: Path, value: str) -> None:
+    assert "a.yaml" in error_of(write(tmp_path / "a.yaml", f"_BASE_: {value}\n"))
+
+
+# Mistakes
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    assert str(tmp_path / "no.yaml") in error_of(tmp_path / "no.yaml")
+    assert str(tmp_path) in error_of(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "wrong", "nearest"),
+    [
+        ("SOLVER: {BASE_LRR: 1.0}", "SOLVER.BASE_LRR", "SOLVER.BASE_LR"),
+        ("SOLVR: {BASE_LR: 1.0}", "SOLVR", "SOLVER"),
+        ("MODEL: {SWIN: {SEM_WINDOWD_STAGES: [0]}}", "MODEL.SWIN.SEM_WINDOWD_STAGES", "MODEL.SWIN.SEM_WINDOWED_STAGES"),
+    ],
+)
+def test_an_unknown_key_names_the_nearest(tmp_path: Path, text: str, wrong: str, nearest: str) -> None:
+    message = error_of(write(tmp_path / "a.yaml", text))
+    assert f'"{wrong}"' in message
+    assert f'Did you mean "{nearest}"?' in message
+    assert "a.yaml" in message
+    leaf = wrong if "." in wrong else "SOLVR.BASE_LR"
+    assert f'"{wrong}"' in error_of(None, [leaf, "1"])
+
+
+def test_a_key_like_none_suggests_nothing(tmp_path: Path) -> None:
+    assert "Did you mean" not in error_of(write(tmp_path / "a.yaml", "QQQQ: 1"))
+
+
+@pytest.mark.parametrize("text", ["SOLVER: {MAX_ITER: many}", "MODEL: {SWIN: {DEPTHS: 3}}", "SOLVER: {BASE_LR: [1.0]}"])
+def test_a_value_of_the_wrong_type(tmp_path: Path, text: str) -> None:
+    message = error_of(write(tmp_path / "a.yaml", text))
+    assert "a.yaml" in message
+    assert any(key in message for key in ("MAX_ITER", "DEPTHS", "BASE_LR"))
+
+
+def test_an_option_of_the_wrong_type() -> None:
+    assert "SOLVER.MAX_ITER" in error_of(None, ["SOLVER.MAX_ITER", "many"])
+
+
+@pytest.mark.parametrize("text", ["SOLVER: 3", "SOLVER: ~", "SOLVER: [1]"])
+def test_a_value_where_a_section_is_expected(tmp_path: Path, text: str) -> None:
+    assert "SOLVER" in error_of(write(tmp_path / "a.yaml", text))
+    assert "SOLVER" in error_of(None, ["SOLVER", "3"])
+
+
+def test_a_section_where_a_value_is_expected(tmp_path: Path) -> None:
+    assert "OUTPUT_DIR" in error_of(write(tmp_path / "a.yaml", "OUTPUT_DIR: {A: 1}"))
+
+
+@pytest.mark.parametrize("option", ["OUTPUT_DIR.A", "SOLVER.MAX_ITER.A", "MODEL.DEVICE.c", "MODEL.SWIN.DEPTHS.0"])
+def test_an_option_below_a_value(option: str) -> None:
+    assert option in error_of(None, [option, "1"])
+
+
+@pytest.mark.parametrize("text", ["OUTPUT_DIR: 2024-01-01", "1: 2", "SOLVER: {3: 4}", "SOLVER: {MAX_ITER: 2024-01-01}"])
+def test_yaml_types_that_no_config_has(tmp_path: Path, text: str) -> None:
+    assert "a.yaml" in error_of(write(tmp_path / "a.yaml", text))
+
+
+@pytest.mark.parametrize("text", ["- 1\n- 2\n", "just text", "A: [1, 2", "A: b: c", "\tA: 1"])
+def test_files_that_are_no_mapping(tmp_path: Path, text: str) -> None:
+    assert "a.yaml" in error_of(write(tmp_path / "a.yaml", text))
+
+
+def test_a_file_that_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_bytes(b"\xff\xfe\x80\x81 \xc3(")
+    assert "a.yaml" in error_of(tmp_path / "a.yaml")
+
+
+def test_an_empty_file_changes_nothing(tmp_path: Path) -> None:
+    assert get_cfg(write(tmp_path / "a.yaml", "# nothing\n")) == get_cfg()
+
+
+@pytest.mark.parametrize("opts", [["SOLVER.BASE_LR"], ["A", "1", "B"]])
+def test_an_odd_number_of_options(opts: list[str]) -> None:
+    message = error_of(None, opts)
+    assert "KEY VALUE" in message
+    assert opts[-1] in message
+
+
+# Tags
+
+
+@pytest.mark.parametrize(
+    "tag",
+    [
+        '!!python/object/apply:os.mkdir ["PROOF"]',
+        "!!python/object/apply:eval [\"__import__('os').mkdir('PROOF')\"]",
+        '!!python/object/new:os.mkdir ["PROOF"]',
+        "!<tag:yaml.org,2002:python/object/apply:os.mkdir> [PROOF]",
+        "!!python/name:os.mkdir",
+        "!!int 3",
+        "[480, !!int 3]",
+    ],
+)
+def test_tags_are_refused_unexecuted_and_name_their_key(tmp_path: Path, tag: str) -> None:
+    proof = tmp_path / "executed"
+    text = f"SOLVER:\n  MAX_ITER: 3\nINPUT:\n  MIN_SIZE_TRAIN: {tag.replace('PROOF', str(proof))}\n"
+    base = write(tmp_path / "base.yaml", text)
+    for path in (base, write(tmp_path / "a.yaml", "_BASE_: base.yaml\n")):
+        message = error_of(path)
+        assert "base.yaml" in message
+        assert "MIN_SIZE_TRAIN" in message
+        assert "line 4" in message
+        assert "tag" in message
+    assert not proof.exists()
+
+
+def test_a_tag_on_an_option_is_text() -> None:
+    assert get_cfg(None, ["OUTPUT_DIR", "!!python/name:os.mkdir"]).OUTPUT_DIR == "!!python/name:os.mkdir"
+
+
+def test_options_are_not_evaluated(tmp_path: Path) -> None:
+    proof = tmp_path / "executed"
+    text = f"__import__('os').mkdir('{proof}')"
+    assert text == get_cfg(None, ["OUTPUT_DIR", text]).OUTPUT_DIR
+    assert not proof.exists()
+
+
+# The machine
+
+
+def test_cuda_without_cuda_becomes_cpu(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert get_cfg().MODEL.DEVICE == "cpu"
+    assert not caplog.records
+    with caplog.at_level(logging.WARNING, logger="semask_d2"):
+        cfg = get_cfg(None, ["MODEL.DEVICE", "cuda:1", "MODEL.SEM_SEG_HEAD.NORM", "SyncBN"])
+    assert (cfg.MODEL.DEVICE, cfg.MODEL.SEM_SEG_HEAD.NORM) == ("cpu", "BN")
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == 2
+    assert "MODEL.DEVICE" in messages[0]
+    assert "cuda:1" in messages[0]
+    assert "SyncBN" in messages[1]
+
+
+def test_with_cuda_everything_stays(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    cfg = get_cfg(None, ["MODEL.SEM_SEG_HEAD.NORM", "SyncBN"])
+    assert (cfg.MODEL.DEVICE, cfg.MODEL.SEM_SEG_HEAD.NORM) == ("cuda", "SyncBN")
+    assert not caplog.records
+    cfg = get_cfg(None, ["MODEL.SEM_SEG_HEAD.NORM", "SyncBN", "MODEL.DEVICE", "cpu"])
+    assert (cfg.MODEL.DEVICE, cfg.MODEL.SEM_SEG_HEAD.NORM) == ("cpu", "BN")
+
+
+def test_other_norms_stay() -> None:
+    assert get_cfg(None, ["MODEL.SEM_SEG_HEAD.NORM", "GN", "MODEL.DEVICE", "cpu"]).MODEL.SEM_SEG_HEAD.NORM == "GN"

@@ -1,0 +1,113 @@
+"""The seam chooses a side, and both sides hold the same names."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import sys
+import types
+from collections import UserDict
+from collections.abc import Callable
+
+import iopath.common.file_io
+import pytest
+from fvcore.common.registry import Registry
+
+from semask_d2 import d2
+from semask_d2.d2 import native
+from semask_d2.utils.errors import UserError
+
+
+@pytest.fixture
+def put_detectron2(monkeypatch):
+    """A function that puts a module, or None for "not there", in the place of `detectron2`."""
+    loaded = {name: module for name, module in sys.modules.items() if name.split(".")[0] == "detectron2"}
+    real = sys.modules.get("semask_d2.d2.real")
+
+    def put(module):
+        for name in [*loaded, "semask_d2.d2.real"]:
+            sys.modules.pop(name, None)
+        sys.modules["detectron2"] = module
+
+    yield put
+    for name in [name for name in sys.modules if name.split(".")[0] == "detectron2"]:
+        del sys.modules[name]
+    sys.modules.update(loaded)
+    sys.modules.pop("semask_d2.d2.real", None)
+    if real is not None:
+        sys.modules["semask_d2.d2.real"] = real
+
+
+def broken_detectron2():
+    module = types.ModuleType("detectron2")
+    module.__spec__ = importlib.machinery.ModuleSpec("detectron2", None)
+    return module
+
+
+KINDS = {
+    str: "BACKEND BACKEND_VERSION",
+    types.ModuleType: "hooks comm",
+    Registry: "BACKBONE_REGISTRY SEM_SEG_HEADS_REGISTRY META_ARCH_REGISTRY",
+    UserDict: "DatasetCatalog MetadataCatalog",
+    iopath.common.file_io.PathManager: "PathManager",
+    type: """CfgNode Backbone ShapeSpec ImageList DatasetEvaluator DatasetEvaluators EventStorage EventWriter JSONWriter
+        TensorboardXWriter TrainerBase DefaultTrainer HookBase""",
+    Callable: """get_cfg configurable build_backbone build_sem_seg_head build_model inference_on_dataset
+        print_csv_format verify_results get_event_storage default_argument_parser launch setup_logger
+        collect_env_info seed_all_rng""",
+}
+
+
+def test_the_seam_has_these_names_and_no_others():
+    assert sorted(" ".join(KINDS.values()).split()) == sorted(d2.__all__)
+
+
+@pytest.mark.parametrize("side", [d2, native], ids=["in use", "native"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_name_is_of_its_kind(side, kind):
+    for name in KINDS[kind].split():
+        assert isinstance(getattr(side, name), kind), name
+
+
+def test_the_hooks_are_hooks():
+    for name in ("IterationTimer", "LRScheduler", "PeriodicWriter", "PeriodicCheckpointer", "EvalHook"):
+        assert issubclass(getattr(d2.hooks, name), d2.HookBase)
+
+
+def test_backend_and_version_say_what_is_in_use():
+    packages = {"native": "fvcore", "detectron2": "detectron2"}
+    assert importlib.metadata.version(packages[d2.BACKEND]) in d2.BACKEND_VERSION
+    in_use = {"native": "semask_d2", "detectron2": "detectron2"}
+    assert d2.TrainerBase.__module__.split(".")[0] == in_use[d2.BACKEND]
+
+
+def test_unset_without_detectron2_is_native(monkeypatch, put_detectron2):
+    monkeypatch.delenv("SEMASK_D2_BACKEND", raising=False)
+    put_detectron2(None)
+    assert d2._choose() is native
+
+
+def test_native_is_native_whatever_is_installed(monkeypatch, put_detectron2):
+    monkeypatch.setenv("SEMASK_D2_BACKEND", "native")
+    put_detectron2(broken_detectron2())
+    assert d2._choose() is native
+
+
+def test_unset_with_a_broken_detectron2_is_native_with_a_warning(monkeypatch, put_detectron2):
+    monkeypatch.delenv("SEMASK_D2_BACKEND", raising=False)
+    put_detectron2(broken_detectron2())
+    with pytest.warns(UserWarning, match="Detectron2 cannot be imported"):
+        assert d2._choose() is native
+
+
+@pytest.mark.parametrize("module", [None, broken_detectron2()], ids=["missing", "broken"])
+def test_detectron2_that_cannot_be_imported_is_a_users_mistake(monkeypatch, put_detectron2, module):
+    monkeypatch.setenv("SEMASK_D2_BACKEND", "detectron2")
+    put_detectron2(module)
+    with pytest.raises(UserError, match=r"SEMASK_D2_BACKEND=detectron2.*Install it, or unset"):
+        d2._choose()
+
+
+def test_another_value_is_a_users_mistake(monkeypatch):
+    monkeypatch.setenv("SEMASK_D2_BACKEND", "Detectron")
+    with pytest.raises(UserError, match="'Detectron': expected native or detectron2"):
+        d2._choose()

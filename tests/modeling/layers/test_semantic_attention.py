@@ -1,0 +1,164 @@
+"""Semantic attention against the paper's formula, and that it learns from both kinds of start."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from semask_d2.modeling.layers.semantic_attention import SemanticAttention, SemanticLayer
+
+
+def awake(layer: nn.Module) -> nn.Module:
+    """`layer` in float64 and evaluation mode with every parameter random, gamma and biases included."""
+    for parameter in layer.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    return layer.double().eval()
+
+
+def plain_block(block: SemanticAttention, x: Tensor) -> tuple[Tensor, Tensor]:
+    """The formula for tokens (N, C) of one group, without batches and without torch's fused attention."""
+    q, k, v = block.mlp_cls_q(x), block.mlp_cls_k(x), block.mlp_v(x)
+    weights = torch.exp(q @ k.T)
+    weights = weights / weights.sum(1, keepdim=True)
+    return block.gamma * block.mlp_res(weights @ v) + x, q
+
+
+def plain_layer(layer: SemanticLayer, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Norm, then each window (or the map) on its own through all blocks."""
+    b, h, w, c = x.shape
+    x = F.layer_norm(x, (c,), layer.norm1.weight, layer.norm1.bias, 1e-5)
+    size = layer.window
+    rows, columns = (h, w) if size is None else (size, size)
+    classes = layer.class_injection[0].mlp_cls_q.out_features
+    ph, pw = math.ceil(h / rows) * rows, math.ceil(w / columns) * columns
+    padded = x.new_zeros(b, ph, pw, c)
+    padded[:, :h, :w] = x
+    features, semantics = torch.zeros_like(padded), x.new_zeros(b, ph, pw, classes)
+    for image in range(b):
+        for top in range(0, ph, rows):
+            for left in range(0, pw, columns):
+                window = (image, slice(top, top + rows), slice(left, left + columns))
+                tokens = padded[window].reshape(-1, c)
+                for block in layer.class_injection:
+                    tokens, q = plain_block(block, tokens)
+                features[window] = tokens.view(rows, columns, c)
+                semantics[window] = q.view(rows, columns, classes)
+    return features[:, :h, :w], semantics[:, :h, :w]
+
+
+@pytest.mark.parametrize("num_blocks", [1, 3])
+@pytest.mark.parametrize("window", [None, 3, 4])
+@pytest.mark.parametrize("size", [(4, 4), (5, 7), (2, 3)])
+def test_equals_the_plain_formula(size: tuple[int, int], window: int | None, num_blocks: int) -> None:
+    layer = awake(SemanticLayer(6, 5, window=window, num_blocks=num_blocks))
+    x = torch.randn(2, *size, 6, dtype=torch.float64)
+    with torch.no_grad():
+        features, semantics = layer(x)
+        expected_features, expected_semantics = plain_layer(layer, x)
+    torch.testing.assert_close(features, expected_features)
+    torch.testing.assert_close(semantics, expected_semantics)
+
+
+def test_windowed_and_global_share_parameters_and_differ_in_what_they_compute() -> None:
+    whole = awake(SemanticLayer(6, 5, window=None))
+    windowed = SemanticLayer(6, 5, window=2).double().eval()
+    windowed.load_state_dict(whole.state_dict())
+    x = torch.randn(1, 4, 4, 6, dtype=torch.float64)
+    with torch.no_grad():
+        assert not torch.allclose(whole(x)[0], windowed(x)[0])
+        torch.testing.assert_close(whole(x)[1], windowed(x)[1])  # the map of the first block is a linear of the input
+        windowed.window = 4  # one window that is the map
+        torch.testing.assert_close(whole(x), windowed(x))
+
+
+def test_gradients() -> None:
+    layer = awake(SemanticLayer(4, 3, window=2, num_blocks=2))
+    x = torch.randn(1, 3, 3, 4, dtype=torch.float64, requires_grad=True)
+    names, parameters = zip(*layer.named_parameters(), strict=True)
+    values = tuple(p.detach().clone().requires_grad_() for p in parameters)
+
+    def run(x: Tensor, *values: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.func.functional_call(layer, dict(zip(names, values, strict=True)), (x,))
+
+    assert torch.autograd.gradcheck(run, (x, *values))
+
+
+@pytest.mark.parametrize("init", ["live", "released"])
+def test_starts_as_the_identity_on_the_normalized_input(init: str) -> None:
+    layer = SemanticLayer(6, 5, window=2, num_blocks=2, init=init)
+    x = torch.randn(2, 4, 4, 6)
+    assert torch.equal(layer(x)[0], layer.norm1(x))
+    for block in layer.class_injection:
+        assert block.gamma.shape == (1,)
+        assert not block.gamma.any()
+        assert bool(block.mlp_res.weight.any()) == (init == "live")
+        for linear in (block.mlp_cls_q, block.mlp_cls_k, block.mlp_v):
+            assert not linear.bias.any()
+            # kaiming_normal: standard deviation sqrt(2 / fan in)
+            assert 0.2 < linear.weight.std() / math.sqrt(2 / 6) < 2
+
+
+def test_inits_differ_in_mlp_res_alone_and_compute_the_same_from_the_same_weights() -> None:
+    live, released = (SemanticAttention(6, 5, init=init).eval() for init in ("live", "released"))
+    released.load_state_dict(live.state_dict())
+    x = torch.randn(2, 9, 6)
+    assert torch.equal(live(x)[0], released(x)[0])
+    assert torch.equal(live(x)[1], released(x)[1])
+
+
+def train(init: str, steps: int) -> tuple[SemanticLayer, SemanticLayer, list[dict[str, Tensor]]]:
+    """A layer before and after `steps` of AdamW on a loss of features and maps, and the gradients of each step."""
+    torch.manual_seed(0)
+    layer = SemanticLayer(8, 5, window=None, init=init).double().eval()
+    before = copy.deepcopy(layer)
+    optimizer = torch.optim.AdamW(layer.parameters(), lr=0.01)
+    x, wanted = torch.randn(2, 4, 4, 8, dtype=torch.float64), torch.randn(2, 4, 4, 8, dtype=torch.float64)
+    labels = torch.randint(0, 5, (2, 4, 4))
+    gradients = []
+    for _ in range(steps):
+        optimizer.zero_grad()
+        features, semantics = layer(x)
+        loss = F.mse_loss(features, wanted) + F.cross_entropy(semantics.permute(0, 3, 1, 2), labels)
+        loss.backward()
+        gradients.append({name: parameter.grad.clone() for name, parameter in layer.named_parameters()})
+        optimizer.step()
+    return before, layer, gradients
+
+
+def test_the_released_start_never_wakes_up() -> None:
+    before, after, gradients = train("released", steps=3)
+    asleep = ("gamma", "mlp_res.weight", "mlp_v.weight", "mlp_v.bias", "mlp_cls_k.weight", "mlp_cls_k.bias")
+    for name in (f"class_injection.0.{name}" for name in asleep):
+        for gradient in gradients:
+            assert not gradient[name].any(), name
+    block = after.class_injection[0]
+    assert not block.gamma.any()
+    assert not block.mlp_res.weight.any()
+    assert not torch.equal(block.mlp_cls_q.weight, before.class_injection[0].mlp_cls_q.weight)  # the map's loss acts
+
+
+def test_the_live_start_learns_everywhere_within_two_steps() -> None:
+    """But in `mlp_cls_k.bias`: what it adds to a query's logits is the same for all keys, and softmax drops it."""
+    _, _, gradients = train("live", steps=2)
+    assert gradients[0]["class_injection.0.gamma"].abs() > 1e-6
+    norm = torch.stack([g.norm() for g in gradients[1].values()]).norm()
+    for name, gradient in gradients[1].items():
+        if name.endswith("mlp_cls_k.bias"):
+            assert gradient.norm() < 1e-12
+        else:
+            assert gradient.norm() > 1e-6 * norm, name
+
+
+def test_dropout_acts_on_the_attended_part_in_training() -> None:
+    block = SemanticAttention(16, 3)
+    nn.init.ones_(block.gamma)
+    x = torch.randn(4, 50, 16)
+    attended = block(x)[0] - x
+    dropped = (attended == 0).float().mean()
+    assert 0.05 < dropped < 0.15  # 0.1
+    assert not (block.eval()(x)[0] == x).any()

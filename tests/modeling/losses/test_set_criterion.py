@@ -1,0 +1,301 @@
+"""The set criterion against a plain one: an explicit mask a class, loops over layers, images, queries and targets."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+import torch
+import torch.nn.functional as F
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from semask_d2.modeling.losses import set_criterion
+from semask_d2.modeling.losses.mask_losses import PointMaskLoss, dice
+from semask_d2.modeling.losses.set_criterion import SetCriterion
+from semask_d2.modeling.losses.targets import SemanticTargets, build_targets
+from semask_d2.modeling.transformer_decoders import MaskPredictions
+
+CLASSES, LAYERS, QUERIES, CHANNELS = 6, 3, 4, 5
+WEIGHTS = {"class_weight": 2.0, "mask_weight": 5.0, "dice_weight": 3.0, "no_object_weight": 0.1}
+POINTS = {"num_points": 40, "oversample_ratio": 3.0, "importance_sample_ratio": 0.75}
+
+
+def make_criterion(**kwargs) -> SetCriterion:
+    return SetCriterion(PointMaskLoss(**POINTS), num_classes=CLASSES, **WEIGHTS, **kwargs)
+
+
+def make_predictions(batch: int, scale: float = 1.0) -> MaskPredictions:
+    return MaskPredictions(
+        (scale * torch.randn(LAYERS, batch, QUERIES, CLASSES + 1)).requires_grad_(),
+        (scale * torch.randn(LAYERS, batch, QUERIES, CHANNELS)).requires_grad_(),
+        (scale * torch.randn(batch, CHANNELS, 8, 10)).requires_grad_(),
+    )
+
+
+def make_targets(present: list[list[int]], ignored: float = 0.1) -> SemanticTargets:
+    """Label maps of 32 x 40 in tiles, with these classes in each image."""
+    maps = []
+    for classes in present:
+        ids = torch.tensor(classes or [255])
+        tiles = torch.cat([torch.arange(len(ids)), torch.randint(0, len(ids), (20 - len(ids),))])
+        labels = ids[tiles].view(4, 5).repeat_interleave(8, 0).repeat_interleave(8, 1)
+        labels[torch.rand(labels.shape) < ignored] = 255
+        maps.append(labels)
+    names = [str(i) for i in range(len(maps))]
+    return build_targets(maps, (32, 40), num_classes=CLASSES, ignore_label=255, device=torch.device("cpu"), names=names)
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+    """Every tensor that `torch.rand` gives from now on, in order."""
+    tensors: list[Tensor] = []
+    rand = torch.rand
+
+    def record(*args, **kwargs) -> Tensor:
+        tensors.append(rand(*args, **kwargs))
+        return tensors[-1]
+
+    monkeypatch.setattr(torch, "rand", record)
+    return tensors
+
+
+def sample(plane: Tensor, points: Tensor) -> Tensor:
+    """Bilinear samples of one (h, w) plane at points (P, 2)."""
+    grid = (2 * points - 1)[None, None]
+    return F.grid_sample(plane[None, None], grid, padding_mode="zeros", align_corners=False)[0, 0, 0]
+
+
+def bce_term(logits: Tensor, target: Tensor) -> Tensor:
+    p = logits.sigmoid()
+    return -(target * p.log() + (1 - target) * (1 - p).log()).mean()
+
+
+def dice_term(logits: Tensor, target: Tensor) -> Tensor:
+    p = logits.sigmoid()
+    return 1 - (2 * (p * target).sum() + 1) / (p.sum() + target.sum() + 1)
+
+
+def plain_losses(predictions: MaskPredictions, targets: SemanticTargets, drawn: list[Tensor]) -> dict[str, Tensor]:
+    """The losses in float64 on the points that the criterion drew: costs' first, then candidates and fresh ones."""
+    draws = iter(x.double() for x in drawn)
+    predictions = MaskPredictions(*(x.double() for x in predictions))
+    layers, batch = predictions.class_logits.shape[:2]
+    masks = [[(targets.labels[i] == c).double() for c in classes] for i, classes in enumerate(targets.classes)]
+    logit_maps = [predictions.mask_logits(layer) for layer in range(layers)]
+
+    matches: dict[tuple[int, int], dict[int, int]] = {}  # of (layer, image): query by target
+    for i in range(batch):
+        points = next(draws)
+        for layer in range(layers):
+            cost = torch.zeros(QUERIES, len(masks[i]), dtype=torch.float64)
+            for q in range(QUERIES):
+                logits = sample(logit_maps[layer][i, q], points)
+                probability = predictions.class_logits[layer, i, q].softmax(-1)
+                for t, mask in enumerate(masks[i]):
+                    target = sample(mask, points)
+                    cost[q, t] = (
+                        -WEIGHTS["class_weight"] * probability[targets.classes[i][t]]
+                        + WEIGHTS["mask_weight"] * bce_term(logits, target)
+                        + WEIGHTS["dice_weight"] * dice_term(logits, target)
+                    )
+            rows, columns = linear_sum_assignment(cost.detach().numpy())
+            matches[layer, i] = dict(zip(columns.tolist(), rows.tolist(), strict=True))
+
+    mask_losses, dice_losses = [0.0] * layers, [0.0] * layers
+    for i in range(batch):
+        if not masks[i]:
+            continue
+        candidates, fresh = next(draws), next(draws)
+        fresh = fresh.view(layers, len(masks[i]), -1, 2)
+        for layer in range(layers):
+            for t, q in matches[layer, i].items():
+                logit_map = logit_maps[layer][i, q]
+                certainty = sample(logit_map.detach(), candidates).abs()
+                order = sorted(range(len(candidates)), key=lambda p, c=certainty: c[p].item())
+                points = torch.cat([candidates[order[:30]], fresh[layer, t]])  # 30 = int(.75 x 40)
+                assert len(points) == POINTS["num_points"]
+                logits, target = sample(logit_map, points), sample(masks[i][t], points)
+                mask_losses[layer] = mask_losses[layer] + bce_term(logits, target)
+                dice_losses[layer] = dice_losses[layer] + dice_term(logits, target)
+    assert not list(draws)
+
+    count = max(1, sum(map(len, masks)))
+    losses = {}
+    for layer in range(layers):
+        total, weights = 0.0, 0.0
+        for i in range(batch):
+            class_of_query = {q: targets.classes[i][t] for t, q in matches[layer, i].items()}
+            for q in range(QUERIES):
+                wanted = class_of_query.get(q, CLASSES)
+                weight = WEIGHTS["no_object_weight"] if wanted == CLASSES else 1.0
+                total = total - weight * predictions.class_logits[layer, i, q].log_softmax(-1)[wanted]
+                weights += weight
+        suffix = "" if layer == layers - 1 else f"_{layer}"
+        losses[f"loss_ce{suffix}"] = WEIGHTS["class_weight"] * total / weights
+        losses[f"loss_mask{suffix}"] = WEIGHTS["mask_weight"] * torch.as_tensor(mask_losses[layer]) / count
+        losses[f"loss_dice{suffix}"] = WEIGHTS["dice_weight"] * torch.as_tensor(dice_losses[layer]) / count
+    return losses
+
+
+PRESENT = {
+    "one image": [[1, 4]],
+    "several images": [[0, 2, 5], [3], [1, 2, 3, 4]],
+    "an image without labels": [[], [2, 3]],
+    "more classes than queries": [[0, 1, 2, 3, 4, 5], [0, 5]],
+    "no labels at all": [[], []],
+}
+
+
+@pytest.mark.parametrize("present", PRESENT.values(), ids=PRESENT.keys())
+def test_equals_the_plain_criterion(present: list[list[int]], drawn: list[Tensor]) -> None:
+    predictions, targets = make_predictions(len(present)), make_targets(present)
+    drawn.clear()  # what made the targets
+    ours = make_criterion()(predictions, targets)
+    theirs = plain_losses(predictions, targets, drawn)
+    assert ours.keys() == theirs.keys()
+    for name, loss in ours.items():
+        assert loss.dtype == torch.float32
+        assert loss.item() == pytest.approx(theirs[name].item(), rel=1e-4, abs=1e-6), name
+
+    ours_gradients = torch.autograd.grad(sum(ours.values()), predictions)
+    theirs_gradients = torch.autograd.grad(sum(theirs.values()), predictions, allow_unused=True)
+    for a, b in zip(ours_gradients, theirs_gradients, strict=True):
+        torch.testing.assert_close(a, torch.zeros_like(a) if b is None else b, atol=1e-5, rtol=1e-3)
+
+
+def test_without_deep_supervision_only_the_last_layer_counts(drawn: list[Tensor]) -> None:
+    predictions, targets = make_predictions(1), make_targets([[1, 2]])
+    drawn.clear()
+    ours = make_criterion(deep_supervision=False)(predictions, targets)
+    last = MaskPredictions(predictions.class_logits[-1:], predictions.mask_embed[-1:], predictions.mask_features)
+    theirs = plain_losses(last, targets, drawn)
+    assert ours.keys() == {"loss_ce", "loss_mask", "loss_dice"} == theirs.keys()
+    for name, loss in ours.items():
+        assert loss.item() == pytest.approx(theirs[name].item(), rel=1e-4), name
+
+
+@pytest.mark.parametrize("present", [[[], []], [[], [1]]])
+def test_ignored_images_give_finite_losses_and_gradients_for_all(present: list[list[int]]) -> None:
+    predictions = make_predictions(2)
+    losses = make_criterion()(predictions, make_targets(present))
+    assert all(loss.isfinite() for loss in losses.values())
+    sum(losses.values()).backward()
+    for tensor in predictions:
+        assert tensor.grad is not None
+        assert tensor.grad.isfinite().all()
+    assert not predictions.mask_embed.grad[:, 0].any()  # no target in the first image
+    for i in range(LAYERS):  # each layer's mask losses are tied to the graph
+        suffix = "" if i == LAYERS - 1 else f"_{i}"
+        assert losses[f"loss_mask{suffix}"].requires_grad
+        assert losses[f"loss_dice{suffix}"].requires_grad
+
+
+@pytest.mark.parametrize("part", ["class_logits", "mask_embed", "mask_features"])
+def test_predictions_that_are_no_numbers_do_not_stop_the_matching(part: str) -> None:
+    predictions = make_predictions(1)
+    with torch.no_grad():
+        getattr(predictions, part).view(-1)[::3] = float("nan")
+    criterion, targets = make_criterion(), make_targets([[0, 1, 2]])
+    (match,) = criterion.match(predictions, targets)
+    assert match.shape == (LAYERS, 3)
+    assert all(len(set(row)) == 3 for row in match.tolist())
+    assert set(criterion(predictions, targets)) >= {"loss_ce", "loss_mask", "loss_dice"}
+
+
+def test_half_precision_predictions_are_compared_in_fp32() -> None:
+    predictions, targets = (
+        MaskPredictions(*(x.detach().bfloat16() for x in make_predictions(2))),
+        make_targets([[1], [2]]),
+    )
+    criterion = make_criterion()
+    torch.manual_seed(3)
+    expected = criterion(predictions.float(), targets)
+    torch.manual_seed(3)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        losses = criterion(predictions, targets)
+    for name, loss in losses.items():
+        assert loss.dtype == torch.float32
+        torch.testing.assert_close(loss, expected[name])
+
+
+def test_mask_losses_are_divided_by_the_masks_of_all_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two processes, the other with 5 masks: the divisor is (3 + 5) / 2."""
+    predictions, targets, criterion = make_predictions(1), make_targets([[0, 1, 2]]), make_criterion()
+    torch.manual_seed(5)
+    alone = criterion(predictions, targets)
+    monkeypatch.setattr(set_criterion.comm, "get_world_size", lambda: 2)
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: tensor.add_(5))
+    torch.manual_seed(5)
+    together = criterion(predictions, targets)
+    for name, loss in together.items():
+        divisor = 1 if name.startswith("loss_ce") else 4 / 3
+        torch.testing.assert_close(loss, alone[name] / divisor)
+
+
+def test_class_loss_is_a_weighted_mean() -> None:
+    """One query matched to class 2, three unmatched: weights 1 and 3 times .1."""
+    logits = torch.randn(1, 1, QUERIES, CLASSES + 1)
+    loss = make_criterion().class_loss(logits, make_targets([[2]]), [torch.tensor([[1]])])
+    minus_log = -logits[0, 0].log_softmax(-1)
+    expected = (minus_log[1, 2] + 0.1 * minus_log[[0, 2, 3], CLASSES].sum()) / 1.3
+    torch.testing.assert_close(loss, expected[None])
+
+
+def test_empty_weight_stays_out_of_checkpoints() -> None:
+    assert not make_criterion().state_dict()
+
+
+def test_dice() -> None:
+    p, t = torch.rand(3, 7), torch.rand(3, 7)
+    for i in range(3):
+        expected = 1 - (2 * (p[i] * t[i]).sum() + 1) / (p[i].sum() + t[i].sum() + 1)
+        torch.testing.assert_close(dice(p, t)[i], expected)
+    assert dice(torch.zeros(4), torch.zeros(4)) == 0
+
+
+@pytest.mark.parametrize(("ratio", "uncertain"), [(0.0, 0), (0.75, 15), (1.0, 20)])
+def test_chosen_points_are_the_most_uncertain_and_fresh_ones(ratio: float, uncertain: int) -> None:
+    """On logits that grow from left to right through zero in the middle, uncertain points are those in the middle."""
+    terms = PointMaskLoss(20, 3.0, ratio)
+    logit_maps = torch.linspace(-1, 1, 40).expand(2, 30, 40).clone()
+    torch.manual_seed(1)
+    points = terms.choose_points(logit_maps)
+    assert points.shape == (2, 20, 2)
+    assert points.min() >= 0
+    assert points.max() <= 1
+    torch.manual_seed(1)
+    candidates = torch.rand(60, 2)
+    # without the outermost half pixel, which zero padding makes uncertain too
+    inner = candidates[((candidates - 0.5).abs() < 0.5 - 1 / 60).all(1)]
+    distance = (points[:, :uncertain, 0] - 0.5).abs()
+    nearest = (inner[:, 0] - 0.5).abs().sort().values[:uncertain]
+    for row in distance:
+        torch.testing.assert_close(row.sort().values, nearest)
+
+
+def test_points_are_new_every_time() -> None:
+    terms = PointMaskLoss(20, 3.0, 0.75)
+    a, b = (terms.choose_points(torch.randn(2, 5, 5)) for _ in range(2))
+    assert not torch.equal(a[:, -5:], b[:, -5:])
+    assert not torch.equal(a[0, -5:], a[1, -5:])  # each mask has its own fresh ones
+
+
+def test_more_confident_predictions_of_the_truth_cost_less() -> None:
+    """A sanity check of signs: embeddings that draw the true masks with the true classes lower the loss."""
+    targets = make_targets([[0, 1, 2]], ignored=0)
+    features = torch.zeros(1, CHANNELS, 32, 40)
+    for c in range(3):
+        features[0, c] = targets.labels[0] == c
+    features[0, 3] = 1
+    losses = []
+    for scale in (0.0, 1.0, 3.0):
+        embed = torch.zeros(1, 1, QUERIES, CHANNELS)
+        logits = torch.zeros(1, 1, QUERIES, CLASSES + 1)
+        logits[0, 0, 3, CLASSES] = 4 * scale
+        embed[0, 0, 3, 3] = -scale
+        for c in range(3):
+            embed[0, 0, c, c], embed[0, 0, c, 3] = 2 * scale, -scale
+            logits[0, 0, c, c] = 4 * scale
+        losses.append(sum(make_criterion()(MaskPredictions(logits, embed, features), targets).values()).item())
+    assert all(later < 0.8 * earlier for earlier, later in pairwise(losses))

@@ -1,0 +1,110 @@
+"""SeMask FPN: the head against its formula, losses and logits at any size."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from semask_d2.config.merging import merge_file
+from semask_d2.d2 import build_model
+from tests.helpers.tiny_model import CLASSES, ROOT, make_inputs, randomize, tiny_cfg
+
+
+def build(**options: object) -> nn.Module:
+    torch.manual_seed(0)
+    cfg = tiny_cfg()
+    merge_file(cfg, ROOT / "configs/heads/fpn.yaml")
+    cfg.MODEL.SEM_SEG_HEAD.NORM = "BN"
+    cfg.MODEL.SEM_SEG_HEAD.CONVS_DIM = 24
+    cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = CLASSES
+    for key, value in options.items():
+        setattr(cfg.MODEL.SEM_SEG_HEAD, key, value)
+    return build_model(cfg)
+
+
+def plain_head(head: nn.Module, features: dict[str, Tensor]) -> Tensor:
+    """In evaluation: norms use their running statistics, and nothing is dropped."""
+    total = torch.zeros(())
+    for doublings, branch in enumerate(head.scale_heads):
+        x = features[f"res{doublings + 2}"]
+        convs = [module for module in branch if hasattr(module, "conv")]
+        assert len(convs) == max(1, doublings)
+        for layer in convs:
+            x = F.conv2d(x, layer.conv.weight, padding=1)
+            bn = layer.bn
+            x = (x - bn.running_mean.view(-1, 1, 1)) / (bn.running_var.view(-1, 1, 1) + 1e-5).sqrt()
+            x = (x * bn.weight.view(-1, 1, 1) + bn.bias.view(-1, 1, 1)).clamp(min=0)
+            if doublings:
+                x = F.interpolate(x, size=[2 * side for side in x.shape[-2:]], mode="bilinear", align_corners=False)
+        total = total + F.interpolate(x, size=features["res2"].shape[-2:], mode="bilinear", align_corners=False)
+    return F.conv2d(total, head.conv_seg.weight, head.conv_seg.bias)
+
+
+@pytest.mark.parametrize("size", [(64, 96), (50, 37)])
+def test_head_equals_the_formula(size: tuple[int, int]) -> None:
+    model = randomize(build())
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.running_mean)
+            nn.init.uniform_(module.running_var, 0.5, 2)
+    model.eval()
+    with torch.no_grad():
+        features = model.backbone(torch.randn(2, 3, *size))
+        expected = plain_head(model.sem_seg_head, features)
+        torch.testing.assert_close(model.sem_seg_head(features), expected, atol=1e-4, rtol=1e-3)
+
+
+def test_logits_go_straight_to_the_wanted_size_and_images_are_not_padded() -> None:
+    model = randomize(build()).eval()
+    inputs = make_inputs((40, 64), (61, 33), labels=False)
+    inputs[0] |= {"height": 80, "width": 100}
+    seen = []
+    model.backbone.register_forward_pre_hook(lambda module, args: seen.append(tuple(args[0].shape)))
+    with torch.no_grad():
+        outputs = model(inputs)
+        assert seen == [(1, 3, 40, 64), (1, 3, 61, 33)]
+        for x, output, size in zip(inputs, outputs, ((80, 100), (61, 33)), strict=True):
+            assert output["sem_seg"].shape == (CLASSES, *size)
+            pixels = model.normalizer([x["image"]], 0).tensor
+            logits = model.sem_seg_head(model.backbone(pixels))
+            expected = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)[0]
+            torch.testing.assert_close(output["sem_seg"], expected)
+
+
+def test_losses_of_images_of_different_sizes() -> None:
+    model = build().train()
+    losses = model(make_inputs((40, 64), (61, 33)))
+    assert losses.keys() == {"loss_ce", "loss_cate"}
+    sum(losses.values()).backward()
+    for name, parameter in model.named_parameters():
+        if not name.startswith("backbone.layers") or "semantic_layer" not in name:
+            assert parameter.grad is not None, name
+        assert parameter.grad is None or parameter.grad.isfinite().all(), name
+
+
+def test_all_ignored_is_zero() -> None:
+    inputs = make_inputs((40, 64))
+    inputs[0]["sem_seg"].fill_(255)
+    losses = build().train()(inputs)
+    assert losses["loss_ce"] == losses["loss_cate"] == 0
+    sum(losses.values()).backward()
+
+
+def test_the_hardest_pixels_make_a_larger_loss() -> None:
+    inputs = make_inputs((64, 64), (64, 64))
+    losses = []
+    for pixels in (0, 100, 10**9):
+        model = build(OHEM_PIXELS=pixels).train()
+        torch.manual_seed(1)  # of the dropout
+        losses.append(model(inputs))
+    assert losses[1]["loss_ce"] > 1.05 * losses[0]["loss_ce"]
+    torch.testing.assert_close(losses[2]["loss_ce"], losses[0]["loss_ce"])
+    torch.testing.assert_close(losses[1]["loss_cate"], losses[0]["loss_cate"])  # the prior's loss is on all pixels
+
+
+def test_classifier_starts_small() -> None:
+    head = build().sem_seg_head
+    assert 0.005 < head.conv_seg.weight.std() < 0.02
+    assert not head.conv_seg.bias.any()
