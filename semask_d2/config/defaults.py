@@ -25,11 +25,12 @@ DEFAULTS: dict[str, Any] = {
     "INPUT.COLOR_AUG_SSD": False,
     "INPUT.CROP.SINGLE_CATEGORY_MAX_AREA": 1.0,  # no class may fill more than this part of a crop
     "INPUT.SKIP_UNREADABLE": False,  # train on without the images that cannot be read
-    "INPUT.SIZE_DIVISIBILITY": -1,  # above 0: training images are padded to this side
+    "INPUT.SIZE_DIVISIBILITY": -1,  # above 0: training images are padded to this side (see configs/recipes)
     # Optimization
     "SOLVER.OPTIMIZER": "ADAMW",
     "SOLVER.BACKBONE_MULTIPLIER": 0.1,
     "SOLVER.WEIGHT_DECAY_EMBED": 0.0,
+    "SOLVER.NORM_PARAMETERS": "modules",  # what WEIGHT_DECAY_NORM is for: norm modules, or "names" that hold "norm"
     "SOLVER.POLY_LR_POWER": 0.9,
     "SOLVER.POLY_LR_CONSTANT_ENDING": 0.0,
     "SOLVER.GRADIENT_ACCUMULATION_STEPS": 1,  # parts that a batch of IMS_PER_BATCH is split into
@@ -71,7 +72,7 @@ DEFAULTS: dict[str, Any] = {
     "MODEL.MASK_FORMER.CLASS_WEIGHT": 1.0,
     "MODEL.MASK_FORMER.DICE_WEIGHT": 1.0,
     "MODEL.MASK_FORMER.MASK_WEIGHT": 20.0,
-    "MODEL.MASK_FORMER.CATE_WEIGHT": 0.4,  # of the prior loss
+    "MODEL.MASK_FORMER.CATE_WEIGHT": 0.4,  # of the loss on the semantic maps, of mask models and of Semantic FPN
     "MODEL.MASK_FORMER.NHEADS": 8,
     "MODEL.MASK_FORMER.DROPOUT": 0.1,
     "MODEL.MASK_FORMER.DIM_FEEDFORWARD": 2048,
