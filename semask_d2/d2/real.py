@@ -1,7 +1,5 @@
 """Detectron2's own objects under the project's names: the only file that imports `detectron2`."""
 
-# ruff: noqa: F401 - every import is handed on by semask_d2.d2
-
 from detectron2 import __version__ as BACKEND_VERSION
 from detectron2.config import CfgNode, configurable, get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -15,10 +13,6 @@ from detectron2.engine import (
 )
 from detectron2.evaluation import (
     DatasetEvaluator,
-    DatasetEvaluators,
-    inference_on_dataset,
-    print_csv_format,
-    verify_results,
 )
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import (
@@ -35,7 +29,6 @@ from detectron2.utils import comm
 from detectron2.utils.collect_env import collect_env_info
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import (
-    EventStorage,
     EventWriter,
     JSONWriter,
     TensorboardXWriter,
@@ -45,3 +38,38 @@ from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import setup_logger
 
 BACKEND = "detectron2"
+
+__all__ = [
+    "BACKBONE_REGISTRY",
+    "BACKEND",
+    "BACKEND_VERSION",
+    "META_ARCH_REGISTRY",
+    "SEM_SEG_HEADS_REGISTRY",
+    "Backbone",
+    "CfgNode",
+    "DatasetCatalog",
+    "DatasetEvaluator",
+    "DefaultTrainer",
+    "EventWriter",
+    "HookBase",
+    "ImageList",
+    "JSONWriter",
+    "MetadataCatalog",
+    "PathManager",
+    "ShapeSpec",
+    "TensorboardXWriter",
+    "TrainerBase",
+    "build_backbone",
+    "build_model",
+    "build_sem_seg_head",
+    "collect_env_info",
+    "comm",
+    "configurable",
+    "default_argument_parser",
+    "get_cfg",
+    "get_event_storage",
+    "hooks",
+    "launch",
+    "seed_all_rng",
+    "setup_logger",
+]

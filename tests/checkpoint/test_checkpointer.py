@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from semask_d2.d2 import EventStorage
 from semask_d2.engine import Checkpointer
 from semask_d2.engine.hooks import BestCheckpoint
 from semask_d2.utils.errors import UserError
+from tests.helpers.detectron2_names import EventStorage
 
 
 class Counter:

@@ -6,14 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from semask_d2.d2 import (
-    DatasetEvaluator,
-    DatasetEvaluators,
-    get_cfg,
-    inference_on_dataset,
-    print_csv_format,
-    verify_results,
-)
+from semask_d2.d2 import DatasetEvaluator, get_cfg
+from tests.helpers.detectron2_names import DatasetEvaluators, inference_on_dataset, print_csv_format, verify_results
 from tests.helpers.toy_run import Accuracy
 
 

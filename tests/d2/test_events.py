@@ -7,7 +7,8 @@ import json
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from semask_d2.d2 import EventStorage, EventWriter, JSONWriter, TensorboardXWriter, get_event_storage
+from semask_d2.d2 import EventWriter, JSONWriter, TensorboardXWriter, get_event_storage
+from tests.helpers.detectron2_names import EventStorage
 
 
 def test_the_innermost_open_storage_is_the_current_one():

@@ -13,7 +13,6 @@ import torch
 
 from semask_d2.d2 import (
     DatasetEvaluator,
-    DatasetEvaluators,
     PathManager,
     collect_env_info,
     comm,
@@ -22,6 +21,7 @@ from semask_d2.d2 import (
     seed_all_rng,
     setup_logger,
 )
+from tests.helpers.detectron2_names import DatasetEvaluators
 
 
 def test_the_command_line_has_its_defaults():

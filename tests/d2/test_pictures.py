@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from semask_d2.d2 import EventStorage, TensorboardXWriter
+from semask_d2.d2 import TensorboardXWriter
+from tests.helpers.detectron2_names import EventStorage
 
 
 def test_tensorboard_gets_each_picture_once(tmp_path) -> None:

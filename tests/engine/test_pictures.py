@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from semask_d2 import Predictor
-from semask_d2.d2 import EventStorage
 from semask_d2.engine import pictures
 from semask_d2.engine.pictures import CurveWriter, PredictionPictures, draw_curves, evenly, read_metrics
+from tests.helpers.detectron2_names import EventStorage
 
 METRIC = "sem_seg/mIoU"
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from semask_d2.d2 import EventStorage
 from semask_d2.engine.step import TrainingStep, autocast_dtype, seed_forward
 from semask_d2.utils.errors import UserError
+from tests.helpers.detectron2_names import EventStorage
 
 
 class Regression(nn.Module):

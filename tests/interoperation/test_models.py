@@ -8,10 +8,11 @@ import torch
 from torch import nn
 
 from semask_d2 import Predictor, build_model, get_cfg
-from semask_d2.d2 import EventStorage, MetadataCatalog
+from semask_d2.d2 import MetadataCatalog
 from semask_d2.modeling.pixel_decoders import PIXEL_DECODER_REGISTRY
 from semask_d2.utils.errors import UserError
 from tests.helpers.commands import ROOT
+from tests.helpers.detectron2_names import EventStorage
 from tests.helpers.examples import NEEDS_DETECTRON2
 
 pytestmark = NEEDS_DETECTRON2

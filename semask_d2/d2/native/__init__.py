@@ -1,9 +1,13 @@
-"""Stands for Detectron2 where it is not installed: what the project uses of it.
+"""Stands for Detectron2 where it is not installed: what the project uses of it, and no more.
+
+Why it exists: Detectron2 has no wheels on PyPI, and most people who want to try, fine-tune or ship a model never need
+it. With these stand-ins one command installs the project anywhere. What it will never grow: anything that the project
+does not call itself (detection, COCO evaluators, LazyConfig, Detectron2's schedules and augmentations), a second way to
+configure or train, or features that Detectron2 lacks. Each file names what it stands for, behaves as that does in all
+that the project asks of it, and is tested by the same tests.
 
 The loggers have Detectron2's names ("detectron2.engine.train_loop", ...), so that a filter finds them on both sides.
 """
-
-# ruff: noqa: F401 - every import is handed on by semask_d2.d2
 
 from semask_d2.d2.native import comm, hooks
 from semask_d2.d2.native.catalog import DatasetCatalog, MetadataCatalog
@@ -12,13 +16,8 @@ from semask_d2.d2.native.engine import DefaultTrainer, TrainerBase
 from semask_d2.d2.native.env import BACKEND, BACKEND_VERSION, PathManager, collect_env_info, seed_all_rng
 from semask_d2.d2.native.evaluation import (
     DatasetEvaluator,
-    DatasetEvaluators,
-    inference_on_dataset,
-    print_csv_format,
-    verify_results,
 )
 from semask_d2.d2.native.events import (
-    EventStorage,
     EventWriter,
     JSONWriter,
     TensorboardXWriter,
@@ -38,3 +37,38 @@ from semask_d2.d2.native.modeling import (
     build_model,
     build_sem_seg_head,
 )
+
+__all__ = [
+    "BACKBONE_REGISTRY",
+    "BACKEND",
+    "BACKEND_VERSION",
+    "META_ARCH_REGISTRY",
+    "SEM_SEG_HEADS_REGISTRY",
+    "Backbone",
+    "CfgNode",
+    "DatasetCatalog",
+    "DatasetEvaluator",
+    "DefaultTrainer",
+    "EventWriter",
+    "HookBase",
+    "ImageList",
+    "JSONWriter",
+    "MetadataCatalog",
+    "PathManager",
+    "ShapeSpec",
+    "TensorboardXWriter",
+    "TrainerBase",
+    "build_backbone",
+    "build_model",
+    "build_sem_seg_head",
+    "collect_env_info",
+    "comm",
+    "configurable",
+    "default_argument_parser",
+    "get_cfg",
+    "get_event_storage",
+    "hooks",
+    "launch",
+    "seed_all_rng",
+    "setup_logger",
+]
