@@ -26,7 +26,7 @@ VARIANTS = {
 
 
 def train(arguments: argparse.Namespace, variant: str, seed: int) -> float:
-    """The final mIoU of one run, from 0 to 1."""
+    """The final mIoU of one run, in percent."""
     folder = Path(arguments.output, f"{variant} {seed}".replace(" ", "_").replace(",", ""))
     command = [sys.executable, ROOT / "train_net.py", "--config-file", arguments.config_file, *VARIANTS[variant]]
     command += ["SEED", seed, "SOLVER.MAX_ITER", arguments.iterations, "OUTPUT_DIR", folder, "TEST.EVAL_PERIOD", 0]
@@ -38,7 +38,7 @@ def train(arguments: argparse.Namespace, variant: str, seed: int) -> float:
         text=True,
         check=False,
     )
-    match = re.search(r"mIoU (\d\.\d+)\s*$", result.stdout)
+    match = re.search(r"mIoU (\d+\.\d+)\s*$", result.stdout)
     if result.returncode or not match:
         sys.exit(f"{variant}, seed {seed} failed:\n{result.stderr[-2000:]}")
     print(f"{variant}, seed {seed}: {match[1]}", flush=True)
@@ -61,7 +61,7 @@ def main() -> None:
     for variant in VARIANTS:
         values = [mious[variant, seed] for seed in arguments.seeds]
         spread = statistics.stdev(values) if len(values) > 1 else float("nan")
-        print(f"| {variant} | {statistics.mean(values):.4f} | {spread:.4f} | {min(values):.4f} | {max(values):.4f} |")
+        print(f"| {variant} | {statistics.mean(values):.2f} | {spread:.2f} | {min(values):.2f} | {max(values):.2f} |")
 
 
 if __name__ == "__main__":

@@ -17,15 +17,12 @@ import statistics
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also runs from a clone that is not installed
-
-from semask_d2.modeling.meta_arch.score_maps import ScoreMap, resized, rows_of
+from semask_d2.modeling.meta_arch.score_maps import ScoreMap, resized, row_elements, rows_of
 
 STRIDE = 4
 
@@ -43,7 +40,7 @@ def bands(masks: Tensor, probability: Tensor, size: tuple[int, int]) -> Tensor:
     def scores(start: int, stop: int) -> Tensor:
         return full(start, stop).sigmoid() @ probability
 
-    return ScoreMap(scores, size, max(probability.shape), masks.device).labels()
+    return ScoreMap(scores, size, row_elements(max(probability.shape), size), masks.device).labels()
 
 
 WAYS = {"whole maps": whole_maps, "bands": bands}

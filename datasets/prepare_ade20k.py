@@ -13,8 +13,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also runs from a clone that is not installed
-
 from semask_d2.data.datasets.ade20k import ADE20K
 from semask_d2.data.datasets.convert import convert_labels
 from semask_d2.data.datasets.folder import datasets_root

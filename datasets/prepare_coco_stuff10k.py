@@ -18,8 +18,6 @@ import numpy as np
 from PIL import Image
 from scipy.io import loadmat
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also runs from a clone that is not installed
-
 from semask_d2.data.datasets.coco_stuff10k import COCO_STUFF_10K, TRAIN_ID_OF_RELEASED
 from semask_d2.data.datasets.folder import datasets_root
 from semask_d2.utils.errors import UserError

@@ -10,5 +10,15 @@ from semask_d2.inference.predictor import Prediction, Predictor
 from semask_d2.modeling import backbones, heads  # noqa: F401 - they register themselves
 from semask_d2.modeling.meta_arch import build_model
 from semask_d2.utils.errors import UserError
+from semask_d2.version import __version__
 
-__all__ = ["Prediction", "Predictor", "UserError", "add_semask_config", "build_model", "get_cfg", "load_weights"]
+__all__ = [
+    "Prediction",
+    "Predictor",
+    "UserError",
+    "__version__",
+    "add_semask_config",
+    "build_model",
+    "get_cfg",
+    "load_weights",
+]

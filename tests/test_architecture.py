@@ -20,7 +20,7 @@ CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 # A folder of the package imports only from folders of earlier lines, and from those of its own line where no circle
 # comes of it. The folders of `modeling` are named without it.
 LINES = (
-    ("utils",),
+    ("utils", "version"),
     ("d2", "layers"),
     ("config", "checkpoint", "backbones", "pixel_decoders", "transformer_decoders"),
     ("heads", "losses"),
@@ -29,7 +29,9 @@ LINES = (
     ("data",),
     ("evaluation", "inference"),
     ("engine",),
+    ("commands",),
     ("semask_d2",),  # the package's own __init__
+    ("__main__",),
 )
 LINE_OF_FOLDER = {folder: number for number, folders in enumerate(LINES) for folder in folders}
 MAX_LINES = 400
@@ -40,7 +42,7 @@ def label(path: Path) -> str:
 
 
 def folder_of(module: str) -> str:
-    """The folder of a dotted name: `semask_d2.modeling.layers.conv` is in `layers`, `semask_d2.data.mapper` in `data`."""
+    """The folder of a dotted name: `semask_d2.modeling.layers.conv` is in `layers`."""
     parts = module.split(".")
     if len(parts) > 2 and parts[1] == "modeling":
         return parts[2]

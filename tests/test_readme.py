@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import shlex
 from pathlib import Path
@@ -23,13 +22,6 @@ COMMANDS = [
     for command in line.split("&&")
 ]
 SCRIPTS = [command for command in COMMANDS if ".py " in command and "pip" not in command]
-
-
-def load(script: str):
-    spec = importlib.util.spec_from_file_location(Path(script).stem, ROOT / script)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_the_first_block_is_the_two_commands() -> None:

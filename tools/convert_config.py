@@ -17,8 +17,6 @@ from pathlib import Path
 
 import yaml
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also runs from a clone that is not installed
-
 from semask_d2.config.yaml_files import BASE_KEY, read_yaml, short_tag, tagged_values
 from semask_d2.utils.errors import UserError
 from semask_d2.utils.files import atomic_write

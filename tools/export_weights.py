@@ -3,14 +3,11 @@
 
 import argparse
 import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone works without being installed
 
 from semask_d2.checkpoint.loading import tensors_of
 from semask_d2.checkpoint.readers import read_checkpoint
 from semask_d2.checkpoint.saving import write_safetensors
-from semask_d2.checkpoint.semantic_windows import RECORD, rule_of_file
+from semask_d2.checkpoint.semantic_windows import RECORD, windows_of_file
 from semask_d2.engine.launch import guarded
 from semask_d2.utils.errors import UserError
 
@@ -21,8 +18,8 @@ def main(args: argparse.Namespace) -> None:
         raise UserError(f"--output {args.output}: expected a name that ends with .safetensors")
     data = read_checkpoint(args.weights)
     state = tensors_of(data, args.weights)
-    rule = rule_of_file(data)
-    write_safetensors(args.output, state, {RECORD: rule} if rule else {})
+    windows = windows_of_file(data)
+    write_safetensors(args.output, state, {RECORD: windows} if windows else {})
     print(f"{args.weights} -> {args.output}: {len(state)} tensors")
 
 

@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import logging
 import sys
-from pathlib import Path
 
 import torch
 from fvcore.nn import FlopCountAnalysis
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also runs from a clone that is not installed
 
 from semask_d2 import build_model, get_cfg
 

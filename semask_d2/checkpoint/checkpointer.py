@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,12 +14,15 @@ from torch import nn
 
 from semask_d2.checkpoint.loading import load_checkpoint
 from semask_d2.checkpoint.readers import read_checkpoint
-from semask_d2.checkpoint.semantic_windows import RECORD, rule_of_model
+from semask_d2.checkpoint.semantic_windows import RECORD, windows_of_model
 from semask_d2.d2 import comm
 from semask_d2.utils.errors import UserError
 from semask_d2.utils.files import atomic_write
 
 logger = logging.getLogger(__name__)
+
+LAST = "last_checkpoint"
+NUMBERED = re.compile(r"model_(\d{7,})\.pth")
 
 
 class Checkpointer(FvcoreCheckpointer):
@@ -45,12 +50,24 @@ class Checkpointer(FvcoreCheckpointer):
         if self.write(name, **kwargs):
             self.tag_last_checkpoint(f"{name}.pth")
 
-    def write(self, name: str, **kwargs: Any) -> bool:
-        """Write `NAME.pth` and leave `last_checkpoint` as it is; False on processes that do not write."""
+    def write(self, name: str, *, weights_only: bool = False, **kwargs: Any) -> bool:
+        """Write `NAME.pth` and leave `last_checkpoint` as it is; False on processes that do not write.
+
+        Raises `UserError`, and writes nothing, where a weight is not finite: no run could resume from it.
+        """
         if not self.save_dir or not self.save_to_disk:
             return False
-        state: dict[str, Any] = {"model": self.model.state_dict(), RECORD: rule_of_model(self.model)}
-        state |= {key: value.state_dict() for key, value in self.checkpointables.items()}
+        weights = self.model.state_dict()
+        if not all_finite(weights):
+            last = self.newest_numbered()
+            raise UserError(
+                f"the weights are not finite any more, so {name}.pth was not written; the last good checkpoint is "
+                f"{last or '(none)'}. Continue from it with --resume and a lower SOLVER.BASE_LR, or without "
+                "SOLVER.AMP.ENABLED"
+            )
+        state: dict[str, Any] = {"model": weights, RECORD: windows_of_model(self.model)}
+        if not weights_only:
+            state |= {key: value.state_dict() for key, value in self.checkpointables.items()}
         path = os.path.join(self.save_dir, f"{name}.pth")
         logger.info("Saving checkpoint to %s", path)
         with atomic_write(path, "wb") as file:
@@ -58,8 +75,47 @@ class Checkpointer(FvcoreCheckpointer):
         return True
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
-        with atomic_write(os.path.join(self.save_dir, "last_checkpoint")) as file:
+        with atomic_write(os.path.join(self.save_dir, LAST)) as file:
             file.write(last_filename_basename)
+
+    def numbered(self) -> list[Path]:
+        """The folder's `model_0000099.pth` and so on, the oldest first."""
+        found = [path for path in Path(self.save_dir).glob("model_*.pth") if NUMBERED.fullmatch(path.name)]
+        return sorted(found, key=lambda path: int(NUMBERED.fullmatch(path.name)[1]))
+
+    def newest_numbered(self) -> Path | None:
+        """The folder's newest numbered checkpoint."""
+        return next(reversed(self.numbered()), None)
+
+    def remove_all_but(self, count: int) -> None:
+        """Remove numbered checkpoints but the `count` newest ones; 0 keeps all."""
+        if count > 0 and self.save_to_disk:
+            for path in self.numbered()[:-count]:
+                path.unlink(missing_ok=True)
+
+    def has_checkpoint(self) -> bool:
+        """Whether the output folder has a checkpoint to resume from.
+
+        Raises `UserError` where there are checkpoints and `last_checkpoint` does not tell which is the last.
+        """
+        return bool(self.get_checkpoint_file())
+
+    def get_checkpoint_file(self) -> str:
+        """The path that `last_checkpoint` names, "" where the folder holds no checkpoint; errors as above."""
+        pointer, newest = Path(self.save_dir, LAST), self.newest_numbered()
+        advice = f"; write {newest.name} into it, the newest checkpoint there, to continue from that" if newest else ""
+        if not os.path.lexists(pointer):
+            if newest is None:
+                return ""
+            raise UserError(f"{pointer} is missing, though {self.save_dir} holds checkpoints{advice}")
+        try:
+            name = pointer.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{pointer}: cannot be read as the name of a checkpoint ({error}){advice}") from error
+        path = Path(self.save_dir, name)
+        if not name or "/" in name or "\0" in name or not path.is_file():
+            raise UserError(f"{pointer} names {name!r}, which is no file in {self.save_dir}{advice}")
+        return str(path)
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
         """Load model weights, all of them, and `checkpointables` (None: all there are); what else the file holds."""
@@ -93,3 +149,9 @@ class Checkpointer(FvcoreCheckpointer):
                 return self.load(self.get_checkpoint_file())
             logger.info("%s holds no checkpoint to resume from", self.save_dir)
         return self._load(path, [], **self.start_allowances)
+
+
+def all_finite(state: dict[str, Any]) -> bool:
+    """Whether no floating-point tensor of a state dict holds NaN or infinity, with one wait for the device."""
+    checks = [x.isfinite().all() for x in state.values() if torch.is_tensor(x) and x.is_floating_point()]
+    return not checks or bool(torch.stack(checks).all())

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from semask_d2.checkpoint.kinds import CLASS_LAYERS, Kind, recognize
 from semask_d2.checkpoint.readers import read_checkpoint
 from semask_d2.checkpoint.report import LoadReport, compare, shortened
-from semask_d2.checkpoint.semantic_windows import check_rule, rule_of_file, rule_of_released
+from semask_d2.checkpoint.semantic_windows import check_windows, windows_of_file, windows_of_released
 from semask_d2.checkpoint.unpickling import NUMBERS
 from semask_d2.utils.errors import UserError
 
@@ -80,8 +80,8 @@ def load_checkpoint(
         logger.info("%s: %d tensors start anew, %s: %s", source, len(anew), " and ".join(reasons), shortened(anew))
     if report.unexpected:
         logger.warning("%s: the model has no place for %s", source, shortened(report.unexpected))
-    released = rule_of_released(kind.decoder, state) if kind.decoder else None
-    check_rule(str(source), kind.name, model, rule_of_file(data) or released)
+    released = windows_of_released(kind.decoder, state) if kind.decoder else None
+    check_windows(str(source), kind.name, model, windows_of_file(data) or released)
     return report
 
 

@@ -9,13 +9,13 @@ from typing import Any
 import safetensors.torch
 from torch import Tensor, nn
 
-from semask_d2.checkpoint.semantic_windows import RECORD, rule_of_model
+from semask_d2.checkpoint.semantic_windows import RECORD, windows_of_model
 from semask_d2.utils.files import atomic_write
 
 
 def save_weights(model: nn.Module, path: str | os.PathLike) -> None:
     """Write a model's weights, and which of its semantic layers are windowed, to the safetensors file `path`."""
-    write_safetensors(path, model.state_dict(), {RECORD: rule_of_model(model)})
+    write_safetensors(path, model.state_dict(), {RECORD: windows_of_model(model)})
 
 
 def write_safetensors(path: str | os.PathLike, state: dict[str, Tensor], header: dict[str, Any]) -> None:

@@ -1,6 +1,6 @@
 """Which stages' semantic layers attend within windows: no parameter's shape tells, so it is checked apart.
 
-A rule is a list with one entry a stage: the window's side, or None where the layer attends globally. Our own
+`Windows` is a list with one entry a stage: the window's side, or None where the layer attends globally. Our own
 checkpoints record it as `semantic_windows`; for released ones it is known from what they are.
 """
 
@@ -15,7 +15,7 @@ from semask_d2.modeling.layers.semantic_attention import SemanticLayer
 
 logger = logging.getLogger(__name__)
 
-Rule = list[int | None]
+Windows = list[int | None]
 RECORD = "semantic_windows"
 
 # Which stages of the released models are windowed, by decoder and, where it matters, by class count
@@ -24,20 +24,20 @@ FAPN = (0, 1)
 MASKFORMER = (0, 1, 2)
 
 
-def rule_of_model(model: nn.Module) -> Rule:
-    """The rule that a model computes by; empty where it has no semantic layers."""
+def windows_of_model(model: nn.Module) -> Windows:
+    """The windows that a model computes by; empty where it has no semantic layers."""
     return [module.window for module in model.modules() if isinstance(module, SemanticLayer)]
 
 
-def rule_of_file(data: dict[str, Any]) -> Rule | None:
-    """The rule that a checkpoint of ours records; None where it has none."""
-    rule = data.get(RECORD)
-    valid = isinstance(rule, list) and all(window is None or isinstance(window, int) for window in rule)
-    return rule if valid and rule else None
+def windows_of_file(data: dict[str, Any]) -> Windows | None:
+    """The windows that a checkpoint of ours records; None where it has none."""
+    windows = data.get(RECORD)
+    valid = isinstance(windows, list) and all(window is None or isinstance(window, int) for window in windows)
+    return windows if valid and windows else None
 
 
-def rule_of_released(decoder: str, state: dict[str, Tensor]) -> Rule | None:
-    """The rule of the released model with this decoder and these tensors; None where the table does not tell.
+def windows_of_released(decoder: str, state: dict[str, Tensor]) -> Windows | None:
+    """The windows of the released model with this decoder and these tensors; None where the table does not tell.
 
     `decoder` is "Mask2Former", "FaPN", "MSFaPN", "MaskFormer" or "FPN".
     """
@@ -54,27 +54,27 @@ def rule_of_released(decoder: str, state: dict[str, Tensor]) -> Rule | None:
     return None if stages is None else [window if stage in stages else None for stage in range(4)]
 
 
-def describe(rule: Rule) -> str:
-    """A rule in the words of the config's keys."""
-    sides = sorted({window for window in rule if window})
+def describe(windows: Windows) -> str:
+    """Windows in the words of the config's keys."""
+    sides = sorted({window for window in windows if window})
     size = f" and SEM_WINDOW_SIZE {', '.join(map(str, sides))}" if sides else ""
-    return f"SEM_WINDOWED_STAGES {[stage for stage, window in enumerate(rule) if window]}{size}"
+    return f"SEM_WINDOWED_STAGES {[stage for stage, window in enumerate(windows) if window]}{size}"
 
 
-def check_rule(source: str, kind: str, model: nn.Module, expected: Rule | None) -> None:
-    """Log the rule that `model` computes by, with a warning that names both where the weights had another."""
-    rule = rule_of_model(model)
-    if not rule:
+def check_windows(source: str, kind: str, model: nn.Module, expected: Windows | None) -> None:
+    """Log the windows that `model` computes by, with a warning that names both where the weights had others."""
+    windows = windows_of_model(model)
+    if not windows:
         return
     if expected is None:
-        logger.info("%s: semantic layers attend as the config says, %s", source, describe(rule))
-    elif rule == expected:
-        logger.info("%s: semantic layers attend as in the %s, %s", source, kind, describe(rule))
+        logger.info("%s: semantic layers attend as the config says, %s", source, describe(windows))
+    elif windows == expected:
+        logger.info("%s: semantic layers attend as in the %s, %s", source, kind, describe(windows))
     else:
         logger.warning(
             "%s: the %s has %s, but this config has %s: its weights fit either way and compute something else",
             source,
             kind,
             describe(expected),
-            describe(rule),
+            describe(windows),
         )

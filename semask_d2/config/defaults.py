@@ -33,6 +33,7 @@ DEFAULTS: dict[str, Any] = {
     "SOLVER.NORM_PARAMETERS": "modules",  # what WEIGHT_DECAY_NORM is for: norm modules, or "names" that hold "norm"
     "SOLVER.POLY_LR_POWER": 0.9,
     "SOLVER.POLY_LR_CONSTANT_ENDING": 0.0,
+    "SOLVER.CHECKPOINTS_KEPT": 3,  # the newest ones beside the best and the final; 0 keeps all
     "SOLVER.GRADIENT_ACCUMULATION_STEPS": 1,  # parts that a batch of IMS_PER_BATCH is split into
     # Weights
     "MODEL.WEIGHTS_DROP_CLASS_LAYERS": False,  # start training without the class-sized layers of MODEL.WEIGHTS

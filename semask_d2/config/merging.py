@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import re
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from semask_d2.config.defaults import add_semask_config
+from semask_d2.config.finding import find_config
 from semask_d2.config.yaml_files import read_yaml
 from semask_d2.d2 import CfgNode
 from semask_d2.d2 import get_cfg as get_detectron2_cfg
@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 
 def get_cfg(config_file: str | os.PathLike | None = None, opts: list[str] | tuple[str, ...] = ()) -> CfgNode:
     """A whole config: Detectron2's and the project's defaults, then `config_file`, then `opts` (KEY VALUE ...).
+
+    `config_file` is a path, or the name of a config of the package ("ade20k/semask_swin_l_m2f.yaml").
 
     The device defaults to what the machine has; what it cannot do (CUDA, SyncBN without CUDA) is replaced with a
     warning. Raises `UserError` for a missing file, a YAML tag, an unknown key or a value of the wrong type.
@@ -38,7 +40,8 @@ def get_cfg(config_file: str | os.PathLike | None = None, opts: list[str] | tupl
 
 def merge_file(cfg: CfgNode, path: str | os.PathLike) -> None:
     """Merge a YAML config file, and first the ones that its `_BASE_` names, into `cfg`."""
-    values = read_yaml(Path(path), chain=())
+    path = find_config(path)
+    values = read_yaml(path, chain=())
     check_keys(cfg, values, str(path))
     try:
         cfg.merge_from_other_cfg(CfgNode(values))

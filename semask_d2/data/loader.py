@@ -170,11 +170,13 @@ def per_rank_batch(batch: int, world_size: int, accumulation_steps: int) -> int:
     return batch // parts
 
 
-def require_data(cfg: CfgNode, names: Sequence[str]) -> None:
-    """Raise UserError, before anything costly is built, if a data set is not there or the config is not made for it."""
+def require_data(cfg: CfgNode, names: Sequence[str]) -> dict[str, int]:
+    """The images of each data set. Raises UserError if one is not there or the config is not made for it."""
+    counts = {}
     for name in names:
-        get_dataset_dicts(name)
+        counts[name] = len(get_dataset_dicts(name))
         check_classes(cfg, name)
+    return counts
 
 
 def check_classes(cfg: CfgNode, dataset_name: str) -> None:

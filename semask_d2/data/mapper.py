@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 
-from semask_d2.d2 import CfgNode, MetadataCatalog, configurable
+from semask_d2.d2 import META_ARCH_REGISTRY, CfgNode, MetadataCatalog, configurable
 from semask_d2.data import augmentation
 from semask_d2.data.augmentation import image_tensor, resized_tensor
 from semask_d2.data.image_io import check_labels, open_picture, read_labels
+from semask_d2.utils.arguments import naming_config_keys, require
 from semask_d2.utils.errors import UserError
 
 
@@ -21,6 +22,12 @@ class SemanticMapper:
     Training: shortest-edge resize, crop that no class fills, SSD color jitter, horizontal flip, padding.
     Test: shortest-edge resize alone, and no label map (the evaluator reads it at its own size).
     """
+
+    config_keys: ClassVar = {
+        "crop_size": "INPUT.CROP.SIZE",
+        "short_edges": "INPUT.MIN_SIZE_TRAIN",
+        "max_size": "INPUT.MAX_SIZE_TRAIN",
+    }
 
     @configurable
     def __init__(
@@ -45,6 +52,16 @@ class SemanticMapper:
         `crop_size` (height, width) or None; `pad_to` is the side of the padded square, 0 or less for none;
         `compact_labels` hands label maps on as uint8 where all ids fit, an eighth of the bytes.
         """
+        if crop_size is not None:
+            require(
+                len(crop_size) == 2 and min(crop_size) >= 1, self, "crop_size", "two sides of at least 1", crop_size
+            )
+        require(
+            min(short_edges) >= 0, self, "short_edges", "sides of at least 1, or 0 for images as they are", short_edges
+        )
+        ordered = sampling != "range" or short_edges[0] <= short_edges[-1]
+        require(ordered, self, "short_edges", "the smaller end of the range first", short_edges)
+        require(max_size >= 1, self, "max_size", "at least 1", max_size)
         self.is_train = is_train
         self.image_format = image_format
         self.num_classes = num_classes
@@ -72,8 +89,7 @@ class SemanticMapper:
             "is_train": is_train,
             "image_format": settings.FORMAT,
             "num_classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
-            # other projects' models, Detectron2's among them, take int64 labels
-            "compact_labels": cfg.MODEL.META_ARCHITECTURE in ("SeMaskMaskFormer", "SeMaskFPN"),
+            "compact_labels": model_says(cfg, "takes_uint8_labels"),
             "ignore_label": MetadataCatalog.get(names[0]).get("ignore_label", ignored) if len(names) else ignored,
         }
         if not is_train:
@@ -99,7 +115,7 @@ class SemanticMapper:
             "single_category_max_area": settings.CROP.SINGLE_CATEGORY_MAX_AREA,
             "color_jitter": settings.COLOR_AUG_SSD,
             "horizontal_flip": settings.RANDOM_FLIP == "horizontal",
-            "pad_to": settings.SIZE_DIVISIBILITY,
+            "pad_to": 0 if model_says(cfg, "pads_training_images") else settings.SIZE_DIVISIBILITY,
         }
 
     def __call__(self, dataset_dict: dict[str, Any], rng: np.random.Generator | None = None) -> dict[str, Any]:
@@ -157,6 +173,12 @@ class SemanticMapper:
         return pixels, augmentation.pad(labels, self.pad_to, self.ignore_label)
 
 
+def model_says(cfg: CfgNode, attribute: str) -> bool:
+    """What the config's meta-architecture says of itself; False for those of other projects, which say nothing."""
+    models = dict(iter(META_ARCH_REGISTRY))
+    return getattr(models.get(cfg.MODEL.META_ARCHITECTURE), attribute, False)
+
+
 MAPPERS: dict[str, Callable[..., Any]] = {"mask_former_semantic": SemanticMapper}
 
 
@@ -165,4 +187,5 @@ def build_mapper(cfg: CfgNode, is_train: bool) -> Callable[..., dict[str, Any]]:
     name = cfg.INPUT.DATASET_MAPPER_NAME
     if name not in MAPPERS:
         raise UserError(f'INPUT.DATASET_MAPPER_NAME is "{name}"; known are {", ".join(sorted(MAPPERS))}')
-    return MAPPERS[name](cfg, is_train)
+    with naming_config_keys():
+        return MAPPERS[name](cfg, is_train)

@@ -6,20 +6,128 @@ import datetime
 import logging
 import math
 import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import torch
 
-from semask_d2.checkpoint import read_checkpoint
-from semask_d2.checkpoint.checkpointer import Checkpointer
-from semask_d2.d2 import EventWriter, HookBase, get_event_storage
+from semask_d2.checkpoint import Checkpointer, read_checkpoint
+from semask_d2.d2 import EventWriter, HookBase, comm, get_event_storage, hooks
+from semask_d2.engine.optimizer import load_scheduler_state
+from semask_d2.engine.step import TrainingStep
+from semask_d2.engine.stopping import Stopped
+from semask_d2.utils.runs import read_metrics
 
 logger = logging.getLogger(__name__)
 
 BEST_NAME = "model_best"
 
 
+class LRScheduler(hooks.LRScheduler):  # under the name that Detectron2's trainers save its state by
+    """Detectron2's hook that steps the schedule; a resumed run takes its rates from its own config."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        load_scheduler_state(self.scheduler, state_dict)
+
+
+class PeriodicCheckpoint(HookBase):
+    """Saves `model_0000099` after the 100th iteration (period 100) and so on, and `model_final` after the last.
+
+    Of the numbered ones only the `kept` newest stay; 0 keeps all.
+    """
+
+    def __init__(self, checkpointer: Checkpointer, period: int, kept: int):
+        self.checkpointer = checkpointer
+        self.period = period
+        self.kept = kept
+
+    def after_step(self) -> None:
+        iteration = self.trainer.iter
+        if (iteration + 1) % self.period == 0:
+            self.save(iteration)
+        if iteration + 1 >= self.trainer.max_iter:
+            self.checkpointer.save("model_final", iteration=iteration)
+
+    def save(self, iteration: int) -> str:
+        """Save the numbered checkpoint of an iteration, and return its name."""
+        name = f"model_{iteration:07d}"
+        self.checkpointer.save(name, iteration=iteration)
+        self.checkpointer.remove_all_but(self.kept)
+        return name
+
+
+class StopOnSignal(HookBase):
+    """Ends a run after a step in which a process was asked to stop: with a checkpoint, and a word on how to go on.
+
+    It stands last, and on all processes; `checkpoints` is there on the one that writes.
+    """
+
+    def __init__(self, step: TrainingStep, checkpoints: PeriodicCheckpoint | None):
+        self.step = step
+        self.checkpoints = checkpoints
+
+    def after_step(self) -> None:
+        if not self.step.must_stop or self.trainer.iter + 1 >= self.trainer.max_iter:
+            return
+        number = self.step.stop_request.signal or signal.SIGTERM
+        message = ""
+        if self.checkpoints is not None:
+            name = self.checkpoints.save(self.trainer.iter)
+            message = (
+                f"stopped by {signal.Signals(number).name} after iteration {self.trainer.iter + 1} of "
+                f"{self.trainer.max_iter}; {name}.pth is written: add --resume to the same command to go on"
+            )
+        stopped = Stopped(message)
+        stopped.exit_code = 128 + number
+        raise stopped
+
+
+class EvaluateUnevaluated(HookBase):
+    """Evaluates at a resumed run's start where its checkpoint was to be evaluated and has no result.
+
+    So a kill between checkpoint and evaluation loses no best model. `metrics_file` is read on the main process.
+    """
+
+    def __init__(self, period: int, evaluate: Callable[[], dict], metrics_file: str, metric: str):
+        self.period = period
+        self.evaluate = evaluate
+        self.metrics_file = metrics_file
+        self.metric = metric
+
+    def before_train(self) -> None:
+        done = self.trainer.start_iter
+        due = self.period > 0 and done > 0 and done % self.period == 0 and done < self.trainer.max_iter
+        if not due or not comm.all_gather(self.is_missing(done - 1))[0]:
+            return
+        logger.info("The evaluation after iteration %d has no result: it is made up for", done)
+        results = self.evaluate()
+        if results:
+            self.trainer.storage.iter = done - 1
+            self.trainer.storage.put_scalars(**flattened(results), smoothing_hint=False)
+
+    def is_missing(self, iteration: int) -> bool:
+        """Whether the metrics file holds no result of the iteration."""
+        if not os.path.isfile(self.metrics_file):
+            return True
+        return self.metric not in read_metrics(self.metrics_file).get(iteration, {})
+
+
+def flattened(results: dict[str, Any]) -> dict[str, float]:
+    """Nested results as "task/metric", the names under which Detectron2 records them."""
+    flat: dict[str, float] = {}
+    for key, value in results.items():
+        if isinstance(value, dict):
+            flat |= {f"{key}/{name}": number for name, number in flattened(value).items()}
+        else:
+            flat[key] = value
+    return flat
+
+
 class BestCheckpoint(HookBase):
-    """Keeps the model of the best evaluation so far as `model_best.pth`; it stands after the evaluation hook.
+    """Keeps the weights of the best evaluation so far as `model_best.pth`; it stands after the evaluation hooks.
 
     The best value so far is read from that file, so a resumed run cannot overwrite a better model.
     """
@@ -31,10 +139,17 @@ class BestCheckpoint(HookBase):
         self.best = -math.inf
 
     def before_train(self) -> None:
-        path = os.path.join(self.checkpointer.save_dir, f"{BEST_NAME}.pth")
-        if self.trainer.start_iter > 0 and os.path.isfile(path):
-            self.best = read_checkpoint(path)["best"]
-            logger.info("Best %s so far: %.4f", self.metric, self.best)
+        path = Path(self.checkpointer.save_dir, f"{BEST_NAME}.pth")
+        if self.trainer.start_iter > 0 and path.is_file():
+            best = read_checkpoint(path).get("best")
+            if isinstance(best, (int, float)):
+                self.best = float(best)
+                logger.info("Best %s so far: %.2f", self.metric, self.best)
+            else:
+                aside = free_name(path.with_name(f"{BEST_NAME}_of_unknown_value.pth"))
+                path.rename(aside)
+                logger.warning("%s does not say how good it is: moved to %s", path, aside.name)
+        self.after_step()  # an evaluation that was made up for
 
     def after_step(self) -> None:
         value, iteration = self.trainer.storage.latest().get(self.metric, (math.nan, -1))
@@ -43,10 +158,18 @@ class BestCheckpoint(HookBase):
         self.seen_iteration = iteration
         if value > self.best:
             self.best = value
-            logger.info("Best %s so far: %.4f", self.metric, value)
-            self.checkpointer.write(BEST_NAME, best=value, metric=self.metric, iteration=self.trainer.iter)
+            logger.info("Best %s so far: %.2f", self.metric, value)
+            self.checkpointer.write(BEST_NAME, weights_only=True, best=value, metric=self.metric, iteration=iteration)
 
     after_train = after_step
+
+
+def free_name(path: Path) -> Path:
+    """`path`, or where that is taken the first of its names with a number that is not."""
+    candidate, number = path, 2
+    while candidate.exists():
+        candidate, number = path.with_stem(f"{path.stem}_{number}"), number + 1
+    return candidate
 
 
 class ProgressLine(EventWriter):
@@ -77,14 +200,21 @@ class ProgressLine(EventWriter):
         parts += [f"{name} {recent(name):.3f} s" for name in ("time", "data_time") if name in histories]
         if "lr" in histories:
             parts.append(f"lr {histories['lr'].latest():.3g}")
-        parts.append(f"memory {peak_memory() / 2**20:.0f} MB")
+        if memory := peak_memory():
+            parts.append(f"memory {memory / 2**20:.0f} MB")
         logger.info("  ".join(parts))
 
 
 def peak_memory() -> int:
-    """The largest memory so far, in bytes: allocated on the GPU if there is one, else resident in this process."""
+    """The largest memory so far, in bytes: allocated on the GPU if there is one, else resident in this process.
+
+    0 where the system does not tell (Windows).
+    """
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
-    import resource  # not on Windows, which has no use for it without a GPU either
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    try:
+        import resource
+    except ImportError:
+        return 0
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -1,4 +1,4 @@
-"""From a command line to a running job: processes, logs, seeds, and errors in one line."""
+"""From a command line to a job's processes, and from whatever ends them to an exit code and one line."""
 
 from __future__ import annotations
 
@@ -9,24 +9,18 @@ import socket
 import sys
 import traceback
 from collections.abc import Callable
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import torch
 from torch.multiprocessing import ProcessExitedException
 
 from semask_d2 import d2
-from semask_d2.d2 import CfgNode, collect_env_info, comm, default_argument_parser, seed_all_rng, setup_logger
-from semask_d2.engine.failures import explain
-from semask_d2.utils.errors import UserError
-from semask_d2.utils.files import atomic_write, require_writable
+from semask_d2.d2 import comm, default_argument_parser
+from semask_d2.engine.failures import LESS_MEMORY, MORE_SHARED_MEMORY, explain
+from semask_d2.engine.stopping import Stopped, passing_signals_on
+from semask_d2.utils.errors import UserError, printable
 
 logger = logging.getLogger(__name__)
-
-RUN_FILES = (
-    *("model_*.pth", "last_checkpoint", "config.yaml", "metrics.json", "log.txt*", "events.out.tfevents.*"),
-    *("pictures", "non_finite_batch*.pth"),
-)
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -56,8 +50,10 @@ def guarded(function: Callable[..., None], *args: object, debug: bool) -> int:
         loop.addFilter(_is_unexplained)
     try:
         function(*args)
-    except ProcessExitedException as error:  # the process has said why
-        return error.exit_code or 1
+    except ProcessExitedException as error:
+        if error.signal_name:
+            print(f"error: {ended_by_signal(error)}", file=sys.stderr, flush=True)
+        return error.exit_code if error.exit_code > 0 else 1  # where it ended itself it has said why
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -68,11 +64,25 @@ def guarded(function: Callable[..., None], *args: object, debug: bool) -> int:
         if debug:
             traceback.print_exc()
         sys.stdout.flush()
-        print(f"error: {message}", file=sys.stderr, flush=True)
+        if isinstance(error, Stopped):
+            print(printable(message), file=sys.stderr, flush=True)
+            return error.exit_code
+        print(f"error: {printable(message)}", file=sys.stderr, flush=True)
         return 1
     finally:
         loop.removeFilter(_is_unexplained)
     return 0
+
+
+def ended_by_signal(error: ProcessExitedException) -> str:
+    """What ended one of the processes of a run from outside, and what that mostly means."""
+    reasons = {
+        "SIGKILL": "mostly by the operating system, when memory runs out: " + LESS_MEMORY,
+        "SIGBUS": "mostly for want of shared memory: " + MORE_SHARED_MEMORY,
+        "SIGSEGV": "a crash in compiled code; please report it with the log",
+    }
+    reason = reasons.get(error.signal_name or "", "from outside")
+    return f"process {error.error_index} of this machine was ended by {error.signal_name}, {reason}"
 
 
 def _is_unexplained(record: logging.LogRecord) -> bool:
@@ -83,15 +93,15 @@ def _is_unexplained(record: logging.LogRecord) -> bool:
 def _start(main: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> None:
     if "TORCHELASTIC_RUN_ID" in os.environ:
         _join_torchrun()
-        try:
-            main(args)
-        finally:
-            torch.distributed.destroy_process_group()
+        main(args)
+        # only after success: while other ranks wait in an exchange it can hang, and the message of an error with it
+        torch.distributed.destroy_process_group()
         return
     _check_processes(args.num_gpus)
     if args.num_gpus * args.num_machines > 1:
         _check_port(args)
-        d2.launch(_worker, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, args=(main, args))
+        with passing_signals_on():
+            d2.launch(_worker, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, args=(main, args))
     else:
         main(args)
 
@@ -141,45 +151,3 @@ def _join_torchrun() -> None:
         torch.cuda.set_device(local_rank)
     torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     comm.create_local_process_group(local_size)
-
-
-def setup(cfg: CfgNode, args: argparse.Namespace) -> None:
-    """Start a job's output folder, log and seeds; for a training, keep an earlier run's files and write config.yaml.
-
-    A rank's seed is SEED plus its number; a negative SEED takes random ones.
-    """
-    folder, rank = cfg.OUTPUT_DIR, comm.get_rank()
-    training = not args.eval_only
-    if comm.is_main_process():
-        require_writable(folder, "OUTPUT_DIR")
-        if training and not args.resume:
-            set_aside(folder)
-    comm.synchronize()
-    for name in ("fvcore", "detectron2", "semask_d2"):
-        setup_logger(folder, distributed_rank=rank, name=name)
-    logger.info("semask_d2 on the %s backend, %s", d2.BACKEND, d2.BACKEND_VERSION)
-    logger.info("Process %d of %d\n%s", rank, comm.get_world_size(), collect_env_info())
-    logger.info("Command line: %s", " ".join(sys.argv))
-    if comm.is_main_process() and training:
-        logger.info("Config:\n%s", cfg.dump())
-        with atomic_write(os.path.join(folder, "config.yaml")) as file:
-            file.write(cfg.dump())
-    seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + rank)
-    if training:  # evaluation meets many sizes, each of which would be benchmarked
-        torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
-    if cfg.FLOAT32_PRECISION:
-        torch.set_float32_matmul_precision(cfg.FLOAT32_PRECISION)
-
-
-def set_aside(folder: str) -> None:
-    """Move the files of an earlier run in `folder` to `folder/previous_N`, so that a new one overwrites nothing."""
-    old = [path for pattern in RUN_FILES for path in Path(folder).glob(pattern)]
-    if not any(path.name.startswith("model_") for path in old):
-        return  # nothing that took work to make
-    number = 1
-    while (target := Path(folder, f"previous_{number}")).exists():
-        number += 1
-    target.mkdir()
-    for path in old:
-        path.rename(target / path.name)
-    print(f"{folder} held an earlier run: moved to {target} (use --resume to continue one)")

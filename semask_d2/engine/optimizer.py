@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from semask_d2.d2 import CfgNode
 from semask_d2.utils.errors import UserError
@@ -20,16 +21,26 @@ NORM_TYPES = (
     nn.LocalResponseNorm,
 )
 CLIP_TYPES = ("full_model", "norm", "value")
+MOMENTS = (
+    "exp_avg",
+    "exp_avg_sq",
+    "max_exp_avg_sq",
+    "momentum_buffer",
+)  # an optimizer's tensors of a parameter's shape
 UNDECAYED_NAMES = ("relative_position_bias_table", "absolute_pos_embed")
 
 
 def parameter_groups(cfg: CfgNode, model: nn.Module) -> list[dict]:
     """The trainable parameters of `model`, grouped by learning rate and weight decay.
 
-    The backbone's rate is multiplied by SOLVER.BACKBONE_MULTIPLIER. Norms decay by SOLVER.WEIGHT_DECAY_NORM,
-    embeddings by WEIGHT_DECAY_EMBED, position tables not at all, the rest by WEIGHT_DECAY.
+    The backbone's rate is multiplied by SOLVER.BACKBONE_MULTIPLIER, that of biases by BIAS_LR_FACTOR. Norms decay by
+    SOLVER.WEIGHT_DECAY_NORM, embeddings by WEIGHT_DECAY_EMBED, biases by WEIGHT_DECAY_BIAS where that is set, position
+    tables not at all, the rest by WEIGHT_DECAY. SOLVER.NORM_PARAMETERS says what a norm is: the parameters of norm
+    "modules", or as in Semantic FPN's recipe those whose "names" hold "norm".
     """
     solver = cfg.SOLVER
+    if solver.NORM_PARAMETERS not in ("modules", "names"):
+        raise UserError(f'SOLVER.NORM_PARAMETERS: expected "modules" or "names", got {solver.NORM_PARAMETERS!r}')
     groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
     seen: set[nn.Parameter] = set()  # a module may be shared under two names
     for module_name, module in model.named_modules():
@@ -40,12 +51,18 @@ def parameter_groups(cfg: CfgNode, model: nn.Module) -> list[dict]:
             rate, decay = solver.BASE_LR, solver.WEIGHT_DECAY
             if "backbone" in module_name.split("."):
                 rate *= solver.BACKBONE_MULTIPLIER
+            by_module = solver.NORM_PARAMETERS == "modules"
+            is_norm = isinstance(module, NORM_TYPES) if by_module else "norm" in f"{module_name}.{name}"
+            if name == "bias":
+                rate *= solver.BIAS_LR_FACTOR
             if name in UNDECAYED_NAMES:
                 decay = 0.0
-            elif isinstance(module, NORM_TYPES):
+            elif is_norm:
                 decay = solver.WEIGHT_DECAY_NORM
             elif isinstance(module, nn.Embedding):
                 decay = solver.WEIGHT_DECAY_EMBED
+            elif name == "bias" and solver.WEIGHT_DECAY_BIAS is not None:
+                decay = solver.WEIGHT_DECAY_BIAS
             groups[rate, decay].append(parameter)
     return [{"params": params, "lr": rate, "weight_decay": decay} for (rate, decay), params in groups.items()]
 
@@ -56,25 +73,38 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     if cfg.SOLVER.OPTIMIZER == "ADAMW":
         optimizer = torch.optim.AdamW(groups, lr=cfg.SOLVER.BASE_LR, fused=True)
     elif cfg.SOLVER.OPTIMIZER == "SGD":
-        optimizer = torch.optim.SGD(groups, lr=cfg.SOLVER.BASE_LR, momentum=cfg.SOLVER.MOMENTUM, fused=True)
+        optimizer = torch.optim.SGD(
+            groups,
+            lr=cfg.SOLVER.BASE_LR,
+            momentum=cfg.SOLVER.MOMENTUM,
+            nesterov=cfg.SOLVER.NESTEROV,
+            fused=True,
+        )
     else:
         raise UserError(f'SOLVER.OPTIMIZER: expected "ADAMW" or "SGD", got {cfg.SOLVER.OPTIMIZER!r}')
     return add_clipping(cfg, optimizer)
 
 
 def poly_with_warmup(
-    *, max_iter: int, power: float, constant_ending: float, warmup_iters: int, warmup_factor: float
+    *,
+    max_iter: int,
+    power: float,
+    constant_ending: float,
+    warmup_iters: int,
+    warmup_factor: float,
+    warmup_method: str = "linear",
 ) -> Callable[[int], float]:
     """The factor on the learning rate at each iteration: (1 - i / max_iter)^power, not below `constant_ending`.
 
-    Over the first `warmup_iters` it is multiplied by a line from `warmup_factor` to 1.
+    Over the first `warmup_iters` it is multiplied by a line from `warmup_factor` to 1, or with `warmup_method`
+    "constant" by `warmup_factor`.
     """
 
     def factor(iteration: int) -> float:
         poly = max((1 - min(iteration / max_iter, 1)) ** power, constant_ending)
         if iteration >= warmup_iters:
             return poly
-        done = iteration / warmup_iters
+        done = 0 if warmup_method == "constant" else iteration / warmup_iters
         return poly * (warmup_factor * (1 - done) + done)
 
     return factor
@@ -89,6 +119,7 @@ def build_poly_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> Lamb
         constant_ending=solver.POLY_LR_CONSTANT_ENDING,
         warmup_iters=solver.WARMUP_ITERS,
         warmup_factor=solver.WARMUP_FACTOR,
+        warmup_method=solver.WARMUP_METHOD,
     )
     return LambdaLR(optimizer, factor)
 
@@ -132,3 +163,86 @@ def add_clipping(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> torch.optim.
 
     optimizer.register_step_pre_hook(before_step)
     return optimizer
+
+
+def load_optimizer_state(optimizer: torch.optim.Optimizer, state: Any) -> None:
+    """Take over an optimizer's state of each parameter, but not its settings: those are this run's config's.
+
+    Everything is checked before anything is loaded, as fused kernels write where a tensor's shape lets them. Raises
+    `UserError` where the state is not this optimizer's.
+    """
+    message = (
+        "the checkpoint's optimizer state does not fit: {}; resume with the settings and the model it was saved with"
+    )
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    sizes = [len(group["params"]) for group in optimizer.param_groups]
+    try:
+        saved_sizes = [len(group["params"]) for group in state["param_groups"]]
+        order = [index for group in state["param_groups"] for index in group["params"]]
+        states = dict(state["state"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(message.format(f"it is no optimizer state ({type(error).__name__}: {error})")) from error
+    if saved_sizes != sizes or len(set(order)) != len(order):
+        raise UserError(message.format(f"it has groups of {saved_sizes} parameters, this run's has {sizes}"))
+    wanted = [name for name in MOMENTS if name in expected_moments(optimizer)]
+    if states and set(states) != set(order):
+        raise UserError(message.format(f"it holds {len(states)} of {len(order)} parameters"))
+    for index, parameter in zip(order, parameters, strict=True):
+        for problem in state_problems(states.get(index, {}), parameter, wanted) if states else ():
+            raise UserError(message.format(f"parameter {index}: {problem}"))
+    settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+    optimizer.load_state_dict({"state": states, "param_groups": state["param_groups"]})
+    for group, own in zip(optimizer.param_groups, settings, strict=True):
+        group.update(own)
+
+
+def expected_moments(optimizer: torch.optim.Optimizer) -> tuple[str, ...]:
+    """The tensors that an optimizer keeps for each parameter."""
+    if isinstance(optimizer, torch.optim.AdamW):
+        return ("exp_avg", "exp_avg_sq")
+    if isinstance(optimizer, torch.optim.SGD) and optimizer.defaults["momentum"]:
+        return ("momentum_buffer",)
+    return ()
+
+
+def state_problems(state: Any, parameter: nn.Parameter, wanted: list[str]) -> Iterator[str]:
+    """What is wrong with the saved state of one parameter."""
+    if not isinstance(state, dict):
+        yield f"expected a dict, got a {type(state).__name__}"
+        return
+    if missing := [name for name in wanted if name not in state]:
+        yield f"{missing[0]} is missing"
+    for name, value in state.items():
+        if name in MOMENTS and (not isinstance(value, Tensor) or value.shape != parameter.shape):
+            yield f"{name} has the shape {tuple(getattr(value, 'shape', ()))}, the parameter {tuple(parameter.shape)}"
+        elif isinstance(value, Tensor):
+            if value.layout != torch.strided or value.is_meta or value.is_quantized:
+                yield f"{name} is no dense tensor"
+            elif not value.is_floating_point():
+                yield f"{name} is {value.dtype}, expected floating-point numbers"
+            elif name not in MOMENTS and value.numel() != 1:
+                yield f"{name} has the shape {tuple(value.shape)}, expected one number"
+        elif value is not None and not isinstance(value, (bool, int, float)):
+            yield f"{name} is a {type(value).__name__}"
+
+
+def load_scheduler_state(scheduler: LRScheduler, state: Any) -> None:
+    """Take over how far a schedule has come; base rates and shape are this run's config's."""
+    epoch = state.get("last_epoch") if isinstance(state, dict) else None
+    if type(epoch) is not int or epoch < 0:
+        raise UserError("the checkpoint's learning-rate schedule does not say at which iteration it stands")
+    scheduler.last_epoch = epoch
+    scheduler._step_count = epoch + 1
+    for group, rate in zip(scheduler.optimizer.param_groups, scheduled_rates(scheduler), strict=True):
+        group["lr"] = rate
+    scheduler._last_lr = [group["lr"] for group in scheduler.optimizer.param_groups]
+
+
+def scheduled_rates(scheduler: LRScheduler) -> list[float]:
+    """The learning rate of each group at `scheduler.last_epoch`."""
+    if isinstance(scheduler, LambdaLR):
+        return [
+            base * factor(scheduler.last_epoch)
+            for base, factor in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
+        ]
+    return scheduler.get_lr()  # Detectron2's, which are functions of the iteration too

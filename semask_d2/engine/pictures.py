@@ -5,7 +5,6 @@ They are for looking at; whatever goes wrong with them is a warning in the log a
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
@@ -20,6 +19,7 @@ from semask_d2.d2 import CfgNode, EventWriter, HookBase, get_event_storage
 from semask_d2.data.datasets import get_dataset_dicts
 from semask_d2.data.image_io import read_image, read_labels, save_picture
 from semask_d2.inference.predictor import Predictor
+from semask_d2.utils.runs import read_metrics
 from semask_d2.utils.visualization import draw_sheet
 
 logger = logging.getLogger(__name__)
@@ -126,19 +126,6 @@ def draw_example(predictor: Predictor, example: dict) -> np.ndarray:
         priors=prediction.priors,
         ignore_label=predictor.ignore_label,
     )
-
-
-def read_metrics(path: str | os.PathLike) -> dict[int, dict[str, float]]:
-    """The scalars of a `metrics.json` by iteration, in order; of what a resumed run repeats, the later."""
-    records: dict[int, dict[str, float]] = {}
-    with open(path, encoding="utf-8") as file:
-        for line in file:
-            try:
-                record = json.loads(line)
-            except ValueError:  # the last line of a run that was killed
-                continue
-            records.setdefault(record["iteration"], {}).update(record)
-    return dict(sorted(records.items()))
 
 
 def draw_curves(records: Mapping[int, Mapping[str, float]]) -> np.ndarray:

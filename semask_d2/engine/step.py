@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from semask_d2.d2 import TrainerBase, comm, get_event_storage
+from semask_d2.engine.optimizer import load_optimizer_state
+from semask_d2.engine.stopping import StopRequest
 from semask_d2.utils.errors import UserError
 from semask_d2.utils.files import atomic_write
 
@@ -25,7 +27,8 @@ def autocast_dtype(device: torch.device, *, enabled: bool) -> torch.dtype | None
     """
     if not enabled or device.type != "cuda":
         return None
-    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    # not where bf16 is emulated (T4, V100, RTX 20), which is slow
+    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
 
 
 def seed_forward(seed: int, iteration: int, part: int, rank: int) -> None:
@@ -65,6 +68,8 @@ class TrainingStep(TrainerBase):
         self.seed = seed
         self.output_dir = output_dir
         self.scaler = torch.amp.GradScaler(enabled=dtype == torch.float16)
+        self.stop_request = StopRequest()
+        self.must_stop = False  # whether a process was asked to, so that all stop after the same step
 
     def begin(self, data_loader: Iterable[list[dict]]) -> None:
         """Take the loader whose first batch is the next iteration's."""
@@ -102,10 +107,14 @@ class TrainingStep(TrainerBase):
     def record(self, losses: dict[str, Tensor], data_time: float, batches: list[list[dict]]) -> None:
         """Put the losses, mean over processes, into the storage; raise `UserError` where one is not finite."""
         values = torch.stack([loss.float() for loss in losses.values()])
+        asked = values.new_full((1,), float(self.stop_request.signal is not None))
+        values = torch.cat([values, asked])  # together, so that both take one exchange
         if comm.get_world_size() > 1:
             torch.distributed.all_reduce(values)
             values /= comm.get_world_size()
-        means = dict(zip(losses, values.tolist(), strict=True))
+        *numbers, asked_share = values.tolist()
+        self.must_stop = asked_share > 0
+        means = dict(zip(losses, numbers, strict=True))
         if not all(map(math.isfinite, means.values())):
             wrong = ", ".join(f"{name} {value}" for name, value in means.items() if not math.isfinite(value))
             images = ", ".join(x.get("file_name", "(no name)") for batch in batches for x in batch)
@@ -138,7 +147,9 @@ class TrainingStep(TrainerBase):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
-        self.optimizer.load_state_dict(state_dict["optimizer"])
+        load_optimizer_state(self.optimizer, state_dict["optimizer"])
         self.seed = state_dict.get("seed", self.seed)  # Detectron2's trainers save no seed, and call the scaler so
         if scaler := state_dict.get("scaler", state_dict.get("grad_scaler")):
+            if not all(type(value) in (int, float) for value in scaler.values()):
+                raise UserError("the checkpoint's state of the loss scale holds what is no number")
             self.scaler.load_state_dict(scaler)

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from semask_d2.checkpoint.checkpointer import Checkpointer
+from semask_d2.config.checks import check_training
 from semask_d2.d2 import (
     CfgNode,
     DatasetEvaluator,
@@ -27,13 +28,22 @@ from semask_d2.d2 import (
     setup_logger,
 )
 from semask_d2.data.loader import Batches, TrainBatches, build_test_loader, build_train_loader, run_seed
-from semask_d2.engine.hooks import BestCheckpoint, ProgressLine
+from semask_d2.engine.hooks import (
+    BestCheckpoint,
+    EvaluateUnevaluated,
+    LRScheduler,
+    PeriodicCheckpoint,
+    ProgressLine,
+    StopOnSignal,
+)
 from semask_d2.engine.optimizer import build_optimizer, build_poly_scheduler
 from semask_d2.engine.pictures import CurveWriter, PredictionPictures
+from semask_d2.engine.setup import DETAIL, write_config
 from semask_d2.engine.step import TrainingStep, autocast_dtype
 from semask_d2.evaluation import LabelsOnly, SemanticEvaluator
 from semask_d2.modeling.meta_arch import build_model
 from semask_d2.utils.errors import UserError
+from semask_d2.utils.runs import METRICS_NAME
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +60,7 @@ class Trainer(DefaultTrainer):
         for name in ("detectron2", "semask_d2"):
             if not logging.getLogger(name).isEnabledFor(logging.INFO):  # the program that uses the trainer set up none
                 setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name=name)
+        check_training(cfg)
         self.cfg = cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
@@ -74,35 +85,52 @@ class Trainer(DefaultTrainer):
         self.register_hooks(self.build_hooks())
 
     def train(self) -> Any:
-        """Train from `start_iter` on, evaluate and save on the way and at the end; the last evaluation's results."""
+        """Train from `start_iter` on, evaluate and save on the way and at the end; the last evaluation's results.
+
+        A signal to stop ends it after a step, with a checkpoint (`Stopped`).
+        """
+        if comm.is_main_process():
+            write_config(self.cfg)
+        if self.start_iter >= self.max_iter:
+            logger.info("The run is finished, all %d iterations: it is only evaluated", self.max_iter)
+            self.last_results = self.test(self.cfg, self.checkpointer.model) if self.cfg.DATASETS.TEST else {}
+            return self.last_results
         loader = self.build_train_loader(self.cfg)
         if isinstance(loader, TrainBatches):
             loader = loader.starting_at(self.start_iter, seed=self._trainer.seed)
         self._trainer.begin(loader)
-        super().train()
+        with self._trainer.stop_request.listening():
+            super().train()
         return self.last_results
 
     def build_hooks(self) -> list[HookBase]:
-        """Timing, learning rate, checkpoints, evaluation, the best model, pictures, and last the writers."""
-        cfg = self.cfg
-
-        def evaluate() -> dict[str, Any]:
-            self.last_results = self._last_eval_results = self.test(cfg, self.checkpointer.model)
-            return self.last_results
-
-        built: list[HookBase] = [hooks.IterationTimer(), hooks.LRScheduler()]
-        if comm.is_main_process():
-            built.append(hooks.PeriodicCheckpointer(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD))
+        """Timing, learning rate, checkpoints, evaluation, the best model, pictures, writers, and what ends a run."""
+        cfg, is_main = self.cfg, comm.is_main_process()
+        checkpoints = None
+        built: list[HookBase] = [hooks.IterationTimer(), LRScheduler()]
+        if is_main:
+            checkpoints = PeriodicCheckpoint(
+                self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD, cfg.SOLVER.CHECKPOINTS_KEPT
+            )
+            built.append(checkpoints)
         if cfg.DATASETS.TEST:
             for name in cfg.DATASETS.TEST:
                 self.build_evaluator(cfg, name)  # what is wrong with one shows before the first iteration
-            built.append(hooks.EvalHook(cfg.TEST.EVAL_PERIOD, evaluate))
-        if comm.is_main_process():
-            if cfg.DATASETS.TEST:
+            metrics_file = os.path.join(cfg.OUTPUT_DIR, METRICS_NAME)
+            built.append(EvaluateUnevaluated(cfg.TEST.EVAL_PERIOD, self.evaluate, metrics_file, self.metric))
+            built.append(hooks.EvalHook(cfg.TEST.EVAL_PERIOD, self.evaluate))
+            if is_main:
                 built.append(BestCheckpoint(self.checkpointer, self.metric))
                 built.append(PredictionPictures(cfg, self.checkpointer.model, self.metric))
+        if is_main:
             built.append(hooks.PeriodicWriter(self.build_writers(), period=20))
+        built.append(StopOnSignal(self._trainer, checkpoints))
         return built
+
+    def evaluate(self) -> dict[str, Any]:
+        """Evaluate the model as it is now, and keep the results."""
+        self.last_results = self._last_eval_results = self.test(self.cfg, self.checkpointer.model)
+        return self.last_results
 
     def build_writers(self) -> list[EventWriter]:
         """A progress line, `metrics.json`, tensorboard events and learning curves, in the output folder."""
@@ -110,7 +138,7 @@ class Trainer(DefaultTrainer):
         PathManager.mkdirs(folder)
         return [
             ProgressLine(self.max_iter),
-            JSONWriter(os.path.join(folder, "metrics.json")),
+            JSONWriter(os.path.join(folder, METRICS_NAME)),
             TensorboardXWriter(folder),
             CurveWriter(folder, self.metric),
         ]
@@ -128,6 +156,8 @@ class Trainer(DefaultTrainer):
     @property
     def metric(self) -> str:
         """The scalar that says which model is best: the first test set's mIoU."""
+        if not self.cfg.DATASETS.TEST:
+            return "sem_seg/mIoU"
         several = f"{self.cfg.DATASETS.TEST[0]}/" if len(self.cfg.DATASETS.TEST) > 1 else ""
         return f"{several}sem_seg/mIoU"
 
@@ -135,7 +165,7 @@ class Trainer(DefaultTrainer):
     def build_model(cls, cfg: CfgNode) -> nn.Module:
         """The config's model; `UserError` if it names a part that there is not."""
         model = build_model(cfg)
-        logger.info("Model:\n%s", model)
+        logger.info("Model:\n%s", model, extra=DETAIL)
         return model
 
     @classmethod

@@ -10,3 +10,8 @@ class UserError(Exception):
 
 class UnreadableFile(UserError):
     """A picture, label map or video that is missing, damaged or of no known format; it may be left out."""
+
+
+def printable(text: str) -> str:
+    """`text` with its control characters spelled out, newlines excepted: file names must not steer a terminal."""
+    return "".join(c if c == "\n" or c.isprintable() else c.encode("unicode_escape").decode() for c in text)

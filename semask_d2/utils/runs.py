@@ -1,13 +1,15 @@
-"""Run folders: which of their checkpoints to use, and which run is the newest."""
+"""Run folders: which of their checkpoints to use, which run is the newest, and what their metrics file says."""
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
 from semask_d2.utils.errors import UserError
 
 CONFIG_NAME = "config.yaml"
+METRICS_NAME = "metrics.json"
 PREFERRED = ("model_best.pth", "model_final.pth")
 
 
@@ -37,3 +39,16 @@ def newest_run(root: str | os.PathLike) -> Path | None:
     runs = [path.parent for path in Path(root).rglob(CONFIG_NAME)]
     trained = [(weights.stat().st_mtime, run) for run in runs if (weights := run_weights(run))]
     return max(trained)[1] if trained else None
+
+
+def read_metrics(path: str | os.PathLike) -> dict[int, dict[str, float]]:
+    """The scalars of a `metrics.json` by iteration, in order; of what a resumed run repeats, the later."""
+    records: dict[int, dict[str, float]] = {}
+    with open(path, encoding="utf-8") as file:
+        for line in file:
+            try:
+                record = json.loads(line)
+            except ValueError:  # the last line of a run that was killed
+                continue
+            records.setdefault(record["iteration"], {}).update(record)
+    return dict(sorted(records.items()))

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from semask_d2.checkpoint import load_weights
-from semask_d2.checkpoint.semantic_windows import describe, rule_of_file, rule_of_model, rule_of_released
+from semask_d2.checkpoint.semantic_windows import describe, windows_of_file, windows_of_model, windows_of_released
 from semask_d2.engine import Checkpointer
 from tests.helpers.small_models import mit_model, released, snapshot, swin_model
 
@@ -37,13 +37,13 @@ def test_rules_of_the_released_models(
         "backbone.layers.0.semantic_layer.class_injection.0.mlp_cls_q.weight": torch.zeros(classes, embed),
         "backbone.layers.1.semantic_layer.class_injection.0.mlp_cls_q.weight": torch.zeros(classes, 2 * embed),
     }
-    assert rule_of_released(decoder, state) == expected
+    assert windows_of_released(decoder, state) == expected
 
 
 def test_rules_of_models() -> None:
-    assert rule_of_model(swin_model(stages=(0, 2))) == [4, None, 4, None]
-    assert rule_of_model(mit_model()) == [4, 4, None, None]
-    assert rule_of_model(swin_model(num_blocks=0)) == []
+    assert windows_of_model(swin_model(stages=(0, 2))) == [4, None, 4, None]
+    assert windows_of_model(mit_model()) == [4, 4, None, None]
+    assert windows_of_model(swin_model(num_blocks=0)) == []
     assert describe([4, None, 4, None]) == "SEM_WINDOWED_STAGES [0, 2] and SEM_WINDOW_SIZE 4"
     assert describe([None, None]) == "SEM_WINDOWED_STAGES []"
 
@@ -96,4 +96,4 @@ def test_where_nothing_tells_the_log_names_the_configs_rule(tmp_path: Path, log:
 
 @pytest.mark.parametrize("record", ["0 1", [1.5], [[0]], {"a": 1}, [], torch.ones(4)])
 def test_a_damaged_record_counts_as_none(record: object) -> None:
-    assert rule_of_file({"semantic_windows": record}) is None
+    assert windows_of_file({"semantic_windows": record}) is None

@@ -13,7 +13,8 @@ from PIL import Image
 
 from semask_d2 import Predictor
 from semask_d2.engine import pictures
-from semask_d2.engine.pictures import CurveWriter, PredictionPictures, draw_curves, evenly, read_metrics
+from semask_d2.engine.pictures import CurveWriter, PredictionPictures, draw_curves, evenly
+from semask_d2.utils.runs import read_metrics
 from tests.helpers.detectron2_names import EventStorage
 
 METRIC = "sem_seg/mIoU"

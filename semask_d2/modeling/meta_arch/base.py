@@ -143,11 +143,12 @@ class SemanticSegmenter(nn.Module, metaclass=ABCMeta):
         for batch in self.batches(batched_inputs):
             images, features = self.extract(batch)
             maps = self.prior_maps(images, features) if priors else [None] * len(batch)
-            score_maps = self.score_maps(batch, images, self.sem_seg_head(features))
-            for score_map, prior in zip(score_maps, maps, strict=True):
-                whole = score_map.scores() if scores else None
-                labels = score_map.labels() if whole is None else whole.argmax(0)
-                results.append(Segmentation(labels, whole, prior))
+            predictions = self.sem_seg_head(features)
+            with torch.autocast(self.device.type, enabled=False):  # a caller's would decide ties in half precision
+                for score_map, prior in zip(self.score_maps(batch, images, predictions), maps, strict=True):
+                    whole = score_map.scores() if scores else None
+                    labels = score_map.labels() if whole is None else whole.argmax(0)
+                    results.append(Segmentation(labels, whole, prior))
         return results
 
     def predict_labels(self, batched_inputs: list[dict]) -> list[Tensor]:

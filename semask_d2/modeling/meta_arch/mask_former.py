@@ -19,7 +19,7 @@ from semask_d2.modeling.losses.mask_losses import DenseMaskLoss, PointMaskLoss
 from semask_d2.modeling.losses.set_criterion import SetCriterion
 from semask_d2.modeling.losses.targets import SemanticTargets
 from semask_d2.modeling.meta_arch.base import Normalizer, SemanticSegmenter, output_size
-from semask_d2.modeling.meta_arch.score_maps import ScoreMap, resized, rows_of
+from semask_d2.modeling.meta_arch.score_maps import ScoreMap, resized, row_elements, rows_of
 from semask_d2.modeling.transformer_decoders import MaskPredictions
 from semask_d2.utils.arguments import arguments_from, require
 from semask_d2.utils.errors import UserError
@@ -110,7 +110,7 @@ class SeMaskMaskFormer(SemanticSegmenter):
             batched_inputs,
             images.image_sizes,
             predictions.class_logits[-1].float(),
-            predictions.mask_logits().float(),
+            predictions.float().mask_logits(),
             strict=True,
         )
         return [
@@ -152,4 +152,5 @@ class SeMaskMaskFormer(SemanticSegmenter):
             return masks(start, stop).sigmoid() @ probability
 
         rows = scores if self.resize_masks_first else resized(scores, image_size, output_size)
-        return ScoreMap(rows, output_size, max(probability.shape), mask_logits.device)
+        elements = row_elements(max(probability.shape), output_size, image_size, padded_size)
+        return ScoreMap(rows, output_size, elements, mask_logits.device)

@@ -52,15 +52,20 @@ def resized(rows: Rows, source: tuple[int, int], target: tuple[int, int]) -> Row
     return of_size
 
 
+def row_elements(channels: int, size: tuple[int, int], *sources: tuple[int, int]) -> int:
+    """The elements that a row of a map of `size` (H, W) takes of the largest of the maps it is resized from."""
+    return max(channels * width * -(-height // size[0]) for height, width in (size, *sources))
+
+
 class ScoreMap(NamedTuple):
     """The class scores of one image: `rows` gives some rows of the map, whose `size` is (H, W).
 
-    `channels` counts those of the widest map behind a row.
+    `row_elements` counts what one of its rows takes of the largest map behind it, as the function of that name does.
     """
 
     rows: Rows
     size: tuple[int, int]
-    channels: int
+    row_elements: int
     device: torch.device
 
     def scores(self) -> Tensor:
@@ -83,9 +88,9 @@ class ScoreMap(NamedTuple):
 
     def _bands(self) -> Iterator[tuple[int, Tensor]]:
         """The first row and the scores (rows, W, K) of each band, from top to bottom."""
-        height, width = map(int, self.size)
+        height = int(self.size[0])
         elements = BAND_ELEMENTS if self.device.type == "cpu" else GPU_BAND_ELEMENTS
-        step = max(1, elements // (self.channels * width))
+        step = max(1, elements // self.row_elements)
         for start in range(0, height, step):
             yield start, self.rows(start, min(start + step, height))
 

@@ -10,7 +10,7 @@ from semask_d2.d2 import META_ARCH_REGISTRY, Backbone, ImageList, build_backbone
 from semask_d2.modeling.losses.cross_entropy import pixel_loss
 from semask_d2.modeling.losses.targets import SemanticTargets
 from semask_d2.modeling.meta_arch.base import Normalizer, SemanticSegmenter, output_size
-from semask_d2.modeling.meta_arch.score_maps import ScoreMap, resized, rows_of
+from semask_d2.modeling.meta_arch.score_maps import ScoreMap, resized, row_elements, rows_of
 from semask_d2.utils.arguments import arguments_from, require
 
 
@@ -87,6 +87,6 @@ class SeMaskFPN(SemanticSegmenter):
         source = tuple(predictions.shape[-2:])
         sizes = map(output_size, batched_inputs, images.image_sizes)
         return [
-            ScoreMap(resized(rows_of(x), source, size), size, len(x), x.device)
+            ScoreMap(resized(rows_of(x), source, size), size, row_elements(len(x), size, source), x.device)
             for x, size in zip(predictions.float(), sizes, strict=True)
         ]

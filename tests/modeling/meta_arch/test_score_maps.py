@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from semask_d2.config.merging import merge_file
 from semask_d2.d2 import build_model
 from semask_d2.modeling.meta_arch import score_maps
-from semask_d2.modeling.meta_arch.score_maps import ScoreMap, resized, rows_of
+from semask_d2.modeling.meta_arch.score_maps import ScoreMap, resized, row_elements, rows_of
 from semask_d2.modeling.transformer_decoders import MaskPredictions
 from tests.helpers.tiny_model import ROOT, make_inputs, randomize, tiny_cfg
 
@@ -47,7 +47,7 @@ def test_a_map_resized_twice_is_put_together_from_bands(source, middle, target) 
     torch.manual_seed(0)
     maps = torch.randn(5, *source)
     rows = resized(resized(rows_of(maps), source, middle), middle, target)
-    score_map = ScoreMap(rows, target, 5, maps.device)
+    score_map = ScoreMap(rows, target, row_elements(5, target, source), maps.device)
     expected = whole(whole(maps, middle), target)
     torch.testing.assert_close(score_map.scores(), expected)
     assert torch.equal(score_map.labels(), score_map.scores().argmax(0))
@@ -60,17 +60,17 @@ def test_a_band_holds_no_more_than_it_may_and_every_row_comes_once() -> None:
         asked.append((start, stop))
         return torch.zeros(stop - start, 10, 4)
 
-    ScoreMap(rows, (23, 10), 4, torch.device("cpu")).scores()
+    ScoreMap(rows, (23, 10), 40, torch.device("cpu")).scores()
     assert [row for start, stop in asked for row in range(start, stop)] == list(range(23))
     assert max(stop - start for start, stop in asked) == 200 // (10 * 4)
     asked.clear()
-    ScoreMap(rows, (3, 10), 1000, torch.device("cpu")).labels()  # a row is the least
+    ScoreMap(rows, (3, 10), 10000, torch.device("cpu")).labels()  # a row is the least
     assert asked == [(0, 1), (1, 2), (2, 3)]
 
 
 def test_of_equal_scores_the_lowest_class_is_the_label() -> None:
     maps = torch.tensor([0.0, 2.0, 1.0, 2.0])[:, None, None].expand(4, 3, 5)
-    labels = ScoreMap(rows_of(maps), (3, 5), 4, maps.device).labels()
+    labels = ScoreMap(rows_of(maps), (3, 5), 20, maps.device).labels()
     assert labels.dtype == torch.int64
     assert labels.tolist() == [[1] * 5] * 3
 
@@ -107,3 +107,16 @@ def test_a_models_labels_are_its_scores_best(kind: str) -> None:
     assert len(scores[0].argmax(0).unique()) > 1
     for x, y in zip(scores, labels, strict=True):
         assert torch.equal(x.argmax(0), y)
+
+
+def test_a_small_picture_of_a_large_map_reads_few_of_its_rows_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(score_maps, "BAND_ELEMENTS", 4 * 64 * 32)
+    asked = []
+
+    def rows(start: int, stop: int) -> Tensor:
+        asked.append(stop - start)
+        return torch.zeros(stop - start, 64, 4)
+
+    size, source = (16, 16), (1024, 64)
+    ScoreMap(resized(rows, source, size), size, row_elements(4, size, source), torch.device("cpu")).labels()
+    assert max(asked) <= 64

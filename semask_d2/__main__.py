@@ -1,0 +1,47 @@
+"""`semask COMMAND ...`, also as `python -m semask_d2`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+
+from semask_d2.commands import predict, show_config, train
+
+COMMANDS = {
+    "train": "train a model that a config describes",
+    "eval": "evaluate a trained model",
+    "predict": "draw what a model sees in pictures, videos or a camera",
+    "config": "print every setting of a config with the file that it comes from",
+}
+
+
+def entry(name: str) -> Callable[[Sequence[str]], int]:
+    """The function that takes the words after a command's name and returns an exit code."""
+    prog = f"semask {name}"
+    functions: dict[str, Callable[[Sequence[str]], int]] = {
+        "train": lambda words: train.command_line(words, prog=prog),
+        "eval": lambda words: train.command_line(words, prog=prog, eval_only=True),
+        "predict": lambda words: predict.command_line(words, prog=prog),
+        "config": lambda words: show_config.command_line(words, prog=prog),
+    }
+    return functions[name]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code."""
+    commands = "\n".join(f"  {name:9s}{text}" for name, text in COMMANDS.items())
+    parser = argparse.ArgumentParser(
+        prog="semask",
+        usage="semask COMMAND ... (semask COMMAND --help says more)",
+        description=f"SeMask: semantic segmentation.\n\ncommands:\n{commands}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND")
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    name = parser.parse_args(words[:1]).command
+    return entry(name)(words[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

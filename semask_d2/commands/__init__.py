@@ -1,0 +1,1 @@
+"""The commands: `semask train`, `eval`, `predict`, `config`; train_net.py and demo/demo.py are the same functions."""

@@ -1,0 +1,53 @@
+"""`semask predict`, which is also demo/demo.py: draw what a model sees in pictures, videos or a camera."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from semask_d2.config.checks import check_evaluation
+from semask_d2.engine.launch import guarded
+from semask_d2.inference.drawing import DrawingJob, choose_config
+from semask_d2.inference.predictor import Predictor
+from semask_d2.utils.errors import UserError
+
+
+def argument_parser(prog: str | None = None) -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog=prog, description="Segment pictures and videos, and draw the result.")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--input", nargs="+", metavar="FILE", help="pictures, videos, folders, or globs in quotes")
+    source.add_argument("--webcam", type=int, nargs="?", const=0, metavar="N", help="a camera (default: the first)")
+    parser.add_argument("--output", metavar="PATH", help="folder, or for one input a .png, .jpg or .mp4 file")
+    parser.add_argument("--weights", metavar="PATH", help="checkpoint or run folder (default: newest run in output/)")
+    parser.add_argument("--config-file", metavar="FILE", help="config (default: config.yaml beside the weights)")
+    parser.add_argument("--labels", action="store_true", help="also write the class ids, as PNG in labels/")
+    parser.add_argument("--semantic-priors", action="store_true", help="draw the backbone's semantic maps as well")
+    parser.add_argument("--compare", metavar="DIR", help="draw ground truth and errors; DIR holds NAME.png label files")
+    parser.add_argument("--opacity", type=float, default=0.6, help="of the colors, from 0 to 1 (default 0.6)")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="config options as KEY VALUE pairs, last")
+    return parser
+
+
+def main(args: argparse.Namespace) -> None:
+    """Draw each input; raise `UserError`, naming them, where some could not be."""
+    if not 0 <= args.opacity <= 1:
+        raise UserError(f"--opacity {args.opacity}: expected a number from 0 to 1")
+    job = DrawingJob(
+        args.input if args.webcam is None else args.webcam,
+        output=args.output,
+        compare=args.compare,
+        labels=args.labels,
+        priors=args.semantic_priors,
+        opacity=args.opacity,
+    )
+    cfg = choose_config(args.config_file, args.weights, args.opts)
+    check_evaluation(cfg)
+    job.run(Predictor(cfg))
+
+
+def command_line(arguments: Sequence[str] | None = None, *, prog: str | None = None) -> int:
+    """Run the words of a command line, by default this process's; returns the exit code."""
+    args = argument_parser(prog).parse_args(arguments)
+    return guarded(main, args, debug=args.debug)

@@ -1,0 +1,77 @@
+"""`semask train` and `semask eval`, which are also train_net.py: a config's training or evaluation."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from semask_d2.checkpoint import Checkpointer
+from semask_d2.config import get_cfg
+from semask_d2.config.checks import check_evaluation
+from semask_d2.d2 import CfgNode, comm
+from semask_d2.data import require_data
+from semask_d2.engine import Trainer
+from semask_d2.engine.launch import argument_parser, run
+from semask_d2.engine.setup import setup, summary
+from semask_d2.evaluation import MultiScaleFlip
+from semask_d2.utils.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+EXAMPLE = "toy_scenes/semask_swin_mini_msfapn_m2f.yaml"
+
+
+def main(args: argparse.Namespace) -> None:
+    """What each process does."""
+    if not args.config_file:
+        raise UserError(f"--config-file is missing: name a config, such as configs/{EXAMPLE}")
+    cfg = get_cfg(args.config_file, args.opts)
+    cfg.freeze()
+    check_evaluation(cfg)
+    setup(cfg, training=not args.eval_only, resume=args.resume)
+    results = evaluate(cfg, resume=args.resume) if args.eval_only else train(cfg, args)
+    if comm.is_main_process() and results:
+        for name in cfg.DATASETS.TEST:
+            metrics = results.get(name, results)  # the results of a single set come without its name
+            print(f"{name} mIoU {metrics['sem_seg']['mIoU']:.2f}", flush=True)
+
+
+def train(cfg: CfgNode, args: argparse.Namespace) -> dict[str, Any]:
+    """Train, from the start or with `args.resume` from the last checkpoint; the last evaluation's results."""
+    counts = require_data(cfg, (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
+    trainer = Trainer(cfg)
+    logger.info("Training:\n%s", summary(cfg, trainer.model, counts, training=True))
+    trainer.resume_or_load(resume=args.resume)
+    named = get_cfg(args.config_file).MODEL.WEIGHTS
+    if named and not cfg.MODEL.WEIGHTS and not trainer.start_iter:
+        logger.warning(
+            "THE MODEL STARTS FROM RANDOM WEIGHTS, where the config names %s: it will stay far below the accuracy of "
+            "its recipe",
+            named,
+        )
+    return trainer.train()
+
+
+def evaluate(cfg: CfgNode, *, resume: bool) -> dict[str, Any]:
+    """Evaluate MODEL.WEIGHTS, or with `resume` the newest checkpoint of OUTPUT_DIR, on the config's test sets."""
+    if not (cfg.MODEL.WEIGHTS or resume):
+        raise UserError(
+            "--eval-only needs trained weights: add MODEL.WEIGHTS FILE, or --resume for the newest checkpoint "
+            f"in OUTPUT_DIR ({cfg.OUTPUT_DIR})"
+        )
+    counts = require_data(cfg, cfg.DATASETS.TEST)
+    model = Trainer.build_model(cfg)
+    logger.info("Evaluation:\n%s", summary(cfg, model, counts, training=False))
+    Checkpointer(model, cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+    return Trainer.test(cfg, MultiScaleFlip.from_config(cfg, model) if cfg.TEST.AUG.ENABLED else model)
+
+
+def command_line(arguments: Sequence[str] | None = None, *, prog: str | None = None, eval_only: bool = False) -> int:
+    """Run the words of a command line, by default this process's; returns the exit code."""
+    parser = argument_parser()
+    parser.prog = prog or parser.prog
+    args = parser.parse_args(arguments)
+    args.eval_only |= eval_only
+    return run(main, args)

@@ -1,0 +1,81 @@
+"""What settings of a run can be, beside those that a model's components check: solver, data loader, sizes, output."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from semask_d2.d2 import CfgNode
+from semask_d2.d2 import get_cfg as get_detectron2_cfg
+from semask_d2.utils.arguments import value_of
+from semask_d2.utils.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+
+class Range(NamedTuple):
+    """What a value may be, as a test and in words."""
+
+    holds: Callable[[Any], bool]
+    words: str
+
+
+def at_least(lowest: float) -> Range:
+    """Numbers from `lowest` on."""
+    return Range(lambda value: value >= lowest, f"at least {lowest:g}")
+
+
+def one_of(*choices: str) -> Range:
+    """One of some words."""
+    return Range(lambda value: value in choices, " or ".join(f'"{choice}"' for choice in choices))
+
+
+COMMON: dict[str, Range] = {
+    "DATALOADER.NUM_WORKERS": at_least(0),
+    "INPUT.MAX_SIZE_TEST": at_least(1),
+    "INPUT.MIN_SIZE_TEST": at_least(0),  # 0 takes images as they are
+    "OUTPUT_DIR": Range(bool, "a folder's name"),
+}
+TRAINING: dict[str, Range] = {
+    "SOLVER.MAX_ITER": at_least(1),
+    "SOLVER.CHECKPOINT_PERIOD": at_least(1),
+    "SOLVER.CHECKPOINTS_KEPT": at_least(0),
+    "SOLVER.BASE_LR": at_least(0),
+    "SOLVER.BACKBONE_MULTIPLIER": at_least(0),
+    "SOLVER.WEIGHT_DECAY": at_least(0),
+    "SOLVER.MOMENTUM": at_least(0),
+    "SOLVER.WARMUP_ITERS": at_least(0),
+    "SOLVER.WARMUP_METHOD": one_of("linear", "constant"),
+    "TEST.EVAL_PERIOD": at_least(0),
+}
+# keys of Detectron2's that mean nothing here: a value that differs from the default is worth a word
+UNUSED = (
+    "DATALOADER.SAMPLER_TRAIN",
+    "DATALOADER.REPEAT_THRESHOLD",
+    "SOLVER.RESCALE_INTERVAL",
+    "TEST.PRECISE_BN.ENABLED",
+    "VIS_PERIOD",
+)
+
+
+def check_ranges(cfg: CfgNode, ranges: dict[str, Range]) -> None:
+    """Raise `UserError` naming the first key whose value is outside its range."""
+    for key, wanted in ranges.items():
+        value = value_of(cfg, key)
+        if not wanted.holds(value):
+            raise UserError(f"{key}: expected {wanted.words}, got {value!r}")
+
+
+def check_training(cfg: CfgNode) -> None:
+    """Raise `UserError` for settings that no training can have; warn of those that are not obeyed."""
+    check_ranges(cfg, COMMON | TRAINING)
+    defaults = get_detectron2_cfg()
+    for key in UNUSED:
+        if value_of(cfg, key) != value_of(defaults, key):
+            logger.warning("%s %s is not used in this project's trainings", key, value_of(cfg, key))
+
+
+def check_evaluation(cfg: CfgNode) -> None:
+    """Raise `UserError` for settings that no evaluation or prediction can have."""
+    check_ranges(cfg, COMMON)

@@ -1,0 +1,34 @@
+"""Where config files are: a path, or the name of one that comes with the package."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from semask_d2.utils.errors import UserError
+from semask_d2.utils.registry import suggestion
+
+PACKAGE = Path(__file__).resolve().parents[1]
+
+
+def configs_folder() -> Path:
+    """The configs that come with the package: inside it where it is installed, beside it in a clone."""
+    installed = PACKAGE / "configs"
+    return installed if installed.is_dir() else PACKAGE.parent / "configs"
+
+
+def find_config(name: str | os.PathLike) -> Path:
+    """The file at the path `name`, or else the package's config of that name, as "ade20k/semask_swin_l_m2f.yaml".
+
+    A leading "configs/" may stand before the name. Raises `UserError`, with the nearest name, where there is neither.
+    """
+    path = Path(name)
+    if os.path.lexists(path) or path.is_absolute():
+        return path
+    folder = configs_folder()
+    packaged = folder.joinpath(*(path.parts[1:] if path.parts[:1] == ("configs",) else path.parts))
+    if packaged.is_file() and packaged.resolve().is_relative_to(folder.resolve()):
+        return packaged
+    known = [found.relative_to(folder).as_posix() for found in folder.rglob("*.yaml")]
+    near = suggestion(path.as_posix().removeprefix("configs/"), known)
+    raise UserError(f"{path}: No such file, and no config of that name comes with the package.{near}")

@@ -1,0 +1,117 @@
+"""What a job does first: its output folder, its log, its seeds, and a summary of what it is about to do."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from semask_d2 import d2
+from semask_d2.d2 import CfgNode, collect_env_info, comm, seed_all_rng, setup_logger
+from semask_d2.utils.files import atomic_write, require_writable
+from semask_d2.utils.runs import CONFIG_NAME
+
+logger = logging.getLogger(__name__)
+
+LOGGERS = ("fvcore", "detectron2", "semask_d2")
+DETAIL = {"detail": True}  # `extra` of a record that goes to log.txt alone
+RUN_FILES = (
+    *("model_*.pth", "last_checkpoint", "config.yaml", "metrics.json", "log.txt*", "events.out.tfevents.*"),
+    *("pictures", "non_finite_batch*.pth"),
+)
+
+
+def setup(cfg: CfgNode, *, training: bool, resume: bool) -> None:
+    """Start a job's output folder, log and seeds; a training that does not resume moves an earlier run aside.
+
+    A rank's seed is SEED plus its number; a negative SEED takes random ones.
+    """
+    folder, rank = cfg.OUTPUT_DIR, comm.get_rank()
+    if comm.is_main_process():
+        require_writable(folder, "OUTPUT_DIR")
+        if training and not resume:
+            set_aside(folder)
+    comm.synchronize()
+    for name in LOGGERS:
+        setup_logger(folder, distributed_rank=rank, name=name)
+        for handler in logging.getLogger(name).handlers:
+            if isinstance(handler, logging.StreamHandler) and handler.stream is sys.stdout:
+                handler.addFilter(_is_no_detail)
+    logger.info("semask_d2 on the %s backend, %s", d2.BACKEND, d2.BACKEND_VERSION)
+    logger.info("Process %d of %d\n%s", rank, comm.get_world_size(), collect_env_info(), extra=DETAIL)
+    logger.info("Command line: %s", " ".join(sys.argv), extra=DETAIL)
+    logger.info("Config:\n%s", cfg.dump(), extra=DETAIL)
+    seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + rank)
+    if training:  # evaluation meets many sizes, each of which would be benchmarked
+        torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
+    if cfg.FLOAT32_PRECISION:
+        torch.set_float32_matmul_precision(cfg.FLOAT32_PRECISION)
+
+
+def _is_no_detail(record: logging.LogRecord) -> bool:
+    return not getattr(record, "detail", False)
+
+
+def write_config(cfg: CfgNode) -> None:
+    """Write `config.yaml` into the output folder, so that the run can be evaluated and drawn by itself."""
+    with atomic_write(os.path.join(cfg.OUTPUT_DIR, CONFIG_NAME)) as file:
+        file.write(cfg.dump())
+
+
+def summary(cfg: CfgNode, model: nn.Module, image_counts: Mapping[str, int], *, training: bool) -> str:
+    """What a run is about to do, in a dozen lines; `image_counts` are the images of each data set."""
+    solver, head = cfg.SOLVER, cfg.MODEL.SEM_SEG_HEAD
+    parameters = sum(p.numel() for p in model.parameters())
+    learning = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    device = str(next(model.parameters()).device)
+    if device.startswith("cuda"):
+        device = f"{device} ({torch.cuda.get_device_name(device)})"
+    else:
+        device = f"{device}, {torch.get_num_threads()} threads"
+
+    def images(names: tuple[str, ...]) -> str:
+        return ", ".join(f"{name} ({image_counts[name]} images)" for name in names if name in image_counts) or "none"
+
+    size = f"{parameters / 1e6:.1f} M parameters"
+    if training and learning < parameters:
+        size += f", of which {learning / 1e6:.1f} M learn"
+    rows = {
+        "model": f"{cfg.MODEL.META_ARCHITECTURE} on {cfg.MODEL.BACKBONE.NAME}, {size}, {head.NUM_CLASSES} classes",
+        "weights": cfg.MODEL.WEIGHTS or "random",
+        "validation": images(cfg.DATASETS.TEST),
+        "device": f"{device}; {comm.get_world_size()} process(es); torch {torch.__version__}, {d2.BACKEND} backend",
+        "output": f"{cfg.OUTPUT_DIR} (log.txt has the whole config and the model)",
+    }
+    if training:
+        count = sum(image_counts.get(name, 0) for name in cfg.DATASETS.TRAIN)
+        epochs = solver.MAX_ITER * solver.IMS_PER_BATCH / max(count, 1)
+        clip = solver.CLIP_GRADIENTS
+        rows |= {
+            "training": images(cfg.DATASETS.TRAIN),
+            "iterations": f"{solver.MAX_ITER} of {solver.IMS_PER_BATCH} images: {epochs:.1f} epochs",
+            "optimizer": f"{solver.OPTIMIZER}, rate {solver.BASE_LR:g} (backbone x {solver.BACKBONE_MULTIPLIER:g}), "
+            f"weight decay {solver.WEIGHT_DECAY:g}"
+            + (f", gradients clipped ({clip.CLIP_TYPE} {clip.CLIP_VALUE:g})" if clip.ENABLED else ""),
+            "schedule": f"{solver.LR_SCHEDULER_NAME}, {solver.WARMUP_ITERS} iterations of warm-up",
+            "precision": "mixed" if solver.AMP.ENABLED and device.startswith("cuda") else "fp32",
+        }
+    return "\n".join(f"  {name:11s}{value}" for name, value in rows.items())
+
+
+def set_aside(folder: str) -> None:
+    """Move the files of an earlier run in `folder` to `folder/previous_N`, so that a new one overwrites nothing."""
+    old = [path for pattern in RUN_FILES for path in Path(folder).glob(pattern)]
+    if not any(path.name.startswith("model_") for path in old):
+        return  # nothing that took work to make
+    number = 1
+    while (target := Path(folder, f"previous_{number}")).exists():
+        number += 1
+    target.mkdir()
+    for path in old:
+        path.rename(target / path.name)
+    print(f"{folder} held an earlier run: moved to {target} (use --resume to continue one)")
