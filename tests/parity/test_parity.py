@@ -112,9 +112,10 @@ def load_case(name: str) -> Case:
     spec = read_spec(name)
     with np.load(CASES / f"{name}.npz") as file:
         arrays = dict(file)
-    options = {FPN_KEYS.get(key, key): value for key, value in spec["config"].items()}
+    options = {"MODEL.DEVICE": "cpu", "INPUT.SIZE_DIVISIBILITY": -1}  # its losses are of images not padded to a crop
+    options |= {FPN_KEYS.get(key, key): value for key, value in spec["config"].items()}
     source = spec["source"]
-    cfg = load_config(CONFIG_OF_SOURCE.get(source), f'source "{source}"', {"MODEL.DEVICE": "cpu", **options})
+    cfg = load_config(CONFIG_OF_SOURCE.get(source), f'source "{source}"', options)
     model = build_model(cfg).eval()
     model.load_state_dict(published_values(model.state_dict(), spec["state"]))
     images = torch.from_numpy(fill.image(spec["name"], spec["input"]))

@@ -10,16 +10,14 @@ that the labels are the same on every machine.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 
 SIZE = 128  # pixels, both sides
 IGNORE = 255
-CLASSES = (
-    "sky", "water", "grass", "tree", "road", "building", "ball", "box", "sand", "hut", "stripes", "checks",
-)  # fmt: skip
+CLASSES = ("sky", "water", "grass", "tree", "road", "building", "ball", "box", "sand", "hut", "stripes", "checks")
 SKY, WATER, GRASS, TREE, ROAD, BUILDING, BALL, BOX, SAND, HUT, STRIPES, CHECKS = range(len(CLASSES))
 
 BLUE, GREEN, GRAY, RED, TAN = (112, 158, 200), (88, 130, 66), (128, 124, 122), (188, 66, 56), (198, 168, 118)
@@ -28,7 +26,10 @@ VIOLET, WHITE, STONE, BARK = (120, 64, 142), (226, 216, 222), (62, 54, 58), (78,
 ROWS, COLUMNS = np.mgrid[:SIZE, :SIZE]
 ONE = 1024  # fixed-point one of `Dice.field`
 
-Relief = np.ndarray  # (SIZE, SIZE), brightness to add, in gray levels
+Array = np.ndarray  # (SIZE, SIZE) of whatever a pixel has
+Color = tuple[int, int, int]
+Grain = tuple[int, int, int]  # arguments of `Dice.grain`
+Brush = Iterator[Array]  # see "what stands on it"
 
 
 class Dice:
@@ -44,7 +45,7 @@ class Dice:
     def chance(self, percent: int) -> bool:
         return self.integer(0, 99) < percent
 
-    def field(self, cell_height: int, cell_width: int) -> np.ndarray:
+    def field(self, cell_height: int, cell_width: int) -> Array:
         """Value noise (SIZE, SIZE) of integers in [-ONE, ONE] whose blobs are about one cell large."""
         rows, columns = SIZE // cell_height + 2, SIZE // cell_width + 2
         raw = self._bits.random_raw(rows * columns).reshape(rows, columns)
@@ -55,49 +56,45 @@ class Dice:
         lower = knots[top + 1, left] * (cell_width - right) + knots[top + 1, left + 1] * right
         return (upper * (cell_height - down) + lower * down) // (cell_height * cell_width)
 
+    def grain(self, cell_height: int, cell_width: int, levels: int) -> Array:
+        """The same in gray levels, for colors."""
+        return self.field(cell_height, cell_width) * (levels / ONE)
 
-@dataclass
+
 class Scene:
-    """A picture under construction: colors (SIZE, SIZE, 3) float32, labels (SIZE, SIZE) uint8, light."""
+    """A picture under construction."""
 
-    dice: Dice
-    horizon: int
-    light: int  # -1: the light comes from the left, 1: from the right
-    colors: np.ndarray = field(default_factory=lambda: np.zeros((SIZE, SIZE, 3), np.float32))
-    labels: np.ndarray = field(default_factory=lambda: np.full((SIZE, SIZE), GRASS, np.uint8))
-    owners: np.ndarray = field(default_factory=lambda: np.full((SIZE, SIZE), -1, np.int16))
-    areas: list[int] = field(default_factory=list)  # pixels of every object that stands, before occlusion
+    def __init__(self, dice: Dice) -> None:
+        self.dice = dice
+        self.horizon = dice.integer(40, 60)
+        self.light = 1 if dice.chance(50) else -1  # from the right or from the left
+        self.colors = np.zeros((SIZE, SIZE, 3), np.float32)
+        self.labels = np.full((SIZE, SIZE), GRASS, np.uint8)
+        self.owners = np.zeros((SIZE, SIZE), np.int64)  # the object in view, counted from 1
+        self.areas = [0]  # of each object before others hid it; nothing of the ground, number 0, need stay in view
 
-    def fill(self, mask: np.ndarray, label: int, color: Sequence[int], relief: Relief, spread: int = 14) -> None:
-        """Paint `mask` in `color`, its brightness off by at most `spread` and its hue a little, plus `relief`."""
+    def fill(
+        self, mask: Array, label: int, color: Color, *grains: Grain, relief: Array | float = 0, spread: int = 14
+    ) -> None:
+        """Paint `mask` in about this color, `relief` and the grains added; its brightness is off by up to `spread`."""
+        relief = sum((self.dice.grain(*grain) for grain in grains), relief)
         brightness = self.dice.integer(-spread, spread)
         shade = np.array([c + brightness + self.dice.integer(-6, 6) for c in color], np.float32)
         self.colors[mask] = shade + relief[mask, None]
         self.labels[mask] = label
 
-    def grain(self, cell_height: int, cell_width: int, levels: int) -> Relief:
-        return self.dice.field(cell_height, cell_width) * (levels / ONE)
-
-    def fits(self, mask: np.ndarray) -> bool:
+    def fits(self, mask: Array) -> bool:
         """Whether an object at `mask` leaves at least 60 % of every earlier object in view."""
-        hidden = self.owners[mask]
-        for owner in np.unique(hidden[hidden >= 0]):
-            left = np.count_nonzero(self.owners == owner) - np.count_nonzero(hidden == owner)
-            if 10 * left < 6 * self.areas[owner]:
-                return False
-        return True
-
-    def own(self, mask: np.ndarray) -> None:
-        self.owners[mask] = len(self.areas)
-        self.areas.append(np.count_nonzero(mask))
+        left = np.bincount(self.owners[~mask], minlength=len(self.areas))
+        return bool((10 * left >= 6 * np.array(self.areas)).all())
 
 
-def ellipse(center_y: int, center_x: int, radius_y: int, radius_x: int) -> np.ndarray:
+def ellipse(center_y: int, center_x: int, radius_y: int, radius_x: int) -> Array:
     distance = (ROWS - center_y) ** 2 * radius_x**2 + (COLUMNS - center_x) ** 2 * radius_y**2
     return distance <= radius_y**2 * radius_x**2
 
 
-def rectangle(bottom: int, center_x: int, height: int, width: int) -> np.ndarray:
+def rectangle(bottom: int, center_x: int, height: int, width: int) -> Array:
     left = center_x - width // 2
     return (bottom >= ROWS) & (bottom - height < ROWS) & (left <= COLUMNS) & (left + width > COLUMNS)
 
@@ -105,13 +102,10 @@ def rectangle(bottom: int, center_x: int, height: int, width: int) -> np.ndarray
 # --- the ground, from the sky down ---
 
 
-def paint_sky(scene: Scene) -> None:
+def paint_backdrop(scene: Scene) -> None:
     fade = 30 * (ROWS - scene.horizon / 2) / scene.horizon
-    scene.fill(scene.horizon > ROWS, SKY, BLUE, fade + scene.grain(10, 30, 16), spread=20)
-
-
-def paint_grass(scene: Scene) -> None:
-    scene.fill(scene.horizon <= ROWS, GRASS, GREEN, scene.grain(24, 40, 12) + scene.grain(4, 1, 20))
+    scene.fill(scene.horizon > ROWS, SKY, BLUE, (10, 30, 16), relief=fade, spread=20)
+    scene.fill(scene.horizon <= ROWS, GRASS, GREEN, (24, 40, 12), (4, 1, 20))
 
 
 def paint_sand(scene: Scene) -> None:
@@ -124,199 +118,149 @@ def paint_sand(scene: Scene) -> None:
         edge, slope = dice.integer(48, 80), dice.integer(-8, 8)
         beyond = COLUMNS + wave - edge - (ROWS - middle) * slope // 10
         mask = (beyond > 0) if dice.chance(50) else (beyond < 0)
-    scene.fill(mask & (scene.horizon + 3 <= ROWS), SAND, TAN, scene.grain(20, 30, 12) + scene.grain(2, 3, 14))
-
-
-def paint_road(scene: Scene) -> None:
-    """A road that runs from the near edge to the horizon, wider towards the viewer."""
-    dice, depth = scene.dice, SIZE - scene.horizon
-    far, near = dice.integer(20, 108), dice.integer(10, 118)
-    far_width, near_width = dice.integer(12, 18), dice.integer(40, 64)
-    down = ROWS - scene.horizon
-    center = far + (near - far) * down // depth
-    width = far_width + (near_width - far_width) * down // depth
-    across = np.abs(COLUMNS - center)
-    mask = (down >= 0) & (2 * across <= width)
-    dashes = (10 * across < width) & (down * 6 // depth % 2 == 0)
-    scene.fill(mask, ROAD, GRAY, scene.grain(2, 2, 12) + scene.grain(30, 20, 10) + 34 * dashes)
+    scene.fill(mask & (scene.horizon + 3 <= ROWS), SAND, TAN, (20, 30, 12), (2, 3, 14))
 
 
 def paint_water(scene: Scene) -> None:
     """A lake in the ground, flattened by the perspective."""
     dice = scene.dice
     radius_y, radius_x = dice.integer(9, 16), dice.integer(28, 52)
-    center_y = dice.integer(scene.horizon + radius_y + 7, SIZE - 6)
-    center_x = dice.integer(8, SIZE - 8)
+    center_y, center_x = dice.integer(scene.horizon + radius_y + 7, SIZE - 6), dice.integer(8, SIZE - 8)
     mask = ellipse(center_y, center_x, radius_y, radius_x)
     mask |= ellipse(center_y + 4, center_x + dice.integer(-24, 24), radius_y - 2, radius_x * 2 // 3)
-    ripples = scene.grain(2, 14, 22) + scene.grain(20, 40, 10)
-    scene.fill(mask & (scene.horizon + 4 < ROWS), WATER, BLUE, ripples, spread=20)
+    scene.fill(mask & (scene.horizon + 4 < ROWS), WATER, BLUE, (2, 14, 22), (20, 40, 10), spread=20)
+
+
+def paint_road(scene: Scene) -> None:
+    """A road that runs from the near edge to the horizon, wider towards the viewer."""
+    dice, depth, down = scene.dice, SIZE - scene.horizon, ROWS - scene.horizon
+    far, near = dice.integer(20, 108), dice.integer(10, 118)
+    far_width, near_width = dice.integer(12, 18), dice.integer(40, 64)
+    across = np.abs(COLUMNS - (far + (near - far) * down // depth))
+    width = far_width + (near_width - far_width) * down // depth
+    dashes = (10 * across < width) & (down * 6 // depth % 2 == 0)
+    scene.fill((down >= 0) & (2 * across <= width), ROAD, GRAY, (2, 2, 12), (30, 20, 10), relief=34 * dashes)
+
+
+GROUND = ((paint_sand, 58), (paint_water, 66), (paint_road, 58))  # with the percentage of scenes that have it
 
 
 # --- what stands on it ---
-# Each takes the foot (row, column) and the scale in percent (100 at the near edge), and returns its mask and
-# the function that paints it, so that a place can be tried before anything is drawn.
-
-Painter = Callable[[], None]
+# Each takes the foot (row, column) and the scale in percent (100 at the near edge). It yields its mask first, so that
+# a place can be tried before anything is drawn, and paints when it is resumed.
 
 
-def tree(scene: Scene, foot: int, x: int, percent: int) -> tuple[np.ndarray, Painter]:
-    dice = scene.dice
-    radius = max(9, dice.integer(17, 23) * percent // 100)
-    trunk = rectangle(foot, x, radius, max(4, radius // 3))
+def tree(scene: Scene, foot: int, x: int, percent: int) -> Brush:
+    radius = max(9, scene.dice.integer(17, 23) * percent // 100)
     center = foot - radius * 3 // 2
+    trunk = rectangle(foot, x, radius, max(4, radius // 3))
     crown = ellipse(center, x, radius * 4 // 5, radius * 4 // 5)
     for _ in range(7):
-        dy, dx = dice.integer(-radius, radius) * 3 // 5, dice.integer(-radius, radius) * 3 // 5
+        dy, dx = (scene.dice.integer(-radius, radius) * 3 // 5 for _ in range(2))
         crown |= ellipse(center + dy, x + dx, radius // 2, radius // 2)
-
-    def paint() -> None:
-        scene.fill(trunk, TREE, BARK, scene.grain(5, 2, 8))
-        shade = scene.light * (COLUMNS - x) * 24 / radius - (ROWS - center) * 22 / radius
-        scene.fill(crown, TREE, GREEN, shade + scene.grain(4, 4, 46))
-
-    return trunk | crown, paint
+    yield trunk | crown
+    scene.fill(trunk, TREE, BARK, (5, 2, 8))
+    shade = scene.light * (COLUMNS - x) * 24 / radius - (ROWS - center) * 22 / radius
+    scene.fill(crown, TREE, GREEN, (4, 4, 46), relief=shade)
 
 
-def building(scene: Scene, foot: int, x: int, percent: int) -> tuple[np.ndarray, Painter]:
+def building(scene: Scene, foot: int, x: int, percent: int) -> Brush:
     dice = scene.dice
     width, height = dice.integer(34, 52) * percent // 100, dice.integer(48, 76) * percent // 100
-    mask = rectangle(foot, x, height, max(20, width))
     cell_y, cell_x = dice.integer(9, 12), dice.integer(8, 11)
     windows = ((foot - ROWS) % cell_y >= cell_y // 2) & ((COLUMNS - x) % cell_x >= cell_x // 2)
-
-    def paint() -> None:
-        glass = -44 if scene.dice.chance(60) else 40
-        relief = glass * (windows - 0.25) + scene.light * (COLUMNS - x) * 20 / width
-        scene.fill(mask, BUILDING, GRAY, relief + scene.grain(3, 6, 6))
-
-    return mask, paint
+    yield (mask := rectangle(foot, x, height, max(20, width)))
+    glass = -44 if dice.chance(60) else 40
+    relief = glass * (windows - 0.25) + scene.light * (COLUMNS - x) * 20 / width
+    scene.fill(mask, BUILDING, GRAY, (3, 6, 6), relief=relief)
 
 
-def ball(scene: Scene, foot: int, x: int, percent: int) -> tuple[np.ndarray, Painter]:
+def ball(scene: Scene, foot: int, x: int, percent: int) -> Brush:
     radius = max(7, scene.dice.integer(12, 16) * percent // 100)
     center = foot - radius
-    mask = ellipse(center, x, radius, radius)
-
-    def paint() -> None:
-        lit_y, lit_x = center - radius / 3, x + scene.light * radius / 3
-        distance = ((ROWS - lit_y) ** 2 + (COLUMNS - lit_x) ** 2) / radius**2
-        scene.fill(mask, BALL, RED, 42 - 62 * distance + scene.grain(3, 3, 4))
-
-    return mask, paint
+    yield (mask := ellipse(center, x, radius, radius))
+    lit_y, lit_x = center - radius / 3, x + scene.light * radius / 3
+    distance = ((ROWS - lit_y) ** 2 + (COLUMNS - lit_x) ** 2) / radius**2
+    scene.fill(mask, BALL, RED, (3, 3, 4), relief=42 - 62 * distance)
 
 
-def box(scene: Scene, foot: int, x: int, percent: int) -> tuple[np.ndarray, Painter]:
+def box(scene: Scene, foot: int, x: int, percent: int) -> Brush:
     side = max(14, scene.dice.integer(22, 28) * percent // 100)
-    lid = side // 4
-    front = rectangle(foot, x, side, side)
-    left = x - side // 2
-    above = foot - side - ROWS  # rows above the front face, from 0
+    lid, left = side // 4, x - side // 2
+    above, beyond = foot - side - ROWS, COLUMNS - left - side  # rows and columns beyond the front face, from 0
     top = (above >= 0) & (above < lid) & (left + above <= COLUMNS) & (left + side + above > COLUMNS)
-    beyond = COLUMNS - left - side
     flank = (beyond >= 0) & (beyond < lid) & (foot - beyond >= ROWS) & (foot - side - beyond <= ROWS)
-
-    def paint() -> None:
-        relief = 38 * top + scene.light * 26 * (flank - 0.3) - 4 + (ROWS - foot + side // 2) * -14 / side
-        scene.fill(front | top | flank, BOX, RED, relief + scene.grain(3, 3, 4))
-
-    return front | top | flank, paint
+    yield (mask := rectangle(foot, x, side, side) | top | flank)
+    relief = 38 * top + scene.light * 26 * (flank - 0.3) - 4 + (ROWS - foot + side // 2) * -14 / side
+    scene.fill(mask, BOX, RED, (3, 3, 4), relief=relief)
 
 
-def hut(scene: Scene, foot: int, x: int, percent: int) -> tuple[np.ndarray, Painter]:
+def hut(scene: Scene, foot: int, x: int, percent: int) -> Brush:
     """A wooden hut: planks under a pointed roof."""
     width = max(22, scene.dice.integer(32, 44) * percent // 100)
     height = width * 5 // 9
-    walls = rectangle(foot, x, height, width)
     above = foot - height - ROWS
     roof = (above >= 0) & (10 * np.abs(COLUMNS - x) <= 10 * (width // 2 + 2) - 11 * above)
-
-    def paint() -> None:
-        planks = np.where((COLUMNS - x) % 5 < 2, -30, 18)
-        thatch = np.where(above % 5 < 2, -26, 22)
-        scene.fill(walls | roof, HUT, TAN, np.where(roof, thatch, planks) + scene.grain(2, 2, 5))
-
-    return walls | roof, paint
+    yield (mask := rectangle(foot, x, height, width) | roof)
+    planks, thatch = np.where((COLUMNS - x) % 5 < 2, -30, 18), np.where(above % 5 < 2, -26, 22)
+    scene.fill(mask, HUT, TAN, (2, 2, 5), relief=np.where(roof, thatch, planks))
 
 
-def sign(scene: Scene, foot: int, x: int, percent: int, *, checked: bool) -> tuple[np.ndarray, Painter]:
+def sign(scene: Scene, foot: int, x: int, percent: int, *, label: int) -> Brush:
     """A board or a disc in two colors, in stripes of any direction or in checks."""
     dice = scene.dice
     width, height = (max(20, dice.integer(28, 38) * percent // 100) for _ in range(2))
-    if dice.chance(35):
-        mask = ellipse(foot - width // 2, x, width // 2, width // 2)
-    else:
-        mask = rectangle(foot, x, height, width)
-    cell = 4 if percent < 75 else 5
-    down, across = (foot - ROWS) // cell % 2, (COLUMNS - x) // cell % 2
-    diagonal = (foot - ROWS + dice.integer(0, 1) * 2 * (ROWS - foot) + COLUMNS - x) // (cell + 1) % 2
+    is_disc = dice.chance(35)
+    mask = ellipse(foot - width // 2, x, width // 2, width // 2) if is_disc else rectangle(foot, x, height, width)
+    cell, up = (4 if percent < 75 else 5), foot - ROWS
+    down, across = up // cell % 2, (COLUMNS - x) // cell % 2
+    diagonal = (up * (1 - 2 * dice.integer(0, 1)) + COLUMNS - x) // (cell + 1) % 2
     stripes = (down, across, diagonal)[dice.integer(0, 2)]
-    pattern = (down ^ across) if checked else stripes
-
-    def paint() -> None:
-        relief = scene.grain(4, 4, 5)
-        label = CHECKS if checked else STRIPES
-        scene.fill(mask & (pattern == 0), label, VIOLET, relief)
-        scene.fill(mask & (pattern == 1), label, WHITE, relief)
-
-    return mask, paint
+    yield mask
+    pattern = (down ^ across) if label == CHECKS else stripes
+    relief = dice.grain(4, 4, 5)
+    for part, color in enumerate((VIOLET, WHITE)):
+        scene.fill(mask & (pattern == part), label, color, relief=relief)
 
 
-def stripes(scene: Scene, foot: int, x: int, percent: int) -> tuple[np.ndarray, Painter]:
-    return sign(scene, foot, x, percent, checked=False)
-
-
-def checks(scene: Scene, foot: int, x: int, percent: int) -> tuple[np.ndarray, Painter]:
-    return sign(scene, foot, x, percent, checked=True)
-
-
-def rock(scene: Scene, foot: int, x: int, percent: int) -> tuple[np.ndarray, Painter]:
+def rock(scene: Scene, foot: int, x: int, percent: int) -> Brush:
     """A dark rock: nobody labeled it."""
     radius = max(6, scene.dice.integer(8, 13) * percent // 100)
-    mask = ellipse(foot - radius // 2, x, radius * 2 // 3, radius) & (foot >= ROWS)
-
-    def paint() -> None:
-        scene.fill(mask, IGNORE, STONE, scene.grain(4, 5, 22))
-
-    return mask, paint
+    yield (mask := ellipse(foot - radius // 2, x, radius * 2 // 3, radius) & (foot >= ROWS))
+    scene.fill(mask, IGNORE, STONE, (4, 5, 22))
 
 
-STANDING = (
-    (tree, 75),
-    (building, 60),
-    (ball, 72),
-    (box, 72),
-    (hut, 66),
-    (stripes, 66),
-    (checks, 66),
-    (rock, 25),
-)
-GROUND = ((paint_sand, 58), (paint_water, 66), (paint_road, 58))
+STANDING = (  # with the chance in percent of a first one, and of a second one
+    (tree, 50), (building, 40), (ball, 48), (box, 48), (hut, 44),
+    (partial(sign, label=STRIPES), 44), (partial(sign, label=CHECKS), 44), (rock, 16),
+)  # fmt: skip
 
 
 def place_objects(scene: Scene) -> None:
     """Stand the scene's objects on the ground, the far ones first, so that near ones hide parts of them."""
-    dice, depth = scene.dice, SIZE - scene.horizon
-    cast = [make for make, percent in STANDING for _ in range(2) if dice.chance(percent * 2 // 3)]
-    feet = sorted((dice.integer(scene.horizon + 8, SIZE - 3), number) for number in range(len(cast)))
+    dice, horizon = scene.dice, scene.horizon
+    cast = [make for make, percent in STANDING for _ in range(2) if dice.chance(percent)]
+    feet = sorted((dice.integer(horizon + 8, SIZE - 3), number) for number in range(len(cast)))
     for foot, number in feet:
         make = cast[number]
-        if make is building:
-            foot = min(foot, scene.horizon + 24)
-        percent = 55 + 45 * (foot - scene.horizon) // depth
+        if make is building:  # it stands far off
+            foot = min(foot, horizon + 24)
+        percent = 55 + 45 * (foot - horizon) // (SIZE - horizon)
         for _ in range(12):
             x = dice.integer(8, SIZE - 9)
-            mask, paint = make(scene, foot, x, percent)
+            brush = make(scene, foot, x, percent)
+            mask = next(brush)
             if scene.fits(mask):
                 reach = max(6, 16 * percent // 100)
                 shadow = ellipse(foot, x - scene.light * reach // 2, max(2, reach // 4), reach)
-                scene.colors[shadow & (scene.horizon <= ROWS)] *= 0.62
-                paint()
-                scene.own(mask)
+                scene.colors[shadow & (horizon <= ROWS)] *= 0.62
+                next(brush, None)
+                scene.owners[mask] = len(scene.areas)
+                scene.areas.append(np.count_nonzero(mask))
                 break
 
 
-def develop(scene: Scene) -> np.ndarray:
+def develop(scene: Scene) -> Array:
     """Turn the scene into a photograph: light that falls off, a color cast, a soft lens and noise."""
     dice = scene.dice
     gain = dice.integer(74, 120) / 100
@@ -327,18 +271,16 @@ def develop(scene: Scene) -> np.ndarray:
     edged = np.pad(picture, ((1, 1), (1, 1), (0, 0)), mode="edge")
     blurred = (edged[:-2] + 6 * edged[1:-1] + edged[2:]) / 8
     blurred = (blurred[:, :-2] + 6 * blurred[:, 1:-1] + blurred[:, 2:]) / 8
-    noise = np.stack([scene.grain(1, 1, 9) for _ in range(3)], axis=-1)
+    noise = np.stack([dice.grain(1, 1, 9) for _ in range(3)], axis=-1)
     return np.clip(blurred + noise, 0, 255).astype(np.uint8)
 
 
-def paint_scene(*seed: int) -> tuple[np.ndarray, np.ndarray]:
+def paint_scene(*seed: int) -> tuple[Array, Array]:
     """Paint the scene of this seed: image (SIZE, SIZE, 3) uint8 RGB, labels (SIZE, SIZE) uint8, 255 = ignore."""
-    dice = Dice(*seed)
-    scene = Scene(dice, horizon=dice.integer(40, 60), light=1 if dice.chance(50) else -1)
-    paint_sky(scene)
-    paint_grass(scene)
+    scene = Scene(Dice(*seed))
+    paint_backdrop(scene)
     for paint, percent in GROUND:
-        if dice.chance(percent):
+        if scene.dice.chance(percent):
             paint(scene)
     place_objects(scene)
     return develop(scene), scene.labels

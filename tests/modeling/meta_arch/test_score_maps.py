@@ -79,7 +79,7 @@ def model_of(kind: str) -> nn.Module:
     torch.manual_seed(0)
     cfg = tiny_cfg(MODEL__MASK_FORMER__TEST__SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE=kind == "masks first")
     if kind == "fpn":
-        merge_file(cfg, ROOT / "configs/heads/fpn.yaml")
+        merge_file(cfg, ROOT / "configs/recipes/fpn.yaml")
         cfg.MODEL.SEM_SEG_HEAD.NORM = "BN"
     model = randomize(build_model(cfg)).eval()
     if kind != "fpn":  # the queries of a fresh model are all alike, and one class wins everywhere

@@ -15,7 +15,7 @@ from tests.helpers.tiny_model import CLASSES, ROOT, make_inputs, randomize, tiny
 def build(**options: object) -> nn.Module:
     torch.manual_seed(0)
     cfg = tiny_cfg()
-    merge_file(cfg, ROOT / "configs/heads/fpn.yaml")
+    merge_file(cfg, ROOT / "configs/recipes/fpn.yaml")
     cfg.MODEL.SEM_SEG_HEAD.NORM = "BN"
     cfg.MODEL.SEM_SEG_HEAD.CONVS_DIM = 24
     cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = CLASSES
