@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from semask_d2 import get_cfg
+from semask_d2.commands.predict import argument_parser as demo_parser
 from semask_d2.engine.launch import argument_parser as train_parser
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -43,7 +44,7 @@ def test_commands_parse(command: str) -> None:
         args = train_parser().parse_args(arguments)
         get_cfg(ROOT / args.config_file, args.opts)
     elif script == "demo/demo.py":
-        load(script).argument_parser().parse_args(arguments)
+        demo_parser().parse_args(arguments)
     else:
         help_text = (ROOT / script).read_text()
         assert all(word in help_text for word in arguments if word.startswith("--"))
