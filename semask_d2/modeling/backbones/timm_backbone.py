@@ -52,6 +52,9 @@ class SeMaskTimm(HierarchicalBackbone):
         self.declare_outputs(dims, STRIDES, semantic)
         self.freeze(self.stem_and_stages(), freeze_at)
 
+    def output_norm(self, name: str) -> nn.Module | None:
+        return self.norms[int(name[3:]) - 2] if name.startswith("res") else None
+
     def stem_and_stages(self) -> list[list[nn.Module]]:
         """The chain's modules in five parts: the stem, and what leads to the end of each stage."""
         parts: list[list[nn.Module]] = [[]]
@@ -99,6 +102,10 @@ def create_body(name: str, drop_path_rate: float) -> nn.ModuleDict:
     options: dict[str, Any] = {"pretrained": False, "features_only": True, "drop_path_rate": drop_path_rate}
     if name.startswith("swin"):  # which take their windows' size from the image's unless this lets them take any
         options["strict_img_size"] = False
+    else:
+        published = timm.get_pretrained_cfg(name, allow_unregistered=True)
+        if published is not None and published.fixed_input_size:
+            raise ValueError("a model of timm that takes images of any size")
     try:
         try:
             body = timm.create_model(name, **options)
