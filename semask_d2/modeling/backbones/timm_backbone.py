@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from difflib import get_close_matches
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -96,9 +97,8 @@ def create_body(name: str, drop_path_rate: float) -> nn.ModuleDict:
     from timm.models import FeatureListNet
 
     if not timm.is_model(name):
-        near = timm.list_models(f"*{name.split('_')[0]}*")[:5] if name else []
-        hint = f"; near are {', '.join(near)}" if near else ""
-        raise ValueError(f"a model of timm{hint}")
+        near = get_close_matches(name, timm.list_models(), n=3)
+        raise ValueError("a model of timm" + (f", such as {' or '.join(near)}" if near else ""))
     options: dict[str, Any] = {"pretrained": False, "features_only": True, "drop_path_rate": drop_path_rate}
     if name.startswith("swin"):  # which take their windows' size from the image's unless this lets them take any
         options["strict_img_size"] = False
