@@ -74,6 +74,7 @@ def test_every_orientation_is_applied_once(tmp_path, orientation, kind):
         b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x05\0\x01\0\0\0\xff\xff\xff\xff\0\0\0\0",  # or lies nowhere
     ],
 )
+@pytest.mark.filterwarnings("ignore:.*(EXIF|Truncated)")  # Pillow's own, where it finds nothing to raise
 @pytest.mark.parametrize("kind", ["png", "jpg", "webp"])
 def test_malformed_exif_is_no_orientation(tmp_path, exif, kind, caplog):
     Image.new("RGB", (9, 6), (90, 90, 90)).save(tmp_path / f"a.{kind}", exif=exif)
@@ -113,6 +114,7 @@ def test_no_other_format_is_opened_whatever_the_file_is_named(tmp_path, read, mo
             read(tmp_path / f"{name}.jpg")
 
 
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")  # pytest forgets the filter of the module
 @pytest.mark.parametrize("read", [read_image, read_labels])
 def test_a_picture_beyond_the_limit_is_refused_by_its_header(tmp_path, read, monkeypatch):
     file = io.BytesIO()

@@ -71,7 +71,9 @@ def test_an_image_larger_than_the_padding_is_not_cut(cfg, pairs):
 
 
 @settings(deadline=None, derandomize=True, max_examples=60)
-@given(long=st.integers(1, 5000), short=st.integers(1, 2), tall=st.booleans(), edge=st.integers(0, 40), crop=st.booleans())
+@given(
+    long=st.integers(1, 5000), short=st.integers(1, 2), tall=st.booleans(), edge=st.integers(0, 40), crop=st.booleans()
+)
 def test_very_thin_images_are_cropped_and_flipped(tmp_path_factory, long, short, tall, edge, crop):
     size = (short, long) if tall else (long, short)
     folder = tmp_path_factory.mktemp("thin")

@@ -207,7 +207,7 @@ def test_long_names_are_written(tmp_path: Path, name: str) -> None:
 
 
 def test_a_name_beyond_the_file_systems_limit_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(UnwritableFile, match="nnn: cannot be written: File name too long; choose a shorter name$"):
+    with pytest.raises(UnwritableFile, match=r"nnn: cannot be written: File name too long; choose a shorter name$"):
         write(tmp_path / (256 * "n"))
     assert os.listdir(tmp_path) == []
 
