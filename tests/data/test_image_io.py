@@ -1,6 +1,7 @@
 """Reading pictures and labels of every kind, and the messages for those that cannot be read."""
 
 import io
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -84,6 +85,23 @@ def test_malformed_exif_is_no_orientation(tmp_path, exif, kind, caplog):
     assert caplog.text.count(f"a.{kind}: its EXIF data cannot be read") <= 1
     if b"no EXIF" in exif and kind != "jpg":  # Pillow has looked there before, and keeps silent
         assert f"a.{kind}: its EXIF data cannot be read" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        (0x011A, 2, 3, b"ab\0\0"),
+        (0x0100, 2, 3, b"ab\0\0"),
+        (0x0101, 11, 1, b"\0\0\x80\x3f"),
+        (0x0101, 9, 1, b"\xfb" + b"\xff" * 3),
+    ],
+    ids=["text as resolution", "text as width", "float as height", "negative height"],
+)
+def test_the_orientation_beside_other_malformed_entries_is_applied(tmp_path, entry):
+    entries = [struct.pack("<HHI4s", *fields) for fields in ((0x0112, 3, 1, b"\6\0\0\0"), entry)]
+    exif = b"Exif\0\0II*\0\x08\0\0\0\2\0" + b"".join(entries) + bytes(4)
+    Image.new("RGB", (9, 6)).save(tmp_path / "a.jpg", exif=exif)
+    assert read_image(tmp_path / "a.jpg").shape == (9, 6, 3)
 
 
 @pytest.mark.parametrize("suffix", IMAGE_SUFFIXES)
