@@ -40,7 +40,7 @@ def choose_config(config_file: str | None, weights: str | None, opts: Sequence[s
         return get_cfg(config_file, list(opts))
     if weights is not None:
         path = Path(weights)
-        if not path.exists():
+        if not os.path.exists(path):
             raise UserError(f"--weights {weights}: there is no such file or run folder")
         if path.is_dir():
             path, config_file = require_run(path), config_file or str(path / CONFIG_NAME)
@@ -87,7 +87,7 @@ class DrawingJob:
         self.opacity = opacity
         self.output = None if output is None else Path(output)
         if self.compare is not None:
-            if not self.compare.is_dir():
+            if not os.path.isdir(self.compare):
                 raise UserError(f"--compare {compare}: no such folder; expected one of label files NAME.png")
             if self.camera is not None or any(map(media.is_video, self.inputs)):
                 raise UserError("--compare works for pictures, not for videos or a camera")
@@ -155,7 +155,8 @@ class DrawingJob:
 
     def run(self, predictor: Predictor) -> None:
         """Draw all; at the end raise `UserError` naming the inputs that could not be drawn."""
-        for folder in {path.parent for path in (*self.targets, *self._label_files())}:
+        files = (*self.targets, *self._label_files())
+        for folder in {path.parent for path in files} | {path for path in files if os.path.isdir(path)}:
             remove_stale(folder)
         if self.labels:
             with atomic_write(self.targets[0].parent / "labels" / "classes.txt") as file:

@@ -288,15 +288,15 @@ def test_two_pictures_do_not_share_a_label_file(demo, home: Path) -> None:
 
 
 def test_what_killed_runs_left_is_removed(demo, home: Path) -> None:
-    for folder in ("out", "out/labels"):
+    for folder in ("out", "out/labels", "out/labels/drive"):
         Path(folder).mkdir()
         for name in (".old.png.x.semask-tmp", ".clip.mp4.y.semask-tmp.mp4"):
             Path(folder, name).touch()
             os.utime(Path(folder, name), (0, 0))
         Path(folder, ".new.png.x.semask-tmp").touch()
-    assert demo("--input", "photo.jpg", "--output", "out", "--labels")[0] == 0
-    names = [".new.png.x.semask-tmp", "labels/.new.png.x.semask-tmp", "labels/classes.txt"]
-    assert files("out") == [*names, "labels/photo.png", "photo.png"]
+    assert demo("--input", "photo.jpg", "drive.mp4", "--output", "out", "--labels")[0] == 0
+    left = [name for name in files("out") if "semask-tmp" in name]
+    assert left == [f"{folder}.new.png.x.semask-tmp" for folder in ("", "labels/", "labels/drive/")]
 
 
 def test_what_is_left_out_of_a_folder_is_said(demo, home: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -307,9 +307,18 @@ def test_what_is_left_out_of_a_folder_is_said(demo, home: Path, caplog: pytest.L
     assert files("out") == ["0000.png", "0001.png"]
 
 
-@pytest.mark.parametrize("words", ["--input NAME --output out", "--input photo.jpg --output NAME/out"])
-def test_a_name_that_is_too_long_is_one_line(demo, home: Path, words: str) -> None:
-    assert_refused(demo(*words.replace("NAME", 300 * "n").split()), "File name too long")
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("--input NAME --output out", "File name too long"),
+        ("--input photo.jpg --output NAME/out", "File name too long"),
+        ("--input photo.jpg --output NAME.png", "nnn.png: cannot be written: File name too long; choose a shorter"),
+        ("--input photo.jpg --output out --compare NAME", "nnn: no such folder"),
+        ("--input photo.jpg --output out --weights NAME", "nnn: there is no such file"),
+    ],
+)
+def test_a_name_that_is_too_long_is_one_line(demo, home: Path, words: str, expected: str) -> None:
+    assert_refused(demo(*words.replace("NAME", 300 * "n").split()), expected)
 
 
 def test_images_of_every_mode_are_drawn(demo, home: Path) -> None:
