@@ -10,7 +10,7 @@ from semask_d2.data import datasets, get_dataset_dicts, register_all
 from semask_d2.data.datasets.ade20k import ADE20K
 from semask_d2.data.datasets.camvid import CAMVID
 from semask_d2.data.datasets.coco_stuff10k import COCO_STUFF_10K, TRAIN_ID_OF_RELEASED
-from semask_d2.data.datasets.folder import FolderDataset
+from semask_d2.data.datasets.folder import FolderDataset, datasets_root
 from semask_d2.data.datasets.toy_scenes import TOY_SCENES
 from semask_d2.utils.errors import UserError
 
@@ -103,6 +103,14 @@ def test_a_missing_folder(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=message + r".*prepare_camvid\.py"):
         get_dataset_dicts("camvid_sem_seg_train")
     monkeypatch.delenv("DETECTRON2_DATASETS")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=rf"no folder {tmp_path}/datasets/camvid.*unset, means \./datasets"):
+        get_dataset_dicts("camvid_sem_seg_train")
+
+
+def test_an_empty_root_is_the_default_one(tmp_path, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", "")
+    assert datasets_root() == Path("datasets")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=rf"no folder {tmp_path}/datasets/camvid.*unset, means \./datasets"):
         get_dataset_dicts("camvid_sem_seg_train")
