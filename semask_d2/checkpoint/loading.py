@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from semask_d2.checkpoint.kinds import CLASS_LAYERS, Kind, recognize
+from semask_d2.checkpoint.plain_values import NUMBERS
 from semask_d2.checkpoint.readers import read_checkpoint
 from semask_d2.checkpoint.report import LoadReport, compare, shortened
 from semask_d2.checkpoint.semantic_windows import check_rule, rule_of_file, rule_of_released
-from semask_d2.checkpoint.unpickling import NUMBERS
 from semask_d2.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
