@@ -10,3 +10,10 @@ class UserError(Exception):
 
 class UnreadableFile(UserError):
     """A picture, label map or video that is missing, damaged or of no known format; it may be left out."""
+
+
+def printable(text: str) -> str:
+    """`text` for a terminal: whatever it could take for a command or not show is spelled out, as \\x1b; lines stay."""
+    return "".join(
+        char if char == "\n" or char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text
+    )
