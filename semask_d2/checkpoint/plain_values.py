@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 NUMBERS = "biufc"  # the kinds of dtype that arrays may have: no objects, no records
-NUMBER_TYPE = re.compile(r"[<>=|]?([biufc])(1|2|4|8|16)")
+NUMBER_TYPE = re.compile(r"[<>=|]?(b1|[iu][1248]|f[248]|c8|c16)")  # those that torch has too
 BYTE_ORDERS = ("<", ">", "=", "|")
 
 

@@ -21,6 +21,8 @@ from torch import Tensor
 from semask_d2.checkpoint.integrity import check_zip
 from semask_d2.checkpoint.plain_values import NUMPY_NAMES, ArrayStandIn, DtypeStandIn, latin1, plain
 
+ATOMS = (str, bytes, int, float, type(None))
+
 
 class PlainDict(dict):
     """Stands for `collections.OrderedDict`; attributes, such as torch's versions of a state's parts, are dropped."""
@@ -31,9 +33,10 @@ class PlainDict(dict):
         pass
 
 
-def ordered_dict(items: Any = (), *_: Any) -> PlainDict:
+def ordered_dict(items: Any = None, *_: Any) -> PlainDict:
     """The dict of these pairs, a list, as Python 2 gives them; later Pythons give none."""
-    if not isinstance(items, (list, tuple)) or not all(isinstance(pair, (list, tuple)) for pair in items):
+    items = [] if items is None else items
+    if not isinstance(items, list) or not all(type(pair) in (list, tuple) and is_key(pair[0]) for pair in items):
         raise pickle.UnpicklingError("a dict of it is made of no pairs")
     return PlainDict(items)
 
@@ -122,29 +125,39 @@ class PlainUnpickler(pickle._Unpickler):  # the one in Python, as in C neither s
     dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8
     for _step in (pickle.INST, pickle.OBJ, pickle.NEWOBJ, pickle.NEWOBJ_EX, pickle.PERSID, pickle.BINPERSID):
         dispatch[_step[0]] = refuse
-    for _step in (pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER):
+    for _step in (pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.FROZENSET, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER):
         dispatch[_step[0]] = refuse
 
 
-def on_own(step: bytes, kinds: tuple[type, ...], depth: int) -> None:
-    """Let a step of `PlainUnpickler` change nothing but objects of these kinds, `depth` below the top (0: the mark)."""
+def on_own(step: bytes, kinds: tuple[type, ...], depth: int, keys: slice | None = None) -> None:
+    """Let a step of `PlainUnpickler` change nothing but objects of these kinds, `depth` below the top (0: the mark).
+
+    `keys` is where on the stack the step finds what it hashes.
+    """
     inner = pickle._Unpickler.dispatch[step[0]]
 
     def checked(unpickler: Any) -> None:
         target = (unpickler.stack if depth else unpickler.metastack[-1])[-depth or -1]
         if type(target) not in kinds:
             raise pickle.UnpicklingError("it changes what is no list, dict or array")
+        if keys and not all(map(is_key, unpickler.stack[keys])):
+            raise pickle.UnpicklingError("a key of it is no text or number")
         inner(unpickler)
 
     PlainUnpickler.dispatch[step[0]] = checked
 
 
+def is_key(value: Any) -> bool:
+    """Whether a dict may have this key: Python hashes tuples of tuples until its stack overflows."""
+    return isinstance(value, ATOMS) or (isinstance(value, tuple) and all(isinstance(item, ATOMS) for item in value))
+
+
 on_own(pickle.BUILD, (ArrayStandIn, DtypeStandIn, PlainDict), 2)
 on_own(pickle.APPEND, (list,), 2)
 on_own(pickle.APPENDS, (list,), 0)
-on_own(pickle.SETITEM, (dict, PlainDict), 3)
-on_own(pickle.SETITEMS, (dict, PlainDict), 0)
-on_own(pickle.ADDITEMS, (set,), 0)
+on_own(pickle.SETITEM, (dict, PlainDict), 3, slice(-2, -1))
+on_own(pickle.SETITEMS, (dict, PlainDict), 0, slice(0, None, 2))
+on_own(pickle.ADDITEMS, (set,), 0, slice(0, None))
 
 
 def load_pickle(file: IO[bytes]) -> Any:

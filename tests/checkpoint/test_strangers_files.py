@@ -19,6 +19,7 @@ import safetensors.torch
 import torch
 
 from semask_d2.checkpoint import read_checkpoint
+from semask_d2.checkpoint.loading import tensors_of
 from semask_d2.checkpoint.saving import write_safetensors
 from semask_d2.checkpoint.unpickling import PICKLE_NAMES
 from semask_d2.utils.errors import UserError
@@ -115,6 +116,9 @@ STEPS = {
     "items of an array": weights(array(FLOATS, POINTERS) + b"K\x00K\x01s"),
     "a state of a list": b"]}b.",
     "a state of a number": b"K\x01}b.",
+    "a key of tuples within tuples, which overflows the stack": b"})" + b"\x85" * 10**6 + b"K\x01s.",
+    "a set of them": b"\x8f()" + b"\x85" * 10**6 + b"\x90.",
+    "pairs of them": named("collections.OrderedDict") + b"](])" + b"\x85" * 10**6 + b"aK\x01ae\x85R.",
 }
 
 
@@ -164,6 +168,31 @@ def test_an_announced_length_takes_no_memory(tmp_path: Path) -> None:
     assert all("ends too early" in message for message in messages[:-1])
     assert "got a list" in messages[-1]
     assert int(kilobytes) < 2**20
+
+
+@pytest.mark.parametrize("ending", [".pkl", ".pth"])
+def test_a_tensor_that_repeats_its_numbers(tmp_path: Path, ending: str) -> None:
+    """A few bytes of a file may show as terabytes, which whoever copies them would need."""
+    path = tmp_path / f"w{ending}"
+    for sides, fits in {(4, 4): True, (2**20, 2**20): False}.items():
+        state = {"model": {"w": torch.ones(1).expand(sides)}}
+        if ending == ".pkl":
+            path.write_bytes(pickle.dumps(state))
+        else:
+            torch.save(state, path)
+        data = read_checkpoint(path)
+        if fits:
+            assert tensors_of(data, path)["w"].shape == sides
+            continue
+        with pytest.raises(UserError, match=f"w{ending}: w repeats its numbers"):
+            tensors_of(data, path)
+
+
+@pytest.mark.skipif(np.dtype(np.longdouble).itemsize == 8, reason="here it is a double by another name")
+def test_numbers_that_torch_does_not_have(tmp_path: Path) -> None:
+    (tmp_path / "w.pkl").write_bytes(pickle.dumps({"model": {"w": np.ones(2, np.longdouble)}}))
+    with pytest.raises(UserError, match=r"w\.pkl: refused"):
+        read_checkpoint(tmp_path / "w.pkl")
 
 
 def test_a_shared_array_and_a_circle(tmp_path: Path) -> None:

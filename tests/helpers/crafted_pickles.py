@@ -12,7 +12,7 @@ import torch
 
 NUMBERS = [0, 1, 2, 3, 4, 8, -1, 63, 255, 2**31 - 1, -(2**31), 2**40, 2**62, 2**63 - 1, -(2**63)]
 TEXTS = ["", "O", "w", "cpu", "latin1", "__class__", "__defaults__", "storage", "\u20ac"]
-DTYPES = ["O", "f4", "f4", "f8", "i8", "u1", "b1", "V8", "O8", "S8", "U2", "|O", "f4,O", "c16", "M8[s]"]
+DTYPES = ["O", "f4", "f4", "f8", "i8", "u1", "b1", "V8", "O8", "S8", "U2", "|O", "f4,O", "c16", "f16", "M8[s]"]
 ATTRIBUTES = ["__defaults__", "__class__", "data", "_untyped_storage", "dtype", "array", "shape", "__setstate__"]
 STORAGES = ["torch.FloatStorage", "torch.LongStorage", "torch.ByteStorage", "torch.QInt8Storage"]
 RECONSTRUCT = "numpy._core.multiarray._reconstruct"
