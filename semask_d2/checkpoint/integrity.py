@@ -10,6 +10,8 @@ import zlib
 from collections.abc import Iterable
 from typing import IO
 
+from semask_d2.checkpoint.nesting import check_legacy, check_pickle
+
 CHUNK = 2**20
 ZIP_START = b"PK\x03\x04"
 ZIP_END = b"PK\x05\x06"
@@ -26,14 +28,14 @@ class Unsound(Exception):
     """A file that its format's own writer would not write; the text says why."""
 
 
-def check_zip(file: str | os.PathLike | IO[bytes]) -> None:
+def check_torch_file(file: str | os.PathLike | IO[bytes]) -> None:
     """Raise `Unsound` or `Damaged` unless a zip of torch's is uncompressed and its members have their checksums.
 
-    A file that is no zip passes.
+    Of a torch file of either format, raise `pickle.UnpicklingError` where its pickle would overflow the stack.
     """
     if isinstance(file, (str, os.PathLike)):
         with open(file, "rb") as opened:
-            return check_zip(opened)
+            return check_torch_file(opened)
     start = file.read(len(ZIP_START))
     size = file.seek(0, os.SEEK_END)
     file.seek(max(0, size - ZIP_END_SIZE))
@@ -46,22 +48,27 @@ def check_zip(file: str | os.PathLike | IO[bytes]) -> None:
             check_members(file, size)
         except (zipfile.BadZipFile, NotImplementedError, EOFError) as error:
             raise Damaged(f"checksum or table of contents: {error}") from error
-        file.seek(0)
+    else:
+        check_legacy(file)
+    file.seek(0)
     return None
 
 
 def check_members(file: IO[bytes], size: int) -> None:
-    """As `check_zip`, for a zip file of this size."""
+    """As `check_torch_file`, for a zip file of this size."""
     with zipfile.ZipFile(file) as archive:
         members = archive.infolist()
         if any(x.compress_type != zipfile.ZIP_STORED or x.compress_size != x.file_size for x in members):
             raise Unsound("it is compressed, as PyTorch never writes it; unpack it and save it again with torch.save")
         if sum(member.file_size for member in members) > size:
             raise Unsound("its parts are larger than the file")
-        if not any(member.CRC for member in members):
-            return  # PyTorch can be told to write none
+        has_checksums = any(member.CRC for member in members)  # PyTorch can be told to write none
         for member in members:
+            if not has_checksums:
+                member.CRC = None  # which zipfile does not compare
             with archive.open(member) as part:
+                if member.filename.lower().endswith("data.pkl"):
+                    check_pickle(part.read())
                 while part.read(CHUNK):  # raises at the end of a part with another checksum
                     pass
 

@@ -18,7 +18,7 @@ from typing import IO, Any, ClassVar
 import torch
 from torch import Tensor
 
-from semask_d2.checkpoint.integrity import check_zip
+from semask_d2.checkpoint.integrity import check_torch_file
 from semask_d2.checkpoint.plain_values import NUMPY_NAMES, ArrayStandIn, DtypeStandIn, latin1, plain
 
 ATOMS = (str, bytes, int, float, type(None))
@@ -167,7 +167,7 @@ def load_pickle(file: IO[bytes]) -> Any:
 
 def load_torch(file: str | os.PathLike | IO[bytes]) -> Any:
     """What a torch file holds, on the CPU: plain data, tensors, numpy arrays and scalars. Raises as `load_pickle`."""
-    check_zip(file)
+    check_torch_file(file)
     with torch.serialization.safe_globals([(value, name) for name, value in NUMPY_NAMES.items()]):
         try:
             return plain(torch.load(file, map_location="cpu", weights_only=True))

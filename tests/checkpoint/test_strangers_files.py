@@ -129,6 +129,23 @@ def test_steps_that_plain_data_does_not_need(tmp_path: Path, steps: bytes) -> No
         read_checkpoint(tmp_path / "w.pkl")
 
 
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("link", [b"\x85", b"q\x00h\x00\x86"], ids=["nested", "from the memo"])
+def test_keys_of_tuples_within_tuples(tmp_path: Path, kind: str, link: bytes) -> None:
+    """Hashing such a key overflows the stack."""
+    for steps in (b"})" + link * 10**6 + b"K\x01s.", b"\x80\x02})" + link * 10**6 + b"K\x01s."):
+        (tmp_path / f"w{kind}").write_bytes(FORMATS[kind](steps))
+        with pytest.raises(UserError, match=r"refused.*(tuples more than 1000 deep|a key of it|pickle of plain data)"):
+            read_checkpoint(tmp_path / f"w{kind}")
+
+
+def test_shallow_tuples_are_kept(tmp_path: Path) -> None:
+    data = {"model": {"w": torch.ones(2)}, "more": {(1, (2, 3)): [(number, (number,)) for number in range(3000)]}}
+    for is_zip in (True, False):
+        torch.save(data, tmp_path / "w.pth", _use_new_zipfile_serialization=is_zip)
+        assert read_checkpoint(tmp_path / "w.pth")["more"] == data["more"]
+
+
 @pytest.mark.parametrize("offset", [0, 5, 2**40])
 def test_a_tensor_stays_within_its_storage(tmp_path: Path, offset: int) -> None:
     path = tmp_path / "w.pkl"
