@@ -22,7 +22,7 @@ from semask_d2.utils.files import atomic_write
 logger = logging.getLogger(__name__)
 
 LAST = "last_checkpoint"
-NUMBERED = re.compile(r"model_(\d{7,})\.pth")
+NUMBERED = re.compile(r"model_\d{7,}\.pth")
 
 
 class Checkpointer(FvcoreCheckpointer):
@@ -81,7 +81,7 @@ class Checkpointer(FvcoreCheckpointer):
     def numbered(self) -> list[Path]:
         """The folder's `model_0000099.pth` and so on, the oldest first."""
         found = [path for path in Path(self.save_dir).glob("model_*.pth") if NUMBERED.fullmatch(path.name)]
-        return sorted(found, key=lambda path: int(NUMBERED.fullmatch(path.name)[1]))
+        return sorted(found, key=lambda path: int(path.stem.removeprefix("model_")))
 
     def newest_numbered(self) -> Path | None:
         """The folder's newest numbered checkpoint."""

@@ -65,7 +65,7 @@ def check_members(file: IO[bytes], size: int) -> None:
         has_checksums = any(member.CRC for member in members)  # PyTorch can be told to write none
         for member in members:
             if not has_checksums:
-                member.CRC = None  # which zipfile does not compare
+                member.CRC = None  # pyright: ignore[reportAttributeAccessIssue] - with which zipfile compares nothing
             with archive.open(member) as part:
                 if member.filename.lower().endswith("data.pkl"):
                     check_pickle(part.read())

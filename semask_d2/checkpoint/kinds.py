@@ -45,8 +45,7 @@ class Kind(NamedTuple):
 
     def convert(self, state: dict[str, Tensor], own: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
         """`state` under our names and, where that is known, in the shapes of `own`; also notes of what was done."""
-        renamed = {self.rename(name): value for name, value in state.items()}
-        renamed.pop(None, None)
+        renamed = {new: value for name, value in state.items() if (new := self.rename(name)) is not None}
         return self.fit(renamed, own) if self.fit else (renamed, [])
 
     def initializes(self, name: str) -> bool:

@@ -34,7 +34,7 @@ def check_nesting(file: IO[bytes]) -> None:
         if step.name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
             memo[len(memo) if argument is None else argument] = stack[-1] if stack else 0
         elif step.name in ("GET", "BINGET", "LONG_BINGET"):
-            stack.append(memo.get(argument, 0))
+            stack.append(memo.get(argument or 0, 0))
         elif step.name == "DUP":
             stack += taken * 2
         elif step.name == "MARK":

@@ -61,7 +61,7 @@ def array_of(content: Any, dtype: Any, shape: Any, order: str) -> np.ndarray:
         raise pickle.UnpicklingError("an array of it has a shape that is none")
     if math.prod(shape) * dtype.dtype.itemsize != len(content):
         raise pickle.UnpicklingError("an array of it has a shape for another number of bytes")
-    return np.ndarray(shape, dtype.dtype, content, order=order)
+    return np.ndarray(shape, dtype.dtype, content, order="F" if order == "F" else "C")
 
 
 def array_from_buffer(content: Any = None, dtype: Any = None, shape: Any = None, order: Any = "C", axes: Any = None):
@@ -80,7 +80,7 @@ def array_from_buffer(content: Any = None, dtype: Any = None, shape: Any = None,
 
 def scalar(dtype: Any = None, content: Any = None, *_: Any) -> np.generic:
     """The numpy scalar with these bytes."""
-    return array_of(content, dtype, (), "C")[()]
+    return array_of(content, dtype, (1,), "C")[0]
 
 
 def latin1(text: Any = None, encoding: Any = None, *_: Any) -> bytes:

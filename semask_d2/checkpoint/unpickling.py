@@ -107,7 +107,9 @@ class Bounded:
 class PlainUnpickler(pickle._Unpickler):  # the one in Python, as in C neither steps nor memory can be checked
     """Unpickles numbers, text, builtin containers, numpy arrays and scalars, and tensors; refuses all else."""
 
-    dispatch: ClassVar = dict(pickle._Unpickler.dispatch)
+    dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)
+    read: Callable[[int], bytes]  # which `load` sets, and `append` too
+    append: Callable[[Any], None]
 
     def find_class(self, module: str, name: str) -> Any:
         try:

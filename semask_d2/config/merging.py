@@ -64,7 +64,7 @@ def merge_opts(cfg: CfgNode, opts: list[str] | tuple[str, ...]) -> None:
         try:
             default = value_of(cfg, key)
             whole = isinstance(default, float) and re.fullmatch(r"[+-]?\d+", str(value).strip())
-            cfg.merge_from_list([key, float(value) if whole else value])
+            cfg.merge_from_list([key, f"{value}.0" if whole else value])
         except (ValueError, AssertionError) as error:
             raise UserError(f"options: {explain_type(error)}") from error
 

@@ -57,7 +57,7 @@ def sample_short_edge(rng: np.random.Generator, sizes: Sequence[int], style: str
     """Draw the length of the shorter side: one of `sizes` ("choice"), or between their two ends ("range")."""
     if style == "range":
         return int(rng.integers(sizes[0], sizes[-1] + 1))
-    return int(sizes[rng.integers(len(sizes))])
+    return int(sizes[int(rng.integers(len(sizes)))])
 
 
 def sample_view(
@@ -76,6 +76,7 @@ def sample_view(
     whatever it holds.
     """
     height, width = min(crop_size[0], full_shape[0]), min(crop_size[1], full_shape[1])
+    view = View(*full_shape, 0, 0, height, width)
     for _ in range(CROP_TRIES):
         top = int(rng.integers(full_shape[0] - height + 1))
         left = int(rng.integers(full_shape[1] - width + 1))
@@ -155,8 +156,13 @@ def sample_color_jitter(rng: np.random.Generator) -> ColorJitter:
     contrast_first, *applied = rng.random(5) < 0.5
     brightness, contrast, saturation = rng.uniform((-32, 0.5, 0.5), (32, 1.5, 1.5))
     hue = int(rng.integers(-18, 19))
-    values = (float(brightness), float(contrast), float(saturation), hue)
-    return ColorJitter(*(v if a else None for v, a in zip(values, applied, strict=True)), bool(contrast_first))
+    return ColorJitter(
+        brightness=float(brightness) if applied[0] else None,
+        contrast=float(contrast) if applied[1] else None,
+        saturation=float(saturation) if applied[2] else None,
+        hue=hue if applied[3] else None,
+        contrast_first=bool(contrast_first),
+    )
 
 
 def jitter_colors(image: np.ndarray, jitter: ColorJitter) -> np.ndarray:

@@ -125,9 +125,9 @@ def build_poly_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> Lamb
 
 
 def clip_gradients(
-    parameters: Iterable[nn.Parameter], kind: str, *, limit: float | Tensor, norm_type: float = 2.0
+    parameters: Iterable[nn.Parameter], kind: str, *, limit: Any, norm_type: float = 2.0
 ) -> None:
-    """Clip gradients in place to `limit`, as the `kind` of SOLVER.CLIP_GRADIENTS.CLIP_TYPE says.
+    """Clip gradients in place to `limit`, a number or a tensor of one, as the `kind` of SOLVER.CLIP_GRADIENTS.CLIP_TYPE says.
 
     "full_model" clips the norm of all gradients together, "norm" that of each parameter's gradient, "value" each of
     their elements.
@@ -238,7 +238,7 @@ def load_scheduler_state(scheduler: LRScheduler, state: Any) -> None:
     scheduler._last_lr = [group["lr"] for group in scheduler.optimizer.param_groups]
 
 
-def scheduled_rates(scheduler: LRScheduler) -> list[float]:
+def scheduled_rates(scheduler: LRScheduler) -> list[Any]:
     """The learning rate of each group at `scheduler.last_epoch`."""
     if isinstance(scheduler, LambdaLR):
         return [

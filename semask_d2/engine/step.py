@@ -41,6 +41,14 @@ def seed_forward(seed: int, iteration: int, part: int, rank: int) -> None:
     torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0] >> 1))
 
 
+def summed(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The sum of the losses of several batches, by name."""
+    total = dict(parts[0])
+    for part in parts[1:]:
+        total = {name: value + part[name] for name, value in total.items()}
+    return total
+
+
 class TrainingStep(TrainerBase):
     """The inner trainer: `accumulation_steps` batches, mixed precision, one optimizer step.
 
@@ -88,7 +96,7 @@ class TrainingStep(TrainerBase):
             batches.append(batch)
             seed_forward(self.seed, self.iter, i, comm.get_rank())  # after the loader, which draws when it starts
             parts.append(self.backward(batch, last=i == self.accumulation_steps - 1))
-        self.record({name: sum(part[name] for part in parts) for name in parts[0]}, data_time, batches)
+        self.record(summed(parts), data_time, batches)
         self.scaler.unscale_(self.optimizer)  # some optimizers clip
         self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -96,12 +104,13 @@ class TrainingStep(TrainerBase):
     def backward(self, batch: list[dict], *, last: bool) -> dict[str, Tensor]:
         """Add the gradients of one batch; its losses, detached, each over the accumulation steps."""
         device = next(self.model.parameters()).device
-        wait = not last and isinstance(self.model, nn.parallel.DistributedDataParallel)
-        with self.model.no_sync() if wait else nullcontext():  # gradients are exchanged once
+        wrapped = self.model if isinstance(self.model, nn.parallel.DistributedDataParallel) else None
+        with nullcontext() if wrapped is None or last else wrapped.no_sync():  # gradients are exchanged once
             with torch.autocast(device.type, dtype=self.dtype, enabled=self.dtype is not None):
                 losses = self.model(batch)
             losses = {name: loss / self.accumulation_steps for name, loss in losses.items()}
-            self.scaler.scale(sum(losses.values())).backward()
+            total: Any = sum(losses.values())
+            self.scaler.scale(total).backward()
         return {name: loss.detach() for name, loss in losses.items()}
 
     def record(self, losses: dict[str, Tensor], data_time: float, batches: list[list[dict]]) -> None:

@@ -208,7 +208,7 @@ def distribute(model: nn.Module) -> nn.Module:
     if comm.get_world_size() == 1:
         return model
     device = next(model.parameters()).device
-    wrapper = nn.parallel.DistributedDataParallel
+    wrapper: Any = nn.parallel.DistributedDataParallel
     new_name = "forward_sync_buffers"  # of torch 2.14, which warns of the other one
     sync_buffers = new_name if new_name in inspect.signature(wrapper).parameters else "broadcast_buffers"
     return wrapper(

@@ -181,9 +181,10 @@ class DrawingJob:
 
     def _input(self, predictor: Predictor, source: Path | int, target: Path | None) -> bool:
         """Draw one input; False where the user closes the window. Want of memory is a `UserError` of this input."""
-        draw = self._video if isinstance(source, int) or media.is_video(source) else self._picture
         try:
-            return draw(predictor, source, target)
+            if isinstance(source, int) or media.is_video(source):
+                return self._video(predictor, source, target)
+            return self._picture(predictor, source, target)
         except Exception as error:
             if not out_of_memory(error):
                 raise
@@ -212,7 +213,7 @@ class DrawingJob:
         with nullcontext() if target is None else media.VideoFile(target, video.fps) as file:
             for number, frame in enumerate(frames):
                 picture, labels = self._draw(predictor, frame, None)
-                if file is None:
+                if file is None or target is None:
                     if not media.show(str(source), picture, 1):
                         return False
                     continue
@@ -239,6 +240,7 @@ class DrawingJob:
 
     def _truth_file(self, path: Path) -> Path:
         """The label file that --compare has for a picture."""
+        assert self.compare is not None
         return self.compare / f"{path.stem}.png"
 
     def _truth(self, predictor: Predictor, path: Path, shape: tuple[int, int]) -> np.ndarray:

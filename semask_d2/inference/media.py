@@ -159,7 +159,7 @@ class VideoFile:
         """Append a frame (H, W, 3); the format wants even sides, so an odd one gets a white row or column."""
         frame = np.pad(frame, [(0, frame.shape[0] % 2), (0, frame.shape[1] % 2), (0, 0)], constant_values=255)
         if self.writer is None:
-            code = cv2.VideoWriter_fourcc(*"mp4v")
+            code = cv2.VideoWriter.fourcc(*"mp4v")
             self.writer = cv2.VideoWriter(str(self.temporary), code, self.fps, frame.shape[1::-1])
             if not self.writer.isOpened():
                 raise UserError(f"{self.path}: this OpenCV cannot write MPEG-4 video; install opencv-python-headless")

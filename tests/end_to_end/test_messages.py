@@ -205,7 +205,7 @@ def test_an_unreadable_image_stops_training_but_not_evaluation(train, tiny_run: 
     ("content", "expected"),
     [
         (b"", "truncated or no weight file"),
-        (b"PK\x03\x04 cut off", "truncated or no weight file"),
+        (b"PK\x03\x04 cut off", "damaged (its end is missing)"),
         (b"<html>not found</html>", "refused"),
         (b"\x80\x04cbuiltins\nprint\n(Vhello\ntR.", "refused"),
     ],

@@ -47,6 +47,11 @@ def children_of(pid: int) -> list[int]:
     return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
+def ranks_of(process: subprocess.Popen) -> list[int]:
+    """The processes of a launcher that train."""
+    return [pid for pid in children_of(process.pid) if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
 def alive(pid: int) -> bool:
     status = Path(f"/proc/{pid}/stat")
     return status.exists() and status.read_text().rsplit(")", 1)[1].split()[0] != "Z"
@@ -81,7 +86,8 @@ def test_a_signal_stops_after_a_checkpoint_from_which_the_run_goes_on(start, tra
 def test_ctrl_c_at_the_launcher_alone_stops_all_ranks(start, tmp_path: Path) -> None:
     process = start(tmp_path, *LONG, flags=("--num-gpus", "2", "--dist-url", "auto"))
     wait_for(lambda: trains(tmp_path), process)
-    ranks = children_of(process.pid)
+    ranks = ranks_of(process)
+    assert len(ranks) == 2
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode not in (0, None)
@@ -94,7 +100,7 @@ def test_ctrl_c_at_the_launcher_alone_stops_all_ranks(start, tmp_path: Path) -> 
 def test_a_killed_rank_is_named_with_its_signal(start, tmp_path: Path) -> None:
     process = start(tmp_path, *LONG, flags=("--num-gpus", "2", "--dist-url", "auto"))
     wait_for(lambda: trains(tmp_path), process)
-    ranks = [pid for pid in children_of(process.pid) if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    ranks = ranks_of(process)
     subprocess.run(["kill", "-9", str(ranks[-1])], check=True)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 1
