@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from semask_d2.config.merging import merge_file
 from semask_d2.d2 import build_model
-from tests.helpers.tiny_model import CLASSES, ROOT, make_inputs, randomize, tiny_cfg
+from tests.helpers.commands import ROOT
+from tests.helpers.tiny_model import CLASSES, make_inputs, randomize, tiny_cfg
 
 
 def build(**options: object) -> nn.Module:
