@@ -193,6 +193,7 @@ def test_one_unreadable_file_does_not_stop_the_others(demo, home: Path) -> None:
     assert files("out") == ["0000.png", "0001.png"]
 
 
+@pytest.mark.slow
 def test_images_of_every_mode_are_drawn(demo, home: Path) -> None:
     rgb = Image.open("photo.jpg")
     Path("modes").mkdir()

@@ -12,7 +12,7 @@ import torch
 from tests.helpers.commands import ROOT, TINY, TOY_CONFIG
 from tests.helpers.examples import NEEDS_DETECTRON2
 
-pytestmark = NEEDS_DETECTRON2
+pytestmark = [NEEDS_DETECTRON2, pytest.mark.slow]
 
 SIDES = ("native", "detectron2")
 # prints what a run with these options starts from, and its first losses
