@@ -6,8 +6,8 @@ python tools/model_zoo.py configs/ade20k/*.yaml
 
 from __future__ import annotations
 
+import argparse
 import logging
-import sys
 
 import torch
 from fvcore.nn import FlopCountAnalysis
@@ -49,8 +49,11 @@ def measure(path: str) -> tuple[float, float, tuple[int, int]]:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("configs", nargs="+", metavar="CONFIG", help="config files")
+    arguments = parser.parse_args()
     logging.disable(logging.WARNING)
-    for path in sys.argv[1:]:
+    for path in arguments.configs:
         with torch.inference_mode(False), torch.no_grad():
             parameters, flops, (height, width) = measure(path)
         print(f"| {path} | {parameters:.1f} | {flops:.0f} | {height} x {width} |", flush=True)

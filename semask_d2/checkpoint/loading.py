@@ -72,6 +72,11 @@ def load_checkpoint(
             f"{hint(unexplained, kind, training_start)}: {unexplained}"
         )
     copy_into(own, converted, report.matched)
+    broken = [name for name in report.matched if not converted[name].isfinite().all()]
+    if broken:
+        logger.warning(
+            "%s: %d tensors are not finite (%s): predictions mean nothing", source, len(broken), shortened(broken)
+        )
 
     logger.info("%s: %s: %s", source, kind.name, report)
     if anew:

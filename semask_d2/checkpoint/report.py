@@ -8,7 +8,8 @@ from torch import Tensor
 
 from semask_d2.checkpoint.kinds import PLAIN
 
-COMPUTED = "relative_position_index"  # a buffer that follows from the window's size and is no weight
+# buffers that are no weights: one follows from the window's size, the other means nothing in evaluation
+COMPUTED = ("relative_position_index", "num_batches_tracked")
 
 
 @dataclass(frozen=True)

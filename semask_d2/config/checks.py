@@ -6,6 +6,8 @@ import logging
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import torch
+
 from semask_d2.d2 import CfgNode
 from semask_d2.d2 import get_cfg as get_detectron2_cfg
 from semask_d2.utils.arguments import value_of
@@ -31,7 +33,20 @@ def one_of(*choices: str) -> Range:
     return Range(lambda value: value in choices, " or ".join(f'"{choice}"' for choice in choices))
 
 
+def is_device(name: str) -> bool:
+    """Whether a computation can run on the device of this name."""
+    kind, _, index = name.partition(":")
+    if kind == "cuda":
+        return not index or (index.isdigit() and int(index) < max(1, torch.cuda.device_count()))
+    return name == "cpu" or (name == "mps" and torch.backends.mps.is_available())
+
+
 COMMON: dict[str, Range] = {
+    "MODEL.DEVICE": Range(is_device, '"cpu", "cuda" or "cuda:N" of a GPU that is there'),
+    "MODEL.META_ARCHITECTURE": Range(
+        lambda name: name != "GeneralizedRCNN",
+        "the name of a model for segmentation (is the _BASE_ missing from the config file?)",
+    ),
     "DATALOADER.NUM_WORKERS": at_least(0),
     "INPUT.MAX_SIZE_TEST": at_least(1),
     "INPUT.MIN_SIZE_TEST": at_least(0),  # 0 takes images as they are

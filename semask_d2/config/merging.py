@@ -14,6 +14,7 @@ from semask_d2.config.finding import find_config
 from semask_d2.config.yaml_files import read_yaml
 from semask_d2.d2 import CfgNode
 from semask_d2.d2 import get_cfg as get_detectron2_cfg
+from semask_d2.utils.arguments import value_of
 from semask_d2.utils.errors import UserError
 from semask_d2.utils.registry import suggestion
 
@@ -30,6 +31,8 @@ def get_cfg(config_file: str | os.PathLike | None = None, opts: list[str] | tupl
     """
     cfg = get_detectron2_cfg()
     add_semask_config(cfg)
+    # keys of Detectron2's whose defaults are others in the published models
+    cfg.SOLVER.LR_SCHEDULER_NAME, cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = "WarmupPolyLR", "full_model"
     cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
     if config_file:
         merge_file(cfg, config_file)
@@ -44,7 +47,7 @@ def merge_file(cfg: CfgNode, path: str | os.PathLike) -> None:
     values = read_yaml(path, chain=())
     check_keys(cfg, values, str(path))
     try:
-        cfg.merge_from_other_cfg(CfgNode(values))
+        cfg.merge_from_other_cfg(CfgNode(with_floats(cfg, values)))
     except (ValueError, AssertionError) as error:  # a wrong type; a type that no key has, such as a date
         raise UserError(f"{path}: {explain_type(error)}") from error
 
@@ -59,9 +62,24 @@ def merge_opts(cfg: CfgNode, opts: list[str] | tuple[str, ...]) -> None:
             nested = {part: nested}
         check_keys(cfg, nested, "options")
         try:
-            cfg.merge_from_list([key, value])
+            default = value_of(cfg, key)
+            whole = isinstance(default, float) and re.fullmatch(r"[+-]?\d+", str(value).strip())
+            cfg.merge_from_list([key, float(value) if whole else value])
         except (ValueError, AssertionError) as error:
             raise UserError(f"options: {explain_type(error)}") from error
+
+
+def with_floats(cfg: CfgNode, values: dict) -> dict:
+    """`values` with whole numbers as floats where the config's own value is one: 1 is as good as 1.0."""
+    result = {}
+    for key, value in values.items():
+        known = cfg.get(key)
+        if isinstance(known, CfgNode) and isinstance(value, dict):
+            value = with_floats(known, value)
+        elif isinstance(known, float) and type(value) is int:
+            value = float(value)
+        result[key] = value
+    return result
 
 
 def explain_type(error: Exception) -> str:
@@ -85,6 +103,9 @@ def check_keys(cfg: CfgNode, values: dict, source: str, prefix: str = "") -> Non
         if key not in cfg:
             if cfg.is_new_allowed():
                 continue
+            if prefix + key in all_keys(cfg, prefix):  # a dotted key where sections are meant
+                nested = ": {".join(key.split(".")) + ": ..." + "}" * key.count(".")
+                raise UserError(f'{source}: "{prefix}{key}" is written with dots; in YAML, sections nest: {nested}')
             near = suggestion(prefix + key, [prefix + known for known in cfg] + all_keys(cfg, prefix))
             raise UserError(f'{source}: unknown config key "{prefix}{key}".{near or " Correct or remove it."}')
         if isinstance(cfg[key], CfgNode):

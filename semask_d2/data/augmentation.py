@@ -40,7 +40,8 @@ class View:
 def resized_shape(height: int, width: int, short_edge: int, max_size: int) -> tuple[int, int]:
     """Height and width after the shorter side becomes `short_edge` and the longer at most `max_size`.
 
-    Rounds as Detectron2's ResizeShortestEdge; `short_edge` 0 leaves the shape as it is.
+    Rounds as Detectron2's ResizeShortestEdge, but no side of a very thin picture to nothing; `short_edge` 0 leaves the
+    shape as it is.
     """
     if short_edge == 0:
         return height, width
@@ -49,7 +50,7 @@ def resized_shape(height: int, width: int, short_edge: int, max_size: int) -> tu
     longest = max(new_height, new_width)
     if longest > max_size:
         new_height, new_width = new_height * (max_size / longest), new_width * (max_size / longest)
-    return int(new_height + 0.5), int(new_width + 0.5)
+    return max(1, int(new_height + 0.5)), max(1, int(new_width + 0.5))
 
 
 def sample_short_edge(rng: np.random.Generator, sizes: Sequence[int], style: str) -> int:
@@ -91,6 +92,8 @@ def sample_view(
 def resize_image(image: Image.Image, view: View) -> np.ndarray:
     """Resize what `view` shows of an RGB `image`, bilinear and antialiased: (view.height, view.width, 3) uint8."""
     if (view.full_height, view.full_width) == (image.height, image.width):
+        if view == View.whole(image.height, image.width):
+            return np.asarray(image)  # where Pillow's crop would warn of a large picture
         box = (view.left, view.top, view.left + view.width, view.top + view.height)
         return np.asarray(image.crop(box))
     x, y = image.width / view.full_width, image.height / view.full_height

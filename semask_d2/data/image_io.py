@@ -2,23 +2,52 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import re
+import warnings
+from collections.abc import Callable
+from functools import cache
+from typing import TypeVar
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from semask_d2.utils.errors import UnreadableFile, UserError
 from semask_d2.utils.files import atomic_write
 
 Path = str | os.PathLike
+T = TypeVar("T")
+
+# What Pillow calls the formats of the suffixes that count as pictures. It would open any other as well, whatever a
+# file is named, and for PostScript start another program. Many phones' JPEG files are MPO, which comes with JPEG.
+FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF", "PPM", "JPEG2000", "AVIF")
+# As many as the largest cameras in use take (108 megapixels): 0.3 GB as RGB. A segmentation holds ten times that for a
+# moment, and a file of half a megabyte can claim any size.
+MAX_PIXELS = 110_000_000
+# EXIF's number for how the camera was held, and what puts the picture upright
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+ORIENTATION = 0x0112
+JPEG_SIDE = 65500  # the longest that a JPEG file can be
+
+logger = logging.getLogger(__name__)
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # MAX_PIXELS takes its place
 
 
 def read_image(path: Path, format: str = "RGB") -> np.ndarray:
     """Read a picture as (H, W, 3) uint8 in `format` order ("RGB" or "BGR"), upright as its EXIF tag says.
 
     Gray, 16-bit, palette, transparent and CMYK files are converted; transparency is dropped.
-    Raises UnreadableFile naming the file if it is missing, truncated or no image.
+    Raises UnreadableFile naming the file if it is missing, truncated, larger than MAX_PIXELS or no image.
     """
     if format not in ("RGB", "BGR"):
         raise UserError(f'INPUT.FORMAT is "{format}"; images are read as "RGB" or "BGR"')
@@ -29,21 +58,26 @@ def read_image(path: Path, format: str = "RGB") -> np.ndarray:
 
 def open_picture(path: Path) -> Image.Image:
     """Read a picture as an upright PIL image in mode RGB; errors as in `read_image`."""
-    image = _load(path, "an image")
-    if image.getexif():
-        image = ImageOps.exif_transpose(image)
-    if image.mode.startswith(("I", "F")):
-        return _eight_bits(np.asarray(image))
-    return image if image.mode == "RGB" else image.convert("RGB")
+
+    def upright_rgb(image: Image.Image) -> Image.Image:
+        turn = UPRIGHT.get(_orientation(image, path))
+        if turn is not None:
+            image = image.transpose(turn)
+        if image.mode.startswith(("I", "F")):
+            return _eight_bits(np.asarray(image))
+        image.info.pop("transparency", None)  # the conversion would only complain of a malformed one
+        return image if image.mode == "RGB" else image.convert("RGB")
+
+    return _read(path, "an image", upright_rgb)
 
 
 def read_labels(path: Path) -> np.ndarray:
     """Read a label map as (H, W) uint8, or int64 where the file holds more bits.
 
-    Palette files give their indices. Raises UnreadableFile naming the file if it is missing, truncated or no
-    image, UserError if it is in color instead of ids.
+    Palette files give their indices. Raises UnreadableFile naming the file if it is missing, truncated, larger than
+    MAX_PIXELS or no image, UserError if it is in color instead of ids.
     """
-    image = _load(path, "a label file")
+    image = _read(path, "a label file", lambda image: image)
     if image.mode == "F" or len(image.getbands()) > 1:
         kind = "an RGB file" if image.mode in ("RGB", "RGBA") else f'a file of mode "{image.mode}"'
         raise UserError(
@@ -64,6 +98,8 @@ def save_picture(path: Path, picture: np.ndarray) -> None:
     if picture.ndim == 2:
         picture = picture.astype(np.uint8 if picture.max(initial=0) < 256 else np.uint16)
     image_format = "PNG" if os.path.splitext(path)[1].lower() == ".png" else "JPEG"
+    if image_format == "JPEG" and max(picture.shape) > JPEG_SIDE:
+        raise UserError(f"{path}: a JPEG file is at most {JPEG_SIDE} pixels wide and high; name a .png file")
     with atomic_write(path, "wb") as file:
         Image.fromarray(picture).save(file, format=image_format, **({"quality": 95} if image_format == "JPEG" else {}))
 
@@ -90,26 +126,71 @@ def count_ids(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return ids, counts[ids].astype(np.int64)
 
 
-def _load(path: Path, what: str) -> Image.Image:
-    """`what` is the file's role with its article."""
+def _read(path: Path, what: str, convert: Callable[[Image.Image], T]) -> T:
+    """What `convert` makes of the decoded file; `what` is the file's role with its article."""
     try:
-        image = Image.open(path)
-        image.load()
+        with Image.open(path, formats=_formats()) as image:
+            _check_size(image, path)
+            image.load()
+            return convert(image)
     except FileNotFoundError:
         raise UnreadableFile(f"{path} does not exist: expected {what} there") from None
-    except Image.DecompressionBombError as error:
-        raise UnreadableFile(f"{path} is too large an image to be read safely: {error}") from None
+    except Image.DecompressionBombError as error:  # Pillow's own limit, from the same header, but without the shape
+        count = re.search(r"\d+ pixels", str(error))
+        raise _too_large(path, count[0] if count else "of too many pixels") from None
+    except (MemoryError, UnreadableFile):
+        raise
+    except Image.UnidentifiedImageError:
+        kinds = ", ".join(_formats())
+        raise UnreadableFile(
+            f"{path} cannot be read as {what} (it is none of {kinds}): convert, replace or remove it"
+        ) from None
+    except Exception as error:  # PIL's readers of damaged files raise whatever their format's parser does
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UnreadableFile(f"{path} cannot be read as {what} ({text}): replace or remove it") from None
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """Those of FORMATS that this Pillow was built with."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def _check_size(image: Image.Image, path: Path) -> None:
+    """Raise UnreadableFile, by the header alone, where decoding would take too much memory or give nothing."""
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise _too_large(path, f"{width} x {height} pixels")
+    if width * height == 0:
+        raise UnreadableFile(f"{path} is {width} x {height} pixels, an empty image: replace or remove it")
+
+
+def _too_large(path: Path, size: str) -> UnreadableFile:
+    return UnreadableFile(f"{path} is {size}, but at most {MAX_PIXELS} are read: make it smaller first")
+
+
+def _orientation(image: Image.Image, path: Path) -> int:
+    """EXIF's number for how the camera was held; 1, upright, where there is none or it cannot be read."""
+    try:
+        return int(image.getexif().get(ORIENTATION, 1))
     except MemoryError:
         raise
-    except Exception as error:  # PIL's readers of damaged files raise whatever their format's parser does
-        raise UnreadableFile(
-            f"{path} cannot be read as {what} ({type(error).__name__}: {error}): replace or remove it"
-        ) from None
-    return image
+    except Exception as error:  # the parser's errors are of many types, as for damaged pixels
+        _warn_once(
+            f"{path}: its EXIF data cannot be read and are left out, the orientation with them ({type(error).__name__})"
+        )
+        return 1
+
+
+@cache
+def _warn_once(message: str) -> None:
+    logger.warning(message)
 
 
 def _eight_bits(values: np.ndarray) -> Image.Image:
     """Gray values of 16 bits (or floats up to that range) as an RGB image of 8 bits."""
+    values = np.nan_to_num(values, posinf=65535.0)
     if values.max(initial=0) > 255:
         values = values / 257.0  # 65535 -> 255
     gray = np.clip(values, 0, 255).round().astype(np.uint8)

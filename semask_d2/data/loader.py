@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import cv2
 from torch.utils.data import DataLoader
 
 from semask_d2.d2 import CfgNode, MetadataCatalog, comm
 from semask_d2.data.datasets import get_dataset_dicts
 from semask_d2.data.mapper import build_mapper
 from semask_d2.data.sampler import PositionedDataset, PositionSampler, ShardedDataset
+from semask_d2.data.workers import worker_settings
 from semask_d2.utils.errors import UnreadableFile, UserError
 
 logger = logging.getLogger(__name__)
@@ -89,10 +89,8 @@ class TrainBatches:
         loader = DataLoader(
             dataset,
             batch_sampler=sampler,
-            num_workers=self.workers,
-            collate_fn=_as_list,
-            worker_init_fn=_quiet_worker,
             persistent_workers=self.workers > 0,
+            **worker_settings(self.workers),
         )
         return iter(Batches(loader))
 
@@ -149,9 +147,7 @@ def build_test_loader(cfg: CfgNode, dataset_name: str, mapper: Mapper | None = N
         DataLoader(
             dataset,
             batch_size=1,
-            num_workers=cfg.DATALOADER.NUM_WORKERS,
-            collate_fn=_as_list,
-            worker_init_fn=_quiet_worker,
+            **worker_settings(cfg.DATALOADER.NUM_WORKERS),
         ),
         skip_unreadable=True,
     )
@@ -194,11 +190,3 @@ def check_classes(cfg: CfgNode, dataset_name: str) -> None:
             f'MODEL.SEM_SEG_HEAD.IGNORE_VALUE is {head.IGNORE_VALUE}, but data set "{dataset_name}" has the '
             f"ignore_label {ignored}: set it to {ignored}"
         )
-
-
-def _as_list(samples: Batch) -> Batch:
-    return samples
-
-
-def _quiet_worker(_: int) -> None:
-    cv2.setNumThreads(0)  # the workers are the parallelism; OpenCV's threads on top of them would fight for the cores

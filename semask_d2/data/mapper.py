@@ -133,7 +133,8 @@ class SemanticMapper:
             labels = self._read_labels(sample)
             pixels, labels = self._augment(image, labels, rng)
             sample["image"] = image_tensor(pixels, self.image_format)
-            sample["sem_seg"] = torch.from_numpy(np.ascontiguousarray(labels, dtype=self.label_dtype))
+            # a copy, since a flipped map of one column counts as contiguous and still has a negative stride
+            sample["sem_seg"] = torch.from_numpy(np.array(labels, dtype=self.label_dtype, order="C"))
         else:
             sample["image"] = resized_tensor(image, self.short_edges[0], self.max_size, self.image_format)
         return sample

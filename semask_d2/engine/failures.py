@@ -23,7 +23,8 @@ CPU_ALLOCATOR = ("DefaultCPUAllocator", "not enough memory")
 def explain(error: Exception) -> str | None:
     """The line that tells a user of `error`, or None for an error that is the program's own."""
     if isinstance(error, UserError):
-        return str(error)
+        text = str(error)
+        return f"{text}: {MORE_SHARED_MEMORY}" if text.startswith("no shared memory") else text
     if isinstance(error, ArgumentError):
         return f"{error.key}: {error.problem}"
     if isinstance(error, OSError) and error.errno in FULL:

@@ -112,7 +112,8 @@ class EvaluateUnevaluated(HookBase):
         """Whether the metrics file holds no result of the iteration."""
         if not os.path.isfile(self.metrics_file):
             return True
-        return self.metric not in read_metrics(self.metrics_file).get(iteration, {})
+        found = read_metrics(self.metrics_file)  # a training's last evaluation is recorded one iteration later
+        return all(self.metric not in found.get(recorded, {}) for recorded in (iteration, iteration + 1))
 
 
 def flattened(results: dict[str, Any]) -> dict[str, float]:

@@ -65,6 +65,8 @@ def guarded(function: Callable[..., None], *args: object, debug: bool) -> int:
             traceback.print_exc()
         sys.stdout.flush()
         if isinstance(error, Stopped):
+            if not message:  # the main process says it; until then this one's end must not end it
+                return 0
             print(printable(message), file=sys.stderr, flush=True)
             return error.exit_code
         print(f"error: {printable(message)}", file=sys.stderr, flush=True)

@@ -16,7 +16,7 @@ from semask_d2.d2 import DatasetEvaluator, MetadataCatalog, comm
 from semask_d2.data.datasets import get_dataset_dicts
 from semask_d2.data.image_io import check_labels, read_labels
 from semask_d2.modeling.meta_arch import as_segmenter
-from semask_d2.utils.errors import UserError
+from semask_d2.utils.errors import UnreadableFile, UserError
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +88,7 @@ class SemanticEvaluator(DatasetEvaluator):
     """mIoU, frequency-weighted IoU, pixel and mean accuracy, and IoU and accuracy of each class, in percent.
 
     The matrix is summed over processes with torch.distributed, so no disk is shared, and every process has the
-    result.
+    result. An image whose label file cannot be read is left out, with a warning and a count at the end.
     """
 
     def __init__(self, dataset_name: str):
@@ -113,12 +113,18 @@ class SemanticEvaluator(DatasetEvaluator):
         """Forget all images."""
         self.confusion = ConfusionMatrix(len(self.class_names), self.ignore_label)
         self.images = 0
+        self.unreadable = 0
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
         """Compare `sem_seg` of `outputs`, scores (K, H, W) or labels (H, W), with the label file of each input."""
         for x, output in zip(inputs, outputs, strict=True):
             path = x.get("sem_seg_file_name") or self.label_files[x["file_name"]]
-            truth = read_labels(path)
+            try:
+                truth = read_labels(path)
+            except UnreadableFile as error:
+                logger.warning("%s left out of the metrics: %s", x["file_name"], error)
+                self.unreadable += 1
+                continue
             check_labels(truth, num_classes=len(self.class_names), ignore_label=self.ignore_label, path=path)
             predicted = output["sem_seg"]
             prediction = (predicted if predicted.dim() == 2 else predicted.argmax(0)).cpu().numpy()
@@ -132,15 +138,18 @@ class SemanticEvaluator(DatasetEvaluator):
 
     def evaluate(self) -> OrderedDict:
         """Sum over the processes, log a table of classes, and return {"sem_seg": metrics}."""
-        images = sum(comm.all_gather(self.images))
+        images, unreadable = (
+            sum(counts) for counts in zip(*comm.all_gather((self.images, self.unreadable)), strict=True)
+        )
         confusion = self.confusion.summed_over_processes()
         if not confusion.counts.any():
             raise UserError(
-                f"{self.dataset_name}: no labeled pixel to measure; every image was unreadable or is ignored "
-                f"as a whole (ignore label {self.ignore_label})"
+                f"{self.dataset_name}: no labeled pixel to measure; every image or its label file was unreadable or is "
+                f"ignored as a whole (ignore label {self.ignore_label})"
             )
         results = confusion.metrics(self.class_names)
         rows = [(name, results[f"IoU-{name}"], results[f"ACC-{name}"]) for name in self.class_names]
         table = tabulate(rows, headers=["class", "IoU", "accuracy"], floatfmt=".2f", tablefmt="github")
-        logger.info("%s, %d images, each class in percent:\n%s", self.dataset_name, images, table)
+        left_out = f", {unreadable} more left out for want of a readable label file" if unreadable else ""
+        logger.info("%s, %d images%s, each class in percent:\n%s", self.dataset_name, images, left_out, table)
         return OrderedDict(sem_seg=results)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
+import cv2
 import numpy as np
+import torch
 from tqdm import tqdm
 
 from semask_d2.config import get_cfg
@@ -16,12 +19,15 @@ from semask_d2.data.image_io import check_labels, read_image, read_labels, save_
 from semask_d2.inference import media
 from semask_d2.inference.predictor import Predictor
 from semask_d2.utils.errors import UnreadableFile, UserError
-from semask_d2.utils.files import atomic_write, require_writable
+from semask_d2.utils.files import atomic_write, remove_stale, require_writable
 from semask_d2.utils.runs import CONFIG_NAME, newest_run, require_run, run_weights
 from semask_d2.utils.visualization import draw_segmentation, draw_sheet
 
 RUNS = "output"
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
+FRAME = re.compile(r"\d{6,}\.png")  # the label file of a video's frame
+# what the allocators say, of the CPU and of libraries on a GPU, where it is no exception of its own type
+NO_MEMORY = ("out of memory", "not enough memory", "DefaultCPUAllocator", "STATUS_ALLOC_FAILED")
 
 
 def choose_config(config_file: str | None, weights: str | None, opts: Sequence[str] = ()) -> CfgNode:
@@ -34,7 +40,7 @@ def choose_config(config_file: str | None, weights: str | None, opts: Sequence[s
         return get_cfg(config_file, list(opts))
     if weights is not None:
         path = Path(weights)
-        if not path.exists():
+        if not os.path.exists(path):
             raise UserError(f"--weights {weights}: there is no such file or run folder")
         if path.is_dir():
             path, config_file = require_run(path), config_file or str(path / CONFIG_NAME)
@@ -60,7 +66,7 @@ class DrawingJob:
     """Draws pictures, videos or a camera into files, or where there is no `output` into a window.
 
     `source` are a command line's words for files (`media.find_inputs`), or a camera's number. Raises `UserError` at
-    once for what cannot work: no file to read, nowhere to draw, an output that would overwrite an input.
+    once for what cannot work: no file to read, nowhere to draw, a result that would overwrite what is read.
     """
 
     def __init__(
@@ -81,10 +87,11 @@ class DrawingJob:
         self.opacity = opacity
         self.output = None if output is None else Path(output)
         if self.compare is not None:
-            if not self.compare.is_dir():
+            if not os.path.isdir(self.compare):
                 raise UserError(f"--compare {compare}: no such folder; expected one of label files NAME.png")
             if self.camera is not None or any(map(media.is_video, self.inputs)):
                 raise UserError("--compare works for pictures, not for videos or a camera")
+            self._require_own_labels()
         if self.output is None:
             if labels:
                 raise UserError("--labels writes files: add --output DIR")
@@ -93,47 +100,76 @@ class DrawingJob:
             self.targets: list[Path] = []
         else:
             self.targets = self._targets(self.output)
+            self._require_apart()
+            require_writable(self.targets[0].parent, "--output")
 
     def _targets(self, output: Path) -> list[Path]:
         """The file that each input is drawn into; the camera's is the only one."""
         moving = [True] if self.camera is not None else [media.is_video(path) for path in self.inputs]
         suffix = output.suffix.lower()
-        if suffix in media.IMAGE_SUFFIXES and suffix not in PICTURE_SUFFIXES and not output.is_dir():
+        if suffix in media.IMAGE_SUFFIXES and suffix not in PICTURE_SUFFIXES and not os.path.isdir(output):
             raise UserError(f"--output {output}: pictures are written as {' or '.join(PICTURE_SUFFIXES)}")
-        if suffix in (*PICTURE_SUFFIXES, *media.VIDEO_SUFFIXES) and not output.is_dir():
+        if suffix in (*PICTURE_SUFFIXES, *media.VIDEO_SUFFIXES) and not os.path.isdir(output):
             expected = (".mp4",) if moving[0] else PICTURE_SUFFIXES
             if len(moving) > 1:
                 raise UserError(f"--output {output}: {len(moving)} inputs need a folder, not a file")
             if suffix not in expected:
                 raise UserError(f"--output {output}: expected a folder, or a file that ends in {' or '.join(expected)}")
-            require_writable(output.parent, "--output")
-            targets = [output]
-        else:
-            require_writable(output, "--output")
-            names = ["camera"] if self.camera is not None else media.distinct_names(self.inputs)
-            pairs = zip(names, moving, strict=True)
-            targets = [output / f"{name}{'.mp4' if moves else '.png'}" for name, moves in pairs]
-        sources = {os.path.realpath(path) for path in self.inputs}
-        for target in targets:
-            if os.path.realpath(target) in sources:
-                raise UserError(f"--output {output}: {target} is an input and would be overwritten; choose another")
-        return targets
+            return [output]
+        names = ["camera"] if self.camera is not None else media.distinct_names(self.inputs)
+        return [output / f"{name}{'.mp4' if moves else '.png'}" for name, moves in zip(names, moving, strict=True)]
+
+    def _label_files(self) -> Iterator[Path]:
+        """What --labels writes, a video's folder of numbered files as one path."""
+        if self.labels:
+            folder = self.targets[0].parent / "labels"
+            yield folder / "classes.txt"
+            yield from (folder / (t.stem if media.is_video(t) else f"{t.stem}.png") for t in self.targets)
+
+    def _require_own_labels(self) -> None:
+        """Raise `UserError` where two pictures would be compared with one label file."""
+        pictures: dict[Path, Path] = {}
+        for path in self.inputs:
+            file = self._truth_file(path)
+            if (other := pictures.setdefault(file, path)) != path:
+                raise UserError(
+                    f"--compare {self.compare}: {other} and {path} would both be compared with {file}; draw them in "
+                    "two runs, each with its own --compare folder"
+                )
+
+    def _require_apart(self) -> None:
+        """Raise `UserError` where anything that will be written is a file that is read, by whatever path."""
+        read = {os.path.realpath(path): "an input" for path in self.inputs}
+        if self.compare is not None:
+            for file in self.compare.iterdir():
+                read.setdefault(os.path.realpath(file), f"a file of --compare {self.compare}")
+        numbered = {os.path.dirname(file): file for file in read if FRAME.fullmatch(os.path.basename(file))}
+        for target in (*self.targets, *self._label_files()):
+            real = os.path.realpath(target)
+            file = real if real in read else numbered.get(real)
+            if file is not None:
+                written = target if file == real else target / os.path.basename(file)
+                raise UserError(
+                    f"--output {self.output}: {written} is {read[file]} and would be overwritten; choose another"
+                )
 
     def run(self, predictor: Predictor) -> None:
         """Draw all; at the end raise `UserError` naming the inputs that could not be drawn."""
+        files = (*self.targets, *self._label_files())
+        for folder in {path.parent for path in files} | {path for path in files if os.path.isdir(path)}:
+            remove_stale(folder)
         if self.labels:
             with atomic_write(self.targets[0].parent / "labels" / "classes.txt") as file:
                 file.writelines(f"{i} {name}\n" for i, name in enumerate(predictor.class_names))
         if self.camera is not None:
-            self._video(predictor, self.camera, self.targets[0] if self.targets else None)
+            self._input(predictor, self.camera, self.targets[0] if self.targets else None)
             return
         failures: list[str] = []
         targets = self.targets or [None] * len(self.inputs)
         bar = tqdm(zip(self.inputs, targets, strict=True), total=len(targets), disable=len(targets) < 2, unit="file")
         for path, target in bar:
-            draw = self._video if media.is_video(path) else self._picture
             try:
-                if not draw(predictor, path, target):
+                if not self._input(predictor, path, target):
                     break
             except UserError as error:
                 failures.append(str(error))
@@ -142,6 +178,20 @@ class DrawingJob:
                 bar.write(f"{path} -> {target}")
         if failures:
             raise UserError(f"{len(failures)} of {len(targets)} inputs could not be drawn:\n  " + "\n  ".join(failures))
+
+    def _input(self, predictor: Predictor, source: Path | int, target: Path | None) -> bool:
+        """Draw one input; False where the user closes the window. Want of memory is a `UserError` of this input."""
+        draw = self._video if isinstance(source, int) or media.is_video(source) else self._picture
+        try:
+            return draw(predictor, source, target)
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+            name = f"--webcam {source}" if isinstance(source, int) else source
+            raise UserError(
+                f"{name}: out of memory; lower INPUT.MIN_SIZE_TEST and INPUT.MAX_SIZE_TEST (KEY VALUE after --opts), "
+                "or make it smaller"
+            ) from error
 
     def _picture(self, predictor: Predictor, path: Path, target: Path | None) -> bool:
         """Draw one picture; False where the user closes the window."""
@@ -187,9 +237,13 @@ class DrawingJob:
         )
         return sheet, prediction.labels
 
+    def _truth_file(self, path: Path) -> Path:
+        """The label file that --compare has for a picture."""
+        return self.compare / f"{path.stem}.png"
+
     def _truth(self, predictor: Predictor, path: Path, shape: tuple[int, int]) -> np.ndarray:
-        file = self.compare / f"{path.stem}.png"
-        if not file.is_file():
+        file = self._truth_file(path)
+        if not os.path.isfile(file):
             raise UnreadableFile(f"{path}: no label file {file} to compare with")
         truth = read_labels(file)
         if truth.shape != shape:
@@ -199,3 +253,12 @@ class DrawingJob:
             )
         check_labels(truth, num_classes=len(predictor.class_names), ignore_label=predictor.ignore_label, path=file)
         return truth
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether an error is for want of memory, the processor's or a GPU's."""
+    if isinstance(error, cv2.error):
+        return error.code == cv2.Error.StsNoMem
+    if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in NO_MEMORY)

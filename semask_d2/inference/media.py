@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import glob
+import logging
 import os
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
@@ -14,6 +15,7 @@ import cv2
 import numpy as np
 
 from semask_d2.utils.errors import UnreadableFile, UserError
+from semask_d2.utils.files import put_in_place, temporary_beside
 
 IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm"),
@@ -22,24 +24,21 @@ IMAGE_SUFFIXES = (
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv")
 DEFAULT_FPS = 25.0
 
+logger = logging.getLogger(__name__)
+
 
 def find_inputs(inputs: Sequence[str]) -> list[Path]:
     """The files that the words of a command line mean, each once: files, folders (what lies in them) and globs.
 
-    A file that does not exist is kept, for its reader to complain of. Raises `UserError` for a folder without
-    pictures, and a glob that matches nothing.
+    A file that does not exist is kept, for its reader to complain of; what is left out of a folder is logged. Raises
+    `UserError` for a folder without pictures, and a glob that matches nothing.
     """
     found: list[Path] = []
     for word in inputs:
         path = Path(word).expanduser()
-        if path.is_dir():
-            files = sorted(p for p in path.iterdir() if is_media(p))
-            if not files:
-                raise UserError(
-                    f"{word}: no image or video in this folder ({', '.join(IMAGE_SUFFIXES[:5])}, ...); "
-                    f'for those of folders in it, give "{path / "**" / "*.jpg"}" in quotes'
-                )
-        elif glob.has_magic(word) and not path.exists():
+        if os.path.isdir(path):
+            files = _folder_media(path, word)
+        elif glob.has_magic(word) and not os.path.exists(path):
             files = sorted(p for p in map(Path, glob.glob(str(path), recursive=True)) if is_media(p))
             if not files:
                 raise UserError(f"{word}: matches no image or video")
@@ -50,6 +49,29 @@ def find_inputs(inputs: Sequence[str]) -> list[Path]:
     for path in found:
         unique.setdefault(os.path.realpath(path), path)
     return list(unique.values())
+
+
+def _folder_media(folder: Path, word: str) -> list[Path]:
+    """The images and videos that lie in a folder itself; `word` is what the user calls it."""
+    try:
+        entries = sorted(path for path in folder.iterdir() if path.name[0] != ".")
+    except OSError as error:
+        raise UserError(f"{word}: this folder cannot be listed: {error.strerror}") from error
+    files = [path for path in entries if is_media(path)]
+    folders = sum(path.is_dir() for path in entries)
+    strangers = len(entries) - len(files) - folders
+    kinds = sorted({path.suffix.lower() or path.name for path in entries if not path.is_dir() and not is_media(path)})
+    left_out = [f"{strangers} file(s) of other kinds ({', '.join(kinds[:4])})"] if strangers else []
+    left_out += [f"{folders} folder(s) in it"] if folders else []
+    pattern = f'for those of folders in it, give "{folder / "**" / "*.jpg"}" in quotes'
+    if not files:
+        holds = f"; it holds {' and '.join(left_out)}" if left_out else ""
+        raise UserError(
+            f"{word}: no image or video in this folder ({', '.join(IMAGE_SUFFIXES[:5])}, ...){holds}; {pattern}"
+        )
+    if left_out:
+        logger.warning("%s: left out %s%s", word, " and ".join(left_out), f"; {pattern}" if folders else "")
+    return files
 
 
 def is_media(path: Path) -> bool:
@@ -95,7 +117,7 @@ class Video:
         if not self.capture.isOpened():
             if isinstance(source, int):
                 raise UserError(f"--webcam {source}: there is no camera of this number, or another program holds it")
-            reason = "is no video that OpenCV reads" if Path(source).exists() else "does not exist"
+            reason = "is no video that OpenCV reads" if os.path.exists(source) else "does not exist"
             raise UnreadableFile(f"{source} {reason}")
         fps, count = self.capture.get(cv2.CAP_PROP_FPS), self.capture.get(cv2.CAP_PROP_FRAME_COUNT)
         self.fps = fps if 0 < fps < 1000 else DEFAULT_FPS
@@ -117,17 +139,20 @@ class Video:
 
 
 class VideoFile:
-    """Writes RGB frames of one size to an .mp4 file, which appears whole when the block ends without an error."""
+    """Writes RGB frames of one size to an .mp4 file, which appears whole when the block ends without an error.
+
+    Raises `UserError`, and keeps an older file, where not every frame can be read back from the new one.
+    """
 
     def __init__(self, path: str | os.PathLike, fps: float):
         self.path = Path(path)
         self.fps = fps
+        self.frames = 0
         self.writer: cv2.VideoWriter | None = None
 
     def __enter__(self) -> VideoFile:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, self.temporary = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}.", suffix=".mp4")
-        os.close(descriptor)
+        self.stack = ExitStack()
+        self.temporary = self.stack.enter_context(temporary_beside(self.path, ".mp4"))
         return self
 
     def write(self, frame: np.ndarray) -> None:
@@ -135,22 +160,36 @@ class VideoFile:
         frame = np.pad(frame, [(0, frame.shape[0] % 2), (0, frame.shape[1] % 2), (0, 0)], constant_values=255)
         if self.writer is None:
             code = cv2.VideoWriter_fourcc(*"mp4v")
-            self.writer = cv2.VideoWriter(self.temporary, code, self.fps, frame.shape[1::-1])
+            self.writer = cv2.VideoWriter(str(self.temporary), code, self.fps, frame.shape[1::-1])
             if not self.writer.isOpened():
                 raise UserError(f"{self.path}: this OpenCV cannot write MPEG-4 video; install opencv-python-headless")
         self.writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+        self.frames += 1
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self.writer is not None:
+        with self.stack:  # removes the temporary file, and says what the system refuses
+            if self.writer is None:
+                return
             self.writer.release()
-        # a camera is stopped by Ctrl-C, and what it has seen is worth keeping
-        if self.writer is not None and (kind is None or issubclass(kind, KeyboardInterrupt)):
-            umask = os.umask(0)
-            os.umask(umask)
-            os.chmod(self.temporary, 0o666 & ~umask)
-            os.replace(self.temporary, self.path)
-        else:
-            Path(self.temporary).unlink(missing_ok=True)
+            # a camera is stopped by Ctrl-C, and what it has seen is worth keeping
+            if kind is None or issubclass(kind, KeyboardInterrupt):
+                self._require_whole()
+                put_in_place(self.temporary, self.path)
+
+    def _require_whole(self) -> None:
+        """OpenCV's writer is silent on a full disk and on a frame of another size, so the frames are read back."""
+        with open(self.temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        capture = cv2.VideoCapture(str(self.temporary))
+        count = 0
+        while capture.grab():
+            count += 1
+        capture.release()
+        if count != self.frames:
+            raise UserError(
+                f"{self.path}: not written, only {count} of {self.frames} frames could be read back: see that the "
+                "disk has room, or choose another folder"
+            )
 
 
 def has_display() -> bool:

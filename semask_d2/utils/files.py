@@ -4,16 +4,35 @@ from __future__ import annotations
 
 import errno
 import os
+import re
+import stat
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
 from semask_d2.utils.errors import UserError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
+BROKEN = (errno.EIO, errno.EROFS, errno.EFBIG)  # of the disk or the file system, whatever was being written
 PROBE_BYTES = 2**20
+MARK = ".semask-tmp"
+TEMPORARY = re.compile(rf"\..+{re.escape(MARK)}(\.\w+)?", re.DOTALL)
+NAME_BYTES = 100  # of the target's name in the temporary file's: both fit where names have at most 143 bytes
+
+
+class UnwritableFile(UserError, OSError):
+    """A file that the system does not let us write; `errno` and `strerror` are the system's, where it gave any."""
+
+    def __init__(self, message: str, cause: OSError | None = None):
+        super().__init__(message)
+        if cause is not None:
+            self.errno, self.strerror = cause.errno, cause.strerror or str(cause)
+
+    def __str__(self) -> str:
+        return self.args[0]
 
 
 @contextmanager
@@ -21,26 +40,77 @@ def atomic_write(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
     """Open a temporary file beside `path` and rename it to `path` when the block ends without an error.
 
     `mode` is "w" (UTF-8 text) or "wb". On an error the temporary file is removed and an older `path` stays as it was.
-    Raises `UserError` where the disk is full.
+    Raises `UnwritableFile` where the system refuses; errors of other files, which name them, pass as they are.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     encoding = None if "b" in mode else "utf-8"
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        with open(descriptor, mode, encoding=encoding) as file:
+    with temporary_beside(path) as temporary:
+        with open(temporary, mode, encoding=encoding) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)  # mkstemp's 0600 would hide the file from the user's group
-        os.replace(temporary, path)
-    except BaseException as error:
-        Path(temporary).unlink(missing_ok=True)
-        if _disk_is_full(error):
-            raise UserError(f"{path}: not written, the disk is full; make room or choose another folder") from error
+        put_in_place(temporary, path)
+
+
+@contextmanager
+def temporary_beside(path: str | os.PathLike, suffix: str = "") -> Iterator[Path]:
+    """An empty temporary file in the folder of `path`, which is made where it is missing; removed after the block.
+
+    Its name ends in MARK and `suffix`. Errors are those of `atomic_write`.
+    """
+    path = Path(path)
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        name = path.name.encode(errors="ignore")[:NAME_BYTES].decode(errors="ignore")
+        descriptor, file = tempfile.mkstemp(dir=path.parent, prefix=f".{name}.", suffix=MARK + suffix)
+        os.close(descriptor)
+        temporary = Path(file)
+        yield temporary
+    except Exception as error:
+        if (refused := unwritable(path, error)) is not None:
+            raise refused from error
         raise
+    finally:
+        if temporary is not None:
+            with suppress(OSError):  # gone by now if all went well, and of no interest if the disk is
+                temporary.unlink(missing_ok=True)
+
+
+def put_in_place(temporary: str | os.PathLike, path: str | os.PathLike) -> None:
+    """Rename a temporary file that is written out to `path`, with the permissions of any new file."""
+    umask = os.umask(0)
+    os.umask(umask)
+    os.chmod(temporary, 0o666 & ~umask)  # mkstemp's 0600 would hide the file from the user's group
+    os.replace(temporary, path)
+
+
+def unwritable(path: Path, error: BaseException) -> UnwritableFile | None:
+    """The error to raise where the system's refusal to write `path` is, or is behind, `error`; else None."""
+    cause: BaseException | None = None if isinstance(error, UserError) else error
+    while cause is not None:
+        # torch.save raises another error on its way out, but not every OSError that was met before is the reason
+        telling = cause is error or (isinstance(cause, OSError) and cause.errno in FULL + BROKEN)
+        if isinstance(cause, OSError) and telling and _is_of(path, cause):
+            break
+        cause = cause.__cause__ or cause.__context__
+    if cause is None:
+        return None
+    if cause.errno in FULL:
+        return UnwritableFile(f"{path}: not written, the disk is full; make room or choose another folder", cause)
+    if cause.errno == errno.ENAMETOOLONG:
+        advice = "choose a shorter name"
+    else:
+        advice = "see that its folder is there and may be written to, or choose another"
+    reason = cause.strerror or str(cause) or type(cause).__name__
+    return UnwritableFile(f"{path}: cannot be written: {reason}; {advice}", cause)
+
+
+def _is_of(path: Path, error: OSError) -> bool:
+    """Whether an error is of `path`, its folders or its temporary file, and not of another file that it names."""
+    if not isinstance(error.filename, str | bytes | os.PathLike):
+        return True
+    file = Path(os.fsdecode(error.filename))
+    return file == path or file in path.parents or TEMPORARY.fullmatch(file.name) is not None
 
 
 def require_writable(folder: str | os.PathLike, key: str) -> None:
@@ -50,16 +120,26 @@ def require_writable(folder: str | os.PathLike, key: str) -> None:
         with atomic_write(probe, "wb") as file:
             file.write(bytes(PROBE_BYTES))
         probe.unlink()
-    except UserError as error:
-        raise UserError(f"{key} {folder}: the disk is full; make room or choose another folder") from error
     except OSError as error:
+        if error.errno in FULL:
+            raise UserError(f"{key} {folder}: the disk is full; make room or choose another folder") from error
         raise UserError(f"{key} {folder}: cannot be written to: {error.strerror}; choose another folder") from error
 
 
-def _disk_is_full(error: BaseException | None) -> bool:
-    """Whether a full disk is behind an error; torch.save raises another one on its way out."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in FULL:
-            return True
-        error = error.__cause__ or error.__context__
-    return False
+def remove_stale(folder: str | os.PathLike, older_than_seconds: float = 3600) -> list[Path]:
+    """Delete the temporary files that killed programs have left in `folder` itself, and return their paths.
+
+    Only files named as `temporary_beside` names them, and not written to for so long, are deleted; what cannot be is
+    left alone.
+    """
+    removed = []
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if not TEMPORARY.fullmatch(entry.name):
+                continue
+            with suppress(OSError):
+                found = entry.stat(follow_symlinks=False)
+                if stat.S_ISREG(found.st_mode) and time.time() - found.st_mtime > older_than_seconds:
+                    os.unlink(entry.path)
+                    removed.append(Path(entry.path))
+    return removed

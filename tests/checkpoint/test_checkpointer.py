@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from semask_d2.engine import Checkpointer
-from semask_d2.engine.hooks import BestCheckpoint
+from semask_d2.engine.hooks import BestCheckpoint, PeriodicCheckpoint
 from semask_d2.utils.errors import UserError
 from tests.helpers.detectron2_names import EventStorage
 
@@ -104,3 +104,74 @@ def test_the_best_model_survives_worse_ones_and_a_resume(tmp_path) -> None:
         evaluate(resumed, storage, 3, 51.0)
         assert saved() == 5.0
     assert not (tmp_path / "last_checkpoint").exists()  # the best model is not where a resume goes on
+
+
+def test_a_best_model_of_unknown_value_is_moved_aside(tmp_path) -> None:
+    model = nn.Linear(1, 1)
+    torch.save({"model": model.state_dict()}, tmp_path / "model_best.pth")
+    with EventStorage() as storage:
+        hook = make_hook(model, tmp_path, storage, 2)
+        evaluate(hook, storage, 2, 10.0)
+    assert (tmp_path / "model_best_of_unknown_value.pth").exists()
+    assert torch.load(tmp_path / "model_best.pth", weights_only=True)["best"] == 10.0
+
+
+def test_the_best_model_holds_weights_alone(tmp_path) -> None:
+    checkpointer = Checkpointer(nn.Linear(1, 1), str(tmp_path), trainer=Counter(3))
+    checkpointer.write("model_best", weights_only=True, best=1.0)
+    assert torch.load(tmp_path / "model_best.pth", weights_only=True).keys() == {"model", "semantic_windows", "best"}
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_never_written(tmp_path, value: float) -> None:
+    model = nn.Linear(2, 2)
+    checkpointer = Checkpointer(model, str(tmp_path), trainer=Counter())
+    checkpointer.save("model_0000009", iteration=9)
+    with torch.no_grad():
+        model.weight[1, 0] = value
+    for write in (lambda: checkpointer.save("model_0000019", iteration=19), lambda: checkpointer.write("model_best")):
+        with pytest.raises(UserError, match=r"not finite any more.*last good checkpoint is .*model_0000009\.pth"):
+            write()
+    assert {path.name for path in tmp_path.iterdir()} == {"model_0000009.pth", "last_checkpoint"}
+
+
+def test_weights_that_are_not_finite_are_named_when_they_are_loaded(tmp_path, caplog) -> None:
+    model = nn.Linear(2, 2)
+    state = {name: value * float("nan") for name, value in model.state_dict().items()}
+    torch.save({"model": state}, tmp_path / "nan.pth")
+    Checkpointer(model).load(str(tmp_path / "nan.pth"))
+    assert "2 tensors are not finite (weight, bias): predictions mean nothing" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "is missing, though"),
+        (b"", "names ''"),
+        (b"model_0000077.pth", "names 'model_0000077.pth', which is no file"),
+        (b"../elsewhere.pth", "which is no file"),
+        (b"\xff\xfe\x00", "cannot be read"),
+    ],
+)
+def test_resuming_never_starts_silently_from_scratch(tmp_path, content: bytes | None, message: str) -> None:
+    checkpointer = Checkpointer(nn.Linear(1, 1), str(tmp_path), trainer=Counter())
+    for iteration in (4, 9):
+        checkpointer.save(f"model_{iteration:07d}", iteration=iteration)
+    if content is None:
+        (tmp_path / "last_checkpoint").unlink()
+    else:
+        (tmp_path / "last_checkpoint").write_bytes(content)
+    with pytest.raises(UserError, match=message) as caught:
+        checkpointer.resume_or_load("", resume=True)
+    assert "write model_0000009.pth into it" in str(caught.value)
+
+
+def test_only_the_newest_checkpoints_are_kept(tmp_path) -> None:
+    checkpointer = Checkpointer(nn.Linear(1, 1), str(tmp_path))
+    hook = PeriodicCheckpoint(checkpointer, period=2, kept=2)
+    hook.trainer = SimpleNamespace(iter=0, max_iter=9)
+    (tmp_path / "model_best.pth").write_bytes(b"best")
+    for hook.trainer.iter in range(9):
+        hook.after_step()
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"model_0000005.pth", "model_0000007.pth", "model_final.pth", "model_best.pth", "last_checkpoint"}

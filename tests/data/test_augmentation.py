@@ -26,6 +26,28 @@ def test_resized_shape(shape, edge, longest, expected):
     assert aug.resized_shape(*shape, edge, longest) == expected
 
 
+sides = st.integers(1, 5000)
+
+
+@settings(deadline=None, derandomize=True, max_examples=300)
+@given(height=sides, width=sides, edge=st.integers(0, 800), longest=sides)
+def test_resized_shape_never_vanishes(height, width, edge, longest):
+    new_height, new_width = aug.resized_shape(height, width, edge, longest)
+    assert new_height >= 1
+    assert new_width >= 1
+    assert edge == 0 or max(new_height, new_width) <= longest
+
+
+@settings(deadline=None, derandomize=True, max_examples=100)
+@given(long=sides, short=st.integers(1, 3), tall=st.booleans(), longest=st.integers(1, 600), bgr=st.booleans())
+def test_pictures_of_any_shape_become_tensors(long, short, tall, longest, bgr):
+    height, width = (long, short) if tall else (short, long)
+    picture = Image.new("RGB", (width, height), (1, 2, 3))
+    tensor = aug.resized_tensor(picture, 64, longest, "BGR" if bgr else "RGB")
+    assert tensor.shape[1:] == aug.resized_shape(height, width, 64, longest)
+    assert tensor[:, 0, 0].tolist() == ([3, 2, 1] if bgr else [1, 2, 3])
+
+
 def test_sample_short_edge():
     rng = np.random.default_rng(0)
     choices = {aug.sample_short_edge(rng, (8, 16, 30), "choice") for _ in range(100)}

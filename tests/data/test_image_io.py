@@ -1,11 +1,20 @@
 """Reading pictures and labels of every kind, and the messages for those that cannot be read."""
 
+import io
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from semask_d2.data.image_io import check_labels, count_ids, read_image, read_labels
-from semask_d2.utils.errors import UserError
+from semask_d2.data import image_io
+from semask_d2.data.image_io import check_labels, count_ids, read_image, read_labels, save_picture
+from semask_d2.inference.media import IMAGE_SUFFIXES
+from semask_d2.utils.errors import UnreadableFile, UserError
+from tests.helpers.commands import ROOT
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (6, 9, 3), dtype=np.uint8)
@@ -43,6 +52,124 @@ def test_exif_orientation_is_applied(tmp_path):
     exif[0x0112] = 6  # the camera was turned: show it 90 degrees clockwise
     Image.fromarray(RGB).save(tmp_path / "a.png", exif=exif)
     np.testing.assert_array_equal(read_image(tmp_path / "a.png"), np.rot90(RGB, -1))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["png", "tif"])  # Pillow itself turns TIFF files
+def test_every_orientation_is_applied_once(tmp_path, orientation, kind):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(RGB).save(tmp_path / f"a.{kind}", exif=exif)
+    turned = np.rot90(RGB, {1: 0, 2: 0, 3: 2, 4: 2, 5: -1, 6: -1, 7: 1, 8: 1}[orientation])
+    expected = turned[:, ::-1] if orientation in (2, 4, 5, 7) else turned
+    np.testing.assert_array_equal(read_image(tmp_path / f"a.{kind}"), expected)
+
+
+@pytest.mark.parametrize(
+    "exif",
+    [
+        b"Exif\0\0 no EXIF at all",
+        b"Exif\0\0MM\0*\0\0\0\x08",  # ends before its first entry
+        b"Exif\0\0MM\0*\0\0\0\x08\0\x05\x01\x12\0\x03\xff",  # ends within one
+        b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x02\0\0\0\x03ab\0\0\0\0\0\0",  # the orientation is text
+        b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x05\0\x01\0\0\0\xff\xff\xff\xff\0\0\0\0",  # or lies nowhere
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*(EXIF|Truncated)")  # Pillow's own, where it finds nothing to raise
+@pytest.mark.parametrize("kind", ["png", "jpg", "webp"])
+def test_malformed_exif_is_no_orientation(tmp_path, exif, kind, caplog):
+    Image.new("RGB", (9, 6), (90, 90, 90)).save(tmp_path / f"a.{kind}", exif=exif)
+    for _ in range(2):
+        image = read_image(tmp_path / f"a.{kind}")
+    assert image.shape == (6, 9, 3)
+    assert caplog.text.count(f"a.{kind}: its EXIF data cannot be read") <= 1
+    if b"no EXIF" in exif and kind != "jpg":  # Pillow has looked there before, and keeps silent
+        assert f"a.{kind}: its EXIF data cannot be read" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        (0x011A, 2, 3, b"ab\0\0"),
+        (0x0100, 2, 3, b"ab\0\0"),
+        (0x0101, 11, 1, b"\0\0\x80\x3f"),
+        (0x0101, 9, 1, b"\xfb" + b"\xff" * 3),
+    ],
+    ids=["text as resolution", "text as width", "float as height", "negative height"],
+)
+def test_the_orientation_beside_other_malformed_entries_is_applied(tmp_path, entry):
+    entries = [struct.pack("<HHI4s", *fields) for fields in ((0x0112, 3, 1, b"\6\0\0\0"), entry)]
+    exif = b"Exif\0\0II*\0\x08\0\0\0\2\0" + b"".join(entries) + bytes(4)
+    Image.new("RGB", (9, 6)).save(tmp_path / "a.jpg", exif=exif)
+    assert read_image(tmp_path / "a.jpg").shape == (9, 6, 3)
+
+
+@pytest.mark.parametrize("suffix", IMAGE_SUFFIXES)
+def test_every_suffix_of_a_picture_is_read(tmp_path, suffix):
+    if suffix == ".avif" and "AVIF" not in image_io._formats():
+        pytest.skip("this Pillow was built without AVIF")
+    Image.new("L" if suffix == ".pgm" else "RGB", (32, 24), 90).save(tmp_path / f"a{suffix}")
+    assert read_image(tmp_path / f"a{suffix}").shape == (24, 32, 3)
+
+
+def test_phones_jpeg_files_of_two_pictures_are_read(tmp_path):
+    left, right = (Image.new("RGB", (32, 24), (shade, 90, 90)) for shade in (40, 200))
+    left.save(tmp_path / "a.jpg", format="MPO", save_all=True, append_images=[right])
+    assert Image.open(tmp_path / "a.jpg").format == "MPO"
+    np.testing.assert_allclose(read_image(tmp_path / "a.jpg")[0, 0], (40, 90, 90), atol=4)
+
+
+@pytest.mark.parametrize("read", [read_image, read_labels])
+def test_no_other_format_is_opened_whatever_the_file_is_named(tmp_path, read, monkeypatch):
+    def run(*_, **__):
+        raise AssertionError("Ghostscript was started")
+
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", run)
+    other = {"EPS": "eps", "ICO": "ico", "TGA": "tga", "PCX": "pcx", "SGI": "sgi"}
+    for kind, name in other.items():
+        Image.fromarray(RGB).save(tmp_path / f"{name}.jpg", format=kind)
+        with pytest.raises(UnreadableFile, match=rf"{name}\.jpg cannot be read .*none of JPEG, PNG, .*: convert"):
+            read(tmp_path / f"{name}.jpg")
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")  # pytest forgets the filter of the module
+@pytest.mark.parametrize("read", [read_image, read_labels])
+def test_a_picture_beyond_the_limit_is_refused_by_its_header(tmp_path, read, monkeypatch):
+    file = io.BytesIO()
+    Image.new("L", (1, 1)).save(file, "BMP")
+    for width, height, size in ((11000, 10001, "11000 x 10001"), (40000, 40000, "1600000000")):
+        header = bytearray(file.getvalue())
+        header[18:26] = width.to_bytes(4, "little") + height.to_bytes(4, "little")
+        (tmp_path / "a.bmp").write_bytes(header)
+        monkeypatch.setattr("PIL.ImageFile.ImageFile.load", None)  # what decodes
+        with pytest.raises(UnreadableFile, match=rf"a\.bmp is {size} pixels, but at most 110000000 are read"):
+            read(tmp_path / "a.bmp")
+
+
+def test_large_pictures_within_the_limit_are_read_without_a_warning(tmp_path):
+    Image.new("L", (10000, 9001), 7).save(tmp_path / "a.png")  # where Pillow begins to warn
+    program = (
+        "import sys; from PIL import Image; from semask_d2.data.image_io import read_labels; "
+        "from semask_d2.data.augmentation import View, resize_image; labels = read_labels(sys.argv[1]); "
+        "print(labels.shape, resize_image(Image.fromarray(labels), View.whole(*labels.shape)).shape)"
+    )
+    command = [sys.executable, "-c", program, tmp_path / "a.png"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "(9001, 10000) (9001, 10000)"
+    assert "Bomb" not in result.stderr
+
+
+def test_values_that_are_no_numbers_are_black_and_white(tmp_path):
+    values = np.array([[np.nan, -np.inf, np.inf, 0, 65535]], np.float32)
+    Image.fromarray(values).save(tmp_path / "a.tif")
+    assert read_image(tmp_path / "a.tif")[0, :, 0].tolist() == [0, 0, 255, 0, 255]
+
+
+def test_a_jpeg_file_cannot_be_wider_than_the_format_allows(tmp_path):
+    with pytest.raises(UserError, match=r"a\.jpg: a JPEG file is at most 65500 pixels"):
+        save_picture(tmp_path / "a.jpg", np.zeros((1, 70000, 3), np.uint8))
+    save_picture(tmp_path / "a.png", np.zeros((1, 70000, 3), np.uint8))
+    assert [path.name for path in Path(tmp_path).iterdir()] == ["a.png"]
 
 
 def test_labels_are_the_stored_ids(tmp_path):

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from semask_d2.data.mapper import SemanticMapper, build_mapper
@@ -66,6 +68,26 @@ def test_an_image_larger_than_the_padding_is_not_cut(cfg, pairs):
     sample = build_mapper(cfg, is_train=True)(pairs[0], rng=rng())
     assert sample["image"].shape == (3, 45, 60)
     assert sample["sem_seg"].shape == (45, 60)
+
+
+@settings(deadline=None, derandomize=True, max_examples=60)
+@given(
+    long=st.integers(1, 5000), short=st.integers(1, 2), tall=st.booleans(), edge=st.integers(0, 40), crop=st.booleans()
+)
+def test_very_thin_images_are_cropped_and_flipped(tmp_path_factory, long, short, tall, edge, crop):
+    size = (short, long) if tall else (long, short)
+    folder = tmp_path_factory.mktemp("thin")
+    Image.new("RGB", size).save(folder / "a.bmp")
+    Image.new("L", size, 1).save(folder / "a.png")
+    mapper = SemanticMapper(
+        True, image_format="RGB", num_classes=5, ignore_label=255, short_edges=(edge,), max_size=90, color_jitter=True,
+        horizontal_flip=True, crop_size=(32, 32) if crop else None, pad_to=0,
+    )  # fmt: skip
+    for seed in range(4):
+        sample = mapper({"file_name": folder / "a.bmp", "sem_seg_file_name": folder / "a.png"}, rng=rng(seed))
+        assert sample["image"].shape[1:] == sample["sem_seg"].shape
+        assert min(sample["sem_seg"].shape) >= 1
+        assert (sample["sem_seg"] == 1).all()
 
 
 def test_the_generator_decides_everything(cfg, pairs):

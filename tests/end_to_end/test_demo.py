@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import shutil
@@ -10,6 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from semask_d2 import Predictor
@@ -175,8 +177,9 @@ def test_a_video_becomes_a_video_of_the_same_pace(demo, home: Path) -> None:
 
 
 def test_the_camera_is_written_where_an_output_is_given(demo, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    capture = cv2.VideoCapture  # of files: what was written is read back
     with monkeypatch.context() as patch:
-        patch.setattr(cv2, "VideoCapture", Camera)
+        patch.setattr(cv2, "VideoCapture", lambda source: Camera() if isinstance(source, int) else capture(source))
         code, _, err = demo("--webcam", "1", "--output", "out")
     assert code == 0, err
     assert len(list(Video("out/camera.mp4"))) == 2
@@ -191,6 +194,131 @@ def test_one_unreadable_file_does_not_stop_the_others(demo, home: Path) -> None:
         result, "3 of 5 inputs", "0000b.jpg cannot be read", "broken.mp4 is no video", "gone.jpg does not exist"
     )
     assert files("out") == ["0000.png", "0001.png"]
+
+
+def test_a_picture_beyond_the_limit_or_without_exif_does_not_stop_the_others(
+    demo, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("semask_d2.data.image_io.MAX_PIXELS", 300_000)
+    Image.new("RGB", (1000, 301)).save("photos/large.png")
+    Image.new("RGB", (64, 48)).save("photos/noexif.png", exif=b"Exif\0\0 no EXIF")
+    result = demo("--input", "photos", "--output", "out")
+    assert_refused(result, "1 of 4 inputs", "photos/large.png is 1000 x 301 pixels, but at most 300000 are read")
+    assert files("out") == ["0000.png", "0001.png", "noexif.png"]
+
+
+def test_very_thin_pictures_are_drawn(demo, home: Path) -> None:
+    Path("thin").mkdir()
+    Image.new("RGB", (6000, 1)).save("thin/wide.png")
+    Image.new("RGB", (1, 6000)).save("thin/tall.png")
+    Image.new("RGB", (1, 1)).save("thin/dot.png")
+    code, _, err = demo("--input", "thin", "--output", "out", "--labels")
+    assert code == 0, err
+    assert Image.open("out/labels/wide.png").size == (6000, 1)
+    assert Image.open("out/labels/tall.png").size == (1, 6000)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory: you tried"),
+        MemoryError(),
+    ],
+)
+def test_one_input_that_is_too_large_for_the_memory_does_not_stop_the_others(
+    demo, home: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    prepare = Predictor.prepare
+
+    def refuse_one(self: Predictor, image: np.ndarray) -> dict:
+        if image.shape[:2] == (30, 40):
+            raise error
+        return prepare(self, image)
+
+    monkeypatch.setattr(Predictor, "prepare", refuse_one)
+    Image.new("RGB", (40, 30)).save("photos/0000b.png")
+    result = demo("--input", "photos", "--output", "out")
+    assert_refused(result, "1 of 3 inputs", "0000b.png: out of memory", "INPUT.MIN_SIZE_TEST", "INPUT.MAX_SIZE_TEST")
+    assert "SOLVER" not in result[2]
+    assert files("out") == ["0000.png", "0001.png"]
+
+
+def test_an_error_of_the_program_is_no_failure_of_an_input(demo, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(Predictor, "__call__", fail)
+    with pytest.raises(RuntimeError, match="a bug"):
+        demo("--input", "photos", "--output", "out")
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("--input album --output . --labels --compare labels", "labels/0.png is a file of --compare labels"),
+        ("--input photos --output labels --compare labels", "labels/0000.png is a file of --compare labels"),
+        ("--input photos --output link --labels --compare labels", "link/labels/0000.png is a file of --compare"),
+        ("--input photo.jpg labels/0000.png --output . --labels", "labels/0000.png is an input"),
+        ("--input drive.mp4 new/labels/drive/000001.png --output new --labels", "drive/000001.png is an input"),
+        ("--input drive.mp4 --output drive.mp4", "drive.mp4 is an input"),
+        ("--input photo.jpg --output linked.jpg", "linked.jpg is an input"),
+        ("--input photo.jpg --output new --labels --compare new/labels", "labels/classes.txt is a file of --compare"),
+    ],
+)
+def test_nothing_that_is_read_is_overwritten(demo, home: Path, words: str, expected: str) -> None:
+    for i in range(2):
+        shutil.copy("labels/0000.png", f"labels/{i}.png")
+    Path("new/labels/drive").mkdir(parents=True)
+    shutil.copy("labels/0000.png", "new/labels/drive/000001.png")
+    Path("new/labels/classes.txt").write_text("0 mine\n")
+    Path("link").symlink_to(home)
+    Path("linked.jpg").symlink_to("photo.jpg")
+    before = {path: path.read_bytes() for path in home.rglob("*") if path.is_file()}
+    assert_refused(demo(*words.split()), expected, "would be overwritten")
+    assert {path: path.read_bytes() for path in home.rglob("*") if path.is_file()} == before
+
+
+def test_two_pictures_do_not_share_a_label_file(demo, home: Path) -> None:
+    Path("more").mkdir()
+    shutil.copy("photos/0001.jpg", "more/0000.jpg")
+    result = demo("--input", "photos", "more", "--output", "out", "--compare", "labels")
+    assert_refused(result, "photos/0000.jpg and more/0000.jpg would both be compared with labels/0000.png")
+    assert not Path("out").exists()
+
+
+def test_what_killed_runs_left_is_removed(demo, home: Path) -> None:
+    for folder in ("out", "out/labels", "out/labels/drive"):
+        Path(folder).mkdir()
+        for name in (".old.png.x.semask-tmp", ".clip.mp4.y.semask-tmp.mp4"):
+            Path(folder, name).touch()
+            os.utime(Path(folder, name), (0, 0))
+        Path(folder, ".new.png.x.semask-tmp").touch()
+    assert demo("--input", "photo.jpg", "drive.mp4", "--output", "out", "--labels")[0] == 0
+    left = [name for name in files("out") if "semask-tmp" in name]
+    assert left == [f"{folder}.new.png.x.semask-tmp" for folder in ("", "labels/", "labels/drive/")]
+
+
+def test_what_is_left_out_of_a_folder_is_said(demo, home: Path, caplog: pytest.LogCaptureFixture) -> None:
+    Path("photos/deep").mkdir()
+    Path("photos/a.HEIC").touch()
+    assert demo("--input", "photos", "--output", "out")[0] == 0
+    assert "photos: left out 1 file(s) of other kinds (.heic) and 1 folder(s) in it" in caplog.text
+    assert files("out") == ["0000.png", "0001.png"]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("--input NAME --output out", "File name too long"),
+        ("--input photo.jpg --output NAME/out", "File name too long"),
+        ("--input photo.jpg --output NAME.png", "nnn.png: cannot be written: File name too long; choose a shorter"),
+        ("--input photo.jpg --output out --compare NAME", "nnn: no such folder"),
+        ("--input photo.jpg --output out --weights NAME", "nnn: there is no such file"),
+    ],
+)
+def test_a_name_that_is_too_long_is_one_line(demo, home: Path, words: str, expected: str) -> None:
+    assert_refused(demo(*words.replace("NAME", 300 * "n").split()), expected)
 
 
 @pytest.mark.slow

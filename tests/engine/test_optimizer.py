@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 
 from semask_d2 import build_model, get_cfg
-from semask_d2.engine.optimizer import build_optimizer, build_poly_scheduler, parameter_groups
+from semask_d2.engine.optimizer import (
+    build_optimizer,
+    build_poly_scheduler,
+    load_optimizer_state,
+    load_scheduler_state,
+    parameter_groups,
+)
 from semask_d2.utils.errors import UserError
 from tests.helpers.commands import TINY, TOY_CONFIG
 
@@ -103,3 +111,114 @@ def test_wrong_names_are_named(cfg) -> None:
     cfg.SOLVER.OPTIMIZER = "LION"
     with pytest.raises(UserError, match=r"SOLVER\.OPTIMIZER.*'LION'"):
         build_optimizer(cfg, nn.Linear(1, 1))
+
+
+def test_norms_may_be_known_by_their_names(cfg) -> None:
+    """Semantic FPN's recipe: what is called norm is exempt, and the head's norms, called bn, decay."""
+    cfg = get_cfg("toy_scenes/semask_swin_mini_fpn.yaml", ["SOLVER.WEIGHT_DECAY", "0.05"])
+    assert cfg.SOLVER.NORM_PARAMETERS == "names"
+    model = build_model(cfg)
+    decay = {p: group["weight_decay"] for group in parameter_groups(cfg, model) for p in group["params"]}
+    for name, parameter in model.named_parameters():
+        exempt = "norm" in name or "relative_position_bias_table" in name
+        assert decay[parameter] == (0.0 if exempt else 0.05), name
+    assert decay[model.sem_seg_head.scale_heads[0][0].bn.weight] == 0.05
+
+
+def test_biases_have_a_rate_and_a_decay_where_asked(cfg) -> None:
+    cfg.SOLVER.BIAS_LR_FACTOR, cfg.SOLVER.WEIGHT_DECAY_BIAS = 2.0, 0.03
+    model = build_model(cfg)
+    found = {p: (group["lr"], group["weight_decay"]) for group in parameter_groups(cfg, model) for p in group["params"]}
+    qkv = model.backbone.layers[0].blocks[0].attn.qkv
+    assert (found[qkv.weight], found[qkv.bias]) == ((0.05, 0.05), (0.1, 0.03))
+
+
+def test_nesterov_and_a_constant_warm_up_are_obeyed(cfg) -> None:
+    cfg.SOLVER.OPTIMIZER, cfg.SOLVER.NESTEROV = "SGD", True
+    cfg.SOLVER.WARMUP_METHOD, cfg.SOLVER.WARMUP_FACTOR, cfg.SOLVER.WARMUP_ITERS = "constant", 0.1, 3
+    optimizer = build_optimizer(cfg, build_model(cfg))
+    assert all(group["nesterov"] for group in optimizer.param_groups)
+    factor = build_poly_scheduler(cfg, optimizer).lr_lambdas[0]
+    without = (1 - 2 / cfg.SOLVER.MAX_ITER) ** cfg.SOLVER.POLY_LR_POWER
+    assert factor(2) == pytest.approx(0.1 * without)
+
+
+def trained_adamw(shape: tuple[int, ...] = (3, 2), rate: float = 0.1) -> torch.optim.AdamW:
+    torch.manual_seed(0)
+    parameters = [nn.Parameter(torch.randn(shape)), nn.Parameter(torch.randn(4))]
+    optimizer = torch.optim.AdamW([{"params": [p]} for p in parameters], lr=rate, fused=True)
+    for parameter in parameters:
+        parameter.grad = torch.randn_like(parameter)
+    optimizer.step()
+    return optimizer
+
+
+def test_a_state_comes_back_with_the_settings_of_this_run() -> None:
+    state = trained_adamw(rate=0.1).state_dict()
+    optimizer = trained_adamw(rate=0.5)
+    load_optimizer_state(optimizer, state)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.5, 0.5]
+    saved = state["state"][0]["exp_avg"]
+    assert torch.equal(optimizer.state[optimizer.param_groups[0]["params"][0]]["exp_avg"], saved)
+
+
+def damaged(change) -> dict:
+    state = copy.deepcopy(trained_adamw().state_dict())
+    change(state)
+    return state
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s["state"][0].update(exp_avg=torch.zeros(1)), "exp_avg has the shape"),
+        (lambda s: s["state"][0].update(exp_avg=torch.zeros(300, 200)), "exp_avg has the shape"),
+        (lambda s: s["state"][0].update(exp_avg=torch.zeros(3, 2, dtype=torch.int64)), "expected floating-point"),
+        (lambda s: s["state"][0].update(exp_avg=torch.zeros(3, 2).to_sparse()), "no dense tensor"),
+        (lambda s: s["state"][0].update(exp_avg=None), "exp_avg has the shape"),
+        (lambda s: s["state"][0].update(step=torch.zeros(5)), "step has the shape"),
+        (lambda s: s["state"][0].pop("exp_avg_sq"), "exp_avg_sq is missing"),
+        (lambda s: s["state"].pop(1), "1 of 2 parameters"),
+        (lambda s: s["param_groups"].pop(), "groups of"),
+        (lambda s: s["param_groups"][0].update(params=[0, 1]), "groups of"),
+        (lambda s: s["param_groups"][1].update(params=[0]), "groups of"),
+        (lambda s: s.pop("param_groups"), "no optimizer state"),
+        (lambda s: s.update(state=7), "no optimizer state"),
+        (lambda s: s["state"].update({0: "x"}), "expected a dict"),
+    ],
+)
+def test_a_state_that_does_not_fit_is_refused_before_anything_is_loaded(change, message: str) -> None:
+    optimizer = trained_adamw()
+    before = copy.deepcopy(optimizer.state_dict())
+    with pytest.raises(UserError, match=message):
+        load_optimizer_state(optimizer, damaged(change))
+    assert str(optimizer.state_dict()) == str(before)
+
+
+def test_a_state_of_another_optimizer_is_refused() -> None:
+    parameter = nn.Parameter(torch.zeros(2))
+    sgd = torch.optim.SGD([parameter], lr=1.0, momentum=0.9)
+    parameter.grad = torch.ones(2)
+    sgd.step()
+    with pytest.raises(UserError, match="exp_avg is missing"):
+        load_optimizer_state(torch.optim.AdamW([parameter]), sgd.state_dict())
+
+
+def test_a_schedule_continues_at_its_iteration_with_this_runs_rates(cfg) -> None:
+    def make(rate: float):
+        optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=rate)
+        return optimizer, build_poly_scheduler(cfg, optimizer)
+
+    optimizer, scheduler = make(2.0)
+    for _ in range(7):
+        optimizer.step()
+        scheduler.step()
+    again, resumed = make(2.0)
+    load_scheduler_state(resumed, scheduler.state_dict())
+    assert again.param_groups[0]["lr"] == optimizer.param_groups[0]["lr"]
+    lower, resumed = make(1.0)
+    load_scheduler_state(resumed, scheduler.state_dict())
+    assert lower.param_groups[0]["lr"] == pytest.approx(optimizer.param_groups[0]["lr"] / 2)
+    for state in ({}, {"last_epoch": "7"}, None, {"last_epoch": -3}):
+        with pytest.raises(UserError, match="learning-rate schedule"):
+            load_scheduler_state(resumed, state)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -70,6 +73,68 @@ def test_a_label_map_of_another_size_is_named(evaluator, tmp_path) -> None:
     inputs = [{"sem_seg_file_name": tmp_path / "t.png", "file_name": "image.jpg"}]
     with pytest.raises(UserError, match=r"t\.png.*2 x 3.*image\.jpg.*2 x 2"):
         evaluator.process(inputs, [{"sem_seg": torch.zeros(4, 2, 2)}])
+
+
+def labeled_inputs(folder: Path, count: int, unreadable: set[int]) -> list[dict]:
+    """`count` images whose label files hold class 1, but those numbered in `unreadable`, which are damaged or gone."""
+    inputs = [{"file_name": f"{i}.jpg", "sem_seg_file_name": str(folder / f"{i}.png")} for i in range(count)]
+    for i, x in enumerate(inputs):
+        Image.fromarray(np.ones((2, 2), np.uint8)).save(x["sem_seg_file_name"])
+        if i in unreadable and i % 2:
+            Path(x["sem_seg_file_name"]).unlink()
+        elif i in unreadable:
+            Path(x["sem_seg_file_name"]).write_bytes(b"no image")
+    return inputs
+
+
+def test_an_image_whose_label_file_cannot_be_read_is_left_out_and_counted(evaluator, tmp_path, caplog) -> None:
+    caplog.set_level(logging.INFO)
+    labels = torch.ones(2, 2, dtype=torch.int64)
+    for x in labeled_inputs(tmp_path, 5, {1, 2}):
+        evaluator.process([x], [{"sem_seg": labels}])
+    assert evaluator.evaluate()["sem_seg"]["pACC"] == 100
+    assert evaluator.confusion.counts.sum() == 3 * 4
+    assert "1.jpg left out of the metrics" in caplog.text
+    assert "1.png does not exist" in caplog.text
+    assert "2.jpg left out of the metrics" in caplog.text
+    assert "2.png cannot be read as a label file" in caplog.text
+    assert "evaluator_test, 3 images, 2 more left out for want of a readable label file, each class" in caplog.text
+
+    evaluator.reset()
+    for x in labeled_inputs(tmp_path, 2, {0, 1}):
+        evaluator.process([x], [{"sem_seg": labels}])
+    with pytest.raises(UserError, match="evaluator_test: no labeled pixel to measure; every image or its label file"):
+        evaluator.evaluate()
+
+
+def test_a_label_file_in_colors_or_with_wrong_ids_is_an_error_still(evaluator, tmp_path) -> None:
+    inputs = [{"sem_seg_file_name": str(tmp_path / "t.png"), "file_name": "image.jpg"}]
+    for pixels, message in ((np.zeros((2, 2, 3), np.uint8), "is an RGB file"), (np.full((2, 2), 9, np.uint8), "id 9")):
+        Image.fromarray(pixels).save(tmp_path / "t.png")
+        with pytest.raises(UserError, match=rf"t\.png .*{message}"):
+            evaluator.process(inputs, [{"sem_seg": torch.zeros(4, 2, 2)}])
+
+
+def evaluate_share(rank: int, folder: Path) -> None:
+    """One of two processes: evaluates its half of six images, and writes what it logs and the accuracy."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    logging.basicConfig(filename=folder / f"log{rank}.txt", level=logging.INFO)
+    MetadataCatalog.get("evaluator_two").set(stuff_classes=NAMES, ignore_label=255)
+    evaluator = SemanticEvaluator("evaluator_two")
+    for i in range(3 * rank, 3 * rank + 3):
+        x = {"file_name": f"{i}.jpg", "sem_seg_file_name": str(folder / f"{i}.png")}
+        evaluator.process([x], [{"sem_seg": torch.full((2, 2), i % 2)}])
+    (folder / f"accuracy{rank}").write_text(str(evaluator.evaluate()["sem_seg"]["pACC"]))
+    torch.distributed.destroy_process_group()
+
+
+def test_unreadable_label_files_are_counted_over_processes(tmp_path) -> None:
+    labeled_inputs(tmp_path, 6, {0, 3, 4, 5})  # some of the first process's, all of the second's
+    torch.multiprocessing.spawn(evaluate_share, (tmp_path,), nprocs=2)
+    for rank in range(2):
+        assert float((tmp_path / f"accuracy{rank}").read_text()) == 50
+        log = (tmp_path / f"log{rank}.txt").read_text()
+        assert "2 images, 4 more left out for want of a readable label file" in log
 
 
 def test_a_data_set_without_class_names_is_named() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -10,8 +13,10 @@ import pytest
 from PIL import Image
 
 from semask_d2.data.image_io import save_picture
-from semask_d2.inference.media import Video, VideoFile, distinct_names, find_inputs, has_display, show
+from semask_d2.inference.media import Video, VideoFile, distinct_names, find_inputs, has_display, is_media, show
 from semask_d2.utils.errors import UnreadableFile, UserError
+from semask_d2.utils.files import remove_stale
+from tests.helpers.commands import ROOT
 
 
 @pytest.fixture
@@ -43,6 +48,27 @@ def test_nothing_to_draw_is_said_at_once(folder: Path) -> None:
     (folder / "empty").mkdir()
     with pytest.raises(UserError, match="empty: no image or video in this folder"):
         found(folder, "empty")
+
+
+def test_what_is_left_out_of_a_folder_is_counted(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    found(folder, "b.jpg", "*.jpg")
+    assert not caplog.text
+    (folder / "phone.HEIC").touch()
+    found(folder, "")
+    assert caplog.text.count("left out 2 file(s) of other kinds (.heic, .txt) and 1 folder(s) in it") == 1
+    caplog.clear()
+    found(folder, "sub/deep")
+    assert not caplog.text
+    (folder / "heic").mkdir()
+    (folder / "heic/phone.heic").touch()
+    with pytest.raises(UserError, match=r"heic: no image or video .*; it holds 1 file\(s\) of other kinds \(\.heic\)"):
+        found(folder, "heic")
+
+
+def test_a_name_that_is_too_long_is_a_missing_file(folder: Path) -> None:
+    assert found(folder, 300 * "n") == [300 * "n"]
+    with pytest.raises(UnreadableFile, match="does not exist"):
+        Video(300 * "n" + ".mp4")
 
 
 def test_names_of_results_do_not_collide() -> None:
@@ -87,6 +113,102 @@ def test_a_video_that_fails_leaves_nothing_but_an_interrupted_camera_keeps_its_f
         with pytest.raises(error):
             write_and_fail(error)
         assert [path.name for path in tmp_path.iterdir()] == names
+
+
+def write_video(path: Path, shapes: list[tuple[int, int]]) -> None:
+    with VideoFile(path, 12) as file:
+        for number, shape in enumerate(shapes):
+            file.write(np.full((*shape, 3), 20 * number, np.uint8))
+
+
+class CutWriter:
+    """A writer whose file ends too early, as on a full disk; OpenCV's, too, says nothing of it."""
+
+    def __init__(self, path: str, *arguments: object):
+        self.path, self.writer, self.frames = path, REAL_WRITER(path, *arguments), 0
+
+    def isOpened(self) -> bool:
+        return True
+
+    def write(self, frame: np.ndarray) -> None:
+        self.frames += 1
+        if self.cut or self.frames < 4:
+            self.writer.write(frame)
+
+    def release(self) -> None:
+        self.writer.release()
+        if self.cut:
+            os.truncate(self.path, os.path.getsize(self.path) * 2 // 3)
+
+
+REAL_WRITER = cv2.VideoWriter
+
+
+@pytest.mark.parametrize(("cut", "frames"), [(True, "0 of 9"), (False, "3 of 9")])
+def test_a_video_that_lacks_frames_does_not_replace_an_older_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut: bool, frames: str
+) -> None:
+    (tmp_path / "clip.mp4").write_bytes(b"older")
+    monkeypatch.setattr(cv2, "VideoWriter", CutWriter)
+    monkeypatch.setattr(CutWriter, "cut", cut, raising=False)
+    with pytest.raises(UserError, match=rf"clip\.mp4: not written, only {frames} frames"):
+        write_video(tmp_path / "clip.mp4", [(48, 64)] * 9)
+    assert (tmp_path / "clip.mp4").read_bytes() == b"older"
+    assert os.listdir(tmp_path) == ["clip.mp4"]
+
+
+def test_a_frame_of_another_size_is_not_lost_in_silence(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="only 1 of 2 frames"):
+        write_video(tmp_path / "clip.mp4", [(48, 64), (48, 66)])
+    assert os.listdir(tmp_path) == []
+
+
+LIMITED = """
+import resource, sys
+import numpy as np
+from semask_d2.inference.media import VideoFile
+from semask_d2.utils.errors import UserError
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+rng = np.random.default_rng(0)
+try:
+    with VideoFile(sys.argv[1], 12) as file:
+        for _ in range(40):
+            file.write(rng.integers(0, 256, (120, 160, 3), dtype=np.uint8))
+except UserError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="limits of a process's files are POSIX's")
+def test_a_video_that_the_system_cuts_does_not_replace_an_older_one(tmp_path: Path) -> None:
+    (tmp_path / "clip.mp4").write_bytes(b"older")
+    command = [sys.executable, "-c", LIMITED, tmp_path / "clip.mp4"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "clip.mp4: not written, only" in result.stdout
+    assert (tmp_path / "clip.mp4").read_bytes() == b"older"
+    assert os.listdir(tmp_path) == ["clip.mp4"]
+
+
+def test_a_full_disk_at_the_end_of_a_video_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(UserError, match=r"clip\.mp4: not written, the disk is full"):
+        write_video(tmp_path / "clip.mp4", [(48, 64)])
+    assert os.listdir(tmp_path) == []
+
+
+def test_the_temporary_file_of_a_killed_video_is_known(tmp_path: Path) -> None:
+    program = (
+        "import os, sys, numpy as np; from semask_d2.inference.media import VideoFile; "
+        "file = VideoFile(sys.argv[1], 12).__enter__(); file.write(np.zeros((48, 64, 3), np.uint8)); os._exit(9)"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / (240 * "n" + ".mp4"))]
+    assert subprocess.run(command, cwd=ROOT, capture_output=True).returncode == 9
+    (left,) = tmp_path.iterdir()
+    assert not is_media(left)  # it is no input of the next run
+    assert remove_stale(tmp_path, older_than_seconds=-1) == [left]
 
 
 def test_what_is_no_video_is_named(tmp_path: Path) -> None:

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import errno
 import os
+import pickle
+import shutil
 import stat
+import time
 from pathlib import Path
 
 import pytest
 
 from semask_d2.utils.errors import UserError
-from semask_d2.utils.files import atomic_write, require_writable
+from semask_d2.utils.files import (
+    TEMPORARY,
+    UnwritableFile,
+    atomic_write,
+    remove_stale,
+    require_writable,
+    temporary_beside,
+)
 
 
 class Accident(Exception):
@@ -113,3 +123,125 @@ def test_a_folder_is_tried_before_it_is_needed(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match=r"OUTPUT_DIR .*file/out: cannot be written to: Not a directory"):
         require_writable(tmp_path / "file/out", "OUTPUT_DIR")
+
+
+def write(path: Path | str, text: str = "new") -> None:
+    with atomic_write(path) as file:
+        file.write(text)
+
+
+@pytest.mark.parametrize(
+    ("call", "number"),
+    [
+        ("os.replace", errno.EROFS),
+        ("os.fsync", errno.EIO),
+        ("os.chmod", errno.EPERM),
+        ("tempfile.mkstemp", errno.EACCES),
+        ("pathlib.Path.mkdir", errno.EACCES),
+    ],
+)
+def test_what_the_system_refuses_is_a_line_with_path_and_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, number: int
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    path = tmp_path / "file"
+    path.write_text("old")
+    with monkeypatch.context() as patch:
+        patch.setattr(call, refuse)
+        with pytest.raises(UserError, match=rf"^{path}: cannot be written: {os.strerror(number)}; .*choose") as caught:
+            write(path)
+    assert isinstance(caught.value, OSError)  # for callers that expect one
+    assert caught.value.errno == number
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_folder_that_is_deleted_or_a_file_is_said(tmp_path: Path) -> None:
+    def write_into_nothing() -> None:
+        with atomic_write(tmp_path / "new/file"):
+            shutil.rmtree(tmp_path / "new")
+
+    with pytest.raises(UserError, match=r"new/file: cannot be written: No such file"):
+        write_into_nothing()
+    (tmp_path / "plain").touch()
+    with pytest.raises(UserError, match=r"plain/x/file: cannot be written: Not a directory"):
+        write(tmp_path / "plain/x/file")
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_without_permission_is_said(tmp_path: Path) -> None:
+    (tmp_path / "locked").mkdir(0o500)
+    with pytest.raises(UserError, match=r"locked/file: cannot be written: Permission denied"):
+        write(tmp_path / "locked/file")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's device that is always full")
+def test_a_disk_that_is_really_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(**_: object) -> tuple[int, str]:
+        return os.open("/dev/null", os.O_RDONLY), "/dev/full"
+
+    monkeypatch.setattr("tempfile.mkstemp", full)
+    monkeypatch.setattr(Path, "unlink", lambda *_, **__: None)
+    with pytest.raises(UserError, match=r"file: not written, the disk is full; make room"):
+        write(tmp_path / "file")
+
+
+def test_errors_of_other_files_pass_as_they_are(tmp_path: Path) -> None:
+    def copy() -> None:
+        with atomic_write(tmp_path / "file") as file:
+            file.write((tmp_path / "gone").read_text())
+
+    with pytest.raises(FileNotFoundError, match="gone") as caught:
+        copy()
+    assert not isinstance(caught.value, UserError)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", [200 * "n", 255 * "n", 127 * "ü", 63 * "𝛼"])
+def test_long_names_are_written(tmp_path: Path, name: str) -> None:
+    write(tmp_path / name)
+    assert os.listdir(tmp_path) == [name]
+
+
+def test_a_name_beyond_the_file_systems_limit_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UnwritableFile, match=r"nnn: cannot be written: File name too long; choose a shorter name$"):
+        write(tmp_path / (256 * "n"))
+    assert os.listdir(tmp_path) == []
+
+
+def test_old_temporary_files_are_removed_and_nothing_else(tmp_path: Path) -> None:
+    def age(path: Path, seconds: float) -> Path:
+        os.utime(path, 2 * (time.time() - seconds,), follow_symlinks=False)
+        return path
+
+    ours = []
+    for target, suffix in (("a.png", ""), ("clip.mp4", ".mp4"), (300 * "n", "")):
+        with temporary_beside(tmp_path / target, suffix) as temporary:
+            ours.append(tmp_path / f"kept{len(ours)}")
+            os.link(temporary, ours[-1])
+        ours[-1] = ours[-1].rename(temporary)
+        assert TEMPORARY.fullmatch(temporary.name)
+    for path in ours:
+        age(path, 7200)
+    others = [".hidden", ".a.png.x.tmp", "a.semask-tmp", ".semask-tmp", "a.png", ".a.semask-tmp.more.mp4"]
+    for name in others:
+        (tmp_path / name).touch()
+        age(tmp_path / name, 7200)
+    (tmp_path / ".young.x.semask-tmp").touch()
+    (tmp_path / ".folder.x.semask-tmp").mkdir()
+    (tmp_path / ".link.x.semask-tmp").symlink_to("a.png")
+    for name in (".folder.x.semask-tmp", ".link.x.semask-tmp"):
+        age(tmp_path / name, 7200)
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub/.a.x.semask-tmp").touch()
+    age(tmp_path / "sub/.a.x.semask-tmp", 7200)
+
+    assert sorted(remove_stale(tmp_path, older_than_seconds=10000)) == []
+    assert sorted(remove_stale(tmp_path)) == sorted(ours)
+    kept = [*others, ".young.x.semask-tmp", ".folder.x.semask-tmp", ".link.x.semask-tmp", "sub"]
+    assert sorted(os.listdir(tmp_path)) == sorted(kept)
+    assert os.listdir(tmp_path / "sub") == [".a.x.semask-tmp"]
+    assert remove_stale(tmp_path / "nowhere") == []

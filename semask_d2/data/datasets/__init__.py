@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 
 from semask_d2.d2 import DatasetCatalog, MetadataCatalog
 from semask_d2.data.datasets.ade20k import ADE20K
@@ -46,9 +47,17 @@ def get_dataset_dicts(name: str) -> list[dict]:
     """
     known = list(DatasetCatalog.list())
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f'did you mean "{near[0]}"?' if near else f"ours are {', '.join(_ours())}"
-        raise UserError(f'data set "{name}" (DATASETS.TRAIN or DATASETS.TEST) is not registered: {hint}')
+        if os.path.isdir(name):
+            raise UserError(
+                f'data set "{name}" (DATASETS.TRAIN or DATASETS.TEST) is a folder: these keys take the names of '
+                "registered data sets; register yours under a name (README, Data)"
+            )
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
+        hint = f'did you mean "{near[0]}"?' if near else f"known are {', '.join(_ours())}."
+        raise UserError(
+            f'data set "{name}" (DATASETS.TRAIN or DATASETS.TEST) is not registered: {hint} One of your own is '
+            "registered by your program, which has to do so in every process (README, Data)"
+        )
     dataset = _ours().get(name)
     how = dataset.how_to_get if dataset else "put it there, or look at the function it is registered with"
     if dataset and _registered_by(name) in ("semask_d2", "detectron2"):

@@ -14,8 +14,8 @@ LABEL_SUFFIXES = (".png",)
 
 
 def datasets_root() -> Path:
-    """The folder that holds all data sets: DETECTRON2_DATASETS, or ./datasets where that is unset."""
-    return Path(os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets")))
+    """The folder that holds all data sets: DETECTRON2_DATASETS, or ./datasets where that is unset or empty."""
+    return Path(os.path.expanduser(os.getenv("DETECTRON2_DATASETS") or "datasets"))
 
 
 @dataclass(frozen=True)

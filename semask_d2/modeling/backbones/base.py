@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 from torch import nn
@@ -110,6 +110,17 @@ class HierarchicalBackbone(Backbone):
         if freeze_at:
             names = ["the stem", *(f"res{i}" for i in range(2, 6))][:freeze_at]
             logger.info("Frozen, as %s %d asks: %s", FREEZE_KEY["freeze_at"], freeze_at, ", ".join(names))
+
+    def output_norm(self, name: str) -> nn.Module | None:
+        """The norm that only the output `name` ("res2") goes through."""
+        return None
+
+    def freeze_unused_outputs(self, used: Collection[str]) -> None:
+        """Freeze the norms of outputs that no head takes: they get no gradient, which distributed training refuses."""
+        for name in self._out_features:
+            norm = self.output_norm(name)
+            if norm is not None and name not in used:
+                norm.requires_grad_(False)
 
     def train(self, mode: bool = True) -> Self:
         """As torch's, but for what is frozen."""

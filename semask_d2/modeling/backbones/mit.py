@@ -167,6 +167,9 @@ class D2SeMaskMixTransformer(HierarchicalBackbone):
         stem = stages[0].pop(0)
         self.freeze([[stem], *stages], freeze_at)
 
+    def output_norm(self, name: str) -> nn.Module | None:
+        return getattr(self, f"norm{int(name[3:]) - 1}") if name.startswith("res") else None
+
     @classmethod
     def from_config(cls, cfg, input_shape):
         """The arguments of `__init__` from `cfg.MODEL.MIT` and the head's class count."""

@@ -222,6 +222,9 @@ class D2SeMaskSwinTransformer(HierarchicalBackbone):
         stages = [[*start, stage.blocks] for start, stage in zip(starts, self.layers, strict=True)]
         self.freeze([[self.patch_embed], *stages], freeze_at)
 
+    def output_norm(self, name: str) -> nn.Module | None:
+        return getattr(self, f"norm{int(name[3:]) - 2}") if name.startswith("res") else None
+
     def check_stages(self, embed_dim: int, depths: Sequence[int], num_heads: Sequence[int]) -> None:
         """Raise `ArgumentError` for numbers of blocks and heads that do not go together."""
         require(len(depths) == 4 and min(depths) >= 1, self, "depths", "four numbers of at least 1", list(depths))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from difflib import get_close_matches
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -52,6 +53,9 @@ class SeMaskTimm(HierarchicalBackbone):
         self.declare_outputs(dims, STRIDES, semantic)
         self.freeze(self.stem_and_stages(), freeze_at)
 
+    def output_norm(self, name: str) -> nn.Module | None:
+        return self.norms[int(name[3:]) - 2] if name.startswith("res") else None
+
     def stem_and_stages(self) -> list[list[nn.Module]]:
         """The chain's modules in five parts: the stem, and what leads to the end of each stage."""
         parts: list[list[nn.Module]] = [[]]
@@ -93,12 +97,15 @@ def create_body(name: str, drop_path_rate: float) -> nn.ModuleDict:
     from timm.models import FeatureListNet
 
     if not timm.is_model(name):
-        near = timm.list_models(f"*{name.split('_')[0]}*")[:5] if name else []
-        hint = f"; near are {', '.join(near)}" if near else ""
-        raise ValueError(f"a model of timm{hint}")
+        near = get_close_matches(name, timm.list_models(), n=3)
+        raise ValueError("a model of timm" + (f", such as {' or '.join(near)}" if near else ""))
     options: dict[str, Any] = {"pretrained": False, "features_only": True, "drop_path_rate": drop_path_rate}
     if name.startswith("swin"):  # which take their windows' size from the image's unless this lets them take any
         options["strict_img_size"] = False
+    else:
+        published = timm.get_pretrained_cfg(name, allow_unregistered=True)
+        if published is not None and published.fixed_input_size:
+            raise ValueError("a model of timm that takes images of any size")
     try:
         try:
             body = timm.create_model(name, **options)

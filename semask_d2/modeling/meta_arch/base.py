@@ -9,7 +9,8 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from semask_d2.d2 import Backbone, ImageList
+from semask_d2.d2 import Backbone, CfgNode, ImageList, build_backbone, build_sem_seg_head
+from semask_d2.modeling.backbones.base import HierarchicalBackbone
 from semask_d2.modeling.layers.semantic_decoder import SEMANTIC_MAPS, decode_semantic_prior
 from semask_d2.modeling.losses.cross_entropy import pixel_loss
 from semask_d2.modeling.losses.targets import SemanticTargets, build_targets
@@ -34,6 +35,16 @@ class Normalizer(nn.Module):
         """Images (3, H_i, W_i) in 0..255 -> one normalized batch, zero-padded right and bottom."""
         images = [(image.to(self.mean.device, non_blocking=True) - self.mean) / self.std for image in images]
         return ImageList.from_tensors(images, size_divisibility)
+
+
+def build_backbone_and_head(cfg: CfgNode) -> tuple[Backbone, nn.Module]:
+    """The config's backbone and the head on its outputs; what the head leaves out of them needs no gradient."""
+    backbone = build_backbone(cfg)
+    head = build_sem_seg_head(cfg, backbone.output_shape())
+    if isinstance(backbone, HierarchicalBackbone):
+        used = (*cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES, cfg.MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE)
+        backbone.freeze_unused_outputs(used)
+    return backbone, head
 
 
 def output_size(inputs: dict, image_size: tuple[int, int]) -> tuple[int, int]:

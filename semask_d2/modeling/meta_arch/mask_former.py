@@ -10,15 +10,13 @@ from semask_d2.d2 import (
     META_ARCH_REGISTRY,
     Backbone,
     ImageList,
-    build_backbone,
-    build_sem_seg_head,
     configurable,
 )
 from semask_d2.modeling.heads import BranchMaskFormerHead
 from semask_d2.modeling.losses.mask_losses import DenseMaskLoss, PointMaskLoss
 from semask_d2.modeling.losses.set_criterion import SetCriterion
 from semask_d2.modeling.losses.targets import SemanticTargets
-from semask_d2.modeling.meta_arch.base import Normalizer, SemanticSegmenter, output_size
+from semask_d2.modeling.meta_arch.base import Normalizer, SemanticSegmenter, build_backbone_and_head, output_size
 from semask_d2.modeling.meta_arch.score_maps import ScoreMap, resized, row_elements, rows_of
 from semask_d2.modeling.transformer_decoders import MaskPredictions
 from semask_d2.utils.arguments import arguments_from, require
@@ -75,8 +73,7 @@ class SeMaskMaskFormer(SemanticSegmenter):
     @classmethod
     def from_config(cls, cfg):
         """The parts and arguments of `__init__` from a whole config."""
-        backbone = build_backbone(cfg)
-        sem_seg_head = build_sem_seg_head(cfg, backbone.output_shape())
+        backbone, sem_seg_head = build_backbone_and_head(cfg)
         if not isinstance(sem_seg_head, BranchMaskFormerHead):
             raise UserError(
                 f"MODEL.SEM_SEG_HEAD.NAME: {cfg.MODEL.SEM_SEG_HEAD.NAME} gives no masks, as SeMaskMaskFormer needs "

@@ -6,10 +6,10 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from semask_d2.d2 import META_ARCH_REGISTRY, Backbone, ImageList, build_backbone, build_sem_seg_head, configurable
+from semask_d2.d2 import META_ARCH_REGISTRY, Backbone, ImageList, configurable
 from semask_d2.modeling.losses.cross_entropy import pixel_loss
 from semask_d2.modeling.losses.targets import SemanticTargets
-from semask_d2.modeling.meta_arch.base import Normalizer, SemanticSegmenter, output_size
+from semask_d2.modeling.meta_arch.base import Normalizer, SemanticSegmenter, build_backbone_and_head, output_size
 from semask_d2.modeling.meta_arch.score_maps import ScoreMap, resized, row_elements, rows_of
 from semask_d2.utils.arguments import arguments_from, require
 
@@ -63,11 +63,11 @@ class SeMaskFPN(SemanticSegmenter):
     @classmethod
     def from_config(cls, cfg):
         """The parts and arguments of `__init__` from a whole config."""
-        backbone = build_backbone(cfg)
+        backbone, sem_seg_head = build_backbone_and_head(cfg)
         return {
             **arguments_from(cfg, cls.config_keys),
             "backbone": backbone,
-            "sem_seg_head": build_sem_seg_head(cfg, backbone.output_shape()),
+            "sem_seg_head": sem_seg_head,
             "normalizer": Normalizer(**arguments_from(cfg, Normalizer.config_keys)),
         }
 

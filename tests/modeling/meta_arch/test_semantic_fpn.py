@@ -7,8 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from semask_d2 import get_cfg
 from semask_d2.config.merging import merge_file
 from semask_d2.d2 import build_model
+from semask_d2.data import build_mapper
 from tests.helpers.commands import ROOT
 from tests.helpers.tiny_model import CLASSES, make_inputs, randomize, tiny_cfg
 
@@ -109,3 +111,26 @@ def test_classifier_starts_small() -> None:
     head = build().sem_seg_head
     assert 0.005 < head.conv_seg.weight.std() < 0.02
     assert not head.conv_seg.bias.any()
+
+
+def test_training_images_are_padded_to_the_crop_with_zeros_after_normalization() -> None:
+    """The published recipe's padding, at any size of the sample; evaluation pads nothing."""
+    cfg = get_cfg("toy_scenes/semask_swin_mini_fpn.yaml")
+    assert cfg.INPUT.SIZE_DIVISIBILITY == 128
+    model = build_model(cfg).train()
+    assert build_mapper(cfg, is_train=True).pad_to == 0  # the mapper would pad with gray before normalization
+    (inputs,) = make_inputs((112, 96))
+    with torch.no_grad():
+        images, _ = model.extract([inputs])
+        losses = model([inputs])
+    assert images.tensor.shape[-2:] == (128, 128)
+    assert (images.tensor[0, :, 112:] == 0).all()
+    assert (images.tensor[0, :, :, 96:] == 0).all()
+    assert all(loss.isfinite() for loss in losses.values())
+    assert model.eval().extract([inputs])[0].tensor.shape[-2:] == (112, 96)
+
+
+def test_a_head_without_norms_has_biases_in_their_place() -> None:
+    head = build(NORM="").sem_seg_head
+    assert head.scale_heads[0][0].conv.bias is not None
+    assert isinstance(head.scale_heads[0][0].bn, nn.Identity)

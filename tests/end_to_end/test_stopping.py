@@ -1,0 +1,148 @@
+"""Runs that are stopped, killed, resumed with other settings: nothing is lost, nobody is left behind."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.helpers.commands import TINY, TOY_CONFIG
+
+pytestmark = pytest.mark.slow
+LONG = ("SOLVER.MAX_ITER", "2000", "SOLVER.CHECKPOINT_PERIOD", "2000", "DATASETS.TEST", "()")
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return torch.load(path, weights_only=True)["model"]
+
+
+def records(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
+
+
+def wait_for(condition, process: subprocess.Popen) -> None:
+    """Wait until `condition()` holds while the process runs."""
+    for _ in range(6000):
+        if condition():
+            return
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    pytest.fail("it never came")
+
+
+def children_of(pid: int) -> list[int]:
+    """The processes that a process started, on Linux."""
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def alive(pid: int) -> bool:
+    status = Path(f"/proc/{pid}/stat")
+    return status.exists() and status.read_text().rsplit(")", 1)[1].split()[0] != "Z"
+
+
+@pytest.fixture
+def start(command):
+    return lambda folder, *options, flags=(): command(
+        "train_net.py", "--config-file", TOY_CONFIG, *flags, *TINY, *options, "OUTPUT_DIR", folder
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_signal_stops_after_a_checkpoint_from_which_the_run_goes_on(start, train, tmp_path: Path, number) -> None:
+    process = start(tmp_path, *LONG)
+    wait_for(lambda: (tmp_path / "metrics.json").exists(), process)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + number, err
+    assert "Traceback" not in err
+    line = rf"^stopped by {number.name} after iteration (\d+) of 2000; (model_\d+\.pth) is written"
+    stopped = re.search(line, err, re.M)
+    assert stopped, err
+    done = int(stopped[1])
+    assert torch.load(tmp_path / stopped[2], weights_only=True)["iteration"] == done - 1
+    code, out, err = train(*LONG, "SOLVER.MAX_ITER", str(done + 1), "OUTPUT_DIR", tmp_path, flags=("--resume",))
+    assert code == 0, err
+    assert f"Starting training from iteration {done}" in out
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="child processes are found in Linux's /proc")
+def test_ctrl_c_at_the_launcher_alone_stops_all_ranks(start, tmp_path: Path) -> None:
+    process = start(tmp_path, *LONG, flags=("--num-gpus", "2", "--dist-url", "auto"))
+    wait_for(lambda: (tmp_path / "metrics.json").exists(), process)
+    ranks = children_of(process.pid)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode not in (0, None)
+    assert err.count("stopped by") == 1
+    assert (tmp_path / "last_checkpoint").exists()
+    assert not any(map(alive, ranks))
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="child processes are found in Linux's /proc")
+def test_a_killed_rank_is_named_with_its_signal(start, tmp_path: Path) -> None:
+    process = start(tmp_path, *LONG, flags=("--num-gpus", "2", "--dist-url", "auto"))
+    wait_for(lambda: (tmp_path / "metrics.json").exists(), process)
+    ranks = [pid for pid in children_of(process.pid) if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    subprocess.run(["kill", "-9", str(ranks[-1])], check=True)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert re.search(r"error: process \d of this machine was ended by SIGKILL, mostly .* memory", err), err
+
+
+def test_a_missed_evaluation_is_made_up_for(train, tmp_path: Path) -> None:
+    options = ("SOLVER.MAX_ITER", "4", "SOLVER.CHECKPOINT_PERIOD", "2", "TEST.EVAL_PERIOD", "2")
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert train(*options, "OUTPUT_DIR", whole)[0] == 0
+    killed.mkdir()  # as a kill leaves it after the checkpoint and before the end of the evaluation
+    shutil.copy(whole / "model_0000001.pth", killed)
+    (killed / "last_checkpoint").write_text("model_0000001.pth")
+    code, _, err = train(*options, "OUTPUT_DIR", killed, flags=("--resume",))
+    assert code == 0, err
+
+    def results(folder: Path) -> dict[int, float]:
+        return {r["iteration"]: r["sem_seg/mIoU"] for r in records(folder) if "sem_seg/mIoU" in r}
+
+    assert results(killed) == results(whole)
+    best = [torch.load(folder / "model_best.pth", weights_only=True)["best"] for folder in (whole, killed)]
+    assert best[0] == best[1]
+    # nothing is made up for twice
+    code, out, err = train(*options, "SOLVER.MAX_ITER", "6", "OUTPUT_DIR", whole, flags=("--resume",))
+    assert code == 0, err
+    assert "has no result" not in out
+
+
+def test_a_finished_run_is_only_evaluated(train, tmp_path: Path) -> None:
+    options = ("SOLVER.MAX_ITER", "2", "OUTPUT_DIR", tmp_path)
+    assert train(*options)[0] == 0
+    before = weights(tmp_path / "model_final.pth")
+    code, out, err = train(*options, flags=("--resume",))
+    assert code == 0, err
+    assert "The run is finished, all 2 iterations" in out
+    assert out.splitlines()[-1].startswith("toy_scenes_val mIoU")
+    assert all(torch.equal(before[name], value) for name, value in weights(tmp_path / "model_final.pth").items())
+
+
+def test_a_resume_obeys_what_its_config_says_now(train, tmp_path: Path) -> None:
+    options = ("SOLVER.CHECKPOINT_PERIOD", "2", "DATASETS.TEST", "()", "OUTPUT_DIR", tmp_path)
+    assert train(*options, "SOLVER.MAX_ITER", "2", "SOLVER.BASE_LR", "0.001")[0] == 0
+    code, _, err = train(*options, "SOLVER.MAX_ITER", "4", "SOLVER.BASE_LR", "0.0", flags=("--resume",))
+    assert code == 0, err
+    assert records(tmp_path)[-1]["lr"] == 0.0
+    a, b = weights(tmp_path / "model_0000001.pth"), weights(tmp_path / "model_final.pth")
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_a_resume_with_another_optimizer_is_refused_in_one_line(train, tmp_path: Path) -> None:
+    options = ("DATASETS.TEST", "()", "OUTPUT_DIR", tmp_path)
+    assert train(*options, "SOLVER.MAX_ITER", "1", "SOLVER.OPTIMIZER", "SGD")[0] == 0
+    code, _, err = train(*options, "SOLVER.MAX_ITER", "2", flags=("--resume",))
+    assert code == 1
+    (line,) = [line for line in err.splitlines() if "error" in line]
+    assert "optimizer state does not fit" in line
