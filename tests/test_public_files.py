@@ -18,6 +18,7 @@ STEPS = [step for job in WORKFLOW["jobs"].values() for step in job["steps"]]
 COMMANDS = [line for step in STEPS for line in step.get("run", "").splitlines()]
 FORMS = sorted((ROOT / ".github/ISSUE_TEMPLATE").glob("*.yml"))
 FOLDERS = (".", ".github", "configs", "datasets", "docs", "tests")
+MAPS = ("CONTRIBUTING", "SECURITY")
 PAGES = sorted(page for folder in FOLDERS for page in (ROOT / folder).glob("*.md"))
 
 
@@ -78,6 +79,13 @@ def test_links_lead_to_files(path: Path) -> None:
     text = re.sub(r"```.*?```", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
     for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text):
         assert re.match(r"https?://", target) or (path.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("path", [page for page in PAGES if page.parent != ROOT or page.stem in MAPS], ids=label)
+def test_files_that_are_named_are_there(path: Path) -> None:
+    folders = "semask_d2|tests|configs|datasets|tools|benchmarks|demo|docs"
+    for name in re.findall(rf"`((?:{folders})/[\w/.]+)`", path.read_text(encoding="utf-8")):
+        assert "NAME" in name or (ROOT / name).exists() or (ROOT / "semask_d2" / name).exists(), name
 
 
 def test_the_maps_name_every_folder() -> None:
