@@ -12,14 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from semask_d2.checkpoint.kinds import CLASS_LAYERS, Kind, recognize
+from semask_d2.checkpoint.plain_values import NUMBERS
 from semask_d2.checkpoint.readers import read_checkpoint
 from semask_d2.checkpoint.report import LoadReport, compare, shortened
 from semask_d2.checkpoint.semantic_windows import check_windows, windows_of_file, windows_of_released
-from semask_d2.checkpoint.unpickling import NUMBERS
 from semask_d2.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
 
+MAX_REPEATED = 2**26  # bytes of a tensor that shows the same numbers again and again, which no file's size limits
 CONTAINERS = ("model", "state_dict")  # Detectron2's, Microsoft's and ours; mmsegmentation's
 
 
@@ -118,6 +119,10 @@ def tensors_of(data: dict[str, Any], source: str | os.PathLike) -> dict[str, Ten
             continue
         if value.layout != torch.strided or value.is_meta or value.is_quantized:
             raise UserError(f"{source}: {name} is no dense tensor of numbers")
+        if value.numel() * value.element_size() > max(value.untyped_storage().nbytes(), MAX_REPEATED):
+            raise UserError(
+                f"{source}: {name} repeats its numbers to a size of {tuple(value.shape)}; save a copy of it"
+            )
         state[name] = value.detach()
     if state and all(name.startswith("module.") for name in state):
         state = {name.removeprefix("module."): value for name, value in state.items()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import pickle
@@ -11,6 +10,7 @@ from typing import Any
 
 import safetensors
 
+from semask_d2.checkpoint.integrity import Damaged, Unsound, check_safetensors, header_of
 from semask_d2.checkpoint.unpickling import load_pickle, load_torch
 from semask_d2.d2 import PathManager
 from semask_d2.utils.errors import UserError
@@ -33,10 +33,13 @@ def read_checkpoint(source: str | os.PathLike) -> dict[str, Any]:
     if source.startswith(TIMM):
         return read_timm(source)
     path = Path(local_copy(source) if "://" in source else source)
-    if not path.is_file():
-        raise UserError(f"{source}: there is no such weight file; check MODEL.WEIGHTS")
+    require_file(path, source)
     try:
         data = read_file(path)
+    except Damaged as error:
+        raise UserError(f"{source}: damaged ({first_line(error)}); get or write it again") from error
+    except Unsound as error:
+        raise UserError(f"{source}: refused: {first_line(error)}") from error
     except pickle.UnpicklingError as error:
         raise UserError(
             f"{source}: refused, because it is no weight file of plain tensors (or it is damaged): {first_line(error)}"
@@ -46,6 +49,17 @@ def read_checkpoint(source: str | os.PathLike) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise UserError(f"{source}: expected a dict of tensors, got a {type(data).__name__}")
     return data
+
+
+def require_file(path: Path, source: str) -> None:
+    """Raise `UserError` unless there is a file at `path` that this user may read."""
+    try:
+        if path.is_file():
+            path.open("rb").close()
+            return
+    except OSError as error:  # a folder that may not be entered, a name too long
+        raise UserError(f"{source}: cannot be read: {error.strerror}; check MODEL.WEIGHTS") from error
+    raise UserError(f"{source}: there is no such weight file; check MODEL.WEIGHTS")
 
 
 def read_file(path: Path) -> Any:
@@ -61,8 +75,10 @@ def read_file(path: Path) -> Any:
 def read_safetensors(path: Path) -> dict[str, Any]:
     """`{"model": tensors}`, and what `saving` left in the header of a file of ours."""
     with safetensors.safe_open(path, framework="pt") as file:
-        header = (file.metadata() or {}).get("semask_d2", "{}")
-        return {**json.loads(header), "model": {name: file.get_tensor(name) for name in file.keys()}}  # noqa: SIM118
+        header = header_of(file.metadata())
+        check_safetensors(path, header)
+        header.pop("checksum", None)
+        return {**header, "model": {name: file.get_tensor(name) for name in file.keys()}}  # noqa: SIM118
 
 
 def read_timm(source: str) -> dict[str, Any]:

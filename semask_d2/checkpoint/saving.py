@@ -9,6 +9,7 @@ from typing import Any
 import safetensors.torch
 from torch import Tensor, nn
 
+from semask_d2.checkpoint.integrity import NO_CHECKSUM, with_checksum
 from semask_d2.checkpoint.semantic_windows import RECORD, windows_of_model
 from semask_d2.utils.files import atomic_write
 
@@ -22,6 +23,7 @@ def write_safetensors(path: str | os.PathLike, state: dict[str, Tensor], header:
     """Write tensors, and `header` as JSON, to the file `path`, whole or not at all."""
     # a copy each, as safetensors refuses two names of one memory
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
-    content = safetensors.torch.save(tensors, {"format": "pt", "semask_d2": json.dumps(header)})
+    ours = json.dumps({**header, "checksum": NO_CHECKSUM})
+    content = safetensors.torch.save(tensors, {"format": "pt", "semask_d2": ours})
     with atomic_write(path, "wb") as file:
-        file.write(content)
+        file.writelines(with_checksum(content))

@@ -3,46 +3,82 @@
 from __future__ import annotations
 
 import os
+import reprlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import yaml
 
+from semask_d2.config.yaml_limits import MAX_DEPTH, MAX_FILES, check_structure, read_text
 from semask_d2.utils.errors import UserError
 
 BASE_KEY = "_BASE_"
 PLAIN_TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("str", "seq", "map")}  # of values that carry none
 
 
-def read_yaml(path: Path, chain: tuple[Path, ...], clean: Callable[[str, Path], str] | None = None) -> dict:
+def read_yaml(
+    path: Path,
+    chain: tuple[Path, ...],
+    clean: Callable[[str, Path], str] | None = None,
+    known: list[tuple[Path, dict]] | None = None,
+) -> dict:
     """The values of a YAML file laid over those of its `_BASE_` (a file or a list of files, later ones on top).
 
     `chain` are the files that led here; `clean` makes the text of a file of a path free of tags, by default by
-    refusing them.
+    refusing them; `known` gathers the files that were named so far, in one merge, with their values.
     """
+    known = [] if known is None else known
     if path in chain:
         raise UserError(f"{path}: {BASE_KEY} leads back to this file; remove the circle")
+    if len(chain) >= MAX_DEPTH or len(known) >= MAX_FILES:
+        raise UserError(f"{chain[0]}: {BASE_KEY} leads to more than {MAX_FILES} files, or {MAX_DEPTH} in a row")
+    merged = next((values for file, values in known if file == path), None)
+    if merged is None:
+        values = read_values(path, chain, clean)
+        merged = {}
+        for base in bases_of(values, path):
+            merged = overlay(merged, read_yaml(located(base, path), (*chain, path), clean, known))
+        merged = overlay(merged, values)
+    known.append((path, merged))
+    return merged
+
+
+def read_values(path: Path, chain: tuple[Path, ...], clean: Callable[[str, Path], str] | None) -> dict:
+    """The values of a YAML file alone, the key `_BASE_` among them. The arguments are those of `read_yaml`."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
     except OSError as error:
         came_from = f" ({BASE_KEY} of {chain[-1]})" if chain else ""
         raise UserError(f"{path}{came_from}: cannot be read as a config file: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not a text file in UTF-8, so no config file") from error
     try:
+        check_structure(text, path)
         values = yaml.safe_load((clean or refuse_tags)(text, path)) or {}
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    except (ValueError, ArithmeticError, LookupError, RecursionError) as error:  # of a date or number that is none
+        raise UserError(f"{path}: not valid YAML: a value cannot be read: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise UserError(f"{path}: expected a YAML mapping of config keys, got a {type(values).__name__}")
+    return values
+
+
+def bases_of(values: dict, path: Path) -> list[str]:
+    """Take the files that `_BASE_` names out of the values of the file at `path`."""
     bases = values.pop(BASE_KEY, [])
     bases = [bases] if isinstance(bases, str) else bases
     if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
-        raise UserError(f"{path}: {BASE_KEY}: expected a file name or a list of them, got {bases!r}")
-    merged: dict = {}
-    for base in bases:
-        merged = overlay(merged, read_yaml((path.parent / os.path.expanduser(base)).resolve(), (*chain, path), clean))
-    return overlay(merged, values)
+        raise UserError(f"{path}: {BASE_KEY}: expected a file name or a list of them, got {reprlib.repr(bases)}")
+    return bases
+
+
+def located(base: str, path: Path) -> Path:
+    """The file that `_BASE_` of the file at `path` calls `base`."""
+    try:
+        return (path.parent / os.path.expanduser(base)).resolve()
+    except (OSError, ValueError, RuntimeError) as error:  # a name too long, one with a zero, links in a circle
+        raise UserError(f"{path}: {BASE_KEY}: {reprlib.repr(base)} is no file name: {error}") from error
 
 
 def refuse_tags(text: str, path: Path) -> str:

@@ -70,17 +70,18 @@ class PositionedDataset(Dataset):
         return int(self._order[(place + skip) % len(self.dicts)])
 
     def __getitem__(self, position: int) -> dict[str, Any] | UserError:
+        failures: list[UserError] = []
         for skip in range(len(self.dicts) if self.skip_unreadable else 1):
             rng = np.random.default_rng((self.seed, 1, position))
             try:
                 return self.mapper(self.dicts[self.index(position, skip)], rng=rng)
             except UnreadableFile as error:
-                failure: UserError = error
+                failures.append(error)
                 if self.skip_unreadable:
                     logger.warning("INPUT.SKIP_UNREADABLE: %s", error)
             except UserError as error:
                 return error
-        return failure
+        return failures[-1]
 
 
 class ShardedDataset(Dataset):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 import weakref
@@ -207,9 +208,12 @@ def distribute(model: nn.Module) -> nn.Module:
     if comm.get_world_size() == 1:
         return model
     device = next(model.parameters()).device
-    return nn.parallel.DistributedDataParallel(
+    wrapper = nn.parallel.DistributedDataParallel
+    new_name = "forward_sync_buffers"  # of torch 2.14, which warns of the other one
+    sync_buffers = new_name if new_name in inspect.signature(wrapper).parameters else "broadcast_buffers"
+    return wrapper(
         model,
         device_ids=[device.index or comm.get_local_rank()] if device.type == "cuda" else None,
-        broadcast_buffers=False,
         gradient_as_bucket_view=True,
+        **{sync_buffers: False},
     )

@@ -64,4 +64,5 @@ class MultiScaleFlip(nn.Module):
                 if flipped:
                     scores = scores.flip(-1)
                 total = scores if total is None else total + scores
+        assert total is not None  # there is a size at least
         return total / (len(self.short_sides) * (1 + self.flip))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 import numpy as np
 import torch
@@ -81,6 +81,14 @@ class Predictor:
         self.class_colors: np.ndarray = np.array(colors, np.uint8)
         self.ignore_label: int = metadata.get("ignore_label", 255) if metadata else 255
 
+    @overload
+    def __call__(self, images: np.ndarray, *, scores: bool = False, priors: bool = False) -> Prediction: ...
+
+    @overload
+    def __call__(
+        self, images: Sequence[np.ndarray], *, scores: bool = False, priors: bool = False
+    ) -> list[Prediction]: ...
+
     def __call__(
         self, images: np.ndarray | Sequence[np.ndarray], *, scores: bool = False, priors: bool = False
     ) -> Prediction | list[Prediction]:
@@ -119,7 +127,9 @@ class Predictor:
             Prediction(
                 result.labels.cpu().numpy(),
                 None if result.scores is None else result.scores.cpu().numpy(),
-                result.priors and {name: x.argmax(0).cpu().numpy() for name, x in result.priors.items()},
+                None
+                if result.priors is None
+                else {name: x.argmax(0).cpu().numpy() for name, x in result.priors.items()},
             )
             for result in self.model.predict(inputs, scores=scores, priors=priors)
         ]

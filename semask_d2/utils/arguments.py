@@ -47,6 +47,12 @@ def value_of(cfg: Any, key: str) -> Any:
     return value
 
 
+def known(dimension: int | None) -> int:
+    """A dimension of a feature's `ShapeSpec` that a component cannot be built without."""
+    assert dimension is not None
+    return dimension
+
+
 @contextmanager
 def naming_config_keys() -> Iterator[None]:
     """Within it an `ArgumentError` becomes a `UserError` that names the config key."""

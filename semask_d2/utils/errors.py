@@ -13,5 +13,7 @@ class UnreadableFile(UserError):
 
 
 def printable(text: str) -> str:
-    """`text` with its control characters spelled out, newlines excepted: file names must not steer a terminal."""
-    return "".join(c if c == "\n" or c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    """`text` for a terminal: whatever it could take for a command or not show is spelled out, as \\x1b; lines stay."""
+    return "".join(
+        char if char == "\n" or char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text
+    )

@@ -16,7 +16,7 @@ PREFERRED = ("model_best.pth", "model_final.pth")
 def run_weights(run: str | os.PathLike) -> Path | None:
     """The checkpoint of a run folder: the best, else the final, else the last one written; None without any."""
     run = Path(run)
-    names = list(PREFERRED)
+    names: list[str] = list(PREFERRED)
     last = run / "last_checkpoint"
     if last.is_file():
         names.append(last.read_text(encoding="utf-8").strip())

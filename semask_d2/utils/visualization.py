@@ -22,7 +22,7 @@ def distinct_colors(count: int) -> list[tuple[int, int, int]]:
     """`count` different RGB colors: hues a golden angle apart, in three shades in turn."""
     shades = ((0.85, 0.95), (0.6, 0.7), (0.95, 0.5))
     colors = (colorsys.hsv_to_rgb(i * GOLDEN_ANGLE % 1, *shades[i % 3]) for i in range(count))
-    return [tuple(round(255 * channel) for channel in color) for color in colors]
+    return [(round(255 * red), round(255 * green), round(255 * blue)) for red, green, blue in colors]
 
 
 def colorize(labels: np.ndarray, colors: np.ndarray) -> np.ndarray:
@@ -67,9 +67,9 @@ def draw_sheet(
     `priors` are those of `Prediction`: the finest map first. RGB uint8.
     """
     scale = float(np.clip(1.0, PANEL_SIDES[0] / max(image.shape[:2]), PANEL_SIDES[1] / max(image.shape[:2])))
-    size = tuple(max(1, round(side * scale)) for side in image.shape[1::-1])
+    size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
     style = {"names": names, "colors": colors, "opacity": opacity}
-    share = None if truth is None else error_share(labels, truth, ignore_label)
+    share = 0.0 if truth is None else error_share(labels, truth, ignore_label)
     image, labels = resize(image, size), resize_ids(labels, size)
     panels = [("image", image)]
     if truth is not None:
@@ -78,9 +78,10 @@ def draw_sheet(
     panels.append(("prediction", overlay(image, labels, **style)))
     if truth is not None:
         panels.append((f"error {100 * share:.1f}%", error_map(image, labels, truth, ignore_label)))
-    for stage, prior in enumerate((priors or {}).values()):
-        finest = next(iter(priors.values())).shape
-        spread = spread_cells(prior, size, tuple(side / 2**stage for side in finest))
+    maps = list((priors or {}).values())
+    for stage, prior in enumerate(maps):
+        height, width = maps[0].shape
+        spread = spread_cells(prior, size, (height / 2**stage, width / 2**stage))
         title = f"semantic map, stride {4 * 2**stage}"
         panels.append((title, overlay(image, spread, **style, named_share=NAMED_SHARE_PRIOR)))
     columns = -(-len(panels) // 2)
@@ -88,7 +89,7 @@ def draw_sheet(
     titled += [np.full_like(titled[0], 255)] * (-len(titled) % columns)
     rows = [np.concatenate(titled[i : i + columns], axis=1) for i in range(0, len(titled), columns)]
     sheet = np.concatenate(rows)
-    others = [*(priors or {}).values(), *([] if truth is None else [truth])]
+    others = [*maps, *([] if truth is None else [truth])]
     return np.concatenate([sheet, legend(labels, sheet.shape[0], names, colors, others)], axis=1)
 
 
@@ -105,7 +106,7 @@ def overlay(
     canvas = cv2.addWeighted(image, 1 - opacity, colorize(labels, colors), opacity, 0)
     centers = [
         (area, x, y, short(names[i]))
-        for i in np.unique(labels)
+        for i in map(int, np.unique(labels))
         if 0 <= i < len(names)
         for area, x, y in region_centers(labels == i, named_share)
     ]
@@ -161,7 +162,7 @@ def legend(
     """
     ids, counts = np.unique(labels, return_counts=True)
     shares = {int(i): n / labels.size for i, n in zip(ids, counts, strict=True) if 0 <= i < len(names)}
-    rows = sorted(shares, key=shares.get, reverse=True)
+    rows = sorted(shares, key=shares.__getitem__, reverse=True)
     elsewhere = {int(i) for other in others for i in np.unique(other) if 0 <= i < len(names)}
     rows += sorted(elsewhere - shares.keys())
     scale = text_scale(labels)

@@ -37,6 +37,11 @@ def wait_for(condition, process: subprocess.Popen) -> None:
     pytest.fail("it never came")
 
 
+def trains(folder: Path) -> bool:
+    """Whether a run is past its first twenty iterations."""
+    return (folder / "metrics.json").exists() and (folder / "metrics.json").stat().st_size > 0
+
+
 def children_of(pid: int) -> list[int]:
     """The processes that a process started, on Linux."""
     return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
@@ -57,7 +62,7 @@ def start(command):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_a_signal_stops_after_a_checkpoint_from_which_the_run_goes_on(start, train, tmp_path: Path, number) -> None:
     process = start(tmp_path, *LONG)
-    wait_for(lambda: (tmp_path / "metrics.json").exists(), process)
+    wait_for(lambda: trains(tmp_path), process)
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 128 + number, err
@@ -75,7 +80,7 @@ def test_a_signal_stops_after_a_checkpoint_from_which_the_run_goes_on(start, tra
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="child processes are found in Linux's /proc")
 def test_ctrl_c_at_the_launcher_alone_stops_all_ranks(start, tmp_path: Path) -> None:
     process = start(tmp_path, *LONG, flags=("--num-gpus", "2", "--dist-url", "auto"))
-    wait_for(lambda: (tmp_path / "metrics.json").exists(), process)
+    wait_for(lambda: trains(tmp_path), process)
     ranks = children_of(process.pid)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
@@ -88,7 +93,7 @@ def test_ctrl_c_at_the_launcher_alone_stops_all_ranks(start, tmp_path: Path) -> 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="child processes are found in Linux's /proc")
 def test_a_killed_rank_is_named_with_its_signal(start, tmp_path: Path) -> None:
     process = start(tmp_path, *LONG, flags=("--num-gpus", "2", "--dist-url", "auto"))
-    wait_for(lambda: (tmp_path / "metrics.json").exists(), process)
+    wait_for(lambda: trains(tmp_path), process)
     ranks = [pid for pid in children_of(process.pid) if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
     subprocess.run(["kill", "-9", str(ranks[-1])], check=True)
     _, err = process.communicate(timeout=60)

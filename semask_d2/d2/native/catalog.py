@@ -9,6 +9,8 @@ from typing import Any
 
 
 class _Catalog(UserDict):
+    get: Any  # a catalog's takes the name alone, which is not how a mapping's reads
+
     def list(self) -> list[str]:
         """Return the registered names."""
         return list(self.keys())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -48,7 +48,7 @@ def create_local_process_group(num_workers_per_machine: int) -> None:
         ranks = list(range(start, start + num_workers_per_machine))
         group = dist.new_group(ranks)
         if get_rank() in ranks:
-            _local_group = group
+            _local_group = cast("dist.ProcessGroup", group)  # others get a number in its place
 
 
 def synchronize() -> None:
@@ -64,7 +64,8 @@ def synchronize() -> None:
 @functools.lru_cache
 def _cpu_group() -> dist.ProcessGroup:
     """Return a gloo group of all ranks: pickled objects need not pass through GPU memory."""
-    return dist.new_group(backend="gloo") if dist.get_backend() == "nccl" else dist.group.WORLD
+    group = dist.new_group(backend="gloo") if dist.get_backend() == "nccl" else dist.group.WORLD
+    return cast("dist.ProcessGroup", group)
 
 
 def all_gather(data: Any, group: dist.ProcessGroup | None = None) -> list[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import weakref
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
@@ -34,7 +35,7 @@ class TrainerBase:
         self.max_iter: int
         self.storage: EventStorage
 
-    def register_hooks(self, hooks: list[hooks.HookBase | None]) -> None:
+    def register_hooks(self, hooks: Sequence[hooks.HookBase | None]) -> None:
         """Append hooks, which run in this order; None entries are left out."""
         for hook in hooks:
             if hook is not None:
@@ -98,7 +99,7 @@ class TrainerBase:
         """Take over iteration and hook states; that of a hook that is not here is dropped with a warning."""
         self.iter = state_dict["iteration"]
         for name, state in state_dict.get("hooks", {}).items():
-            hook = next((hook for hook in self._hooks if type(hook).__qualname__ == name), None)
+            hook: Any = next((hook for hook in self._hooks if type(hook).__qualname__ == name), None)
             if hook is None:
                 _loop_logger.warning(f"Cannot find the hook '{name}', its state_dict is ignored.")
             else:
@@ -117,6 +118,12 @@ class DefaultTrainer(TrainerBase):
     of (cfg, dataset_name).
     """
 
+    cfg: CfgNode
+    checkpointer: Any
+    scheduler: Any
+    _trainer: Any
+    _last_eval_results: dict[str, Any]  # an evaluation hook's
+
     model = _of_inner_trainer("model")
     data_loader = _of_inner_trainer("data_loader")
     optimizer = _of_inner_trainer("optimizer")
@@ -127,7 +134,7 @@ class DefaultTrainer(TrainerBase):
         if resume and self.checkpointer.has_checkpoint():
             self.start_iter = self.iter + 1  # the checkpoint holds the iteration that was done
 
-    def train(self) -> dict[str, Any] | None:
+    def train(self) -> dict[str, Any] | None:  # pyright: ignore[reportIncompatibleMethodOverride] - as Detectron2's
         """Train from `start_iter` to `max_iter`; with TEST.EXPECTED_RESULTS, verify and return the last results."""
         super().train(self.start_iter, self.max_iter)
         if self.cfg.TEST.EXPECTED_RESULTS and comm.is_main_process():
@@ -160,6 +167,11 @@ class DefaultTrainer(TrainerBase):
         raise UserError(
             f"SOLVER.LR_SCHEDULER_NAME {name!r} needs Detectron2; expected a name that {cls.__name__} builds."
         )
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Any:
+        """Return the batches of a data set; for a subclass to write."""
+        raise NotImplementedError(f"{cls.__name__}.build_test_loader")
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:

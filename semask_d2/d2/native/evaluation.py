@@ -7,9 +7,9 @@ import logging
 import pprint
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, MutableSequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableSequence, Sized
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -57,8 +57,12 @@ class DatasetEvaluators(DatasetEvaluator):
         return results
 
 
+class _Batches(Sized, Iterable[list[dict]], Protocol):
+    """What a data loader is here."""
+
+
 def inference_on_dataset(
-    model: Callable, data_loader: Sized, evaluator: DatasetEvaluator | list[DatasetEvaluator] | None
+    model: Callable, data_loader: _Batches, evaluator: DatasetEvaluator | list[DatasetEvaluator] | None
 ) -> dict[str, Any]:
     """Run `model` on every batch without gradients and return what the evaluator makes of it ({} for None).
 

@@ -6,6 +6,7 @@ import json
 import os
 from collections import defaultdict
 from functools import cached_property
+from typing import IO, cast
 
 from fvcore.common.history_buffer import HistoryBuffer
 from torch import Tensor
@@ -122,7 +123,7 @@ class JSONWriter(_ScalarWriter):
 
     def __init__(self, json_file: str, window_size: int = 20) -> None:
         super().__init__(window_size)
-        self._file = PathManager.open(json_file, "a")
+        self._file = cast(IO[str], PathManager.open(json_file, "a"))
 
     def write(self) -> None:
         for iteration, scalars in self._new_scalars().items():

@@ -24,7 +24,7 @@ _logger = logging.getLogger("detectron2.engine.hooks")
 class HookBase:
     """Something that happens around a trainer's iterations; registering it sets `trainer` (a weak reference)."""
 
-    trainer = None
+    trainer: Any = None
 
     def before_train(self) -> None:
         """Run once, before the first iteration."""
@@ -113,7 +113,7 @@ class LRScheduler(HookBase):
     """
 
     def __init__(self, optimizer: Optimizer | None = None, scheduler: _TorchScheduler | None = None) -> None:
-        self._optimizer = optimizer
+        self._optimizer: Any = optimizer
         self._scheduler = scheduler
 
     @property

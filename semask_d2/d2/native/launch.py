@@ -11,7 +11,7 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from torch.multiprocessing.spawn import start_processes
 
 from semask_d2.d2.native import comm
 
@@ -62,7 +62,7 @@ def launch(
         assert num_machines == 1, "dist_url=auto not supported in multi-machine jobs."
         dist_url = f"tcp://127.0.0.1:{_free_port()}"
     group = {"init_method": dist_url, "world_size": world_size, "timeout": timeout}
-    mp.start_processes(
+    start_processes(
         _worker,
         nprocs=num_gpus_per_machine,
         args=(machine_rank, num_gpus_per_machine, group, main_func, args),

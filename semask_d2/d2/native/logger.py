@@ -7,7 +7,7 @@ import functools
 import logging
 import os
 import sys
-from typing import IO
+from typing import IO, cast
 
 from termcolor import colored
 
@@ -70,6 +70,6 @@ def setup_logger(
 
 @functools.cache  # several loggers append to one file through one stream
 def _log_stream(path: str) -> IO[str]:
-    stream = PathManager.open(path, "a")
+    stream = cast(IO[str], PathManager.open(path, "a"))
     atexit.register(stream.close)
     return stream

@@ -34,8 +34,12 @@ class Backbone(nn.Module, metaclass=ABCMeta):
     `_out_feature_strides` (by name).
     """
 
+    _out_features: list[str]
+    _out_feature_channels: dict[str, int]
+    _out_feature_strides: dict[str, int]
+
     @abstractmethod
-    def forward(self) -> dict[str, Tensor]:
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Return the feature maps."""
 
     @property

@@ -77,10 +77,10 @@ class Scene:
         self, mask: Array, label: int, color: Color, *grains: Grain, relief: Array | float = 0, spread: int = 14
     ) -> None:
         """Paint `mask` in about this color, `relief` and the grains added; its brightness is off by up to `spread`."""
-        relief = sum((self.dice.grain(*grain) for grain in grains), relief)
+        texture = np.asarray(sum((self.dice.grain(*grain) for grain in grains), relief))
         brightness = self.dice.integer(-spread, spread)
         shade = np.array([c + brightness + self.dice.integer(-6, 6) for c in color], np.float32)
-        self.colors[mask] = shade + relief[mask, None]
+        self.colors[mask] = shade + texture[mask, None]
         self.labels[mask] = label
 
     def fits(self, mask: Array) -> bool:
@@ -256,7 +256,7 @@ def place_objects(scene: Scene) -> None:
                 scene.colors[shadow & (horizon <= ROWS)] *= 0.62
                 next(brush, None)
                 scene.owners[mask] = len(scene.areas)
-                scene.areas.append(np.count_nonzero(mask))
+                scene.areas.append(int(np.count_nonzero(mask)))
                 break
 
 

@@ -18,6 +18,7 @@ from semask_d2.modeling.backbones.base import (
     backbone_arguments,
     semantic_keys,
 )
+from semask_d2.modeling.layers.conv import zero_bias
 from semask_d2.modeling.layers.drop_path import DropPath, linear_drop_paths
 from semask_d2.utils.arguments import require
 
@@ -55,7 +56,7 @@ class ReducedAttention(nn.Module):
         """(B, H, W, C) -> the same shape."""
         b, h, w, c = x.shape
         reduced = x
-        if self.sr is not None:
+        if self.sr is not None and self.norm is not None:
             reduced = self.norm(self.sr(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
         q = self.q(x).view(b, h * w, self.num_heads, -1).transpose(1, 2)
         kv = self.kv(reduced).view(b, -1, 2, self.num_heads, c // self.num_heads)
@@ -199,4 +200,4 @@ def init_weights(module: nn.Module) -> None:
     elif isinstance(module, nn.Conv2d):
         fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels // module.groups
         nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
-        nn.init.zeros_(module.bias)
+        zero_bias(module)

@@ -254,6 +254,6 @@ class D2SeMaskSwinTransformer(HierarchicalBackbone):
                 outputs[f"res{i + 2}"] = getattr(self, f"norm{i}")(x).permute(0, 3, 1, 2)
             if semantics is not None:
                 outputs[f"sem{i + 2}"] = semantics.permute(0, 3, 1, 2)
-            if stage.downsample is not None:
+            if isinstance(stage.downsample, nn.Module):
                 x = stage.downsample(x)
         return outputs

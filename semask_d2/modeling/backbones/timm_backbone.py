@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from difflib import get_close_matches
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from torch import Tensor, nn
 
@@ -18,6 +18,9 @@ from semask_d2.modeling.backbones.base import (
     semantic_keys,
 )
 from semask_d2.utils.arguments import ArgumentError
+
+if TYPE_CHECKING:
+    from timm.models import FeatureListNet
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +91,7 @@ class SeMaskTimm(HierarchicalBackbone):
         return outputs
 
 
-def create_body(name: str, drop_path_rate: float) -> nn.ModuleDict:
+def create_body(name: str, drop_path_rate: float) -> FeatureListNet:
     """timm's model `name` as a chain of modules; `ValueError` where there is none, or it has no such stages.
 
     Families without stochastic depth are built without it, which a warning says.
@@ -124,5 +127,5 @@ def create_body(name: str, drop_path_rate: float) -> nn.ModuleDict:
     if tuple(reductions[i] for i in indices) != STRIDES:
         raise ValueError(f"a model of timm with features of strides {list(STRIDES)}, not of {reductions}")
     if len(indices) != len(reductions):
-        body = timm.create_model(name, **options, out_indices=indices)
+        body = cast(FeatureListNet, timm.create_model(name, **options, out_indices=indices))
     return body

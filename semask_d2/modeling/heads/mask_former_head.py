@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from semask_d2.d2 import SEM_SEG_HEADS_REGISTRY, configurable
 from semask_d2.modeling.pixel_decoders import build_pixel_decoder
 from semask_d2.modeling.transformer_decoders import MaskPredictions, build_transformer_decoder
+from semask_d2.modeling.transformer_decoders.base import MaskTransformerDecoder
 from semask_d2.utils.errors import UserError
 
 MULTI_SCALE = "multi_scale_pixel_decoder"
@@ -20,7 +21,7 @@ class BranchMaskFormerHead(nn.Module):
     """
 
     @configurable
-    def __init__(self, *, pixel_decoder: nn.Module, predictor: nn.Module, in_feature: str | None):
+    def __init__(self, *, pixel_decoder: nn.Module, predictor: MaskTransformerDecoder, in_feature: str | None):
         super().__init__()
         self.pixel_decoder = pixel_decoder
         self.predictor = predictor

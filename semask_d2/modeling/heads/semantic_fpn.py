@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from semask_d2.d2 import SEM_SEG_HEADS_REGISTRY, ShapeSpec, configurable
-from semask_d2.modeling.layers.conv import get_norm
+from semask_d2.modeling.layers.conv import get_norm, zero_bias
 from semask_d2.modeling.pixel_decoders.base import check_norm
-from semask_d2.utils.arguments import arguments_from, require, value_of
+from semask_d2.utils.arguments import arguments_from, known, require, value_of
 from semask_d2.utils.registry import require_names
 
 
@@ -56,22 +56,22 @@ class SeMaskFPNHead(nn.Module):
         check_norm(self, norm, channels, "channels")
         require(num_classes >= 1, self, "num_classes", "at least 1", num_classes)
         require(len(input_shape) >= 1, self, "input_shape", "at least one feature", list(input_shape))
-        finest = min(shape.stride for shape in input_shape.values())
+        finest = min(known(shape.stride) for shape in input_shape.values())
         require(common_stride == finest, self, "common_stride", f"{finest}, the finest feature's", common_stride)
         self.in_features = list(input_shape)
         self.scale_heads = nn.ModuleList()
         for shape in input_shape.values():
-            doublings = int(math.log2(shape.stride // common_stride))
+            doublings = int(math.log2(known(shape.stride) // common_stride))
             layers: list[nn.Module] = []
             for i in range(max(1, doublings)):
-                layers.append(ConvNormReLU(channels if i else shape.channels, channels, norm))
+                layers.append(ConvNormReLU(channels if i else known(shape.channels), channels, norm))
                 if doublings:
                     layers.append(nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False))
             self.scale_heads.append(nn.Sequential(*layers))
         self.dropout = nn.Dropout2d(dropout)
         self.conv_seg = nn.Conv2d(channels, num_classes, 1)
         nn.init.normal_(self.conv_seg.weight, std=0.01)
-        nn.init.zeros_(self.conv_seg.bias)
+        zero_bias(self.conv_seg)
 
     @classmethod
     def from_config(cls, cfg, input_shape):

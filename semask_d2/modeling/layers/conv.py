@@ -33,7 +33,7 @@ class ConvNorm(nn.Conv2d):
         out_channels: int,
         kernel_size: int,
         *,
-        norm: str | nn.Module = "",
+        norm: str | nn.Module | None = "",
         activation: Callable[[Tensor], Tensor] | None = None,
     ):
         super().__init__(
@@ -43,17 +43,22 @@ class ConvNorm(nn.Conv2d):
         self.activation = activation
         init_conv(self)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """(B, C_in, H, W) -> (B, C_out, H, W)."""
-        x = super().forward(x)
+        x = super().forward(input)
         if self.norm is not None:
             x = self.norm(x)
         return x if self.activation is None else self.activation(x)
 
 
 @torch.no_grad()
-def init_conv(conv: nn.Module) -> None:
+def init_conv(conv: nn.Conv2d) -> None:
     """Fill a convolution's weight with kaiming_uniform (a = 1) and its bias, if any, with zeros."""
     nn.init.kaiming_uniform_(conv.weight, a=1)
+    zero_bias(conv)
+
+
+def zero_bias(conv: nn.Conv2d) -> None:
+    """Fill a convolution's bias, if any, with zeros."""
     if conv.bias is not None:
         nn.init.zeros_(conv.bias)

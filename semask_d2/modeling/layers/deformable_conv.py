@@ -43,8 +43,8 @@ class DeformableConv(nn.Module):
         self.conv_offset_mask = nn.Conv2d(channels, GROUPS * TAPS * 3, 3, padding=1)
         bound = 1 / math.sqrt(channels * TAPS)
         nn.init.uniform_(self.weight, -bound, bound)
-        nn.init.zeros_(self.conv_offset_mask.weight)
-        nn.init.zeros_(self.conv_offset_mask.bias)
+        for parameter in self.conv_offset_mask.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor, guide: Tensor) -> Tensor:
         """`x` and `guide` (B, C, H, W), fp32 -> (B, C, H, W)."""
@@ -53,5 +53,5 @@ class DeformableConv(nn.Module):
         if x.device.type == "cuda":
             from torchvision.ops import deform_conv2d  # here, because importing it takes seconds
 
-            return deform_conv2d(x, offsets, self.weight, self.bias, padding=1, mask=mask)
+            return deform_conv2d(x, offsets, self.weight, self.bias, padding=(1, 1), mask=mask)
         return sampled_deform_conv2d(x, offsets, self.weight, self.bias, mask)

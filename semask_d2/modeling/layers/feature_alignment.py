@@ -17,7 +17,7 @@ class FeatureAlignment(nn.Module):
     module under two names.
     """
 
-    def __init__(self, channels: int, norm: nn.Module):
+    def __init__(self, channels: int, norm: nn.Module | None):
         super().__init__()
         self.offset = ConvNorm(2 * channels, channels, 1, norm=norm)
         self.dcpack_L2 = DeformableConv(channels)

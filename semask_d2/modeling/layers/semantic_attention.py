@@ -80,6 +80,7 @@ class SemanticLayer(nn.Module):
             x = pad_to_multiple(x, self.window)
             tokens = window_partition(x, self.window)
         padded_h, padded_w = x.shape[1:3]
+        semantics = tokens  # until a block gives them
         for block in self.class_injection:
             tokens, semantics = block(tokens)
 

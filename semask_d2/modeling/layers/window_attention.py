@@ -41,6 +41,8 @@ class WindowAttention(nn.Module):
     Padding comes before the roll and padded tokens are keys like any other, as in the released models.
     """
 
+    relative_position_index: Tensor
+
     def __init__(
         self,
         dim: int,

@@ -23,9 +23,11 @@ class MaskLoss(Protocol):
 
     def costs(self, embed: Tensor, features: Tensor, labels: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
         """`embed` (N, C), `features` (C, h, w), `labels` (H, W), `classes` (M,) -> two (N, M) cost matrices."""
+        ...
 
     def losses(self, embed: Tensor, features: Tensor, labels: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
         """As `costs`, for the L x M matched pairs, `embed` (L, M, C) -> the two losses of each pair, (L, M)."""
+        ...
 
 
 def dice(probability: Tensor, target: Tensor) -> Tensor:

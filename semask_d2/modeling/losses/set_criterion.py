@@ -26,6 +26,7 @@ class SetCriterion(nn.Module):
     masks over all processes.
     """
 
+    empty_weight: Tensor
     config_keys: ClassVar = {
         "num_classes": "MODEL.SEM_SEG_HEAD.NUM_CLASSES",
         "class_weight": "MODEL.MASK_FORMER.CLASS_WEIGHT",

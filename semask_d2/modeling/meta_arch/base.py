@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABCMeta, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,8 @@ from semask_d2.utils.arguments import require
 class Normalizer(nn.Module):
     """Pixel mean and standard deviation as buffers that follow the model's device and stay out of checkpoints."""
 
+    mean: Tensor
+    std: Tensor
     config_keys: ClassVar = {"pixel_mean": "MODEL.PIXEL_MEAN", "pixel_std": "MODEL.PIXEL_STD"}
 
     def __init__(self, pixel_mean: Sequence[float], pixel_std: Sequence[float]):
@@ -125,11 +127,11 @@ class SemanticSegmenter(nn.Module, metaclass=ABCMeta):
         and `width` are the dict's, or the image's own size.
         """
         if not self.training:
-            return [{"sem_seg": result.scores} for result in self.predict(batched_inputs, scores=True)]
+            return [{"sem_seg": cast(Tensor, result.scores)} for result in self.predict(batched_inputs, scores=True)]
         images, features = self.extract(batched_inputs)
         targets = build_targets(
             [x["sem_seg"] for x in batched_inputs],
-            images.tensor.shape[-2:],
+            (images.tensor.shape[-2], images.tensor.shape[-1]),
             num_classes=self.num_classes,
             ignore_label=self.ignore_label,
             device=self.device,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, cast
 
 from torch import Tensor, nn
 
@@ -19,6 +19,7 @@ from semask_d2.modeling.losses.targets import SemanticTargets
 from semask_d2.modeling.meta_arch.base import Normalizer, SemanticSegmenter, build_backbone_and_head, output_size
 from semask_d2.modeling.meta_arch.score_maps import ScoreMap, resized, row_elements, rows_of
 from semask_d2.modeling.transformer_decoders import MaskPredictions
+from semask_d2.modeling.transformer_decoders.base import MaskTransformerDecoder
 from semask_d2.utils.arguments import arguments_from, require
 from semask_d2.utils.errors import UserError
 
@@ -80,9 +81,10 @@ class SeMaskMaskFormer(SemanticSegmenter):
                 "them; set it to BranchMaskFormerHead, or MODEL.META_ARCHITECTURE to SeMaskFPN or Detectron2's "
                 "SemanticSegmentor"
             )
+        predictor = cast(MaskTransformerDecoder, sem_seg_head.predictor)
         mask_loss = (
             DenseMaskLoss()
-            if sem_seg_head.predictor.supervision == "dense"
+            if predictor.supervision == "dense"
             else PointMaskLoss(**arguments_from(cfg, PointMaskLoss.config_keys))
         )
         arguments = arguments_from(cfg, cls.config_keys)
@@ -102,7 +104,7 @@ class SeMaskMaskFormer(SemanticSegmenter):
 
     def score_maps(self, batched_inputs: list[dict], images: ImageList, predictions: MaskPredictions) -> list[ScoreMap]:
         """The final layer's predictions to scores, image by image."""
-        padded_size = images.tensor.shape[-2:]
+        padded_size = (images.tensor.shape[-2], images.tensor.shape[-1])
         per_image = zip(
             batched_inputs,
             images.image_sizes,
@@ -137,13 +139,13 @@ class SeMaskMaskFormer(SemanticSegmenter):
         cropped and resized. With `resize_masks_first` it is the mask logits that are cropped and resized.
         """
         probability = class_logits.softmax(-1)[:, :-1].contiguous()
-        padded = resized(rows_of(mask_logits), tuple(mask_logits.shape[-2:]), tuple(padded_size))
+        _, height, width = mask_logits.shape
+        padded = resized(rows_of(mask_logits), (height, width), padded_size)
 
-        def masks(start: int, stop: int) -> Tensor:
+        def cropped(start: int, stop: int) -> Tensor:
             return padded(start, stop)[:, : image_size[1]]
 
-        if self.resize_masks_first:
-            masks = resized(masks, image_size, output_size)
+        masks = resized(cropped, image_size, output_size) if self.resize_masks_first else cropped
 
         def scores(start: int, stop: int) -> Tensor:
             return masks(start, stop).sigmoid() @ probability

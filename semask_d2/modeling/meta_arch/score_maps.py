@@ -84,6 +84,7 @@ class ScoreMap(NamedTuple):
             if whole is None:
                 whole = part.new_empty(self.size + part.shape[2:])
             whole[start : start + len(part)] = part
+        assert whole is not None  # a map has rows
         return whole
 
     def _bands(self) -> Iterator[tuple[int, Tensor]]:

@@ -84,7 +84,7 @@ class SeMaskFPN(SemanticSegmenter):
 
     def score_maps(self, batched_inputs: list[dict], images: ImageList, predictions: Tensor) -> list[ScoreMap]:
         """The logits (B, K, h, w) of images of one size, straight from stride 4 to each one's output size."""
-        source = tuple(predictions.shape[-2:])
+        source = (predictions.shape[-2], predictions.shape[-1])
         sizes = map(output_size, batched_inputs, images.image_sizes)
         return [
             ScoreMap(resized(rows_of(x), source, size), size, row_elements(len(x), size, source), x.device)

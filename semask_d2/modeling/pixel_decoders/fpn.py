@@ -16,7 +16,7 @@ from semask_d2.modeling.pixel_decoders.base import (
     select_features,
     top_down_step,
 )
-from semask_d2.utils.arguments import arguments_from
+from semask_d2.utils.arguments import arguments_from, known
 
 
 @PIXEL_DECODER_REGISTRY.register()
@@ -32,8 +32,8 @@ class BasePixelDecoder(PixelDecoder):
         self.features = list(input_shape)
         coarsest = len(self.features)
         for k, name in enumerate(self.features[:-1], start=1):
-            add_top_down_step(self, k, input_shape[name].channels, conv_dim, norm, self.align)
-        channels = input_shape[self.features[-1]].channels
+            add_top_down_step(self, k, known(input_shape[name].channels), conv_dim, norm, self.align)
+        channels = known(input_shape[self.features[-1]].channels)
         self.add_module(f"layer_{coarsest}", ConvNorm(channels, conv_dim, 3, norm=norm, activation=F.relu))
         self.mask_features = ConvNorm(conv_dim, mask_dim, 3)
 

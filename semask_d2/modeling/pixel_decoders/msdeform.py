@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from semask_d2.d2 import ShapeSpec, configurable
-from semask_d2.modeling.layers.conv import ConvNorm
+from semask_d2.modeling.layers.conv import ConvNorm, zero_bias
 from semask_d2.modeling.layers.deformable_attention import MSDeformAttn, Size, reference_points
 from semask_d2.modeling.layers.position_encoding import sine_position_encoding
 from semask_d2.modeling.pixel_decoders.base import (
@@ -24,7 +24,7 @@ from semask_d2.modeling.pixel_decoders.base import (
     select_features,
     top_down_step,
 )
-from semask_d2.utils.arguments import arguments_from, require, value_of
+from semask_d2.utils.arguments import arguments_from, known, require, value_of
 from semask_d2.utils.registry import require_names
 
 FEEDFORWARD_DIM = 1024  # the released models', whatever MODEL.MASK_FORMER.DIM_FEEDFORWARD says
@@ -70,7 +70,7 @@ class DeformableTransformer(nn.Module):
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
         """Maps (B, C, h, w), coarse to fine -> maps of the same shapes."""
         channels, device = maps[0].shape[1], maps[0].device
-        sizes = [tuple(m.shape[-2:]) for m in maps]
+        sizes = [(m.shape[-2], m.shape[-1]) for m in maps]
         tokens = torch.cat([m.flatten(2).transpose(1, 2) for m in maps], dim=1)
         position = torch.cat(
             [
@@ -122,13 +122,11 @@ class MSDeformAttnPixelDecoder(PixelDecoder):
         require(num_heads >= 1 and conv_dim % num_heads == 0, self, "num_heads", wanted, num_heads)
         coarse = [name for name in reversed(input_shape) if name in encoder_features]
         self.encoder_features = coarse
-        self.input_proj = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(input_shape[name].channels, conv_dim, 1), nn.GroupNorm(32, conv_dim))
-            for name in coarse
-        )
-        for projection in self.input_proj:
-            nn.init.xavier_uniform_(projection[0].weight)
-            nn.init.zeros_(projection[0].bias)
+        convs = [nn.Conv2d(known(input_shape[name].channels), conv_dim, 1) for name in coarse]
+        self.input_proj = nn.ModuleList(nn.Sequential(conv, nn.GroupNorm(32, conv_dim)) for conv in convs)
+        for conv in convs:
+            nn.init.xavier_uniform_(conv.weight)
+            zero_bias(conv)
         self.transformer = DeformableTransformer(
             conv_dim,
             len(coarse),
@@ -137,7 +135,7 @@ class MSDeformAttnPixelDecoder(PixelDecoder):
             num_layers=num_encoder_layers,
         )
         self.mask_features = ConvNorm(conv_dim, mask_dim, 1)
-        finest = min(input_shape[name].stride for name in coarse)
+        finest = min(known(input_shape[name].stride) for name in coarse)
         wanted = f"a power of two from 4 to {finest}"
         require(
             common_stride in (4, 8, 16, 32) and common_stride <= finest, self, "common_stride", wanted, common_stride
@@ -145,7 +143,7 @@ class MSDeformAttnPixelDecoder(PixelDecoder):
         steps = int(math.log2(finest // common_stride))
         self.fine_features = list(input_shape)[:steps]
         for k, name in enumerate(self.fine_features, start=1):
-            add_top_down_step(self, k, input_shape[name].channels, conv_dim, norm, self.align)
+            add_top_down_step(self, k, known(input_shape[name].channels), conv_dim, norm, self.align)
 
     @classmethod
     def from_config(cls, cfg, input_shape):

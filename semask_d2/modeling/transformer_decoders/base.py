@@ -34,7 +34,7 @@ class MaskPredictions(NamedTuple):
         return MaskPredictions(*(x.float() for x in self))
 
 
-def build_transformer_decoder(cfg, in_channels: int) -> nn.Module:
+def build_transformer_decoder(cfg, in_channels: int) -> MaskTransformerDecoder:
     """The decoder named by `MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME`, on maps of `in_channels`.
 
     Its attribute `supervision` says where its masks are compared: "points" (Mask2Former) or "dense" (MaskFormer);
@@ -48,6 +48,8 @@ def build_transformer_decoder(cfg, in_channels: int) -> nn.Module:
 class MaskTransformerDecoder(nn.Module):
     """The arguments that every decoder takes, and what they may be."""
 
+    supervision: ClassVar[str]
+    multi_scale: ClassVar[bool]
     config_keys: ClassVar = {
         "num_classes": "MODEL.SEM_SEG_HEAD.NUM_CLASSES",
         "hidden_dim": "MODEL.MASK_FORMER.HIDDEN_DIM",

@@ -145,7 +145,8 @@ class MultiScaleMaskedTransformerDecoder(MaskTransformerDecoder):
         for projection, level, feature in zip(self.input_proj, self.level_embed.weight, maps, strict=True):
             x = projection(feature)
             tokens.append(x.flatten(2).transpose(1, 2) + level)
-            positions.append(sine_position_encoding(*x.shape[-2:], x.shape[1], x.device).flatten(1).T)
+            _, channels, height, width = x.shape
+            positions.append(sine_position_encoding(height, width, channels, x.device).flatten(1).T)
             # resizing is linear: the mask features once per level instead of every query's mask per layer
             guides.append(
                 F.interpolate(mask_features.detach(), size=x.shape[-2:], mode="bilinear", align_corners=False)

@@ -128,7 +128,8 @@ class StandardTransformerDecoder(MaskTransformerDecoder):
         """Maps (B, C, h, w), of which the last one is used, and mask features (B, C', H/4, W/4) -> predictions."""
         x = self.input_proj(maps[-1])
         tokens = x.flatten(2).transpose(1, 2)
-        position = sine_position_encoding(*x.shape[-2:], x.shape[1], x.device).flatten(1).T
+        _, channels, height, width = x.shape
+        position = sine_position_encoding(height, width, channels, x.device).flatten(1).T
         query_position = self.query_embed.weight
         queries = query_position.new_zeros(len(x), *query_position.shape)
         outputs = []

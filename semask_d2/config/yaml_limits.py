@@ -1,0 +1,68 @@
+"""How large a config file may be, so that none keeps the machine busy: in characters, values, depth, files."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import yaml
+
+from semask_d2.utils.errors import UserError
+
+MAX_CHARACTERS = 2**20  # of a file; a config has a few thousand
+MAX_VALUE = 50_000  # characters of one value
+MAX_NODES = 20_000  # keys, values, lists and sections of a file, each again where an alias repeats it
+MAX_DEPTH = 50  # of lists and sections within each other, and of files that start from each other
+MAX_FILES = 200  # in one config, each as often as it is named
+
+
+def read_text(path: Path) -> str:
+    """The text of a regular file. Raises `UserError` where it is longer than a config is, `OSError` and so on."""
+    if stat.S_ISDIR(mode := path.stat().st_mode):
+        raise UserError(f"{path}: cannot be read as a config file: Is a directory")
+    if not stat.S_ISREG(mode):  # a pipe would be waited for, a device may have no end
+        raise UserError(f"{path}: cannot be read as a config file: not a regular file; save it as one")
+    with path.open(encoding="utf-8") as file:
+        text = file.read(MAX_CHARACTERS + 1)
+    if len(text) > MAX_CHARACTERS:
+        raise UserError(f"{path}: larger than {MAX_CHARACTERS} characters, so no config file")
+    return text
+
+
+def check_structure(text: str, path: Path) -> None:
+    """Raise `UserError` where YAML `text` has more in it than a config; goes no further than that."""
+    sizes: dict[str, tuple[int, int]] = {}  # by anchor, nodes and depth of what it names
+    open_nodes: list[list] = []  # of each list and section around: its anchor, nodes and depth so far
+    total = 0
+    for event in yaml.parse(text, Loader=yaml.BaseLoader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            if event.anchor:
+                sizes.pop(event.anchor, None)
+            open_nodes.append([event.anchor, 0, 0])
+            if len(open_nodes) > MAX_DEPTH:
+                raise UserError(f"{path}: lists or sections more than {MAX_DEPTH} deep; a config needs a few")
+            continue
+        if isinstance(event, yaml.CollectionEndEvent):
+            anchor, nodes, depth = open_nodes.pop()
+            nodes, depth = nodes + 1, depth + 1
+        elif isinstance(event, yaml.AliasEvent):
+            anchor = None
+            if any(event.anchor == around for around, *_ in open_nodes):
+                raise UserError(f"{path}: the anchor &{event.anchor} holds itself; write the value out")
+            nodes, depth = sizes.get(event.anchor, (1, 0))
+        elif isinstance(event, yaml.ScalarEvent):
+            anchor, nodes, depth = event.anchor, 1, 0
+            if len(event.value) > MAX_VALUE:
+                raise UserError(f"{path}: a value of more than {MAX_VALUE} characters; a config needs a few")
+        else:
+            continue
+        if anchor:
+            sizes[anchor] = nodes, depth
+        if open_nodes:
+            open_nodes[-1][1] += nodes
+            open_nodes[-1][2] = max(open_nodes[-1][2], depth)
+        total = max(total + 1, nodes)
+        if total > MAX_NODES:
+            raise UserError(f"{path}: more than {MAX_NODES} values, aliases written out; a config needs a few hundred")
+        if depth + len(open_nodes) > MAX_DEPTH:
+            raise UserError(f"{path}: lists or sections more than {MAX_DEPTH} deep; a config needs a few")

@@ -1,0 +1,121 @@
+"""Config files that would keep the machine busy, or wait for ever: each is refused at once with one line."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from semask_d2.config import get_cfg, yaml_files
+from semask_d2.utils.errors import UserError
+
+LAUGHS = "a0: &a0 [1, 1]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 30))
+CHAIN = "a0: &a0 [1]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}]\n" for n in range(1, 3000))
+
+TOO_MUCH = {
+    "lists within lists": ("A: " + "[" * 5000 + "]" * 5000, "50 deep"),
+    "lists that never end": ("[" * 10**6, "50 deep"),
+    "sections within sections": ("A: " + "{a: " * 5000 + "1" + "}" * 5000, "50 deep"),
+    "sections in lines": ("\n".join(" " * n + "a:" for n in range(1000)), "50 deep"),
+    "lists in a line": ("- " * 5000 + "1", "50 deep"),
+    "billion laughs": (LAUGHS, "20000 values"),
+    "billion laughs by merging": (
+        LAUGHS.replace("[1, 1]", "{a: 1}").replace("[*", "{<<: [*").replace("]", "]}"),
+        "20000 values",
+    ),
+    "a chain of aliases": (CHAIN, "50 deep"),
+    "an anchor within itself": ("A: &a [1, *a]\n", "&a holds itself"),
+    "a section within itself": ("A: &a {b: {c: *a}}\n", "&a holds itself"),
+    "many values": ("A: [" + "1," * 400_000 + "]", "20000 values"),
+    "a large file": ("# " + "x" * 2**20, "larger than"),
+    "a long value": ("A: '" + "x" * 500_000 + "'", "50000 characters"),
+    "a number in base 60": ("A: " + "1:" * 400_000 + "1", "50000 characters"),
+    "a number of many digits": ("A: " + "1" * 15_000, "a.yaml"),
+}
+
+
+def refusal(path: Path) -> str:
+    """The one line with which a file is refused, at once."""
+    started = time.perf_counter()
+    with pytest.raises(UserError) as caught:
+        get_cfg(path)
+    assert time.perf_counter() - started < 5
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 1000 + len(str(path))
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(("text", "reason"), TOO_MUCH.values(), ids=TOO_MUCH.keys())
+def test_more_than_a_config_has(tmp_path: Path, text: str, reason: str) -> None:
+    (tmp_path / "a.yaml").write_text(text)
+    message = refusal(tmp_path / "a.yaml")
+    assert str(tmp_path / "a.yaml") in message
+    assert reason in message
+
+
+@pytest.mark.parametrize(
+    "text", ["D: 2024-13-45", "N: 0b_", 'T: "\\UFFFFFFFF"', "N: " + "1:" * 400 + "1.5", "? {a: b}"]
+)
+def test_values_that_cannot_be_read(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.yaml").write_text(text)
+    assert str(tmp_path / "a.yaml") in refusal(tmp_path / "a.yaml")
+
+
+def test_an_alias_is_no_offence(tmp_path: Path) -> None:
+    text = "SOLVER: &s {MAX_ITER: 7}\nINPUT: {MIN_SIZE_TRAIN: &sizes [480, 512], MIN_SIZE_TEST: 5}\n"
+    (tmp_path / "a.yaml").write_text(text + "MODEL: {SWIN: {DEPTHS: *sizes}}\n")
+    assert get_cfg(tmp_path / "a.yaml").MODEL.SWIN.DEPTHS == [480, 512]
+
+
+# Bases
+
+
+def test_a_diamond_reads_each_file_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each level names the next one twice, which makes 2 ** 25 ways to the last."""
+    read = []
+    real = yaml_files.read_text
+    monkeypatch.setattr(yaml_files, "read_text", lambda path: read.append(path) or real(path))
+    for level in range(25):
+        base = f"_BASE_: [{level + 1}.yaml, {level + 1}.yaml]\nSOLVER: {{MAX_ITER: {level + 1}}}\n"
+        (tmp_path / f"{level}.yaml").write_text(base)
+    (tmp_path / "25.yaml").write_text("SOLVER: {BASE_LR: 0.5, MAX_ITER: 99}\n")
+    solver = get_cfg(tmp_path / "0.yaml").SOLVER
+    assert (solver.BASE_LR, solver.MAX_ITER) == (0.5, 1)
+    assert len(read) == len(set(read)) == 26
+
+
+def test_later_bases_win_also_where_a_file_is_named_again(tmp_path: Path) -> None:
+    (tmp_path / "one.yaml").write_text("SOLVER: {MAX_ITER: 1, IMS_PER_BATCH: 1}\n")
+    (tmp_path / "two.yaml").write_text("SOLVER: {MAX_ITER: 2}\n")
+    for names, expected in {"one, two": (2, 1), "two, one": (1, 1), "one, two, one": (1, 1)}.items():
+        listed = ", ".join(f"{name.strip()}.yaml" for name in names.split(","))
+        (tmp_path / "a.yaml").write_text(f"_BASE_: [{listed}]\n")
+        solver = get_cfg(tmp_path / "a.yaml").SOLVER
+        assert expected == (solver.MAX_ITER, solver.IMS_PER_BATCH)
+
+
+def test_too_many_files(tmp_path: Path) -> None:
+    (tmp_path / "one.yaml").write_text("SOLVER: {MAX_ITER: 1}\n")
+    (tmp_path / "a.yaml").write_text("_BASE_: [" + "one.yaml, " * 1000 + "]\n")
+    assert "more than 200 files" in refusal(tmp_path / "a.yaml")
+    for number in range(500):
+        (tmp_path / f"{number}.yaml").write_text(f"_BASE_: {number + 1}.yaml\n")
+    assert "50 in a row" in refusal(tmp_path / "0.yaml")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes among its files")
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.yaml")
+    (tmp_path / "a.yaml").write_text("_BASE_: pipe.yaml\n")
+    for path in (tmp_path / "a.yaml", tmp_path / "pipe.yaml"):
+        message = refusal(path)
+        assert "pipe.yaml: cannot be read as a config file: not a regular file" in message
+
+
+@pytest.mark.parametrize("name", ["x" * 300 + ".yaml", '"a\\0b.yaml"', '"\\uD800.yaml"', "loop.yaml", "a.yaml/b.yaml"])
+def test_a_base_that_cannot_be_a_file(tmp_path: Path, name: str) -> None:
+    (tmp_path / "loop.yaml").symlink_to("loop.yaml")
+    (tmp_path / "a.yaml").write_text(f"_BASE_: {name}\n")
+    assert str(tmp_path / "a.yaml") in refusal(tmp_path / "a.yaml")
