@@ -1,7 +1,5 @@
 """A Detectron2 LazyConfig of the small model of configs/toy_scenes, each part with its own arguments."""
 
-from semask_d2.modeling.meta_arch.images import Normalizer
-
 from semask_d2.d2 import ShapeSpec
 from semask_d2.modeling.backbones import D2SeMaskSwinTransformer
 from semask_d2.modeling.backbones.base import SemanticSettings
@@ -9,6 +7,7 @@ from semask_d2.modeling.heads import BranchMaskFormerHead
 from semask_d2.modeling.losses.mask_losses import PointMaskLoss
 from semask_d2.modeling.losses.set_criterion import SetCriterion
 from semask_d2.modeling.meta_arch import SeMaskMaskFormer
+from semask_d2.modeling.meta_arch.base import Normalizer
 from semask_d2.modeling.pixel_decoders import MSDeformAttnPixelFANDecoder
 from semask_d2.modeling.transformer_decoders import MultiScaleMaskedTransformerDecoder
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
-import logging
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run in parallel, and threads would fight for the cores
@@ -15,9 +15,10 @@ import pytest
 import torch
 
 from semask_d2.config import get_cfg
-from semask_d2.d2 import build_model, setup_logger
+from semask_d2.d2 import build_model
 from semask_d2.data.datasets import toy_scenes
 from tests.helpers.commands import ROOT, TINY, TOY_CONFIG
+from tests.helpers.loggers import restored_loggers
 
 
 @pytest.fixture(scope="session")
@@ -82,8 +83,6 @@ def in_process(toy_data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
 
     It is quicker, and a test can put obstacles in the way.
     """
-    loggers = [logging.getLogger(name) for name in ("fvcore", "detectron2", "semask_d2")]
-    before = [(x, x.level, x.propagate, list(x.handlers)) for x in loggers]
 
     def call(script: str, *arguments: object, env: dict[str, str] | None = None) -> tuple[int, str, str]:
         for name, value in (env or {}).items():
@@ -92,25 +91,12 @@ def in_process(toy_data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         capsys.readouterr()
-        try:
+        with restored_loggers():
             code = module.command_line([str(word) for word in arguments])
-        finally:
-            _restore(before)
         return code, *capsys.readouterr()
 
     monkeypatch.setattr(sys, "path", list(sys.path))  # the demo puts the project's folder there
     return call
-
-
-def _restore(loggers: list) -> None:
-    """Undo what a job's `setup_logger` did: its handlers write to files and streams of a test that is over."""
-    for logger, level, propagate, handlers in loggers:
-        for handler in set(logger.handlers) - set(handlers):
-            handler.close()
-        logger.setLevel(level)
-        logger.propagate = propagate
-        logger.handlers[:] = handlers
-    setup_logger.cache_clear()
 
 
 @pytest.fixture(scope="session")
@@ -128,3 +114,9 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _loggers() -> Iterator[None]:
+    with restored_loggers():
+        yield

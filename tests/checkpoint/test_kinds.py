@@ -20,12 +20,12 @@ from tests.helpers.small_models import (
     backbone_state,
     microsoft_swin,
     mit_model,
-    randomize,
     released,
     same,
     snapshot,
     swin_model,
 )
+from tests.helpers.tiny_model import randomize
 
 
 def load(model: SmallModel, content: dict, folder: Path, **kwargs: bool) -> LoadReport:
@@ -99,7 +99,7 @@ def test_timms_swin_computes_the_same(tmp_path: Path, publisher: str) -> None:
         SwinTransformer(
             img_size=256, patch_size=4, window_size=4, embed_dim=8, depths=(2, 2, 2, 2), num_heads=(1, 2, 2, 4)
         )
-    )
+    ).eval()
     state = snapshot(theirs)
     if publisher == "Microsoft":
         for i in range(1, 4):

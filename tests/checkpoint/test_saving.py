@@ -76,6 +76,7 @@ def test_a_failed_write_leaves_the_older_file(tmp_path: Path, monkeypatch: pytes
     assert [file.name for file in tmp_path.iterdir()] == ["w.safetensors"]
 
 
+@pytest.mark.slow
 def test_the_export_tool(tmp_path: Path, run) -> None:
     source = swin_model()
     data = {"model": snapshot(source), "trainer": {"big": torch.ones(3)}, "semantic_windows": [4, 4, None, None]}

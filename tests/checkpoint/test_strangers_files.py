@@ -65,6 +65,7 @@ INTO_MEMORY = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", FORMATS)
 def test_no_file_reaches_into_memory(tmp_path: Path, kind: str) -> None:
     """Each is read in a process of its own, as a wrong pointer would end it."""
@@ -129,6 +130,7 @@ def test_steps_that_plain_data_does_not_need(tmp_path: Path, steps: bytes) -> No
         read_checkpoint(tmp_path / "w.pkl")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", FORMATS)
 @pytest.mark.parametrize("link", [b"\x85", b"q\x00h\x00\x86"], ids=["nested", "from the memo"])
 def test_keys_of_tuples_within_tuples(tmp_path: Path, kind: str, link: bytes) -> None:

@@ -1,4 +1,4 @@
-"""What several tests of the seam share: logs that stay as they were, and a small training run."""
+"""What several tests of the seam share: the logs of Detectron2, and a small training run."""
 
 from __future__ import annotations
 
@@ -8,21 +8,6 @@ import pytest
 
 from semask_d2 import d2
 from tests.helpers.toy_run import Run
-
-
-@pytest.fixture(autouse=True)
-def _restore_loggers():
-    """Take away the handlers that a test adds to the loggers of Detectron2 and fvcore."""
-    before = {}
-    for name in ("detectron2", "fvcore"):
-        logger = logging.getLogger(name)
-        before[logger] = (logger.level, logger.propagate, list(logger.handlers))
-    yield
-    for logger, (level, propagate, handlers) in before.items():
-        logger.setLevel(level)
-        logger.propagate = propagate
-        logger.handlers[:] = handlers
-    d2.setup_logger.cache_clear()
 
 
 @pytest.fixture

@@ -172,6 +172,7 @@ def _rank_main(folder):
     torch.save(seen, f"{folder}/{rank}.pth")
 
 
+@pytest.mark.slow
 def test_launched_processes_know_and_reach_each_other(tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # two ranks need not find two GPUs
     launch(_rank_main, 2, dist_url="auto", args=(str(tmp_path),))

@@ -146,6 +146,7 @@ def test_a_picture_beyond_the_limit_is_refused_by_its_header(tmp_path, read, mon
             read(tmp_path / "a.bmp")
 
 
+@pytest.mark.slow
 def test_large_pictures_within_the_limit_are_read_without_a_warning(tmp_path):
     Image.new("L", (10000, 9001), 7).save(tmp_path / "a.png")  # where Pillow begins to warn
     program = (

@@ -16,6 +16,7 @@ from semask_d2.engine.failures import explain
 from semask_d2.utils.errors import UserError
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 def test_a_worker_whose_parent_has_ended_ends_too() -> None:
     code = "import os; from semask_d2.data.workers import start_worker"
@@ -26,6 +27,7 @@ def test_a_worker_whose_parent_has_ended_ends_too() -> None:
     assert (kept.returncode, kept.stdout) == (0, "on\n")
 
 
+@pytest.mark.slow
 def test_workers_leave_ctrl_c_to_the_trainer() -> None:
     code = "import os, signal; from semask_d2.data.workers import start_worker; start_worker(0, parent=os.getppid())"
     code += "; os.kill(os.getpid(), signal.SIGINT); print('on')"

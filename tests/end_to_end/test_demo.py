@@ -321,6 +321,7 @@ def test_a_name_that_is_too_long_is_one_line(demo, home: Path, words: str, expec
     assert_refused(demo(*words.replace("NAME", 300 * "n").split()), expected)
 
 
+@pytest.mark.slow
 def test_images_of_every_mode_are_drawn(demo, home: Path) -> None:
     rgb = Image.open("photo.jpg")
     Path("modes").mkdir()

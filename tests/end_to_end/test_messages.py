@@ -126,6 +126,7 @@ def test_debug_shows_the_traceback(in_process) -> None:
     assert "Traceback" in err
 
 
+@pytest.mark.slow
 def test_an_error_in_one_of_two_processes(run, tmp_path: Path) -> None:
     options = ("SOLVER.BASE_LR", "1e30", "SOLVER.WARMUP_ITERS", "0", "SOLVER.MAX_ITER", "20", "DATASETS.TEST", "()")
     flags = ("--config-file", TOY_CONFIG, "--num-gpus", "2", "--dist-url", "auto")

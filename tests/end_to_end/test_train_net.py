@@ -56,6 +56,7 @@ def test_training_leaves_a_whole_run_folder_and_eval_only_repeats_its_miou(train
     assert last_miou(evaluated) == last_miou((trained / "stdout.txt").read_text())
 
 
+@pytest.mark.slow
 def test_a_run_folder_alone_is_enough_to_evaluate(train, run, trained: Path) -> None:
     arguments = ("--config-file", trained / "config.yaml", "--eval-only", "--resume")
     code, out, err = run("train_net.py", *arguments)
@@ -63,6 +64,7 @@ def test_a_run_folder_alone_is_enough_to_evaluate(train, run, trained: Path) -> 
     assert last_miou(out)
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_weights(train, command, tmp_path: Path) -> None:
     options = ("SOLVER.MAX_ITER", "8", "SOLVER.CHECKPOINT_PERIOD", "3", "DATASETS.TEST", "()")
     assert train(*options, "OUTPUT_DIR", tmp_path / "whole")[0] == 0
@@ -82,6 +84,7 @@ def test_a_killed_run_resumes_to_the_same_weights(train, command, tmp_path: Path
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
+@pytest.mark.slow
 def test_two_processes_train_evaluate_and_agree_with_torchrun(train, run, tmp_path: Path) -> None:
     options = (*SHORT, "MODEL.SWIN.DROP_PATH_RATE", "0.0")
     spawned, elastic = tmp_path / "spawned", tmp_path / "elastic"
@@ -101,6 +104,7 @@ def test_two_processes_train_evaluate_and_agree_with_torchrun(train, run, tmp_pa
     assert last_miou(train(*evaluation, flags=("--eval-only",))[1]) == last_miou(out)
 
 
+@pytest.mark.slow
 def test_gradient_accumulation_takes_the_same_images(train, tmp_path: Path) -> None:
     options = ("SOLVER.MAX_ITER", "1", "DATASETS.TEST", "()", "MODEL.SWIN.DROP_PATH_RATE", "0.0")
     code, _, err = train(*options, "OUTPUT_DIR", tmp_path, "SOLVER.GRADIENT_ACCUMULATION_STEPS", "2")
@@ -108,6 +112,7 @@ def test_gradient_accumulation_takes_the_same_images(train, tmp_path: Path) -> N
     assert (tmp_path / "model_final.pth").exists()
 
 
+@pytest.mark.slow
 def test_a_new_run_moves_an_earlier_one_aside(train, tmp_path: Path) -> None:
     options = ("SOLVER.MAX_ITER", "1", "DATASETS.TEST", "()", "OUTPUT_DIR", tmp_path)
     (tmp_path / "model_final.pth").write_bytes(b"precious")
@@ -120,6 +125,7 @@ def test_a_new_run_moves_an_earlier_one_aside(train, tmp_path: Path) -> None:
     assert weights(tmp_path / "model_final.pth")
 
 
+@pytest.mark.slow
 def test_fine_tuning_starts_from_weights_at_iteration_zero(train, trained: Path, tmp_path: Path) -> None:
     options = ("SOLVER.MAX_ITER", "1", "SOLVER.BASE_LR", "0.0", "SOLVER.WEIGHT_DECAY", "0.0", "DATASETS.TEST", "()")
     start = trained / "model_final.pth"
@@ -130,6 +136,7 @@ def test_fine_tuning_starts_from_weights_at_iteration_zero(train, trained: Path,
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+@pytest.mark.slow
 def test_the_demo_draws_with_a_run_of_the_trainer(run, trained: Path, toy_root: Path, tmp_path: Path) -> None:
     image = toy_root / "toy_scenes/images/validation/0000.jpg"
     words = ("--weights", trained / "model_best.pth", "--input", image, "--output", tmp_path, "--semantic-priors")

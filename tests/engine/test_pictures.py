@@ -35,6 +35,7 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in (folder / "pictures").iterdir())
 
 
+@pytest.mark.slow
 def test_each_evaluation_draws_the_same_images(hook: PredictionPictures, tmp_path: Path) -> None:
     hook.after_step()
     assert not (tmp_path / "pictures").exists()

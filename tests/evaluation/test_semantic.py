@@ -128,6 +128,7 @@ def evaluate_share(rank: int, folder: Path) -> None:
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_unreadable_label_files_are_counted_over_processes(tmp_path) -> None:
     labeled_inputs(tmp_path, 6, {0, 3, 4, 5})  # some of the first process's, all of the second's
     torch.multiprocessing.spawn(evaluate_share, (tmp_path,), nprocs=2)

@@ -1,4 +1,7 @@
-"""Small models with the backbone of this project, and heads that only have the names of the real ones."""
+"""Small models with the backbone of this project, and heads that only have the names of the real ones.
+
+They are for the layouts of weight files; tiny_model.py has whole models that compute something.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from torch import Tensor, nn
 from semask_d2.modeling.backbones.base import SemanticSettings
 from semask_d2.modeling.backbones.mit import D2SeMaskMixTransformer
 from semask_d2.modeling.backbones.swin import D2SeMaskSwinTransformer
+from tests.helpers.tiny_model import randomize
 
 CLASSES = 19
 # tensors of each head, under the names of this project
@@ -70,7 +74,7 @@ def swin_model(
     backbone = D2SeMaskSwinTransformer(
         semantic=settings, embed_dim=8, depths=(2, 2, 2, 2), num_heads=(1, 2, 2, 4), window_size=window, **kwargs
     )
-    return randomize(SmallModel(backbone, HEADS[head]))
+    return randomize(SmallModel(backbone, HEADS[head])).eval()
 
 
 def mit_model() -> SmallModel:
@@ -79,15 +83,7 @@ def mit_model() -> SmallModel:
     backbone = D2SeMaskMixTransformer(
         semantic=settings, embed_dims=(8, 8, 16, 16), depths=(1, 1, 1, 1), num_heads=(1, 1, 2, 2)
     )
-    return randomize(SmallModel(backbone, HEADS["FPN"]))
-
-
-def randomize(model: nn.Module) -> nn.Module:
-    """Make every parameter random, so that none keeps a value that two models share by their initialization."""
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    return model.eval()
+    return randomize(SmallModel(backbone, HEADS["FPN"])).eval()
 
 
 def snapshot(model: nn.Module) -> dict[str, Tensor]:

@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from torch import Tensor, nn
 
 import semask_d2
 from semask_d2.d2 import CfgNode
+from tests.helpers.commands import TINY_MODEL, TOY_CONFIG
 
-ROOT = Path(__file__).resolve().parents[2]
 CLASSES = 6
-OPTIONS = {
-    "MODEL.DEVICE": "cpu",
-    "MODEL.SWIN.EMBED_DIM": 16,
+# two blocks in a stage, so that one has shifted windows; sides that differ, so that no mix-up of them goes unseen
+OPTIONS = TINY_MODEL | {
     "MODEL.SWIN.DEPTHS": [1, 2, 1, 1],
     "MODEL.SWIN.NUM_HEADS": [1, 2, 2, 4],
-    "MODEL.SWIN.WINDOW_SIZE": 4,
-    "MODEL.SWIN.SEM_WINDOW_SIZE": 4,
     "MODEL.SEM_SEG_HEAD.NUM_CLASSES": CLASSES,
-    "MODEL.SEM_SEG_HEAD.CONVS_DIM": 32,
     "MODEL.SEM_SEG_HEAD.MASK_DIM": 16,
-    "MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS": 1,
-    "MODEL.MASK_FORMER.HIDDEN_DIM": 32,
     "MODEL.MASK_FORMER.DIM_FEEDFORWARD": 48,
     "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES": 8,
     "MODEL.MASK_FORMER.DEC_LAYERS": 5,
@@ -35,7 +27,7 @@ def tiny_cfg(**options: object) -> CfgNode:
     """The config of the toy model, smaller; `options` by their keys with `__` for the dots."""
     wanted = OPTIONS | {key.replace("__", "."): value for key, value in options.items()}
     opts = [text for key, value in wanted.items() for text in (key, value)]
-    return semask_d2.get_cfg(ROOT / "configs/toy_scenes/semask_swin_mini_msfapn_m2f.yaml", opts)
+    return semask_d2.get_cfg(TOY_CONFIG, opts)
 
 
 def randomize(module: nn.Module, std: float = 0.1) -> nn.Module:

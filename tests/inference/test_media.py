@@ -179,6 +179,7 @@ except UserError as error:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="limits of a process's files are POSIX's")
 def test_a_video_that_the_system_cuts_does_not_replace_an_older_one(tmp_path: Path) -> None:
     (tmp_path / "clip.mp4").write_bytes(b"older")

@@ -1,8 +1,7 @@
-"""What the interoperation tests share: running documented examples, a small model, and quiet loggers."""
+"""What the interoperation tests share: running documented examples, a small model, and a small data set."""
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ import torch
 from PIL import Image
 
 from semask_d2 import get_cfg
-from semask_d2.d2 import CfgNode, DatasetCatalog, MetadataCatalog, setup_logger
+from semask_d2.d2 import CfgNode, DatasetCatalog, MetadataCatalog
 from tests.helpers.commands import ROOT, TINY, TOY_CONFIG
 from tests.helpers.examples import EXAMPLES
 
@@ -61,16 +60,3 @@ def boxes(tmp_path: Path):
     if "boxes" in DatasetCatalog.list():
         DatasetCatalog.remove("boxes")
         MetadataCatalog.remove("boxes")
-
-
-@pytest.fixture(autouse=True)
-def _quiet_loggers():
-    """Take away the handlers that Detectron2's trainers add: they write to streams of a test that is over."""
-    loggers = [logging.getLogger(name) for name in ("fvcore", "detectron2", "semask_d2")]
-    before = [(x, x.level, x.propagate, list(x.handlers)) for x in loggers]
-    yield
-    for logger, level, propagate, handlers in before:
-        logger.setLevel(level)
-        logger.propagate = propagate
-        logger.handlers[:] = handlers
-    setup_logger.cache_clear()

@@ -12,7 +12,7 @@ import torch
 from tests.helpers.commands import ROOT, TINY, TOY_CONFIG
 from tests.helpers.examples import NEEDS_DETECTRON2
 
-pytestmark = NEEDS_DETECTRON2
+pytestmark = [NEEDS_DETECTRON2, pytest.mark.slow]
 
 SIDES = ("native", "detectron2")
 # prints what a run with these options starts from, and its first losses
@@ -21,14 +21,15 @@ import hashlib, json, sys
 from semask_d2 import get_cfg
 from semask_d2.d2 import BACKEND
 from semask_d2.engine import Trainer
-from semask_d2.engine.launch import argument_parser, setup
+from semask_d2.engine.launch import argument_parser
+from semask_d2.engine.setup import setup
 
 def digest(tensors):
     return hashlib.sha256(b"".join(x.contiguous().numpy().tobytes() for x in tensors)).hexdigest()
 
 args = argument_parser().parse_args(sys.argv[1:])
 cfg = get_cfg(args.config_file, args.opts)
-setup(cfg, args)
+setup(cfg, training=True, resume=False)
 trainer = Trainer(cfg)
 state = trainer.model.state_dict()
 weights = digest(state.values())

@@ -206,6 +206,7 @@ def test_segmentation(name: str) -> None:
         assert (mine == theirs).mean() >= 0.999
 
 
+@pytest.mark.slow
 @each_case
 def test_losses(name: str) -> None:
     """Exact ones to 1e-3; those on random points in the mean of 64 seeds."""

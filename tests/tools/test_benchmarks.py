@@ -5,9 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 from tests.helpers.commands import ROOT
 
 
+@pytest.mark.slow
 def test_labels_from_scores() -> None:
     command = [sys.executable, "benchmarks/labels_from_scores.py", "--size", "16", "32", "--queries", "3"]
     done = subprocess.run(

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from semask_d2 import build_model, get_cfg
-from tests.helpers.tiny_model import ROOT
+from tests.helpers.commands import ROOT
 
 RECIPES = sorted((ROOT / "configs").rglob("semask_*.yaml"))
 KINDS = ("semask_swin_l_m2f", "semask_swin_l_msfapn_m2f", "semask_swin_l_mf", "semask_swin_l_fpn")
@@ -33,6 +33,7 @@ def test_every_recipe_can_be_built(path: Path) -> None:
     assert {model.backbone.output_shape()[f"sem{i}"].channels for i in range(2, 6)} == {classes}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", KINDS)
 def test_forward_and_training_step(config: str) -> None:
     options = ["MODEL.DEVICE", "cpu", "INPUT.SIZE_DIVISIBILITY", "-1"]  # Semantic FPN would pad to its crop

@@ -14,7 +14,8 @@ from semask_d2.d2 import build_model
 from semask_d2.modeling.meta_arch import score_maps
 from semask_d2.modeling.meta_arch.score_maps import ScoreMap, resized, row_elements, rows_of
 from semask_d2.modeling.transformer_decoders import MaskPredictions
-from tests.helpers.tiny_model import ROOT, make_inputs, randomize, tiny_cfg
+from tests.helpers.commands import ROOT
+from tests.helpers.tiny_model import make_inputs, randomize, tiny_cfg
 
 sides = st.integers(1, 23)
 sizes = st.tuples(sides, sides)

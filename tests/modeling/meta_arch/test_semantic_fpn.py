@@ -11,7 +11,8 @@ from semask_d2 import get_cfg
 from semask_d2.config.merging import merge_file
 from semask_d2.d2 import build_model
 from semask_d2.data import build_mapper
-from tests.helpers.tiny_model import CLASSES, ROOT, make_inputs, randomize, tiny_cfg
+from tests.helpers.commands import ROOT
+from tests.helpers.tiny_model import CLASSES, make_inputs, randomize, tiny_cfg
 
 
 def build(**options: object) -> nn.Module:

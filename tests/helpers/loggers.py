@@ -1,0 +1,28 @@
+"""Logs that stay as they were: a job adds handlers that write to files and streams of a test that is soon over."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from semask_d2.d2 import setup_logger
+
+NAMES = ("fvcore", "detectron2", "semask_d2")
+
+
+@contextmanager
+def restored_loggers() -> Iterator[None]:
+    """Undo, at the end, what happened within it to the loggers that `setup_logger` sets up."""
+    loggers = [logging.getLogger(name) for name in NAMES]
+    before = [(x, x.level, x.propagate, list(x.handlers)) for x in loggers]
+    try:
+        yield
+    finally:
+        for logger, level, propagate, handlers in before:
+            for handler in set(logger.handlers) - set(handlers):
+                handler.close()
+            logger.setLevel(level)
+            logger.propagate = propagate
+            logger.handlers[:] = handlers
+        setup_logger.cache_clear()
