@@ -124,10 +124,8 @@ def build_poly_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> Lamb
     return LambdaLR(optimizer, factor)
 
 
-def clip_gradients(
-    parameters: Iterable[nn.Parameter], kind: str, *, limit: Any, norm_type: float = 2.0
-) -> None:
-    """Clip gradients in place to `limit`, a number or a tensor of one, as the `kind` of SOLVER.CLIP_GRADIENTS.CLIP_TYPE says.
+def clip_gradients(parameters: Iterable[nn.Parameter], kind: str, *, limit: Any, norm_type: float = 2.0) -> None:
+    """Clip gradients in place to `limit`, a number or a tensor, as the `kind` of SOLVER.CLIP_GRADIENTS.CLIP_TYPE says.
 
     "full_model" clips the norm of all gradients together, "norm" that of each parameter's gradient, "value" each of
     their elements.

@@ -1,0 +1,62 @@
+"""Where the settings of a config come from."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from semask_d2.config.finding import configs_folder, find_config
+from semask_d2.config.merging import all_keys, get_cfg
+from semask_d2.config.yaml_files import bases_of, located, read_values, read_yaml
+from semask_d2.d2 import CfgNode
+from semask_d2.utils.arguments import value_of
+
+DEFAULT, COMMAND_LINE = "default", "command line"
+
+
+def config_with_sources(
+    config_file: str | os.PathLike, opts: list[str] | tuple[str, ...] = ()
+) -> tuple[CfgNode, dict[str, str]]:
+    """`get_cfg` of these, and for every key of it where its value was set last: a file, "command line" or "default"."""
+    cfg = get_cfg(config_file, opts)
+    sources = dict.fromkeys(all_keys(cfg), DEFAULT)
+    for path, values in files_of(find_config(config_file)):
+        sources |= dict.fromkeys(leaves(values), name_of(path))
+    sources |= dict.fromkeys(opts[::2], COMMAND_LINE)
+    return cfg, {key: source for key, source in sources.items() if key in set(all_keys(cfg))}
+
+
+def files_of(path: Path) -> list[tuple[Path, dict]]:
+    """The files that a config is made of with their own values, later ones on top of earlier ones."""
+    read_yaml(path, chain=())  # says what is wrong with any of them
+
+    def walk(path: Path) -> list[tuple[Path, dict]]:
+        values = read_values(path, (), None)
+        bases = bases_of(values, path)
+        return [file for base in bases for file in walk(located(base, path))] + [(path, values)]
+
+    return walk(path)
+
+
+def leaves(values: dict[str, Any], prefix: str = "") -> list[str]:
+    """The dotted keys of nested values."""
+    keys: list[str] = []
+    for key, value in values.items():
+        keys += leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else [f"{prefix}{key}"]
+    return keys
+
+
+def name_of(path: Path) -> str:
+    """A file's path, short for a config of the package."""
+    folder, path = configs_folder().resolve(), path.resolve()
+    return f"configs/{path.relative_to(folder).as_posix()}" if path.is_relative_to(folder) else str(path)
+
+
+def table(cfg: CfgNode, sources: dict[str, str], *, defaults: bool) -> str:
+    """A line for each setting: key, value and source, aligned; those at their default only with `defaults`."""
+    shown = [key for key in sorted(sources) if defaults or sources[key] != DEFAULT]
+    texts = {key: repr(value_of(cfg, key)) for key in shown}
+    widths = [max(map(len, column), default=0) for column in (shown, texts.values())]
+    width = min(widths[1], 60)
+    return "\n".join(f"{key:{widths[0]}}  {texts[key]:{width}}  # {sources[key]}" for key in shown)
