@@ -18,7 +18,7 @@ STEPS = [step for job in WORKFLOW["jobs"].values() for step in job["steps"]]
 COMMANDS = [line for step in STEPS for line in step.get("run", "").splitlines()]
 FORMS = sorted((ROOT / ".github/ISSUE_TEMPLATE").glob("*.yml"))
 FOLDERS = (".", ".github", "configs", "datasets", "docs", "tests")
-MAPS = ("CONTRIBUTING", "SECURITY")
+MAPS = ("CONTRIBUTING", "README", "SECURITY")
 PAGES = sorted(page for folder in FOLDERS for page in (ROOT / folder).glob("*.md"))
 
 

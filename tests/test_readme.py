@@ -1,4 +1,4 @@
-"""The README's commands name what exists: scripts, options, configs. (The first two are run whole by .ci/run.)"""
+"""The README's commands name what exists: programs, options, configs. (The first two are run whole by .ci/run.)"""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from semask_d2 import get_cfg
+from semask_d2.__main__ import COMMANDS as SUBCOMMANDS
 from semask_d2.commands.predict import argument_parser as demo_parser
+from semask_d2.commands.show_config import argument_parser as config_parser
 from semask_d2.engine.launch import argument_parser as train_parser
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -19,34 +21,44 @@ COMMANDS = [
     command.strip()
     for language, block in BLOCKS
     if language == "bash"
-    for line in block.splitlines()
+    for line in block.replace("\\\n", " ").splitlines()
     for command in line.split("&&")
 ]
-SCRIPTS = [command for command in COMMANDS if ".py " in command and "pip" not in command]
+PROGRAMS = [command for command in COMMANDS if (".py " in command or "semask " in command) and "pip" not in command]
 
 
 def test_the_first_block_is_the_two_commands() -> None:
-    language, block = BLOCKS[0]
-    assert language == "bash"
-    first, second = block.strip().splitlines()
+    language, block = next(block for block in BLOCKS if block[0] == "bash")
+    assert (language, block) == BLOCKS[0]
+    first, second = block.strip().replace("\\\n", " ").splitlines()
     assert first.startswith("python3 -m venv ")
-    assert "train_net.py --config-file" in first
+    assert all(f".venv/bin/semask {name} " in first for name in ("train", "predict", "eval"))
     assert second.endswith("pytest -n auto")
 
 
-@pytest.mark.parametrize("command", SCRIPTS)
+def test_there_are_programs() -> None:
+    assert len(PROGRAMS) > 12
+
+
+@pytest.mark.parametrize("command", PROGRAMS)
 def test_commands_parse(command: str) -> None:
     words = shlex.split(command)
-    position = next(i for i, word in enumerate(words) if word.endswith(".py"))
-    script, arguments = words[position], words[position + 1 :]
-    assert (ROOT / script).is_file()
-    if script == "train_net.py":
-        args = train_parser().parse_args(arguments)
-        get_cfg(ROOT / args.config_file, args.opts)
-    elif script == "demo/demo.py":
-        demo_parser().parse_args(arguments)
+    position = next(i for i, word in enumerate(words) if word.endswith((".py", "semask")))
+    program, arguments = words[position], words[position + 1 :]
+    if program.endswith("semask"):
+        program, *arguments = arguments
+        assert program in SUBCOMMANDS
     else:
-        help_text = (ROOT / script).read_text()
+        assert (ROOT / program).is_file()
+    if program in ("train_net.py", "train", "eval"):
+        args = train_parser().parse_args(arguments)
+        get_cfg(args.config_file, args.opts)
+    elif program in ("demo/demo.py", "predict"):
+        demo_parser().parse_args(arguments)
+    elif program == "config":
+        get_cfg(config_parser().parse_args(arguments).config_file)
+    else:
+        help_text = (ROOT / program).read_text()
         assert all(word in help_text for word in arguments if word.startswith("--"))
 
 

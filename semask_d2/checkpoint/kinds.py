@@ -22,8 +22,8 @@ class Kind(NamedTuple):
     """A kind of checkpoint.
 
     It has a tensor whose name matches each of `holds` and none that matches `lacks`. `rename` gives our name of a
-    tensor, or None to leave it out. `anew` matches the names that a model starting its training from such a
-    checkpoint initializes itself, and `anew_words` says which those are. `decoder` is that of a released model.
+    tensor, or None to leave it out. `fresh` matches the names that a model starting its training from such a
+    checkpoint initializes itself, and `fresh_words` says which those are. `decoder` is that of a released model.
     """
 
     name: str
@@ -31,8 +31,8 @@ class Kind(NamedTuple):
     lacks: tuple[str, ...] = ()
     rename: Callable[[str], str | None] = str
     fit: Callable[[conversion.State, conversion.State], tuple[conversion.State, list[str]]] | None = None
-    anew: str | None = None
-    anew_words: str = ""
+    fresh: str | None = None
+    fresh_words: str = ""
     decoder: str | None = None
 
     def matches(self, state: dict[str, Tensor]) -> bool:
@@ -49,8 +49,8 @@ class Kind(NamedTuple):
         return self.fit(renamed, own) if self.fit else (renamed, [])
 
     def initializes(self, name: str) -> bool:
-        """Whether a training that starts from this kind finds the tensor `name` of the model initialized anew."""
-        return bool(self.anew and re.match(self.anew, name))
+        """Whether a training that starts from this kind finds the tensor `name` of the model newly initialized."""
+        return bool(self.fresh and re.match(self.fresh, name))
 
     def left_out(self, state: dict[str, Tensor]) -> list[str]:
         """The names of `state` that mean nothing to our models."""
@@ -75,8 +75,8 @@ def imagenet_swin(publisher: str, rename: Callable[[str], str | None], *, holds:
         (lacks,),
         rename=rename,
         fit=conversion.fit_swin,
-        anew=rf"{HEAD}|{SEMANTIC_LAYERS}|backbone\.norm\d\.",
-        anew_words="semantic layers, output norms and head",
+        fresh=rf"{HEAD}|{SEMANTIC_LAYERS}|backbone\.norm\d\.",
+        fresh_words="semantic layers, output norms and head",
     )
 
 
@@ -104,8 +104,8 @@ KINDS = (
         "ImageNet Mix Transformer",
         (r"patch_embed1\.proj\.", r"block1\.0\.attn\.kv\."),
         rename=conversion.mit_name,
-        anew=rf"{HEAD}|{SEMANTIC_LAYERS}",
-        anew_words="semantic layers and head",
+        fresh=rf"{HEAD}|{SEMANTIC_LAYERS}",
+        fresh_words="semantic layers and head",
     ),
 )
 
@@ -115,8 +115,8 @@ TIMM_BODY = Kind(
     lacks=(r"backbone\.",),
     rename=conversion.timm_body_name,
     fit=conversion.fit_timm_body,
-    anew=rf"{HEAD}|{SEMANTIC_LAYERS}|backbone\.norms\.",
-    anew_words="semantic layers, output norms and head",
+    fresh=rf"{HEAD}|{SEMANTIC_LAYERS}|backbone\.norms\.",
+    fresh_words="semantic layers, output norms and head",
 )
 
 

@@ -63,11 +63,11 @@ def load_checkpoint(
         converted = {name: value for name, value in converted.items() if not CLASS_LAYERS.match(name)}
     report = replace(compare(own, converted), dropped=dropped, kind=kind.name, notes=notes)
 
-    anew = []
+    fresh = []
     if training_start:
-        anew = [name for name in report.missing if explained(name, kind, drop_class_layers)]
-    if report.misshaped or len(anew) < len(report.missing):
-        unexplained = replace(report, missing=[name for name in report.missing if name not in set(anew)])
+        fresh = [name for name in report.missing if explained(name, kind, drop_class_layers)]
+    if report.misshaped or len(fresh) < len(report.missing):
+        unexplained = replace(report, missing=[name for name in report.missing if name not in set(fresh)])
         raise UserError(
             f"{source} ({kind.name}): these weights do not fit the model of this config"
             f"{hint(unexplained, kind, training_start)}: {unexplained}"
@@ -80,10 +80,12 @@ def load_checkpoint(
         )
 
     logger.info("%s: %s: %s", source, kind.name, report)
-    if anew:
-        reasons = [f"as after any {kind.name} ({kind.anew_words})"] if kind.anew else []
+    if fresh:
+        reasons = [f"as after any {kind.name} ({kind.fresh_words})"] if kind.fresh else []
         reasons += ["as MODEL.WEIGHTS_DROP_CLASS_LAYERS asks"] if drop_class_layers else []
-        logger.info("%s: %d tensors start anew, %s: %s", source, len(anew), " and ".join(reasons), shortened(anew))
+        logger.info(
+            "%s: %d tensors are newly initialized, %s: %s", source, len(fresh), " and ".join(reasons), shortened(fresh)
+        )
     if report.unexpected:
         logger.warning("%s: the model has no place for %s", source, shortened(report.unexpected))
     released = windows_of_released(kind.decoder, state) if kind.decoder else None
@@ -136,13 +138,13 @@ def explained(name: str, kind: Kind, drop_class_layers: bool) -> bool:
 
 def hint(report: LoadReport, kind: Kind, training_start: bool) -> str:
     """What to do about weights that do not fit, where that can be told."""
-    if kind.anew and not training_start:
+    if kind.fresh and not training_start:
         return "; it holds a backbone for training to start from, and here the weights of a whole model are needed"
     wrong = [text.split(" ", 1)[0] for text in report.misshaped]
     if wrong and not report.missing and all(map(CLASS_LAYERS.match, wrong)):
         if training_start:
             return (
-                "; they were trained on other classes: to start those layers anew, MODEL.WEIGHTS_DROP_CLASS_LAYERS True"
+                "; they were trained on other classes: to initialize those layers, MODEL.WEIGHTS_DROP_CLASS_LAYERS True"
             )
         return "; they were trained on another number of classes: check MODEL.SEM_SEG_HEAD.NUM_CLASSES"
     return ""

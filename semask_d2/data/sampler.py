@@ -40,7 +40,7 @@ class PositionSampler(Sampler[list[int]]):
 
 
 class PositionedDataset(Dataset):
-    """Maps a position of the stream to its sample: shuffled anew each epoch, augmented by its own generator.
+    """Maps a position of the stream to its sample: shuffled again each epoch, augmented by its own generator.
 
     A UserError of the mapper is returned in place of the sample, so that it can cross from a worker as it is. With
     `skip_unreadable` the epoch's next readable image takes the place of one whose file cannot be read.

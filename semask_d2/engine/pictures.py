@@ -20,7 +20,7 @@ from semask_d2.data.datasets import get_dataset_dicts
 from semask_d2.data.image_io import read_image, read_labels, save_picture
 from semask_d2.inference.predictor import Predictor
 from semask_d2.utils.runs import read_metrics
-from semask_d2.utils.visualization import draw_sheet
+from semask_d2.utils.visualization import draw_panels
 
 logger = logging.getLogger(__name__)
 
@@ -59,9 +59,11 @@ class PredictionPictures(HookBase):
             predictor = Predictor.of_model(self.cfg, self.model)
             for x in evenly(get_dataset_dicts(self.cfg.DATASETS.TEST[0]), COUNT):
                 stem = Path(x["file_name"]).stem
-                sheet = draw_example(predictor, x)
-                save_picture(Path(self.cfg.OUTPUT_DIR, FOLDER, f"{done:07d}_{stem}.png"), sheet)
-                self.trainer.storage.put_image(f"predictions/{stem}", torch.from_numpy(sheet.transpose(2, 0, 1).copy()))
+                panels = draw_example(predictor, x)
+                save_picture(Path(self.cfg.OUTPUT_DIR, FOLDER, f"{done:07d}_{stem}.png"), panels)
+                self.trainer.storage.put_image(
+                    f"predictions/{stem}", torch.from_numpy(panels.transpose(2, 0, 1).copy())
+                )
         finally:
             self.model.train(was_training)
 
@@ -113,11 +115,11 @@ def evenly(items: list, count: int) -> list:
 
 
 def draw_example(predictor: Predictor, example: dict) -> np.ndarray:
-    """The sheet of one data set dict."""
+    """The panels of one data set dict."""
     image = read_image(example["file_name"])
     truth = read_labels(example["sem_seg_file_name"]) if "sem_seg_file_name" in example else None
     prediction = predictor(image, priors=predictor.has_priors)
-    return draw_sheet(
+    return draw_panels(
         image,
         prediction.labels,
         names=predictor.class_names,

@@ -21,7 +21,7 @@ from semask_d2.inference.predictor import Predictor
 from semask_d2.utils.errors import UnreadableFile, UserError
 from semask_d2.utils.files import atomic_write, remove_stale, require_writable
 from semask_d2.utils.runs import CONFIG_NAME, newest_run, require_run, run_weights
-from semask_d2.utils.visualization import draw_segmentation, draw_sheet
+from semask_d2.utils.visualization import draw_panels, draw_segmentation
 
 RUNS = "output"
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -228,7 +228,7 @@ class DrawingJob:
         style = {"names": predictor.class_names, "colors": predictor.class_colors, "opacity": self.opacity}
         if truth is None and not self.priors:
             return draw_segmentation(image, prediction.labels, **style), prediction.labels
-        sheet = draw_sheet(
+        panels = draw_panels(
             image,
             prediction.labels,
             **style,
@@ -236,7 +236,7 @@ class DrawingJob:
             priors=prediction.priors,
             ignore_label=predictor.ignore_label,
         )
-        return sheet, prediction.labels
+        return panels, prediction.labels
 
     def _truth_file(self, path: Path) -> Path:
         """The label file that --compare has for a picture."""

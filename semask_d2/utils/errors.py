@@ -2,7 +2,7 @@
 
 
 class UserError(Exception):
-    """A mistake that the user can mend: the message names the file, key or value, what was expected, what to do.
+    """A mistake that the user can correct: the message names the file, key or value, what was expected, what to do.
 
     Entry points print it as one line and exit with a non-zero code; only `--debug` shows the traceback.
     """

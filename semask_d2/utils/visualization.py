@@ -1,4 +1,4 @@
-"""Drawing segmentations: colors over the image, class names at their regions, a legend, and sheets of panels."""
+"""Drawing segmentations: colors over the image, class names at their regions, a legend, and figures of panels."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def draw_segmentation(
     return np.concatenate([canvas, legend(labels, canvas.shape[0], names, colors)], axis=1)
 
 
-def draw_sheet(
+def draw_panels(
     image: np.ndarray,
     labels: np.ndarray,
     *,
@@ -88,9 +88,9 @@ def draw_sheet(
     titled = [add_title(panel, title) for title, panel in panels]
     titled += [np.full_like(titled[0], 255)] * (-len(titled) % columns)
     rows = [np.concatenate(titled[i : i + columns], axis=1) for i in range(0, len(titled), columns)]
-    sheet = np.concatenate(rows)
+    figure = np.concatenate(rows)
     others = [*maps, *([] if truth is None else [truth])]
-    return np.concatenate([sheet, legend(labels, sheet.shape[0], names, colors, others)], axis=1)
+    return np.concatenate([figure, legend(labels, figure.shape[0], names, colors, others)], axis=1)
 
 
 def overlay(
@@ -156,7 +156,7 @@ def legend(
 ) -> np.ndarray:
     """A column of `height`: color, name and share of each class in `labels`, the largest first.
 
-    Classes that are only in `others`, the further label maps of a sheet, follow without a share.
+    Classes that are only in `others`, the further label maps of a figure, follow without a share.
 
     Its width depends on the names and the size of `labels` alone, so that the frames of a video agree.
     """
@@ -166,10 +166,10 @@ def legend(
     elsewhere = {int(i) for other in others for i in np.unique(other) if 0 <= i < len(names)}
     rows += sorted(elsewhere - shares.keys())
     scale = text_scale(labels)
-    room = max(1, height // LEGEND_ROW)
+    lines = max(1, height // LEGEND_ROW)
     texts = [short(names[i]) + (f" {100 * shares[i]:.1f}%" if i in shares else "") for i in rows]
-    if len(rows) > room:
-        rows, texts = rows[:room], [*texts[: room - 1], f"and {len(texts) - room + 1} more"]
+    if len(rows) > lines:
+        rows, texts = rows[:lines], [*texts[: lines - 1], f"and {len(texts) - lines + 1} more"]
     step = min(round(40 * scale), height // max(len(rows), 1))
     swatch = round(step * 0.7)
     widest = max((text_width(f"{short(name)} 100.0%", scale) for name in names), default=0)

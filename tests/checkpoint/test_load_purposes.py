@@ -46,7 +46,7 @@ def test_imagenet_weights_start_a_training_and_nothing_else(tmp_path: Path, log:
     new = {name.split(".")[1] if "backbone" in name else name.split(".")[0] for name in report.missing}
     assert new == {"layers", "norm0", "norm1", "norm2", "norm3", "sem_seg_head"}
     assert all("semantic_layer" in name for name in report.missing if "layers" in name and "backbone" in name)
-    assert f"{len(report.missing)} tensors start anew, as after any ImageNet Swin of Microsoft" in log.text
+    assert f"{len(report.missing)} tensors are newly initialized, as after any ImageNet Swin of Microsoft" in log.text
     assert "(semantic layers, output norms and head)" in log.text
 
 
@@ -100,7 +100,7 @@ def test_other_classes(tmp_path: Path, log: pytest.LogCaptureFixture, decoder: s
     assert set(report.missing) == set(dropped)
     for name, value in model.state_dict().items():
         assert torch.equal(value, (before if name in dropped else state)[name]), name
-    assert "18 tensors start anew, as MODEL.WEIGHTS_DROP_CLASS_LAYERS asks: " in log.text
+    assert "18 tensors are newly initialized, as MODEL.WEIGHTS_DROP_CLASS_LAYERS asks: " in log.text
 
 
 def test_class_layers_are_dropped_even_where_they_fit(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def weights(value: bytes) -> bytes:
 # each makes numpy take bytes of the file for pointers, if numpy's own classes are in its reach
 INTO_MEMORY = {
     "ndarray called": named("numpy.ndarray") + tuple_of(tuple_of(b"K\x02"), text("O"), POINTERS) + b"R",
-    "ndarray made anew": named("numpy.ndarray") + tuple_of(tuple_of(b"K\x02"), text("O"), POINTERS) + b"\x81",
+    "ndarray made fresh": named("numpy.ndarray") + tuple_of(tuple_of(b"K\x02"), text("O"), POINTERS) + b"\x81",
     "a state of objects": array(OBJECTS, POINTERS),
     "text for a dtype": array(text("O"), POINTERS),
     "a dtype turned into objects": array(

@@ -20,7 +20,7 @@ from tests.helpers.commands import ROOT, TOY_CONFIG
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DRAW_SECTION = re.search(r"## Draw\n+```bash\n(.*?)```", README, re.S)[1]
-PROGRAM = re.search(r"## In Python\n.*?```python\n(.*?)```", README, re.S)[1]
+PROGRAM = re.search(r"In Python, .*?```python\n(.*?)```", README, re.S)[1]
 
 
 @pytest.fixture

@@ -61,11 +61,11 @@ def test_the_seam_has_these_names_and_no_others():
     assert sorted(" ".join(KINDS.values()).split()) == sorted(d2.__all__)
 
 
-@pytest.mark.parametrize("side", [d2, native], ids=["in use", "native"])
+@pytest.mark.parametrize("backend", [d2, native], ids=["in use", "native"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_each_name_is_of_its_kind(side, kind):
+def test_each_name_is_of_its_kind(backend, kind):
     for name in KINDS[kind].split():
-        assert isinstance(getattr(side, name), kind), name
+        assert isinstance(getattr(backend, name), kind), name
 
 
 def test_the_hooks_are_hooks():

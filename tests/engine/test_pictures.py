@@ -107,7 +107,7 @@ def test_curves_are_drawn_after_an_evaluation_or_at_the_end(tmp_path: Path) -> N
 def test_curves_show_what_there_is() -> None:
     curves = draw_curves({1: {"total_loss": 2.0}, 2: {"total_loss": 1.0}})
     assert curves.shape == (400, 700, 3)
-    assert np.ptp(curves) > 200  # not an empty sheet
+    assert np.ptp(curves) > 200  # not an empty panels
 
 
 def test_curves_without_metrics_do_not_stop_a_training(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

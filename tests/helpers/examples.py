@@ -10,7 +10,7 @@ from semask_d2.d2 import BACKEND
 from tests.helpers.commands import ROOT
 
 NEEDS_DETECTRON2 = pytest.mark.skipif(
-    BACKEND != "detectron2", reason="tests Detectron2's own parts, and this is the native side"
+    BACKEND != "detectron2", reason="tests Detectron2's own parts, and this is the native backend"
 )
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")

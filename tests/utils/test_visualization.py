@@ -8,8 +8,8 @@ import pytest
 from semask_d2.utils.visualization import (
     WRONG,
     colorize,
+    draw_panels,
     draw_segmentation,
-    draw_sheet,
     error_map,
     error_share,
     legend,
@@ -110,7 +110,7 @@ def test_long_names_are_cut() -> None:
 def test_a_sheet_has_its_panels(truth: bool, priors: bool, panels: tuple[int, int]) -> None:
     labels = halves(320, 320)
     maps = {f"sem{i + 2}": np.full((80 >> i, 80 >> i), 2) for i in range(4)}
-    sheet = draw_sheet(
+    figure = draw_panels(
         np.zeros((320, 320, 3), np.uint8),
         labels,
         **STYLE,
@@ -118,10 +118,10 @@ def test_a_sheet_has_its_panels(truth: bool, priors: bool, panels: tuple[int, in
         truth=labels if truth else None,
         priors=maps if priors else None,
     )
-    strip = sheet.shape[0] // panels[0] - 320
-    assert sheet.shape[0] == panels[0] * (320 + strip)
-    assert sheet.shape[1] == panels[1] * 320 + legend(labels, 10, NAMES, COLORS).shape[1]
-    assert has_color(sheet[:, : panels[1] * 320], COLORS[2]) == priors
+    strip = figure.shape[0] // panels[0] - 320
+    assert figure.shape[0] == panels[0] * (320 + strip)
+    assert figure.shape[1] == panels[1] * 320 + legend(labels, 10, NAMES, COLORS).shape[1]
+    assert has_color(figure[:, : panels[1] * 320], COLORS[2]) == priors
 
 
 def test_errors_are_red_and_ignored_pixels_black() -> None:

@@ -1,4 +1,4 @@
-"""The data sets: their registration, and the one door through which the project opens them."""
+"""The data sets: their registration, and the one function through which the project lists them."""
 
 from __future__ import annotations
 

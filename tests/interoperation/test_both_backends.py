@@ -1,4 +1,4 @@
-"""The native side and the real one do the same: from the same seed, and with each other's run folders."""
+"""The native backend and Detectron2 do the same: from the same seed, and with each other's run folders."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.helpers.examples import NEEDS_DETECTRON2
 
 pytestmark = [NEEDS_DETECTRON2, pytest.mark.slow]
 
-SIDES = ("native", "detectron2")
+BACKENDS = ("native", "detectron2")
 # prints what a run with these options starts from, and its first losses
 FIRST_STEP = """
 import hashlib, json, sys
@@ -38,7 +38,7 @@ trainer.train()
 with open(cfg.OUTPUT_DIR + "/metrics.json") as file:
     metrics = json.loads(file.readline())
 facts = {
-    "side": BACKEND,
+    "backend": BACKEND,
     "names": list(state),
     "weights": weights,
     "batch": digest(x[key] for x in batch for key in ("image", "sem_seg")),
@@ -53,13 +53,13 @@ def test_the_same_seed_gives_the_same_weights_batch_and_losses(run, tmp_path: Pa
     script = tmp_path / "first_step.py"
     script.write_text(f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n{FIRST_STEP}")
     facts = {}
-    for side in SIDES:
-        options = (*TINY, "SOLVER.MAX_ITER", "1", "DATASETS.TEST", "()", "OUTPUT_DIR", tmp_path / side)
-        code, out, err = run(script, "--config-file", TOY_CONFIG, *options, env={"SEMASK_D2_BACKEND": side})
+    for backend in BACKENDS:
+        options = (*TINY, "SOLVER.MAX_ITER", "1", "DATASETS.TEST", "()", "OUTPUT_DIR", tmp_path / backend)
+        code, out, err = run(script, "--config-file", TOY_CONFIG, *options, env={"SEMASK_D2_BACKEND": backend})
         assert code == 0, err
-        facts[side] = json.loads(out.splitlines()[-1])
-        assert facts[side].pop("side") == side
-    losses = [facts[side].pop("losses") for side in SIDES]
+        facts[backend] = json.loads(out.splitlines()[-1])
+        assert facts[backend].pop("backend") == backend
+    losses = [facts[backend].pop("losses") for backend in BACKENDS]
     assert facts["native"] == facts["detectron2"]
     assert {"loss_ce", "loss_mask", "loss_dice", "loss_cate", "total_loss"} <= losses[0].keys()
     assert losses[1] == pytest.approx(losses[0], rel=1e-6)
@@ -70,15 +70,15 @@ ITERATIONS = 4
 
 @pytest.fixture(scope="module")
 def runs(train, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, str]]:
-    """A short run on each side, with a checkpoint on the way: its folder, and the line of its mIoU."""
+    """A short run on each backend, with a checkpoint on the way: its folder, and the line of its mIoU."""
     made = {}
-    for side in SIDES:
-        folder = tmp_path_factory.mktemp(side)
+    for backend in BACKENDS:
+        folder = tmp_path_factory.mktemp(backend)
         options = ("SOLVER.MAX_ITER", ITERATIONS, "SOLVER.CHECKPOINT_PERIOD", "2", "OUTPUT_DIR", folder)
-        code, out, err = train(*options, env={"SEMASK_D2_BACKEND": side})
+        code, out, err = train(*options, env={"SEMASK_D2_BACKEND": backend})
         assert code == 0, err
-        assert f"semask_d2 on the {side} backend" in (folder / "log.txt").read_text()
-        made[side] = folder, out.splitlines()[-1]
+        assert f"semask_d2 on the {backend} backend" in (folder / "log.txt").read_text()
+        made[backend] = folder, out.splitlines()[-1]
     return made
 
 
@@ -103,7 +103,7 @@ def assert_equal(one: object, other: object, where: str = "checkpoint") -> None:
 
 
 def test_a_short_run_ends_alike_on_both_sides(runs: dict[str, tuple[Path, str]]) -> None:
-    native, real = (runs[side] for side in SIDES)
+    native, real = (runs[backend] for backend in BACKENDS)
     assert native[1] == real[1]
     ends = checkpoint(native[0]), checkpoint(real[0])
     assert ends[0]["iteration"] == ITERATIONS - 1
@@ -113,7 +113,7 @@ def test_a_short_run_ends_alike_on_both_sides(runs: dict[str, tuple[Path, str]])
     assert len(trained) > len(early) / 2  # two iterations later
 
 
-@pytest.mark.parametrize(("made_on", "read_on"), [SIDES, SIDES[::-1]])
+@pytest.mark.parametrize(("made_on", "read_on"), [BACKENDS, BACKENDS[::-1]])
 def test_a_run_resumes_on_the_other_side(
     train, runs: dict[str, tuple[Path, str]], tmp_path: Path, made_on: str, read_on: str
 ) -> None:
@@ -131,7 +131,7 @@ def test_a_run_resumes_on_the_other_side(
     assert_equal(checkpoint(tmp_path), checkpoint(folder))
 
 
-@pytest.mark.parametrize(("made_on", "read_on"), [SIDES, SIDES[::-1]])
+@pytest.mark.parametrize(("made_on", "read_on"), [BACKENDS, BACKENDS[::-1]])
 def test_a_run_folder_evaluates_alike_on_the_other_side(
     run, runs: dict[str, tuple[Path, str]], tmp_path: Path, made_on: str, read_on: str
 ) -> None:
