@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+
 import torch
 
 from semask_d2.utils.arguments import ArgumentError
 from semask_d2.utils.errors import UserError
 from semask_d2.utils.files import FULL
+from semask_d2.utils.memory import out_of_memory
 
 LESS_MEMORY = (
     "in training lower SOLVER.IMS_PER_BATCH or INPUT.CROP.SIZE, raise SOLVER.GRADIENT_ACCUMULATION_STEPS (the same "
@@ -17,7 +20,8 @@ MORE_SHARED_MEMORY = (
     "/dev/shm, through which data-loading processes hand over their images, is too small (Docker gives 64 MB): start "
     "the container with --shm-size 8g or --ipc host, or set DATALOADER.NUM_WORKERS 0"
 )
-CPU_ALLOCATOR = ("DefaultCPUAllocator", "not enough memory")
+# of a file or the system under it, while a run writes: a permission, a disk, a folder that is gone
+REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ESTALE, errno.ENOENT, errno.ENOTDIR, errno.EFBIG)
 
 
 def explain(error: Exception) -> str | None:
@@ -29,11 +33,12 @@ def explain(error: Exception) -> str | None:
         return f"{error.key}: {error.problem}"
     if isinstance(error, OSError) and error.errno in FULL:
         return f"the disk is full{f' at {error.filename}' if error.filename else ''}; make room, continue with --resume"
+    if isinstance(error, OSError) and error.errno in REFUSED and error.filename:
+        return f"{error.filename}: {error.strerror}; correct that, and continue a run with --resume"
     text = " ".join(str(error).split())
-    if isinstance(error, torch.cuda.OutOfMemoryError):
-        return f"out of GPU memory: {LESS_MEMORY} ({text.partition('. ')[0]})"
-    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(t in text for t in CPU_ALLOCATOR)):
-        return f"out of memory: {LESS_MEMORY} ({text or 'no details'})"
+    if out_of_memory(error):
+        where = "GPU memory" if isinstance(error, torch.cuda.OutOfMemoryError) else "memory"
+        return f"out of {where}: {LESS_MEMORY} ({text.partition('. ')[0] or 'no details'})"
     if isinstance(error, RuntimeError) and ("Bus error" in text or "shared memory" in text):
         return f"{MORE_SHARED_MEMORY} ({text})"
     if isinstance(error, RuntimeError) and text.startswith("DataLoader worker") and "signal" in text:

@@ -7,18 +7,16 @@ import logging
 import math
 import os
 import signal
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from semask_d2.checkpoint import Checkpointer, read_checkpoint
 from semask_d2.d2 import EventWriter, HookBase, comm, get_event_storage, hooks
 from semask_d2.engine.optimizer import load_scheduler_state
 from semask_d2.engine.step import TrainingStep
 from semask_d2.engine.stopping import Stopped
+from semask_d2.utils.memory import peak_memory
 from semask_d2.utils.runs import read_metrics
 
 logger = logging.getLogger(__name__)
@@ -204,18 +202,3 @@ class ProgressLine(EventWriter):
         if memory := peak_memory():
             parts.append(f"memory {memory / 2**20:.0f} MB")
         logger.info("  ".join(parts))
-
-
-def peak_memory() -> int:
-    """The largest memory so far, in bytes: allocated on the GPU if there is one, else resident in this process.
-
-    0 where the system does not tell (Windows).
-    """
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    try:
-        import resource
-    except ImportError:
-        return 0
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

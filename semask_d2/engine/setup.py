@@ -13,7 +13,8 @@ from torch import nn
 
 from semask_d2 import d2
 from semask_d2.d2 import CfgNode, collect_env_info, comm, seed_all_rng, setup_logger
-from semask_d2.utils.files import atomic_write, require_writable
+from semask_d2.utils.errors import printable
+from semask_d2.utils.files import atomic_write, remove_stale, require_writable
 from semask_d2.utils.runs import CONFIG_NAME
 
 logger = logging.getLogger(__name__)
@@ -36,10 +37,13 @@ def setup(cfg: CfgNode, *, training: bool, resume: bool) -> None:
         require_writable(folder, "OUTPUT_DIR")
         if training and not resume:
             set_aside(folder)
+        remove_stale(folder)
     comm.synchronize()
+    logging.raiseExceptions = False  # a log that cannot be written must not bury the line that says so
     for name in LOGGERS:
         setup_logger(folder, distributed_rank=rank, name=name)
         for handler in logging.getLogger(name).handlers:
+            handler.addFilter(_printable)
             if isinstance(handler, logging.StreamHandler) and handler.stream is sys.stdout:
                 handler.addFilter(_is_no_detail)
     logger.info("semask_d2 on the %s backend, %s", d2.BACKEND, d2.BACKEND_VERSION)
@@ -51,6 +55,12 @@ def setup(cfg: CfgNode, *, training: bool, resume: bool) -> None:
         torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
     if cfg.FLOAT32_PRECISION:
         torch.set_float32_matmul_precision(cfg.FLOAT32_PRECISION)
+
+
+def _printable(record: logging.LogRecord) -> bool:
+    """Spell out control characters, which file names may hold, and let the record pass."""
+    record.msg, record.args = printable(record.getMessage()), ()
+    return True
 
 
 def _is_no_detail(record: logging.LogRecord) -> bool:

@@ -57,11 +57,11 @@ class Trainer(DefaultTrainer):
     """
 
     def __init__(self, cfg: CfgNode):
+        check_training(cfg)
         TrainerBase.__init__(self)  # DefaultTrainer's own would build parts that are replaced here
         for name in ("detectron2", "semask_d2"):
             if not logging.getLogger(name).isEnabledFor(logging.INFO):  # the program that uses the trainer set up none
                 setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name=name)
-        check_training(cfg)
         self.cfg = cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)

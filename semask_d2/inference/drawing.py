@@ -8,9 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
-import cv2
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from semask_d2.config import get_cfg
@@ -18,8 +16,9 @@ from semask_d2.d2 import CfgNode
 from semask_d2.data.image_io import check_labels, read_image, read_labels, save_picture
 from semask_d2.inference import media
 from semask_d2.inference.predictor import Predictor
-from semask_d2.utils.errors import UnreadableFile, UserError
+from semask_d2.utils.errors import UnreadableFile, UserError, printable
 from semask_d2.utils.files import atomic_write, remove_stale, require_writable
+from semask_d2.utils.memory import out_of_memory
 from semask_d2.utils.runs import CONFIG_NAME, newest_run, require_run, run_weights
 from semask_d2.utils.visualization import draw_panels, draw_segmentation
 
@@ -27,7 +26,6 @@ RUNS = "output"
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
 FRAME = re.compile(r"\d{6,}\.png")  # the label file of a video's frame
 # what the allocators say, of the CPU and of libraries on a GPU, where it is no exception of its own type
-NO_MEMORY = ("out of memory", "not enough memory", "DefaultCPUAllocator", "STATUS_ALLOC_FAILED")
 
 
 def choose_config(config_file: str | None, weights: str | None, opts: Sequence[str] = ()) -> CfgNode:
@@ -57,7 +55,7 @@ def choose_config(config_file: str | None, weights: str | None, opts: Sequence[s
                 "python train_net.py --config-file configs/toy_scenes/semask_swin_mini_msfapn_m2f.yaml"
             )
         path, config_file = require_run(run), str(run / CONFIG_NAME)
-        print(f"Using the newest trained run: {path}")
+        print(printable(f"Using the newest trained run: {path}"))
     chosen = [] if path is None else ["MODEL.WEIGHTS", str(path)]
     return get_cfg(config_file, [*opts, *chosen])
 
@@ -175,7 +173,7 @@ class DrawingJob:
                 failures.append(str(error))
                 continue
             if target is not None:
-                bar.write(f"{path} -> {target}")
+                bar.write(printable(f"{path} -> {target}"))
         if failures:
             raise UserError(f"{len(failures)} of {len(targets)} inputs could not be drawn:\n  " + "\n  ".join(failures))
 
@@ -255,12 +253,3 @@ class DrawingJob:
             )
         check_labels(truth, num_classes=len(predictor.class_names), ignore_label=predictor.ignore_label, path=file)
         return truth
-
-
-def out_of_memory(error: Exception) -> bool:
-    """Whether an error is for want of memory, the processor's or a GPU's."""
-    if isinstance(error, cv2.error):
-        return error.code == cv2.Error.StsNoMem
-    if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(text in str(error) for text in NO_MEMORY)

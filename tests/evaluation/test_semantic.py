@@ -142,3 +142,15 @@ def test_a_data_set_without_class_names_is_named() -> None:
     with pytest.raises(UserError, match=r'"evaluator_bare" has no class names.*set\(stuff_classes='):
         SemanticEvaluator("evaluator_bare")
     MetadataCatalog.remove("evaluator_bare")
+
+
+def test_the_sum_over_processes_leaves_the_matrix_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a second evaluation does not count the other processes twice."""
+    monkeypatch.setattr("semask_d2.evaluation.semantic.comm.get_world_size", lambda: 2)
+    monkeypatch.setattr(torch.distributed, "get_backend", lambda: "gloo")
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda counts: counts.mul_(2))
+    confusion = ConfusionMatrix(2, ignore_label=255)
+    confusion.update(np.array([[0, 1]]), np.array([[0, 1]]))
+    for _ in range(2):
+        assert confusion.summed_over_processes().counts.tolist() == [[2, 0], [0, 2]]
+    assert confusion.counts.tolist() == [[1, 0], [0, 1]]

@@ -183,3 +183,18 @@ def test_state_dict_holds_parameters_and_window_indices_only() -> None:
     model = build()
     extra = model.state_dict().keys() - dict(model.named_parameters(remove_duplicate=False)).keys()
     assert all(name.endswith("relative_position_index") for name in extra)
+
+
+def test_a_callers_autocast_changes_no_label_of_the_same_predictions() -> None:
+    model = randomize(build()).eval()
+    inputs = make_inputs((64, 64), labels=False)
+    with torch.no_grad():
+        predictions = model.sem_seg_head(model.extract(inputs)[1])
+        model.sem_seg_head.forward = lambda _: predictions
+        (expected,) = model.predict_labels(inputs)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            (result,) = model.predict(inputs, scores=True)
+            (labels,) = model.predict_labels(inputs)
+    assert torch.equal(labels, expected)
+    assert torch.equal(result.labels, expected)
+    assert result.scores.dtype == torch.float32
