@@ -96,7 +96,7 @@ class Checkpointer(FvcoreCheckpointer):
     def has_checkpoint(self) -> bool:
         """Whether the output folder has a checkpoint to resume from.
 
-        Raises `UserError` where there are checkpoints and `last_checkpoint` does not tell which is the last.
+        Raises `UserError` where `last_checkpoint` is there and does not name one.
         """
         return bool(self.get_checkpoint_file())
 
@@ -107,7 +107,9 @@ class Checkpointer(FvcoreCheckpointer):
         if not os.path.lexists(pointer):
             if newest is None:
                 return ""
-            raise UserError(f"{pointer} is missing, though {self.save_dir} holds checkpoints{advice}")
+            # as a kill leaves it between a run's first checkpoint, which is written whole, and its name
+            logger.warning("%s is missing: continuing from the newest checkpoint there, %s", pointer, newest.name)
+            return str(newest)
         try:
             name = pointer.read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:

@@ -146,21 +146,17 @@ def test_weights_that_are_not_finite_are_named_when_they_are_loaded(tmp_path, ca
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "is missing, though"),
         (b"", "names ''"),
         (b"model_0000077.pth", "names 'model_0000077.pth', which is no file"),
         (b"../elsewhere.pth", "which is no file"),
         (b"\xff\xfe\x00", "cannot be read"),
     ],
 )
-def test_resuming_never_starts_silently_from_scratch(tmp_path, content: bytes | None, message: str) -> None:
+def test_resuming_never_starts_silently_from_scratch(tmp_path, content: bytes, message: str) -> None:
     checkpointer = Checkpointer(nn.Linear(1, 1), str(tmp_path), trainer=Counter())
     for iteration in (4, 9):
         checkpointer.save(f"model_{iteration:07d}", iteration=iteration)
-    if content is None:
-        (tmp_path / "last_checkpoint").unlink()
-    else:
-        (tmp_path / "last_checkpoint").write_bytes(content)
+    (tmp_path / "last_checkpoint").write_bytes(content)
     with pytest.raises(UserError, match=message) as caught:
         checkpointer.resume_or_load("", resume=True)
     assert "write model_0000009.pth into it" in str(caught.value)
@@ -175,3 +171,11 @@ def test_only_the_newest_checkpoints_are_kept(tmp_path) -> None:
         hook.after_step()
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {"model_0000005.pth", "model_0000007.pth", "model_final.pth", "model_best.pth", "last_checkpoint"}
+
+
+def test_a_kill_before_the_first_checkpoint_got_its_pointer_loses_nothing(tmp_path, caplog) -> None:
+    checkpointer = Checkpointer(nn.Linear(1, 1), str(tmp_path), trainer=Counter(9))
+    checkpointer.save("model_0000009", iteration=9)
+    (tmp_path / "last_checkpoint").unlink()
+    assert checkpointer.resume_or_load("", resume=True)["iteration"] == 9
+    assert "continuing from the newest checkpoint there, model_0000009.pth" in caplog.text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 import shutil
 import signal
@@ -157,3 +158,22 @@ def test_a_resume_with_another_optimizer_is_refused_in_one_line(train, tmp_path:
     assert code == 1
     (line,) = [line for line in err.splitlines() if "error" in line]
     assert "optimizer state does not fit" in line
+
+
+def test_a_run_killed_again_and_again_ends_with_the_weights_of_a_whole_one(start, train, tmp_path: Path) -> None:
+    options = ("SOLVER.MAX_ITER", "9", "SOLVER.CHECKPOINT_PERIOD", "2", "TEST.EVAL_PERIOD", "2")
+    assert train(*options, "OUTPUT_DIR", tmp_path / "whole")[0] == 0
+    killed, rng = tmp_path / "killed", random.Random(0)
+    for kill in range(4):
+        process = start(killed, *options, flags=("--resume",) if kill else ())
+        before = sorted(killed.glob("model_*.pth"))
+        wait_for(lambda before=before: sorted(killed.glob("model_*.pth")) != before, process)
+        time.sleep(rng.random() / 5)  # anywhere in a step, a checkpoint or an evaluation
+        process.kill()
+        process.communicate()
+    code, _, err = train(*options, "OUTPUT_DIR", killed, flags=("--resume",))
+    assert code == 0, err
+    whole, resumed = (weights(folder / "model_final.pth") for folder in (tmp_path / "whole", killed))
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    best = [torch.load(folder / "model_best.pth", weights_only=True)["best"] for folder in (tmp_path / "whole", killed)]
+    assert best[0] == best[1]
