@@ -1,28 +1,103 @@
-"""Per-pixel cross-entropy, of Semantic FPN's logits and of the semantic prior (arXiv 2112.12782, section 3.3)."""
+"""Per-pixel cross-entropy, of Semantic FPN's logits and of the semantic prior (arXiv 2112.12782, section 3.3).
+
+Logits at the labels' size, their softmax and its gradient are the largest tensors of a training step, and all that is
+wanted of them are a sum and the gradient of the coarse logits. So both are made band by band of the labels' rows.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-
-def mean_cross_entropy(logits: Tensor, labels: Tensor, ignore_label: int, *, ohem_pixels: int = 0) -> Tensor:
-    """Cross-entropy of (B, K, H, W) against (B, H, W), mean over valid pixels; zero where none is valid.
-
-    With `ohem_pixels` above 0 only the B x `ohem_pixels` pixels of largest loss in the batch count (online hard example
-    mining).
-    """
-    losses = F.cross_entropy(logits.float(), labels, ignore_index=ignore_label, reduction="none")
-    count = (labels != ignore_label).sum().clamp(min=1)
-    if ohem_pixels:
-        kept = min(ohem_pixels * len(labels), losses.numel())
-        losses, count = losses.flatten().topk(kept, sorted=False).values, count.clamp(max=kept)
-    return losses.sum() / count
+BAND_ELEMENTS = 2**20  # of the logits (B, K, rows, W) that are held at a time on a CPU
+GPU_BAND_ELEMENTS = 2**26
 
 
 def pixel_loss(
     logits: Tensor, labels: Tensor, ignore_label: int, *, align_corners: bool, ohem_pixels: int = 0
 ) -> Tensor:
-    """`mean_cross_entropy` of coarse logits (B, K, h, w), resized bilinearly to the labels (B, H, W)."""
-    logits = F.interpolate(logits.float(), size=labels.shape[-2:], mode="bilinear", align_corners=align_corners)
-    return mean_cross_entropy(logits, labels, ignore_label, ohem_pixels=ohem_pixels)
+    """Cross-entropy of coarse logits (B, K, h, w), resized bilinearly to the labels (B, H, W), mean over valid pixels.
+
+    Zero where no pixel is valid. With `ohem_pixels` above 0 only the B x `ohem_pixels` pixels of largest loss in the
+    batch count (online hard example mining).
+    """
+    with torch.autocast(logits.device.type, enabled=False):  # its products stay in fp32
+        return BandedCrossEntropy.apply(logits.float(), labels, ignore_label, align_corners, ohem_pixels)
+
+
+class BandedCrossEntropy(torch.autograd.Function):
+    """`pixel_loss` in bands of rows. The gradient is made in the forward pass, where the softmax is at hand."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, logits: Tensor, labels: Tensor, ignore_label: int, align_corners: bool, ohem_pixels: int
+    ) -> Tensor:
+        valid = labels != ignore_label
+        count = valid.sum().clamp(min=1)
+        weight = valid.to(logits.dtype) / count
+        height, width = labels.shape[-2:]
+        rows = resizing_matrix(logits.shape[-2], height, align_corners, logits)
+        columns = resizing_matrix(logits.shape[-1], width, align_corners, logits)
+        wide = logits @ columns.T  # (B, K, h, W)
+        if ohem_pixels:
+            weight = hardest(wide, rows, labels, valid, ohem_pixels)
+        total = logits.new_zeros(())
+        needs_gradient = ctx.needs_input_grad[0]
+        gradient = torch.zeros_like(wide) if needs_gradient else None
+        for band in bands(wide, height):
+            log_probability, targets = log_softmax_of(wide, rows[band], labels[:, band], valid[:, band])
+            part = weight[:, None, band]
+            total -= (log_probability.gather(1, targets) * part).sum()
+            if gradient is not None:
+                share = log_probability.exp_().mul_(part)
+                share.scatter_add_(1, targets, -part)
+                gradient += rows[band].T @ share
+        if gradient is not None:
+            ctx.save_for_backward(gradient @ columns)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * grad_outputs[0], None, None, None, None
+
+
+def hardest(wide: Tensor, rows: Tensor, labels: Tensor, valid: Tensor, ohem_pixels: int) -> Tensor:
+    """The weight of each pixel, (B, H, W), where only the hardest count: a share of one, or zero."""
+    losses = torch.empty(labels.shape, dtype=wide.dtype, device=wide.device)
+    for band in bands(wide, labels.shape[1]):
+        log_probability, targets = log_softmax_of(wide, rows[band], labels[:, band], valid[:, band])
+        losses[:, band] = -log_probability.gather(1, targets)[:, 0]
+    losses[~valid] = 0
+    kept = min(ohem_pixels * len(labels), losses.numel())
+    count = valid.sum().clamp(min=1, max=kept)
+    chosen = torch.zeros_like(losses).flatten()
+    chosen[losses.flatten().topk(kept, sorted=False).indices] = 1
+    return chosen.view_as(losses) * valid / count
+
+
+def log_softmax_of(wide: Tensor, rows: Tensor, labels: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-probabilities (B, K, R, W) and class ids (B, 1, R, W), 0 where not valid, of some rows of the labels.
+
+    `wide` are the logits (B, K, h, W), resized in width alone, `rows` (R, h) of the matrix that resizes their height.
+    """
+    targets = torch.where(valid, labels, 0).long()[:, None]
+    return F.log_softmax(rows @ wide, dim=1), targets
+
+
+def bands(wide: Tensor, height: int) -> Iterator[slice]:
+    """The rows of a map of `height`, a band at a time."""
+    elements = BAND_ELEMENTS if wide.device.type == "cpu" else GPU_BAND_ELEMENTS
+    step = max(1, elements // (wide.shape[0] * wide.shape[1] * wide.shape[3]))
+    for start in range(0, height, step):
+        yield slice(start, min(start + step, height))
+
+
+def resizing_matrix(source: int, target: int, align_corners: bool, like: Tensor) -> Tensor:
+    """(target, source): what each of `target` bilinear samples takes of each of `source` values."""
+    identity = torch.eye(source, dtype=like.dtype, device=like.device)
+    return F.interpolate(identity[None], size=target, mode="linear", align_corners=align_corners)[0].T.contiguous()

@@ -15,6 +15,7 @@ from torch import Tensor
 from semask_d2.modeling.layers.points import sample_class_masks, sample_points
 from semask_d2.utils.arguments import require
 
+CPU_COST_ROWS = 128  # queries whose costs are computed at a time on a CPU
 ALPHA, GAMMA = 0.25, 2  # of the focal loss (arXiv 1708.02002)
 
 
@@ -47,8 +48,9 @@ class PointMaskLoss:
 
     For the losses, `oversample_ratio` x `num_points` uniform candidates are drawn, each mask keeps the
     `importance_sample_ratio` x `num_points` where its logit is nearest to zero, and fresh uniform points fill up.
-    The points of the costs and the candidates are shared by the masks and decoder layers of an image: for each of
-    them they are uniform, and the samples of all become one product.
+    The points of the costs are shared by the masks and decoder layers of an image, the candidates by the masks of a
+    layer: for each mask they are uniform, and the samples of all become one product. Candidates shared by the layers,
+    too, would make the losses' variance, summed over the layers, twice as large.
     """
 
     config_keys: ClassVar = {
@@ -70,8 +72,16 @@ class PointMaskLoss:
         """`embed` (N, C), `features` (C, h, w), `labels` (H, W), `classes` (M,) -> two (N, M) cost matrices."""
         points = torch.rand(self.num_points, 2, device=embed.device)
         # sampling is linear, so the features are sampled once for all queries
-        logits = embed @ sample_points(features[None], points[None])[0]
+        samples = sample_points(features[None], points[None])[0]
         target = sample_class_masks(labels, points, classes)
+        # some queries at a time: their logits on all points, several times over, are much memory
+        step = CPU_COST_ROWS if embed.device.type == "cpu" else len(embed)
+        costs = [self.costs_on(rows @ samples, target) for rows in embed.split(max(step, 1))]
+        mask_costs, dice_costs = zip(*costs, strict=True)
+        return torch.cat(mask_costs), torch.cat(dice_costs)
+
+    def costs_on(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """The two costs of each of some queries with each target: (N, P) and (M, P) -> (N, M) each."""
         # softplus(-x) t + softplus(x) (1 - t) = softplus(x) - x t, and softplus(x) = relu(x) - log sigmoid(|x|)
         confidence = logits.abs().sigmoid_()
         softplus_sum = logits.relu().sum(1, keepdim=True) - confidence.log().sum(1, keepdim=True)
@@ -82,22 +92,24 @@ class PointMaskLoss:
     def losses(self, embed: Tensor, features: Tensor, labels: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
         """`embed` (L, M, C) of the matched queries -> binary cross-entropy and dice of each pair, (L, M)."""
         layers = len(embed)
-        logit_maps = torch.einsum("nc,chw->nhw", embed.flatten(0, 1), features)
-        points = self.choose_points(logit_maps.detach())
-        logits = sample_points(logit_maps[:, None], points).squeeze(1)
+        logit_maps = torch.einsum("lmc,chw->lmhw", embed, features)
+        points = self.choose_points(logit_maps.detach()).flatten(0, 1)
+        logits = sample_points(logit_maps.flatten(0, 1)[:, None], points).squeeze(1)
         target = sample_class_masks(labels, points, classes.repeat(layers))
         mask_loss = F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean(1)
         return mask_loss.view(layers, -1), dice(logits.sigmoid(), target).view(layers, -1)
 
     @torch.no_grad()
     def choose_points(self, logit_maps: Tensor) -> Tensor:
-        """Points (N, num_points, 2) for `logit_maps` (N, h, w)."""
-        candidates = torch.rand(self.num_candidates, 2, device=logit_maps.device)
-        certainty = sample_points(logit_maps[None], candidates[None])[0].abs()
-        uncertain = certainty.topk(self.num_uncertain, dim=1, largest=False, sorted=False).indices
+        """Points (L, M, num_points, 2) for `logit_maps` (L, M, h, w)."""
+        layers, masks = logit_maps.shape[:2]
+        candidates = torch.rand(layers, self.num_candidates, 2, device=logit_maps.device)
+        certainty = sample_points(logit_maps, candidates).abs()  # (L, M, candidates)
+        uncertain = certainty.topk(self.num_uncertain, dim=2, largest=False, sorted=False).indices
+        chosen = candidates.gather(1, uncertain.flatten(1)[..., None].expand(-1, -1, 2)).view(layers, masks, -1, 2)
         num_fresh = self.num_points - self.num_uncertain
-        fresh = torch.rand(len(logit_maps), num_fresh, 2, device=logit_maps.device)
-        return torch.cat([candidates[uncertain], fresh], dim=1)
+        fresh = torch.rand(layers, masks, num_fresh, 2, device=logit_maps.device)
+        return torch.cat([chosen, fresh], dim=2)
 
 
 def focal_terms(logits: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,82 +1,122 @@
-"""The per-pixel loss against its formula."""
+"""The per-pixel loss in bands against its formula on whole maps."""
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
-from semask_d2.modeling.losses.cross_entropy import mean_cross_entropy, pixel_loss
+from semask_d2.modeling.losses import cross_entropy
+from semask_d2.modeling.losses.cross_entropy import BandedCrossEntropy, pixel_loss, resizing_matrix
 
 
-def upsample(maps: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Bilinear with aligned corners, rows then columns, of (..., h, w)."""
-    h, w = maps.shape[-2:]
-    at = np.linspace(0, h - 1, height)
-    maps = np.apply_along_axis(lambda column: np.interp(at, np.arange(h), column), -2, maps)
-    at = np.linspace(0, w - 1, width)
-    return np.apply_along_axis(lambda row: np.interp(at, np.arange(w), row), -1, maps)
+@pytest.fixture(autouse=True)
+def _narrow_bands(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bands of a few rows: the small maps of these tests are made of many."""
+    monkeypatch.setattr(cross_entropy, "BAND_ELEMENTS", 300)
 
 
-def plain_loss(logits: np.ndarray, labels: Tensor, ignore_label: int) -> float:
-    total, valid = 0.0, 0
-    for b, i, j in np.ndindex(*labels.shape):
-        label = int(labels[b, i, j])
-        if label != ignore_label:
-            probability = np.exp(logits[b, :, i, j]) / np.exp(logits[b, :, i, j]).sum()
-            total -= np.log(probability[label])
-            valid += 1
-    return total / valid
+def plain_loss(logits: Tensor, labels: Tensor, ignore_label: int, *, align_corners: bool, ohem_pixels: int = 0):
+    """Whole maps, as torch computes them."""
+    logits = F.interpolate(logits.float(), size=labels.shape[-2:], mode="bilinear", align_corners=align_corners)
+    losses = F.cross_entropy(logits, labels, ignore_index=ignore_label, reduction="none")
+    count = (labels != ignore_label).sum().clamp(min=1)
+    if ohem_pixels:
+        kept = min(ohem_pixels * len(labels), losses.numel())
+        losses, count = losses.flatten().topk(kept).values, count.clamp(max=kept)
+    return losses.sum() / count
 
 
-@pytest.mark.parametrize("ignore_label", [255, 0, -1])
-def test_equals_the_formula(ignore_label: int) -> None:
-    prior = torch.randn(2, 4, 3, 5)
-    labels = torch.randint(0, 4, (2, 12, 20))
-    labels[:, 9:] = ignore_label
-    expected = plain_loss(upsample(prior.double().numpy(), 12, 20), labels, ignore_label)
-    assert pixel_loss(prior, labels, ignore_label, align_corners=True).item() == pytest.approx(expected, rel=1e-5)
+sides = st.integers(1, 9)
 
 
-def test_gradients() -> None:
-    logits = torch.randn(1, 3, 2, 3, dtype=torch.float64, requires_grad=True)
-    labels = torch.tensor([[[0, 2, 255], [1, 1, 255]]])
-    loss = mean_cross_entropy(logits, labels, 255)
-    (gradient,) = torch.autograd.grad(loss, logits)
-    expected = logits.detach().softmax(1)
-    for i, j in np.ndindex(2, 3):
-        if labels[0, i, j] == 255:
-            expected[0, :, i, j] = 0
-        else:
-            expected[0, labels[0, i, j], i, j] -= 1
-    torch.testing.assert_close(gradient, expected / 4, atol=1e-6, rtol=1e-5)
+@settings(deadline=None, derandomize=True, max_examples=60)
+@given(
+    coarse=st.tuples(sides, sides),
+    fine=st.tuples(st.integers(1, 30), st.integers(1, 30)),
+    align_corners=st.booleans(),
+    ohem_pixels=st.sampled_from([0, 0, 1, 7, 500]),
+    ignore_label=st.sampled_from([255, 0, -1]),
+)
+def test_loss_and_gradient_equal_the_whole_maps(coarse, fine, align_corners, ohem_pixels, ignore_label) -> None:
+    torch.manual_seed(0)
+    logits = (2 * torch.randn(2, 4, *coarse)).requires_grad_()
+    labels = torch.randint(0, 4, (2, *fine))
+    labels[torch.rand(labels.shape) < 0.3] = ignore_label
+    options = {"align_corners": align_corners, "ohem_pixels": ohem_pixels}
+    ours = pixel_loss(logits, labels, ignore_label, **options)
+    theirs = plain_loss(logits, labels, ignore_label, **options)
+    torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
+    gradients = [torch.autograd.grad(3 * loss, logits)[0] for loss in (ours, theirs)]
+    torch.testing.assert_close(*gradients, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_gradcheck(align_corners: bool) -> None:
+    torch.manual_seed(0)
+    logits = torch.randn(2, 3, 3, 4, dtype=torch.float64, requires_grad=True)
+    labels = torch.randint(0, 3, (2, 9, 11))
+    labels[0, :3] = 255
+    assert torch.autograd.gradcheck(lambda x: BandedCrossEntropy.apply(x, labels, 255, align_corners, 0), (logits,))
+
+
+def test_the_formula_itself() -> None:
+    logits, labels = torch.randn(1, 3, 2, 3), torch.tensor([[[0, 2, 255], [1, 1, 255]]])
+    probability = logits.softmax(1)
+    picked = [probability[0, labels[0, i, j], i, j].log() for i in range(2) for j in range(3) if labels[0, i, j] != 255]
+    expected = -torch.stack(picked).mean()
+    torch.testing.assert_close(pixel_loss(logits, labels, 255, align_corners=False), expected)
 
 
 def test_nothing_valid_is_zero_and_has_zero_gradients() -> None:
     prior = torch.randn(2, 4, 3, 5, requires_grad=True)
-    loss = pixel_loss(prior, torch.full((2, 12, 20), 255), 255, align_corners=True)
-    loss.backward()
-    assert loss.item() == 0
-    assert prior.grad is not None
-    assert not prior.grad.any()
+    for ohem_pixels in (0, 10):
+        loss = pixel_loss(prior, torch.full((2, 12, 20), 255), 255, align_corners=True, ohem_pixels=ohem_pixels)
+        (gradient,) = torch.autograd.grad(loss, prior)
+        assert loss.item() == 0
+        assert not gradient.any()
 
 
 def test_half_precision_logits_are_summed_in_fp32() -> None:
-    prior = (20 * torch.randn(1, 4, 64, 64)).bfloat16()
-    labels = torch.randint(0, 4, (1, 256, 256))
+    prior = (20 * torch.randn(1, 4, 16, 16)).bfloat16()
+    labels = torch.randint(0, 4, (1, 64, 64))
     loss = pixel_loss(prior, labels, 255, align_corners=True)
     assert loss.dtype == torch.float32
     assert loss.isfinite()
     torch.testing.assert_close(loss, pixel_loss(prior.float(), labels, 255, align_corners=True))
 
 
+def test_autocast_changes_nothing() -> None:
+    prior, labels = torch.randn(1, 4, 8, 8), torch.randint(0, 4, (1, 32, 32))
+    expected = pixel_loss(prior, labels, 255, align_corners=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(pixel_loss(prior, labels, 255, align_corners=True), expected)
+
+
+def test_labels_of_a_byte_are_enough() -> None:
+    prior, labels = torch.randn(1, 4, 4, 4), torch.randint(0, 4, (1, 16, 16))
+    labels[:, :3] = 255
+    small = pixel_loss(prior, labels.to(torch.uint8), 255, align_corners=False)
+    torch.testing.assert_close(small, pixel_loss(prior, labels, 255, align_corners=False))
+
+
 def test_only_the_hardest_valid_pixels_count() -> None:
     logits, labels = torch.randn(2, 3, 4, 4), torch.randint(0, 3, (2, 4, 4))
     labels[0, :2] = 255
-    losses = torch.nn.functional.cross_entropy(logits, labels, ignore_index=255, reduction="none").flatten()
-    ohem_pixels = losses.sort(descending=True).values[:10].mean()
-    torch.testing.assert_close(mean_cross_entropy(logits, labels, 255, ohem_pixels=5), ohem_pixels)
+    losses = F.cross_entropy(logits, labels, ignore_index=255, reduction="none").flatten()
+    hardest = losses.sort(descending=True).values[:10].mean()
+    torch.testing.assert_close(pixel_loss(logits, labels, 255, align_corners=False, ohem_pixels=5), hardest)
     labels[:, :, 1:] = 255  # fewer valid pixels than asked for
-    few = mean_cross_entropy(logits, labels, 255)
-    torch.testing.assert_close(mean_cross_entropy(logits, labels, 255, ohem_pixels=12), few)
+    few = pixel_loss(logits, labels, 255, align_corners=False)
+    torch.testing.assert_close(pixel_loss(logits, labels, 255, align_corners=False, ohem_pixels=12), few)
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_the_resizing_matrix_is_interpolation(align_corners: bool) -> None:
+    values = torch.randn(2, 3, 5)
+    matrix = resizing_matrix(5, 13, align_corners, values)
+    expected = F.interpolate(values, size=13, mode="linear", align_corners=align_corners)
+    torch.testing.assert_close(values @ matrix.T, expected)

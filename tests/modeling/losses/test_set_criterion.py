@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from semask_d2.modeling.losses import set_criterion
+from semask_d2.modeling.losses import mask_losses, set_criterion
 from semask_d2.modeling.losses.mask_losses import PointMaskLoss, dice
 from semask_d2.modeling.losses.set_criterion import SetCriterion
 from semask_d2.modeling.losses.targets import SemanticTargets, build_targets
@@ -107,13 +107,13 @@ def plain_losses(predictions: MaskPredictions, targets: SemanticTargets, drawn: 
         if not masks[i]:
             continue
         candidates, fresh = next(draws), next(draws)
-        fresh = fresh.view(layers, len(masks[i]), -1, 2)
+        assert fresh.shape[:2] == (layers, len(masks[i]))
         for layer in range(layers):
             for t, q in matches[layer, i].items():
                 logit_map = logit_maps[layer][i, q]
-                certainty = sample(logit_map.detach(), candidates).abs()
-                order = sorted(range(len(candidates)), key=lambda p, c=certainty: c[p].item())
-                points = torch.cat([candidates[order[:30]], fresh[layer, t]])  # 30 = int(.75 x 40)
+                certainty = sample(logit_map.detach(), candidates[layer]).abs()
+                order = sorted(range(len(certainty)), key=lambda p, c=certainty: c[p].item())
+                points = torch.cat([candidates[layer][order[:30]], fresh[layer, t]])  # 30 = int(.75 x 40)
                 assert len(points) == POINTS["num_points"]
                 logits, target = sample(logit_map, points), sample(masks[i][t], points)
                 mask_losses[layer] = mask_losses[layer] + bce_term(logits, target)
@@ -258,9 +258,9 @@ def test_dice() -> None:
 def test_chosen_points_are_the_most_uncertain_and_fresh_ones(ratio: float, uncertain: int) -> None:
     """On logits that grow from left to right through zero in the middle, uncertain points are those in the middle."""
     terms = PointMaskLoss(20, 3.0, ratio)
-    logit_maps = torch.linspace(-1, 1, 40).expand(2, 30, 40).clone()
+    logit_maps = torch.linspace(-1, 1, 40).expand(1, 2, 30, 40).clone()
     torch.manual_seed(1)
-    points = terms.choose_points(logit_maps)
+    (points,) = terms.choose_points(logit_maps)
     assert points.shape == (2, 20, 2)
     assert points.min() >= 0
     assert points.max() <= 1
@@ -276,9 +276,29 @@ def test_chosen_points_are_the_most_uncertain_and_fresh_ones(ratio: float, uncer
 
 def test_points_are_new_every_time() -> None:
     terms = PointMaskLoss(20, 3.0, 0.75)
-    a, b = (terms.choose_points(torch.randn(2, 5, 5)) for _ in range(2))
+    (a,), (b,) = (terms.choose_points(torch.randn(1, 2, 5, 5)) for _ in range(2))
     assert not torch.equal(a[:, -5:], b[:, -5:])
     assert not torch.equal(a[0, -5:], a[1, -5:])  # each mask has its own fresh ones
+
+
+def test_costs_in_parts_are_the_costs_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    arguments = (torch.randn(10, 5), torch.randn(5, 8, 10), torch.randint(0, 4, (32, 40)), torch.tensor([0, 2, 3]))
+    results = []
+    for rows in (1, 3, 128):
+        monkeypatch.setattr(mask_losses, "CPU_COST_ROWS", rows)
+        torch.manual_seed(1)
+        results.append(PointMaskLoss(**POINTS).costs(*arguments))
+    for other in results[1:]:
+        torch.testing.assert_close(other, results[0])
+
+
+def test_each_layer_has_candidates_of_its_own() -> None:
+    """With equal logits in all layers, the layers' losses differ: summed, their spread is that of independent draws."""
+    embed, features = torch.randn(1, 2, 5).expand(8, 2, 5), torch.randn(5, 8, 10)
+    points = PointMaskLoss(40, 3.0, 1.0).choose_points(torch.einsum("lmc,chw->lmhw", embed, features))
+    for a, b in pairwise(points):
+        assert not torch.equal(a.sort(1).values, b.sort(1).values)
 
 
 def test_more_confident_predictions_of_the_truth_cost_less() -> None:

@@ -1,0 +1,32 @@
+"""A linear layer by the library that is fastest at it."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+LEAST_TOKENS = 64  # below, the detour costs more than it saves
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`F.linear` of `x` (..., C) with `weight` (C', C): (..., C').
+
+    On a CPU, fp32 products of many tokens go to oneDNN, as a 1x1 convolution of a channels-last view: on processors of
+    AMD it is up to twice as fast as the library that `F.linear` calls, elsewhere equal. Nothing is copied.
+    """
+    tokens = x.numel() // max(1, x.shape[-1])
+    suits = x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32 and tokens >= LEAST_TOKENS
+    if not suits or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return F.linear(x, weight, bias)
+    rows = x.reshape(1, tokens, 1, x.shape[-1]).permute(0, 3, 1, 2)  # (1, C, tokens, 1), channels innermost
+    y = F.conv2d(rows, weight[:, :, None, None], bias)
+    return y.permute(0, 2, 3, 1).reshape(*x.shape[:-1], weight.shape[0])
+
+
+class Linear(nn.Linear):
+    """torch's linear layer through `linear`."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(..., C) -> (..., C')."""
+        return linear(input, self.weight, self.bias)
