@@ -20,6 +20,7 @@ from semask_d2.modeling.backbones.base import (
 )
 from semask_d2.modeling.layers.conv import zero_bias
 from semask_d2.modeling.layers.drop_path import DropPath, linear_drop_paths
+from semask_d2.modeling.layers.linear import Linear
 from semask_d2.utils.arguments import require
 
 PATCH_STRIDES = (4, 2, 2, 2)
@@ -46,9 +47,9 @@ class ReducedAttention(nn.Module):
     def __init__(self, dim: int, num_heads: int, reduction: int):
         super().__init__()
         self.num_heads = num_heads
-        self.q = nn.Linear(dim, dim)
-        self.kv = nn.Linear(dim, 2 * dim)
-        self.proj = nn.Linear(dim, dim)
+        self.q = Linear(dim, dim)
+        self.kv = Linear(dim, 2 * dim)
+        self.proj = Linear(dim, dim)
         self.sr = nn.Conv2d(dim, dim, reduction, stride=reduction) if reduction > 1 else None
         self.norm = nn.LayerNorm(dim) if reduction > 1 else None
 
@@ -82,9 +83,9 @@ class MixFFN(nn.Module):
 
     def __init__(self, dim: int, hidden: int):
         super().__init__()
-        self.fc1 = nn.Linear(dim, hidden)
+        self.fc1 = Linear(dim, hidden)
         self.dwconv = DepthwiseConv(hidden)
-        self.fc2 = nn.Linear(hidden, dim)
+        self.fc2 = Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> the same shape."""

@@ -22,6 +22,7 @@ from semask_d2.modeling.backbones.base import (
     semantic_keys,
 )
 from semask_d2.modeling.layers.drop_path import DropPath, linear_drop_paths
+from semask_d2.modeling.layers.linear import Linear
 from semask_d2.modeling.layers.semantic_attention import SemanticLayer
 from semask_d2.modeling.layers.window_attention import WindowAttention, shifted_window_mask
 from semask_d2.utils.arguments import require
@@ -49,7 +50,7 @@ class PatchMerging(nn.Module):
     def __init__(self, dim: int):
         super().__init__()
         self.norm = nn.LayerNorm(4 * dim)
-        self.reduction = nn.Linear(4 * dim, 2 * dim, bias=False)
+        self.reduction = Linear(4 * dim, 2 * dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, ceil(H / 2), ceil(W / 2), 2C)."""
@@ -63,8 +64,8 @@ class Mlp(nn.Module):
 
     def __init__(self, dim: int, hidden: int, drop: float = 0.0):
         super().__init__()
-        self.fc1 = nn.Linear(dim, hidden)
-        self.fc2 = nn.Linear(hidden, dim)
+        self.fc1 = Linear(dim, hidden)
+        self.fc2 = Linear(hidden, dim)
         self.drop = nn.Dropout(drop)
 
     def forward(self, x: Tensor) -> Tensor:

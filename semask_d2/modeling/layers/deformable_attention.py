@@ -9,6 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from semask_d2.modeling.layers import bilinear_gather
+from semask_d2.modeling.layers.linear import Linear
+
 Size = tuple[int, int]
 
 
@@ -19,6 +22,24 @@ def deformable_attention(value: Tensor, sizes: Sequence[Size], locations: Tensor
     (B, Q, heads, levels, P, 2) as (x, y) in [0, 1], zero outside; `weights` (B, Q, heads, levels, P).
     Returns (B, Q, heads x D).
     """
+    if bilinear_gather.suits(value, locations, weights):
+        return gathered_attention(value, sizes, locations, weights)
+    return sampled_attention(value, sizes, locations, weights)
+
+
+def gathered_attention(value: Tensor, sizes: Sequence[Size], locations: Tensor, weights: Tensor) -> Tensor:
+    """`deformable_attention` as one gather-and-sum."""
+    b, _, heads, dim = value.shape
+    maps = bilinear_gather.PaddedMaps(b, heads, dim, list(sizes))
+    for level, part in enumerate(value.split([h * w for h, w in sizes], dim=1)):
+        maps.put(level, part.unflatten(1, sizes[level]))
+    extent = torch.tensor([(w, h) for h, w in sizes], dtype=torch.float32)
+    x, y = (locations * extent[:, None] - 0.5).unbind(-1)
+    return maps.sums(x, y, weights).flatten(2)
+
+
+def sampled_attention(value: Tensor, sizes: Sequence[Size], locations: Tensor, weights: Tensor) -> Tensor:
+    """`deformable_attention` by standard operators, with gradients."""
     b, _, heads, dim = value.shape
     queries, points = locations.shape[1], locations.shape[4]
     grid = (2 * locations - 1).permute(0, 2, 3, 1, 4, 5).flatten(0, 1)  # (B heads, levels, Q, P, 2)
@@ -44,10 +65,10 @@ class MSDeformAttn(nn.Module):
     def __init__(self, dim: int, num_levels: int, num_heads: int, num_points: int):
         super().__init__()
         self.num_levels, self.num_heads, self.num_points = num_levels, num_heads, num_points
-        self.sampling_offsets = nn.Linear(dim, num_heads * num_levels * num_points * 2)
-        self.attention_weights = nn.Linear(dim, num_heads * num_levels * num_points)
-        self.value_proj = nn.Linear(dim, dim)
-        self.output_proj = nn.Linear(dim, dim)
+        self.sampling_offsets = Linear(dim, num_heads * num_levels * num_points * 2)
+        self.attention_weights = Linear(dim, num_heads * num_levels * num_points)
+        self.value_proj = Linear(dim, dim)
+        self.output_proj = Linear(dim, dim)
         self._reset_parameters()
 
     @torch.no_grad()

@@ -8,6 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from semask_d2.modeling.layers.bilinear_gather import PaddedMaps, suits
+from semask_d2.modeling.layers.linear import linear
+
 GROUPS = 8
 TAPS = 9
 
@@ -33,6 +36,29 @@ def sampled_deform_conv2d(x: Tensor, offsets: Tensor, weight: Tensor, bias: Tens
     return (weight.flatten(1) @ columns).unflatten(-1, (h, w)) + bias[:, None, None]
 
 
+def gathered_deform_conv2d(x: Tensor, offsets: Tensor, weight: Tensor, bias: Tensor, mask: Tensor) -> Tensor:
+    """`sampled_deform_conv2d` from one gather-and-sum and one matrix product, channels innermost throughout."""
+    b, c, h, w = x.shape
+    groups = mask.shape[1] // TAPS
+    maps = PaddedMaps(b, groups, c // groups, [(h, w)])
+    maps.put(0, x.permute(0, 2, 3, 1).unflatten(3, (groups, -1)))
+    tap = torch.arange(TAPS)
+    # (B, H W, taps, groups): a query is a tap of a position
+    offsets = offsets.permute(0, 2, 3, 1).reshape(b, h * w, groups, TAPS, 2).transpose(2, 3)
+    mask = mask.permute(0, 2, 3, 1).reshape(b, h * w, groups, TAPS).transpose(2, 3)
+    position = torch.arange(h * w)[:, None]
+    rows = (position // w + tap // 3 - 1).float()[..., None] + offsets[..., 0]
+    columns = (position % w + tap % 3 - 1).float()[..., None] + offsets[..., 1]
+
+    def queries(values: Tensor) -> Tensor:
+        return values.contiguous().view(b, -1, groups, 1, 1)
+
+    samples = maps.sums(queries(columns), queries(rows), queries(mask))  # (B, H W taps, groups, D)
+    samples = samples.reshape(b, h, w, TAPS * c)
+    taps_first = weight.flatten(2).transpose(1, 2).flatten(1)  # (C', taps x C)
+    return linear(samples, taps_first, bias).permute(0, 3, 1, 2)
+
+
 class DeformableConv(nn.Module):
     """Deformable 3x3 convolution of one map, its offsets and mask predicted from another, in 8 groups of channels."""
 
@@ -54,4 +80,5 @@ class DeformableConv(nn.Module):
             from torchvision.ops import deform_conv2d  # here, because importing it takes seconds
 
             return deform_conv2d(x, offsets, self.weight, self.bias, padding=(1, 1), mask=mask)
-        return sampled_deform_conv2d(x, offsets, self.weight, self.bias, mask)
+        way = gathered_deform_conv2d if suits(x, offsets, mask, self.weight) else sampled_deform_conv2d
+        return way(x, offsets, self.weight, self.bias, mask)

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from semask_d2.modeling.layers.linear import Linear
 from semask_d2.modeling.layers.window_partition import pad_to_multiple, window_merge, window_partition
 
 SemanticInit = Literal["live", "released"]
@@ -27,10 +28,10 @@ class SemanticAttention(nn.Module):
     def __init__(self, dim: int, num_classes: int, *, init: SemanticInit = "live", drop: float = 0.1):
         super().__init__()
         self.gamma = nn.Parameter(torch.zeros(1))
-        self.mlp_cls_q = nn.Linear(dim, num_classes)
-        self.mlp_cls_k = nn.Linear(dim, num_classes)
-        self.mlp_v = nn.Linear(dim, dim)
-        self.mlp_res = nn.Linear(dim, dim)
+        self.mlp_cls_q = Linear(dim, num_classes)
+        self.mlp_cls_k = Linear(dim, num_classes)
+        self.mlp_v = Linear(dim, dim)
+        self.mlp_res = Linear(dim, dim)
         self.drop = nn.Dropout(drop)
         for linear in (self.mlp_cls_q, self.mlp_cls_k, self.mlp_v):
             nn.init.kaiming_normal_(linear.weight)

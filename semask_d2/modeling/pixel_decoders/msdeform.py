@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from semask_d2.d2 import ShapeSpec, configurable
 from semask_d2.modeling.layers.conv import ConvNorm, zero_bias
 from semask_d2.modeling.layers.deformable_attention import MSDeformAttn, Size, reference_points
+from semask_d2.modeling.layers.linear import Linear
 from semask_d2.modeling.layers.position_encoding import sine_position_encoding
 from semask_d2.modeling.pixel_decoders.base import (
     PIXEL_DECODER_REGISTRY,
@@ -37,8 +38,8 @@ class DeformableEncoderLayer(nn.Module):
         super().__init__()
         self.self_attn = MSDeformAttn(dim, num_levels, num_heads, num_points)
         self.norm1 = nn.LayerNorm(dim)
-        self.linear1 = nn.Linear(dim, FEEDFORWARD_DIM)
-        self.linear2 = nn.Linear(FEEDFORWARD_DIM, dim)
+        self.linear1 = Linear(dim, FEEDFORWARD_DIM)
+        self.linear2 = Linear(FEEDFORWARD_DIM, dim)
         self.norm2 = nn.LayerNorm(dim)
         for linear in (self.linear1, self.linear2):
             nn.init.xavier_uniform_(linear.weight)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from semask_d2.d2 import configurable
 from semask_d2.modeling.layers.attention import MultiheadAttention
 from semask_d2.modeling.layers.conv import init_conv
+from semask_d2.modeling.layers.linear import Linear
 from semask_d2.modeling.layers.mlp import MLP
 from semask_d2.modeling.layers.position_encoding import sine_position_encoding
 from semask_d2.modeling.transformer_decoders.base import (
@@ -58,8 +59,8 @@ class FeedForwardLayer(nn.Module):
 
     def __init__(self, dim: int, hidden: int, dropout: float):
         super().__init__()
-        self.linear1 = nn.Linear(dim, hidden)
-        self.linear2 = nn.Linear(hidden, dim)
+        self.linear1 = Linear(dim, hidden)
+        self.linear2 = Linear(hidden, dim)
         self.norm = nn.LayerNorm(dim)
         self.dropout = nn.Dropout(dropout)
         for linear in (self.linear1, self.linear2):
@@ -130,7 +131,7 @@ class MultiScaleMaskedTransformerDecoder(MaskTransformerDecoder):
         for projection in self.input_proj:
             if isinstance(projection, nn.Conv2d):
                 init_conv(projection)
-        self.class_embed = nn.Linear(hidden_dim, num_classes + 1)
+        self.class_embed = Linear(hidden_dim, num_classes + 1)
         self.mask_embed = MLP(hidden_dim, hidden_dim, mask_dim, 3)
 
     @classmethod

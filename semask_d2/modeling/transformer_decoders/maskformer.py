@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from semask_d2.d2 import configurable
 from semask_d2.modeling.layers.attention import MultiheadAttention
 from semask_d2.modeling.layers.conv import init_conv
+from semask_d2.modeling.layers.linear import Linear
 from semask_d2.modeling.layers.mlp import MLP
 from semask_d2.modeling.layers.position_encoding import sine_position_encoding
 from semask_d2.modeling.transformer_decoders.base import (
@@ -28,8 +29,8 @@ class DecoderLayer(nn.Module):
         super().__init__()
         self.self_attn = MultiheadAttention(dim, num_heads, dropout)
         self.multihead_attn = MultiheadAttention(dim, num_heads, dropout)
-        self.linear1 = nn.Linear(dim, hidden)
-        self.linear2 = nn.Linear(hidden, dim)
+        self.linear1 = Linear(dim, hidden)
+        self.linear2 = Linear(hidden, dim)
         self.norm1 = nn.LayerNorm(dim)
         self.norm2 = nn.LayerNorm(dim)
         self.norm3 = nn.LayerNorm(dim)
@@ -116,7 +117,7 @@ class StandardTransformerDecoder(MaskTransformerDecoder):
         if in_channels != hidden_dim or enforce_input_proj:
             self.input_proj = nn.Conv2d(in_channels, hidden_dim, 1)
             init_conv(self.input_proj)
-        self.class_embed = nn.Linear(hidden_dim, num_classes + 1)
+        self.class_embed = Linear(hidden_dim, num_classes + 1)
         self.mask_embed = MLP(hidden_dim, hidden_dim, mask_dim, 3)
 
     @classmethod

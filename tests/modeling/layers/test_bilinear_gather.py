@@ -1,0 +1,79 @@
+"""The gather-and-sum of a CPU against the formulas with standard operators."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from semask_d2.modeling.layers import bilinear_gather, deformable_attention, deformable_conv
+from semask_d2.modeling.layers.deformable_attention import gathered_attention, sampled_attention
+from semask_d2.modeling.layers.deformable_conv import gathered_deform_conv2d, sampled_deform_conv2d
+
+sides = st.tuples(st.integers(1, 7), st.integers(1, 7))
+
+
+@settings(deadline=None, derandomize=True, max_examples=60)
+@given(
+    sizes=st.lists(sides, min_size=1, max_size=3),
+    batch=st.integers(1, 2),
+    queries=st.integers(1, 6),
+    heads=st.integers(1, 3),
+    points=st.integers(1, 4),
+    spread=st.sampled_from([0.3, 1.0, 50.0]),
+)
+def test_attention_equals_the_standard_operators(sizes, batch, queries, heads, points, spread) -> None:
+    torch.manual_seed(0)
+    value = torch.randn(batch, sum(h * w for h, w in sizes), heads, 5)
+    locations = 0.5 + spread * (torch.rand(batch, queries, heads, len(sizes), points, 2) - 0.5)
+    locations[torch.rand(locations.shape) < 0.1] = 1.0  # borders, exactly
+    weights = torch.rand(batch, queries, heads, len(sizes), points)
+    ours = gathered_attention(value, sizes, locations, weights)
+    torch.testing.assert_close(ours, sampled_attention(value, sizes, locations, weights), atol=2e-5, rtol=1e-4)
+
+
+@settings(deadline=None, derandomize=True, max_examples=40)
+@given(size=sides, batch=st.integers(1, 2), groups=st.sampled_from([1, 2, 4]), spread=st.sampled_from([0.0, 0.5, 9.0]))
+def test_convolution_equals_the_standard_operators(size, batch, groups, spread) -> None:
+    torch.manual_seed(0)
+    x, weight, bias = torch.randn(batch, 8, *size), torch.randn(6, 8, 3, 3), torch.randn(6)
+    offsets, mask = spread * torch.randn(batch, groups * 18, *size), torch.rand(batch, groups * 9, *size)
+    arguments = (x, offsets, weight, bias, mask)
+    ours = gathered_deform_conv2d(*arguments)
+    assert ours.permute(0, 2, 3, 1).is_contiguous()
+    torch.testing.assert_close(ours, sampled_deform_conv2d(*arguments), atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 1e30])
+def test_positions_that_are_no_numbers_are_outside(value: float) -> None:
+    locations = torch.full((1, 1, 1, 1, 1, 2), value)
+    out = gathered_attention(torch.ones(1, 6, 1, 2), [(2, 3)], locations, torch.ones(1, 1, 1, 1, 1))
+    assert not out.any()
+
+
+def test_it_serves_where_nothing_learns_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.ones(2, requires_grad=True)
+    assert not bilinear_gather.suits(x)
+    assert bilinear_gather.suits(x.detach())
+    with torch.no_grad():
+        assert bilinear_gather.suits(x)
+        assert not bilinear_gather.suits(x.double())
+        assert not bilinear_gather.suits(x.to("meta"))
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    with torch.no_grad():
+        assert not bilinear_gather.suits(x)
+
+
+def test_the_modules_take_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = []
+    monkeypatch.setattr(deformable_attention, "gathered_attention", lambda *_: taken.append(1) or torch.zeros(1, 4, 8))
+    monkeypatch.setattr(deformable_conv, "gathered_deform_conv2d", lambda *_: taken.append(2))
+    attention = deformable_attention.MSDeformAttn(8, 1, 2, 2)
+    convolution = deformable_conv.DeformableConv(8)
+    tokens, maps = torch.randn(1, 4, 8), torch.randn(1, 8, 2, 2)
+    for grad in (True, False):
+        with torch.set_grad_enabled(grad):
+            attention(tokens, torch.rand(4, 2), tokens, [(2, 2)])
+            convolution(maps, maps)
+    assert taken == [1, 2]

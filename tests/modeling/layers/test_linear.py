@@ -1,0 +1,50 @@
+"""The linear layer against torch's."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from semask_d2.modeling.layers import linear as module
+from semask_d2.modeling.layers.linear import Linear, linear
+
+
+@pytest.mark.parametrize("shape", [(7,), (3, 7), (200, 7), (2, 40, 7), (2, 9, 11, 7), (1, 64, 7), (0, 7)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_equals_torchs_with_gradients(shape: tuple[int, ...], bias: bool) -> None:
+    x = torch.randn(shape, requires_grad=True)
+    weight, offset = torch.randn(5, 7, requires_grad=True), torch.randn(5, requires_grad=True) if bias else None
+    arguments = [x, weight, *([offset] if bias else [])]
+    ours, theirs = linear(x, weight, offset), F.linear(x, weight, offset)
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+    upstream = torch.randn_like(theirs)
+    gradients = [torch.autograd.grad(y, arguments, upstream) for y in (ours, theirs)]
+    torch.testing.assert_close(*gradients, atol=1e-4, rtol=1e-4)
+
+
+def test_views_that_are_not_contiguous() -> None:
+    x, weight = torch.randn(2, 7, 80).transpose(1, 2), torch.randn(5, 7)
+    torch.testing.assert_close(linear(x, weight), F.linear(x, weight), atol=1e-5, rtol=1e-5)
+
+
+def test_other_types_and_graphs_take_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, weight = torch.randn(100, 7), torch.randn(5, 7)
+    convolutions = []
+    monkeypatch.setattr(F, "conv2d", lambda *args: convolutions.append(1) or torch.zeros(1, 5, 100, 1))
+    linear(x, weight)
+    assert len(convolutions) == 1
+    linear(x.double(), weight.double())
+    linear(x[: module.LEAST_TOKENS - 1], weight)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert linear(x, weight).dtype == torch.bfloat16
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    linear(x, weight)
+    assert len(convolutions) == 1
+
+
+def test_the_layer_is_torchs_by_its_state() -> None:
+    layer = Linear(7, 5)
+    assert isinstance(layer, nn.Linear)
+    assert layer.state_dict().keys() == nn.Linear(7, 5).state_dict().keys()
