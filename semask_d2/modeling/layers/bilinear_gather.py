@@ -10,14 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from semask_d2.modeling.layers.linear import in_graph
+
 LOW, HIGH = 1, 2  # zero rows and columns around a map: a sample outside of it lands in them
 
 
 def suits(*tensors: Tensor) -> bool:
     """Whether the gather-and-sum may compute of these tensors: on a CPU, in fp32, without gradients, not in a graph."""
     learns = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
-    in_graph = torch.compiler.is_compiling() or torch.jit.is_tracing()
-    return not learns and not in_graph and all(x.device.type == "cpu" and x.dtype == torch.float32 for x in tensors)
+    return not learns and not in_graph() and all(x.device.type == "cpu" and x.dtype == torch.float32 for x in tensors)
 
 
 class PaddedMaps:
@@ -39,32 +40,34 @@ class PaddedMaps:
         whole = self.table[:, start : start + rows * pitch].view(len(cells), rows, pitch, *cells.shape[3:])
         whole[:, LOW : LOW + h, LOW : LOW + w] = cells
 
-    def sums(self, x: Tensor, y: Tensor, weights: Tensor) -> Tensor:
-        """Weighted sums of samples at pixel positions: (B, Q, groups, levels, P) three times -> (B, Q, groups, D).
+    def sums(self, x: Tensor, y: Tensor, weights: Tensor, queries: int) -> Tensor:
+        """Weighted sums of samples at pixel positions: (levels, P, B x queries x groups) three times -> (..., D).
 
-        A pixel's center is at its index; outside a map everything is zero.
+        A pixel's center is at its index; outside a map everything is zero. The sums come innermost because then every
+        step runs over long rows, with one number a level.
         """
-        batch, queries = x.shape[:2]
-        height, width = torch.tensor(self.sizes, dtype=torch.float32).T[..., None]
+        height, width = torch.tensor(self.sizes, dtype=torch.float32).T[..., None, None]
         least = torch.tensor(-1.0)
         x, y = x.fmax(least).fmin(width), y.fmax(least).fmin(height)  # which also take no-numbers to the outside
         left, top = x.floor(), y.floor()
-        x, y = x - left, y - top
-        pitch = torch.tensor(self.pitches, dtype=torch.int32)[:, None]
-        start = torch.tensor(self.starts, dtype=torch.int32)[:, None] + LOW * (pitch + 1)
-        corner = top.int() * pitch + left.int() + start
-        corner += (torch.arange(batch, dtype=torch.int32) * self.cells).view(-1, 1, 1, 1, 1)
-        corner = corner * self.groups + torch.arange(self.groups, dtype=torch.int32)[:, None, None]
-        steps = torch.cat([torch.zeros_like(pitch), torch.ones_like(pitch), pitch, pitch + 1], dim=1) * self.groups
-        indices = corner[..., None] + steps[:, None]  # (B, Q, groups, levels, P, 4)
-        across = torch.stack([1 - x, x], dim=-1)
-        down = torch.stack([weights * (1 - y), weights * y], dim=-1)
-        shares = down[..., :, None] * across[..., None, :]  # (..., 2, 2): upper left, upper right, lower ones
-        bags = batch * queries * self.groups
-        summed = F.embedding_bag(
-            indices.view(bags, -1),
+        x, y = x.sub_(left), y.sub_(top)
+        pitch = torch.tensor(self.pitches, dtype=torch.float32)[:, None, None]
+        cell = (top.mul_(pitch).add_(left)).int()  # exact in fp32 up to 16 million cells
+        origin = torch.tensor(self.starts, dtype=torch.int32)[:, None, None] + LOW * (pitch.int() + 1)
+        batch = len(self.table)
+        row = (torch.arange(batch, dtype=torch.int32) * self.cells * self.groups).view(-1, 1, 1)
+        row = (row + torch.arange(self.groups, dtype=torch.int32)).expand(batch, queries, self.groups).flatten()
+        cell = cell.add_(origin).mul_(self.groups).add_(row)
+        below, across = pitch.int() * self.groups, self.groups
+        indices = torch.stack([cell, cell + across, cell + below, cell + (below + across)])
+        lower = weights * y
+        upper = weights - lower
+        shares = torch.stack([upper, upper * x, lower, lower * x])
+        shares[0] -= shares[1]
+        shares[2] -= shares[3]
+        return F.embedding_bag(
+            indices.flatten(0, 2).T.contiguous(),
             self.table.flatten(0, 2),
-            per_sample_weights=shares.reshape(bags, -1),
+            per_sample_weights=shares.flatten(0, 2).T.contiguous(),
             mode="sum",
         )
-        return summed.view(batch, queries, self.groups, -1)

@@ -33,9 +33,13 @@ def gathered_attention(value: Tensor, sizes: Sequence[Size], locations: Tensor, 
     maps = bilinear_gather.PaddedMaps(b, heads, dim, list(sizes))
     for level, part in enumerate(value.split([h * w for h, w in sizes], dim=1)):
         maps.put(level, part.unflatten(1, sizes[level]))
-    extent = torch.tensor([(w, h) for h, w in sizes], dtype=torch.float32)
-    x, y = (locations * extent[:, None] - 0.5).unbind(-1)
-    return maps.sums(x, y, weights).flatten(2)
+    queries, levels, points = locations.shape[1], len(sizes), locations.shape[4]
+    # (levels, P, 2, B Q heads)
+    places = locations.reshape(b * queries * heads, -1).T.contiguous().view(levels, points, 2, -1)
+    height, width = torch.tensor(sizes, dtype=torch.float32).T[..., None, None]
+    weights = weights.reshape(b * queries * heads, -1).T.contiguous().view(levels, points, -1)
+    x, y = places[:, :, 0] * width - 0.5, places[:, :, 1] * height - 0.5
+    return maps.sums(x, y, weights, queries).view(b, queries, heads * dim)
 
 
 def sampled_attention(value: Tensor, sizes: Sequence[Size], locations: Tensor, weights: Tensor) -> Tensor:

@@ -50,10 +50,8 @@ def gathered_deform_conv2d(x: Tensor, offsets: Tensor, weight: Tensor, bias: Ten
     rows = (position // w + tap // 3 - 1).float()[..., None] + offsets[..., 0]
     columns = (position % w + tap % 3 - 1).float()[..., None] + offsets[..., 1]
 
-    def queries(values: Tensor) -> Tensor:
-        return values.contiguous().view(b, -1, groups, 1, 1)
-
-    samples = maps.sums(queries(columns), queries(rows), queries(mask))  # (B, H W taps, groups, D)
+    flat = (values.reshape(1, 1, -1) for values in (columns, rows, mask))
+    samples = maps.sums(*flat, queries=h * w * TAPS)  # (B H W taps groups, D)
     samples = samples.reshape(b, h, w, TAPS * c)
     taps_first = weight.flatten(2).transpose(1, 2).flatten(1)  # (C', taps x C)
     return linear(samples, taps_first, bias).permute(0, 3, 1, 2)

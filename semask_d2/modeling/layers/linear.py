@@ -9,6 +9,12 @@ from torch import Tensor, nn
 LEAST_TOKENS = 64  # below, the detour costs more than it saves
 
 
+def in_graph() -> bool:
+    """Whether a graph is being made: compiled, exported or traced. Graphs hold standard operators alone."""
+    tracing = torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage] - it is public
+    return tracing or torch.compiler.is_compiling()
+
+
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`F.linear` of `x` (..., C) with `weight` (C', C): (..., C').
 
@@ -17,7 +23,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """
     tokens = x.numel() // max(1, x.shape[-1])
     suits = x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32 and tokens >= LEAST_TOKENS
-    if not suits or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if not suits or torch.is_autocast_enabled("cpu") or in_graph():
         return F.linear(x, weight, bias)
     rows = x.reshape(1, tokens, 1, x.shape[-1]).permute(0, 3, 1, 2)  # (1, C, tokens, 1), channels innermost
     y = F.conv2d(rows, weight[:, :, None, None], bias)
