@@ -36,6 +36,8 @@ DEFAULTS: dict[str, Any] = {
     "SOLVER.CHECKPOINTS_KEPT": 3,  # the newest ones beside the best and the final; 0 keeps all
     "SOLVER.GRADIENT_ACCUMULATION_STEPS": 1,  # parts that a batch of IMS_PER_BATCH is split into
     # Weights
+    # "bf16": backbone and head compute in bfloat16 autocast, in training and evaluation, on a CPU or a GPU that has it
+    "MODEL.PRECISION": "fp32",
     "MODEL.WEIGHTS_DROP_CLASS_LAYERS": False,  # start training without the class-sized layers of MODEL.WEIGHTS
     # SeMask Swin backbone
     "MODEL.SWIN.PRETRAIN_IMG_SIZE": 224,

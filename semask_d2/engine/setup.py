@@ -108,7 +108,7 @@ def summary(cfg: CfgNode, model: nn.Module, image_counts: Mapping[str, int], *, 
             f"weight decay {solver.WEIGHT_DECAY:g}"
             + (f", gradients clipped ({clip.CLIP_TYPE} {clip.CLIP_VALUE:g})" if clip.ENABLED else ""),
             "schedule": f"{solver.LR_SCHEDULER_NAME}, {solver.WARMUP_ITERS} iterations of warm-up",
-            "precision": "mixed" if solver.AMP.ENABLED and device.startswith("cuda") else "fp32",
+            "precision": "mixed" if solver.AMP.ENABLED and device.startswith("cuda") else cfg.MODEL.PRECISION,
         }
     return "\n".join(f"  {name:11s}{value}" for name, value in rows.items())
 

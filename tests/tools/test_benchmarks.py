@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
@@ -20,3 +21,28 @@ def test_labels_from_scores() -> None:
     assert "| whole maps |" in done.stdout
     assert "| bands |" in done.stdout
     assert done.stdout.splitlines()[-1] == "The labels are the same."
+
+
+def run(script: str, *arguments: str) -> str:
+    command = [sys.executable, f"benchmarks/{script}.py", "--repeats", "1", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_inference(tmp_path) -> None:
+    config = ("--config-file", "toy_scenes/semask_swin_mini_msfapn_m2f.yaml", "--size", "64")
+    out = run("inference", *config, "--json", str(tmp_path / "figures.json"))
+    assert "| standard operators |" in out
+    assert "| fast paths |" in out
+    (figures,) = json.loads((tmp_path / "figures.json").read_text()).values()
+    assert [len(values) for values in figures["seconds"].values()] == [1, 1]
+
+
+@pytest.mark.slow
+def test_training_step() -> None:
+    config = ("--config-file", "toy_scenes/semask_swin_mini_m2f.yaml", "--size", "64")
+    out = run("training_step", *config)
+    assert "| standard operators |" in out
+    assert "| this project |" in out

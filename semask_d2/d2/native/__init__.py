@@ -11,7 +11,8 @@ The loggers have Detectron2's names ("detectron2.engine.train_loop", ...), so th
 
 from semask_d2.d2.native import comm, hooks
 from semask_d2.d2.native.catalog import DatasetCatalog, MetadataCatalog
-from semask_d2.d2.native.config import CfgNode, configurable, get_cfg
+from semask_d2.d2.native.config import CfgNode, configurable
+from semask_d2.d2.native.config_defaults import get_cfg
 from semask_d2.d2.native.engine import DefaultTrainer, TrainerBase
 from semask_d2.d2.native.env import BACKEND, BACKEND_VERSION, PathManager, collect_env_info, seed_all_rng
 from semask_d2.d2.native.evaluation import (

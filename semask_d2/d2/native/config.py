@@ -19,13 +19,6 @@ class CfgNode(_FvcoreCfgNode):
         return super().load_yaml_with_base(filename, allow_unsafe=False)
 
 
-def get_cfg() -> CfgNode:
-    """Return a fresh copy of the default config."""
-    from semask_d2.d2.native.config_defaults import DEFAULTS
-
-    return DEFAULTS.clone()
-
-
 def configurable(init_func: Callable) -> Callable:
     """Let a class's `__init__` be called with a config, which its classmethod `from_config` makes arguments of.
 

@@ -61,3 +61,8 @@ for _name in (
 ):
     DEFAULTS.MODEL[_name] = CfgNode(new_allowed=True)
 # fmt: on
+
+
+def get_cfg() -> CfgNode:
+    """Return a fresh copy of the default config."""
+    return DEFAULTS.clone()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABCMeta, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import ClassVar, NamedTuple, cast
 
 import torch
@@ -85,6 +86,7 @@ class SemanticSegmenter(nn.Module, metaclass=ABCMeta):
         "num_classes": "MODEL.SEM_SEG_HEAD.NUM_CLASSES",
         "ignore_label": "MODEL.SEM_SEG_HEAD.IGNORE_VALUE",
         "prior_weight": "MODEL.MASK_FORMER.CATE_WEIGHT",
+        "precision": "MODEL.PRECISION",
     }
 
     def __init__(
@@ -97,8 +99,10 @@ class SemanticSegmenter(nn.Module, metaclass=ABCMeta):
         ignore_label: int,
         prior_weight: float,
         size_divisibility: int,
+        precision: str = "fp32",
     ):
         super().__init__()
+        require(precision in ("fp32", "bf16"), self, "precision", '"fp32" or "bf16"', precision)
         require(num_classes >= 1, self, "num_classes", "at least 1", num_classes)
         require(prior_weight >= 0, self, "prior_weight", "at least 0", prior_weight)
         self.backbone = backbone
@@ -109,6 +113,7 @@ class SemanticSegmenter(nn.Module, metaclass=ABCMeta):
         self.prior_weight = prior_weight
         self.size_divisibility = size_divisibility
         self.train_size_divisibility = size_divisibility
+        self.precision = precision
 
     @property
     def device(self) -> torch.device:
@@ -128,7 +133,9 @@ class SemanticSegmenter(nn.Module, metaclass=ABCMeta):
         """
         if not self.training:
             return [{"sem_seg": cast(Tensor, result.scores)} for result in self.predict(batched_inputs, scores=True)]
-        images, features = self.extract(batched_inputs)
+        with self.autocast():
+            images, features = self.extract(batched_inputs)
+            predictions = self.sem_seg_head(features)
         targets = build_targets(
             [x["sem_seg"] for x in batched_inputs],
             (images.tensor.shape[-2], images.tensor.shape[-1]),
@@ -137,7 +144,7 @@ class SemanticSegmenter(nn.Module, metaclass=ABCMeta):
             device=self.device,
             names=image_names(batched_inputs),
         )
-        losses = self.head_losses(self.sem_seg_head(features), targets)
+        losses = self.head_losses(predictions, targets)
         align_corners = self.prior_align_corners
         prior = decode_semantic_prior(features, align_corners=align_corners)
         if prior is not None:
@@ -154,15 +161,20 @@ class SemanticSegmenter(nn.Module, metaclass=ABCMeta):
             raise ValueError(f"{type(self.backbone).__name__} gives no semantic maps (NUM_SEM_BLOCKS 0, or none)")
         results = []
         for batch in self.batches(batched_inputs):
-            images, features = self.extract(batch)
+            with self.autocast():
+                images, features = self.extract(batch)
+                predictions = self.sem_seg_head(features)
             maps = self.prior_maps(images, features) if priors else [None] * len(batch)
-            predictions = self.sem_seg_head(features)
             with torch.autocast(self.device.type, enabled=False):  # a caller's would decide ties in half precision
                 for score_map, prior in zip(self.score_maps(batch, images, predictions), maps, strict=True):
                     whole = score_map.scores() if scores else None
                     labels = score_map.labels() if whole is None else whole.argmax(0)
                     results.append(Segmentation(labels, whole, prior))
         return results
+
+    def autocast(self) -> AbstractContextManager:
+        """Where backbone and head compute: as the caller does, or in bfloat16 where `precision` says so."""
+        return torch.autocast(self.device.type, dtype=torch.bfloat16) if self.precision == "bf16" else nullcontext()
 
     def predict_labels(self, batched_inputs: list[dict]) -> list[Tensor]:
         """The class of each pixel, (height, width) int64 per image."""

@@ -51,6 +51,7 @@ class SeMaskMaskFormer(SemanticSegmenter):
         ignore_label: int,
         prior_weight: float,
         size_divisibility: int,
+        precision: str = "fp32",
         resize_masks_first: bool = False,
         semantic_on: bool = True,
         instance_on: bool = False,
@@ -64,6 +65,7 @@ class SeMaskMaskFormer(SemanticSegmenter):
             ignore_label=ignore_label,
             prior_weight=prior_weight,
             size_divisibility=size_divisibility,
+            precision=precision,
         )
         require(semantic_on, self, "semantic_on", "True, as semantic scores are all there is", semantic_on)
         for name, wanted in (("instance_on", instance_on), ("panoptic_on", panoptic_on)):

@@ -43,6 +43,7 @@ class SeMaskFPN(SemanticSegmenter):
         ignore_label: int,
         loss_weight: float,
         prior_weight: float,
+        precision: str = "fp32",
         ohem_pixels: int = 0,
         train_size_divisibility: int = 0,
     ):
@@ -54,6 +55,7 @@ class SeMaskFPN(SemanticSegmenter):
             ignore_label=ignore_label,
             prior_weight=prior_weight,
             size_divisibility=0,
+            precision=precision,
         )
         require(ohem_pixels >= 0, self, "ohem_pixels", "at least 0", ohem_pixels)
         self.train_size_divisibility = max(train_size_divisibility, 0)
