@@ -74,5 +74,5 @@ def test_files_are_read_or_refused(tmp_path: Path, whole: bool) -> None:
             pytest.fail(f"{error!r} of {content!r}")
         assert time.perf_counter() - started < 2, content
     assert read + refused == (200 if whole else 500)
-    assert read > 5
+    assert read >= 5
     assert refused > 50

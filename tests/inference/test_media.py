@@ -124,6 +124,8 @@ def write_video(path: Path, shapes: list[tuple[int, int]]) -> None:
 class CutWriter:
     """A writer whose file ends too early, as on a full disk; OpenCV's, too, says nothing of it."""
 
+    fourcc = staticmethod(REAL_WRITER.fourcc)
+
     def __init__(self, path: str, *arguments: object):
         self.path, self.writer, self.frames = path, REAL_WRITER(path, *arguments), 0
 
