@@ -121,6 +121,9 @@ def write_video(path: Path, shapes: list[tuple[int, int]]) -> None:
             file.write(np.full((*shape, 3), 20 * number, np.uint8))
 
 
+REAL_WRITER = cv2.VideoWriter
+
+
 class CutWriter:
     """A writer whose file ends too early, as on a full disk; OpenCV's, too, says nothing of it."""
 
@@ -141,9 +144,6 @@ class CutWriter:
         self.writer.release()
         if self.cut:
             os.truncate(self.path, os.path.getsize(self.path) * 2 // 3)
-
-
-REAL_WRITER = cv2.VideoWriter
 
 
 @pytest.mark.parametrize(("cut", "frames"), [(True, "0 of 9"), (False, "3 of 9")])
