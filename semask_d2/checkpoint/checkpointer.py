@@ -149,6 +149,8 @@ class Checkpointer(FvcoreCheckpointer):
                 )
             if all(found):
                 return self.load(self.get_checkpoint_file())
+            if not path and not self.checkpointables:  # nothing to train on from, and random weights tell nothing
+                raise UserError(f"{self.save_dir}: holds no checkpoint; add MODEL.WEIGHTS FILE, or correct OUTPUT_DIR")
             logger.info("%s holds no checkpoint to resume from", self.save_dir)
         return self._load(path, [], **self.start_allowances)
 

@@ -15,6 +15,7 @@ from semask_d2.checkpoint.unpickling import load_pickle, load_torch
 from semask_d2.d2 import PathManager
 from semask_d2.utils.errors import UserError
 from semask_d2.utils.registry import suggestion
+from semask_d2.utils.runs import require_run
 
 logger = logging.getLogger(__name__)
 
@@ -24,15 +25,17 @@ TIMM = "timm://"
 def read_checkpoint(source: str | os.PathLike) -> dict[str, Any]:
     """The dict that a checkpoint holds, its tensors on the CPU.
 
-    `source` is a path or an address that iopath knows (`https://...`), or `timm://NAME`, the pretrained weights that
-    timm publishes under that name. The ending decides how a file is read: `.pkl` is a pickle of arrays, as
-    Detectron2 publishes them, `.safetensors` is that, anything else a torch file.
+    `source` is a path, a run folder (its best checkpoint), an address that iopath knows (`https://...`), or
+    `timm://NAME`, the pretrained weights that timm publishes under that name. The ending decides how a file is read:
+    `.pkl` is a pickle of arrays, as Detectron2 publishes them, `.safetensors` is that, anything else a torch file.
     Raises `UserError` for a file that is missing, truncated, or holds anything but plain data, arrays and tensors.
     """
     source = os.fspath(source)
     if source.startswith(TIMM):
         return read_timm(source)
     path = Path(local_copy(source) if "://" in source else source)
+    if path.is_dir():
+        path = require_run(path)
     require_file(path, source)
     try:
         data = read_file(path)

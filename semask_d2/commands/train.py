@@ -7,15 +7,18 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+
 from semask_d2.checkpoint import Checkpointer
 from semask_d2.config import get_cfg
-from semask_d2.config.checks import check_evaluation
+from semask_d2.config.checks import check_evaluation, check_training
 from semask_d2.d2 import CfgNode, comm
 from semask_d2.data import require_data
 from semask_d2.engine import Trainer
 from semask_d2.engine.launch import argument_parser, run
 from semask_d2.engine.setup import setup, summary
 from semask_d2.evaluation import MultiScaleFlip
+from semask_d2.modeling.meta_arch import build_model
 from semask_d2.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -26,10 +29,19 @@ EXAMPLE = "toy_scenes/semask_swin_mini_msfapn_m2f.yaml"
 def main(args: argparse.Namespace) -> None:
     """What each process does."""
     if not args.config_file:
-        raise UserError(f"--config-file is missing: name a config, such as configs/{EXAMPLE}")
+        given = next((word for word in args.opts if word.endswith((".yaml", ".yml"))), None)
+        hint = f"write --config-file {given}" if given else f"name a config, such as configs/{EXAMPLE}"
+        raise UserError(f"--config-file is missing: {hint}")
     cfg = get_cfg(args.config_file, args.opts)
     cfg.freeze()
     check_evaluation(cfg)
+    if not args.eval_only:  # what is wrong with the config is said before an earlier run is moved aside
+        check_training(cfg)
+        without_memory = cfg.clone()
+        without_memory.defrost()
+        without_memory.MODEL.DEVICE = "meta"
+        with torch.device("meta"):
+            build_model(without_memory)
     setup(cfg, training=not args.eval_only, resume=args.resume)
     results = evaluate(cfg, resume=args.resume) if args.eval_only else train(cfg, args)
     if comm.is_main_process() and results:
@@ -42,7 +54,7 @@ def train(cfg: CfgNode, args: argparse.Namespace) -> dict[str, Any]:
     """Train, from the start or with `args.resume` from the last checkpoint; the last evaluation's results."""
     counts = require_data(cfg, (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
     trainer = Trainer(cfg)
-    logger.info("Training:\n%s", summary(cfg, trainer.model, counts, training=True))
+    logger.info("Training:\n%s", summary(cfg, trainer.model, counts, training=True, resume=args.resume))
     trainer.resume_or_load(resume=args.resume)
     named = get_cfg(args.config_file).MODEL.WEIGHTS
     if named and not cfg.MODEL.WEIGHTS and not trainer.start_iter:
@@ -58,7 +70,7 @@ def evaluate(cfg: CfgNode, *, resume: bool) -> dict[str, Any]:
     """Evaluate MODEL.WEIGHTS, or with `resume` the newest checkpoint of OUTPUT_DIR, on the config's test sets."""
     if not (cfg.MODEL.WEIGHTS or resume):
         raise UserError(
-            "--eval-only needs trained weights: add MODEL.WEIGHTS FILE, or --resume for the newest checkpoint "
+            "an evaluation needs trained weights: add MODEL.WEIGHTS FILE, or --resume for the newest checkpoint "
             f"in OUTPUT_DIR ({cfg.OUTPUT_DIR})"
         )
     counts = require_data(cfg, cfg.DATASETS.TEST)
@@ -70,8 +82,7 @@ def evaluate(cfg: CfgNode, *, resume: bool) -> dict[str, Any]:
 
 def command_line(arguments: Sequence[str] | None = None, *, prog: str | None = None, eval_only: bool = False) -> int:
     """Run the words of a command line, by default this process's; returns the exit code."""
-    parser = argument_parser()
-    parser.prog = prog or parser.prog
+    parser = argument_parser(prog)
     args = parser.parse_args(arguments)
     args.eval_only |= eval_only
     return run(main, args)

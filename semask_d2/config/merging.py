@@ -21,23 +21,26 @@ from semask_d2.utils.registry import suggestion
 logger = logging.getLogger(__name__)
 
 
-def get_cfg(config_file: str | os.PathLike | None = None, opts: list[str] | tuple[str, ...] = ()) -> CfgNode:
+def get_cfg(
+    config_file: str | os.PathLike | None = None, opts: list[str] | tuple[str, ...] = (), *, fit: bool = True
+) -> CfgNode:
     """A whole config: Detectron2's and the project's defaults, then `config_file`, then `opts` (KEY VALUE ...).
 
-    `config_file` is a path, or the name of a config of the package ("ade20k/semask_swin_l_m2f.yaml").
-
-    The device defaults to what the machine has; what it cannot do (CUDA, SyncBN without CUDA) is replaced with a
+    `config_file` is a path, or the name of a config of the package ("ade20k/semask_swin_l_m2f.yaml"). With `fit` the
+    device is by default what the machine has, and what it cannot do (CUDA, SyncBN without CUDA) is replaced with a
     warning. Raises `UserError` for a missing file, a YAML tag, an unknown key or a value of the wrong type.
     """
     cfg = get_detectron2_cfg()
     add_semask_config(cfg)
     # keys of Detectron2's whose defaults are others in the published models
     cfg.SOLVER.LR_SCHEDULER_NAME, cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = "WarmupPolyLR", "full_model"
-    cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+    if fit:
+        cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
     if config_file:
         merge_file(cfg, config_file)
     merge_opts(cfg, opts)
-    fit_to_machine(cfg)
+    if fit:
+        fit_to_machine(cfg)
     return cfg
 
 
@@ -54,19 +57,23 @@ def merge_file(cfg: CfgNode, path: str | os.PathLike) -> None:
 
 def merge_opts(cfg: CfgNode, opts: list[str] | tuple[str, ...]) -> None:
     """Merge command-line options, keys and values in turn, into `cfg`."""
+    if flag := next((word for word in opts if word.startswith("--")), None):
+        raise UserError(f"settings: {flag} is a flag; flags go before the KEY VALUE settings")
+    if joined := next((word for word in opts[::2] if "=" in word), None):
+        raise UserError(f"settings: {joined}: write KEY VALUE, with a space between them")
     if len(opts) % 2:
-        raise UserError(f"options: expected KEY VALUE pairs, got an odd number of words: {' '.join(opts)}")
+        raise UserError(f"settings: expected KEY VALUE pairs, got an odd number of words: {' '.join(opts)}")
     for key, value in zip(opts[::2], opts[1::2], strict=True):
         nested: Any = value
         for part in reversed(key.split(".")):
             nested = {part: nested}
-        check_keys(cfg, nested, "options")
+        check_keys(cfg, nested, "settings")
         try:
             default = value_of(cfg, key)
             whole = isinstance(default, float) and re.fullmatch(r"[+-]?\d+", str(value).strip())
             cfg.merge_from_list([key, f"{value}.0" if whole else value])
         except (ValueError, AssertionError) as error:
-            raise UserError(f"options: {explain_type(error)}") from error
+            raise UserError(f"settings: {explain_type(error)}") from error
 
 
 def with_floats(cfg: CfgNode, values: dict) -> dict:

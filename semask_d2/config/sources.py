@@ -12,7 +12,7 @@ from semask_d2.config.yaml_files import bases_of, located, read_values, read_yam
 from semask_d2.d2 import CfgNode
 from semask_d2.utils.arguments import value_of
 
-DEFAULT, COMMAND_LINE = "default", "command line"
+DEFAULT, COMMAND_LINE, MACHINE = "default", "command line", "what this machine has"
 
 
 def config_with_sources(
@@ -24,6 +24,8 @@ def config_with_sources(
     for path, values in files_of(find_config(config_file)):
         sources |= dict.fromkeys(leaves(values), name_of(path))
     sources |= dict.fromkeys(opts[::2], COMMAND_LINE)
+    asked = get_cfg(config_file, opts, fit=False)
+    sources |= {key: MACHINE for key in sources if value_of(cfg, key) != value_of(asked, key)}
     return cfg, {key: source for key, source in sources.items() if key in set(all_keys(cfg))}
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import yaml
 
+from semask_d2.config.finding import configs_folder
 from semask_d2.config.yaml_limits import MAX_DEPTH, MAX_FILES, check_structure, read_text
 from semask_d2.utils.errors import UserError
 
@@ -74,9 +75,11 @@ def bases_of(values: dict, path: Path) -> list[str]:
 
 
 def located(base: str, path: Path) -> Path:
-    """The file that `_BASE_` of the file at `path` calls `base`."""
+    """The file that `_BASE_` of the file at `path` calls `base`: beside it, or else a config of the package."""
     try:
-        return (path.parent / os.path.expanduser(base)).resolve()
+        beside = (path.parent / os.path.expanduser(base)).resolve()
+        packaged = configs_folder() / base
+        return packaged.resolve() if not os.path.lexists(beside) and packaged.is_file() else beside
     except (OSError, ValueError, RuntimeError) as error:  # a name too long, one with a zero, links in a circle
         raise UserError(f"{path}: {BASE_KEY}: {reprlib.repr(base)} is no file name: {error}") from error
 

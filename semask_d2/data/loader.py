@@ -158,7 +158,9 @@ def per_rank_batch(batch: int, world_size: int, accumulation_steps: int) -> int:
     if accumulation_steps < 1:
         raise UserError(f"SOLVER.GRADIENT_ACCUMULATION_STEPS is {accumulation_steps}; expected 1 or more")
     parts = world_size * accumulation_steps
-    if batch < 1 or batch % parts:
+    if batch < 1:
+        raise UserError(f"SOLVER.IMS_PER_BATCH: expected at least 1, got {batch}")
+    if batch % parts:
         raise UserError(
             f"SOLVER.IMS_PER_BATCH is {batch}, which does not divide into {world_size} process(es) x "
             f"SOLVER.GRADIENT_ACCUMULATION_STEPS {accumulation_steps}: set it to a multiple of {parts}"

@@ -50,5 +50,8 @@ def start_worker(_: int, *, parent: int) -> None:
     if os.getppid() != parent:  # which ended meanwhile: nobody would ever end this one
         os._exit(1)
     cv2.setNumThreads(0)  # the workers are the parallelism; OpenCV's threads on top of them would fight for the cores
-    # Ctrl-C reaches every process of a terminal; the trainer ends its workers when its step is done
+    # Ctrl-C, and a signal to a whole job, reach every process of a group: this one is to serve the trainer until that
+    # has written its checkpoint, and ends with it
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(os, "setpgid"):
+        os.setpgid(0, 0)

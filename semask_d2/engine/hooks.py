@@ -76,7 +76,8 @@ class StopOnSignal(HookBase):
             name = self.checkpoints.save(self.trainer.iter)
             message = (
                 f"stopped by {signal.Signals(number).name} after iteration {self.trainer.iter + 1} of "
-                f"{self.trainer.max_iter}; {name}.pth is written: add --resume to the same command to go on"
+                f"{self.trainer.max_iter}; {name}.pth is written: to go on, repeat the command with --resume "
+                "before its KEY VALUE settings"
             )
         stopped = Stopped(message)
         stopped.exit_code = 128 + number
@@ -100,7 +101,7 @@ class EvaluateUnevaluated(HookBase):
         due = self.period > 0 and done > 0 and done % self.period == 0 and done < self.trainer.max_iter
         if not due or not comm.all_gather(self.is_missing(done - 1))[0]:
             return
-        logger.info("The evaluation after iteration %d has no result: it is made up for", done)
+        logger.info("The evaluation after iteration %d has no result: it is run now", done)
         results = self.evaluate()
         if results:
             self.trainer.storage.iter = done - 1
@@ -148,7 +149,7 @@ class BestCheckpoint(HookBase):
                 aside = free_name(path.with_name(f"{BEST_NAME}_of_unknown_value.pth"))
                 path.rename(aside)
                 logger.warning("%s does not say how good it is: moved to %s", path, aside.name)
-        self.after_step()  # an evaluation that was made up for
+        self.after_step()  # an evaluation at a resumed run's start
 
     def after_step(self) -> None:
         value, iteration = self.trainer.storage.latest().get(self.metric, (math.nan, -1))

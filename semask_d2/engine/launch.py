@@ -23,9 +23,17 @@ from semask_d2.utils.errors import UserError, printable
 logger = logging.getLogger(__name__)
 
 
-def argument_parser() -> argparse.ArgumentParser:
-    """Detectron2's command line, with --debug."""
-    parser = default_argument_parser()
+def argument_parser(prog: str | None = None) -> argparse.ArgumentParser:
+    """Detectron2's command line, with --debug; `prog` is how the command is called, by default as the process was."""
+    called = prog or f"python {os.path.basename(sys.argv[0])}"
+    parser = default_argument_parser(
+        f"""examples:
+  {called} --config-file toy_scenes/semask_swin_mini_msfapn_m2f.yaml
+  {called} --config-file ade20k/semask_swin_l_m2f.yaml --num-gpus 8 SOLVER.BASE_LR 0.00005
+  {called} --config-file output/run/config.yaml MODEL.WEIGHTS output/run/model_best.pth
+"""
+    )
+    parser.prog = called
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
@@ -54,6 +62,9 @@ def guarded(function: Callable[..., None], *args: object, debug: bool) -> int:
         if error.signal_name:
             print(f"error: {ended_by_signal(error)}", file=sys.stderr, flush=True)
         return error.exit_code if error.exit_code > 0 else 1  # where it ended itself it has said why
+    except BrokenPipeError:  # whoever read our output has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -119,7 +130,7 @@ def _worker(main: Callable[[argparse.Namespace], None], args: argparse.Namespace
 
 def _check_processes(num_gpus: int) -> None:
     if num_gpus < 1:
-        raise UserError(f"--num-gpus: expected at least 1, got {num_gpus}")
+        raise UserError(f"--num-gpus: expected at least 1, also on a CPU, got {num_gpus}")
     if torch.cuda.is_available() and num_gpus > torch.cuda.device_count():
         have = torch.cuda.device_count()
         raise UserError(f"--num-gpus {num_gpus}: this machine has {have} GPU{'s' if have > 1 else ''}; ask for {have}")

@@ -73,7 +73,9 @@ def write_config(cfg: CfgNode) -> None:
         file.write(cfg.dump())
 
 
-def summary(cfg: CfgNode, model: nn.Module, image_counts: Mapping[str, int], *, training: bool) -> str:
+def summary(
+    cfg: CfgNode, model: nn.Module, image_counts: Mapping[str, int], *, training: bool, resume: bool = False
+) -> str:
     """What a run is about to do, in a dozen lines; `image_counts` are the images of each data set."""
     solver, head = cfg.SOLVER, cfg.MODEL.SEM_SEG_HEAD
     parameters = sum(p.numel() for p in model.parameters())
@@ -92,7 +94,7 @@ def summary(cfg: CfgNode, model: nn.Module, image_counts: Mapping[str, int], *, 
         size += f", of which {learning / 1e6:.1f} M learn"
     rows = {
         "model": f"{cfg.MODEL.META_ARCHITECTURE} on {cfg.MODEL.BACKBONE.NAME}, {size}, {head.NUM_CLASSES} classes",
-        "weights": cfg.MODEL.WEIGHTS or "random",
+        "weights": (cfg.MODEL.WEIGHTS or "random") + (", or the run's last checkpoint (--resume)" if resume else ""),
         "validation": images(cfg.DATASETS.TEST),
         "device": f"{device}; {comm.get_world_size()} process(es); torch {torch.__version__}, {d2.BACKEND} backend",
         "output": f"{cfg.OUTPUT_DIR} (log.txt has the whole config and the model)",

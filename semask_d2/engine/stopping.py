@@ -8,6 +8,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -33,6 +34,8 @@ class StopRequest:
         """Handle a signal."""
         if number == signal.SIGINT and self.signal == signal.SIGINT:
             raise KeyboardInterrupt
+        if number == signal.SIGINT:
+            print("stopping after this step; Ctrl-C again ends at once", file=sys.stderr, flush=True)
         self.signal = number
 
     @contextmanager

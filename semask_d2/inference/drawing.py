@@ -52,7 +52,7 @@ def choose_config(config_file: str | None, weights: str | None, opts: Sequence[s
         if run is None:
             raise UserError(
                 f"no trained model under {os.path.abspath(RUNS)}: give one with --weights FILE, or train one with "
-                "python train_net.py --config-file configs/toy_scenes/semask_swin_mini_msfapn_m2f.yaml"
+                "semask train --config-file toy_scenes/semask_swin_mini_msfapn_m2f.yaml"
             )
         path, config_file = require_run(run), str(run / CONFIG_NAME)
         print(printable(f"Using the newest trained run: {path}"))

@@ -120,7 +120,7 @@ def test_the_newest_run_is_taken_and_named(demo, home: Path) -> None:
 def test_without_a_trained_run_it_says_how_to_get_one(demo, home: Path) -> None:
     Path("output/run/model_best.pth").unlink()
     result = demo("--input", "photo.jpg", "--output", "pictures")
-    assert_refused(result, "no trained model under", "train_net.py --config-file", "--weights")
+    assert_refused(result, "no trained model under", "semask train --config-file", "--weights")
     assert not files("pictures")
 
 

@@ -14,6 +14,8 @@ from semask_d2.config import get_cfg
 from semask_d2.config.sources import config_with_sources
 from tests.helpers.commands import TINY
 
+CONFIG = ("--config-file", "toy_scenes/semask_swin_mini_m2f.yaml")
+
 
 def test_every_command_has_help(capsys: pytest.CaptureFixture) -> None:
     for words in ([], *([name] for name in COMMANDS)):
@@ -82,3 +84,59 @@ def test_train_eval_and_predict_from_another_folder(toy_root: Path, tmp_path: Pa
     drawn = semask("predict", "--input", image, "--output", "pictures")
     assert drawn.returncode == 0, drawn.stderr
     assert (tmp_path / "pictures/0000.png").exists()
+
+
+def test_a_base_that_is_not_beside_a_file_comes_with_the_package(tmp_path: Path) -> None:
+    bases = "[data/ade20k.yaml, backbones/swin_s.yaml, recipes/m2f_ade20k_512.yaml]"
+    (tmp_path / "mine.yaml").write_text(f"_BASE_: {bases}\nSEED: 3\n")
+    _, sources = config_with_sources(tmp_path / "mine.yaml")
+    assert sources["SOLVER.MAX_ITER"].startswith("configs/recipes/")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/ade20k.yaml").write_text("SEED: 5\n")
+    assert config_with_sources(tmp_path / "mine.yaml")[1]["MODEL.SEM_SEG_HEAD.NUM_CLASSES"] == "default"
+
+
+def test_what_the_machine_changes_is_not_put_down_to_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    cfg, sources = config_with_sources("ade20k/semask_swin_t_fpn.yaml")
+    assert cfg.MODEL.SEM_SEG_HEAD.NORM == "BN"
+    assert sources["MODEL.SEM_SEG_HEAD.NORM"] == sources["MODEL.DEVICE"] == "what this machine has"
+
+
+def test_output_that_nobody_reads_is_no_error() -> None:
+    code = f"{sys.executable} -m semask_d2 config ade20k/semask_swin_l_m2f.yaml | head -n 1"
+    done = subprocess.run(["bash", "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+    assert done.stdout.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["train", "toy_scenes/x.yaml"], "write --config-file toy_scenes/x.yaml"),
+        (
+            ["train", "--config-file", "toy_scenes/semask_swin_mini_m2f.yaml", "SEED", "1", "--resume"],
+            "--resume is a flag",
+        ),
+        (["train", "--config-file", "toy_scenes/semask_swin_mini_m2f.yaml", "SOLVER.BASE_LR=0.1"], "with a space"),
+        (["train", "--config-file", "toy_scenes/semask_swin_mini_m2f.yaml", "--num-gpus", "0"], "also on a CPU"),
+        (["eval", "--config-file", "toy_scenes/semask_swin_mini_m2f.yaml"], "an evaluation needs trained weights"),
+    ],
+)
+def test_slips_of_the_command_line(words: list[str], expected: str, toy_data, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 1
+    assert expected in capsys.readouterr().err
+
+
+def test_an_evaluation_of_nothing_is_refused(toy_data, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    config = "toy_scenes/semask_swin_mini_m2f.yaml"
+    assert main(["eval", "--config-file", config, "--resume", "OUTPUT_DIR", str(tmp_path)]) == 1
+    assert "holds no checkpoint; add MODEL.WEIGHTS FILE" in capsys.readouterr().err
+
+
+def test_a_config_that_is_wrong_leaves_an_earlier_run_where_it_is(toy_data, tmp_path: Path) -> None:
+    (tmp_path / "model_final.pth").write_bytes(b"precious")
+    wrong = ("MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME", "PixelFanDecoder", "OUTPUT_DIR", str(tmp_path))
+    assert main(["train", "--config-file", "toy_scenes/semask_swin_mini_m2f.yaml", *wrong]) == 1
+    assert (tmp_path / "model_final.pth").read_bytes() == b"precious"

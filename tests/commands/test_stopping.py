@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.helpers.commands import TINY, TOY_CONFIG
+from tests.helpers.commands import ROOT, TINY, TOY_CONFIG
 
 pytestmark = pytest.mark.slow
 LONG = ("SOLVER.MAX_ITER", "2000", "SOLVER.CHECKPOINT_PERIOD", "2000", "DATASETS.TEST", "()")
@@ -83,6 +85,27 @@ def test_a_signal_stops_after_a_checkpoint_from_which_the_run_goes_on(start, tra
     assert f"Starting training from iteration {done}" in out
 
 
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="this system has no process groups")
+def test_a_signal_to_the_whole_job_reaches_no_data_loading_process(toy_root: Path, tmp_path: Path) -> None:
+    """As `timeout` and job schedulers send it."""
+    words = ("train_net.py", "--config-file", TOY_CONFIG, *TINY, *LONG, "DATALOADER.NUM_WORKERS", "2")
+    process = subprocess.Popen(
+        [sys.executable, *map(str, words), "OUTPUT_DIR", str(tmp_path)],
+        cwd=ROOT,
+        env={**os.environ, "DETECTRON2_DATASETS": str(toy_root)},
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait_for(lambda: trains(tmp_path), process)
+    os.killpg(process.pid, signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM, err
+    assert "stopped by SIGTERM" in err
+    assert "error" not in err
+
+
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="child processes are found in Linux's /proc")
 def test_ctrl_c_at_the_launcher_alone_stops_all_ranks(start, tmp_path: Path) -> None:
     process = start(tmp_path, *LONG, flags=("--num-gpus", "2", "--dist-url", "auto"))
@@ -108,7 +131,7 @@ def test_a_killed_rank_is_named_with_its_signal(start, tmp_path: Path) -> None:
     assert re.search(r"error: process \d of this machine was ended by SIGKILL, mostly .* memory", err), err
 
 
-def test_a_missed_evaluation_is_made_up_for(train, tmp_path: Path) -> None:
+def test_a_missed_evaluation_is_run_on_resume(train, tmp_path: Path) -> None:
     options = ("SOLVER.MAX_ITER", "4", "SOLVER.CHECKPOINT_PERIOD", "2", "TEST.EVAL_PERIOD", "2")
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert train(*options, "OUTPUT_DIR", whole)[0] == 0
@@ -124,7 +147,7 @@ def test_a_missed_evaluation_is_made_up_for(train, tmp_path: Path) -> None:
     assert results(killed) == results(whole)
     best = [torch.load(folder / "model_best.pth", weights_only=True)["best"] for folder in (whole, killed)]
     assert best[0] == best[1]
-    # nothing is made up for twice
+    # nothing is evaluated twice
     code, out, err = train(*options, "SOLVER.MAX_ITER", "6", "OUTPUT_DIR", whole, flags=("--resume",))
     assert code == 0, err
     assert "has no result" not in out
