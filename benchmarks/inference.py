@@ -30,8 +30,8 @@ def standard_operators() -> ExitStack:
     return stack
 
 
-def transformers_model(size: int, classes: int):
-    """A function that segments one image with transformers' Mask2Former of the same backbone and head."""
+def peer(classes: int) -> torch.nn.Module:
+    """The Mask2Former of transformers with a Swin-T, its weights random."""
     from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, SwinConfig
 
     swin = SwinConfig(
@@ -41,7 +41,12 @@ def transformers_model(size: int, classes: int):
         window_size=7,
         out_features=["stage1", "stage2", "stage3", "stage4"],
     )
-    model = Mask2FormerForUniversalSegmentation(Mask2FormerConfig(backbone_config=swin, num_labels=classes)).eval()
+    return Mask2FormerForUniversalSegmentation(Mask2FormerConfig(backbone_config=swin, num_labels=classes))
+
+
+def transformers_model(size: int, classes: int):
+    """A function that segments one image with the peer."""
+    model = peer(classes).eval()
     image = torch.randn(1, 3, size, size)
 
     def segment() -> torch.Tensor:

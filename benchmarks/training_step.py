@@ -76,17 +76,9 @@ def standard_step(arguments: argparse.Namespace):
 
 def peer_step(arguments: argparse.Namespace):
     """A function that takes one step of transformers' Mask2Former."""
-    from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, SwinConfig
+    from inference import peer
 
-    swin = SwinConfig(
-        embed_dim=96,
-        depths=[2, 2, 6, 2],
-        num_heads=[3, 6, 12, 24],
-        window_size=7,
-        out_features=["stage1", "stage2", "stage3", "stage4"],
-    )
-    classes = get_cfg(arguments.config_file).MODEL.SEM_SEG_HEAD.NUM_CLASSES
-    model = Mask2FormerForUniversalSegmentation(Mask2FormerConfig(backbone_config=swin, num_labels=classes)).train()
+    model = peer(get_cfg(arguments.config_file).MODEL.SEM_SEG_HEAD.NUM_CLASSES).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     inputs = batch(arguments.size, arguments.batch)
     pixels = torch.stack([x["image"].float() / 255 for x in inputs])
