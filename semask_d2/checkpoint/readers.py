@@ -34,7 +34,7 @@ def read_checkpoint(source: str | os.PathLike) -> dict[str, Any]:
     if source.startswith(TIMM):
         return read_timm(source)
     path = Path(local_copy(source) if "://" in source else source)
-    if path.is_dir():
+    if os.path.isdir(path):
         path = require_run(path)
     require_file(path, source)
     try:

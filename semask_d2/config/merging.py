@@ -57,7 +57,7 @@ def merge_file(cfg: CfgNode, path: str | os.PathLike) -> None:
 
 def merge_opts(cfg: CfgNode, opts: list[str] | tuple[str, ...]) -> None:
     """Merge command-line options, keys and values in turn, into `cfg`."""
-    if flag := next((word for word in opts if word.startswith("--")), None):
+    if flag := next((word for word in opts if str(word).startswith("--")), None):
         raise UserError(f"settings: {flag} is a flag; flags go before the KEY VALUE settings")
     if joined := next((word for word in opts[::2] if "=" in word), None):
         raise UserError(f"settings: {joined}: write KEY VALUE, with a space between them")

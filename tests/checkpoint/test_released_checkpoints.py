@@ -106,10 +106,18 @@ def test_a_long_report_is_cut() -> None:
 
 
 def test_missing_file(tmp_path: Path) -> None:
-    for path in (tmp_path / "no.pth", tmp_path):
-        with pytest.raises(UserError, match=r"no such weight file.*MODEL\.WEIGHTS") as caught:
+    expected = {tmp_path / "no.pth": r"no such weight file.*MODEL\.WEIGHTS", tmp_path: "expected a run folder"}
+    for path, message in expected.items():
+        with pytest.raises(UserError, match=message) as caught:
             read_checkpoint(path)
         assert str(path) in str(caught.value)
+
+
+def test_a_run_folder_is_its_best_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("SEED: 1\n")
+    for name in ("model_final", "model_best"):
+        torch.save({"model": {"w": torch.ones(1)}, "name": name}, tmp_path / f"{name}.pth")
+    assert read_checkpoint(tmp_path)["name"] == "model_best"
 
 
 def saved(tmp_path: Path, **kwargs) -> bytes:
