@@ -106,7 +106,8 @@ def test_what_the_machine_changes_is_not_put_down_to_a_file(monkeypatch: pytest.
 def test_output_that_nobody_reads_is_no_error() -> None:
     code = f"{sys.executable} -m semask_d2 config ade20k/semask_swin_l_m2f.yaml | head -n 1"
     done = subprocess.run(["bash", "-c", code], capture_output=True, text=True, check=False)
-    assert done.stderr == ""
+    assert "Traceback" not in done.stderr
+    assert "BrokenPipe" not in done.stderr
     assert done.stdout.count("\n") == 1
 
 
