@@ -56,7 +56,7 @@ def train(cfg: CfgNode, args: argparse.Namespace) -> dict[str, Any]:
     trainer = Trainer(cfg)
     logger.info("Training:\n%s", summary(cfg, trainer.model, counts, training=True, resume=args.resume))
     trainer.resume_or_load(resume=args.resume)
-    named = get_cfg(args.config_file).MODEL.WEIGHTS
+    named = get_cfg(args.config_file, fit=False).MODEL.WEIGHTS
     if named and not cfg.MODEL.WEIGHTS and not trainer.start_iter:
         logger.warning(
             "THE MODEL STARTS FROM RANDOM WEIGHTS, where the config names %s: it will stay far below the accuracy of "

@@ -94,8 +94,7 @@ class Trainer(DefaultTrainer):
             write_config(self.cfg)
         if self.start_iter >= self.max_iter:
             logger.info("The run is finished, all %d iterations: it is only evaluated", self.max_iter)
-            self.last_results = self.test(self.cfg, self.checkpointer.model) if self.cfg.DATASETS.TEST else {}
-            return self.last_results
+            return self.evaluate() if self.cfg.DATASETS.TEST else {}
         loader = self.build_train_loader(self.cfg)
         if isinstance(loader, TrainBatches):
             loader = loader.starting_at(self.start_iter, seed=self._trainer.seed)

@@ -84,6 +84,12 @@ class HierarchicalBackbone(Backbone):
         require(semantic.num_blocks >= 0, self, "semantic.num_blocks", "at least 0", semantic.num_blocks)
         require(0 <= drop_path_rate < 1, self, "drop_path_rate", "at least 0 and below 1", drop_path_rate)
 
+    def require_dividing_heads(self, dims: Sequence[int], num_heads: Sequence[int]) -> None:
+        """Raise `ArgumentError` where a stage's heads do not divide its channels."""
+        for stage, (dim, heads) in enumerate(zip(dims, num_heads, strict=True)):
+            wanted = f"numbers that divide a stage's channels, and they do not divide the {dim} of stage {stage}"
+            require(heads >= 1 and dim % heads == 0, self, "num_heads", wanted, list(num_heads))
+
     def declare_outputs(
         self,
         dims: Sequence[int],

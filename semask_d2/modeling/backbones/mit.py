@@ -147,9 +147,7 @@ class D2SeMaskMixTransformer(HierarchicalBackbone):
         for name, values in per_stage.items():
             wanted = "four numbers of at least 1, one per stage"
             require(len(values) == 4 and min(values) >= 1, self, name, wanted, list(values))
-        for stage, (dim, heads) in enumerate(zip(embed_dims, num_heads, strict=True)):
-            wanted = f"numbers that divide a stage's channels, and they do not divide the {dim} of stage {stage}"
-            require(dim % heads == 0, self, "num_heads", wanted, list(num_heads))
+        self.require_dividing_heads(embed_dims, num_heads)
         self.declare_outputs(embed_dims, STRIDES, semantic)
         drop_paths = iter(linear_drop_paths(drop_path_rate, sum(depths)))
         channels = in_channels

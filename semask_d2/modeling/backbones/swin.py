@@ -231,10 +231,7 @@ class D2SeMaskSwinTransformer(HierarchicalBackbone):
         require(len(depths) == 4 and min(depths) >= 1, self, "depths", "four numbers of at least 1", list(depths))
         wanted = f"one number per stage of depths {list(depths)}"
         require(len(num_heads) == len(depths), self, "num_heads", wanted, list(num_heads))
-        for stage, heads in enumerate(num_heads):
-            dim = embed_dim * 2**stage
-            wanted = f"numbers that divide a stage's channels, and they do not divide the {dim} of stage {stage}"
-            require(heads >= 1 and dim % heads == 0, self, "num_heads", wanted, list(num_heads))
+        self.require_dividing_heads([embed_dim * 2**stage for stage in range(len(depths))], num_heads)
 
     @classmethod
     def from_config(cls, cfg, input_shape):
