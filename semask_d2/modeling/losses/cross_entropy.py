@@ -44,18 +44,21 @@ class BandedCrossEntropy(torch.autograd.Function):
         columns = resizing_matrix(logits.shape[-1], width, align_corners, logits)
         wide = logits @ columns.T  # (B, K, h, W)
         if ohem_pixels:
-            weight = hardest(wide, rows, labels, valid, ohem_pixels)
+            weight = hardest(wide, rows, labels, valid, ohem_pixels, align_corners)
         total = logits.new_zeros(())
         needs_gradient = ctx.needs_input_grad[0]
         gradient = torch.zeros_like(wide) if needs_gradient else None
-        for band in bands(wide, height):
-            log_probability, targets = log_softmax_of(wide, rows[band], labels[:, band], valid[:, band])
+        for band, source in bands(wide, height, align_corners):
+            share_of_rows = rows[band, source]
+            log_probability, targets = log_softmax_of(
+                wide[:, :, source], share_of_rows, labels[:, band], valid[:, band]
+            )
             part = weight[:, None, band]
             total -= (log_probability.gather(1, targets) * part).sum()
             if gradient is not None:
                 share = log_probability.exp_().mul_(part)
                 share.scatter_add_(1, targets, -part)
-                gradient += rows[band].T @ share
+                gradient[:, :, source] += share_of_rows.T @ share
         if gradient is not None:
             ctx.save_for_backward(gradient @ columns)
         return total
@@ -66,11 +69,15 @@ class BandedCrossEntropy(torch.autograd.Function):
         return gradient * grad_outputs[0], None, None, None, None
 
 
-def hardest(wide: Tensor, rows: Tensor, labels: Tensor, valid: Tensor, ohem_pixels: int) -> Tensor:
+def hardest(
+    wide: Tensor, rows: Tensor, labels: Tensor, valid: Tensor, ohem_pixels: int, align_corners: bool
+) -> Tensor:
     """The weight of each pixel, (B, H, W), where only the hardest count: a share of one, or zero."""
     losses = torch.empty(labels.shape, dtype=wide.dtype, device=wide.device)
-    for band in bands(wide, labels.shape[1]):
-        log_probability, targets = log_softmax_of(wide, rows[band], labels[:, band], valid[:, band])
+    for band, source in bands(wide, labels.shape[1], align_corners):
+        log_probability, targets = log_softmax_of(
+            wide[:, :, source], rows[band, source], labels[:, band], valid[:, band]
+        )
         losses[:, band] = -log_probability.gather(1, targets)[:, 0]
     losses[~valid] = 0
     kept = min(ohem_pixels * len(labels), losses.numel())
@@ -89,12 +96,17 @@ def log_softmax_of(wide: Tensor, rows: Tensor, labels: Tensor, valid: Tensor) ->
     return F.log_softmax(rows @ wide, dim=1), targets
 
 
-def bands(wide: Tensor, height: int) -> Iterator[slice]:
-    """The rows of a map of `height`, a band at a time."""
+def bands(wide: Tensor, height: int, align_corners: bool) -> Iterator[tuple[slice, slice]]:
+    """The rows of a map of `height` a band at a time, each with the rows of `wide` (B, K, h, W) that it is made of."""
     elements = BAND_ELEMENTS if wide.device.type == "cpu" else GPU_BAND_ELEMENTS
     step = max(1, elements // (wide.shape[0] * wide.shape[1] * wide.shape[3]))
+    rows = wide.shape[2]
+    ratio, shift = ((rows - 1) / max(1, height - 1), 0.0) if align_corners else (rows / height, 0.5)
     for start in range(0, height, step):
-        yield slice(start, min(start + step, height))
+        stop = min(start + step, height)
+        first, last = ((row + shift) * ratio - shift for row in (start, stop - 1))
+        # one row more on each side, lest rounding leave one out
+        yield slice(start, stop), slice(max(0, int(first) - 1), min(rows, int(last) + 3))
 
 
 def resizing_matrix(source: int, target: int, align_corners: bool, like: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from semask_d2.modeling.layers.points import sample_class_masks, sample_points
+from semask_d2.modeling.layers.points import class_shares, sample_class_masks, sample_points
 
 sides = st.integers(1, 7)
 # outside, on borders and corners, on pixel centers and edges, and anywhere
@@ -44,9 +44,10 @@ def test_class_masks_equal_grid_samples_of_explicit_masks(height: int, width: in
     expected = masked_samples(labels, points.expand(3, -1, -1), classes)
     torch.testing.assert_close(shared, expected, atol=1e-9, rtol=0)
     own = torch.stack([points, points.flip(1), 1 - points])
-    torch.testing.assert_close(
-        sample_class_masks(labels, own, classes), masked_samples(labels, own, classes), atol=1e-9, rtol=0
-    )
+    for way in (sample_class_masks, class_shares):
+        torch.testing.assert_close(
+            way(labels, own, classes), masked_samples(labels, own, classes), atol=1e-9, rtol=0
+        )
 
 
 def test_class_masks_without_classes() -> None:
