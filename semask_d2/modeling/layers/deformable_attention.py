@@ -4,63 +4,135 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
-from semask_d2.modeling.layers import bilinear_gather
+from semask_d2.modeling.layers.bilinear_gather import PaddedMaps, parts, suits
 from semask_d2.modeling.layers.linear import Linear
 
 Size = tuple[int, int]
 
 
-def deformable_attention(value: Tensor, sizes: Sequence[Size], locations: Tensor, weights: Tensor) -> Tensor:
-    """Weighted sum of bilinear samples of `value` at `locations`.
+def deformable_attention(
+    value: Tensor, sizes: Sequence[Size], reference: Tensor, offsets: Tensor, logits: Tensor
+) -> Tensor:
+    """Bilinear samples of `value` around `reference`, summed with the softmax of `logits` as their weights.
 
-    `value` (B, N, heads, D), its tokens being the maps of `sizes` (H, W) one after another; `locations`
-    (B, Q, heads, levels, P, 2) as (x, y) in [0, 1], zero outside; `weights` (B, Q, heads, levels, P).
+    `value` (B, N, heads, D), its tokens being the maps of `sizes` (H, W) one after another; `reference` (Q, 2), points
+    (x, y) in [0, 1]; `offsets` (B, Q, heads, levels, P, 2) in pixels of the level that is sampled; `logits`
+    (B, Q, heads, levels, P), whose softmax is over the levels and points of a head. Outside a map everything is zero.
     Returns (B, Q, heads x D).
     """
-    if bilinear_gather.suits(value, locations, weights):
-        return gathered_attention(value, sizes, locations, weights)
-    return sampled_attention(value, sizes, locations, weights)
+    if not suits(value, offsets, logits):
+        return sampled_attention(value, sizes, reference, offsets, logits)
+    if torch.is_grad_enabled() and any(x.requires_grad for x in (value, offsets, logits)):
+        return LeanAttention.apply(value, sizes, reference, offsets, logits)
+    return gathered_attention(value, sizes, reference, offsets, logits)
 
 
-def gathered_attention(value: Tensor, sizes: Sequence[Size], locations: Tensor, weights: Tensor) -> Tensor:
-    """`deformable_attention` as one gather-and-sum."""
-    b, _, heads, dim = value.shape
-    maps = bilinear_gather.PaddedMaps(b, heads, dim, list(sizes))
-    for level, part in enumerate(value.split([h * w for h, w in sizes], dim=1)):
-        maps.put(level, part.unflatten(1, sizes[level]))
-    queries, levels, points = locations.shape[1], len(sizes), locations.shape[4]
-    # (levels, P, 2, B Q heads)
-    places = locations.reshape(b * queries * heads, -1).T.contiguous().view(levels, points, 2, -1)
-    height, width = torch.tensor(sizes, dtype=torch.float32).T[..., None, None]
-    weights = weights.reshape(b * queries * heads, -1).T.contiguous().view(levels, points, -1)
-    x, y = places[:, :, 0] * width - 0.5, places[:, :, 1] * height - 0.5
-    return maps.sums(x, y, weights, queries).view(b, queries, heads * dim)
-
-
-def sampled_attention(value: Tensor, sizes: Sequence[Size], locations: Tensor, weights: Tensor) -> Tensor:
+def sampled_attention(
+    value: Tensor, sizes: Sequence[Size], reference: Tensor, offsets: Tensor, logits: Tensor
+) -> Tensor:
     """`deformable_attention` by standard operators, with gradients."""
     b, _, heads, dim = value.shape
-    queries, points = locations.shape[1], locations.shape[4]
-    grid = (2 * locations - 1).permute(0, 2, 3, 1, 4, 5).flatten(0, 1)  # (B heads, levels, Q, P, 2)
+    queries, levels, points = logits.shape[1], logits.shape[3], logits.shape[4]
+    weights = logits.flatten(3).softmax(-1).view(b, queries, heads, levels, points)
     weights = weights.permute(0, 2, 3, 1, 4).flatten(0, 1)[:, :, None]  # (B heads, levels, 1, Q, P)
     maps = value.permute(0, 2, 3, 1).flatten(0, 1)  # (B heads, D, N)
     out = value.new_zeros(b * heads, dim, queries)
     for level, level_map in enumerate(maps.split([h * w for h, w in sizes], dim=-1)):
-        sampled = F.grid_sample(
-            level_map.unflatten(-1, sizes[level]),
-            grid[:, level],
-            mode="bilinear",
-            padding_mode="zeros",
-            align_corners=False,
-        )
+        sampled = sample(level_map.unflatten(-1, sizes[level]), level_grid(sizes[level], reference, offsets, level))
         for point in range(points):
             out = torch.addcmul(out, sampled[..., point], weights[:, level, ..., point])
     return out.view(b, heads * dim, queries).transpose(1, 2)
+
+
+def level_grid(size: Size, reference: Tensor, offsets: Tensor, level: int) -> Tensor:
+    """The positions that are sampled of one level, in `grid_sample`'s [-1, 1]: (B heads, Q, P, 2)."""
+    extent = offsets.new_tensor([size[1], size[0]])
+    grid = (2 * reference - 1)[:, None, None] + offsets[:, :, :, level] * (2 / extent)  # (B, Q, heads, P, 2)
+    return grid.transpose(1, 2).flatten(0, 1)
+
+
+def sample(maps: Tensor, grid: Tensor) -> Tensor:
+    """Bilinear samples, zero outside: maps (N, D, H, W), grid (N, Q, P, 2) -> (N, D, Q, P)."""
+    return F.grid_sample(maps, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+def gathered_attention(
+    value: Tensor, sizes: Sequence[Size], reference: Tensor, offsets: Tensor, logits: Tensor
+) -> Tensor:
+    """`deformable_attention` as gather-and-sum, on a CPU without gradients."""
+    b, queries, heads, levels, points = logits.shape
+    dim, bag = value.shape[3], levels * points
+    parts_of_value = value.split([h * w for h, w in sizes], dim=1)
+    maps = PaddedMaps([part.unflatten(1, size) for part, size in zip(parts_of_value, sizes, strict=True)])
+    columns = maps.columns(
+        levels=[level for _ in range(heads) for level in range(levels) for _ in range(points)],
+        groups=[head for head in range(heads) for _ in range(bag)],
+        bag=bag,
+    )
+    offsets = offsets.flatten(2, 4)  # (B, Q, S, 2)
+    out = value.new_empty(b, queries, heads, dim)
+    for image in range(b):
+        for part in parts(queries, heads * bag):
+            # a pixel's center is at its index
+            x = reference[part, :1] * columns.width + (offsets[image, part, :, 0] - 0.5)
+            y = reference[part, 1:] * columns.height + (offsets[image, part, :, 1] - 0.5)
+            weights = quick_softmax(logits[image, part].reshape(-1, bag)).view(-1, heads * bag)
+            out[image, part] = maps.sums(image, x, y, weights, columns)
+    return out.flatten(2)
+
+
+def quick_softmax(logits: Tensor) -> Tensor:
+    """`softmax(-1)` of few numbers each, at which a CPU's own is slow."""
+    weights = (logits - logits.amax(-1, keepdim=True)).exp_()
+    return weights.div_(weights.sum(-1, keepdim=True))
+
+
+class LeanAttention(torch.autograd.Function):
+    """`deformable_attention` that learns on a CPU and keeps no samples for it: they are sampled again."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, value: Tensor, sizes: Sequence[Size], reference: Tensor, offsets: Tensor, logits: Tensor
+    ) -> Tensor:
+        ctx.save_for_backward(value, reference, offsets, logits)
+        ctx.sizes = sizes
+        return gathered_attention(value, sizes, reference, offsets, logits)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        value, reference, offsets, logits = ctx.saved_tensors
+        b, queries, heads, levels, points = logits.shape
+        upstream = grad_outputs[0].view(b, queries, heads, -1).permute(0, 2, 3, 1).flatten(0, 1)  # (B heads, D, Q)
+        upstream = upstream[..., None].contiguous()
+        weights = quick_softmax(logits.flatten(3)).view_as(logits)
+        value_grad, offsets_grad, weights_grad = map(torch.empty_like, (value, offsets, logits))
+        start = 0
+        for level, (height, width) in enumerate(ctx.sizes):
+            tokens = slice(start, start + height * width)
+            start = tokens.stop
+            maps = value[:, tokens].permute(0, 2, 3, 1).reshape(b * heads, -1, height, width).requires_grad_()
+            grid = level_grid((height, width), reference, offsets, level).requires_grad_()
+            with torch.enable_grad():
+                sampled = sample(maps, grid)  # (B heads, D, Q, P)
+            level_weights = weights[:, :, :, level].transpose(1, 2).reshape(b * heads, 1, queries, points)
+            maps_grad, grid_grad = torch.autograd.grad(sampled, (maps, grid), upstream * level_weights)
+            value_grad[:, tokens] = maps_grad.view(b, heads, -1, height * width).permute(0, 3, 1, 2)
+            # pixels of the level to [-1, 1], as in `level_grid`
+            grid_grad = grid_grad.view(b, heads, queries, points, 2).transpose(1, 2)
+            offsets_grad[:, :, :, level] = grid_grad * (2 / grid_grad.new_tensor([width, height]))
+            products = (sampled.detach() * upstream).sum(1).view(b, heads, queries, points)
+            weights_grad[:, :, :, level] = products.transpose(1, 2)
+        weights_grad *= weights
+        logits_grad = weights_grad.sub_(weights * weights_grad.sum((3, 4), keepdim=True))
+        return value_grad, None, None, offsets_grad, logits_grad
 
 
 class MSDeformAttn(nn.Module):
@@ -98,12 +170,9 @@ class MSDeformAttn(nn.Module):
         """
         shape = (self.num_heads, self.num_levels, self.num_points)
         offsets = self.sampling_offsets(query).float().unflatten(-1, (*shape, 2))
-        extent = offsets.new_tensor([(w, h) for h, w in sizes])
-        locations = reference[:, None, None, None] + offsets / extent[:, None]
-        weights = self.attention_weights(query).float().unflatten(-1, (self.num_heads, -1)).softmax(-1)
-        value = self.value_proj(tokens).unflatten(-1, (self.num_heads, -1))
-        attended = deformable_attention(value.float(), sizes, locations, weights.unflatten(-1, shape[1:]))
-        return self.output_proj(attended)
+        logits = self.attention_weights(query).float().unflatten(-1, shape)
+        value = self.value_proj(tokens).float().unflatten(-1, (self.num_heads, -1))
+        return self.output_proj(deformable_attention(value, sizes, reference, offsets, logits))
 
 
 def reference_points(sizes: Sequence[Size], device: torch.device) -> Tensor:
