@@ -58,9 +58,7 @@ class PaddedMaps:
         lower_right, upper_right = lower * x, upper * x
         shares = torch.stack([upper.sub_(upper_right), upper_right, lower.sub_(lower_right), lower_right], -1)
         bag = (-1, 4 * columns.bag)
-        sums = F.embedding_bag(
-            indices.view(bag), self.tables[image], per_sample_weights=shares.view(bag), mode="sum"
-        )
+        sums = F.embedding_bag(indices.view(bag), self.tables[image], per_sample_weights=shares.view(bag), mode="sum")
         return sums.view(len(x), -1, sums.shape[1])
 
     @staticmethod

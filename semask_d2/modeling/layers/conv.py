@@ -45,7 +45,10 @@ class ConvNorm(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """(B, C_in, H, W) -> (B, C_out, H, W)."""
-        x = super().forward(input)
+        return self.follow(super().forward(input))
+
+    def follow(self, x: Tensor) -> Tensor:
+        """What follows the convolution: norm and activation."""
         if self.norm is not None:
             x = self.norm(x)
         return x if self.activation is None else self.activation(x)

@@ -24,7 +24,9 @@ class FeatureAlignment(nn.Module):
 
     def forward(self, lateral: Tensor, coarse: Tensor) -> Tensor:
         """`lateral` and `coarse` (B, C, H, W), of one size -> (B, C, H, W)."""
-        guide = self.offset(torch.cat([lateral, 2 * coarse], 1))
+        # one convolution of [lateral, 2 coarse], as two whose sum it is: nothing is joined
+        of_lateral, of_coarse = self.offset.weight.chunk(2, dim=1)
+        guide = self.offset.follow(F.conv2d(lateral, of_lateral, self.offset.bias) + F.conv2d(coarse, 2 * of_coarse))
         with torch.autocast(lateral.device.type, enabled=False):
             aligned = self.dcpack_L2(coarse.float(), guide.float())
         return F.relu(aligned) + lateral

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from semask_d2.modeling.layers.linear import Linear
@@ -21,5 +20,5 @@ class MLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(..., in_dim) -> (..., out_dim)."""
         for layer in self.layers[:-1]:
-            x = F.relu(layer(x))
+            x = layer(x).relu_()
         return self.layers[-1](x)

@@ -69,9 +69,7 @@ class BandedCrossEntropy(torch.autograd.Function):
         return gradient * grad_outputs[0], None, None, None, None
 
 
-def hardest(
-    wide: Tensor, rows: Tensor, labels: Tensor, valid: Tensor, ohem_pixels: int, align_corners: bool
-) -> Tensor:
+def hardest(wide: Tensor, rows: Tensor, labels: Tensor, valid: Tensor, ohem_pixels: int, align_corners: bool) -> Tensor:
     """The weight of each pixel, (B, H, W), where only the hardest count: a share of one, or zero."""
     losses = torch.empty(labels.shape, dtype=wide.dtype, device=wide.device)
     for band, source in bands(wide, labels.shape[1], align_corners):

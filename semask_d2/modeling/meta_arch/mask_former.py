@@ -13,6 +13,7 @@ from semask_d2.d2 import (
     configurable,
 )
 from semask_d2.modeling.heads import BranchMaskFormerHead
+from semask_d2.modeling.layers.linear import linear
 from semask_d2.modeling.losses.mask_losses import DenseMaskLoss, PointMaskLoss
 from semask_d2.modeling.losses.set_criterion import SetCriterion
 from semask_d2.modeling.losses.targets import SemanticTargets
@@ -140,7 +141,7 @@ class SeMaskMaskFormer(SemanticSegmenter):
         (MaskFormer, arXiv 2107.06278, section 3.4). Masks are upsampled to the padded input; the scores there are
         cropped and resized. With `resize_masks_first` it is the mask logits that are cropped and resized.
         """
-        probability = class_logits.softmax(-1)[:, :-1].contiguous()
+        probability = class_logits.softmax(-1)[:, :-1].T.contiguous()  # (K, Q)
         _, height, width = mask_logits.shape
         padded = resized(rows_of(mask_logits), (height, width), padded_size)
 
@@ -150,7 +151,7 @@ class SeMaskMaskFormer(SemanticSegmenter):
         masks = resized(cropped, image_size, output_size) if self.resize_masks_first else cropped
 
         def scores(start: int, stop: int) -> Tensor:
-            return masks(start, stop).sigmoid() @ probability
+            return linear(masks(start, stop).sigmoid(), probability)
 
         rows = scores if self.resize_masks_first else resized(scores, image_size, output_size)
         elements = row_elements(max(probability.shape), output_size, image_size, padded_size)

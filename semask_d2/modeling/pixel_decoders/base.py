@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar, NamedTuple
 
+import torch
 import torch.nn.functional as F
 from fvcore.common.registry import Registry
 from torch import Tensor, nn
@@ -69,7 +70,7 @@ def select_features(cfg, input_shape) -> dict:
 
 def add_top_down_step(decoder: nn.Module, k: int, in_channels: int, channels: int, norm: str, align: bool) -> None:
     """Give `decoder` the modules `adapter_k`, `layer_k` and, where `align`, `align_k` of one top-down step."""
-    layer = ConvNorm(channels, channels, 3, norm=norm, activation=F.relu)
+    layer = ConvNorm(channels, channels, 3, norm=norm, activation=torch.relu_)
     decoder.add_module(f"adapter_{k}", ConvNorm(in_channels, channels, 1, norm=norm))
     if align:
         # before `layer_k`: where a checkpoint's two names of the shared norm differ, `layer_k.norm` is right

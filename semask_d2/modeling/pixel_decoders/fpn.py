@@ -3,7 +3,7 @@ features at each step (arXiv 2108.07058)."""
 
 from __future__ import annotations
 
-import torch.nn.functional as F
+import torch
 from torch import Tensor
 
 from semask_d2.d2 import ShapeSpec, configurable
@@ -34,7 +34,7 @@ class BasePixelDecoder(PixelDecoder):
         for k, name in enumerate(self.features[:-1], start=1):
             add_top_down_step(self, k, known(input_shape[name].channels), conv_dim, norm, self.align)
         channels = known(input_shape[self.features[-1]].channels)
-        self.add_module(f"layer_{coarsest}", ConvNorm(channels, conv_dim, 3, norm=norm, activation=F.relu))
+        self.add_module(f"layer_{coarsest}", ConvNorm(channels, conv_dim, 3, norm=norm, activation=torch.relu_))
         self.mask_features = ConvNorm(conv_dim, mask_dim, 3)
 
     @classmethod

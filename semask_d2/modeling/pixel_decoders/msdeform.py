@@ -47,7 +47,7 @@ class DeformableEncoderLayer(nn.Module):
     def forward(self, tokens: Tensor, position: Tensor, reference: Tensor, sizes: Sequence[Size]) -> Tensor:
         """`tokens` (B, N, C), `position` (N, C), `reference` (N, 2) -> (B, N, C)."""
         tokens = self.norm1(tokens + self.self_attn(tokens + position, reference, tokens, sizes))
-        return self.norm2(tokens + self.linear2(F.relu(self.linear1(tokens))))
+        return self.norm2(tokens + self.linear2(self.linear1(tokens).relu_()))
 
 
 class DeformableEncoder(nn.Module):

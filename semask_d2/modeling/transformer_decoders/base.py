@@ -26,8 +26,8 @@ class MaskPredictions(NamedTuple):
     mask_features: Tensor
 
     def mask_logits(self, layer: int = -1) -> Tensor:
-        """The mask logits of one decoder layer: (B, Q, H/4, W/4)."""
-        return torch.einsum("bqc,bchw->bqhw", self.mask_embed[layer], self.mask_features)
+        """The mask logits of one decoder layer: (B, Q, H/4, W/4), the queries innermost in memory."""
+        return torch.einsum("bchw,bqc->bhwq", self.mask_features, self.mask_embed[layer]).permute(0, 3, 1, 2)
 
     def float(self) -> MaskPredictions:
         """The same predictions in fp32."""

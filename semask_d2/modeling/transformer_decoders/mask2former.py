@@ -68,7 +68,7 @@ class FeedForwardLayer(nn.Module):
 
     def forward(self, queries: Tensor) -> Tensor:
         """(B, Q, C) -> (B, Q, C)."""
-        y = self.linear2(self.dropout(F.relu(self.linear1(queries))))
+        y = self.linear2(self.dropout(self.linear1(queries).relu_()))
         return self.norm(queries + self.dropout(y))
 
 

@@ -44,7 +44,7 @@ class DecoderLayer(nn.Module):
         queries = self.norm1(queries + self.dropout(self.self_attn(q, q, queries)))
         y = self.multihead_attn(queries + query_position, tokens + position, tokens)
         queries = self.norm2(queries + self.dropout(y))
-        y = self.linear2(self.dropout(F.relu(self.linear1(queries))))
+        y = self.linear2(self.dropout(self.linear1(queries).relu_()))
         return self.norm3(queries + self.dropout(y))
 
 

@@ -26,11 +26,29 @@ sides = st.tuples(st.integers(1, 7), st.integers(1, 7))
 def test_attention_equals_the_standard_operators(sizes, batch, queries, heads, points, spread) -> None:
     torch.manual_seed(0)
     value = torch.randn(batch, sum(h * w for h, w in sizes), heads, 5)
-    locations = 0.5 + spread * (torch.rand(batch, queries, heads, len(sizes), points, 2) - 0.5)
-    locations[torch.rand(locations.shape) < 0.1] = 1.0  # borders, exactly
-    weights = torch.rand(batch, queries, heads, len(sizes), points)
-    ours = gathered_attention(value, sizes, locations, weights)
-    torch.testing.assert_close(ours, sampled_attention(value, sizes, locations, weights), atol=2e-5, rtol=1e-4)
+    reference = torch.rand(queries, 2)
+    offsets = 8 * spread * (torch.rand(batch, queries, heads, len(sizes), points, 2) - 0.5)
+    reference[torch.rand(reference.shape) < 0.1] = 1.0  # borders, exactly
+    offsets[torch.rand(offsets.shape) < 0.3] = 0.0
+    logits = torch.randn(batch, queries, heads, len(sizes), points)
+    arguments = (value, sizes, reference, offsets, logits)
+    torch.testing.assert_close(
+        gathered_attention(*arguments), sampled_attention(*arguments), atol=2e-5 * max(1, spread), rtol=1e-4
+    )
+
+
+def test_parts_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = [(3, 4), (2, 2)]
+    arguments = (
+        torch.randn(2, 16, 2, 4),
+        sizes,
+        torch.rand(9, 2),
+        torch.randn(2, 9, 2, 2, 3, 2),
+        torch.randn(2, 9, 2, 2, 3),
+    )
+    at_once = gathered_attention(*arguments)
+    monkeypatch.setattr(bilinear_gather, "PART", 40)  # three queries
+    assert torch.equal(gathered_attention(*arguments), at_once)
 
 
 @settings(deadline=None, derandomize=True, max_examples=40)
@@ -47,33 +65,35 @@ def test_convolution_equals_the_standard_operators(size, batch, groups, spread) 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 1e30])
 def test_positions_that_are_no_numbers_are_outside(value: float) -> None:
-    locations = torch.full((1, 1, 1, 1, 1, 2), value)
-    out = gathered_attention(torch.ones(1, 6, 1, 2), [(2, 3)], locations, torch.ones(1, 1, 1, 1, 1))
+    offsets = torch.full((1, 1, 1, 1, 1, 2), value)
+    out = gathered_attention(torch.ones(1, 6, 1, 2), [(2, 3)], torch.rand(1, 2), offsets, torch.ones(1, 1, 1, 1, 1))
     assert not out.any()
 
 
-def test_it_serves_where_nothing_learns_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    x = torch.ones(2, requires_grad=True)
-    assert not bilinear_gather.suits(x)
-    assert bilinear_gather.suits(x.detach())
-    with torch.no_grad():
-        assert bilinear_gather.suits(x)
-        assert not bilinear_gather.suits(x.double())
-        assert not bilinear_gather.suits(x.to("meta"))
+def test_it_serves_a_cpu_in_fp32_outside_of_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.ones(2)
+    assert bilinear_gather.suits(x)
+    assert not bilinear_gather.suits(x.double())
+    assert not bilinear_gather.suits(x, x.to("meta"))
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
-    with torch.no_grad():
-        assert not bilinear_gather.suits(x)
+    assert not bilinear_gather.suits(x)
 
 
 def test_the_modules_take_it(monkeypatch: pytest.MonkeyPatch) -> None:
     taken = []
-    monkeypatch.setattr(deformable_attention, "gathered_attention", lambda *_: taken.append(1) or torch.zeros(1, 4, 8))
-    monkeypatch.setattr(deformable_conv, "gathered_deform_conv2d", lambda *_: taken.append(2))
+    real_attention, real_convolution = gathered_attention, gathered_deform_conv2d
+    monkeypatch.setattr(
+        deformable_attention, "gathered_attention", lambda *a: taken.append("attention") or real_attention(*a)
+    )
+    monkeypatch.setattr(
+        deformable_conv, "gathered_deform_conv2d", lambda *a: taken.append("convolution") or real_convolution(*a)
+    )
     attention = deformable_attention.MSDeformAttn(8, 1, 2, 2)
     convolution = deformable_conv.DeformableConv(8)
     tokens, maps = torch.randn(1, 4, 8), torch.randn(1, 8, 2, 2)
     for grad in (True, False):
         with torch.set_grad_enabled(grad):
-            attention(tokens, torch.rand(4, 2), tokens, [(2, 2)])
-            convolution(maps, maps)
-    assert taken == [1, 2]
+            attended = attention(tokens, torch.rand(4, 2), tokens, [(2, 2)])
+            convolved = convolution(maps, maps)
+        assert attended.requires_grad == convolved.requires_grad == grad
+    assert taken == ["attention", "convolution"] * 2

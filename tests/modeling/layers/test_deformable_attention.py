@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor
 
-from semask_d2.modeling.layers.deformable_attention import MSDeformAttn, deformable_attention, reference_points
+from semask_d2.modeling.layers.deformable_attention import (
+    LeanAttention,
+    MSDeformAttn,
+    deformable_attention,
+    gathered_attention,
+    reference_points,
+    sampled_attention,
+)
 
 SIZES = [(2, 3), (4, 5), (1, 1)]
 
@@ -42,24 +50,37 @@ def plain_deformable_attention(value: Tensor, sizes: list, locations: Tensor, we
     return out.flatten(2)
 
 
-def inputs(sizes: list = SIZES, queries: int = 4) -> tuple[Tensor, Tensor, Tensor]:
+def inputs(sizes: list = SIZES, queries: int = 4, dtype: torch.dtype = torch.float64) -> list[Tensor]:
+    """Value, reference, offsets, logits; some samples are outside."""
     tokens = sum(h * w for h, w in sizes)
-    value = torch.randn(2, tokens, 2, 3, dtype=torch.float64)
-    locations = torch.rand(2, queries, 2, len(sizes), 2, 2, dtype=torch.float64) * 1.6 - 0.3  # some are outside
-    weights = torch.rand(2, queries, 2, len(sizes), 2, dtype=torch.float64)
-    return value, locations, weights
+    return [
+        torch.randn(2, tokens, 2, 3, dtype=dtype),
+        torch.rand(queries, 2, dtype=dtype),
+        2 * torch.randn(2, queries, 2, len(sizes), 2, 2, dtype=dtype),
+        torch.randn(2, queries, 2, len(sizes), 2, dtype=dtype),
+    ]
 
 
-def test_equals_the_plain_loop() -> None:
-    value, locations, weights = inputs(queries=7)
+WAYS = (deformable_attention, sampled_attention, gathered_attention, LeanAttention.apply)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("way", WAYS)
+def test_equals_the_plain_loop(way: Callable[..., Tensor], dtype: torch.dtype) -> None:
+    value, reference, offsets, logits = inputs(queries=7, dtype=dtype)
+    weights = logits.flatten(3).softmax(-1).view_as(logits)
+    extent = torch.tensor([(w, h) for h, w in SIZES])[:, None]
+    locations = reference[:, None, None, None] + offsets / extent
     expected = plain_deformable_attention(value, SIZES, locations, weights)
-    torch.testing.assert_close(deformable_attention(value, SIZES, locations, weights), expected)
+    torch.testing.assert_close(way(value, SIZES, reference, offsets, logits), expected, atol=1e-5, rtol=1e-5)
 
 
-def test_gradients() -> None:
+@pytest.mark.parametrize("way", [sampled_attention, LeanAttention.apply])
+def test_gradients(way: Callable[..., Tensor]) -> None:
     sizes = [(2, 3), (3, 2)]
-    arguments = [x.requires_grad_() for x in inputs(sizes, queries=2)]
-    assert torch.autograd.gradcheck(lambda v, loc, w: deformable_attention(v, sizes, loc, w), arguments)
+    value, reference, offsets, logits = inputs(sizes, queries=2)
+    learned = [x.requires_grad_() for x in (value, offsets, logits)]
+    assert torch.autograd.gradcheck(lambda v, o, w: way(v, sizes, reference, o, w), learned)
 
 
 def test_module_equals_the_formula() -> None:

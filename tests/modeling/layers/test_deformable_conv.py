@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,7 +11,7 @@ from torch import Tensor
 from torchvision.ops import deform_conv2d
 
 from semask_d2.modeling.layers.conv import ConvNorm
-from semask_d2.modeling.layers.deformable_conv import DeformableConv, sampled_deform_conv2d
+from semask_d2.modeling.layers.deformable_conv import DeformableConv, LeanConvolution, sampled_deform_conv2d
 from semask_d2.modeling.layers.feature_alignment import FeatureAlignment
 
 
@@ -50,9 +52,10 @@ def test_without_offsets_it_is_a_convolution() -> None:
     torch.testing.assert_close(ours, F.conv2d(x, weight, bias, padding=1))
 
 
-def test_gradients() -> None:
-    arguments = inputs(batch=1, channels=2, out=2, groups=1, size=(2, 3), spread=0.5)
-    assert torch.autograd.gradcheck(sampled_deform_conv2d, arguments)
+@pytest.mark.parametrize("way", [sampled_deform_conv2d, LeanConvolution.apply])
+def test_gradients(way: Callable[..., Tensor]) -> None:
+    arguments = inputs(batch=2, channels=4, out=2, groups=2, size=(2, 3), spread=0.5)
+    assert torch.autograd.gradcheck(way, arguments)
 
 
 def test_module_reads_offsets_then_mask_from_the_guide() -> None:

@@ -45,9 +45,7 @@ def test_class_masks_equal_grid_samples_of_explicit_masks(height: int, width: in
     torch.testing.assert_close(shared, expected, atol=1e-9, rtol=0)
     own = torch.stack([points, points.flip(1), 1 - points])
     for way in (sample_class_masks, class_shares):
-        torch.testing.assert_close(
-            way(labels, own, classes), masked_samples(labels, own, classes), atol=1e-9, rtol=0
-        )
+        torch.testing.assert_close(way(labels, own, classes), masked_samples(labels, own, classes), atol=1e-9, rtol=0)
 
 
 def test_class_masks_without_classes() -> None:
