@@ -154,9 +154,7 @@ def main() -> None:
             return run
 
         def loading(mapper: Callable[..., dict[str, Any]], workers: int) -> Callable[[], None]:
-            batches = TrainBatches(
-                dicts, mapper, images=BATCH, parts=1, workers=workers, skip_unreadable=False, seed=0
-            )
+            batches = TrainBatches(dicts, mapper, images=BATCH, parts=1, workers=workers, skip_unreadable=False, seed=0)
 
             def run() -> None:
                 for _ in islice(batches, count // BATCH):
