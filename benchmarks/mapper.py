@@ -26,10 +26,12 @@ from semask_d2.data.augmentation import CROP_TRIES, resized_shape
 from semask_d2.data.loader import TrainBatches
 from semask_d2.data.mapper import SemanticMapper
 
+Mapper = Callable[..., dict[str, Any]]
+
 CLASSES, IGNORED = 19, 255
 MAX_AREA = 0.75
 BATCH = 2
-EPOCHS = 4  # scales and crops differ, and the start of processes is to weigh little
+EPOCHS = 4  # crops differ, and the start of processes is to weigh little
 
 
 def photograph(rng: np.random.Generator, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
@@ -88,14 +90,14 @@ def distorted(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 class WholeImageMapper:
     """Decodes, resizes the whole picture and all labels, and then crops: one transform after the other."""
 
-    def __init__(self, short_edges: tuple[int, ...], crop: int):
-        self.short_edges = short_edges
+    def __init__(self, short_edge: int, crop: int):
+        self.short_edge = short_edge
         self.crop = crop
 
     def __call__(self, sample: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         image = np.asarray(ImageOps.exif_transpose(Image.open(sample["file_name"])).convert("RGB"))
         labels = np.asarray(Image.open(sample["sem_seg_file_name"]))
-        height, width = resized_shape(*labels.shape, int(rng.choice(self.short_edges)), 10**6)
+        height, width = resized_shape(*labels.shape, self.short_edge, 10**6)
         image = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
         labels = np.asarray(Image.fromarray(labels).resize((width, height), Image.Resampling.NEAREST))
         for _ in range(CROP_TRIES):
@@ -120,40 +122,57 @@ class WholeImageMapper:
         }
 
 
+def this_project(short_edge: int, crop: int) -> SemanticMapper:
+    """This project's mapper with all of a recipe's augmentation."""
+    return SemanticMapper(
+        True,
+        image_format="RGB",
+        num_classes=CLASSES,
+        ignore_label=IGNORED,
+        short_edges=(short_edge,),
+        max_size=10**6,
+        crop_size=(crop, crop),
+        single_category_max_area=MAX_AREA,
+        color_jitter=True,
+        horizontal_flip=True,
+    )
+
+
+class InTurn:
+    """Mappers in turn, one for each scale: drawn ones would favor a way by their luck, as few as they are."""
+
+    def __init__(self, mappers: list[Mapper]):
+        self.mappers = mappers
+        self.calls = 0
+
+    def __call__(self, sample: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+        self.calls += 1
+        return self.mappers[self.calls % len(self.mappers)](sample, rng=rng)
+
+
 def main() -> None:
     command_line = parser(__doc__)
     command_line.add_argument("--size", type=int, nargs=2, default=[1024, 2048], help="height and width of the files")
     command_line.add_argument("--crop", type=int, default=512, help="side of the crop")
     command_line.add_argument("--images", type=int, default=8, help="how many files")
     arguments = command_line.parse_args()
-    edges = tuple(arguments.size[0] * tenths // 10 for tenths in range(5, 21))  # half to twice the size
-    mappers: dict[str, Callable[..., dict[str, Any]]] = {
-        "whole image": WholeImageMapper(edges, arguments.crop),
-        "this project": SemanticMapper(
-            True,
-            image_format="RGB",
-            num_classes=CLASSES,
-            ignore_label=IGNORED,
-            short_edges=edges,
-            max_size=10**6,
-            crop_size=(arguments.crop, arguments.crop),
-            single_category_max_area=MAX_AREA,
-            color_jitter=True,
-            horizontal_flip=True,
-        ),
+    edges = [arguments.size[0] * tenths // 10 for tenths in range(5, 21)]  # half to twice the size
+    mappers = {
+        "whole image": InTurn([WholeImageMapper(edge, arguments.crop) for edge in edges]),
+        "this project": InTurn([this_project(edge, arguments.crop) for edge in edges]),
     }
     with tempfile.TemporaryDirectory() as folder:
         dicts = make_files(Path(folder), arguments.images, tuple(arguments.size))
         count = EPOCHS * len(dicts)
 
-        def mapping(mapper: Callable[..., dict[str, Any]]) -> Callable[[], None]:
+        def mapping(mapper: Mapper) -> Callable[[], None]:
             def run() -> None:
                 for position in range(count):
                     mapper(dicts[position % len(dicts)], rng=np.random.default_rng(position))
 
             return run
 
-        def loading(mapper: Callable[..., dict[str, Any]], workers: int) -> Callable[[], None]:
+        def loading(mapper: Mapper, workers: int) -> Callable[[], None]:
             batches = TrainBatches(dicts, mapper, images=BATCH, parts=1, workers=workers, skip_unreadable=False, seed=0)
 
             def run() -> None:
