@@ -106,15 +106,19 @@ def save_picture(path: Path, picture: np.ndarray) -> None:
 
 def check_labels(labels: np.ndarray, *, num_classes: int, ignore_label: int, path: Path) -> None:
     """Raise UserError, naming file and ids, if any is neither in 0..`num_classes` - 1 nor `ignore_label`."""
-    present, _ = count_ids(labels)
-    wrong = present[((present < 0) | (present >= num_classes)) & (present != ignore_label)]
-    if wrong.size:
-        shown = ", ".join(str(i) for i in wrong[:8]) + (", ..." if wrong.size > 8 else "")
-        raise UserError(
-            f"{path} holds label id{'s' if wrong.size > 1 else ''} {shown}, but "
-            f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {num_classes}: ids must lie in 0..{num_classes - 1} "
-            f"or be the ignore label {ignore_label}"
-        )
+    wrong_pixels = labels >= num_classes
+    if labels.dtype != np.uint8:
+        wrong_pixels |= labels < 0
+    wrong_pixels &= labels != ignore_label
+    if not wrong_pixels.any():
+        return
+    wrong = np.unique(labels[wrong_pixels])
+    shown = ", ".join(str(i) for i in wrong[:8]) + (", ..." if wrong.size > 8 else "")
+    raise UserError(
+        f"{path} holds label id{'s' if wrong.size > 1 else ''} {shown}, but "
+        f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {num_classes}: ids must lie in 0..{num_classes - 1} "
+        f"or be the ignore label {ignore_label}"
+    )
 
 
 def count_ids(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

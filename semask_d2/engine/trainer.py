@@ -41,7 +41,7 @@ from semask_d2.engine.optimizer import build_optimizer, build_poly_scheduler
 from semask_d2.engine.pictures import CurveWriter, PredictionPictures
 from semask_d2.engine.setup import DETAIL, write_config
 from semask_d2.engine.step import TrainingStep, autocast_dtype
-from semask_d2.evaluation import LabelsOnly, SemanticEvaluator
+from semask_d2.evaluation import LabelsOnly, SemanticEvaluator, TimedEvaluator
 from semask_d2.modeling.meta_arch import build_model
 from semask_d2.utils.errors import UserError
 from semask_d2.utils.runs import METRICS_NAME
@@ -145,12 +145,13 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def test(cls, cfg: CfgNode, model: nn.Module, evaluators: Any = None) -> dict[str, Any]:
-        """Detectron2's `test`; for `SemanticEvaluator` alone, models make labels and no scores."""
+        """Detectron2's `test`; for `SemanticEvaluator` alone, models make labels and no scores, and are timed."""
         if evaluators is None:
             evaluators = [cls.build_evaluator(cfg, name) for name in cfg.DATASETS.TEST]
         of_labels = isinstance(evaluators, list) and all(isinstance(x, SemanticEvaluator) for x in evaluators)
         if of_labels:
             model = LabelsOnly(model)
+            evaluators = [TimedEvaluator(evaluator, model, evaluator.dataset_name) for evaluator in evaluators]
         return super().test(cfg, model, evaluators)
 
     @property

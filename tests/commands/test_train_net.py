@@ -54,6 +54,8 @@ def test_training_leaves_a_whole_run_folder_and_eval_only_repeats_its_miou(train
     code, evaluated, err = train(*evaluation, flags=("--eval-only",))
     assert code == 0, err
     assert last_miou(evaluated) == last_miou((trained / "stdout.txt").read_text())
+    pace = r"toy_scenes_val: [\d.]+ images per second \(seconds per image: data [\d.]+, model [\d.]+, scoring [\d.]+\)"
+    assert len(re.findall(pace + r", peak memory \d+ MB", evaluated)) == 1
 
 
 @pytest.mark.slow

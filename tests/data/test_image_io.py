@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from semask_d2.data import image_io
@@ -212,6 +214,23 @@ def test_count_ids_is_unique(dtype):
     labels = RNG.integers(0, 7, (31, 17)).astype(dtype)
     for got, expected in zip(count_ids(labels), np.unique(labels, return_counts=True), strict=True):
         np.testing.assert_array_equal(got, expected)
+
+
+@settings(deadline=None, derandomize=True)
+@given(
+    ids=st.lists(st.integers(0, 255), min_size=1, max_size=8),
+    below=st.booleans(),
+    classes=st.integers(1, 300),
+    ignored=st.sampled_from([0, 7, 254, 255, 65535, -1]),
+)
+def test_check_labels_finds_every_wrong_id(ids, below, classes, ignored):
+    labels = np.array([[*ids, -1]]) if below else np.array([ids], np.uint8)
+    wrong = sorted({i for i in labels.flat if not 0 <= i < classes and i != ignored})
+    if not wrong:
+        check_labels(labels, num_classes=classes, ignore_label=ignored, path="x.png")
+        return
+    with pytest.raises(UserError, match=rf"ids? {', '.join(map(str, wrong[:8]))}, "):
+        check_labels(labels, num_classes=classes, ignore_label=ignored, path="x.png")
 
 
 def test_ids_out_of_range_are_named():

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from semask_d2.data import augmentation
 from semask_d2.data.mapper import SemanticMapper, build_mapper
 from semask_d2.utils.errors import UserError
 
@@ -45,6 +46,40 @@ def test_image_and_labels_stay_together(cfg, pairs):
         flipped = (np.abs(red[:, ::-1] - expected) <= 4)[inside]
         assert agree.mean() > flipped.mean()
     assert shapes == {(24, 32), (30, 32), (32, 32)}
+
+
+@settings(deadline=None, derandomize=True, max_examples=40)
+@given(
+    height=st.integers(8, 150), width=st.integers(8, 150), edge=st.integers(8, 200), crop=st.integers(4, 90),
+    seed=st.integers(0, 99),
+)  # fmt: skip
+def test_a_crop_is_that_of_the_whole_image_resized(tmp_path_factory, height, width, edge, crop, seed):
+    """Against the plain order: decode and resize the whole photograph and all labels, and crop them."""
+    folder, values = tmp_path_factory.mktemp("photograph"), rng(seed)
+    ids = values.integers(0, 5, (-(-height // 8), -(-width // 8)), dtype=np.uint8)
+    ids = ids.repeat(8, axis=0).repeat(8, axis=1)[:height, :width]
+    photograph = (40 * ids[:, :, None] + values.integers(0, 50, (height, width, 3))).astype(np.uint8)
+    Image.fromarray(photograph).save(folder / "a.jpg", quality=90)
+    Image.fromarray(ids).save(folder / "a.png")
+    mapper = SemanticMapper(
+        True, image_format="RGB", num_classes=5, ignore_label=255, short_edges=(edge,), max_size=400,
+        crop_size=(crop, crop), single_category_max_area=0.75,
+    )  # fmt: skip
+    sample = mapper({"file_name": folder / "a.jpg", "sem_seg_file_name": folder / "a.png"}, rng=rng(seed))
+
+    draws = rng(seed)
+    augmentation.sample_short_edge(draws, (edge,), "choice")
+    shape = augmentation.resized_shape(height, width, edge, 400)
+    view = augmentation.sample_view(draws, shape, (crop, crop), labels=ids, max_area=0.75)
+    rows, columns = slice(view.top, view.top + view.height), slice(view.left, view.left + view.width)
+    whole = Image.open(folder / "a.jpg").resize(shape[::-1], Image.Resampling.BILINEAR)
+    difference = sample["image"].permute(1, 2, 0).numpy().astype(int) - np.asarray(whole)[rows, columns]
+    assert np.abs(difference).max() <= 1  # the rounding of two passes
+    centers = [((np.arange(n) + 0.5) * m / n).astype(int) for n, m in zip(shape, (height, width), strict=True)]
+    near = ids[np.ix_(*centers)][rows, columns]
+    exact = [(2 * np.arange(n) + 1) * m % (2 * n) == 0 for n, m in zip(shape, (height, width), strict=True)]
+    kept = np.ix_(~exact[0][rows], ~exact[1][columns])  # where a center falls between two pixels, rounding decides
+    np.testing.assert_array_equal(sample["sem_seg"].numpy()[kept], near[kept])
 
 
 def test_flip_happens_half_of_the_time_and_only_when_asked(cfg, pairs):

@@ -46,3 +46,13 @@ def test_training_step() -> None:
     out = run("training_step", *config)
     assert "| standard operators |" in out
     assert "| this project |" in out
+
+
+@pytest.mark.slow
+def test_mapper(tmp_path) -> None:
+    small = ("--size", "40", "60", "--crop", "24", "--images", "2", "--json", str(tmp_path / "figures.json"))
+    out = run("mapper", *small)
+    assert "mapper, 8 images of 40 x 60, crop 24" in out
+    mapper, loader = json.loads((tmp_path / "figures.json").read_text()).values()
+    assert list(mapper["seconds"]) == ["whole image", "this project"]
+    assert len(loader["seconds"]) == 6
