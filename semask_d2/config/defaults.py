@@ -38,6 +38,8 @@ DEFAULTS: dict[str, Any] = {
     # Weights
     # "bf16": backbone and head compute in bfloat16 autocast, in training and evaluation, on a CPU or a GPU that has it
     "MODEL.PRECISION": "fp32",
+    # parts that compute their activations twice in training, to keep fewer: "res2".."res5" and "pixel_decoder"
+    "MODEL.ACTIVATION_CHECKPOINTING": [],
     "MODEL.WEIGHTS_DROP_CLASS_LAYERS": False,  # start training without the class-sized layers of MODEL.WEIGHTS
     # SeMask Swin backbone
     "MODEL.SWIN.PRETRAIN_IMG_SIZE": 224,
@@ -55,7 +57,7 @@ DEFAULTS: dict[str, Any] = {
     "MODEL.SWIN.APE": False,
     "MODEL.SWIN.PATCH_NORM": True,
     "MODEL.SWIN.OUT_FEATURES": ["res2", "res3", "res4", "res5"],
-    "MODEL.SWIN.USE_CHECKPOINT": False,
+    "MODEL.SWIN.USE_CHECKPOINT": False,  # as ACTIVATION_CHECKPOINTING of all four stages
     **semantic_defaults("SWIN"),
     # SeMask Mix Transformer backbone (SegFormer's MiT-B0 by default)
     "MODEL.MIT.EMBED_DIMS": [32, 64, 160, 256],

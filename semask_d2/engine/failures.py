@@ -13,8 +13,8 @@ from semask_d2.utils.memory import out_of_memory
 
 LESS_MEMORY = (
     "in training lower SOLVER.IMS_PER_BATCH or INPUT.CROP.SIZE, raise SOLVER.GRADIENT_ACCUMULATION_STEPS (the same "
-    "batch in more parts), or set MODEL.SWIN.USE_CHECKPOINT True; in evaluation lower INPUT.MIN_SIZE_TEST and "
-    "INPUT.MAX_SIZE_TEST"
+    "batch in more parts), or set MODEL.ACTIVATION_CHECKPOINTING to \"['res2', 'res3', 'res4', 'pixel_decoder']\"; in "
+    "evaluation lower INPUT.MIN_SIZE_TEST and INPUT.MAX_SIZE_TEST"
 )
 MORE_SHARED_MEMORY = (
     "/dev/shm, through which data-loading processes hand over their images, is too small (Docker gives 64 MB): start "

@@ -301,7 +301,7 @@ def test_out_of_memory(train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, e
     assert_one_line(
         result,
         *("memory", "SOLVER.IMS_PER_BATCH", "SOLVER.GRADIENT_ACCUMULATION_STEPS", "INPUT.CROP.SIZE"),
-        "MODEL.SWIN.USE_CHECKPOINT",
+        "MODEL.ACTIVATION_CHECKPOINTING",
     )
 
 

@@ -10,6 +10,7 @@ from torch import nn
 from typing_extensions import Self
 
 from semask_d2.d2 import Backbone, CfgNode
+from semask_d2.modeling.layers.recomputation import CHECKPOINTING_KEY, PARTS
 from semask_d2.modeling.layers.semantic_attention import SemanticInit, SemanticLayer
 from semask_d2.utils.arguments import arguments_from, require
 
@@ -17,6 +18,7 @@ logger = logging.getLogger(__name__)
 
 STRIDES = (4, 8, 16, 32)
 FREEZE_KEY = {"freeze_at": "MODEL.BACKBONE.FREEZE_AT"}
+SHARED_KEYS = {**FREEZE_KEY, "checkpointing": CHECKPOINTING_KEY}  # of every backbone
 
 
 class SemanticSettings(NamedTuple):
@@ -63,17 +65,20 @@ class HierarchicalBackbone(Backbone):
 
     `freeze_at` counts as in Detectron2's ResNet: 0 trains everything, 1 freezes the stem, 2 also the blocks of the
     first stage, 5 all four. Frozen parts stay in evaluation mode. Semantic layers and output norms always learn: what
-    training starts from seldom has them.
+    training starts from seldom has them. `checkpointing` names the stages ("res2") whose blocks keep no activations in
+    training and compute them again in the backward pass.
     """
 
     config_keys: ClassVar[Mapping[str, str]] = {}
 
-    def __init__(self, semantic: SemanticSettings, drop_path_rate: float) -> None:
+    def __init__(self, semantic: SemanticSettings, drop_path_rate: float, checkpointing: Sequence[str] = ()) -> None:
         super().__init__()
         self._out_features: list[str] = []
         self._out_feature_channels: dict[str, int] = {}
         self._out_feature_strides: dict[str, int] = {}
         self.frozen: list[nn.Module] = []
+        self.checkpointing = tuple(checkpointing)
+        require(set(checkpointing) <= set(PARTS), self, "checkpointing", f"some of {PARTS}", list(checkpointing))
         stages, init = list(semantic.windowed_stages), semantic.init
         indices = "stage indices from 0 to 3"
         require(set(stages) <= set(range(4)), self, "semantic.windowed_stages", indices, stages)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from semask_d2.d2 import BACKBONE_REGISTRY, configurable
 from semask_d2.modeling.backbones.base import (
-    FREEZE_KEY,
+    SHARED_KEYS,
     STRIDES,
     HierarchicalBackbone,
     SemanticSettings,
@@ -21,6 +21,7 @@ from semask_d2.modeling.backbones.base import (
 from semask_d2.modeling.layers.conv import zero_bias
 from semask_d2.modeling.layers.drop_path import DropPath, linear_drop_paths
 from semask_d2.modeling.layers.linear import Linear
+from semask_d2.modeling.layers.recomputation import run
 from semask_d2.utils.arguments import require
 
 PATCH_STRIDES = (4, 2, 2, 2)
@@ -119,7 +120,7 @@ class D2SeMaskMixTransformer(HierarchicalBackbone):
 
     config_keys: ClassVar = {
         **semantic_keys("MIT"),
-        **FREEZE_KEY,
+        **SHARED_KEYS,
         "embed_dims": "MODEL.MIT.EMBED_DIMS",
         "depths": "MODEL.MIT.DEPTHS",
         "num_heads": "MODEL.MIT.NUM_HEADS",
@@ -141,8 +142,9 @@ class D2SeMaskMixTransformer(HierarchicalBackbone):
         mlp_ratio: float = 4.0,
         drop_path_rate: float = 0.1,
         freeze_at: int = 0,
+        checkpointing: Sequence[str] = (),
     ):
-        super().__init__(semantic, drop_path_rate)
+        super().__init__(semantic, drop_path_rate, checkpointing)
         per_stage = {"embed_dims": embed_dims, "depths": depths, "num_heads": num_heads, "reductions": reductions}
         for name, values in per_stage.items():
             wanted = "four numbers of at least 1, one per stage"
@@ -181,7 +183,7 @@ class D2SeMaskMixTransformer(HierarchicalBackbone):
         for i in range(1, 5):
             x = getattr(self, f"patch_embed{i}")(x)
             for block in getattr(self, f"block{i}"):
-                x = block(x)
+                x = run(block, x, recompute=f"res{i + 1}" in self.checkpointing)
             semantic_layer = getattr(self, f"semantic_layer{i}")
             if semantic_layer is not None:
                 x, semantics = semantic_layer(x)

@@ -11,11 +11,10 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from semask_d2.d2 import BACKBONE_REGISTRY, configurable
 from semask_d2.modeling.backbones.base import (
-    FREEZE_KEY,
+    SHARED_KEYS,
     HierarchicalBackbone,
     SemanticSettings,
     backbone_arguments,
@@ -23,6 +22,7 @@ from semask_d2.modeling.backbones.base import (
 )
 from semask_d2.modeling.layers.drop_path import DropPath, linear_drop_paths
 from semask_d2.modeling.layers.linear import Linear
+from semask_d2.modeling.layers.recomputation import run
 from semask_d2.modeling.layers.semantic_attention import SemanticLayer
 from semask_d2.modeling.layers.window_attention import WindowAttention, shifted_window_mask
 from semask_d2.utils.arguments import require
@@ -117,10 +117,7 @@ class SwinStage(nn.Module):
         height, width = (size + -size % self.window for size in x.shape[1:3])
         mask = shifted_window_mask(height, width, self.window, self.window // 2, x.device)
         for block in self.blocks:
-            if self.use_checkpoint and self.training:
-                x = checkpoint(block, x, mask, use_reentrant=False)
-            else:
-                x = block(x, mask)
+            x = run(block, x, mask, recompute=self.use_checkpoint)
         return (x, None) if self.semantic_layer is None else self.semantic_layer(x)
 
 
@@ -133,7 +130,7 @@ class D2SeMaskSwinTransformer(HierarchicalBackbone):
 
     config_keys: ClassVar = {
         **semantic_keys("SWIN"),
-        **FREEZE_KEY,
+        **SHARED_KEYS,
         "patch_size": "MODEL.SWIN.PATCH_SIZE",
         "embed_dim": "MODEL.SWIN.EMBED_DIM",
         "depths": "MODEL.SWIN.DEPTHS",
@@ -175,8 +172,9 @@ class D2SeMaskSwinTransformer(HierarchicalBackbone):
         out_features: Sequence[str] = ("res2", "res3", "res4", "res5"),
         use_checkpoint: bool = False,
         freeze_at: int = 0,
+        checkpointing: Sequence[str] = (),
     ):
-        super().__init__(semantic, drop_path_rate)
+        super().__init__(semantic, drop_path_rate, checkpointing)
         self.check_stages(embed_dim, depths, num_heads)
         require(window_size >= 1, self, "window_size", "at least 1", window_size)
         self.patch_embed = PatchEmbed(patch_size, in_channels, embed_dim, norm=patch_norm)
@@ -213,7 +211,11 @@ class D2SeMaskSwinTransformer(HierarchicalBackbone):
             ]
             downsample = PatchMerging(dim) if i + 1 < len(depths) else None
             stage = SwinStage(
-                blocks, semantic.layer(i, dim), downsample, window=window_size, use_checkpoint=use_checkpoint
+                blocks,
+                semantic.layer(i, dim),
+                downsample,
+                window=window_size,
+                use_checkpoint=use_checkpoint or f"res{i + 2}" in checkpointing,
             )
             self.layers.append(stage)
             if f"res{i + 2}" in out_features:

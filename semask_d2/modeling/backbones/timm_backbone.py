@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from semask_d2.d2 import BACKBONE_REGISTRY, configurable
 from semask_d2.modeling.backbones.base import (
-    FREEZE_KEY,
+    SHARED_KEYS,
     STRIDES,
     HierarchicalBackbone,
     SemanticSettings,
     backbone_arguments,
     semantic_keys,
 )
-from semask_d2.utils.arguments import ArgumentError
+from semask_d2.modeling.layers.recomputation import run
+from semask_d2.utils.arguments import ArgumentError, require
 
 if TYPE_CHECKING:
     from timm.models import FeatureListNet
@@ -35,14 +38,22 @@ class SeMaskTimm(HierarchicalBackbone):
 
     config_keys: ClassVar = {
         **semantic_keys("TIMM"),
-        **FREEZE_KEY,
+        **SHARED_KEYS,
         "name": "MODEL.TIMM.NAME",
         "drop_path_rate": "MODEL.TIMM.DROP_PATH_RATE",
     }
 
     @configurable
-    def __init__(self, *, name: str, semantic: SemanticSettings, drop_path_rate: float = 0.1, freeze_at: int = 0):
-        super().__init__(semantic, drop_path_rate)
+    def __init__(
+        self,
+        *,
+        name: str,
+        semantic: SemanticSettings,
+        drop_path_rate: float = 0.1,
+        freeze_at: int = 0,
+        checkpointing: Sequence[str] = (),
+    ):
+        super().__init__(semantic, drop_path_rate, checkpointing)
         try:
             self.body = create_body(name, drop_path_rate)
         except ValueError as error:
@@ -55,6 +66,10 @@ class SeMaskTimm(HierarchicalBackbone):
         self.has_semantics = semantic.num_blocks > 0
         self.declare_outputs(dims, STRIDES, semantic)
         self.freeze(self.stem_and_stages(), freeze_at)
+        for stage, modules in enumerate(self.stem_and_stages()[1:]):
+            counts = any(isinstance(m, _BatchNorm) for module in modules for m in module.modules())
+            wanted = f"no stage with BatchNorm, which would count its batches twice; {name} has it there"
+            require(not (counts and f"res{stage + 2}" in checkpointing), self, "checkpointing", wanted, checkpointing)
 
     def output_norm(self, name: str) -> nn.Module | None:
         return self.norms[int(name[3:]) - 2] if name.startswith("res") else None
@@ -77,8 +92,9 @@ class SeMaskTimm(HierarchicalBackbone):
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Normalized images (B, 3, H, W) -> every feature that `output_shape()` names, (B, C, h, w)."""
         outputs = {}
+        stage = 0  # the one that a module is part of
         for name, module in self.body.items():
-            x = module(x)
+            x = run(module, x, recompute=f"res{stage + 2}" in self.checkpointing)
             if name not in self.stage_of:
                 continue
             stage = self.stage_of[name]
@@ -88,6 +104,7 @@ class SeMaskTimm(HierarchicalBackbone):
                 outputs[f"sem{stage + 2}"] = semantics.permute(0, 3, 1, 2)
             outputs[f"res{stage + 2}"] = self.norms[stage](tokens).permute(0, 3, 1, 2)
             x = tokens if self.channels_last else tokens.permute(0, 3, 1, 2)
+            stage += 1
         return outputs
 
 

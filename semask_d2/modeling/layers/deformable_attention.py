@@ -109,7 +109,7 @@ class LeanAttention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         value, reference, offsets, logits = ctx.saved_tensors
-        b, queries, heads, levels, points = logits.shape
+        b, queries, heads, _, points = logits.shape
         upstream = grad_outputs[0].view(b, queries, heads, -1).permute(0, 2, 3, 1).flatten(0, 1)  # (B heads, D, Q)
         upstream = upstream[..., None].contiguous()
         weights = quick_softmax(logits.flatten(3)).view_as(logits)

@@ -48,7 +48,7 @@ def gathered_deform_conv2d(x: Tensor, offsets: Tensor, weight: Tensor, bias: Ten
 
     The samples, nine times as large as `x`, are never held together.
     """
-    b, c, h, w = x.shape
+    b, _, h, w = x.shape
     groups = mask.shape[1] // TAPS
     maps = PaddedMaps([x.permute(0, 2, 3, 1).unflatten(3, (groups, -1))])
     columns = maps.columns(

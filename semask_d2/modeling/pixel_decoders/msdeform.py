@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from semask_d2.d2 import ShapeSpec, configurable
@@ -16,6 +15,7 @@ from semask_d2.modeling.layers.conv import ConvNorm, zero_bias
 from semask_d2.modeling.layers.deformable_attention import MSDeformAttn, Size, reference_points
 from semask_d2.modeling.layers.linear import Linear
 from semask_d2.modeling.layers.position_encoding import sine_position_encoding
+from semask_d2.modeling.layers.recomputation import CHECKPOINTING_KEY, PARTS, run
 from semask_d2.modeling.pixel_decoders.base import (
     PIXEL_DECODER_REGISTRY,
     PixelDecoder,
@@ -61,8 +61,11 @@ class DeformableEncoder(nn.Module):
 class DeformableTransformer(nn.Module):
     """Deformable encoder over several maps, each with its position encoding and a learned level embedding."""
 
-    def __init__(self, dim: int, num_levels: int, *, num_heads: int, num_points: int, num_layers: int):
+    def __init__(
+        self, dim: int, num_levels: int, *, num_heads: int, num_points: int, num_layers: int, recompute: bool = False
+    ):
         super().__init__()
+        self.recompute = recompute
         self.level_embed = nn.Parameter(torch.randn(num_levels, dim))
         self.encoder = DeformableEncoder(
             [DeformableEncoderLayer(dim, num_levels, num_heads, num_points) for _ in range(num_layers)]
@@ -81,7 +84,7 @@ class DeformableTransformer(nn.Module):
         )
         reference = reference_points(sizes, device)
         for layer in self.encoder.layers:
-            tokens = layer(tokens, position, reference, sizes)
+            tokens = run(layer, tokens, position, reference, sizes, recompute=self.recompute)
         parts = tokens.transpose(1, 2).split([h * w for h, w in sizes], dim=2)
         return [part.unflatten(2, size) for part, size in zip(parts, sizes, strict=True)]
 
@@ -98,6 +101,7 @@ class MSDeformAttnPixelDecoder(PixelDecoder):
         "num_heads": "MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS",
         "num_points": "MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_N_POINTS",
         "common_stride": "MODEL.SEM_SEG_HEAD.COMMON_STRIDE",
+        "checkpointing": CHECKPOINTING_KEY,
     }
 
     @configurable
@@ -113,8 +117,10 @@ class MSDeformAttnPixelDecoder(PixelDecoder):
         mask_dim: int,
         norm: str,
         common_stride: int,
+        checkpointing: Sequence[str] = (),
     ):
         super().__init__()
+        require(set(checkpointing) <= set(PARTS), self, "checkpointing", f"some of {PARTS}", list(checkpointing))
         self.check(input_shape, conv_dim=conv_dim, mask_dim=mask_dim, norm=norm)
         check_norm(self, "GN", conv_dim, "conv_dim")  # of the projections, whatever `norm` is
         require(num_encoder_layers >= 0, self, "num_encoder_layers", "at least 0", num_encoder_layers)
@@ -134,6 +140,7 @@ class MSDeformAttnPixelDecoder(PixelDecoder):
             num_heads=num_heads,
             num_points=num_points,
             num_layers=num_encoder_layers,
+            recompute="pixel_decoder" in checkpointing,
         )
         self.mask_features = ConvNorm(conv_dim, mask_dim, 1)
         finest = min(known(input_shape[name].stride) for name in coarse)
