@@ -3,8 +3,8 @@
 
     python benchmarks/layers.py [--layer NAME ...] [--size 512] [--backward] [--repeats N] [--json FILE]
 
-The size is an image's side. With `--backward` each run also makes the gradients of inputs and parameters. Before they
-are timed, both ways are checked to give the same.
+The size is an image's side. `--backward` adds the time of forward and backward pass, with the gradients of inputs and
+parameters. Before they are timed, both ways are checked to give the same.
 """
 
 from __future__ import annotations
@@ -32,7 +32,10 @@ DIM, HEADS, POINTS, WINDOW, CLASSES = 256, 8, 4, 7, 150
 
 
 class Case(NamedTuple):
-    """A layer on its inputs, and the function of layer and inputs that is its plain formula."""
+    """A layer on its inputs, and the function of layer and inputs that is its plain formula.
+
+    Inputs that a model backpropagates through require gradients.
+    """
 
     title: str
     layer: nn.Module
@@ -113,6 +116,21 @@ def plain_semantic_attention(layer: SemanticAttention, x: Tensor) -> Tensor:
     return x + layer.gamma * plain_linear(layer.mlp_res, (q @ k.transpose(-2, -1)).softmax(-1) @ v)
 
 
+def activations(*shape: int) -> Tensor:
+    """Random inputs of a layer."""
+    return torch.randn(shape, requires_grad=True)
+
+
+def maps(size: int) -> Tensor:
+    """Random maps at stride 4."""
+    return activations(1, DIM, size // 4, size // 4)
+
+
+def map_title(name: str, size: int) -> str:
+    """The title of a layer on `maps`."""
+    return f"{name}, {DIM} channels, {size // 4} x {size // 4}"
+
+
 def linear_cases(size: int) -> Iterator[Case]:
     for stride, width, out in ((4, 96, 384), (4, 384, 96), (8, 256, 256), (8, 256, 1024)):
         tokens = (size // stride) ** 2
@@ -120,7 +138,7 @@ def linear_cases(size: int) -> Iterator[Case]:
             f"linear layer, {tokens} tokens, {width} to {out}",
             Linear(width, out),
             plain_linear,
-            (torch.randn(1, tokens, width),),
+            (activations(1, tokens, width),),
         )
 
 
@@ -128,18 +146,10 @@ def deformable_attention_cases(size: int) -> Iterator[Case]:
     sizes = [(size // stride, size // stride) for stride in (32, 16, 8)]
     tokens = sum(h * w for h, w in sizes)
     layer = MSDeformAttn(DIM, len(sizes), HEADS, POINTS)
-    x = torch.randn(1, tokens, DIM)
-    reference = reference_points(sizes, x.device)
+    query, value = activations(1, tokens, DIM), activations(1, tokens, DIM)
+    reference = reference_points(sizes, query.device)
     title = f"deformable attention, {tokens} queries, {HEADS} heads, {len(sizes)} levels, {POINTS} points"
-    yield Case(title, layer, plain_deformable_attention, (x, reference, torch.randn_like(x), sizes))
-
-
-def map_title(name: str, size: int) -> str:
-    return f"{name}, {DIM} channels, {size // 4} x {size // 4}"
-
-
-def maps(size: int) -> Tensor:
-    return torch.randn(1, DIM, size // 4, size // 4)
+    yield Case(title, layer, plain_deformable_attention, (query, reference, value, sizes))
 
 
 def deformable_conv_cases(size: int) -> Iterator[Case]:
@@ -159,7 +169,7 @@ def window_attention_cases(size: int) -> Iterator[Case]:
     for shift in (0, WINDOW // 2):
         title = f"window attention, {side} x {side} tokens of {dim}" + (", shifted" if shift else "")
         layer = WindowAttention(dim, 3, window=WINDOW, shift=shift)
-        yield Case(title, layer, plain_window_attention, (torch.randn(1, side, side, dim), mask))
+        yield Case(title, layer, plain_window_attention, (activations(1, side, side, dim), mask))
 
 
 def semantic_attention_cases(size: int) -> Iterator[Case]:
@@ -167,7 +177,7 @@ def semantic_attention_cases(size: int) -> Iterator[Case]:
     for kind, shape in (("in windows", (windows, WINDOW**2, 96)), ("global", (1, tokens, 384))):
         title = f"semantic attention, {kind}, {shape[0] * shape[1]} tokens of {shape[2]}, {CLASSES} classes"
         layer = SemanticAttention(shape[2], CLASSES)
-        yield Case(title, layer, plain_semantic_attention, (torch.randn(shape),))
+        yield Case(title, layer, plain_semantic_attention, (activations(*shape),))
 
 
 def conv_cases(size: int) -> Iterator[Case]:
@@ -194,8 +204,7 @@ def first(value: Tensor | tuple[Tensor, ...]) -> Tensor:
 def with_gradients(function: Callable, learned: list[Tensor], gradient: Tensor) -> list[Tensor]:
     """Forward and backward pass: the output, and the gradients of what is learned from the output's `gradient`."""
     y = first(function())
-    gradients = torch.autograd.grad(y, learned, gradient, allow_unused=True)
-    return [y, *(x for x in gradients if x is not None)]
+    return [y, *torch.autograd.grad(y, learned, gradient)]
 
 
 def without_gradients(function: Callable) -> list[Tensor]:
@@ -204,31 +213,35 @@ def without_gradients(function: Callable) -> list[Tensor]:
         return [first(function())]
 
 
+def checked(ways: dict[str, Callable[[], list[Tensor]]]) -> dict[str, Callable[[], list[Tensor]]]:
+    """The two ways, after a comparison of what they compute."""
+    for plain, fast in zip(*(way() for way in ways.values()), strict=True):
+        largest = max(1, plain.abs().max().item())  # 1, because some gradients are zero to rounding
+        torch.testing.assert_close(fast, plain, rtol=1e-3, atol=1e-4 * largest)
+    return ways
+
+
 def measure(case: Case, arguments: argparse.Namespace) -> None:
-    """Check that layer and formula agree, and time both."""
+    """Time a layer and its plain formula."""
     layer = case.layer.eval()
     with torch.no_grad():
         for parameter in layer.parameters():  # some start at zero, and so would have nothing to do
             parameter += 0.02 * torch.randn_like(parameter)
     functions = {"plain": partial(case.plain, layer, *case.inputs), "this project": partial(layer, *case.inputs)}
+    forward = checked({name: partial(without_gradients, function) for name, function in functions.items()})
+    report(case.title, forward, arguments)
     if arguments.backward:
-        floating = [x for x in case.inputs[:2] if isinstance(x, Tensor)]
-        learned = [x.requires_grad_() for x in floating] + list(layer.parameters())
-        gradient = torch.randn(without_gradients(functions["plain"])[0].shape)
-        ways = {name: partial(with_gradients, function, learned, gradient) for name, function in functions.items()}
-    else:
-        ways = {name: partial(without_gradients, function) for name, function in functions.items()}
-    for plain, fast in zip(*(way() for way in ways.values()), strict=True):
-        largest = plain.abs().max().item()
-        torch.testing.assert_close(fast, plain, rtol=1e-3, atol=1e-4 * largest)
-    report(case.title + (", forward and backward" if arguments.backward else ""), ways, arguments)
+        learned = [x for x in case.inputs if isinstance(x, Tensor) and x.requires_grad] + list(layer.parameters())
+        gradient = torch.randn(forward["plain"]()[0].shape)
+        both = {name: partial(with_gradients, function, learned, gradient) for name, function in functions.items()}
+        report(f"{case.title}, forward and backward", checked(both), arguments)
 
 
 def main() -> None:
     made = parser(__doc__)
     made.add_argument("--layer", nargs="+", choices=LAYERS, default=list(LAYERS))
     made.add_argument("--size", type=int, default=512)
-    made.add_argument("--backward", action="store_true", help="time forward and backward pass")
+    made.add_argument("--backward", action="store_true", help="forward and backward pass, too")
     arguments = made.parse_args()
     for name in arguments.layer:
         torch.manual_seed(0)

@@ -63,9 +63,7 @@ def report(title: str, ways: Mapping[str, Way], arguments: argparse.Namespace) -
     show(title, time_in_turn(ways, arguments.repeats), arguments)
 
 
-def show(
-    title: str, seconds: Seconds, arguments: argparse.Namespace, peaks: Mapping[str, float] | None = None
-) -> None:
+def show(title: str, seconds: Seconds, arguments: argparse.Namespace, peaks: Mapping[str, float] | None = None) -> None:
     """Print seconds and, where given, peak memory in MB of each way beside those of the first; write them as JSON."""
     base = next(iter(seconds))
     memory = "" if peaks is None else " peak MB | times less |"

@@ -5,44 +5,55 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
+import cv2
 import pytest
 
 from tests.helpers.commands import ROOT
 
+pytestmark = pytest.mark.slow
+TINY = ("--config-file", "toy_scenes/semask_swin_mini_m2f.yaml", "--size", "64")
 
-@pytest.mark.slow
-def test_labels_from_scores() -> None:
-    command = [sys.executable, "benchmarks/labels_from_scores.py", "--size", "16", "32", "--queries", "3"]
-    done = subprocess.run(
-        [*command, "--classes", "4", "--repeats", "1"], cwd=ROOT, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
-    assert "| whole maps |" in done.stdout
-    assert "| bands |" in done.stdout
-    assert done.stdout.splitlines()[-1] == "The labels are the same."
+
+def start(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, f"benchmarks/{script}.py", "--repeats", "1", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
 
 
 def run(script: str, *arguments: str) -> str:
-    command = [sys.executable, f"benchmarks/{script}.py", "--repeats", "1", *arguments]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    done = start(script, *arguments)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-@pytest.mark.slow
-def test_inference(tmp_path) -> None:
-    config = ("--config-file", "toy_scenes/semask_swin_mini_msfapn_m2f.yaml", "--size", "64")
-    out = run("inference", *config, "--json", str(tmp_path / "figures.json"))
-    assert "| standard operators |" in out
-    assert "| fast paths |" in out
-    (figures,) = json.loads((tmp_path / "figures.json").read_text()).values()
-    assert [len(values) for values in figures["seconds"].values()] == [1, 1]
+def test_all_of_them(tmp_path: Path) -> None:
+    out = run("run_all", "--quick", "--json", str(tmp_path / "figures.json"))
+    summary = out.partition("## Summary")[2]
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    for title, figure in figures.items():
+        if not title.startswith("growth"):
+            assert f"| {title} | " in summary
+            assert all(len(values) == 1 for values in figure["seconds"].values())
+    for part in ("start-up", "criterion", "labels", "inference", "training step", "growth of inference by size"):
+        assert any(title.startswith(part) for title in figures), part
+    for layer in ("linear layer", "deformable attention", "feature alignment", "window attention", "3x3 convolution"):
+        assert f"| {layer}" in summary
+    plot = cv2.imread(str(tmp_path / "figures.png"))
+    assert plot.std() > 0
 
 
-@pytest.mark.slow
-def test_training_step() -> None:
-    config = ("--config-file", "toy_scenes/semask_swin_mini_m2f.yaml", "--size", "64")
-    out = run("training_step", *config)
-    assert "| standard operators |" in out
-    assert "| this project |" in out
+def test_half_precision_and_peers() -> None:
+    pytest.importorskip("transformers")
+    pytest.importorskip("openvino")
+    out = run("inference", *TINY, "--precision", "fp32", "bf16", "--peer", "transformers", "openvino")
+    for way in ("standard operators", "fast paths, bf16", "transformers' Mask2Former", "OpenVINO, fp32"):
+        assert f"| {way} |" in out
+    assert "| transformers' Mask2Former |" in run("training_step", *TINY, "--batch", "1", "--peer", "transformers")
+
+
+def test_a_way_that_fails_is_named() -> None:
+    done = start("labels_from_scores", "--size", "1", "1")
+    assert done.returncode == 1
+    assert "RuntimeError" in done.stderr
+    assert done.stderr.splitlines()[-1] == "whole maps: its process has ended; the reason stands above"
