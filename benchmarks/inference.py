@@ -4,9 +4,9 @@
     python benchmarks/inference.py [--config-file FILE] [--size 512] [--precision fp32 bf16] [--peer NAME ...]
                                    [--repeats N] [--json FILE]
 
-Random weights; seconds and peak memory, each way in a process of its own. Peers are "transformers", its Mask2Former with
-a Swin-T (compare it with a config whose head is m2f), and "openvino", which runs the config's own backbone and head as
-torch.export gives them. Their labels are made on whole maps. Install them with pip.
+Random weights; seconds and peak memory, each way in a process of its own. Peers are "transformers", its Mask2Former
+with a Swin-T (compare it with a config whose head is m2f), and "openvino", which runs the config's own backbone and
+head as torch.export gives them. Their labels are made on whole maps. Install them with pip.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """How long, and how much memory, masks take to become labels: whole maps against bands of rows.
 
-    python benchmarks/labels_from_scores.py [--size 1024 2048] [--queries 100] [--classes 150] [--repeats N] [--json FILE]
+    python benchmarks/labels_from_scores.py [--size 1024 2048] [--queries 100] [--classes 150]
+                                            [--repeats N] [--json FILE]
 
 Each way runs in a process of its own, on the same random masks; "whole maps" is the formula as it stands in the papers.
 """

@@ -3,9 +3,9 @@
 
     python benchmarks/run_all.py [--quick] [--peer] [--repeats N] [--json benchmarks.json]
 
-About half an hour on two cores. `--quick` runs them on tiny sizes, which shows that they work and nothing else. `--peer`
-also runs the peers, which pip installs (transformers, openvino). The growth curves are drawn beside the JSON file.
-ablation.py is not among them: it trains models.
+About half an hour on two cores. `--quick` runs them on tiny sizes, which shows that they work and nothing else.
+`--peer` also runs the peers, which pip installs (transformers, openvino). The growth curves are drawn beside the JSON
+file. ablation.py is not among them: it trains models.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from timing import parser
 FOLDER = Path(__file__).resolve().parent
 M2F = ("--config-file", "ade20k/semask_swin_t_m2f.yaml")
 TINY = ("--config-file", "toy_scenes/semask_swin_mini_m2f.yaml", "--size", "64")
+BOTH_PRECISIONS = ("--precision", "fp32", "bf16")
 
 
 class Run(NamedTuple):
@@ -44,8 +45,8 @@ RUNS = (
     Run("layers", ("--backward",), ("--size", "64", "--backward")),
     Run("criterion", quick=("--classes", "3", "--layers", "2", "--queries", "5", "--size", "64", "--points", "64")),
     Run("labels_from_scores", quick=("--size", "32", "64", "--queries", "3", "--classes", "4")),
-    Run("inference", ("--precision", "fp32", "bf16"), TINY, ("openvino",)),
-    Run("inference", (*M2F, "--precision", "fp32", "bf16"), None, ("transformers", "openvino")),
+    Run("inference", BOTH_PRECISIONS, None, ("openvino",)),
+    Run("inference", (*M2F, *BOTH_PRECISIONS), (*TINY, *BOTH_PRECISIONS), ("transformers", "openvino")),
     Run("training_step", M2F, TINY, ("transformers",)),
     Run(
         "growth",

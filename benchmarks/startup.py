@@ -3,9 +3,9 @@
 
     python benchmarks/startup.py [--config NAME] [--repeats N] [--json FILE]
 
-Seconds from the start of a process to its end, after a run of the last one that fills the disk cache; memory is the largest resident
-size of the whole process, imports included. This script imports no torch before it has measured, because a process
-starts with the memory of the one that started it.
+Seconds from the start of a process to its end, after a run of the last one that fills the disk cache; memory is the
+largest resident size of the whole process, imports included. This script imports no torch before it has measured,
+because a process starts with the memory of the one that started it.
 """
 
 from __future__ import annotations
