@@ -172,9 +172,8 @@ def main() -> None:
             size=arguments.size,
             points=arguments.points,
         )
-        title = (
-            f"criterion, {classes} classes in each of {arguments.batch} images of {arguments.size} x {arguments.size}"
-        )
+        side = arguments.size
+        title = f"criterion, {classes} classes in each of {arguments.batch} images of {side} x {side}"
         report_processes(title, {way: partial(make, way) for way in WAYS}, arguments)
 
 

@@ -29,6 +29,7 @@ from semask_d2.modeling.layers.window_attention import WindowAttention, shifted_
 from semask_d2.modeling.layers.window_partition import window_merge, window_partition
 
 DIM, HEADS, POINTS, WINDOW, CLASSES = 256, 8, 4, 7, 150
+TOLERANCE = 0.01
 
 
 class Case(NamedTuple):
@@ -216,8 +217,11 @@ def without_gradients(function: Callable) -> list[Tensor]:
 def checked(ways: dict[str, Callable[[], list[Tensor]]]) -> dict[str, Callable[[], list[Tensor]]]:
     """The two ways, after a comparison of what they compute."""
     for plain, fast in zip(*(way() for way in ways.values()), strict=True):
-        largest = max(1, plain.abs().max().item())  # 1, because some gradients are zero to rounding
-        torch.testing.assert_close(fast, plain, rtol=1e-3, atol=1e-4 * largest)
+        # as wholes, because the gradient of a sampling point jumps where rounding moves it across a pixel's center; at
+        # least 1, because some gradients are zero to rounding
+        difference, norm = (fast - plain).norm().item(), max(1, plain.norm().item())
+        if not difference <= TOLERANCE * norm:
+            raise AssertionError(f"layer and formula differ by {difference / norm:.2g} of the norm")
     return ways
 
 
