@@ -1,20 +1,26 @@
 #!/usr/bin/env python3
-"""Inference of a whole model, labels at the image's size: standard operators against the fast paths.
+"""Inference of a whole model, labels at the image's size: standard operators, the fast paths, and peers.
 
-    python benchmarks/inference.py [--config-file FILE] [--size 512] [--repeats N] [--peer] [--json FILE]
+    python benchmarks/inference.py [--config-file FILE] [--size 512] [--precision fp32 bf16] [--peer NAME ...]
+                                   [--repeats N] [--json FILE]
 
-The weights are random. `--peer` also times the Mask2Former of the package transformers at the same size (Swin-T, plain
-pixel decoder; pip install transformers), its labels included; compare it with a config whose head is m2f.
+Random weights; seconds and peak memory, each way in a process of its own. Peers are "transformers", its Mask2Former
+with a Swin-T (compare it with a config whose head is m2f), and "openvino", which runs the config's own backbone and
+head as torch.export gives them. Their labels are made on whole maps. Install them with pip.
 """
 
 from __future__ import annotations
 
+import tempfile
 from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
 from unittest import mock
 
 import torch
 import torch.nn.functional as F
-from timing import parser, report
+from processes import Maker, report_processes
+from timing import Way, parser
 
 from semask_d2 import build_model, get_cfg
 
@@ -22,62 +28,62 @@ from semask_d2 import build_model, get_cfg
 def standard_operators() -> ExitStack:
     """Within it no fast path is taken."""
     stack = ExitStack()
-    for module in ("deformable_attention.bilinear_gather", "deformable_conv"):
+    for module in ("deformable_attention", "deformable_conv"):
         name = f"semask_d2.modeling.layers.{module}.suits"
         stack.enter_context(mock.patch(name, return_value=False))
-    for module in ("linear", "attention"):
-        stack.enter_context(mock.patch(f"semask_d2.modeling.layers.{module}.linear", F.linear))
+    for module in ("layers.linear", "layers.attention", "layers.deformable_conv", "meta_arch.mask_former"):
+        stack.enter_context(mock.patch(f"semask_d2.modeling.{module}.linear", F.linear))
     return stack
 
 
-def peer(classes: int) -> torch.nn.Module:
-    """The Mask2Former of transformers with a Swin-T, its weights random."""
-    from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, SwinConfig
+def fast_paths(config_file: str, options: list[str], size: int, images: int = 1) -> Way:
+    """Labels of a batch as the project's model makes them."""
+    model = build_model(get_cfg(config_file, options)).eval()
+    inputs = [{"image": torch.randint(0, 256, (3, size, size), dtype=torch.uint8)} for _ in range(images)]
 
-    swin = SwinConfig(
-        embed_dim=96,
-        depths=[2, 2, 6, 2],
-        num_heads=[3, 6, 12, 24],
-        window_size=7,
-        out_features=["stage1", "stage2", "stage3", "stage4"],
-    )
-    return Mask2FormerForUniversalSegmentation(Mask2FormerConfig(backbone_config=swin, num_labels=classes))
-
-
-def transformers_model(size: int, classes: int):
-    """A function that segments one image with the peer."""
-    model = peer(classes).eval()
-    image = torch.randn(1, 3, size, size)
-
-    def segment() -> torch.Tensor:
-        out = model(pixel_values=image)
-        masks = F.interpolate(out.masks_queries_logits, size=(size, size), mode="bilinear", align_corners=False)
-        probability = out.class_queries_logits.softmax(-1)[..., :-1]
-        return torch.einsum("bqc,bqhw->bchw", probability, masks.sigmoid()).argmax(1)
+    @torch.inference_mode()
+    def segment() -> None:
+        model.predict_labels(inputs)
 
     return segment
+
+
+def standard(config_file: str, options: list[str], size: int) -> Way:
+    """As `fast_paths`, without them."""
+    segment = fast_paths(config_file, options, size)
+
+    def plain() -> None:
+        with standard_operators():
+            segment()
+
+    return plain
 
 
 def main() -> None:
     made = parser(__doc__)
     made.add_argument("--config-file", default="ade20k/semask_swin_t_msfapn_m2f.yaml")
     made.add_argument("--size", type=int, default=512)
-    made.add_argument("--peer", action="store_true")
+    made.add_argument("--precision", nargs="+", choices=["fp32", "bf16"], default=["fp32"])
+    made.add_argument("--peer", nargs="+", choices=["transformers", "openvino"], default=[])
     arguments = made.parse_args()
-    torch.manual_seed(0)
-    cfg = get_cfg(arguments.config_file)
-    model = build_model(cfg).eval()
-    inputs = [{"image": torch.randint(0, 256, (3, arguments.size, arguments.size), dtype=torch.uint8)}]
+    config, size = arguments.config_file, arguments.size
+    makers: dict[str, Maker] = {"standard operators": partial(standard, config, [], size)}
+    with tempfile.TemporaryDirectory() as folder:
+        for precision in arguments.precision:
+            makers[f"fast paths, {precision}"] = partial(fast_paths, config, ["MODEL.PRECISION", precision], size)
+        if "transformers" in arguments.peer:
+            import peer_transformers
 
-    def standard() -> None:
-        with standard_operators():
-            model.predict_labels(inputs)
+            classes = get_cfg(config).MODEL.SEM_SEG_HEAD.NUM_CLASSES
+            makers["transformers' Mask2Former"] = partial(peer_transformers.inference, size, classes)
+        if "openvino" in arguments.peer:
+            import peer_openvino
 
-    ways = {"standard operators": standard, "fast paths": lambda: model.predict_labels(inputs)}
-    if arguments.peer:
-        ways["transformers' Mask2Former"] = transformers_model(arguments.size, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)
-    with torch.inference_mode():
-        report(f"{arguments.config_file}, {arguments.size} x {arguments.size}", ways, arguments)
+            graph = Path(folder, "model.xml")
+            peer_openvino.export(config, size, graph)
+            for precision in peer_openvino.supported(arguments.precision):
+                makers[f"OpenVINO, {precision}"] = partial(peer_openvino.inference, graph, size, precision)
+        report_processes(f"inference, {config}, {size} x {size}", makers, arguments)
 
 
 if __name__ == "__main__":

@@ -11,28 +11,40 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import torch
-
 Way = Callable[[], object]
+Seconds = Mapping[str, list[float]]
 
 
-def parser(description: str) -> argparse.ArgumentParser:
+def parser(description: str | None) -> argparse.ArgumentParser:
     """The command line of a benchmark."""
     made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--repeats", type=int, default=7, help="counted runs of each way")
-    made.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
+    made.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here, beside what it holds")
     return made
 
 
 def machine() -> str:
     """What the figures were measured on."""
+    import torch  # here, because a process that holds torch cannot measure how small a new one is
+
     if torch.cuda.is_available():
         name = torch.cuda.get_device_name()
     else:
         lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
         name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
         name = f"{os.cpu_count()} cores of {name or platform.processor() or platform.machine()}"
-    return f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}, fp32"
+    return f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}, fp32 unless said"
+
+
+def time_of(way: Way) -> float:
+    """Seconds of one run."""
+    import torch  # here for the reason above
+
+    start = time.perf_counter()
+    way()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
 
 
 def time_in_turn(ways: Mapping[str, Way], repeats: int) -> dict[str, list[float]]:
@@ -40,26 +52,37 @@ def time_in_turn(ways: Mapping[str, Way], repeats: int) -> dict[str, list[float]
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for run in range(repeats + 1):
         for name, way in ways.items():
-            start = time.perf_counter()
-            way()
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
+            value = time_of(way)
             if run:
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(value)
     return seconds
 
 
 def report(title: str, ways: Mapping[str, Way], arguments: argparse.Namespace) -> None:
-    """Time the ways, print the table (the first way is what the others are compared with), write the JSON."""
-    seconds = time_in_turn(ways, arguments.repeats)
-    base = statistics.median(next(iter(seconds.values())))
+    """Time the ways in this process, print the table and write the JSON."""
+    show(title, time_in_turn(ways, arguments.repeats), arguments)
+
+
+def show(title: str, seconds: Seconds, arguments: argparse.Namespace, peaks: Mapping[str, float] | None = None) -> None:
+    """Print seconds and, where given, peak memory in MB of each way beside those of the first; write them as JSON."""
+    base = next(iter(seconds))
+    memory = "" if peaks is None else " peak MB | times less |"
     print(f"\n{title} ({machine()})\n")
-    print("| way | median, ms | lowest | highest | times faster |\n|---|---|---|---|---|")
+    print(f"| way | median, ms | lowest | highest | times faster |{memory}")
+    print("|---|---|---|---|---|" + ("" if peaks is None else "---|---|"))
     for name, values in seconds.items():
         median = statistics.median(values)
-        spread = f"{1000 * min(values):.1f} | {1000 * max(values):.1f}"
-        print(f"| {name} | {1000 * median:.1f} | {spread} | {base / median:.2f} |", flush=True)
-    if arguments.json:
-        figures = json.loads(arguments.json.read_text()) if arguments.json.exists() else {}
-        figures[title] = {"machine": machine(), "seconds": seconds}
-        arguments.json.write_text(json.dumps(figures, indent=1))
+        row = f"| {name} | {1000 * median:.1f} | {1000 * min(values):.1f} | {1000 * max(values):.1f} "
+        row += f"| {statistics.median(seconds[base]) / median:.2f} |"
+        if peaks is not None:
+            row += f" {peaks[name]:.0f} | {peaks[base] / max(peaks[name], 1):.2f} |"
+        print(row, flush=True)
+    figures = {"machine": machine(), "seconds": dict(seconds)}
+    keep(title, figures if peaks is None else {**figures, "peak MB": dict(peaks)}, arguments.json)
+
+
+def keep(title: str, figures: dict, path: Path | None) -> None:
+    """Write the figures under their title into a JSON file, beside what it holds."""
+    if path:
+        kept = json.loads(path.read_text()) if path.exists() else {}
+        path.write_text(json.dumps({**kept, title: figures}, indent=1))

@@ -10,6 +10,7 @@ from semask_d2.engine.launch import guarded
 from semask_d2.inference.drawing import DrawingJob, choose_config
 from semask_d2.inference.predictor import Predictor
 from semask_d2.utils.errors import UserError
+from semask_d2.utils.memory import keep_freed_memory
 
 
 def argument_parser(prog: str | None = None) -> argparse.ArgumentParser:
@@ -44,6 +45,8 @@ def main(args: argparse.Namespace) -> None:
     )
     cfg = choose_config(args.config_file, args.weights, args.opts)
     check_evaluation(cfg)
+    if cfg.MODEL.DEVICE == "cpu":
+        keep_freed_memory()
     job.run(Predictor(cfg))
 
 

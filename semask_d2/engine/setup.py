@@ -15,6 +15,7 @@ from semask_d2 import d2
 from semask_d2.d2 import CfgNode, collect_env_info, comm, seed_all_rng, setup_logger
 from semask_d2.utils.errors import printable
 from semask_d2.utils.files import atomic_write, remove_stale, require_writable
+from semask_d2.utils.memory import keep_freed_memory
 from semask_d2.utils.runs import CONFIG_NAME
 
 logger = logging.getLogger(__name__)
@@ -50,6 +51,8 @@ def setup(cfg: CfgNode, *, training: bool, resume: bool) -> None:
     logger.info("Process %d of %d\n%s", rank, comm.get_world_size(), collect_env_info(), extra=DETAIL)
     logger.info("Command line: %s", " ".join(sys.argv), extra=DETAIL)
     logger.info("Config:\n%s", cfg.dump(), extra=DETAIL)
+    if cfg.MODEL.DEVICE == "cpu":
+        keep_freed_memory()
     seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + rank)
     if training:  # evaluation meets many sizes, each of which would be benchmarked
         torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK

@@ -5,54 +5,56 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from importlib.util import find_spec
+from pathlib import Path
 
+import cv2
 import pytest
 
 from tests.helpers.commands import ROOT
 
-
-@pytest.mark.slow
-def test_labels_from_scores() -> None:
-    command = [sys.executable, "benchmarks/labels_from_scores.py", "--size", "16", "32", "--queries", "3"]
-    done = subprocess.run(
-        [*command, "--classes", "4", "--repeats", "1"], cwd=ROOT, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
-    assert "| whole maps |" in done.stdout
-    assert "| bands |" in done.stdout
-    assert done.stdout.splitlines()[-1] == "The labels are the same."
+pytestmark = pytest.mark.slow
+PEERS_INSTALLED = all(find_spec(name) for name in ("transformers", "openvino"))
 
 
-def run(script: str, *arguments: str) -> str:
+def start(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, f"benchmarks/{script}.py", "--repeats", "1", *arguments]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+
+
+def test_all_of_them(tmp_path: Path) -> None:
+    peers = ["--peer"] if PEERS_INSTALLED else []
+    done = start("run_all", "--quick", *peers, "--json", str(tmp_path / "figures.json"))
     assert done.returncode == 0, done.stderr
-    return done.stdout
+    out = done.stdout
+    summary = out.partition("## Summary")[2]
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    for title, figure in figures.items():
+        if not title.startswith("growth"):
+            assert f"| {title} | " in summary
+            assert all(len(values) == 1 for values in figure["seconds"].values())
+    for part in (
+        "start-up",
+        "criterion",
+        "labels",
+        "mapper",
+        "loader",
+        "inference",
+        "training step",
+        "growth of inference by size",
+    ):
+        assert any(title.startswith(part) for title in figures), part
+    for layer in ("linear layer", "deformable attention", "feature alignment", "window attention", "3x3 convolution"):
+        assert f"| {layer}" in summary
+    ways = ["standard operators", "fast paths, bf16"]
+    for way in [*ways, *(["transformers' Mask2Former", "OpenVINO, fp32"] if PEERS_INSTALLED else [])]:
+        assert f"| {way} |" in out
+    plot = cv2.imread(str(tmp_path / "figures.png"))
+    assert plot.std() > 0
 
 
-@pytest.mark.slow
-def test_inference(tmp_path) -> None:
-    config = ("--config-file", "toy_scenes/semask_swin_mini_msfapn_m2f.yaml", "--size", "64")
-    out = run("inference", *config, "--json", str(tmp_path / "figures.json"))
-    assert "| standard operators |" in out
-    assert "| fast paths |" in out
-    (figures,) = json.loads((tmp_path / "figures.json").read_text()).values()
-    assert [len(values) for values in figures["seconds"].values()] == [1, 1]
-
-
-@pytest.mark.slow
-def test_training_step() -> None:
-    config = ("--config-file", "toy_scenes/semask_swin_mini_m2f.yaml", "--size", "64")
-    out = run("training_step", *config)
-    assert "| standard operators |" in out
-    assert "| this project |" in out
-
-
-@pytest.mark.slow
-def test_mapper(tmp_path) -> None:
-    small = ("--size", "40", "60", "--crop", "24", "--images", "2", "--json", str(tmp_path / "figures.json"))
-    out = run("mapper", *small)
-    assert "mapper, 8 images of 40 x 60, crop 24" in out
-    mapper, loader = json.loads((tmp_path / "figures.json").read_text()).values()
-    assert list(mapper["seconds"]) == ["whole image", "this project"]
-    assert len(loader["seconds"]) == 6
+def test_a_way_that_fails_is_named() -> None:
+    done = start("labels_from_scores", "--size", "1", "1")
+    assert done.returncode == 1
+    assert "RuntimeError" in done.stderr
+    assert done.stderr.splitlines()[-1] == "whole maps: its process has ended; the reason stands above"

@@ -1,0 +1,59 @@
+"""The peer OpenVINO (pip install openvino): it runs a config's backbone and head as torch.export gives them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import openvino
+import torch
+from labels_from_scores import bands
+from timing import Way
+from torch import Tensor, nn
+
+from semask_d2 import build_model, get_cfg
+from semask_d2.modeling.meta_arch.mask_former import SeMaskMaskFormer
+
+DEVICE = "CPU"
+PRECISIONS = {"fp32": "f32", "bf16": "bf16"}  # the names that OpenVINO has for ours
+
+
+class FinalMasks(nn.Module):
+    """Backbone and head of a model: a normalized image to class logits (1, Q, K + 1), mask logits (1, Q, h, w)."""
+
+    def __init__(self, model: SeMaskMaskFormer):
+        super().__init__()
+        self.backbone, self.head = model.backbone, model.sem_seg_head
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """(1, 3, H, W) -> both logits of the last decoder layer."""
+        predictions = self.head(self.backbone(image))
+        return predictions.class_logits[-1], predictions.mask_logits()
+
+
+def export(config_file: str, size: int, graph: Path) -> None:
+    """Write the graph for images of `size` x `size` to the XML file `graph` and its weights beside it, in fp32."""
+    torch.manual_seed(0)
+    model = build_model(get_cfg(config_file, ["MODEL.DEVICE", "cpu"])).eval()
+    with torch.no_grad():
+        program = torch.export.export(FinalMasks(model), (torch.zeros(1, 3, size, size),))
+    openvino.save_model(openvino.convert_model(program), graph, compress_to_fp16=False)
+
+
+def supported(precisions: list[str]) -> list[str]:
+    """Those of the precisions that this processor computes in."""
+    able = openvino.Core().get_property(DEVICE, "OPTIMIZATION_CAPABILITIES")
+    return [name for name in precisions if name.upper() in able]
+
+
+def inference(graph: Path, size: int, precision: str) -> Way:
+    """Labels of one image, from an exported graph."""
+    settings = {"INFERENCE_PRECISION_HINT": PRECISIONS[precision], "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+    compiled = openvino.Core().compile_model(graph, DEVICE, settings)
+    image = torch.randn(1, 3, size, size).numpy()
+
+    @torch.inference_mode()
+    def segment() -> Tensor:
+        class_logits, mask_logits = (torch.from_numpy(value)[0] for value in compiled([image]).values())
+        return bands(mask_logits, class_logits.softmax(-1)[:, :-1], (size, size))
+
+    return segment

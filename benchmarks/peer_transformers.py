@@ -1,0 +1,53 @@
+"""The peer transformers (pip install transformers): its Mask2Former with a Swin-T, the weights random."""
+
+from __future__ import annotations
+
+import torch
+from labels_from_scores import whole_maps
+from timing import Way
+from torch import Tensor
+from training_step import CLASSES_SHOWN, batch
+from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, SwinConfig
+
+
+def mask2former(classes: int) -> torch.nn.Module:
+    """The model; its pixel decoder is the one of a config whose head is m2f."""
+    swin = SwinConfig(
+        embed_dim=96,
+        depths=[2, 2, 6, 2],
+        num_heads=[3, 6, 12, 24],
+        window_size=7,
+        out_features=["stage1", "stage2", "stage3", "stage4"],
+    )
+    return Mask2FormerForUniversalSegmentation(Mask2FormerConfig(backbone_config=swin, num_labels=classes))
+
+
+def inference(size: int, classes: int) -> Way:
+    """Labels of one image."""
+    model = mask2former(classes).eval()
+    image = torch.randn(1, 3, size, size)
+
+    @torch.inference_mode()
+    def segment() -> Tensor:
+        out = model(pixel_values=image)
+        probability = out.class_queries_logits[0].softmax(-1)[:, :-1]
+        return whole_maps(out.masks_queries_logits[0], probability, (size, size))
+
+    return segment
+
+
+def training_step(size: int, images: int, classes: int) -> Way:
+    """A step on the same images and labels as the project's."""
+    model = mask2former(classes).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+    inputs = batch(size, images)
+    pixels = torch.stack([x["image"].float() / 255 for x in inputs])
+    ids = [torch.arange(CLASSES_SHOWN) for _ in inputs]
+    masks = [(x["sem_seg"] == torch.arange(CLASSES_SHOWN)[:, None, None]).float() for x in inputs]
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        model(pixel_values=pixels, mask_labels=masks, class_labels=ids).loss.backward()
+        optimizer.step()
+
+    return step

@@ -1,0 +1,62 @@
+"""Ways measured in a process of its own each: the seconds of its runs, all processes in turn, and its peak memory."""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import sys
+from collections.abc import Callable, Mapping
+from multiprocessing.connection import Connection
+
+import torch
+from timing import Way, show, time_of
+
+from semask_d2.utils.memory import keep_freed_memory, peak_memory
+
+# What makes a way ready to run, in the new process. It is a function of a module (or a `partial` of one), whose imports
+# are done before memory is measured.
+Maker = Callable[[], Way]
+
+
+def serve(make: Maker, pipe: Connection) -> None:
+    """Run the way that `make` makes once for each True that comes and send its seconds; at a False, its peak MB."""
+    torch.manual_seed(0)
+    keep_freed_memory()  # as the project's commands do, for every way
+    before = peak_memory()
+    way = make()
+    while pipe.recv():
+        pipe.send(time_of(way))
+    pipe.send((peak_memory() - before) / 1e6)
+
+
+def measure(makers: Mapping[str, Maker], repeats: int) -> tuple[dict[str, list[float]], dict[str, float]]:
+    """Seconds of each counted run of each way after one warm-up, and its peak MB beyond what its imports take."""
+    context = multiprocessing.get_context("spawn")
+    pipes, processes = {}, []
+    for name, make in makers.items():
+        pipes[name], end = context.Pipe()
+        processes.append(context.Process(target=serve, args=(make, end), daemon=True))
+        processes[-1].start()
+        end.close()
+    seconds: dict[str, list[float]] = {name: [] for name in makers}
+    peaks = {}
+    for run in range(repeats + 2):
+        for name, pipe in pipes.items():
+            try:
+                pipe.send(run <= repeats)
+                value = pipe.recv()
+            except (EOFError, ConnectionError):
+                for process in processes:
+                    process.terminate()
+                sys.exit(f"{name}: its process has ended; the reason stands above")
+            if run > repeats:
+                peaks[name] = value
+            elif run:
+                seconds[name].append(value)
+    return seconds, peaks
+
+
+def report_processes(title: str, makers: Mapping[str, Maker], arguments: argparse.Namespace) -> None:
+    """Measure the ways, print the table and write the JSON."""
+    seconds, peaks = measure(makers, arguments.repeats)
+    show(title, seconds, arguments, peaks)

@@ -1,0 +1,103 @@
+#!/usr/bin/env python3
+"""All benchmarks, one after another, their figures in one JSON file, and a table of what each way gains.
+
+    python benchmarks/run_all.py [--quick] [--peer] [--repeats N] [--json benchmarks.json]
+
+About half an hour on two cores. `--quick` runs them on tiny sizes, which shows that they work and nothing else.
+`--peer` also runs the peers, which pip installs (transformers, openvino). The growth curves are drawn beside the JSON
+file. ablation.py is not among them: it trains models.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+from timing import parser
+
+FOLDER = Path(__file__).resolve().parent
+M2F = ("--config-file", "ade20k/semask_swin_t_m2f.yaml")
+TINY = ("--config-file", "toy_scenes/semask_swin_mini_m2f.yaml", "--size", "64")
+BOTH_PRECISIONS = ("--precision", "fp32", "bf16")
+
+
+class Run(NamedTuple):
+    """A script with the arguments of its full run, those of a quick one (None: there it is left out), its peers."""
+
+    script: str
+    full: tuple[str, ...] = ()
+    quick: tuple[str, ...] | None = ()
+    peers: tuple[str, ...] = ()
+
+    def command(self, *, quick: bool, peers: bool) -> list[str]:
+        """The words of the command line."""
+        words = self.quick or () if quick else self.full
+        peer_words = ("--peer", *self.peers) if peers and self.peers else ()
+        return [sys.executable, str(FOLDER / f"{self.script}.py"), *words, *peer_words]
+
+
+RUNS = (
+    Run("startup", quick=("--config", "toy_scenes/semask_swin_mini_m2f.yaml")),
+    Run("layers", ("--backward",), ("--size", "64", "--backward")),
+    Run("criterion", quick=("--classes", "3", "--layers", "2", "--queries", "5", "--size", "64", "--points", "64")),
+    Run("labels_from_scores", quick=("--size", "32", "64", "--queries", "3", "--classes", "4")),
+    Run("mapper", quick=("--size", "40", "60", "--crop", "24", "--images", "2")),
+    Run("inference", BOTH_PRECISIONS, None, ("openvino",)),
+    Run("inference", (*M2F, *BOTH_PRECISIONS), (*TINY, *BOTH_PRECISIONS), ("transformers", "openvino")),
+    Run("training_step", M2F, TINY, ("transformers",)),
+    Run(
+        "growth",
+        quick=(*TINY[:2], "--sizes", "64", "--batches", "1", "--classes", "--queries", "--base", "64", "1", "12", "9"),
+    ),
+)
+
+
+def summary(figures: dict[str, dict]) -> str:
+    """A table of every way beside the first of its benchmark."""
+    lines = [
+        "| benchmark | way | median, ms | beside | median, ms | times faster | times less memory |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for title, figure in figures.items():
+        medians = {way: statistics.median(values) for way, values in figure.get("seconds", {}).items()}
+        for way in list(medians)[1:]:
+            base = next(iter(medians))
+            peaks = figure.get("peak MB")
+            less = f"{peaks[base] / max(peaks[way], 1):.2f}" if peaks else ""
+            faster = f"{medians[base] / medians[way]:.2f}"
+            lines.append(
+                f"| {title} | {way} | {1000 * medians[way]:.1f} | {base} | {1000 * medians[base]:.1f} "
+                f"| {faster} | {less} |"
+            )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    made = parser(__doc__)
+    made.set_defaults(json=Path("benchmarks.json"), repeats=5)
+    made.add_argument("--quick", action="store_true", help="tiny sizes")
+    made.add_argument("--peer", action="store_true", help="the peers, too")
+    arguments = made.parse_args()
+    arguments.json.unlink(missing_ok=True)  # every script adds to it
+    failed = []
+    for run in RUNS:
+        if arguments.quick and run.quick is None:
+            continue
+        words = run.command(quick=arguments.quick, peers=arguments.peer)
+        words += ["--repeats", str(1 if arguments.quick else arguments.repeats), "--json", str(arguments.json)]
+        if run.script == "growth":
+            words += ["--plot", str(arguments.json.with_suffix(".png"))]
+        print(f"\n## {' '.join(words[1:])}", flush=True)
+        if subprocess.run(words, check=False).returncode:
+            failed.append(run.script)
+    print(f"\n## Summary\n\n{summary(json.loads(arguments.json.read_text()))}")
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}; the reasons stand above")
+
+
+if __name__ == "__main__":
+    main()
