@@ -1,0 +1,166 @@
+"""The fused deformable attention: when it serves, its kernels through the compiler, and the cases of its formula.
+
+Triton is imported either to interpret kernels or to compile them, so each is done in a process of its own, and the
+tests hold in whatever order and process pytest runs them.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from semask_d2.modeling.layers import triton_deformable_attention
+from semask_d2.modeling.layers.triton_deformable_attention import VARIABLE, triton_serves
+from semask_d2.utils.errors import UserError
+from tests.helpers.commands import ROOT
+
+CASES = "tests/modeling/layers/triton_deformable_attention_cases.py"
+needs_triton = pytest.mark.skipif(
+    importlib.util.find_spec("triton") is None, reason="Triton is not installed, which has no package for this system"
+)
+# both kernels for (compute capability, dtype of values, D, levels, points)
+COMPILE = """
+import sys
+import torch
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource, compile
+from semask_d2.modeling.layers import deformable_attention_kernels as kernels
+
+capability, name, dim, levels, points = int(sys.argv[1]), sys.argv[2], *map(int, sys.argv[3:])
+dtype, heads = getattr(torch, name), 8
+value = torch.empty(1, 5, heads, dim, dtype=dtype, device="meta")
+logits = torch.empty(1, 999, heads, levels, points, device="meta")
+short = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}[name]
+for kernel, moved in ((kernels.forward_kernel, dtype), (kernels.backward_kernel, torch.float32)):
+    constants = kernels.constants(moved, value, logits)
+    options = {"num_warps": constants.pop("num_warps")}
+    types = dict.fromkeys(kernel.arg_names, "i32")  # the strides and counts
+    types |= dict.fromkeys({"gradient", "value", "out"} & types.keys(), "*" + short)
+    types |= dict.fromkeys({"reference", "offsets", "logits"} & types.keys(), "*fp32")
+    types |= {argument: "*fp32" for argument in types if argument.endswith("_gradient")}
+    types |= {"sizes": ("fp32",) * (2 * levels), **dict.fromkeys(constants, "constexpr")}
+    source = ASTSource(kernel, types, constexprs=constants)
+    binary = compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+    assert len(binary.asm["cubin"]) > 1000
+    print(kernel.__name__)
+"""
+
+
+def python(*arguments: object, **env: str) -> subprocess.CompletedProcess:
+    """Python with these arguments and additions to the environment, where an empty value takes a variable away."""
+    environment = {name: value for name, value in {**os.environ, **env}.items() if value}
+    command = [sys.executable, *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900)
+
+
+@needs_triton
+@pytest.mark.slow
+@pytest.mark.parametrize("device", ["interpreter", "gpu"])
+def test_cases(device: str) -> None:
+    """The formula's cases in Triton's interpreter, and on the GPU where there is one."""
+    if device == "gpu" and not torch.cuda.is_available():
+        pytest.skip("there is no GPU")
+    interpret = "1" if device == "interpreter" else ""
+    done = python("-m", "pytest", "-v", "-p", "no:cacheprovider", CASES, TRITON_INTERPRET=interpret, **{VARIABLE: ""})
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert " passed" in done.stdout
+
+
+@needs_triton
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "shape",
+    [(75, "float16", 32, 3, 4), (80, "bfloat16", 32, 3, 4), (90, "bfloat16", 32, 3, 4), (90, "float32", 24, 4, 3)],
+    ids=str,
+)
+def test_kernels_compile_for_gpus(shape: tuple, tmp_path) -> None:
+    """To machine code, which takes no GPU: the interpreter lets pass what the compiler does not."""
+    from triton.backends import backends
+
+    if "nvidia" not in backends:
+        pytest.skip("this Triton compiles for no GPU of NVIDIA")
+    script = tmp_path / "compile.py"
+    script.write_text(COMPILE)
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    done = python(script, *shape, TRITON_INTERPRET="", TRITON_CACHE_DIR=str(tmp_path / "cache"), PYTHONPATH=path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["forward_kernel", "backward_kernel"]
+
+
+def test_the_package_is_imported_without_triton() -> None:
+    code = "import sys; sys.modules['triton'] = None; import semask_d2, "
+    code += (
+        "semask_d2.modeling.layers.triton_deformable_attention as module; assert 'triton.language' not in sys.modules"
+    )
+    done = python("-c", code)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture
+def _fresh(monkeypatch: pytest.MonkeyPatch):
+    """No answer about Triton from before, none left, and neither variable."""
+    for name in (VARIABLE, "TRITON_INTERPRET"):
+        monkeypatch.delenv(name, raising=False)
+    forget = triton_deformable_attention.obstacle.cache_clear
+    forget()
+    yield
+    forget()
+
+
+@pytest.mark.usefixtures("_fresh")
+class TestChoice:
+    """`triton_serves` by the environment variable and what the machine has."""
+
+    value = torch.zeros(1)
+
+    @pytest.mark.parametrize("choice", ["", "auto", "plain"])
+    def test_a_cpu_is_not_served(self, choice: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv(VARIABLE, choice)
+        assert not triton_serves(self.value)
+
+    def test_what_cannot_be_forced(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv(VARIABLE, "triton")
+        with pytest.raises(UserError, match=f"{VARIABLE}=triton, but Triton has no kernels for the device cpu"):
+            triton_serves(self.value)
+
+    def test_another_word(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv(VARIABLE, "cuda")
+        with pytest.raises(UserError, match=f"{VARIABLE}='cuda': expected auto, triton or plain"):
+            triton_serves(self.value)
+
+    def test_without_triton(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "triton", None)
+        monkeypatch.setitem(sys.modules, "triton.language", None)
+        monkeypatch.setenv("TRITON_INTERPRET", "1")
+        assert not triton_serves(self.value)
+        monkeypatch.setenv(VARIABLE, "triton")
+        with pytest.raises(UserError, match="Triton cannot be imported"):
+            triton_serves(self.value)
+
+    @pytest.mark.parametrize(
+        ("missing", "reason"),
+        [("gpu", "finds no GPU"), ("capability", "NVIDIA P100 is older"), ("compiler", "no C compiler"), ("", "")],
+    )
+    def test_a_gpu_that_nothing_can_be_compiled_for(
+        self, missing: str, reason: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.delenv("CC", raising=False)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: missing != "gpu")
+        capability = (6, 0) if missing == "capability" else (9, 0)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA P100")
+        monkeypatch.setattr(torch.version, "cuda", "12.4")
+        monkeypatch.setattr("shutil.which", lambda name: None if missing == "compiler" else f"/usr/bin/{name}")
+        found = triton_deformable_attention.compilation_obstacle(torch.device("cuda"))
+        assert reason in found
+        assert bool(found) == bool(reason)
+
+    def test_slower_operators_on_a_gpu_are_told(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(triton_deformable_attention, "obstacle", lambda device, on_cpu: "no C compiler")
+        with pytest.warns(UserWarning, match="no C compiler: deformable attention is by standard operators"):
+            assert not triton_deformable_attention.served(torch.device("cuda"), torch.float32)
