@@ -13,9 +13,10 @@ import sys
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from semask_d2.modeling.layers import triton_deformable_attention
-from semask_d2.modeling.layers.triton_deformable_attention import VARIABLE, triton_serves
+from semask_d2.modeling.layers.triton_deformable_attention import VARIABLE, fused_deformable_attention, triton_serves
 from semask_d2.utils.errors import UserError
 from tests.helpers.commands import ROOT
 
@@ -90,6 +91,20 @@ def test_kernels_compile_for_gpus(shape: tuple, tmp_path) -> None:
     done = python(script, *shape, TRITON_INTERPRET="", TRITON_CACHE_DIR=str(tmp_path / "cache"), PYTHONPATH=path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["forward_kernel", "backward_kernel"]
+
+
+def test_tensors_without_data() -> None:
+    """What compilers go by: the shape, dtype and device of the result and of the gradients, without Triton."""
+    with FakeTensorMode():
+        value = torch.empty(2, 10, 4, 8, dtype=torch.bfloat16, device="cuda")
+        reference, logits = torch.empty(5, 2, device="cuda"), torch.empty(2, 5, 4, 2, 3, device="cuda")
+        offsets = torch.empty(2, 5, 4, 2, 3, 2, dtype=torch.float16, device="cuda")
+        out = fused_deformable_attention(value, [(3, 2), (2, 2)], reference, offsets, logits)
+        assert (out.shape, out.dtype, out.device.type) == ((2, 5, 32), torch.bfloat16, "cuda")
+        arguments = (out, value, [3, 2, 2, 2], reference, offsets, logits, out)
+        gradients = triton_deformable_attention.deformable_attention_backward_op(*arguments)
+        for gradient, tensor in zip(gradients, (value, offsets, logits), strict=True):
+            assert (gradient.shape, gradient.dtype, gradient.device) == (tensor.shape, tensor.dtype, tensor.device)
 
 
 def test_the_package_is_imported_without_triton() -> None:
