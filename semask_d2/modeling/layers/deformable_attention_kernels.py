@@ -5,8 +5,9 @@ goes through the levels and points one by one: softmax, positions and bilinear w
 corner of a sample is one coalesced row of `value`. All arithmetic is fp32, whatever is loaded and stored. Points are a
 loop that is not unrolled: with 4 levels of 8 points the compiler would take half a minute.
 
-B images, N tokens, Q queries, D channels of a head. The sizes (H0, W0, H1, W1, ...) are runtime floats: Triton compiles
-anew for integers that are 1 or multiples of 16, and images come in many sizes.
+B images, N tokens, Q queries, D channels of a head. The sizes (H0, W0, H1, W1, ...) are floats, and the numbers of
+tokens and queries not specialized: for other integers that are 1 or multiples of 16 Triton compiles anew, and images
+come in many sizes.
 """
 
 # Triton is optional, and its language is no Python that a type checker understands
@@ -56,7 +57,7 @@ def corner_rows(x, y, width, height, start, kept, STRIDE, DIM: tl.constexpr, BLO
     return (start + y * width + x)[:, None] * STRIDE + channel, inside[:, None] & (channel < DIM)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["queries"])
 def forward_kernel(
     value,
     reference,
@@ -120,7 +121,7 @@ def forward_kernel(
     tl.store(out + row, attended.to(out.dtype.element_ty), mask=kept[:, None] & (channel < DIM))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens", "queries"])
 def backward_kernel(
     gradient,
     value,
