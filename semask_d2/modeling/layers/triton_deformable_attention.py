@@ -1,0 +1,174 @@
+"""Multi-scale deformable attention (arXiv 2010.04159, equation 3) as one operator, by Triton kernels on a GPU.
+
+Softmax, offsets and sampling are fused, so that no weight, position or sample reaches memory. The operator is torch's
+`semask_d2::deformable_attention`, opaque to compilation and export. Triton is optional and imported when it is first
+used; with TRITON_INTERPRET=1 in the environment its interpreter runs the kernels on a CPU, for tests.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from semask_d2.utils.errors import UserError
+
+VARIABLE = "SEMASK_D2_DEFORMABLE_ATTENTION"
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def fused_deformable_attention(
+    value: Tensor, sizes: Sequence[tuple[int, int]], reference: Tensor, offsets: Tensor, logits: Tensor
+) -> Tensor:
+    """Bilinear samples of `value` around `reference`, weighted by the softmax of `logits`: (B, Q, heads x D).
+
+    `value` (B, N, heads, D), its tokens being the maps of `sizes` (H, W) one after another; `reference` (Q, 2) fp32, as
+    (x, y) in [0, 1]; `offsets` (B, Q, heads, levels, P, 2) in pixels of the level sampled, zero outside of it; `logits`
+    (B, Q, heads, levels, P), the softmax being over levels and points. Each but `reference` is fp32, bf16 or fp16; the
+    result has `value`'s dtype, and all arithmetic is fp32. No gradient for `reference`; that of `value` is summed in an
+    order that varies from run to run. Raises `ValueError` where shapes do not fit together, as the kernels would read
+    outside of the tensors.
+    """
+    batch, tokens, heads, _ = value.shape
+    queries, levels, points = len(reference), len(sizes), logits.shape[-1]
+    if tokens != sum(height * width for height, width in sizes):
+        raise ValueError(f"value has {tokens} tokens, which are not those of maps of {list(sizes)}")
+    expected = (batch, queries, heads, levels, points)
+    if logits.shape != expected or offsets.shape != (*expected, 2) or reference.shape != (queries, 2):
+        raise ValueError(
+            f"for value {tuple(value.shape)} and {levels} levels, reference {tuple(reference.shape)}, "
+            f"offsets {tuple(offsets.shape)} and logits {tuple(logits.shape)} do not fit together"
+        )
+    flat = [length for size in sizes for length in size]
+    return deformable_attention_op(value, flat, reference, offsets, logits)
+
+
+@torch.library.custom_op("semask_d2::deformable_attention", mutates_args=())
+def deformable_attention_op(
+    value: Tensor, sizes: Sequence[int], reference: Tensor, offsets: Tensor, logits: Tensor
+) -> Tensor:
+    """The operator behind `fused_deformable_attention`; `sizes` are H and W of each level in turn."""
+    from semask_d2.modeling.layers import deformable_attention_kernels
+
+    return deformable_attention_kernels.forward(value, sizes, reference, offsets, logits)
+
+
+@deformable_attention_op.register_fake
+def _(value: Tensor, sizes: Sequence[int], reference: Tensor, offsets: Tensor, logits: Tensor) -> Tensor:
+    return value.new_empty(value.shape[0], len(reference), value.shape[2] * value.shape[3])
+
+
+@torch.library.custom_op("semask_d2::deformable_attention_backward", mutates_args=())
+def deformable_attention_backward_op(
+    gradient: Tensor,
+    value: Tensor,
+    sizes: Sequence[int],
+    reference: Tensor,
+    offsets: Tensor,
+    logits: Tensor,
+    out: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of `value`, `offsets` and `logits`, for that of the operator's result `out`."""
+    from semask_d2.modeling.layers import deformable_attention_kernels
+
+    return deformable_attention_kernels.backward(gradient, value, sizes, reference, offsets, logits, out)
+
+
+@deformable_attention_backward_op.register_fake
+def _(
+    gradient: Tensor,
+    value: Tensor,
+    sizes: Sequence[int],
+    reference: Tensor,
+    offsets: Tensor,
+    logits: Tensor,
+    out: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return value.new_empty(value.shape), offsets.new_empty(offsets.shape), logits.new_empty(logits.shape)
+
+
+def _save(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    value, ctx.sizes, reference, offsets, logits = inputs
+    ctx.save_for_backward(value, reference, offsets, logits, output)
+
+
+def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    value, reference, offsets, logits, out = ctx.saved_tensors
+    of_value, of_offsets, of_logits = deformable_attention_backward_op(
+        gradient, value, ctx.sizes, reference, offsets, logits, out
+    )
+    return of_value, None, None, of_offsets, of_logits
+
+
+def _no_second_backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+    raise NotImplementedError(
+        f"the fused deformable attention has no second derivative; set {VARIABLE}=plain for standard operators"
+    )
+
+
+deformable_attention_op.register_autograd(_backward, setup_context=_save)
+deformable_attention_backward_op.register_autograd(_no_second_backward)
+
+
+def triton_serves(value: Tensor) -> bool:
+    """Whether the fused operator can take `value`: fp32, bf16 or fp16, on a GPU for which Triton can compile.
+
+    The environment's SEMASK_D2_DEFORMABLE_ATTENTION is `auto` (the default), `plain` for never, or `triton`, which
+    raises `UserError` where it cannot; so does any other value.
+    """
+    return served(value.device, value.dtype)
+
+
+@torch.compiler.assume_constant_result
+def served(device: torch.device, dtype: torch.dtype) -> bool:
+    """`triton_serves` of a value on `device`, of `dtype`; graphs take its answer for a constant."""
+    choice = os.environ.get(VARIABLE) or "auto"
+    if choice not in ("auto", "triton", "plain"):
+        raise UserError(f"{VARIABLE}={choice!r}: expected auto, triton or plain; unset it to choose by the machine")
+    if choice == "plain":
+        return False
+    if dtype not in DTYPES:
+        problem = f"values of {dtype} are none of fp32, bf16 and fp16"
+    else:
+        problem = obstacle(device, interpreted())
+    if choice == "triton" and problem:
+        raise UserError(f"{VARIABLE}=triton, but {problem}; unset it to choose by the machine")
+    if problem and device.type == "cuda":
+        warnings.warn(f"{problem}: deformable attention is by standard operators, which are slower", stacklevel=2)
+    return not problem
+
+
+def interpreted() -> bool:
+    """Whether Triton's interpreter is asked for, which runs kernels on a CPU."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+@functools.cache
+def obstacle(device: torch.device, on_cpu: bool) -> str:
+    """Why Triton cannot run a kernel on `device`, with `on_cpu` by its interpreter; empty if it can."""
+    if device.type != "cuda" and not on_cpu:
+        return f"Triton has no kernels for the device {device.type}"
+    try:
+        import triton.language
+    except ImportError as error:
+        return f"Triton cannot be imported ({error})"
+    if not hasattr(triton.language, "tuple"):
+        return f"Triton {triton.__version__} is too old; 3.3 or newer is needed"
+    return "" if on_cpu else compilation_obstacle(device)
+
+
+def compilation_obstacle(device: torch.device) -> str:
+    """Why nothing can be compiled for the GPU `device`; empty if it can."""
+    if not torch.cuda.is_available():
+        return "torch finds no GPU"
+    if torch.version.cuda and torch.cuda.get_device_capability(device) < (7, 5):
+        return f"{torch.cuda.get_device_name(device)} is older than what Triton compiles for (compute capability 7.5)"
+    if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
+        return "Triton finds no C compiler: neither gcc nor clang, nor one that CC names"
+    return ""

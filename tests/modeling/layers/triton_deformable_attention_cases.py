@@ -1,0 +1,304 @@
+"""The fused deformable attention against the plain formula; `test_triton_deformable_attention.py` runs this file.
+
+It does so in a process of its own, as Triton decides when it is imported whether its kernels are interpreted. By hand,
+with a GPU, or without one and with TRITON_INTERPRET=1 in the environment: `python -m pytest` and the path of this file.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from semask_d2.modeling.layers.triton_deformable_attention import (
+    VARIABLE,
+    deformable_attention_backward_op,
+    deformable_attention_op,
+    fused_deformable_attention,
+    triton_serves,
+)
+from semask_d2.utils.errors import UserError
+
+pytest.importorskip("triton")
+
+DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
+SIZES = [(2, 3), (5, 4), (1, 1)]
+Arguments = tuple[Tensor, list, Tensor, Tensor, Tensor]
+
+
+def plain_attention(value: Tensor, sizes: list, reference: Tensor, offsets: Tensor, logits: Tensor) -> Tensor:
+    """The formula by `grid_sample`, a level at a time."""
+    batch, queries, heads, levels, points, _ = offsets.shape
+    weights = logits.flatten(3).softmax(-1).view(batch, queries, heads, levels, points)
+    out, start = 0, 0
+    for level, (height, width) in enumerate(sizes):
+        level_map = (
+            value[:, start : start + height * width].permute(0, 2, 3, 1).reshape(-1, value.shape[3], height, width)
+        )
+        start += height * width
+        extent = torch.tensor([width, height], dtype=offsets.dtype, device=offsets.device)
+        locations = reference[:, None, None] + offsets[:, :, :, level] / extent  # (B, Q, heads, P, 2)
+        grid = (2 * locations - 1).transpose(1, 2).flatten(0, 1)
+        samples = F.grid_sample(level_map, grid, align_corners=False)  # (B heads, D, Q, P)
+        out = out + (samples * weights[:, :, :, level].transpose(1, 2).reshape(-1, 1, queries, points)).sum(-1)
+    return out.view(batch, heads, -1, queries).permute(0, 3, 1, 2).flatten(2)
+
+
+def inputs(
+    sizes: list = SIZES,
+    *,
+    batch: int = 2,
+    queries: int = 5,
+    heads: int = 2,
+    dim: int = 3,
+    points: int = 2,
+    value_dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+) -> Arguments:
+    """Random arguments, many samples lying on a map's border or outside of it."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator)
+
+    tokens = sum(h * w for h, w in sizes)
+    value = normal(batch, tokens, heads, dim).to(value_dtype)
+    reference = torch.rand(queries, 2, generator=generator)
+    offsets = (2 * normal(batch, queries, heads, len(sizes), points, 2)).to(dtype)
+    logits = (2 * normal(batch, queries, heads, len(sizes), points)).to(dtype)
+    value, reference, offsets, logits = (x.to(DEVICE) for x in (value, reference, offsets, logits))
+    return value, sizes, reference, offsets, logits
+
+
+def results(function: Callable, arguments: Arguments) -> list[Tensor]:
+    """The function's result and the gradients of value, offsets and logits, for a gradient that is seeded."""
+    value, sizes, reference, offsets, logits = arguments
+    learned = [x.detach().requires_grad_() for x in (value, offsets, logits)]  # in memory as they are
+    out = function(learned[0], sizes, reference, *learned[1:])
+    gradient = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(out)
+    return [out.detach(), *torch.autograd.grad(out, learned, gradient)]
+
+
+def assert_equals_plain(arguments: Arguments, tolerance: float = 1e-5) -> None:
+    """The result and the gradients are those of the formula in float64, and have the dtypes of what they belong to."""
+    value, sizes, reference, offsets, logits = arguments
+    found = results(fused_deformable_attention, arguments)
+    exact = (value.double(), sizes, reference.double(), offsets.double(), logits.double())
+    for ours, plain, like in zip(found, results(plain_attention, exact), (value, value, offsets, logits), strict=True):
+        assert ours.dtype == like.dtype
+        torch.testing.assert_close(ours.double(), plain, atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {},
+        {"sizes": [(7, 5)], "heads": 1, "points": 1},
+        {"sizes": [(4, 4), (2, 2), (1, 1), (3, 1)], "points": 4, "dim": 8, "queries": 3},
+        {"sizes": [(3, 5)], "dim": 1, "batch": 1},
+        {"dim": 150, "queries": 9},  # several blocks of queries, the last one not full
+    ],
+    ids=str,
+)
+def test_equals_the_formula(shape: dict) -> None:
+    assert_equals_plain(inputs(**shape))
+
+
+@settings(max_examples=12, deadline=None, derandomize=True)
+@given(
+    sizes=st.lists(st.tuples(st.integers(1, 6), st.integers(1, 6)), min_size=1, max_size=4),
+    batch=st.integers(1, 2),
+    queries=st.integers(1, 9),
+    heads=st.integers(1, 3),
+    dim=st.integers(1, 70),
+    points=st.integers(1, 3),
+    seed=st.integers(0, 99),
+)
+def test_equals_the_formula_in_any_shape(sizes, batch, queries, heads, dim, points, seed) -> None:
+    shape = {"batch": batch, "queries": queries, "heads": heads, "dim": dim, "points": points, "seed": seed}
+    assert_equals_plain(inputs(sizes, **shape))
+
+
+@pytest.mark.parametrize("value_dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_half_precision_is_that_of_the_tensors_alone(value_dtype: torch.dtype, dtype: torch.dtype) -> None:
+    """Of the same rounded arguments, result and gradients differ from the exact ones by a rounding or two."""
+    coarsest = max(torch.finfo(value_dtype).eps, torch.finfo(dtype).eps)
+    assert_equals_plain(inputs(value_dtype=value_dtype, dtype=dtype), tolerance=2 * coarsest)
+
+
+def test_autocast_casts_nothing() -> None:
+    arguments = inputs(value_dtype=torch.bfloat16)
+    expected = results(fused_deformable_attention, arguments)
+    with torch.autocast(DEVICE, torch.float16 if DEVICE == "cuda" else torch.bfloat16):
+        found = results(fused_deformable_attention, arguments)
+    assert [x.dtype for x in found] == [torch.bfloat16, torch.bfloat16, torch.float32, torch.float32]
+    torch.testing.assert_close(found, expected)
+
+
+def at_positions(positions: list[float], size: int = 4) -> Arguments:
+    """Arguments that sample one map of `size` x `size` at every pair of these pixel positions, exactly."""
+    value, sizes, _, _, _ = inputs([(size, size)], batch=1, heads=1)
+    places = torch.cartesian_prod(torch.tensor(positions), torch.tensor(positions)).to(DEVICE)
+    offsets = (places - (0.5 * size - 0.5)).view(1, -1, 1, 1, 1, 2)
+    reference = torch.full((len(places), 2), 0.5, device=DEVICE)
+    return value, sizes, reference, offsets, torch.zeros_like(offsets[..., 0])
+
+
+def test_samples_on_pixels_and_borders() -> None:
+    """On a pixel the gradient of a position is that to the right, as `grid_sample` has it."""
+    assert_equals_plain(at_positions([-2, -1.5, -1, -0.75, -0.5, 0, 0.5, 1, 2, 3, 3.25, 3.5, 4, 5]))
+
+
+@pytest.mark.parametrize("far", [7.0, 1e6, 3e38, float("inf"), float("nan")])
+def test_samples_far_outside_are_zero(far: float) -> None:
+    for sign in (-1, 1):
+        out, *gradients = results(fused_deformable_attention, at_positions([sign * far]))
+        assert not out.any()
+        assert not any(x.any() for x in gradients)
+
+
+def test_samples_outside_take_their_share_of_the_softmax() -> None:
+    value, sizes, reference, offsets, logits = inputs(SIZES)
+    offsets[:, :, :, 1] = 1e6
+    assert_equals_plain((value, sizes, reference, offsets, logits))
+
+
+def test_large_logits() -> None:
+    value, sizes, reference, offsets, logits = inputs()
+    found = results(fused_deformable_attention, (value, sizes, reference, offsets, logits * 1e4))
+    assert all(x.isfinite().all() for x in found)
+
+
+def test_arguments_need_not_lie_in_order() -> None:
+    """Parts of one projection, an expanded batch, tensors whose dimensions were permuted."""
+    value, sizes, reference, offsets, logits = inputs(batch=2, queries=4)
+    expected = fused_deformable_attention(value, sizes, reference, offsets, logits)
+    joint = torch.cat([offsets.flatten(2), logits.flatten(2)], 2)
+    parts = joint.split([offsets[0, 0].numel(), logits[0, 0].numel()], 2)
+    shaped = [part.view(like.shape) for part, like in zip(parts, (offsets, logits), strict=True)]
+    channels_first = value.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+    points_first = [x.transpose(1, 4).contiguous().transpose(1, 4) for x in (offsets, logits)]
+    wide = torch.cat([value, value], 2)[:, :, value.shape[2] :]
+    flipped = reference.T.contiguous().T
+    for arguments in [
+        (value, sizes, reference, *shaped),
+        (channels_first, sizes, flipped, *points_first),
+        (wide, sizes, reference, offsets, logits),
+    ]:
+        assert not all(x.is_contiguous() for x in arguments if isinstance(x, Tensor))
+        torch.testing.assert_close(fused_deformable_attention(*arguments), expected, rtol=0, atol=0)
+        assert_equals_plain(arguments)
+    expanded = (value[:1].expand(2, -1, -1, -1), sizes, reference, offsets, logits)
+    assert_equals_plain(expanded)
+
+
+def test_nothing_is_read_beside_the_tensors() -> None:
+    """What lies around a row of 3 channels, in blocks of 4, is no number here."""
+    value, *others = inputs()
+    expected = results(fused_deformable_attention, (value, *others))
+    within = F.pad(value, (0, 0, 1, 1), value=torch.nan)[:, :, 1:-1]
+    torch.testing.assert_close(results(fused_deformable_attention, (within, *others)), expected)
+
+
+def test_no_queries() -> None:
+    out, *gradients = results(fused_deformable_attention, inputs(queries=0))
+    assert out.shape == (2, 0, 6)
+    assert not gradients[0].any()
+
+
+def test_only_what_learns_has_a_gradient() -> None:
+    value, sizes, reference, offsets, logits = inputs()
+    reference.requires_grad_()
+    offsets.requires_grad_()
+    fused_deformable_attention(value, sizes, reference, offsets, logits).sum().backward()
+    assert offsets.grad is not None
+    assert reference.grad is None
+
+
+@pytest.mark.parametrize("changed", ["sizes", "levels", "heads", "queries", "offsets"])
+def test_shapes_that_do_not_fit_are_refused(changed: str) -> None:
+    value, sizes, reference, offsets, logits = inputs()
+    wrong = {
+        "sizes": (value, [(2, 3), (5, 4), (2, 1)], reference, offsets, logits),
+        "levels": (value[:, :-1], sizes[:-1], reference, offsets, logits),
+        "heads": (value[:, :, :1], sizes, reference, offsets, logits),
+        "queries": (value, sizes, reference[:-1], offsets, logits),
+        "offsets": (value, sizes, reference, offsets[..., :1], logits),
+    }
+    with pytest.raises(ValueError, match="are not those of" if changed == "sizes" else "do not fit"):
+        fused_deformable_attention(*wrong[changed])
+
+
+def flat_arguments(requires_grad: bool = False, **shape: object) -> tuple:
+    """Arguments of the operator, which takes the sizes as one list."""
+    value, sizes, reference, offsets, logits = inputs(**shape)
+    value, offsets, logits = (x.requires_grad_(requires_grad) for x in (value, offsets, logits))
+    return value, [x for size in sizes for x in size], reference, offsets, logits
+
+
+def test_the_operators_keep_torchs_rules() -> None:
+    for shape in ({}, {"value_dtype": torch.bfloat16}):
+        torch.library.opcheck(deformable_attention_op, flat_arguments(requires_grad=True, **shape))
+        arguments = flat_arguments(**shape)
+        out = deformable_attention_op(*arguments)
+        checks = ("test_schema", "test_faketensor")
+        torch.library.opcheck(
+            deformable_attention_backward_op, (torch.randn_like(out), *arguments, out), test_utils=checks
+        )
+
+
+def test_a_second_derivative_is_refused() -> None:
+    value, sizes, reference, offsets, logits = inputs()
+    out = fused_deformable_attention(value.requires_grad_(), sizes, reference, offsets, logits)
+    (gradient,) = torch.autograd.grad(out.square().sum(), value, create_graph=True)
+    with pytest.raises(NotImplementedError, match=f"no second derivative; set {VARIABLE}=plain"):
+        gradient.sum().backward()
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_compiled_as_one_graph(backend: str) -> None:
+    def scaled(value: Tensor, sizes: list, reference: Tensor, offsets: Tensor, logits: Tensor) -> Tensor:
+        assert triton_serves(value)
+        return 2 * fused_deformable_attention(value, sizes, reference, 0.5 * offsets, logits)
+
+    compiled = torch.compile(scaled, backend=backend, fullgraph=True)
+    for shape in ({}, {"queries": 3, "sizes": [(3, 3), (2, 2), (1, 2)]}):
+        torch.testing.assert_close(results(compiled, inputs(**shape)), results(scaled, inputs(**shape)))
+
+
+class Attention(nn.Module):
+    """A module around the operator, as export wants one."""
+
+    def forward(self, value: Tensor, reference: Tensor, offsets: Tensor, logits: Tensor) -> Tensor:
+        return fused_deformable_attention(value, SIZES, reference, offsets, logits)
+
+
+def test_exported() -> None:
+    value, _, reference, offsets, logits = inputs()
+    program = torch.export.export(Attention(), (value, reference, offsets, logits))
+    targets = [node.target for node in program.graph.nodes]
+    assert torch.ops.semask_d2.deformable_attention.default in targets
+    other, _, reference, offsets, logits = inputs(seed=5)
+    expected = Attention()(other, reference, offsets, logits)
+    torch.testing.assert_close(program.module()(other, reference, offsets, logits), expected)
+
+
+def test_serves_the_dtypes_it_has_kernels_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    value = torch.zeros(1, device=DEVICE)
+    monkeypatch.delenv(VARIABLE, raising=False)
+    assert all(triton_serves(value.to(dtype)) for dtype in (torch.float32, torch.bfloat16, torch.float16))
+    assert not triton_serves(value.double())
+    monkeypatch.setenv(VARIABLE, "plain")
+    assert not triton_serves(value)
+    monkeypatch.setenv(VARIABLE, "triton")
+    assert triton_serves(value)
+    with pytest.raises(UserError, match=f"{VARIABLE}=triton, but values of torch.float64"):
+        triton_serves(value.double())

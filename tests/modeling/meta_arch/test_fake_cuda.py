@@ -1,0 +1,206 @@
+"""Whole models on CUDA tensors without data, which need no GPU: devices, dtypes, and what crosses between devices.
+
+Only what asks the machine for a GPU or needs numbers is replaced: the test for one that autocast makes, the classes of
+a label map, and the costs that the assignment reads. Whatever else would wait for numbers raises an error in torch.
+The backward pass is not run, as torch's engine wants a GPU for it.
+"""
+
+from __future__ import annotations
+
+import traceback
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+import semask_d2
+from semask_d2.d2 import build_model
+from semask_d2.modeling.losses import targets
+from tests.helpers.commands import ROOT
+from tests.helpers.tiny_model import OPTIONS
+
+PRECISIONS = [torch.bfloat16, *(pytest.param(x, marks=pytest.mark.slow) for x in (torch.float16, None))]
+SIZES = [(40, 64), (61, 33)]
+CLASSES = [0, 2, 5]  # of every image
+BATCH = {(3, 40, 64), (3, 61, 33), (40, 64), (61, 33), (2, 3, 64, 64), (2, 64, 64)}  # images and labels may cross
+
+
+class Copies(TorchDispatchMode):
+    """Counts the tensors that cross between host and device, by direction, size and the line that made them cross.
+
+    `product_dtypes` are those that matrix products and convolutions were computed in.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[tuple[str, tuple[int, ...], str]] = []
+        self.product_dtypes: set[torch.dtype] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        name = func.overloadpacket.__name__
+        sources = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+        if name == "copy_":
+            source, target = sources[1], sources[0]
+        elif name == "_to_copy":
+            source, target = sources[0], out
+        else:
+            if name in ("mm", "addmm", "bmm", "convolution"):
+                self.product_dtypes.add(out.dtype)
+            return out
+        if source.device != target.device:
+            direction = "to host" if target.device.type == "cpu" else "to device"
+            self.found.append((direction, tuple(source.shape), line_of_package()))
+        return out
+
+    def besides_batch(self, direction: str) -> list[str]:
+        """The shape and the line of each tensor that crossed, without images and labels, alone or as a padded batch."""
+        return [f"{shape} at {line}" for kind, shape, line in self.found if kind == direction and shape not in BATCH]
+
+
+def line_of_package() -> str:
+    """The innermost line of the package that is running: file, number and text."""
+    package = str(ROOT / "semask_d2")
+    for frame in reversed(traceback.extract_stack()):
+        if frame.filename.startswith(package):
+            return f"{frame.filename.removeprefix(package)}:{frame.lineno} {frame.line}"
+    return "outside of the package"
+
+
+def to_fake_cuda(model: nn.Module) -> None:
+    """Put tensors without data, on a CUDA device, into the places of a model's parameters and buffers."""
+    fakes: dict[int, Tensor] = {}
+    for module in model.modules():
+        for table in (module._parameters, module._buffers):
+            for name, tensor in table.items():
+                if tensor is not None and id(tensor) not in fakes:
+                    fake = torch.empty(tensor.shape, dtype=tensor.dtype, device="cuda")
+                    is_parameter = isinstance(tensor, nn.Parameter)
+                    fakes[id(tensor)] = nn.Parameter(fake, tensor.requires_grad) if is_parameter else fake
+                if tensor is not None:
+                    table[name] = fakes[id(tensor)]
+
+
+@pytest.fixture(autouse=True)
+def _numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stand-ins for what needs a GPU, or numbers: autocast's questions, the classes of an image, costs on the host."""
+    monkeypatch.setattr("torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
+    monkeypatch.setattr(targets, "present_ids", lambda labels: CLASSES)
+    to_numpy = Tensor.numpy
+
+    def numpy(tensor: Tensor) -> np.ndarray:
+        if not isinstance(tensor, FakeTensor):
+            return to_numpy(tensor)
+        assert tensor.device.type == "cpu"
+        return np.zeros(tensor.shape, np.float32)
+
+    monkeypatch.setattr(Tensor, "numpy", numpy)
+
+
+class Limits(NamedTuple):
+    """The most tensors that may cross in a step with two images, besides the images and their labels."""
+
+    training_to_device: int
+    training_to_host: int
+    evaluation_to_device: int
+
+
+# Mask models in training: of each image its classes three times and its matches, and the number of masks; costs come
+# back once. In evaluation the rows and shares by which each image's scores are resized. Deformable attention sends
+# the sizes of the levels once a layer, of which there are two.
+FAMILIES = {
+    "semask_swin_mini_m2f": Limits(11, 1, 8),
+    "semask_swin_mini_msfapn_m2f": Limits(11, 1, 8),
+    "semask_swin_mini_fapn_m2f": Limits(9, 1, 6),
+    "semask_swin_mini_mf": Limits(9, 1, 6),
+    "semask_swin_mini_fpn": Limits(0, 0, 6),
+    "semask_mit_b0_m2f": Limits(11, 1, 8),
+    "semask_mit_b0_fpn": Limits(0, 0, 6),
+    "semask_timm_resnet18_m2f": Limits(11, 1, 8),
+}
+
+
+def build(family: str, **options: object) -> nn.Module:
+    wanted = OPTIONS | {"INPUT.SIZE_DIVISIBILITY": 64, "MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS": 2} | options
+    words = [word for item in wanted.items() for word in item]
+    return build_model(semask_d2.get_cfg(ROOT / f"configs/toy_scenes/{family}.yaml", words))
+
+
+def make_batch() -> list[dict]:
+    """Images and labels on the host, as a loader gives them."""
+    return [
+        {"image": torch.zeros(3, *size, dtype=torch.uint8), "sem_seg": torch.zeros(size, dtype=torch.uint8)}
+        for size in SIZES
+    ]
+
+
+def assert_at_most(limit: int, copies: list[str]) -> None:
+    assert len(copies) <= limit, "\n".join([f"{len(copies)} tensors cross, {limit} may:", *copies])
+
+
+@pytest.mark.parametrize("precision", PRECISIONS, ids=str)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_training(family: str, precision: torch.dtype | None) -> None:
+    """Losses are on the device and in fp32, products in the wanted precision, and few tensors cross."""
+    model = build(family).train()
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        to_fake_cuda(model)
+        batch = make_batch()
+        with Copies() as copies, torch.autocast("cuda", precision or torch.float16, enabled=precision is not None):
+            losses = model(batch)
+        assert "loss_cate" in losses
+        for loss in losses.values():
+            assert (loss.dtype, loss.device.type, loss.shape) == (torch.float32, "cuda", ())
+            assert loss.requires_grad
+    assert (precision or torch.float32) in copies.product_dtypes
+    limits = FAMILIES[family]
+    assert_at_most(limits.training_to_device, copies.besides_batch("to device"))
+    assert_at_most(limits.training_to_host, copies.besides_batch("to host"))
+
+
+@pytest.mark.parametrize("precision", PRECISIONS, ids=str)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_evaluation(family: str, precision: torch.dtype | None) -> None:
+    """Scores and labels have each image's size, scores are fp32, and nothing comes to the host."""
+    model = build(family).eval()
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+        to_fake_cuda(model)
+        batch = make_batch()
+        with Copies() as copies, torch.autocast("cuda", precision or torch.float16, enabled=precision is not None):
+            labels = model.predict_labels(batch)
+        for size, found in zip(SIZES, labels, strict=True):
+            assert (found.dtype, found.device.type, tuple(found.shape)) == (torch.int64, "cuda", size)
+        with torch.autocast("cuda", precision or torch.float16, enabled=precision is not None):
+            scores = [x["sem_seg"] for x in model(batch)]
+        for size, found in zip(SIZES, scores, strict=True):
+            assert (found.dtype, found.device.type, tuple(found.shape[1:])) == (torch.float32, "cuda", size)
+    assert (precision or torch.float32) in copies.product_dtypes
+    assert_at_most(FAMILIES[family].evaluation_to_device, copies.besides_batch("to device"))
+    assert_at_most(0, copies.besides_batch("to host"))
+
+
+def test_hard_pixels_are_chosen_on_the_device() -> None:
+    model = build("semask_swin_mini_fpn", **{"MODEL.SEM_SEG_HEAD.OHEM_PIXELS": 50}).train()
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        to_fake_cuda(model)
+        with Copies() as copies:
+            assert model(make_batch())["loss_ce"].device.type == "cuda"
+    assert_at_most(0, copies.besides_batch("to device") + copies.besides_batch("to host"))
+
+
+def test_copies_are_seen() -> None:
+    """Those that the tests above allow few of, whichever way they are written."""
+    with FakeTensorMode(allow_non_fake_inputs=True), Copies() as copies:
+        there = torch.zeros(7, device="cuda")
+        torch.tensor([1, 2], device="cuda"), there.new_tensor([1, 2]), torch.from_numpy(np.ones(2)).cuda()
+        there.cpu(), torch.zeros(7).copy_(there)
+        with pytest.raises(RuntimeError):
+            there.tolist()
+    assert len(copies.besides_batch("to device")) == 3
+    assert len(copies.besides_batch("to host")) == 2
