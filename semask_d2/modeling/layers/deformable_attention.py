@@ -13,6 +13,7 @@ from torch.autograd.function import once_differentiable
 
 from semask_d2.modeling.layers.bilinear_gather import PaddedMaps, parts, suits
 from semask_d2.modeling.layers.linear import Linear
+from semask_d2.modeling.layers.triton_deformable_attention import fused_deformable_attention, triton_serves
 
 Size = tuple[int, int]
 
@@ -25,8 +26,12 @@ def deformable_attention(
     `value` (B, N, heads, D), its tokens being the maps of `sizes` (H, W) one after another; `reference` (Q, 2), points
     (x, y) in [0, 1]; `offsets` (B, Q, heads, levels, P, 2) in pixels of the level that is sampled; `logits`
     (B, Q, heads, levels, P), whose softmax is over the levels and points of a head. Outside a map everything is zero.
-    Returns (B, Q, heads x D).
+    Returns (B, Q, heads x D). Of half-precision values only the Triton operator makes sums as they are; the other ways
+    compute in fp32.
     """
+    if triton_serves(value):
+        return fused_deformable_attention(value, sizes, reference, offsets, logits)
+    value, offsets, logits = (x.float() if x.itemsize < 4 else x for x in (value, offsets, logits))
     if not suits(value, offsets, logits):
         return sampled_attention(value, sizes, reference, offsets, logits)
     if torch.is_grad_enabled() and any(x.requires_grad for x in (value, offsets, logits)):
@@ -53,9 +58,13 @@ def sampled_attention(
 
 def level_grid(size: Size, reference: Tensor, offsets: Tensor, level: int) -> Tensor:
     """The positions that are sampled of one level, in `grid_sample`'s [-1, 1]: (B heads, Q, P, 2)."""
-    extent = offsets.new_tensor([size[1], size[0]])
-    grid = (2 * reference - 1)[:, None, None] + offsets[:, :, :, level] * (2 / extent)  # (B, Q, heads, P, 2)
-    return grid.transpose(1, 2).flatten(0, 1)
+    height, width = size
+    center = (2 * reference - 1)[:, None, None]  # (Q, 1, 1, 2)
+    of_level = offsets[:, :, :, level]  # (B, Q, heads, P, 2)
+    # a number at a time: a tensor of the two would be a copy to the device
+    x = center[..., 0] + of_level[..., 0] * (2 / width)
+    y = center[..., 1] + of_level[..., 1] * (2 / height)
+    return torch.stack([x, y], -1).transpose(1, 2).flatten(0, 1)
 
 
 def sample(maps: Tensor, grid: Tensor) -> Tensor:
@@ -127,7 +136,8 @@ class LeanAttention(torch.autograd.Function):
             value_grad[:, tokens] = maps_grad.view(b, heads, -1, height * width).permute(0, 3, 1, 2)
             # pixels of the level to [-1, 1], as in `level_grid`
             grid_grad = grid_grad.view(b, heads, queries, points, 2).transpose(1, 2)
-            offsets_grad[:, :, :, level] = grid_grad * (2 / grid_grad.new_tensor([width, height]))
+            offsets_grad[:, :, :, level, :, 0] = grid_grad[..., 0] * (2 / width)
+            offsets_grad[:, :, :, level, :, 1] = grid_grad[..., 1] * (2 / height)
             products = (sampled.detach() * upstream).sum(1).view(b, heads, queries, points)
             weights_grad[:, :, :, level] = products.transpose(1, 2)
         weights_grad *= weights
@@ -169,9 +179,9 @@ class MSDeformAttn(nn.Module):
         Offsets are in pixels of the level that is sampled.
         """
         shape = (self.num_heads, self.num_levels, self.num_points)
-        offsets = self.sampling_offsets(query).float().unflatten(-1, (*shape, 2))
-        logits = self.attention_weights(query).float().unflatten(-1, shape)
-        value = self.value_proj(tokens).float().unflatten(-1, (self.num_heads, -1))
+        offsets = self.sampling_offsets(query).unflatten(-1, (*shape, 2))
+        logits = self.attention_weights(query).unflatten(-1, shape)
+        value = self.value_proj(tokens).unflatten(-1, (self.num_heads, -1))
         return self.output_proj(deformable_attention(value, sizes, reference, offsets, logits))
 
 

@@ -135,7 +135,6 @@ class SemanticSegmenter(nn.Module, metaclass=ABCMeta):
             return [{"sem_seg": cast(Tensor, result.scores)} for result in self.predict(batched_inputs, scores=True)]
         with self.autocast():
             images, features = self.extract(batched_inputs)
-            predictions = self.sem_seg_head(features)
         targets = build_targets(
             [x["sem_seg"] for x in batched_inputs],
             (images.tensor.shape[-2], images.tensor.shape[-1]),
@@ -144,13 +143,19 @@ class SemanticSegmenter(nn.Module, metaclass=ABCMeta):
             device=self.device,
             names=image_names(batched_inputs),
         )
-        losses = self.head_losses(predictions, targets)
+        prior_loss = self.prior_loss(features, targets)  # before the head, whose activations would add to its memory
+        with self.autocast():
+            predictions = self.sem_seg_head(features)
+        return {**self.head_losses(predictions, targets), **prior_loss}
+
+    def prior_loss(self, features: dict[str, Tensor], targets: SemanticTargets) -> dict[str, Tensor]:
+        """The weighted loss of the semantic maps, nothing where there are none."""
         align_corners = self.prior_align_corners
         prior = decode_semantic_prior(features, align_corners=align_corners)
-        if prior is not None:
-            loss = pixel_loss(prior, targets.labels, self.ignore_label, align_corners=align_corners)
-            losses["loss_cate"] = self.prior_weight * loss
-        return losses
+        if prior is None:
+            return {}
+        loss = pixel_loss(prior, targets.labels, self.ignore_label, align_corners=align_corners)
+        return {"loss_cate": self.prior_weight * loss}
 
     def predict(self, batched_inputs: list[dict], *, scores: bool = False, priors: bool = False) -> list[Segmentation]:
         """Each image's labels at its `height` and `width` (the argmax of `forward`'s scores), and what else is asked.
