@@ -116,7 +116,7 @@ class LeanAttention(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride] - the decorator hides names
         value, reference, offsets, logits = ctx.saved_tensors
         b, queries, heads, _, points = logits.shape
         upstream = grad_outputs[0].view(b, queries, heads, -1).permute(0, 2, 3, 1).flatten(0, 1)  # (B heads, D, Q)

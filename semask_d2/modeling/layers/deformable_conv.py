@@ -85,7 +85,7 @@ class LeanConvolution(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, ...]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, ...]:  # pyright: ignore[reportIncompatibleMethodOverride] - the decorator hides names
         x, offsets, weight, mask = ctx.saved_tensors
         (upstream,) = grad_outputs
         groups = mask.shape[1] // TAPS
@@ -102,7 +102,7 @@ class LeanConvolution(torch.autograd.Function):
             own_weight = weight[:, of_x].flatten(1)  # (C', D x taps)
             grads = torch.autograd.grad(samples, inputs, own_weight.T @ rows)
             x_grad[:, of_x], offsets_grad[:, of_offsets], mask_grad[:, of_taps] = grads
-            product = sum(g @ s.T for g, s in zip(rows, samples.detach(), strict=True))
+            product = (rows @ samples.detach().transpose(1, 2)).sum(0)
             weight_grad[:, of_x] = product.view_as(weight_grad[:, of_x])
         return x_grad, offsets_grad, weight_grad, upstream.sum((0, 2, 3)), mask_grad
 

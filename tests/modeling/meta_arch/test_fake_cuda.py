@@ -115,14 +115,14 @@ class Limits(NamedTuple):
 # back once. In evaluation the rows and shares by which each image's scores are resized. Deformable attention sends
 # the sizes of the levels once a layer, of which there are two.
 FAMILIES = {
-    "semask_swin_mini_m2f": Limits(11, 1, 8),
-    "semask_swin_mini_msfapn_m2f": Limits(11, 1, 8),
+    "semask_swin_mini_m2f": Limits(9, 1, 6),
+    "semask_swin_mini_msfapn_m2f": Limits(9, 1, 6),
     "semask_swin_mini_fapn_m2f": Limits(9, 1, 6),
     "semask_swin_mini_mf": Limits(9, 1, 6),
     "semask_swin_mini_fpn": Limits(0, 0, 6),
-    "semask_mit_b0_m2f": Limits(11, 1, 8),
+    "semask_mit_b0_m2f": Limits(9, 1, 6),
     "semask_mit_b0_fpn": Limits(0, 0, 6),
-    "semask_timm_resnet18_m2f": Limits(11, 1, 8),
+    "semask_timm_resnet18_m2f": Limits(9, 1, 6),
 }
 
 
