@@ -126,9 +126,9 @@ class PointMaskLoss:
         """`embed` (L, M, C) of the matched queries -> binary cross-entropy and dice of each pair, (L, M)."""
         layers = len(embed)
         logit_maps = torch.einsum("lmc,chw->lmhw", embed, features)
-        points = self.choose_points(logit_maps.detach()).flatten(0, 1)
-        logits = sample_points(logit_maps.flatten(0, 1)[:, None], points).squeeze(1)
-        target = sample_class_masks(labels, points, classes.repeat(layers))
+        points = self.choose_points(logit_maps.detach())
+        logits = sample_points(logit_maps.flatten(0, 1)[:, None], points.flatten(0, 1)).squeeze(1)
+        target = sample_class_masks(labels, points, classes).flatten(0, 1)
         mask_loss = F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean(1)
         return mask_loss.view(layers, -1), dice(logits.sigmoid(), target).view(layers, -1)
 
