@@ -1,4 +1,4 @@
-"""Attention against its plain formula; the multi-head layer against torch's own module, loaded with the same weights."""
+"""Attention against its plain formula, and the multi-head layer against torch's own with the same weights."""
 
 from __future__ import annotations
 
