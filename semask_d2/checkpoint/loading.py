@@ -59,6 +59,7 @@ def load_checkpoint(
     kind = recognize(state, own)
     dropped = kind.left_out(state)
     converted, notes = kind.convert(state, own)
+    queries: list[str] = []
     if drop_class_layers:
         queries = other_queries(converted, own)
         if queries:
@@ -71,7 +72,7 @@ def load_checkpoint(
 
     fresh = []
     if training_start:
-        fresh = [name for name in report.missing if explained(name, kind, drop_class_layers)]
+        fresh = [name for name in report.missing if explained(name, kind, drop_class_layers) or name in queries]
     if report.misshaped or len(fresh) < len(report.missing):
         unexplained = replace(report, missing=[name for name in report.missing if name not in set(fresh)])
         raise UserError(
@@ -139,7 +140,7 @@ def tensors_of(data: dict[str, Any], source: str | os.PathLike) -> dict[str, Ten
 
 def explained(name: str, kind: Kind, drop_class_layers: bool) -> bool:
     """Whether a training that starts from this kind of checkpoint may lack the tensor `name`."""
-    return kind.initializes(name) or (drop_class_layers and bool(CLASS_LAYERS.match(name) or QUERIES.match(name)))
+    return kind.initializes(name) or (drop_class_layers and bool(CLASS_LAYERS.match(name)))
 
 
 def other_queries(state: dict[str, Tensor], own: dict[str, Tensor]) -> list[str]:

@@ -22,7 +22,8 @@ PICTURES = 8  # of each split
 PICTURE_SIDE = 480
 STYLE = """
 body { font: 15px/1.4 system-ui, sans-serif; margin: 2em auto; max-width: 75em; padding: 0 1em; color: #222 }
-table { border-collapse: collapse } td, th { padding: .2em .8em; text-align: right } th { border-bottom: 1px solid #999 }
+table { border-collapse: collapse } td, th { padding: .2em .8em; text-align: right }
+th { border-bottom: 1px solid #999 }
 td:first-child, th:first-child { text-align: left } .swatch { display: inline-block; width: 1em; height: 1em }
 .bar { display: inline-block; height: .7em; background: #48c } figure { display: inline-block; margin: .5em }
 figure img { max-width: 30em } figcaption { font-size: 85%; color: #555 } li { overflow-wrap: anywhere }

@@ -82,7 +82,7 @@ class DataCheck:
         return np.stack([facts.pixels for facts in self.facts[split]])
 
     def good(self, split: str) -> list[dict[str, Any]]:
-        """The pairs of a split in which nothing is wrong by themselves."""
+        """The pairs of a split in which nothing is wrong, duplicates in the validation set left out."""
         pairs = zip(self.dicts[split], self.facts[split], strict=True)
         return [sample for sample, facts in pairs if not any(finding.kind in FAULTS for finding in facts.findings)]
 
@@ -190,6 +190,7 @@ def shared_images(check: DataCheck) -> list[Finding]:
             continue
         if facts.exact in exact:
             findings.append(Finding("duplicate", f"{name} (val) is {exact[facts.exact]} (train), pixel by pixel"))
+            facts.findings.append(findings[-1])
             continue
         differing = np.unpackbits((looks ^ np.uint64(facts.looks)).view(np.uint8).reshape(-1, 8), axis=1).sum(1)
         nearest = int(differing.argmin())
