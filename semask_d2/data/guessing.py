@@ -78,9 +78,8 @@ def pictures_by_pattern(folder: Path) -> dict[Path, list[Path]]:
 
 def common_ending(stems: Sequence[str]) -> str:
     """What all names end in, from a "_" or "-" on, as "_mask"; "" for nothing."""
-    ending = os.path.commonprefix([stem[::-1] for stem in stems])[::-1] if len(stems) > 1 else ""
-    starts = [at for at in (ending.find("_"), ending.find("-")) if at >= 0]
-    return ending[min(starts) :] if starts else ""
+    endings = [stems[0][at:] for at, letter in enumerate(stems[0]) if letter in "_-"] if len(stems) > 1 else []
+    return next((ending for ending in endings if all(stem.endswith(ending) for stem in stems)), "")
 
 
 def is_label(path: Path) -> bool:

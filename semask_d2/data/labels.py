@@ -110,6 +110,8 @@ class CocoLabels:
             if isinstance(segmentation, list):
                 encoded = coco_mask.merge(coco_mask.frPyObjects(segmentation, self.height, self.width))
             elif isinstance(segmentation["counts"], list):
+                if sum(segmentation["counts"]) != self.height * self.width:
+                    raise ValueError(f"its runs are {sum(segmentation['counts'])} pixels long")
                 encoded = coco_mask.frPyObjects(segmentation, self.height, self.width)
             mask = coco_mask.decode(encoded).astype(bool)
         except Exception as error:  # whatever the library makes of values that are no polygon and no run lengths
