@@ -179,7 +179,11 @@ def check_section(section: Any, source: str) -> None:
             )
     given = {key: bool(section[key]["IMAGES"]) for key in ("TRAIN", "VAL")}
     fraction = section["VAL_FRACTION"]
-    require(given["TRAIN"] or given["VAL"] or bool(fraction), "train", "there is neither train nor val: name images and labels")
+    require(
+        given["TRAIN"] or given["VAL"] or bool(fraction),
+        "train",
+        "there is neither train nor val: name images and labels",
+    )
     require(
         fraction == 0 or 0 < fraction < 1, "val", f"expected a fraction between 0 and 1, or files; got {fraction:g}"
     )

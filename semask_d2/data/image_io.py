@@ -89,15 +89,16 @@ def has_broken_exif(path: Path) -> bool:
     """Whether a picture has EXIF data that cannot be read; errors as in `picture_size`."""
 
     def broken(image: Image.Image) -> bool:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            try:
-                int(image.getexif().get(ORIENTATION, 1))
-            except Exception:  # as in `_orientation`
-                return True
-        return bool(caught)
+        try:
+            int(image.getexif().get(ORIENTATION, 1))
+        except Exception:  # as in `_orientation`
+            return True
+        return False
 
-    return _read(path, "an image", broken, decode=False)
+    with warnings.catch_warnings(record=True) as caught:  # some of it Pillow only warns of, in opening or reading
+        warnings.simplefilter("always")
+        failed = _read(path, "an image", broken, decode=False)
+    return failed or any("EXIF" in str(warning.message) for warning in caught)
 
 
 def read_labels(path: Path) -> np.ndarray:

@@ -20,7 +20,7 @@ def test_classes_splits_and_ignored_id_follow_from_the_file(tmp_path: Path) -> N
     assert cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES == 3
     assert cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE == 250
     custom = cfg.DATASETS.CUSTOM
-    assert custom.ROOT == str(tmp_path / "data")
+    assert Path(custom.ROOT) == tmp_path / "data"
     assert custom.COLORS == [[1, 2, 3], [4, 5, 6], [255, 255, 255]]
     assert custom.MAP == [[7, 0], [8, 0], [26, 250]]
     assert custom.VAL == {"IMAGES": ["img/b/*.png"], "LABELS": ["lab/b/*.png"]}
@@ -68,7 +68,7 @@ NAMES = "names: [sky, road, car]"
         (NAMES, NAMES + "\nmap: {7: 3}", "map: 7 goes to 3; expected a class from 0 to 2, or 255"),
         (NAMES, NAMES + "\nmap: [7, 3]", "map: expected a table such as {7: 0"),
         (NAMES, NAMES + "\nmap: {x: 1}", "map: expected ids of label files on the left, got 'x'"),
-        (NAMES, NAMES + '\nrgb: {"blue": 1}', "rgb: expected a color as \"#804080\" (with its quotes)"),
+        (NAMES, NAMES + '\nrgb: {"blue": 1}', 'rgb: expected a color as "#804080" (with its quotes)'),
         (NAMES, NAMES + '\nmap: {7: 1}\nrgb: {"#000001": 1}', "map and rgb: only one of them can be"),
         (NAMES, NAMES + "\ncolors: [[1, 2, 3]]", "colors: expected 3, one for each of names, got 1"),
         (NAMES, NAMES + "\ncolors: {sky: [1, 2, 3]}", "colors: expected one for each name; differing: car, road"),

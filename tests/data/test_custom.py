@@ -8,7 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
+import semask_d2
 from semask_d2.config import get_cfg
 from semask_d2.d2 import DatasetCatalog, MetadataCatalog
 from semask_d2.data import build_mapper, get_dataset_dicts, read_image, register_custom
@@ -164,8 +167,6 @@ def test_every_reader_goes_through_the_table(tmp_path: Path) -> None:
     mapped = build_mapper(cfg, is_train=True)(sample, rng=np.random.default_rng(0))
     assert set(mapped["sem_seg"].unique().tolist()) <= {0, 1, 255}
     evaluator = SemanticEvaluator("mine_val")
-    import torch
-
     output = [{"sem_seg": torch.tensor([[1, 0], [0, 1]])}]
     evaluator.process([sample], output)
     evaluator.process([{"file_name": sample["file_name"]}], output)
@@ -219,7 +220,7 @@ def test_categories_may_be_mapped_by_their_ids(tmp_path: Path) -> None:
         ("[car, road]", {}, "1 image(s) without a label file"),
         ("[car, road]", {"images": []}, "3 image(s) without a label file"),
         ("[car, road]", {"annotations": 3}, "is not in COCO format"),
-        ("[car, road]", {"categories": []}, "has an annotation of a category that there is not: 12"),
+        ("[car, road]", {"categories": []}, "has an annotation of a category that there is not: 11"),
     ],
 )
 def test_what_is_wrong_with_a_coco_file(tmp_path: Path, names: str, changes: dict, message: str) -> None:
@@ -255,13 +256,9 @@ def test_the_quick_check_leaves_unreadable_files_to_their_readers(tmp_path: Path
 
 
 def test_the_public_reader_turns_pictures_upright(tmp_path: Path) -> None:
-    from PIL import Image
-
     image = Image.new("RGB", (4, 2))
     exif = image.getexif()
     exif[0x0112] = 6
     image.save(tmp_path / "x.jpg", exif=exif)
-    import semask_d2
-
     assert semask_d2.read_image is read_image
     assert semask_d2.read_image(tmp_path / "x.jpg").shape == (4, 2, 3)

@@ -54,7 +54,7 @@ def test_ids_that_the_table_leaves_out_are_named(tmp_path: Path) -> None:
 def test_colors_go_through_the_table(tmp_path: Path, mode: str | None) -> None:
     table = {(128, 64, 128): 0, (0, 0, 142): 1, (0, 0, 0): 255}
     pixels = np.array([*table], np.uint8)[np.random.default_rng(0).integers(0, 3, (5, 6))]
-    colors = tuple((int("%02x%02x%02x" % color, 16), target) for color, target in table.items())
+    colors = tuple((int("{:02x}{:02x}{:02x}".format(*color), 16), target) for color, target in table.items())
     if mode == "P":
         image = Image.fromarray(pixels).quantize(colors=8, dither=Image.Dither.NONE)
         image.save(tmp_path / "x.png")

@@ -40,9 +40,8 @@ def coco_labels(
     for image in content["images"]:
         annotations = sorted(found[image["id"]], key=lambda x: -float(x.get("area", 0)))
         for annotation in (x for x in annotations if x["category_id"] not in classes):
-            raise UserError(
-                f"{path}: {image['file_name']} has an annotation of no category: {annotation['category_id']}"
-            )
+            number = annotation["category_id"]
+            raise UserError(f"{path}: {image['file_name']} has an annotation of a category that there is not: {number}")
         labels[image["file_name"]] = CocoLabels(
             f"{path}: {image['file_name']}",
             int(image["height"]),
