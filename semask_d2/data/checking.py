@@ -51,12 +51,15 @@ class Finding:
 
 @dataclass
 class PairFacts:
-    """What one pair was found to be: pixels (K,) by class, a hash of all pixels, and one of how it looks (64 bits)."""
+    """What one pair was found to be: pixels (K,) by class, a hash of all pixels, and one of how it looks (64 bits).
+
+    An image that cannot be read has no `exact`.
+    """
 
     findings: list[Finding]
     pixels: np.ndarray
     exact: bytes | None = None
-    looks: int | None = None
+    looks: int = 0
 
 
 @dataclass

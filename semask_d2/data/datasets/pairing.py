@@ -44,9 +44,9 @@ class Pairing:
 
 def few(names: Iterable[object]) -> str:
     """The first of some names and how many more there are."""
-    names = list(map(str, names))
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
+    texts = [str(name) for name in names]
+    more = f" and {len(texts) - SHOWN} more" if len(texts) > SHOWN else ""
+    return ", ".join(texts[:SHOWN]) + more
 
 
 def find_pairs(images: Sequence[str], labels: Sequence[str], root: Path, source: str) -> Pairing:
