@@ -16,6 +16,8 @@ SEMASK_SWIN = (r"backbone\..*\.mlp_cls_q\.weight$", r"backbone\..*\.relative_pos
 HEAD = r"(?!backbone\.)"
 # what depends on the classes of the data set
 CLASS_LAYERS = re.compile(r"(.*\.)?(class_embed|mlp_cls_q|mlp_cls_k|conv_seg)\.(weight|bias)$")
+# of mask models; another number of them starts them anew as other classes do those layers
+QUERIES = re.compile(r"(.*\.)?query_(feat|embed)\.weight$")
 
 
 class Kind(NamedTuple):
