@@ -40,6 +40,8 @@ DEFAULTS: dict[str, Any] = {
     "INPUT.CROP.SINGLE_CATEGORY_MAX_AREA": 1.0,  # no class may fill more than this part of a crop
     "INPUT.SKIP_UNREADABLE": False,  # train on without the images that cannot be read
     "INPUT.SIZE_DIVISIBILITY": -1,  # above 0: training images are padded to this side (see configs/recipes)
+    # above 0: images are drawn by the rare classes in them, crops show those; the lower, the more the rarest count (0.01)
+    "DATALOADER.RARE_CLASS_TEMPERATURE": 0.0,
     # Optimization
     "SOLVER.OPTIMIZER": "ADAMW",
     "SOLVER.BACKBONE_MULTIPLIER": 0.1,
@@ -126,6 +128,8 @@ DEFAULTS: dict[str, Any] = {
     "MODEL.SEM_SEG_HEAD.ASPP_DROPOUT": 0.1,
     "MODEL.SEM_SEG_HEAD.USE_DEPTHWISE_SEPARABLE_CONV": False,
     "MODEL.SEM_SEG_HEAD.OHEM_PIXELS": 0,  # Semantic FPN: pixels per image that count in loss_ce; 0 for all
+    # of the class loss, Semantic FPN's loss and the prior's: K numbers, or ["auto"] by the training set's pixels
+    "MODEL.SEM_SEG_HEAD.CLASS_WEIGHTS": [],
     "MODEL.SEM_SEG_HEAD.MASK_DIM": 256,
     "MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS": 0,
     "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME": "BasePixelDecoder",
