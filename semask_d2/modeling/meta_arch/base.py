@@ -8,10 +8,12 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import ClassVar, NamedTuple, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from semask_d2.d2 import Backbone, CfgNode, ImageList, build_backbone, build_sem_seg_head
 from semask_d2.modeling.backbones.base import HierarchicalBackbone
+from semask_d2.modeling.layers.linear import in_graph
 from semask_d2.modeling.layers.semantic_decoder import SEMANTIC_MAPS, decode_semantic_prior
 from semask_d2.modeling.losses.cross_entropy import pixel_loss
 from semask_d2.modeling.losses.targets import SemanticTargets, build_targets
@@ -36,8 +38,14 @@ class Normalizer(nn.Module):
 
     def forward(self, images: Sequence[Tensor], size_divisibility: int) -> ImageList:
         """Images (3, H_i, W_i) in 0..255 -> one normalized batch, zero-padded right and bottom."""
-        images = [(image.to(self.mean.device, non_blocking=True) - self.mean) / self.std for image in images]
-        return ImageList.from_tensors(images, size_divisibility)
+        images = [image.to(self.mean.device, non_blocking=True) for image in images]  # as bytes, all copies at once
+        if in_graph() or len({image.shape for image in images}) > 1:
+            return ImageList.from_tensors([(image - self.mean) / self.std for image in images], size_divisibility)
+        height, width = images[0].shape[-2:]
+        divisor = max(size_divisibility, 1)
+        batch = (torch.stack(images) - self.mean) / self.std
+        batch = F.pad(batch, (0, -width % divisor, 0, -height % divisor))
+        return ImageList(batch, [(height, width)] * len(images))
 
 
 def build_backbone_and_head(cfg: CfgNode) -> tuple[Backbone, nn.Module]:
