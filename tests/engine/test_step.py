@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from semask_d2.engine.step import TrainingStep, autocast_dtype, seed_forward
+from semask_d2.engine.step import TrainingStep, seed_forward
+from semask_d2.modeling.layers.precision import autocast_dtype
 from semask_d2.utils.errors import UserError
 from tests.helpers.detectron2_names import EventStorage
 
