@@ -53,6 +53,7 @@ COMMON: dict[str, Range] = {
     "DATALOADER.NUM_WORKERS": at_least(0),
     "INPUT.MAX_SIZE_TEST": at_least(1),
     "INPUT.MIN_SIZE_TEST": at_least(0),  # 0 takes images as they are
+    "FLOAT32_PRECISION": one_of("", "highest", "high", "medium"),
     "OUTPUT_DIR": Range(bool, "a folder's name"),
 }
 TRAINING: dict[str, Range] = {

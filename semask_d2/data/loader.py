@@ -67,6 +67,7 @@ class TrainBatches:
     workers: int
     skip_unreadable: bool
     seed: int
+    device: str = "cpu"  # where the batches go
     start_iter: int | None = None
 
     def starting_at(self, start_iter: int, *, seed: int) -> TrainBatches:
@@ -90,7 +91,7 @@ class TrainBatches:
             dataset,
             batch_sampler=sampler,
             persistent_workers=self.workers > 0,
-            **worker_settings(self.workers),
+            **worker_settings(self.workers, self.device),
         )
         return iter(Batches(loader))
 
@@ -120,6 +121,7 @@ def build_train_loader(
         workers=cfg.DATALOADER.NUM_WORKERS,
         skip_unreadable=cfg.INPUT.SKIP_UNREADABLE,
         seed=run_seed(cfg),
+        device=cfg.MODEL.DEVICE,
     )
 
 
@@ -147,7 +149,7 @@ def build_test_loader(cfg: CfgNode, dataset_name: str, mapper: Mapper | None = N
         DataLoader(
             dataset,
             batch_size=1,
-            **worker_settings(cfg.DATALOADER.NUM_WORKERS),
+            **worker_settings(cfg.DATALOADER.NUM_WORKERS, cfg.MODEL.DEVICE),
         ),
         skip_unreadable=True,
     )

@@ -135,7 +135,9 @@ class SemanticSegmenter(nn.Module, metaclass=ABCMeta):
         self.compilation = compilation
         if compilation:  # in place, so that no name of a parameter changes
             for part in (backbone, sem_seg_head):
-                part.compile(mode=compilation)
+                # anew for each size of a padded batch, until torch has had enough of them (8) and the others run as
+                # they are: with symbolic sizes, each stage's padding to windows makes terms that keep it busy for ever
+                part.compile(mode=compilation, dynamic=False)
 
     @property
     def device(self) -> torch.device:
