@@ -111,8 +111,8 @@ class TrainingStep(TrainerBase):
 
     def exchanging(self, last: bool) -> AbstractContextManager:
         """Where a batch's gradients are made: processes exchange them once, with those of the `last`."""
-        wrapped = isinstance(self.model, nn.parallel.DistributedDataParallel)
-        return self.model.no_sync() if wrapped and not last else nullcontext()
+        wrapped = self.model if isinstance(self.model, nn.parallel.DistributedDataParallel) else None
+        return nullcontext() if wrapped is None or last else wrapped.no_sync()
 
     def losses(self, batch: list[dict]) -> dict[str, Tensor]:
         """The losses of one batch, each over the accumulation steps."""
@@ -135,7 +135,7 @@ class TrainingStep(TrainerBase):
         """Put what `send` sent into the storage; raise `UserError` where a loss is not finite."""
         *numbers, asked_share = values
         self.must_stop = asked_share > 0
-        means = dict(zip(names, numbers, strict=True))
+        means: dict[str, Any] = dict(zip(names, numbers, strict=True))
         if not all(map(math.isfinite, means.values())):
             wrong = ", ".join(f"{name} {value}" for name, value in means.items() if not math.isfinite(value))
             images = ", ".join(x.get("file_name", "(no name)") for batch in batches for x in batch)
