@@ -40,7 +40,7 @@ DEFAULTS: dict[str, Any] = {
     "INPUT.CROP.SINGLE_CATEGORY_MAX_AREA": 1.0,  # no class may fill more than this part of a crop
     "INPUT.SKIP_UNREADABLE": False,  # train on without the images that cannot be read
     "INPUT.SIZE_DIVISIBILITY": -1,  # above 0: training images are padded to this side (see configs/recipes)
-    # above 0: images are drawn by the rare classes in them, crops show those; the lower, the more the rarest count (0.01)
+    # above 0 (0.01, say): images are drawn by their rare classes, which crops then show; the lower, the rarer
     "DATALOADER.RARE_CLASS_TEMPERATURE": 0.0,
     # Optimization
     "SOLVER.OPTIMIZER": "ADAMW",
@@ -54,6 +54,12 @@ DEFAULTS: dict[str, Any] = {
     # Weights
     # "bf16": backbone and head compute in bfloat16 autocast, in training and evaluation, on a CPU or a GPU that has it
     "MODEL.PRECISION": "fp32",
+    # in evaluation and prediction on a GPU, mixed precision as SOLVER.AMP.ENABLED is for training: bf16, or fp16 where
+    # the GPU has no bf16. FLOAT32_PRECISION "high" makes the products of fp32 quicker instead (TF32)
+    "TEST.AMP.ENABLED": False,
+    # "default": backbone and head through torch.compile, in training and evaluation; "reduce-overhead": also as CUDA
+    # graphs, for evaluation of images of few sizes
+    "MODEL.COMPILE": "",
     # parts that compute their activations twice in training, to keep fewer: "res2".."res5" and "pixel_decoder"
     "MODEL.ACTIVATION_CHECKPOINTING": [],
     "MODEL.WEIGHTS_DROP_CLASS_LAYERS": False,  # start training without the class-sized layers of MODEL.WEIGHTS

@@ -69,6 +69,7 @@ class TrainBatches:
     skip_unreadable: bool
     seed: int
     rare_classes: RareClasses | None = None
+    device: str = "cpu"  # where the batches go
     start_iter: int | None = None
 
     def starting_at(self, start_iter: int, *, seed: int) -> TrainBatches:
@@ -98,7 +99,7 @@ class TrainBatches:
             dataset,
             batch_sampler=sampler,
             persistent_workers=self.workers > 0,
-            **worker_settings(self.workers),
+            **worker_settings(self.workers, self.device),
         )
         return iter(Batches(loader))
 
@@ -109,7 +110,8 @@ def build_train_loader(
     """The batches of DATASETS.TRAIN, or of `dicts`, through `mapper`, by default the config's.
 
     SOLVER.IMS_PER_BATCH is the batch of one optimizer step over all ranks, in SOLVER.GRADIENT_ACCUMULATION_STEPS
-    parts. Where DATALOADER.RARE_CLASS_TEMPERATURE is above 0, `RareClasses` draws the images. Raises UserError if it does not divide, or the config is not made for a data set.
+    parts. Where DATALOADER.RARE_CLASS_TEMPERATURE is above 0, `RareClasses` draws the images. Raises UserError if the
+    batch does not divide, or the config is not made for a data set.
     """
     steps = cfg.SOLVER.GRADIENT_ACCUMULATION_STEPS
     images = per_rank_batch(cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size(), steps)
@@ -130,6 +132,7 @@ def build_train_loader(
         skip_unreadable=cfg.INPUT.SKIP_UNREADABLE,
         seed=run_seed(cfg),
         rare_classes=RareClasses(pixels_of(cfg, dicts), temperature) if temperature else None,
+        device=cfg.MODEL.DEVICE,
     )
 
 
@@ -157,7 +160,7 @@ def build_test_loader(cfg: CfgNode, dataset_name: str, mapper: Mapper | None = N
         DataLoader(
             dataset,
             batch_size=1,
-            **worker_settings(cfg.DATALOADER.NUM_WORKERS),
+            **worker_settings(cfg.DATALOADER.NUM_WORKERS, cfg.MODEL.DEVICE),
         ),
         skip_unreadable=True,
     )

@@ -1,7 +1,8 @@
 """Which image comes when: an order that depends on the seed and the position alone.
 
-Position p of the endless stream is image p % n of epoch p // n, or what `RareClasses` draws for it. Neither the number of workers, nor a stop and
-a resume, nor the number of ranks that share a batch changes what stands at a position or how it is augmented.
+Position p of the endless stream is image p % n of epoch p // n, or what `RareClasses` draws for it. Neither the number
+of workers, nor a stop and a resume, nor the number of ranks that share a batch changes what stands at a position or how
+it is augmented.
 """
 
 from __future__ import annotations
@@ -44,8 +45,8 @@ class PositionedDataset(Dataset):
     """Maps a position of the stream to its sample: shuffled again each epoch, augmented by its own generator.
 
     With `rare_classes` there are no epochs: each position draws an image, and hands the class that it is drawn for on
-    as `wanted_class`. A UserError of the mapper is returned in place of the sample, so that it can cross from a worker as it is. With
-    `skip_unreadable` the next readable image takes the place of one whose file cannot be read.
+    as `wanted_class`. A UserError of the mapper is returned in place of the sample, so that it can cross from a worker
+    as it is. With `skip_unreadable` the next readable image takes the place of one whose file cannot be read.
     """
 
     def __init__(

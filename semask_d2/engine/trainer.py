@@ -42,8 +42,9 @@ from semask_d2.engine.hooks import (
 from semask_d2.engine.optimizer import build_optimizer, build_poly_scheduler
 from semask_d2.engine.pictures import CurveWriter, PredictionPictures
 from semask_d2.engine.setup import DETAIL, write_config
-from semask_d2.engine.step import TrainingStep, autocast_dtype
+from semask_d2.engine.step import TrainingStep
 from semask_d2.evaluation import LabelsOnly, SemanticEvaluator, TimedEvaluator
+from semask_d2.modeling.layers.precision import autocast_dtype
 from semask_d2.modeling.meta_arch import build_model
 from semask_d2.utils.errors import UserError
 from semask_d2.utils.runs import METRICS_NAME

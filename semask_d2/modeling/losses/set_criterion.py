@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -84,8 +85,7 @@ class SetCriterion(nn.Module):
         """The query of each target: per image (L, M_i) on the predictions' device, -1 for a target left over."""
         layers, device = len(predictions.mask_embed), predictions.mask_embed.device
         costs = []
-        for i, classes in enumerate(targets.classes):
-            ids = torch.tensor(classes, device=device, dtype=torch.int64)
+        for i, ids in enumerate(targets.class_ids):
             mask_cost, dice_cost = self.mask_loss.costs(
                 predictions.mask_embed[:, i].flatten(0, 1),
                 predictions.mask_features[i],
@@ -95,16 +95,19 @@ class SetCriterion(nn.Module):
             class_cost = -predictions.class_logits[:, i].softmax(-1)[..., ids]
             cost = self.mask_weight * mask_cost + self.dice_weight * dice_cost
             costs.append(self.class_weight * class_cost + cost.unflatten(0, (layers, -1)))
-        return [torch.from_numpy(match).to(device, non_blocking=True) for match in solve_assignments(costs)]
+        matches = solve_assignments(costs)
+        packed = torch.from_numpy(np.concatenate(matches, axis=1))  # (L, sum of M_i): one copy to the device
+        if device.type == "cuda" and torch.cuda.is_available():
+            packed = packed.pin_memory()
+        return list(packed.to(device, non_blocking=True).split([match.shape[1] for match in matches], dim=1))
 
     def class_loss(self, class_logits: Tensor, targets: SemanticTargets, matches: list[Tensor]) -> Tensor:
         """Cross-entropy of each layer, (L,): unmatched queries have the target "no object", of lower weight."""
         layers, batch, queries, _ = class_logits.shape
         # one column more than queries takes the writes of targets left over
         wanted = class_logits.new_full((layers, batch, queries + 1), self.num_classes, dtype=torch.int64)
-        for i, (classes, match) in enumerate(zip(targets.classes, matches, strict=True)):
-            ids = torch.tensor(classes, device=match.device, dtype=torch.int64).expand_as(match)
-            wanted[:, i].scatter_(1, match % (queries + 1), ids)
+        for i, (ids, match) in enumerate(zip(targets.class_ids, matches, strict=True)):
+            wanted[:, i].scatter_(1, match % (queries + 1), ids.expand_as(match))
         wanted = wanted[..., :queries]
         loss = F.cross_entropy(class_logits.flatten(0, 2), wanted.flatten(), weight=self.empty_weight, reduction="none")
         weight = self.empty_weight[wanted]
@@ -117,12 +120,11 @@ class SetCriterion(nn.Module):
         # zero, yet tied to every prediction: ranks without a target still take part in the gradient exchange
         mask_loss = predictions.mask_embed.sum((1, 2, 3)) * 0 + predictions.mask_features.sum() * 0
         dice_loss = mask_loss
-        for i, (classes, match) in enumerate(zip(targets.classes, matches, strict=True)):
-            if not classes:
+        for i, (ids, match) in enumerate(zip(targets.class_ids, matches, strict=True)):
+            if not len(ids):
                 continue
             embed = predictions.mask_embed[:, i]
             matched = embed.gather(1, match.clamp(min=0)[..., None].expand(-1, -1, embed.shape[-1]))
-            ids = torch.tensor(classes, device=match.device, dtype=torch.int64)
             mask_losses, dice_losses = self.mask_loss.losses(
                 matched, predictions.mask_features[i], targets.labels[i], ids
             )
@@ -135,7 +137,7 @@ class SetCriterion(nn.Module):
     @staticmethod
     def mean_num_masks(targets: SemanticTargets, device: torch.device) -> Tensor:
         """Target masks per process, at least 1: the divisor that makes the sum over processes a mean."""
-        count = torch.tensor(float(targets.num_masks), device=device)
+        count = torch.full((), float(targets.num_masks), device=device)  # which copies nothing, as `tensor` would
         if comm.get_world_size() > 1:
             torch.distributed.all_reduce(count)
         return (count / comm.get_world_size()).clamp(min=1)

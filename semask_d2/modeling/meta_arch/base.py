@@ -8,15 +8,21 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import ClassVar, NamedTuple, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from semask_d2.d2 import Backbone, CfgNode, ImageList, build_backbone, build_sem_seg_head
 from semask_d2.modeling.backbones.base import HierarchicalBackbone
+from semask_d2.modeling.layers.linear import in_graph
+from semask_d2.modeling.layers.precision import autocast_dtype
 from semask_d2.modeling.layers.semantic_decoder import SEMANTIC_MAPS, decode_semantic_prior
 from semask_d2.modeling.losses.cross_entropy import pixel_loss
 from semask_d2.modeling.losses.targets import SemanticTargets, build_targets
 from semask_d2.modeling.meta_arch.score_maps import ScoreMap
 from semask_d2.utils.arguments import require
+
+# of MODEL.COMPILE, which are torch.compile's modes; "" compiles nothing
+COMPILATIONS = ("", "default", "reduce-overhead")
 
 
 class Normalizer(nn.Module):
@@ -36,8 +42,14 @@ class Normalizer(nn.Module):
 
     def forward(self, images: Sequence[Tensor], size_divisibility: int) -> ImageList:
         """Images (3, H_i, W_i) in 0..255 -> one normalized batch, zero-padded right and bottom."""
-        images = [(image.to(self.mean.device, non_blocking=True) - self.mean) / self.std for image in images]
-        return ImageList.from_tensors(images, size_divisibility)
+        images = [image.to(self.mean.device, non_blocking=True) for image in images]  # as bytes, all copies at once
+        if in_graph() or len({image.shape for image in images}) > 1:
+            return ImageList.from_tensors([(image - self.mean) / self.std for image in images], size_divisibility)
+        height, width = images[0].shape[-2:]
+        divisor = max(size_divisibility, 1)
+        batch = (torch.stack(images) - self.mean) / self.std
+        batch = F.pad(batch, (0, -width % divisor, 0, -height % divisor))
+        return ImageList(batch, [(height, width)] * len(images))
 
 
 def build_backbone_and_head(cfg: CfgNode) -> tuple[Backbone, nn.Module]:
@@ -87,6 +99,8 @@ class SemanticSegmenter(nn.Module, metaclass=ABCMeta):
         "ignore_label": "MODEL.SEM_SEG_HEAD.IGNORE_VALUE",
         "prior_weight": "MODEL.MASK_FORMER.CATE_WEIGHT",
         "precision": "MODEL.PRECISION",
+        "mixed_evaluation": "TEST.AMP.ENABLED",
+        "compilation": "MODEL.COMPILE",
     }
 
     def __init__(
@@ -100,8 +114,11 @@ class SemanticSegmenter(nn.Module, metaclass=ABCMeta):
         prior_weight: float,
         size_divisibility: int,
         precision: str = "fp32",
+        mixed_evaluation: bool = False,
+        compilation: str = "",
     ):
         super().__init__()
+        require(compilation in COMPILATIONS, self, "compilation", f"one of {COMPILATIONS}", compilation)
         require(precision in ("fp32", "bf16"), self, "precision", '"fp32" or "bf16"', precision)
         require(num_classes >= 1, self, "num_classes", "at least 1", num_classes)
         require(prior_weight >= 0, self, "prior_weight", "at least 0", prior_weight)
@@ -114,6 +131,13 @@ class SemanticSegmenter(nn.Module, metaclass=ABCMeta):
         self.size_divisibility = size_divisibility
         self.train_size_divisibility = size_divisibility
         self.precision = precision
+        self.mixed_evaluation = mixed_evaluation
+        self.compilation = compilation
+        if compilation:  # in place, so that no name of a parameter changes
+            for part in (backbone, sem_seg_head):
+                # anew for each size of a padded batch, until torch has had enough of them (8) and the others run as
+                # they are: with symbolic sizes, each stage's padding to windows makes terms that keep it busy for ever
+                part.compile(mode=compilation, dynamic=False)
 
     @property
     def device(self) -> torch.device:
@@ -178,8 +202,13 @@ class SemanticSegmenter(nn.Module, metaclass=ABCMeta):
         return results
 
     def autocast(self) -> AbstractContextManager:
-        """Where backbone and head compute: as the caller does, or in bfloat16 where `precision` says so."""
-        return torch.autocast(self.device.type, dtype=torch.bfloat16) if self.precision == "bf16" else nullcontext()
+        """Where backbone and head compute: as the caller does, or in the precision that the model was built with.
+
+        That is bfloat16 where `precision` says so, or in evaluation on a GPU, with `mixed_evaluation`, its quick dtype.
+        """
+        wants_mixed = self.mixed_evaluation and not self.training
+        dtype = torch.bfloat16 if self.precision == "bf16" else autocast_dtype(self.device, enabled=wants_mixed)
+        return nullcontext() if dtype is None else torch.autocast(self.device.type, dtype=dtype)
 
     def predict_labels(self, batched_inputs: list[dict]) -> list[Tensor]:
         """The class of each pixel, (height, width) int64 per image."""

@@ -44,6 +44,8 @@ class SeMaskFPN(SemanticSegmenter):
         loss_weight: float,
         prior_weight: float,
         precision: str = "fp32",
+        mixed_evaluation: bool = False,
+        compilation: str = "",
         ohem_pixels: int = 0,
         train_size_divisibility: int = 0,
     ):
@@ -56,6 +58,8 @@ class SeMaskFPN(SemanticSegmenter):
             prior_weight=prior_weight,
             size_divisibility=0,
             precision=precision,
+            mixed_evaluation=mixed_evaluation,
+            compilation=compilation,
         )
         require(ohem_pixels >= 0, self, "ohem_pixels", "at least 0", ohem_pixels)
         self.train_size_divisibility = max(train_size_divisibility, 0)
