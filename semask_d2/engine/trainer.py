@@ -41,8 +41,15 @@ from semask_d2.engine.optimizer import build_optimizer, build_poly_scheduler
 from semask_d2.engine.pictures import CurveWriter, PredictionPictures
 from semask_d2.engine.setup import DETAIL, write_config
 from semask_d2.engine.step import TrainingStep, autocast_dtype
-from semask_d2.evaluation import LabelsOnly, SemanticEvaluator, TimedEvaluator
-from semask_d2.modeling.meta_arch import build_model
+from semask_d2.evaluation import (
+    EvaluatedModel,
+    LabelsOnly,
+    MultiScaleFlip,
+    SemanticEvaluator,
+    TimedEvaluator,
+    results,
+)
+from semask_d2.modeling.meta_arch import build_model, with_sliding
 from semask_d2.utils.errors import UserError
 from semask_d2.utils.runs import METRICS_NAME
 
@@ -144,13 +151,27 @@ class Trainer(DefaultTrainer):
         ]
 
     @classmethod
-    def test(cls, cfg: CfgNode, model: nn.Module, evaluators: Any = None) -> dict[str, Any]:
-        """Detectron2's `test`; for `SemanticEvaluator` alone, models make labels and no scores, and are timed."""
+    def test(
+        cls,
+        cfg: CfgNode,
+        model: nn.Module,
+        evaluators: Any = None,
+        *,
+        evaluated: EvaluatedModel = EvaluatedModel(),  # noqa: B008 - a constant
+    ) -> dict[str, Any]:
+        """Detectron2's `test`, in the windows of TEST.SLIDING; `evaluated` is what the results' files say of `model`.
+
+        For `SemanticEvaluator` alone, models make labels and no scores, and are timed.
+        """
+        if not isinstance(model, MultiScaleFlip):  # which has the windows in it
+            model = with_sliding(cfg, model)
         if evaluators is None:
             evaluators = [cls.build_evaluator(cfg, name) for name in cfg.DATASETS.TEST]
         of_labels = isinstance(evaluators, list) and all(isinstance(x, SemanticEvaluator) for x in evaluators)
         if of_labels:
             model = LabelsOnly(model)
+            for evaluator in evaluators:
+                evaluator.evaluated = evaluated
             evaluators = [TimedEvaluator(evaluator, model, evaluator.dataset_name) for evaluator in evaluators]
         return super().test(cfg, model, evaluators)
 
@@ -199,8 +220,13 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
-        """Semantic segmentation metrics."""
-        return SemanticEvaluator(dataset_name)
+        """Semantic segmentation metrics, which are also written to `inference/` in the output folder."""
+        return SemanticEvaluator(
+            dataset_name,
+            output_dir=os.path.join(cfg.OUTPUT_DIR, results.FOLDER),
+            boundary=cfg.TEST.BOUNDARY,
+            save_predictions=cfg.TEST.SAVE_PREDICTIONS,
+        )
 
 
 def distribute(model: nn.Module) -> nn.Module:

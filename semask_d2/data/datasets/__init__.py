@@ -77,6 +77,11 @@ def get_dataset_dicts(name: str) -> list[dict]:
     return dicts
 
 
+def builtin_dataset(name: str) -> FolderDataset | None:
+    """The data set of ours that a split's registered name belongs to; None for others'."""
+    return _ours().get(name)
+
+
 def _registered_by(name: str) -> str:
     """The package of the function that a data set is registered with."""
     return getattr(DatasetCatalog[name], "__module__", "").partition(".")[0]
