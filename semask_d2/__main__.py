@@ -6,11 +6,12 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from semask_d2.commands import predict, show_config, train
+from semask_d2.commands import compare, predict, show_config, train
 
 COMMANDS = {
     "train": "train a model that a config describes",
     "eval": "evaluate a trained model",
+    "compare": "evaluate several trained models, in one table",
     "predict": "draw what a model sees in pictures, videos or a camera",
     "config": "print every setting of a config with the file that it comes from",
 }
@@ -22,6 +23,7 @@ def entry(name: str) -> Callable[[Sequence[str]], int]:
     functions: dict[str, Callable[[Sequence[str]], int]] = {
         "train": lambda words: train.command_line(words, prog=prog),
         "eval": lambda words: train.command_line(words, prog=prog, eval_only=True),
+        "compare": lambda words: compare.command_line(words, prog=prog),
         "predict": lambda words: predict.command_line(words, prog=prog),
         "config": lambda words: show_config.command_line(words, prog=prog),
     }

@@ -29,7 +29,11 @@ from semask_d2.d2 import (
     setup_logger,
 )
 from semask_d2.data.loader import Batches, TrainBatches, build_test_loader, build_train_loader, run_seed
+from semask_d2.data.mapper import build_validation_mapper
+from semask_d2.engine.averaging import WeightAverage
+from semask_d2.engine.early_stopping import EarlyStopping, Finished
 from semask_d2.engine.hooks import (
+    AVERAGED,
     BestCheckpoint,
     EvaluateUnevaluated,
     LRScheduler,
@@ -47,9 +51,10 @@ from semask_d2.evaluation import (
     MultiScaleFlip,
     SemanticEvaluator,
     TimedEvaluator,
-    results,
+    mean_loss,
 )
-from semask_d2.modeling.meta_arch import build_model, with_sliding
+from semask_d2.evaluation.results import FOLDER as RESULTS
+from semask_d2.modeling.meta_arch import SemanticSegmenter, build_model, with_sliding
 from semask_d2.utils.errors import UserError
 from semask_d2.utils.runs import METRICS_NAME
 
@@ -89,6 +94,8 @@ class Trainer(DefaultTrainer):
             trainer=weakref.proxy(self),
         )
         self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER
+        self.iterations_done = 0
+        self.average: WeightAverage | None = None
         self.last_results: dict[str, Any] = {}
         self.register_hooks(self.build_hooks())
 
@@ -99,6 +106,7 @@ class Trainer(DefaultTrainer):
         """
         if comm.is_main_process():
             write_config(self.cfg)
+        self.iterations_done = self.start_iter
         if self.start_iter >= self.max_iter:
             logger.info("The run is finished, all %d iterations: it is only evaluated", self.max_iter)
             return self.evaluate() if self.cfg.DATASETS.TEST else {}
@@ -107,7 +115,11 @@ class Trainer(DefaultTrainer):
             loader = loader.starting_at(self.start_iter, seed=self._trainer.seed)
         self._trainer.begin(loader)
         with self._trainer.stop_request.listening():
-            super().train()
+            try:
+                super().train()
+            except Finished:
+                if self.iterations_done == self.start_iter:  # a run that had ended so, and is resumed
+                    self.evaluate()
         return self.last_results
 
     def build_hooks(self) -> list[HookBase]:
@@ -120,6 +132,9 @@ class Trainer(DefaultTrainer):
                 self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD, cfg.SOLVER.CHECKPOINTS_KEPT
             )
             built.append(checkpoints)
+        if cfg.SOLVER.EMA.ENABLED:
+            self.average = WeightAverage(self.checkpointer.model, cfg.SOLVER.EMA.DECAY)
+            built.insert(2, self.average)
         if cfg.DATASETS.TEST:
             for name in cfg.DATASETS.TEST:
                 self.build_evaluator(cfg, name)  # what is wrong with one shows before the first iteration
@@ -127,17 +142,55 @@ class Trainer(DefaultTrainer):
             built.append(EvaluateUnevaluated(cfg.TEST.EVAL_PERIOD, self.evaluate, metrics_file, self.metric))
             built.append(hooks.EvalHook(cfg.TEST.EVAL_PERIOD, self.evaluate))
             if is_main:
-                built.append(BestCheckpoint(self.checkpointer, self.metric))
+                built.append(BestCheckpoint(self.checkpointer, self.metric, self.average))
                 built.append(PredictionPictures(cfg, self.checkpointer.model, self.metric))
         if is_main:
             built.append(hooks.PeriodicWriter(self.build_writers(), period=20))
+        if cfg.DATASETS.TEST and cfg.SOLVER.EARLY_STOPPING.PATIENCE:
+            built.append(
+                EarlyStopping(
+                    [self.metric, f"{AVERAGED}/{self.metric}"],
+                    period=cfg.TEST.EVAL_PERIOD,
+                    patience=cfg.SOLVER.EARLY_STOPPING.PATIENCE,
+                    min_delta=cfg.SOLVER.EARLY_STOPPING.MIN_DELTA,
+                    metrics_file=os.path.join(cfg.OUTPUT_DIR, METRICS_NAME),
+                    checkpointer=self.checkpointer if is_main else None,
+                )
+            )
         built.append(StopOnSignal(self._trainer, checkpoints))
         return built
 
     def evaluate(self) -> dict[str, Any]:
-        """Evaluate the model as it is now, and keep the results."""
-        self.last_results = self._last_eval_results = self.test(self.cfg, self.checkpointer.model)
-        return self.last_results
+        """Evaluate the model as it is now, its averaged weights too where there are some, and keep the results.
+
+        Those of averaged weights stand under "ema", with TEST.VALIDATION_LOSS the model's loss as "validation_loss".
+        """
+        evaluated = EvaluatedModel(iteration=self.iterations_done)
+        results = self.test(self.cfg, self.checkpointer.model, evaluated=evaluated)
+        if self.cfg.TEST.VALIDATION_LOSS:
+            for name in self.cfg.DATASETS.TEST:
+                of_set = results.get(name, results)  # the results of a single set come without its name
+                of_set["validation_loss"] = self.validation_loss(name)
+                logger.info("%s: validation loss %.4f", name, of_set["validation_loss"])
+        if self.average is not None and self.average.model is not None:
+            logger.info("The averaged weights (SOLVER.EMA):")
+            results[AVERAGED] = self.test(self.cfg, self.average.model, evaluated=evaluated._replace(averaged=True))
+        self.last_results = self._last_eval_results = results
+        return results
+
+    def validation_loss(self, dataset_name: str) -> float:
+        """The mean of the training's loss over a test set's images at their test size."""
+        model = self.checkpointer.model
+        if not isinstance(model, SemanticSegmenter):
+            raise UserError(
+                f"TEST.VALIDATION_LOSS: expected False for MODEL.META_ARCHITECTURE {self.cfg.MODEL.META_ARCHITECTURE}; "
+                "it is there for this project's models"
+            )
+        return mean_loss(model, build_test_loader(self.cfg, dataset_name, build_validation_mapper(self.cfg)))
+
+    def run_step(self) -> None:
+        super().run_step()
+        self.iterations_done = self.iter + 1
 
     def build_writers(self) -> list[EventWriter]:
         """A progress line, `metrics.json`, tensorboard events and learning curves, in the output folder."""
@@ -223,7 +276,7 @@ class Trainer(DefaultTrainer):
         """Semantic segmentation metrics, which are also written to `inference/` in the output folder."""
         return SemanticEvaluator(
             dataset_name,
-            output_dir=os.path.join(cfg.OUTPUT_DIR, results.FOLDER),
+            output_dir=os.path.join(cfg.OUTPUT_DIR, RESULTS),
             boundary=cfg.TEST.BOUNDARY,
             save_predictions=cfg.TEST.SAVE_PREDICTIONS,
         )

@@ -2,6 +2,7 @@
 
 from semask_d2.evaluation.boundary import BoundaryMetrics
 from semask_d2.evaluation.confusion import ConfusionMatrix
+from semask_d2.evaluation.loss import mean_loss
 from semask_d2.evaluation.multi_scale import MultiScaleFlip
 from semask_d2.evaluation.pace import TimedEvaluator
 from semask_d2.evaluation.results import EvaluatedModel
@@ -15,4 +16,5 @@ __all__ = [
     "MultiScaleFlip",
     "SemanticEvaluator",
     "TimedEvaluator",
+    "mean_loss",
 ]

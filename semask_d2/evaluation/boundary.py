@@ -1,7 +1,7 @@
 """How well outlines are met: boundary IoU (arXiv 2103.16562), and IoU within a band around them ("trimap IoU").
 
-Distances are Chebyshev's, as of a repeated erosion by a 3 x 3 square. The minimum and the maximum of a label map within a
-square say for all classes at once whether another class is that near.
+Distances are Chebyshev's, as of a repeated erosion by a 3 x 3 square. The minimum and the maximum of a label map within
+a square say for all classes at once whether another class is that near.
 """
 
 from __future__ import annotations
@@ -45,9 +45,8 @@ class BoundaryMetrics:
     """
 
     def __init__(self, num_classes: int, ignore_label: int):
-        self.counts = np.zeros(
-            (3, num_classes), np.int64
-        )  # pixels in both boundaries, in the truth's, the prediction's
+        # pixels of both boundaries, of the truth's, of the prediction's
+        self.counts = np.zeros((3, num_classes), np.int64)
         self.within = ConfusionMatrix(num_classes, IGNORED)
         self.ignore_label = ignore_label
 

@@ -46,8 +46,8 @@ class Predictor:
     """A config's model with its MODEL.WEIGHTS, on its MODEL.DEVICE; call it with an RGB image or a list of them.
 
     With TEST.SLIDING an image larger than a window is segmented in windows, whatever its size. Threads may share one: a
-    call changes nothing in it but whether a warning was given. `class_names`, `class_colors` (K, 3) and `ignore_label` are
-    those of the config's first test set, where it has them.
+    call changes nothing in it but whether a warning was given. `class_names`, `class_colors` (K, 3) and `ignore_label`
+    are those of the config's first test set, where it has them.
     """
 
     def __init__(self, cfg: CfgNode):

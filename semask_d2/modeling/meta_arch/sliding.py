@@ -1,8 +1,8 @@
 """Sliding windows: an image of any size in overlapping windows, whose scores are blended where they overlap.
 
-Windows are computed from top to bottom as the rows of the result are asked for, and forgotten once they are passed. What
-is held at a time are the predictions of the rows of windows that meet a band, at the model's own stride, and the band:
-never the scores of the whole image.
+Windows are computed from top to bottom as the rows of the result are asked for, and forgotten once they are passed.
+What is held at a time are the predictions of the rows of windows that meet a band, at the model's own stride, and the
+band: never the scores of the whole image.
 """
 
 from __future__ import annotations
