@@ -53,7 +53,7 @@ class BoundaryMetrics:
     def update(self, prediction: np.ndarray, truth: np.ndarray) -> None:
         """Add one image, two maps of class ids of one shape."""
         ignored = truth == self.ignore_label
-        truth, prediction = (np.where(ignored, IGNORED, x).astype(np.uint16) for x in (truth, prediction))
+        truth, prediction = (np.where(ignored, np.uint16(IGNORED), x.astype(np.uint16)) for x in (truth, prediction))
         distance = boundary_distance(truth.shape)
         of_truth, of_prediction = (boundary_region(x, distance) & ~ignored for x in (truth, prediction))
         both = of_truth & of_prediction & (truth == prediction)
