@@ -113,7 +113,7 @@ def test_a_picture_that_fails_is_a_warning(evaluator, tmp_path, monkeypatch, cap
             "COCO_train2014_000000000077.png",
             [1, 2, 182],
         ),
-        ("camvid_sem_seg_test", "images/test/Seq05VD_f00000.png", "Seq05VD_f00000.png", [0, 1, 10]),
+        ("camvid_sem_seg_val", "images/val/Seq05VD_f00000.png", "Seq05VD_f00000.png", [0, 1, 10]),
     ],
 )
 def test_predictions_have_the_releases_ids_and_names(dataset, image, name, ids, tmp_path, monkeypatch) -> None:
