@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
+from typing import Any
 
 from semask_d2.checkpoint import Checkpointer
 from semask_d2.d2 import HookBase, comm
+from semask_d2.utils.errors import UserError
 from semask_d2.utils.runs import read_metrics
 
 logger = logging.getLogger(__name__)
@@ -31,8 +33,8 @@ class EarlyStopping(HookBase):
     """Ends a run after `patience` evaluations without a better value of `metrics`, of which the best counts.
 
     It stands after the evaluation, the writers and what saves the best model, on all processes; the main one decides
-    and, with its `checkpointer`, saves `model_final`. Evaluations before a resumed run's start are read from
-    `metrics_file`.
+    and, with its `checkpointer`, saves `model_final`. Evaluations before a resumed run's start are those of its
+    checkpoint and, as that is written before the evaluation of its iteration, of `metrics_file`.
     """
 
     def __init__(
@@ -61,6 +63,17 @@ class EarlyStopping(HookBase):
                     self.values[iteration] = max(found)
         if done:
             self.end_if_over(done)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"values": dict(self.values)} if self.values else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        values = state_dict.get("values")
+        if not isinstance(values, dict) or not all(
+            type(key) is int and type(value) in (int, float) for key, value in values.items()
+        ):
+            raise UserError("the checkpoint's state of SOLVER.EARLY_STOPPING holds what is no number")
+        self.values = dict(values)
 
     def after_step(self) -> None:
         done = self.trainer.iter + 1

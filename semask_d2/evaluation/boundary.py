@@ -23,16 +23,19 @@ def boundary_distance(shape: tuple[int, ...]) -> int:
 def boundary_region(labels: np.ndarray, distance: int) -> np.ndarray:
     """The pixels of a uint16 label map within `distance` of one that is of another label, or outside of the image."""
     square = np.ones((2 * distance + 1,) * 2, np.uint8)
-    border = {"borderType": cv2.BORDER_CONSTANT, "borderValue": NOTHING}
-    return (cv2.dilate(labels, square, **border) != labels) | (cv2.erode(labels, square, **border) != labels)
+    highest = cv2.dilate(labels, square, borderType=cv2.BORDER_CONSTANT, borderValue=(NOTHING,))
+    lowest = cv2.erode(labels, square, borderType=cv2.BORDER_CONSTANT, borderValue=(NOTHING,))
+    return (highest != labels) | (lowest != labels)
 
 
 def trimap(truth: np.ndarray, distance: int) -> np.ndarray:
     """The labeled pixels of a uint16 map within `distance` of one of another class; IGNORED ones are of no class."""
-    square, outside = np.ones((2 * distance + 1,) * 2, np.uint8), {"borderType": cv2.BORDER_CONSTANT}
+    square = np.ones((2 * distance + 1,) * 2, np.uint8)
     ignored = truth == IGNORED
-    highest = cv2.dilate(np.where(ignored, 0, truth + 1).astype(np.uint16), square, **outside, borderValue=0) - 1
-    lowest = cv2.erode(np.where(ignored, NOTHING, truth).astype(np.uint16), square, **outside, borderValue=NOTHING)
+    from_one = np.where(ignored, 0, truth + 1).astype(np.uint16)
+    highest = cv2.dilate(from_one, square, borderType=cv2.BORDER_CONSTANT, borderValue=(0,)) - 1
+    others = np.where(ignored, NOTHING, truth).astype(np.uint16)
+    lowest = cv2.erode(others, square, borderType=cv2.BORDER_CONSTANT, borderValue=(NOTHING,))
     return ~ignored & ((highest != truth) | (lowest != truth))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from pathlib import Path
@@ -10,8 +9,11 @@ from pathlib import Path
 import pytest
 
 from semask_d2 import get_cfg
+from semask_d2.d2 import JSONWriter
 from semask_d2.engine import Trainer
-from semask_d2.engine.early_stopping import evaluations_without_gain
+from semask_d2.engine.early_stopping import EarlyStopping, evaluations_without_gain
+from semask_d2.engine.pictures import PredictionPictures
+from semask_d2.utils.errors import UserError
 from tests.helpers.commands import TINY, TOY_CONFIG
 
 
@@ -44,6 +46,12 @@ class Scripted(Trainer):
     def run_step(self):
         self.iterations_done = self.iter + 1
 
+    def build_hooks(self):
+        return [hook for hook in super().build_hooks() if not isinstance(hook, PredictionPictures)]  # which take long
+
+    def build_writers(self):
+        return [JSONWriter(str(Path(self.cfg.OUTPUT_DIR, "metrics.json")))]
+
 
 @pytest.fixture
 def trainer(tmp_path: Path, toy_data: Path):
@@ -74,8 +82,14 @@ def test_a_run_ends_as_a_finished_one_and_goes_on_with_more_patience(trainer, tm
     patient.resume_or_load(resume=True)
     assert patient.train() == {"sem_seg": {"mIoU": 11.0}}
     assert patient.iterations_done == 6
-    found = [json.loads(line) for line in (run / "metrics.json").read_text().splitlines()]
-    assert max(record["iteration"] for record in found) == 6
+
+
+def test_a_state_that_is_none_is_refused() -> None:
+    hook = EarlyStopping(["m"], period=1, patience=1, min_delta=0.0, metrics_file="", checkpointer=None)
+    hook.load_state_dict({"values": {3: 1.5}})
+    assert hook.state_dict() == {"values": {3: 1.5}}
+    with pytest.raises(UserError, match=r"state of SOLVER\.EARLY_STOPPING holds what is no number"):
+        hook.load_state_dict({"values": {3: "high"}})
 
 
 @pytest.mark.slow

@@ -79,11 +79,16 @@ def test_windows_at_several_scales(tmp_path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a.png")
     inputs = [{"file_name": str(tmp_path / "a.png"), "height": 40, "width": 60}]
+
+    class Uneven(Sides):  # so that where a pixel lies in a window is more than a constant
+        def scores(self, inputs):
+            return super().scores(inputs) * torch.tensor([1.0, 3.0])[:, None, None]
+
     results = []
     for size in (None, [120, 120], [24, 24]):
         options = {"TEST__SLIDING__ENABLED": size is not None, "TEST__SLIDING__SIZE": size or [0, 0]}
         cfg = tiny_cfg(INPUT__MIN_SIZE_TEST=40, TEST__AUG__MIN_SIZES=[20, 40], **options)
-        results.append(MultiScaleFlip.from_config(cfg, Sides())(inputs)[0]["sem_seg"])
+        results.append(MultiScaleFlip.from_config(cfg, Uneven())(inputs)[0]["sem_seg"])
     assert torch.equal(results[0], results[1])
     assert results[2].shape == results[0].shape
     assert not torch.allclose(results[2], results[0])

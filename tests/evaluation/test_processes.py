@@ -26,7 +26,7 @@ def evaluate(folder: Path) -> dict:
     share = np.array_split(np.arange(COUNT), comm.get_world_size())[comm.get_rank()]
     torch.manual_seed(0)
     model = build_model(tiny_cfg())
-    inputs = [x | {"file_name": f"{i}.jpg"} for i, x in enumerate(make_inputs(*[(32, 64)] * COUNT))]
+    inputs = [x | {"file_name": f"{i}.jpg"} for i, x in enumerate(make_inputs(*[(64, 96)] * COUNT))]
     for i in share:
         rng = np.random.default_rng(int(i))
         truth, prediction = rng.integers(0, CLASSES, (2, 8, 9)).repeat(4, 1).repeat(4, 2)
@@ -63,7 +63,7 @@ def test_two_processes_measure_what_one_does(tmp_path: Path) -> None:
 def test_the_loss_is_the_mean_over_images_however_they_are_batched() -> None:
     torch.manual_seed(0)
     model = build_model(tiny_cfg()).train()
-    inputs = [x | {"file_name": f"{i}.jpg"} for i, x in enumerate(make_inputs((32, 64), (64, 32), (32, 32)))]
+    inputs = [x | {"file_name": f"{i}.jpg"} for i, x in enumerate(make_inputs((64, 96), (96, 64), (64, 64)))]
     state = torch.get_rng_state()
     together = mean_loss(model, [inputs])
     assert torch.equal(torch.get_rng_state(), state)  # a training goes on as if it had not been

@@ -78,8 +78,9 @@ class SlidingWindows(Segmenter):
 
     def _grid(self, image: Tensor) -> tuple[tuple[int, int], list[int], list[int]]:
         """The size of each window of an image, their tops and their lefts."""
-        size = (min(self.size[0], image.shape[-2]), min(self.size[1], image.shape[-1]))
-        return size, *(window_starts(n, s, self.overlap) for n, s in zip(image.shape[-2:], size, strict=True))
+        height, width = image.shape[-2:]
+        size = (min(self.size[0], height), min(self.size[1], width))
+        return size, window_starts(height, size[0], self.overlap), window_starts(width, size[1], self.overlap)
 
     def _score_map(self, inputs: dict) -> ScoreMap:
         image = inputs["image"]
