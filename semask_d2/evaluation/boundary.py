@@ -6,6 +6,8 @@ a square say for all classes at once whether another class is that near.
 
 from __future__ import annotations
 
+import math
+
 import cv2
 import numpy as np
 
@@ -17,7 +19,7 @@ NOTHING, IGNORED = 65535, 65534
 
 def boundary_distance(shape: tuple[int, ...]) -> int:
     """The width of the boundary of an image (H, W) in pixels."""
-    return max(1, round(DISTANCE * float(np.hypot(*shape))))
+    return max(1, round(DISTANCE * math.hypot(*shape)))
 
 
 def boundary_region(labels: np.ndarray, distance: int) -> np.ndarray:

@@ -50,6 +50,7 @@ class Scripted(Trainer):
         return [hook for hook in super().build_hooks() if not isinstance(hook, PredictionPictures)]  # which take long
 
     def build_writers(self):
+        Path(self.cfg.OUTPUT_DIR).mkdir(parents=True, exist_ok=True)
         return [JSONWriter(str(Path(self.cfg.OUTPUT_DIR, "metrics.json")))]
 
 
