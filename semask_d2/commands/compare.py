@@ -14,6 +14,7 @@ from tabulate import tabulate
 from semask_d2.commands.train import evaluate
 from semask_d2.config.checks import check_evaluation
 from semask_d2.d2 import CfgNode
+from semask_d2.data.datasets.custom import register_custom
 from semask_d2.engine.launch import guarded
 from semask_d2.engine.setup import setup
 from semask_d2.evaluation.results import is_nan, write_json
@@ -63,6 +64,7 @@ def main(args: argparse.Namespace) -> None:
 
 def evaluated(name: str, cfg: CfgNode) -> list[Row]:
     """The rows of one model."""
+    register_custom(cfg)
     setup(cfg, training=False, resume=False)
     results = evaluate(cfg, resume=False)
     return [

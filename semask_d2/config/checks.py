@@ -53,6 +53,7 @@ COMMON: dict[str, Range] = {
     "OUTPUT_DIR": Range(bool, "a folder's name"),
 }
 TRAINING: dict[str, Range] = {
+    "DATALOADER.RARE_CLASS_TEMPERATURE": at_least(0),
     "SOLVER.MAX_ITER": at_least(1),
     "SOLVER.CHECKPOINT_PERIOD": at_least(1),
     "SOLVER.CHECKPOINTS_KEPT": at_least(0),

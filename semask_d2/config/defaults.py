@@ -21,11 +21,27 @@ def semantic_defaults(section: str) -> dict[str, Any]:
 
 DEFAULTS: dict[str, Any] = {
     # Data
+    # A data set of one's own, as a file given with --data describes it (semask_d2/config/custom_data.py); NAME "": none
+    "DATASETS.CUSTOM.NAME": "",  # its splits are NAME_train and NAME_val
+    "DATASETS.CUSTOM.ROOT": "",  # the folder at which relative names of files start
+    "DATASETS.CUSTOM.TRAIN.IMAGES": [],  # patterns, folders or files; one .txt file may hold pairs
+    "DATASETS.CUSTOM.TRAIN.LABELS": [],
+    "DATASETS.CUSTOM.VAL.IMAGES": [],
+    "DATASETS.CUSTOM.VAL.LABELS": [],
+    "DATASETS.CUSTOM.VAL_FRACTION": 0.0,  # of the training images, in the place of VAL
+    "DATASETS.CUSTOM.NAMES": [],
+    "DATASETS.CUSTOM.COLORS": [],  # [r, g, b] of each class; none: distinct ones
+    "DATASETS.CUSTOM.IGNORE": 255,
+    "DATASETS.CUSTOM.MAP": [],  # [id in the label files, class] pairs
+    "DATASETS.CUSTOM.RGB": [],  # ["#rrggbb" in the label files, class] pairs
+    "DATASETS.CUSTOM.REDUCE_ZERO_LABEL": False,  # id 0 is ignored, 1 is the first class
     "INPUT.DATASET_MAPPER_NAME": "mask_former_semantic",
     "INPUT.COLOR_AUG_SSD": False,
     "INPUT.CROP.SINGLE_CATEGORY_MAX_AREA": 1.0,  # no class may fill more than this part of a crop
     "INPUT.SKIP_UNREADABLE": False,  # train on without the images that cannot be read
     "INPUT.SIZE_DIVISIBILITY": -1,  # above 0: training images are padded to this side (see configs/recipes)
+    # above 0: images are drawn by the rare classes in them, crops show those; the lower, the more the rarest count (0.01)
+    "DATALOADER.RARE_CLASS_TEMPERATURE": 0.0,
     # Evaluation
     "TEST.SLIDING.ENABLED": False,  # images larger than a window in overlapping windows, in evaluation and prediction
     "TEST.SLIDING.SIZE": [0, 0],  # height and width of a window; [0, 0]: INPUT.CROP.SIZE
@@ -124,6 +140,8 @@ DEFAULTS: dict[str, Any] = {
     "MODEL.SEM_SEG_HEAD.ASPP_DROPOUT": 0.1,
     "MODEL.SEM_SEG_HEAD.USE_DEPTHWISE_SEPARABLE_CONV": False,
     "MODEL.SEM_SEG_HEAD.OHEM_PIXELS": 0,  # Semantic FPN: pixels per image that count in loss_ce; 0 for all
+    # of the class loss, Semantic FPN's loss and the prior's: K numbers, or ["auto"] by the training set's pixels
+    "MODEL.SEM_SEG_HEAD.CLASS_WEIGHTS": [],
     "MODEL.SEM_SEG_HEAD.MASK_DIM": 256,
     "MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS": 0,
     "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME": "BasePixelDecoder",

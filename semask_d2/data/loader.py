@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from semask_d2.d2 import CfgNode, MetadataCatalog, comm
+from semask_d2.data.class_balance import RareClasses, pixels_of
 from semask_d2.data.datasets import get_dataset_dicts
 from semask_d2.data.mapper import build_mapper
 from semask_d2.data.sampler import PositionedDataset, PositionSampler, ShardedDataset
@@ -71,6 +72,7 @@ class TrainBatches:
     workers: int
     skip_unreadable: bool
     seed: int
+    rare_classes: RareClasses | None = None
     start_iter: int | None = None
 
     def starting_at(self, start_iter: int, *, seed: int) -> TrainBatches:
@@ -89,7 +91,13 @@ class TrainBatches:
             world_size=comm.get_world_size(),
             per_rank_batch=self.images,
         )
-        dataset = PositionedDataset(self.dicts, self.mapper, self.seed, skip_unreadable=self.skip_unreadable)
+        dataset = PositionedDataset(
+            self.dicts,
+            self.mapper,
+            self.seed,
+            skip_unreadable=self.skip_unreadable,
+            rare_classes=self.rare_classes,
+        )
         loader = DataLoader(
             dataset,
             batch_sampler=sampler,
@@ -105,7 +113,7 @@ def build_train_loader(
     """The batches of DATASETS.TRAIN, or of `dicts`, through `mapper`, by default the config's.
 
     SOLVER.IMS_PER_BATCH is the batch of one optimizer step over all ranks, in SOLVER.GRADIENT_ACCUMULATION_STEPS
-    parts. Raises UserError if it does not divide, or the config is not made for a data set.
+    parts. Where DATALOADER.RARE_CLASS_TEMPERATURE is above 0, `RareClasses` draws the images. Raises UserError if it does not divide, or the config is not made for a data set.
     """
     steps = cfg.SOLVER.GRADIENT_ACCUMULATION_STEPS
     images = per_rank_batch(cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size(), steps)
@@ -116,6 +124,7 @@ def build_train_loader(
         for name in cfg.DATASETS.TRAIN:
             dicts += get_dataset_dicts(name)
             check_classes(cfg, name)
+    temperature = cfg.DATALOADER.RARE_CLASS_TEMPERATURE
     return TrainBatches(
         dicts,
         mapper or build_mapper(cfg, is_train=True),
@@ -124,6 +133,7 @@ def build_train_loader(
         workers=cfg.DATALOADER.NUM_WORKERS,
         skip_unreadable=cfg.INPUT.SKIP_UNREADABLE,
         seed=run_seed(cfg),
+        rare_classes=RareClasses(pixels_of(cfg, dicts), temperature) if temperature else None,
     )
 
 

@@ -11,7 +11,8 @@ import torch
 from semask_d2.d2 import META_ARCH_REGISTRY, CfgNode, MetadataCatalog, configurable
 from semask_d2.data import augmentation
 from semask_d2.data.augmentation import image_tensor, resized_tensor
-from semask_d2.data.image_io import check_labels, open_picture, read_labels
+from semask_d2.data.image_io import check_labels, open_picture
+from semask_d2.data.labels import read_sample_labels
 from semask_d2.utils.arguments import naming_config_keys, require
 from semask_d2.utils.errors import UserError
 
@@ -131,7 +132,8 @@ class SemanticMapper:
         if self.is_train:
             rng = rng if rng is not None else np.random.default_rng(np.random.randint(2**31))  # noqa: NPY002
             labels = self._read_labels(sample)
-            pixels, labels = self._augment(image, labels, rng)
+            sample.pop("coco_labels", None)  # which no model needs, and which travel from process to process
+            pixels, labels = self._augment(image, labels, rng, sample.pop("wanted_class", None))
             sample["image"] = image_tensor(pixels, self.image_format)
             # a copy, since a flipped map of one column counts as contiguous and still has a negative stride
             sample["sem_seg"] = torch.from_numpy(np.array(labels, dtype=self.label_dtype, order="C"))
@@ -143,7 +145,7 @@ class SemanticMapper:
         path = sample.get("sem_seg_file_name")
         if path is None:
             raise UserError(f"{sample['file_name']} has no sem_seg_file_name: training needs a label file per image")
-        labels = read_labels(path)
+        labels = read_sample_labels(sample)
         if labels.shape != (sample["height"], sample["width"]):
             raise UserError(
                 f"{sample['file_name']} is {sample['width']} x {sample['height']} but its label file "
@@ -152,7 +154,9 @@ class SemanticMapper:
         check_labels(labels, num_classes=self.num_classes, ignore_label=self.ignore_label, path=path)
         return labels
 
-    def _augment(self, image, labels: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    def _augment(
+        self, image, labels: np.ndarray, rng: np.random.Generator, wanted_class: int | None
+    ) -> tuple[np.ndarray, np.ndarray]:
         edge = augmentation.sample_short_edge(rng, self.short_edges, self.sampling)
         shape = augmentation.resized_shape(image.height, image.width, edge, self.max_size)
         view = augmentation.View.whole(*shape)
@@ -164,6 +168,7 @@ class SemanticMapper:
                 labels=labels,
                 max_area=self.single_category_max_area,
                 ignore_label=self.ignore_label,
+                wanted_class=wanted_class,
             )
         pixels, labels = augmentation.resize_image(image, view), augmentation.resize_labels(labels, view)
         if self.color_jitter:

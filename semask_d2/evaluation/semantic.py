@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from semask_d2.d2 import DatasetEvaluator, MetadataCatalog, comm
 from semask_d2.data.datasets import get_dataset_dicts
-from semask_d2.data.image_io import check_labels, read_labels
+from semask_d2.data.image_io import check_labels
+from semask_d2.data.labels import read_sample_labels
 from semask_d2.evaluation.boundary import BoundaryMetrics
 from semask_d2.evaluation.confusion import ConfusionMatrix
 from semask_d2.evaluation.results import DatasetResult, EvaluatedModel, ImageResult
@@ -76,9 +77,9 @@ class SemanticEvaluator(DatasetEvaluator):
         self.reset()
 
     @cached_property
-    def label_files(self) -> dict[str, str]:
-        """The label file of each image file, for loaders that do not hand it on."""
-        return {x["file_name"]: x["sem_seg_file_name"] for x in get_dataset_dicts(self.dataset_name)}
+    def samples(self) -> dict[str, dict[str, Any]]:
+        """The data set's dict of each image file, for loaders that do not hand its label file on."""
+        return {x["file_name"]: x for x in get_dataset_dicts(self.dataset_name)}
 
     @property
     def folder(self) -> Path | None:
@@ -104,9 +105,10 @@ class SemanticEvaluator(DatasetEvaluator):
             prediction = (predicted if predicted.dim() == 2 else predicted.argmax(0)).cpu().numpy()
             if self.predictions is not None:
                 self.predictions.write(x["file_name"], prediction)
-            path = x.get("sem_seg_file_name") or self.label_files[x["file_name"]]
+            sample = x if x.get("sem_seg_file_name") else self.samples[x["file_name"]]
+            path = sample["sem_seg_file_name"]
             try:
-                truth = read_labels(path)
+                truth = read_sample_labels(sample)
             except UnreadableFile as error:
                 logger.warning("%s left out of the metrics: %s", x["file_name"], error)
                 self.unreadable += 1
