@@ -6,11 +6,12 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from semask_d2.commands import check, init_data, predict, show_config, train
+from semask_d2.commands import check, compare, init_data, predict, show_config, train
 
 COMMANDS = {
     "train": "train a model that a config describes",
     "eval": "evaluate a trained model",
+    "compare": "evaluate several trained models, in one table",
     "predict": "draw what a model sees in pictures, videos or a camera",
     "init-data": "look at a folder of images and labels, and describe it in a file",
     "check": "tell all that is wrong with a data set of your own",
@@ -24,6 +25,7 @@ def entry(name: str) -> Callable[[Sequence[str]], int]:
     functions: dict[str, Callable[[Sequence[str]], int]] = {
         "train": lambda words: train.command_line(words, prog=prog),
         "eval": lambda words: train.command_line(words, prog=prog, eval_only=True),
+        "compare": lambda words: compare.command_line(words, prog=prog),
         "predict": lambda words: predict.command_line(words, prog=prog),
         "init-data": lambda words: init_data.command_line(words, prog=prog),
         "check": lambda words: check.command_line(words, prog=prog),

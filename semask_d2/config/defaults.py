@@ -42,6 +42,14 @@ DEFAULTS: dict[str, Any] = {
     "INPUT.SIZE_DIVISIBILITY": -1,  # above 0: training images are padded to this side (see configs/recipes)
     # above 0 (0.01, say): images are drawn by their rare classes, which crops then show; the lower, the rarer
     "DATALOADER.RARE_CLASS_TEMPERATURE": 0.0,
+    # Evaluation
+    "TEST.SLIDING.ENABLED": False,  # images larger than a window in overlapping windows, in evaluation and prediction
+    "TEST.SLIDING.SIZE": [0, 0],  # height and width of a window; [0, 0]: INPUT.CROP.SIZE
+    "TEST.SLIDING.OVERLAP": 0.33,  # the least share of a side that neighbors have in common
+    "TEST.SLIDING.BLENDING": "linear",  # weights that fall to a window's edges, or "mean"
+    "TEST.BOUNDARY": False,  # also boundary IoU and trimap IoU, within 2% of the diagonal
+    "TEST.SAVE_PREDICTIONS": False,  # write each prediction as PNG, in the data set's format for submissions
+    "TEST.VALIDATION_LOSS": False,  # the training's loss on the test sets too, in training runs
     # Optimization
     "SOLVER.OPTIMIZER": "ADAMW",
     "SOLVER.BACKBONE_MULTIPLIER": 0.1,
@@ -50,6 +58,10 @@ DEFAULTS: dict[str, Any] = {
     "SOLVER.POLY_LR_POWER": 0.9,
     "SOLVER.POLY_LR_CONSTANT_ENDING": 0.0,
     "SOLVER.CHECKPOINTS_KEPT": 3,  # the newest ones beside the best and the final; 0 keeps all
+    "SOLVER.EMA.ENABLED": False,  # also keep and evaluate an exponential moving average of the weights
+    "SOLVER.EMA.DECAY": 0.9998,  # of the average so far, an iteration; less at a run's start
+    "SOLVER.EARLY_STOPPING.PATIENCE": 0,  # evaluations without a better mIoU after which a training ends; 0: never
+    "SOLVER.EARLY_STOPPING.MIN_DELTA": 0.0,  # percent of mIoU that count as better
     "SOLVER.GRADIENT_ACCUMULATION_STEPS": 1,  # parts that a batch of IMS_PER_BATCH is split into
     # Weights
     # "bf16": backbone and head compute in bfloat16 autocast, in training and evaluation, on a CPU or a GPU that has it

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from torch.utils.data import DataLoader
+from tqdm import tqdm
 
 from semask_d2.d2 import CfgNode, MetadataCatalog, comm
 from semask_d2.data.class_balance import RareClasses, pixels_of
@@ -26,16 +27,19 @@ Batch = list[dict[str, Any]]
 class Batches:
     """Iterates a DataLoader, and raises the UserError that a worker met as the same one-line UserError.
 
-    With `skip_unreadable`, samples whose files cannot be read are left out, and named with their count at the end.
+    With `skip_unreadable`, samples whose files cannot be read are left out, and named with their count at the end. With
+    `progress`, the main process shows a bar of that name, with the time left, where there is a terminal.
     """
 
-    def __init__(self, loader: DataLoader, *, skip_unreadable: bool = False) -> None:
+    def __init__(self, loader: DataLoader, *, skip_unreadable: bool = False, progress: str = "") -> None:
         self.loader = loader
         self.skip_unreadable = skip_unreadable
+        self.progress = progress
 
     def __iter__(self) -> Iterator[Batch]:
         skipped: list[str] = []
-        for batch in self.loader:
+        hidden = None if self.progress and comm.is_main_process() else True  # None: where there is no terminal
+        for batch in tqdm(self.loader, desc=self.progress, unit="image", leave=False, disable=hidden):
             kept = []
             for sample in batch:
                 if self.skip_unreadable and isinstance(sample, UnreadableFile):
@@ -163,6 +167,7 @@ def build_test_loader(cfg: CfgNode, dataset_name: str, mapper: Mapper | None = N
             **worker_settings(cfg.DATALOADER.NUM_WORKERS, cfg.MODEL.DEVICE),
         ),
         skip_unreadable=True,
+        progress=dataset_name,
     )
 
 

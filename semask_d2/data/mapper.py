@@ -185,6 +185,12 @@ def model_says(cfg: CfgNode, attribute: str) -> bool:
     return getattr(models.get(cfg.MODEL.META_ARCHITECTURE), attribute, False)
 
 
+def build_validation_mapper(cfg: CfgNode) -> SemanticMapper:
+    """Images as evaluation shows them to a model, with their labels at the same size, for a loss."""
+    with naming_config_keys():
+        return SemanticMapper(**(SemanticMapper.from_config(cfg, is_train=False) | {"is_train": True}))
+
+
 MAPPERS: dict[str, Callable[..., Any]] = {"mask_former_semantic": SemanticMapper}
 
 

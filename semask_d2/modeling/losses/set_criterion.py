@@ -134,10 +134,13 @@ class SetCriterion(nn.Module):
         count = self.mean_num_masks(targets, mask_loss.device)
         return mask_loss / count, dice_loss / count
 
-    @staticmethod
-    def mean_num_masks(targets: SemanticTargets, device: torch.device) -> Tensor:
-        """Target masks per process, at least 1: the divisor that makes the sum over processes a mean."""
+    def mean_num_masks(self, targets: SemanticTargets, device: torch.device) -> Tensor:
+        """Target masks per process, at least 1: the divisor that makes the sum over processes a mean.
+
+        In evaluation mode each process's own, as their images may differ in number.
+        """
         count = torch.full((), float(targets.num_masks), device=device)  # which copies nothing, as `tensor` would
-        if comm.get_world_size() > 1:
+        if self.training and comm.get_world_size() > 1:
             torch.distributed.all_reduce(count)
-        return (count / comm.get_world_size()).clamp(min=1)
+            count /= comm.get_world_size()
+        return count.clamp(min=1)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from abc import ABCMeta, abstractmethod
-from collections.abc import Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import ClassVar, NamedTuple, cast
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,7 @@ from semask_d2.modeling.layers.semantic_decoder import SEMANTIC_MAPS, decode_sem
 from semask_d2.modeling.losses.cross_entropy import pixel_loss
 from semask_d2.modeling.losses.targets import SemanticTargets, build_targets
 from semask_d2.modeling.meta_arch.score_maps import ScoreMap
+from semask_d2.modeling.meta_arch.segmenter import Priors, Segmenter
 from semask_d2.utils.arguments import require
 
 # of MODEL.COMPILE, which are torch.compile's modes; "" compiles nothing
@@ -72,25 +73,13 @@ def image_names(batched_inputs: list[dict]) -> list[str]:
     return [x.get("file_name", f"image {i} of the batch") for i, x in enumerate(batched_inputs)]
 
 
-class Segmentation(NamedTuple):
-    """What a model sees in one image: `labels` (H, W) int64 class ids and, where asked for, the rest.
-
-    `scores` (K, H, W) float; `priors`, the semantic maps `sem2`..`sem5` (K, h_i, w_i) of the image without padding.
-    """
-
-    labels: Tensor
-    scores: Tensor | None = None
-    priors: dict[str, Tensor] | None = None
-
-
-class SemanticSegmenter(nn.Module, metaclass=ABCMeta):
+class SemanticSegmenter(Segmenter):
     """A backbone and a head, with a loss on the backbone's semantic maps where it has them.
 
     A subclass turns the head's predictions into score maps and losses. Batches are padded to `size_divisibility`, 0
-    for none. `scores_are_probabilities` says whether scores can be averaged as they are; where not, they are logits.
+    for none.
     """
 
-    scores_are_probabilities: bool
     prior_align_corners: bool  # how the semantic maps are resized
     takes_uint8_labels = True
     pads_training_images = False  # itself, by INPUT.SIZE_DIVISIBILITY, so that the mapper need not
@@ -156,7 +145,7 @@ class SemanticSegmenter(nn.Module, metaclass=ABCMeta):
         and `width` are the dict's, or the image's own size.
         """
         if not self.training:
-            return [{"sem_seg": cast(Tensor, result.scores)} for result in self.predict(batched_inputs, scores=True)]
+            return self.scored(batched_inputs)
         with self.autocast():
             images, features = self.extract(batched_inputs)
         targets = build_targets(
@@ -181,25 +170,19 @@ class SemanticSegmenter(nn.Module, metaclass=ABCMeta):
         loss = pixel_loss(prior, targets.labels, self.ignore_label, align_corners=align_corners)
         return {"loss_cate": self.prior_weight * loss}
 
-    def predict(self, batched_inputs: list[dict], *, scores: bool = False, priors: bool = False) -> list[Segmentation]:
-        """Each image's labels at its `height` and `width` (the argmax of `forward`'s scores), and what else is asked.
-
-        Scores that nobody asks for are never made whole. Raises `ValueError` for priors that the model has not.
-        """
-        if priors and not self.has_priors:
-            raise ValueError(f"{type(self.backbone).__name__} gives no semantic maps (NUM_SEM_BLOCKS 0, or none)")
-        results = []
+    def lazy_predictions(
+        self, batched_inputs: list[dict], *, priors: bool = False
+    ) -> Iterator[tuple[ScoreMap, Priors | None]]:
+        """The head's predictions as scores that are yet to be resized, batch by batch."""
         for batch in self.batches(batched_inputs):
             with self.autocast():
                 images, features = self.extract(batch)
                 predictions = self.sem_seg_head(features)
             maps = self.prior_maps(images, features) if priors else [None] * len(batch)
-            with torch.autocast(self.device.type, enabled=False):  # a caller's would decide ties in half precision
-                for score_map, prior in zip(self.score_maps(batch, images, predictions), maps, strict=True):
-                    whole = score_map.scores() if scores else None
-                    labels = score_map.labels() if whole is None else whole.argmax(0)
-                    results.append(Segmentation(labels, whole, prior))
-        return results
+            del features
+            with torch.autocast(self.device.type, enabled=False):  # what comes of a head is computed in full precision
+                score_maps = self.score_maps(batch, images, predictions)
+            yield from zip(score_maps, maps, strict=True)
 
     def autocast(self) -> AbstractContextManager:
         """Where backbone and head compute: as the caller does, or in the precision that the model was built with.
@@ -209,10 +192,6 @@ class SemanticSegmenter(nn.Module, metaclass=ABCMeta):
         wants_mixed = self.mixed_evaluation and not self.training
         dtype = torch.bfloat16 if self.precision == "bf16" else autocast_dtype(self.device, enabled=wants_mixed)
         return nullcontext() if dtype is None else torch.autocast(self.device.type, dtype=dtype)
-
-    def predict_labels(self, batched_inputs: list[dict]) -> list[Tensor]:
-        """The class of each pixel, (height, width) int64 per image."""
-        return [result.labels for result in self.predict(batched_inputs)]
 
     def batches(self, batched_inputs: list[dict]) -> list[list[dict]]:
         """The images that go through the model together in evaluation: all of them, as they are padded."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -85,8 +86,8 @@ class SeMaskFPN(SemanticSegmenter):
         return {"loss_ce": self.loss_weight * loss}
 
     def batches(self, batched_inputs: list[dict]) -> list[list[dict]]:
-        """One by one: not padded, images of different sizes make no batch."""
-        return [[inputs] for inputs in batched_inputs]
+        """Neighbors of one size: not padded, images of different sizes make no batch."""
+        return [list(group) for _, group in groupby(batched_inputs, key=lambda inputs: inputs["image"].shape)]
 
     def score_maps(self, batched_inputs: list[dict], images: ImageList, predictions: Tensor) -> list[ScoreMap]:
         """The logits (B, K, h, w) of images of one size, straight from stride 4 to each one's output size."""
