@@ -6,12 +6,13 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from semask_d2.commands import predict, show_config, train
+from semask_d2.commands import predict, report, show_config, train
 
 COMMANDS = {
     "train": "train a model that a config describes",
     "eval": "evaluate a trained model",
     "predict": "draw what a model sees in pictures, videos or a camera",
+    "report": "write one HTML page about a run and its evaluations",
     "config": "print every setting of a config with the file that it comes from",
 }
 
@@ -23,6 +24,7 @@ def entry(name: str) -> Callable[[Sequence[str]], int]:
         "train": lambda words: train.command_line(words, prog=prog),
         "eval": lambda words: train.command_line(words, prog=prog, eval_only=True),
         "predict": lambda words: predict.command_line(words, prog=prog),
+        "report": lambda words: report.command_line(words, prog=prog),
         "config": lambda words: show_config.command_line(words, prog=prog),
     }
     return functions[name]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ from semask_d2.d2 import CfgNode, EventWriter, HookBase, get_event_storage
 from semask_d2.data.datasets import get_dataset_dicts
 from semask_d2.data.image_io import read_image, read_labels, save_picture
 from semask_d2.inference.predictor import Predictor
+from semask_d2.utils.curves import draw_curves
 from semask_d2.utils.runs import read_metrics
 from semask_d2.utils.visualization import draw_panels
 
@@ -26,7 +27,6 @@ logger = logging.getLogger(__name__)
 
 FOLDER = "pictures"
 COUNT = 3
-CURVES = (7, 4)  # inches of one plot
 
 
 class PredictionPictures(HookBase):
@@ -128,32 +128,3 @@ def draw_example(predictor: Predictor, example: dict) -> np.ndarray:
         priors=prediction.priors,
         ignore_label=predictor.ignore_label,
     )
-
-
-def draw_curves(records: Mapping[int, Mapping[str, float]]) -> np.ndarray:
-    """The last layer's loss parts, mIoU and learning rate over the iterations: RGB uint8 (H, W, 3)."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import, and only rank 0 needs it
-    from matplotlib.figure import Figure
-
-    names = sorted({name for record in records.values() for name in record})
-    losses = [name for name in names if "loss" in name and not name.rsplit("_", 1)[-1].isdigit()]
-    plots = {
-        "loss": losses,
-        "mIoU, %": [name for name in names if name.endswith("sem_seg/mIoU")],
-        "learning rate": [name for name in names if name == "lr"],
-    }
-    plots = {title: series for title, series in plots.items() if series}
-    figure = Figure(figsize=(CURVES[0] * max(1, len(plots)), CURVES[1]), layout="constrained")
-    canvas = FigureCanvasAgg(figure)
-    for number, (title, series) in enumerate(plots.items(), start=1):
-        axes = figure.add_subplot(1, len(plots), number)
-        for name in series:
-            points = [(iteration, record[name]) for iteration, record in records.items() if name in record]
-            marker = "o" if len(points) < 30 else None
-            axes.plot(*zip(*points, strict=True), label=name, marker=marker, markersize=3)
-        axes.set(title=title, xlabel="iteration", yscale="log" if title == "loss" else "linear")
-        axes.grid(alpha=0.3)
-        if len(series) > 1:
-            axes.legend(fontsize="small")
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[:, :, :3].copy()
