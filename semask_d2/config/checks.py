@@ -33,6 +33,15 @@ def one_of(*choices: str) -> Range:
     return Range(lambda value: value in choices, " or ".join(f'"{choice}"' for choice in choices))
 
 
+def some_of(*choices: str) -> Range:
+    """A list of some words, none twice."""
+    listed = ", ".join(f'"{choice}"' for choice in choices)
+    return Range(
+        lambda value: isinstance(value, (list, tuple)) and len(set(value)) == len(value) and set(value) <= {*choices},
+        f"a list of {listed}, or []",
+    )
+
+
 def is_device(name: str) -> bool:
     """Whether a computation can run on the device of this name."""
     kind, _, index = name.partition(":")
@@ -63,6 +72,7 @@ TRAINING: dict[str, Range] = {
     "SOLVER.WARMUP_ITERS": at_least(0),
     "SOLVER.WARMUP_METHOD": one_of("linear", "constant"),
     "TEST.EVAL_PERIOD": at_least(0),
+    "TRACKERS": some_of("wandb", "mlflow"),
 }
 # keys of Detectron2's that mean nothing here: a value that differs from the default is worth a word
 UNUSED = (

@@ -35,6 +35,8 @@ DEFAULTS: dict[str, Any] = {
     "SOLVER.POLY_LR_CONSTANT_ENDING": 0.0,
     "SOLVER.CHECKPOINTS_KEPT": 3,  # the newest ones beside the best and the final; 0 keeps all
     "SOLVER.GRADIENT_ACCUMULATION_STEPS": 1,  # parts that a batch of IMS_PER_BATCH is split into
+    # Output
+    "TRACKERS": [],  # beside tensorboard: "wandb" and "mlflow"
     # Weights
     # "bf16": backbone and head compute in bfloat16 autocast, in training and evaluation, on a CPU or a GPU that has it
     "MODEL.PRECISION": "fp32",

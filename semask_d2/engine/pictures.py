@@ -19,6 +19,9 @@ from semask_d2.d2 import CfgNode, EventWriter, HookBase, get_event_storage
 from semask_d2.data.datasets import get_dataset_dicts
 from semask_d2.data.image_io import read_image, read_labels, save_picture
 from semask_d2.inference.predictor import Predictor
+from semask_d2.report import write_report
+from semask_d2.report.evaluations import FOLDER as EVALUATIONS
+from semask_d2.report.evaluations import IMAGES_FILE, read_evaluation
 from semask_d2.utils.curves import draw_curves
 from semask_d2.utils.runs import read_metrics
 from semask_d2.utils.visualization import draw_panels
@@ -27,13 +30,15 @@ logger = logging.getLogger(__name__)
 
 FOLDER = "pictures"
 COUNT = 3
+REPORT_SECONDS = 20  # after so many the report at the end of a training takes no further image
 
 
 class PredictionPictures(HookBase):
     """After each evaluation draws some images of the first test set into the run's `pictures/`, and to tensorboard.
 
-    Image, ground truth, prediction, error and the semantic maps of the four stages. It stands after the evaluation
-    hook and before the writers, on the main process. `metric` is a scalar that every evaluation puts.
+    Evenly spread ones, the same each time, and where the evaluation wrote its `images.json` the worst: image, ground
+    truth, prediction, error and the semantic maps of the four stages. It stands after the evaluation hook and before
+    the writers, on the main process. `metric` is a scalar that every evaluation puts.
     """
 
     def __init__(self, cfg: CfgNode, model: nn.Module, metric: str):
@@ -51,19 +56,46 @@ class PredictionPictures(HookBase):
     after_train = after_step
 
     def draw(self) -> None:
-        """Draw the same evenly spread images each time."""
+        """Draw the evenly spread images and the worst."""
         done = min(self.trainer.iter + 1, self.trainer.max_iter)
+        name = self.cfg.DATASETS.TEST[0]
+        dicts = get_dataset_dicts(name)
+        chosen = [
+            (Path(x["file_name"]).stem, f"predictions/{Path(x['file_name']).stem}", x) for x in evenly(dicts, COUNT)
+        ]
+        for rank, x in enumerate(worst(Path(self.cfg.OUTPUT_DIR, EVALUATIONS, name), dicts, COUNT), start=1):
+            chosen.append((f"worst{rank}_{Path(x['file_name']).stem}", f"worst predictions/{rank}", x))
         was_training = self.model.training
         self.model.eval()
         try:
             predictor = Predictor.of_model(self.cfg, self.model)
-            for x in evenly(get_dataset_dicts(self.cfg.DATASETS.TEST[0]), COUNT):
-                stem = Path(x["file_name"]).stem
+            for file, tag, x in chosen:
                 panels = draw_example(predictor, x)
-                save_picture(Path(self.cfg.OUTPUT_DIR, FOLDER, f"{done:07d}_{stem}.png"), panels)
-                self.trainer.storage.put_image(
-                    f"predictions/{stem}", torch.from_numpy(panels.transpose(2, 0, 1).copy())
-                )
+                save_picture(Path(self.cfg.OUTPUT_DIR, FOLDER, f"{done:07d}_{file}.png"), panels)
+                self.trainer.storage.put_image(tag, torch.from_numpy(panels.transpose(2, 0, 1).copy()))
+        finally:
+            self.model.train(was_training)
+
+
+class ReportAtTheEnd(HookBase):
+    """Writes the run's `report.html` once a training is through; it stands after the writers, on the main process."""
+
+    def __init__(self, cfg: CfgNode, model: nn.Module):
+        self.cfg = cfg
+        self.model = model
+
+    def after_train(self) -> None:
+        if self.trainer.iter + 1 >= self.trainer.max_iter:  # the end that an error makes comes here as well
+            unless_it_fails("report", self.write)
+
+    def write(self) -> None:
+        """Write it with the model as it is now, which was evaluated last."""
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            predictor = Predictor.of_model(self.cfg, self.model)
+            path = write_report(self.cfg.OUTPUT_DIR, predictor=predictor, seconds=REPORT_SECONDS)
+            logger.info("Report: %s", path)
         finally:
             self.model.train(was_training)
 
@@ -112,6 +144,15 @@ def latest_iteration(storage, metric: str) -> int:
 def evenly(items: list, count: int) -> list:
     """At most `count` of `items`, evenly spread."""
     return [items[i] for i in np.linspace(0, len(items) - 1, min(count, len(items))).astype(int)]
+
+
+def worst(evaluation: Path, dicts: list[dict], count: int) -> list[dict]:
+    """The `count` of `dicts` whose mIoU is lowest, the worst first; none where the evaluation's folder lacks images."""
+    if not (evaluation / IMAGES_FILE).is_file():
+        return []
+    by_file = {x["file_name"]: x for x in dicts}
+    images = read_evaluation(evaluation).worst_images(count)
+    return [by_file[image.file_name] for image in images if image.file_name in by_file]
 
 
 def draw_example(predictor: Predictor, example: dict) -> np.ndarray:

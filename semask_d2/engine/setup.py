@@ -24,7 +24,7 @@ LOGGERS = ("fvcore", "detectron2", "semask_d2")
 DETAIL = {"detail": True}  # `extra` of a record that goes to log.txt alone
 RUN_FILES = (
     *("model_*.pth", "last_checkpoint", "config.yaml", "metrics.json", "log.txt*", "events.out.tfevents.*"),
-    *("pictures", "non_finite_batch*.pth"),
+    *("pictures", "non_finite_batch*.pth", "report.html", "trackers.json"),
 )
 
 

@@ -38,9 +38,10 @@ from semask_d2.engine.hooks import (
     StopOnSignal,
 )
 from semask_d2.engine.optimizer import build_optimizer, build_poly_scheduler
-from semask_d2.engine.pictures import CurveWriter, PredictionPictures
+from semask_d2.engine.pictures import CurveWriter, PredictionPictures, ReportAtTheEnd
 from semask_d2.engine.setup import DETAIL, write_config
 from semask_d2.engine.step import TrainingStep, autocast_dtype
+from semask_d2.engine.trackers import build_trackers
 from semask_d2.evaluation import LabelsOnly, SemanticEvaluator, TimedEvaluator
 from semask_d2.modeling.meta_arch import build_model
 from semask_d2.utils.errors import UserError
@@ -124,6 +125,8 @@ class Trainer(DefaultTrainer):
                 built.append(PredictionPictures(cfg, self.checkpointer.model, self.metric))
         if is_main:
             built.append(hooks.PeriodicWriter(self.build_writers(), period=20))
+            if cfg.DATASETS.TEST:
+                built.append(ReportAtTheEnd(cfg, self.checkpointer.model))
         built.append(StopOnSignal(self._trainer, checkpoints))
         return built
 
@@ -133,12 +136,13 @@ class Trainer(DefaultTrainer):
         return self.last_results
 
     def build_writers(self) -> list[EventWriter]:
-        """A progress line, `metrics.json`, tensorboard events and learning curves, in the output folder."""
+        """A progress line, `metrics.json`, TRACKERS, tensorboard events and learning curves, in the output folder."""
         folder = self.cfg.OUTPUT_DIR
         PathManager.mkdirs(folder)
         return [
             ProgressLine(self.max_iter),
             JSONWriter(os.path.join(folder, METRICS_NAME)),
+            *build_trackers(self.cfg),  # before tensorboard's, which clears the pictures
             TensorboardXWriter(folder),
             CurveWriter(folder, self.metric),
         ]

@@ -1,4 +1,4 @@
-"""What an evaluation leaves in a run folder, read back and checked: `inference/DATA_SET/metrics.json`, `images.json`."""
+"""What an evaluation leaves in a run folder, read back and checked: `metrics.json`, `images.json` of each data set."""
 
 from __future__ import annotations
 

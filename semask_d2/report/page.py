@@ -81,6 +81,7 @@ def _page(run: Path, cfg: CfgNode, evaluations: list[Evaluation], sections: list
         script=(assets / "page.js").read_text(encoding="utf-8"),
         headline=escape(", ".join(_headline(evaluation) for evaluation in evaluations)),
         links=links,
+        results="".join(f"<h3>{escape(x.dataset)}</h3>{tiles(x)}" for x in evaluations),
         summary=_summary(run, cfg, evaluations),
         config=escape((run / CONFIG_NAME).read_text(encoding="utf-8", errors="replace")),
         curves=_curves(run),
@@ -130,12 +131,13 @@ def _data_set(evaluation: Evaluation, prefix: str, images: int, predictor: Predi
     if predictor is not None:
         gallery = make_gallery(evaluation, choose_images(evaluation, images), prefix, predictor, seconds)
     return f"""<section id="{prefix}"><h2>{escape(evaluation.dataset)}</h2>
-{tiles(evaluation)}
 <h3>Classes</h3>
 {class_table(evaluation, prefix, gallery.failing)}
 <h3>Confusion</h3>
-{confusions(evaluation)}
+<div class="beside">
 {confusion_matrix(evaluation)}
+{confusions(evaluation)}
+</div>
 <h3>Images</h3>
 {gallery.html or "<p>None are shown.</p>"}
 </section>"""

@@ -58,8 +58,9 @@ def class_table(evaluation: Evaluation, prefix: str, failing: Mapping[str, Itera
         for number, result in enumerate(evaluation.classes)
     ]
     return (
-        f'<div class="scroll"><table class="classes sortable"><caption>Each class, in percent</caption><thead><tr>{head}'
-        f'<th scope="col" class="unsorted">{heads[-1]}</th></tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+        f'<div class="scroll"><table class="classes sortable"><caption>Each class, in percent</caption>'
+        f'<thead><tr>{head}<th scope="col" class="unsorted">{heads[-1]}</th></tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
     )
 
 
@@ -93,7 +94,9 @@ def confusions(evaluation: Evaluation) -> str:
             f"<li>{names[0]} taken for {names[1]}: {100 * of_class:.1f} % of the class, "
             f"{100 * wrong[truth, predicted] / total:.2f} % of all pixels</li>"
         )
-    return f"<p>Most pixels go wrong here:</p><ul>{''.join(items)}</ul>" if items else "<p>No pixel is wrong.</p>"
+    if not items:
+        return "<p>No pixel is wrong.</p>"
+    return f'<div class="confusions"><p>Most pixels go wrong here:</p><ul>{"".join(items)}</ul></div>'
 
 
 def confusion_matrix(evaluation: Evaluation) -> str:
@@ -119,9 +122,9 @@ def confusion_matrix(evaluation: Evaluation) -> str:
     more = f" The {left_out} classes with the fewest wrong pixels are left out." if left_out else ""
     caption = f"Rows are the truth, columns the prediction, in percent of the row.{more}"
     return (
-        f'<p class="readout" aria-hidden="true">{caption}</p>'
+        f'<div><p class="readout" aria-hidden="true">{caption}</p>'
         f'<div class="scroll"><table class="confusion"><caption class="spoken">{caption}</caption>'
-        f"<thead><tr><td></td>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+        f"<thead><tr><td></td>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table></div></div>"
     )
 
 

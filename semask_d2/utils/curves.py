@@ -12,7 +12,7 @@ import numpy as np
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-PLOT_SIZE = (7, 4)  # inches of one plot
+PICTURE_PLOT, PAGE_PLOT = (7, 4), (4.4, 3)  # inches of one plot; a page makes them smaller
 MARKED_POINTS = 30  # a series of fewer gets a mark at each
 MAX_POINTS = 1000  # of a series; more cannot be told apart in a plot, and fill a page
 Records = Mapping[int, Mapping[str, float]]
@@ -22,7 +22,7 @@ def draw_curves(records: Records) -> np.ndarray:
     """The last layer's loss parts, mIoU and learning rate over the iterations: RGB uint8 (H, W, 3)."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    canvas = FigureCanvasAgg(_figure(records))
+    canvas = FigureCanvasAgg(_figure(records, PICTURE_PLOT))
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[:, :, :3].copy()
 
@@ -34,13 +34,13 @@ def curves_as_svg(records: Records) -> str:
 
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))  # each would come with the address of its definition
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "curves"}):
-        figure, file = _figure(records), io.StringIO()
+        figure, file = _figure(records, PAGE_PLOT), io.StringIO()
         FigureCanvasSVG(figure).print_svg(file, metadata=nothing)
     text = file.getvalue()
     return text[text.index("<svg") :]
 
 
-def _figure(records: Records) -> Figure:
+def _figure(records: Records, plot_size: tuple[float, float]) -> Figure:
     from matplotlib.figure import Figure  # slow to import, and only rank 0 needs it
 
     names = sorted({name for record in records.values() for name in record})
@@ -51,7 +51,8 @@ def _figure(records: Records) -> Figure:
         "learning rate": [name for name in names if name == "lr"],
     }
     plots = {title: series for title, series in plots.items() if series}
-    figure = Figure(figsize=(PLOT_SIZE[0] * max(1, len(plots)), PLOT_SIZE[1]), layout="constrained")
+    margin = 0.03 * max(1, max(records) - min(records))
+    figure = Figure(figsize=(plot_size[0] * max(1, len(plots)), plot_size[1]), layout="constrained")
     for number, (title, series) in enumerate(plots.items(), start=1):
         axes = figure.add_subplot(1, len(plots), number)
         for name in series:
@@ -59,6 +60,7 @@ def _figure(records: Records) -> Figure:
             points = points[:: math.ceil(len(points) / MAX_POINTS)]
             marker = "o" if len(points) < MARKED_POINTS else None
             axes.plot(*zip(*points, strict=True), label=name, marker=marker, markersize=3)
+        axes.set_xlim(min(records) - margin, max(records) + margin)  # as of the others
         axes.set(title=title, xlabel="iteration", yscale="log" if title == "loss" else "linear")
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
