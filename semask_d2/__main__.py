@@ -6,13 +6,14 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from semask_d2.commands import predict, report, show_config, train
+from semask_d2.commands import predict, report, show_config, train, web
 
 COMMANDS = {
     "train": "train a model that a config describes",
     "eval": "evaluate a trained model",
     "predict": "draw what a model sees in pictures, videos or a camera",
     "report": "write one HTML page about a run and its evaluations",
+    "web": "serve a page where a picture is dropped and segmented",
     "config": "print every setting of a config with the file that it comes from",
 }
 
@@ -25,6 +26,7 @@ def entry(name: str) -> Callable[[Sequence[str]], int]:
         "eval": lambda words: train.command_line(words, prog=prog, eval_only=True),
         "predict": lambda words: predict.command_line(words, prog=prog),
         "report": lambda words: report.command_line(words, prog=prog),
+        "web": lambda words: web.command_line(words, prog=prog),
         "config": lambda words: show_config.command_line(words, prog=prog),
     }
     return functions[name]

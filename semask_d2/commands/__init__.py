@@ -1,1 +1,4 @@
-"""The commands: `semask train`, `eval`, `predict`, `config`; train_net.py and demo/demo.py are the same functions."""
+"""The commands, `semask train`, `eval`, `predict`, `report`, `web`, `config`.
+
+train_net.py and demo/demo.py are the same functions.
+"""
