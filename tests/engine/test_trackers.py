@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -157,7 +156,7 @@ def test_mlflow_has_values_pictures_and_settings_of_both_halves(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
     monkeypatch.chdir(tmp_path)  # where it puts pictures and files
     cfg.TRACKERS = ["mlflow"]
-    for loss, iteration in ((3.0, 5), (1.0, 6)):
+    for iteration in (5, 6):
         (tracker,) = build_trackers(cfg)
         storage.iter = iteration
         put_values(storage)
