@@ -77,29 +77,6 @@ class PredictionPictures(HookBase):
             self.model.train(was_training)
 
 
-class ReportAtTheEnd(HookBase):
-    """Writes the run's `report.html` once a training is through; it stands after the writers, on the main process."""
-
-    def __init__(self, cfg: CfgNode, model: nn.Module):
-        self.cfg = cfg
-        self.model = model
-
-    def after_train(self) -> None:
-        if self.trainer.iter + 1 >= self.trainer.max_iter:  # the end that an error makes comes here as well
-            unless_it_fails("report", self.write)
-
-    def write(self) -> None:
-        """Write it with the model as it is now, which was evaluated last."""
-        was_training = self.model.training
-        self.model.eval()
-        try:
-            predictor = Predictor.of_model(self.cfg, self.model)
-            path = write_report(self.cfg.OUTPUT_DIR, predictor=predictor, seconds=REPORT_SECONDS)
-            logger.info("Report: %s", path)
-        finally:
-            self.model.train(was_training)
-
-
 class CurveWriter(EventWriter):
     """After each evaluation, or where there is none at the end, draws `metrics.json` as `pictures/curves.png`.
 
@@ -126,6 +103,21 @@ class CurveWriter(EventWriter):
         records = read_metrics(self.folder / "metrics.json")
         if records:
             save_picture(self.folder / FOLDER / "curves.png", draw_curves(records))
+
+
+def report_training(cfg: CfgNode, model: nn.Module) -> None:
+    """Write the `report.html` of a training that is through, with its model as it is now, which was evaluated last."""
+
+    def write() -> None:
+        was_training = model.training
+        model.eval()
+        try:
+            path = write_report(cfg.OUTPUT_DIR, predictor=Predictor.of_model(cfg, model), seconds=REPORT_SECONDS)
+            logger.info("Report: %s", path)
+        finally:
+            model.train(was_training)
+
+    unless_it_fails("report", write)
 
 
 def unless_it_fails(what: str, draw: Callable[[], None]) -> None:

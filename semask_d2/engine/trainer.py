@@ -38,7 +38,7 @@ from semask_d2.engine.hooks import (
     StopOnSignal,
 )
 from semask_d2.engine.optimizer import build_optimizer, build_poly_scheduler
-from semask_d2.engine.pictures import CurveWriter, PredictionPictures, ReportAtTheEnd
+from semask_d2.engine.pictures import CurveWriter, PredictionPictures, report_training
 from semask_d2.engine.setup import DETAIL, write_config
 from semask_d2.engine.step import TrainingStep, autocast_dtype
 from semask_d2.engine.trackers import build_trackers
@@ -102,6 +102,8 @@ class Trainer(DefaultTrainer):
         self._trainer.begin(loader)
         with self._trainer.stop_request.listening():
             super().train()
+        if comm.is_main_process() and self.cfg.DATASETS.TEST:
+            report_training(self.cfg, self.checkpointer.model)
         return self.last_results
 
     def build_hooks(self) -> list[HookBase]:
@@ -125,8 +127,6 @@ class Trainer(DefaultTrainer):
                 built.append(PredictionPictures(cfg, self.checkpointer.model, self.metric))
         if is_main:
             built.append(hooks.PeriodicWriter(self.build_writers(), period=20))
-            if cfg.DATASETS.TEST:
-                built.append(ReportAtTheEnd(cfg, self.checkpointer.model))
         built.append(StopOnSignal(self._trainer, checkpoints))
         return built
 

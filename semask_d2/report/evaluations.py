@@ -17,6 +17,7 @@ from semask_d2.utils.errors import UserError
 from semask_d2.utils.visualization import distinct_colors
 
 FOLDER = "inference"
+AVERAGED_FOLDER = "ema"  # in it, the evaluations of averaged weights
 METRICS_FILE, IMAGES_FILE = "metrics.json", "images.json"
 CLASS_FIELDS = ("name", "color", "pixels")  # of a class's entry; the others are its metrics, in percent
 T = TypeVar("T")
@@ -50,9 +51,13 @@ class ImageResult:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One data set's results; `confusion` (K, K) counts pixels, rows are the truth."""
+    """One data set's results; `confusion` (K, K) counts pixels, rows are the truth.
+
+    `averaged` says that they are of a training's averaged weights, and not of the model itself.
+    """
 
     dataset: str
+    averaged: bool
     checkpoint: str
     iteration: int | None
     image_count: int
@@ -61,6 +66,11 @@ class Evaluation:
     confusion: np.ndarray
     ignore_label: int
     images: list[ImageResult]
+
+    @property
+    def title(self) -> str:
+        """What was evaluated, in words."""
+        return f"{self.dataset}, averaged weights" if self.averaged else self.dataset
 
     @property
     def style(self) -> ClassStyle:
@@ -75,8 +85,15 @@ class Evaluation:
 
 
 def read_evaluations(run: str | os.PathLike) -> list[Evaluation]:
-    """All evaluations that a run folder holds, by name of the data set; `UserError` where there is none."""
-    folders = sorted(path.parent for path in Path(run, FOLDER).glob(f"*/{METRICS_FILE}"))
+    """All evaluations that a run folder holds, by name of the data set; `UserError` where there is none.
+
+    Those of averaged weights come last.
+    """
+    folders = [
+        path.parent
+        for pattern in (f"*/{METRICS_FILE}", f"{AVERAGED_FOLDER}/*/{METRICS_FILE}")
+        for path in sorted(Path(run, FOLDER).glob(pattern))
+    ]
     if not folders:
         raise UserError(
             f"{run}: no evaluation there ({FOLDER}/DATA_SET/{METRICS_FILE}); make one with semask eval --config-file "
@@ -123,6 +140,7 @@ def _evaluation(content: Any) -> Evaluation:
     iteration = content.get("iteration")
     return Evaluation(
         dataset=str(content["dataset"]),
+        averaged=bool(content.get("averaged")),
         checkpoint=str(content.get("checkpoint") or ""),
         iteration=None if iteration is None else int(iteration),
         image_count=int(content["images"]),

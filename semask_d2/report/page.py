@@ -72,7 +72,7 @@ def _page(run: Path, cfg: CfgNode, evaluations: list[Evaluation], sections: list
     assets = files("semask_d2.report") / "assets"
     name = run.resolve().name
     links = "".join(
-        f'<a href="#d{number}">{escape(evaluation.dataset)}</a>' for number, evaluation in enumerate(evaluations)
+        f'<a href="#d{number}">{escape(evaluation.title)}</a>' for number, evaluation in enumerate(evaluations)
     )
     return Template((assets / "page.html").read_text(encoding="utf-8")).substitute(
         title=escape(f"{name}: report"),
@@ -81,7 +81,7 @@ def _page(run: Path, cfg: CfgNode, evaluations: list[Evaluation], sections: list
         script=(assets / "page.js").read_text(encoding="utf-8"),
         headline=escape(", ".join(_headline(evaluation) for evaluation in evaluations)),
         links=links,
-        results="".join(f"<h3>{escape(x.dataset)}</h3>{tiles(x)}" for x in evaluations),
+        results="".join(f"<h3>{escape(x.title)}</h3>{tiles(x)}" for x in evaluations),
         summary=_summary(run, cfg, evaluations),
         config=escape((run / CONFIG_NAME).read_text(encoding="utf-8", errors="replace")),
         curves=_curves(run),
@@ -90,7 +90,7 @@ def _page(run: Path, cfg: CfgNode, evaluations: list[Evaluation], sections: list
 
 
 def _headline(evaluation: Evaluation) -> str:
-    return f"mIoU {evaluation.metrics.get('mIoU', math.nan):.2f} on {evaluation.dataset}"
+    return f"mIoU {evaluation.metrics.get('mIoU', math.nan):.2f} on {evaluation.title}"
 
 
 def _summary(run: Path, cfg: CfgNode, evaluations: list[Evaluation]) -> str:
@@ -106,7 +106,7 @@ def _summary(run: Path, cfg: CfgNode, evaluations: list[Evaluation]) -> str:
         "model": f"{cfg.MODEL.META_ARCHITECTURE} on {cfg.MODEL.BACKBONE.NAME}, "
         f"{cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES} classes",
         "trained on": ", ".join(cfg.DATASETS.TRAIN) or "nothing",
-        "evaluated on": ", ".join(evaluation.dataset for evaluation in evaluations),
+        "evaluated on": ", ".join(dict.fromkeys(evaluation.dataset for evaluation in evaluations)),
         "weights": "; ".join(sorted(checkpoints)),
         "training": f"{solver.MAX_ITER} iterations of {solver.IMS_PER_BATCH} images, {solver.OPTIMIZER} at rate "
         f"{solver.BASE_LR:g}",
@@ -128,9 +128,9 @@ def _curves(run: Path) -> str:
 def _data_set(evaluation: Evaluation, prefix: str, images: int, predictor: Predictor | None, seconds: float) -> str:
     """One data set's section."""
     gallery = Gallery("", {})
-    if predictor is not None:
+    if predictor is not None and not evaluation.averaged:
         gallery = make_gallery(evaluation, choose_images(evaluation, images), prefix, predictor, seconds)
-    return f"""<section id="{prefix}"><h2>{escape(evaluation.dataset)}</h2>
+    return f"""<section id="{prefix}"><h2>{escape(evaluation.title)}</h2>
 <h3>Classes</h3>
 {class_table(evaluation, prefix, gallery.failing)}
 <h3>Confusion</h3>

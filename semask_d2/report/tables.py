@@ -17,8 +17,10 @@ TITLES = {
     "pACC": "pixel accuracy",
     "mACC": "mean accuracy",
     "fwIoU": "frequency-weighted IoU",
+    "mBoundaryIoU": "mean boundary IoU",
+    "mTrimapIoU": "mean trimap IoU",
 }
-OF_A_CLASS = ("IoU-", "ACC-", "BoundaryIoU-", "boundary_IoU-", "trimap_IoU-")  # metrics that the table of classes has
+OF_A_CLASS = ("IoU-", "ACC-", "BoundaryIoU-", "TrimapIoU-")  # metrics that the table of classes has
 MATRIX_CLASSES = 30  # more make a matrix that nobody reads
 CONFUSIONS = 8  # pairs of classes that are listed
 WHITE_FROM = 0.55  # share from which a cell's figure is white

@@ -13,7 +13,7 @@ from PIL import Image
 from semask_d2 import Predictor
 from semask_d2.data.datasets import get_dataset_dicts
 from semask_d2.engine import pictures
-from semask_d2.engine.pictures import CurveWriter, PredictionPictures, ReportAtTheEnd, evenly
+from semask_d2.engine.pictures import CurveWriter, PredictionPictures, evenly, report_training
 from semask_d2.utils.runs import read_metrics
 from tests.helpers.detectron2_names import EventStorage
 from tests.helpers.evaluation_files import write_evaluation
@@ -76,28 +76,21 @@ def test_worst_images_of_another_data_set_are_passed_over(hook: PredictionPictur
 
 
 @pytest.mark.slow
-def test_a_training_ends_with_a_report(hook: PredictionPictures, tmp_path: Path) -> None:
+def test_a_training_is_reported_with_the_model_as_it_is(hook: PredictionPictures, tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(hook.cfg.dump())
     predictor = Predictor.of_model(hook.cfg, hook.model)
     write_evaluation(tmp_path, "toy_scenes_val", get_dataset_dicts("toy_scenes_val")[:2], predictor)
-    report = ReportAtTheEnd(hook.cfg, hook.model.train())
-    report.trainer = hook.trainer
-    report.after_train()  # an error has ended it
-    assert not (tmp_path / "report.html").exists()
-    hook.trainer.iter = 9
-    report.after_train()
-    assert "ground truth" in (tmp_path / "report.html").read_text()
+    report_training(hook.cfg, hook.model.train())
+    assert "<figcaption>ground truth" in (tmp_path / "report.html").read_text()
     assert hook.model.training
 
 
 def test_a_report_that_fails_is_a_line_in_the_log(
     hook: PredictionPictures, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    report = ReportAtTheEnd(hook.cfg, hook.model)
-    report.trainer = SimpleNamespace(iter=9, max_iter=10)
-    with caplog.at_level(logging.WARNING):
-        report.after_train()
+    report_training(hook.cfg, hook.model)
     assert f"No report: UserError: {tmp_path}: no config.yaml there" in caplog.text
+    assert hook.model.training
 
 
 def test_a_failure_is_a_line_in_the_log(

@@ -161,6 +161,21 @@ def test_when_the_time_is_up_the_rest_is_left_out(evaluated_run: Path, tmp_path:
     assert "<article" not in text
 
 
+def test_averaged_weights_have_a_section_of_their_own(evaluated_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(evaluated_run, run)
+    own = run / "inference/toy_scenes_val"
+    averaged = run / "inference/ema/toy_scenes_val"
+    shutil.copytree(own, averaged)
+    content = json.loads((averaged / "metrics.json").read_text())
+    (averaged / "metrics.json").write_text(json.dumps({**content, "averaged": True}))
+    text = write_report(run, images=1).read_text(encoding="utf-8")
+    Page(text)
+    assert re.findall("<h2>([^<]*)", text)[2:] == ["toy_scenes_val", "toy_scenes_val, averaged weights"]
+    assert '<article id="d0-' in text
+    assert '<article id="d1-' not in text  # the weights at hand are the others
+
+
 def test_a_run_without_metrics_has_no_curves(evaluated_run: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(evaluated_run, run)
