@@ -22,7 +22,7 @@ from semask_d2.report.tables import class_table, confusion_matrix, confusions, t
 from semask_d2.utils.curves import curves_as_svg
 from semask_d2.utils.errors import UserError
 from semask_d2.utils.files import atomic_write
-from semask_d2.utils.runs import CONFIG_NAME, METRICS_NAME, read_metrics, require_config
+from semask_d2.utils.runs import CONFIG_NAME, FINAL_NAME, METRICS_NAME, read_metrics, require_config
 
 logger = logging.getLogger(__name__)
 
@@ -64,8 +64,12 @@ def write_report(
 
 
 def _predictor(run: Path, checkpoint: str) -> Predictor:
-    """The run's model with the weights that were evaluated, else with the best ones it holds."""
-    return Predictor.from_run(run, checkpoint if os.path.isfile(checkpoint) else None)
+    """The run's model with the weights that were evaluated: a file, or those of the training's end where none is named.
+
+    Where they are gone it is the best that the run holds.
+    """
+    weights = checkpoint or str(run / FINAL_NAME)
+    return Predictor.from_run(run, weights if os.path.isfile(weights) else None)
 
 
 def _page(run: Path, cfg: CfgNode, evaluations: list[Evaluation], sections: list[str]) -> str:

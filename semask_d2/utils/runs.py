@@ -10,7 +10,8 @@ from semask_d2.utils.errors import UserError
 
 CONFIG_NAME = "config.yaml"
 METRICS_NAME = "metrics.json"
-PREFERRED = ("model_best.pth", "model_final.pth")
+FINAL_NAME = "model_final.pth"
+PREFERRED = ("model_best.pth", FINAL_NAME)
 
 
 def run_weights(run: str | os.PathLike) -> Path | None:

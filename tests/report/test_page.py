@@ -192,10 +192,14 @@ def test_users_mistakes_are_one_line(evaluated_run: Path, tmp_path: Path, capsys
     assert capsys.readouterr().err.startswith(f"error: {tmp_path}/nowhere: no config.yaml there")
 
 
-def test_the_evaluated_checkpoint_is_taken_where_it_is_there(evaluated_run: Path, monkeypatch) -> None:
+def test_the_evaluated_weights_are_taken_where_they_are_there(tmp_path: Path, monkeypatch) -> None:
     taken: list = []
     monkeypatch.setattr(page.Predictor, "from_run", lambda run, weights: taken.append(weights))
-    weights = str(evaluated_run / "model_best.pth")
-    page._predictor(evaluated_run, weights)
-    page._predictor(evaluated_run, "deleted.pth")
-    assert taken == [weights, None]
+    weights, final = tmp_path / "weights.pth", tmp_path / "model_final.pth"
+    weights.touch()
+    page._predictor(tmp_path, str(weights))
+    page._predictor(tmp_path, "deleted.pth")
+    page._predictor(tmp_path, "")
+    final.touch()
+    page._predictor(tmp_path, "")
+    assert taken == [str(weights), None, None, str(final)]
