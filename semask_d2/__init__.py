@@ -6,6 +6,7 @@ Importing it registers its backbones, heads, meta-architectures and data sets, a
 from semask_d2 import data  # noqa: F401 - registers the data sets
 from semask_d2.checkpoint import load_weights
 from semask_d2.config import add_semask_config, get_cfg
+from semask_d2.data import read_image, register_custom
 from semask_d2.inference.predictor import Prediction, Predictor
 from semask_d2.modeling import backbones, heads  # noqa: F401 - they register themselves
 from semask_d2.modeling.meta_arch import build_model
@@ -21,4 +22,6 @@ __all__ = [
     "build_model",
     "get_cfg",
     "load_weights",
+    "read_image",
+    "register_custom",
 ]

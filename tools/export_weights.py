@@ -4,6 +4,7 @@
 import argparse
 import sys
 
+from semask_d2.checkpoint.class_metadata import METADATA, metadata_of_file
 from semask_d2.checkpoint.loading import tensors_of
 from semask_d2.checkpoint.readers import read_checkpoint
 from semask_d2.checkpoint.saving import write_safetensors
@@ -18,8 +19,8 @@ def main(args: argparse.Namespace) -> None:
         raise UserError(f"--output {args.output}: expected a name that ends with .safetensors")
     data = read_checkpoint(args.weights)
     state = tensors_of(data, args.weights)
-    windows = windows_of_file(data)
-    write_safetensors(args.output, state, {RECORD: windows} if windows else {})
+    header = {RECORD: windows_of_file(data), METADATA: metadata_of_file(data)}
+    write_safetensors(args.output, state, {key: value for key, value in header.items() if value})
     print(f"{args.weights} -> {args.output}: {len(state)} tensors")
 
 

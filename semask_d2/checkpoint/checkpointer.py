@@ -12,6 +12,7 @@ import torch
 from fvcore.common.checkpoint import Checkpointer as FvcoreCheckpointer
 from torch import nn
 
+from semask_d2.checkpoint.class_metadata import METADATA
 from semask_d2.checkpoint.loading import load_checkpoint
 from semask_d2.checkpoint.readers import read_checkpoint
 from semask_d2.checkpoint.semantic_windows import RECORD, windows_of_model
@@ -28,7 +29,8 @@ NUMBERED = re.compile(r"model_\d{7,}\.pth")
 class Checkpointer(FvcoreCheckpointer):
     """Saves and loads a model and, with `trainer`, all that a resumed run needs.
 
-    Files are `NAME.pth`, `{"model": ..., "trainer": ..., "iteration": N}`; `last_checkpoint` names the newest.
+    Files are `NAME.pth`, `{"model": ..., "trainer": ..., "iteration": N}`; `last_checkpoint` names the newest. With
+    `class_metadata`, names, colors and ignored id of the classes, all of them hold it as "metadata".
     Weights must fit the model wholly, except that a `training_start`, a run that does not resume, may lack what
     `load_weights` says, and with `drop_class_layers` leaves out what depends on the classes.
     """
@@ -40,9 +42,11 @@ class Checkpointer(FvcoreCheckpointer):
         *,
         training_start: bool = False,
         drop_class_layers: bool = False,
+        class_metadata: dict[str, Any] | None = None,
         **checkpointables: Any,
     ):
         super().__init__(model, save_dir, save_to_disk=comm.is_main_process(), **checkpointables)
+        self.class_metadata = class_metadata
         self.start_allowances = {"training_start": training_start, "drop_class_layers": drop_class_layers}
 
     def save(self, name: str, **kwargs: Any) -> None:
@@ -66,6 +70,8 @@ class Checkpointer(FvcoreCheckpointer):
                 "SOLVER.AMP.ENABLED"
             )
         state: dict[str, Any] = {"model": weights, RECORD: windows_of_model(self.model)}
+        if self.class_metadata:
+            state[METADATA] = self.class_metadata
         if not weights_only:
             state |= {key: value.state_dict() for key, value in self.checkpointables.items()}
         path = os.path.join(self.save_dir, f"{name}.pth")
@@ -135,7 +141,8 @@ class Checkpointer(FvcoreCheckpointer):
         load_checkpoint(self.model, data, path, **allowances)
         for key in checkpointables:
             self.checkpointables[key].load_state_dict(data.pop(key))
-        return {key: value for key, value in data.items() if key not in ("model", RECORD)} if checkpointables else {}
+        known = ("model", RECORD, METADATA)
+        return {key: value for key, value in data.items() if key not in known} if checkpointables else {}
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
         """With `resume`, continue from the last checkpoint of the output folder if it has one; else load `path`."""

@@ -58,6 +58,20 @@ def fit_timm_body(state: State, own: State) -> tuple[State, list[str]]:
     return fitted, []
 
 
+def efficientnet_name(name: str) -> str | None:
+    """`name` of efficientnet_pytorch's models; None for what follows the last feature."""
+    return None if re.match(r"_(conv_head|bn1|fc)\.", name) else name
+
+
+def fit_efficientnet(state: State, own: State) -> tuple[State, list[str]]:
+    """Bring a model of efficientnet_pytorch to timm's names: the same tensors in the same order."""
+    body = [name for name in own if name.startswith(TIMM_BODY)]
+    same = len(body) == len(state) and all(
+        own[name].shape == value.shape for name, value in zip(body, state.values(), strict=True)
+    )
+    return (dict(zip(body, state.values(), strict=True)) if same else state), []
+
+
 def fit_bias_table(table: Tensor, rows: int) -> Tensor:
     """A relative position bias table ((2w-1)^2, heads) for another window, of `rows`: bicubic, head by head."""
     old, new = round(len(table) ** 0.5), round(rows**0.5)

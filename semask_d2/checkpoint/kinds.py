@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -16,6 +16,8 @@ SEMASK_SWIN = (r"backbone\..*\.mlp_cls_q\.weight$", r"backbone\..*\.relative_pos
 HEAD = r"(?!backbone\.)"
 # what depends on the classes of the data set
 CLASS_LAYERS = re.compile(r"(.*\.)?(class_embed|mlp_cls_q|mlp_cls_k|conv_seg)\.(weight|bias)$")
+# of mask models; another number of them starts them anew as other classes do those layers
+QUERIES = re.compile(r"(.*\.)?query_(feat|embed)\.weight$")
 
 
 class Kind(NamedTuple):
@@ -109,14 +111,31 @@ KINDS = (
     ),
 )
 
+
+def classifier(name: str, **fields: Any) -> Kind:
+    """A classifier whose tensors fit the body of a model on a timm backbone."""
+    return Kind(
+        name,
+        fresh=rf"{HEAD}|{SEMANTIC_LAYERS}|backbone\.norms\.",
+        fresh_words="semantic layers, output norms and head",
+        **fields,
+    )
+
+
 # recognized by the model too, as any timm model has names of its own
-TIMM_BODY = Kind(
-    "timm model",
-    lacks=(r"backbone\.",),
-    rename=conversion.timm_body_name,
-    fit=conversion.fit_timm_body,
-    fresh=rf"{HEAD}|{SEMANTIC_LAYERS}|backbone\.norms\.",
-    fresh_words="semantic layers, output norms and head",
+CLASSIFIERS = (
+    classifier(
+        "EfficientNet of efficientnet_pytorch",
+        holds=(r"_conv_stem\.", r"_blocks\.0\._depthwise_conv\."),
+        rename=conversion.efficientnet_name,
+        fit=conversion.fit_efficientnet,
+    ),
+    classifier(
+        "timm model",
+        lacks=(r"backbone\.",),
+        rename=conversion.timm_body_name,
+        fit=conversion.fit_timm_body,
+    ),
 )
 
 
@@ -125,6 +144,6 @@ def recognize(state: dict[str, Tensor], own: dict[str, Tensor]) -> Kind:
 
     `own` is the state of the model: one on a timm backbone takes the tensors of the same timm model.
     """
-    if TIMM_BODY.matches(state) and any(name.startswith(conversion.TIMM_BODY) for name in own):
-        return TIMM_BODY
-    return next((kind for kind in KINDS if kind.matches(state)), Kind(PLAIN))
+    on_timm = any(name.startswith(conversion.TIMM_BODY) for name in own)
+    kinds = (*CLASSIFIERS, *KINDS) if on_timm else KINDS
+    return next((kind for kind in kinds if kind.matches(state)), Kind(PLAIN))

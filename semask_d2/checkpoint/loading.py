@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from semask_d2.checkpoint.kinds import CLASS_LAYERS, Kind, recognize
+from semask_d2.checkpoint.kinds import CLASS_LAYERS, QUERIES, Kind, recognize
 from semask_d2.checkpoint.plain_values import NUMBERS
 from semask_d2.checkpoint.readers import read_checkpoint
 from semask_d2.checkpoint.report import LoadReport, compare, shortened
@@ -31,7 +31,8 @@ def load_weights(
 
     Every tensor of the model must be there with its shape. Only where `training_start` may those be missing that the
     kind of checkpoint explains: semantic layers, output norms and head after ImageNet. With `drop_class_layers` too,
-    the file's class-sized layers are left out and the model keeps its own, for fine-tuning on other classes.
+    the file's class-sized layers, and queries of another number, are left out and the model keeps its own, for
+    fine-tuning on other classes.
     Raises `UserError`, and leaves the model as it was, where more is missing or mis-shaped.
     """
     return load_checkpoint(
@@ -58,14 +59,20 @@ def load_checkpoint(
     kind = recognize(state, own)
     dropped = kind.left_out(state)
     converted, notes = kind.convert(state, own)
+    queries: list[str] = []
     if drop_class_layers:
-        dropped += [name for name in converted if CLASS_LAYERS.match(name)]
-        converted = {name: value for name, value in converted.items() if not CLASS_LAYERS.match(name)}
+        queries = other_queries(converted, own)
+        if queries:
+            ours, theirs = (len(weights[queries[0]]) for weights in (own, converted))
+            logger.info("%s: the model's %d queries start anew, in the place of %d", source, ours, theirs)
+        anew = {*queries, *filter(CLASS_LAYERS.match, converted)}
+        dropped += [name for name in converted if name in anew]
+        converted = {name: value for name, value in converted.items() if name not in anew}
     report = replace(compare(own, converted), dropped=dropped, kind=kind.name, notes=notes)
 
     fresh = []
     if training_start:
-        fresh = [name for name in report.missing if explained(name, kind, drop_class_layers)]
+        fresh = [name for name in report.missing if explained(name, kind, drop_class_layers) or name in queries]
     if report.misshaped or len(fresh) < len(report.missing):
         unexplained = replace(report, missing=[name for name in report.missing if name not in set(fresh)])
         raise UserError(
@@ -136,15 +143,26 @@ def explained(name: str, kind: Kind, drop_class_layers: bool) -> bool:
     return kind.initializes(name) or (drop_class_layers and bool(CLASS_LAYERS.match(name)))
 
 
+def other_queries(state: dict[str, Tensor], own: dict[str, Tensor]) -> list[str]:
+    """The names of the queries of which `state` has another number than the model."""
+    return [
+        name for name, value in state.items() if name in own and QUERIES.match(name) and len(value) != len(own[name])
+    ]
+
+
 def hint(report: LoadReport, kind: Kind, training_start: bool) -> str:
     """What to do about weights that do not fit, where that can be told."""
     if kind.fresh and not training_start:
         return "; it holds a backbone for training to start from, and here the weights of a whole model are needed"
     wrong = [text.split(" ", 1)[0] for text in report.misshaped]
-    if wrong and not report.missing and all(map(CLASS_LAYERS.match, wrong)):
+    if wrong and not report.missing and all(CLASS_LAYERS.match(name) or QUERIES.match(name) for name in wrong):
+        what, key = "classes", "MODEL.SEM_SEG_HEAD.NUM_CLASSES"
+        if all(map(QUERIES.match, wrong)):
+            what, key = "queries", "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES"
         if training_start:
             return (
-                "; they were trained on other classes: to initialize those layers, MODEL.WEIGHTS_DROP_CLASS_LAYERS True"
+                f"; they were trained with other {what}: to initialize those layers, "
+                "MODEL.WEIGHTS_DROP_CLASS_LAYERS True"
             )
-        return "; they were trained on another number of classes: check MODEL.SEM_SEG_HEAD.NUM_CLASSES"
+        return f"; they were trained with another number of {what}: check {key}"
     return ""

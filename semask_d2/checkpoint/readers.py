@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import logging
 import os
 import pickle
@@ -20,20 +21,26 @@ from semask_d2.utils.runs import require_run
 logger = logging.getLogger(__name__)
 
 TIMM = "timm://"
+PYPI = "pypi://"
+WEIGHT_FILES = (".pth", ".pt", ".pkl", ".safetensors")
 
 
 def read_checkpoint(source: str | os.PathLike) -> dict[str, Any]:
     """The dict that a checkpoint holds, its tensors on the CPU.
 
-    `source` is a path, a run folder (its best checkpoint), an address that iopath knows (`https://...`), or
-    `timm://NAME`, the pretrained weights that timm publishes under that name. The ending decides how a file is read:
+    `source` is a path, a run folder (its best checkpoint), an address that iopath knows (`https://...`),
+    `timm://NAME`, the pretrained weights that timm publishes under that name, or `pypi://PACKAGE`, the weight file
+    inside an installed package of that name. The ending decides how a file is read:
     `.pkl` is a pickle of arrays, as Detectron2 publishes them, `.safetensors` is that, anything else a torch file.
     Raises `UserError` for a file that is missing, truncated, or holds anything but plain data, arrays and tensors.
     """
     source = os.fspath(source)
     if source.startswith(TIMM):
         return read_timm(source)
-    path = Path(local_copy(source) if "://" in source else source)
+    if source.startswith(PYPI):
+        path = packaged_file(source)
+    else:
+        path = Path(local_copy(source) if "://" in source else source)
     if os.path.isdir(path):
         path = require_run(path)
     require_file(path, source)
@@ -107,6 +114,20 @@ def read_timm(source: str) -> dict[str, Any]:
             f"{source}: could not be fetched from huggingface.co/{published.hf_hub_id}: {first_line(error)}; "
             "fetch it where there is a connection and give MODEL.WEIGHTS the file"
         ) from error
+
+
+def packaged_file(source: str) -> Path:
+    """The one weight file of the installed package that `pypi://PACKAGE` names; nothing of it is imported."""
+    package = source.removeprefix(PYPI)
+    try:
+        files = importlib.metadata.files(package) or []
+    except (importlib.metadata.PackageNotFoundError, ValueError):
+        raise UserError(f"{source}: not installed here: pip install {package}") from None
+    found = [file for file in files if file.suffix in WEIGHT_FILES]
+    if len(found) != 1:
+        names = ", ".join(map(str, found)) or "none"
+        raise UserError(f"{source}: expected a package with one weight file, found {names}; name the file itself")
+    return Path(str(found[0].locate()))
 
 
 def local_copy(address: str) -> str:

@@ -22,6 +22,7 @@ def argument_parser(prog: str | None = None) -> argparse.ArgumentParser:
     parser.add_argument("--output", metavar="PATH", help="folder, or for one input a .png, .jpg or .mp4 file")
     parser.add_argument("--weights", metavar="PATH", help="checkpoint or run folder (default: newest run in output/)")
     parser.add_argument("--config-file", metavar="FILE", help="config (default: config.yaml beside the weights)")
+    parser.add_argument("--data", metavar="FILE", help="data set file (YAML) with the names and colors of the classes")
     parser.add_argument("--labels", action="store_true", help="also write the class ids, as PNG in labels/")
     parser.add_argument("--semantic-priors", action="store_true", help="draw the backbone's semantic maps as well")
     parser.add_argument("--compare", metavar="DIR", help="draw ground truth and errors; DIR holds NAME.png label files")
@@ -43,7 +44,7 @@ def main(args: argparse.Namespace) -> None:
         priors=args.semantic_priors,
         opacity=args.opacity,
     )
-    cfg = choose_config(args.config_file, args.weights, args.opts)
+    cfg = choose_config(args.config_file, args.weights, args.opts, data=args.data)
     check_evaluation(cfg)
     if cfg.MODEL.DEVICE == "cpu":
         keep_freed_memory()

@@ -13,7 +13,8 @@ from semask_d2.checkpoint import Checkpointer
 from semask_d2.config import get_cfg
 from semask_d2.config.checks import check_evaluation, check_training
 from semask_d2.d2 import CfgNode, comm
-from semask_d2.data import require_data
+from semask_d2.data import register_custom, require_data
+from semask_d2.data.quick_check import quick_check
 from semask_d2.engine import Trainer
 from semask_d2.engine.launch import argument_parser, run
 from semask_d2.engine.setup import setup, summary
@@ -32,8 +33,9 @@ def main(args: argparse.Namespace) -> None:
         given = next((word for word in args.opts if word.endswith((".yaml", ".yml"))), None)
         hint = f"write --config-file {given}" if given else f"name a config, such as configs/{EXAMPLE}"
         raise UserError(f"--config-file is missing: {hint}")
-    cfg = get_cfg(args.config_file, args.opts)
+    cfg = get_cfg(args.config_file, args.opts, data=args.data)
     cfg.freeze()
+    register_custom(cfg)
     check_evaluation(cfg)
     if not args.eval_only:  # what is wrong with the config is said before an earlier run is moved aside
         check_training(cfg)
@@ -53,6 +55,7 @@ def main(args: argparse.Namespace) -> None:
 def train(cfg: CfgNode, args: argparse.Namespace) -> dict[str, Any]:
     """Train, from the start or with `args.resume` from the last checkpoint; the last evaluation's results."""
     counts = require_data(cfg, (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
+    quick_check(cfg)
     trainer = Trainer(cfg)
     logger.info("Training:\n%s", summary(cfg, trainer.model, counts, training=True, resume=args.resume))
     trainer.resume_or_load(resume=args.resume)

@@ -21,6 +21,20 @@ def semantic_defaults(section: str) -> dict[str, Any]:
 
 DEFAULTS: dict[str, Any] = {
     # Data
+    # A data set of one's own, as a file given with --data describes it (semask_d2/config/custom_data.py); NAME "": none
+    "DATASETS.CUSTOM.NAME": "",  # its splits are NAME_train and NAME_val
+    "DATASETS.CUSTOM.ROOT": "",  # the folder at which relative names of files start
+    "DATASETS.CUSTOM.TRAIN.IMAGES": [],  # patterns, folders or files; one .txt file may hold pairs
+    "DATASETS.CUSTOM.TRAIN.LABELS": [],
+    "DATASETS.CUSTOM.VAL.IMAGES": [],
+    "DATASETS.CUSTOM.VAL.LABELS": [],
+    "DATASETS.CUSTOM.VAL_FRACTION": 0.0,  # of the training images, in the place of VAL
+    "DATASETS.CUSTOM.NAMES": [],
+    "DATASETS.CUSTOM.COLORS": [],  # [r, g, b] of each class; none: distinct ones
+    "DATASETS.CUSTOM.IGNORE": 255,
+    "DATASETS.CUSTOM.MAP": [],  # [id in the label files, class] pairs
+    "DATASETS.CUSTOM.RGB": [],  # ["#rrggbb" in the label files, class] pairs
+    "DATASETS.CUSTOM.REDUCE_ZERO_LABEL": False,  # id 0 is ignored, 1 is the first class
     "INPUT.DATASET_MAPPER_NAME": "mask_former_semantic",
     "INPUT.COLOR_AUG_SSD": False,
     "INPUT.CROP.SINGLE_CATEGORY_MAX_AREA": 1.0,  # no class may fill more than this part of a crop

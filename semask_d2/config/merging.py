@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from semask_d2.config.custom_data import apply_data
 from semask_d2.config.defaults import add_semask_config
 from semask_d2.config.finding import find_config
 from semask_d2.config.yaml_files import read_yaml
@@ -22,11 +23,16 @@ logger = logging.getLogger(__name__)
 
 
 def get_cfg(
-    config_file: str | os.PathLike | None = None, opts: list[str] | tuple[str, ...] = (), *, fit: bool = True
+    config_file: str | os.PathLike | None = None,
+    opts: list[str] | tuple[str, ...] = (),
+    *,
+    data: str | os.PathLike | None = None,
+    fit: bool = True,
 ) -> CfgNode:
-    """A whole config: Detectron2's and the project's defaults, then `config_file`, then `opts` (KEY VALUE ...).
+    """A whole config: Detectron2's and the project's defaults, then `config_file`, `data`, `opts` (KEY VALUE ...).
 
-    `config_file` is a path, or the name of a config of the package ("ade20k/semask_swin_l_m2f.yaml"). With `fit` the
+    `config_file` is a path, or the name of a config of the package ("ade20k/semask_swin_l_m2f.yaml"). `data` is a data
+    set's YAML file, which sets DATASETS, NUM_CLASSES and IGNORE_VALUE (`register_custom` registers it). With `fit` the
     device is by default what the machine has, and what it cannot do (CUDA, SyncBN without CUDA) is replaced with a
     warning. Raises `UserError` for a missing file, a YAML tag, an unknown key or a value of the wrong type.
     """
@@ -38,6 +44,8 @@ def get_cfg(
         cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
     if config_file:
         merge_file(cfg, config_file)
+    if data:
+        apply_data(cfg, data)
     merge_opts(cfg, opts)
     if fit:
         fit_to_machine(cfg)

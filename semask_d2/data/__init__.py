@@ -1,6 +1,8 @@
 """Data: reading, augmentation, the data sets and the loaders. Importing it registers the data sets."""
 
 from semask_d2.data.datasets import get_dataset_dicts, register_all
+from semask_d2.data.datasets.custom import register_custom
+from semask_d2.data.image_io import read_image
 from semask_d2.data.loader import build_test_loader, build_train_loader, require_data
 from semask_d2.data.mapper import SemanticMapper, build_mapper
 
@@ -10,6 +12,8 @@ __all__ = [
     "build_test_loader",
     "build_train_loader",
     "get_dataset_dicts",
+    "read_image",
+    "register_custom",
     "require_data",
 ]
 

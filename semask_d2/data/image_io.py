@@ -36,6 +36,7 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+TURNED = (5, 6, 7, 8)  # of these, the ones that swap width and height
 ORIENTATION = 0x0112
 JPEG_SIDE = 65500  # the longest that a JPEG file can be
 
@@ -71,6 +72,35 @@ def open_picture(path: Path) -> Image.Image:
     return _read(path, "an image", upright_rgb)
 
 
+def picture_size(path: Path, *, upright: bool = True) -> tuple[int, int]:
+    """Width and height of a picture by its file's header, where `upright` as its EXIF tag turns it.
+
+    Errors as in `read_image`, as far as the header shows them.
+    """
+
+    def size(image: Image.Image) -> tuple[int, int]:
+        turned = upright and _orientation(image, path) in TURNED
+        return (image.height, image.width) if turned else image.size
+
+    return _read(path, "an image", size, decode=False)
+
+
+def has_broken_exif(path: Path) -> bool:
+    """Whether a picture has EXIF data that cannot be read; errors as in `picture_size`."""
+
+    def broken(image: Image.Image) -> bool:
+        try:
+            int(image.getexif().get(ORIENTATION, 1))
+        except Exception:  # as in `_orientation`
+            return True
+        return False
+
+    with warnings.catch_warnings(record=True) as caught:  # some of it Pillow only warns of, in opening or reading
+        warnings.simplefilter("always")
+        failed = _read(path, "an image", broken, decode=False)
+    return failed or any("EXIF" in str(warning.message) for warning in caught)
+
+
 def read_labels(path: Path) -> np.ndarray:
     """Read a label map as (H, W) uint8, or int64 where the file holds more bits.
 
@@ -88,6 +118,15 @@ def read_labels(path: Path) -> np.ndarray:
     if labels.dtype == bool:
         return labels.astype(np.uint8)
     return labels if labels.dtype == np.uint8 else labels.astype(np.int64)
+
+
+def read_colors(path: Path) -> np.ndarray:
+    """Read a label file that is in color as (H, W) int64 numbers 0xRRGGBB; palette files give their colors.
+
+    Raises UnreadableFile as `read_labels`.
+    """
+    pixels = np.asarray(_read(path, "a label file", lambda image: image.convert("RGB"))).astype(np.int64)
+    return pixels[:, :, 0] << 16 | pixels[:, :, 1] << 8 | pixels[:, :, 2]
 
 
 def save_picture(path: Path, picture: np.ndarray) -> None:
@@ -130,12 +169,13 @@ def count_ids(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return ids, counts[ids].astype(np.int64)
 
 
-def _read(path: Path, what: str, convert: Callable[[Image.Image], T]) -> T:
-    """What `convert` makes of the decoded file; `what` is the file's role with its article."""
+def _read(path: Path, what: str, convert: Callable[[Image.Image], T], *, decode: bool = True) -> T:
+    """What `convert` makes of the file, `decode`d or by its header; `what` is the file's role with its article."""
     try:
         with Image.open(path, formats=_formats()) as image:
             _check_size(image, path)
-            image.load()
+            if decode:
+                image.load()
             return convert(image)
     except FileNotFoundError:
         raise UnreadableFile(f"{path} does not exist: expected {what} there") from None

@@ -11,7 +11,8 @@ import torch
 from semask_d2.d2 import META_ARCH_REGISTRY, CfgNode, MetadataCatalog, configurable
 from semask_d2.data import augmentation
 from semask_d2.data.augmentation import image_tensor, resized_tensor
-from semask_d2.data.image_io import check_labels, open_picture, read_labels
+from semask_d2.data.image_io import check_labels, open_picture
+from semask_d2.data.labels import read_sample_labels
 from semask_d2.utils.arguments import naming_config_keys, require
 from semask_d2.utils.errors import UserError
 
@@ -131,6 +132,7 @@ class SemanticMapper:
         if self.is_train:
             rng = rng if rng is not None else np.random.default_rng(np.random.randint(2**31))  # noqa: NPY002
             labels = self._read_labels(sample)
+            sample.pop("coco_labels", None)  # which no model needs, and which travel from process to process
             pixels, labels = self._augment(image, labels, rng)
             sample["image"] = image_tensor(pixels, self.image_format)
             # a copy, since a flipped map of one column counts as contiguous and still has a negative stride
@@ -143,7 +145,7 @@ class SemanticMapper:
         path = sample.get("sem_seg_file_name")
         if path is None:
             raise UserError(f"{sample['file_name']} has no sem_seg_file_name: training needs a label file per image")
-        labels = read_labels(path)
+        labels = read_sample_labels(sample)
         if labels.shape != (sample["height"], sample["width"]):
             raise UserError(
                 f"{sample['file_name']} is {sample['width']} x {sample['height']} but its label file "

@@ -34,6 +34,7 @@ def argument_parser(prog: str | None = None) -> argparse.ArgumentParser:
 """
     )
     parser.prog = called
+    parser.add_argument("--data", metavar="FILE", help="your own data set, as a YAML file describes it")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 

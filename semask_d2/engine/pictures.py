@@ -17,7 +17,8 @@ from torch import nn
 
 from semask_d2.d2 import CfgNode, EventWriter, HookBase, get_event_storage
 from semask_d2.data.datasets import get_dataset_dicts
-from semask_d2.data.image_io import read_image, read_labels, save_picture
+from semask_d2.data.image_io import read_image, save_picture
+from semask_d2.data.labels import read_sample_labels
 from semask_d2.inference.predictor import Predictor
 from semask_d2.report import write_report
 from semask_d2.report.evaluations import FOLDER as EVALUATIONS
@@ -150,7 +151,7 @@ def worst(evaluation: Path, dicts: list[dict], count: int) -> list[dict]:
 def draw_example(predictor: Predictor, example: dict) -> np.ndarray:
     """The panels of one data set dict."""
     image = read_image(example["file_name"])
-    truth = read_labels(example["sem_seg_file_name"]) if "sem_seg_file_name" in example else None
+    truth = read_sample_labels(example) if "sem_seg_file_name" in example else None
     prediction = predictor(image, priors=predictor.has_priors)
     return draw_panels(
         image,

@@ -28,6 +28,8 @@ from semask_d2.d2 import (
     hooks,
     setup_logger,
 )
+from semask_d2.data.datasets import class_metadata
+from semask_d2.data.datasets.custom import register_custom
 from semask_d2.data.loader import Batches, TrainBatches, build_test_loader, build_train_loader, run_seed
 from semask_d2.engine.hooks import (
     BestCheckpoint,
@@ -59,6 +61,7 @@ class Trainer(DefaultTrainer):
 
     def __init__(self, cfg: CfgNode):
         check_training(cfg)
+        register_custom(cfg)
         TrainerBase.__init__(self)  # DefaultTrainer's own would build parts that are replaced here
         for name in ("detectron2", "semask_d2"):
             if not logging.getLogger(name).isEnabledFor(logging.INFO):  # the program that uses the trainer set up none
@@ -80,6 +83,7 @@ class Trainer(DefaultTrainer):
             cfg.OUTPUT_DIR,
             training_start=True,
             drop_class_layers=cfg.MODEL.WEIGHTS_DROP_CLASS_LAYERS,
+            class_metadata=class_metadata(cfg),
             trainer=weakref.proxy(self),
         )
         self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from semask_d2.d2 import DatasetEvaluator, MetadataCatalog, comm
 from semask_d2.data.datasets import get_dataset_dicts
-from semask_d2.data.image_io import check_labels, read_labels
+from semask_d2.data.image_io import check_labels
+from semask_d2.data.labels import read_sample_labels
 from semask_d2.modeling.meta_arch import as_segmenter
 from semask_d2.utils.errors import UnreadableFile, UserError
 
@@ -105,9 +106,9 @@ class SemanticEvaluator(DatasetEvaluator):
         self.reset()
 
     @cached_property
-    def label_files(self) -> dict[str, str]:
-        """The label file of each image file, for loaders that do not hand it on."""
-        return {x["file_name"]: x["sem_seg_file_name"] for x in get_dataset_dicts(self.dataset_name)}
+    def samples(self) -> dict[str, dict[str, Any]]:
+        """The data set's dict of each image file, for loaders that do not hand its label file on."""
+        return {x["file_name"]: x for x in get_dataset_dicts(self.dataset_name)}
 
     def reset(self) -> None:
         """Forget all images."""
@@ -118,9 +119,10 @@ class SemanticEvaluator(DatasetEvaluator):
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
         """Compare `sem_seg` of `outputs`, scores (K, H, W) or labels (H, W), with the label file of each input."""
         for x, output in zip(inputs, outputs, strict=True):
-            path = x.get("sem_seg_file_name") or self.label_files[x["file_name"]]
+            sample = x if x.get("sem_seg_file_name") else self.samples[x["file_name"]]
+            path = sample["sem_seg_file_name"]
             try:
-                truth = read_labels(path)
+                truth = read_sample_labels(sample)
             except UnreadableFile as error:
                 logger.warning("%s left out of the metrics: %s", x["file_name"], error)
                 self.unreadable += 1

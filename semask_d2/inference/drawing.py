@@ -13,7 +13,8 @@ from tqdm import tqdm
 
 from semask_d2.config import get_cfg
 from semask_d2.d2 import CfgNode
-from semask_d2.data.image_io import check_labels, read_image, read_labels, save_picture
+from semask_d2.data.image_io import check_labels, read_image, save_picture
+from semask_d2.data.labels import read_sample_labels
 from semask_d2.inference import media
 from semask_d2.inference.predictor import Predictor
 from semask_d2.utils.errors import UnreadableFile, UserError, printable
@@ -28,14 +29,16 @@ FRAME = re.compile(r"\d{6,}\.png")  # the label file of a video's frame
 # what the allocators say, of the CPU and of libraries on a GPU, where it is no exception of its own type
 
 
-def choose_config(config_file: str | None, weights: str | None, opts: Sequence[str] = ()) -> CfgNode:
-    """The config, with MODEL.WEIGHTS, of the model that the user means.
+def choose_config(
+    config_file: str | None, weights: str | None, opts: Sequence[str] = (), *, data: str | None = None
+) -> CfgNode:
+    """The config, with MODEL.WEIGHTS, of the model that the user means; `data` is a data set's file.
 
     `weights` are a checkpoint or a run folder. A config file without weights takes those beside it; without either,
     the newest trained run under `output` is taken and named. Raises `UserError` where nothing trained is found.
     """
     if "MODEL.WEIGHTS" in opts[::2] and config_file:
-        return get_cfg(config_file, list(opts))
+        return get_cfg(config_file, list(opts), data=data)
     if weights is not None:
         path = Path(weights)
         if not os.path.exists(path):
@@ -57,7 +60,7 @@ def choose_config(config_file: str | None, weights: str | None, opts: Sequence[s
         path, config_file = require_run(run), str(run / CONFIG_NAME)
         print(printable(f"Using the newest trained run: {path}"))
     chosen = [] if path is None else ["MODEL.WEIGHTS", str(path)]
-    return get_cfg(config_file, [*opts, *chosen])
+    return get_cfg(config_file, [*opts, *chosen], data=data)
 
 
 class DrawingJob:
@@ -245,7 +248,7 @@ class DrawingJob:
         file = self._truth_file(path)
         if not os.path.isfile(file):
             raise UnreadableFile(f"{path}: no label file {file} to compare with")
-        truth = read_labels(file)
+        truth = read_sample_labels({"sem_seg_file_name": file, "label_format": predictor.label_format})
         if truth.shape != shape:
             raise UserError(
                 f"{file} is {truth.shape[1]} x {truth.shape[0]} pixels, its image {path} {shape[1]} x {shape[0]}: "

@@ -39,9 +39,13 @@ def find_inputs(inputs: Sequence[str]) -> list[Path]:
         if os.path.isdir(path):
             files = _folder_media(path, word)
         elif glob.has_magic(word) and not os.path.exists(path):
-            files = sorted(p for p in map(Path, glob.glob(str(path), recursive=True)) if is_media(p))
+            matches = sorted(p for p in map(Path, glob.glob(str(path), recursive=True)) if p.is_file())
+            files = [p for p in matches if is_media(p)]
+            others = _left_out(matches)
             if not files:
-                raise UserError(f"{word}: matches no image or video")
+                raise UserError(f"{word}: matches no image or video{f'; it matches {others}' if others else ''}")
+            if others:
+                logger.warning("%s: left out %s", word, others)
         else:
             files = [path]
         found += files
@@ -59,9 +63,8 @@ def _folder_media(folder: Path, word: str) -> list[Path]:
         raise UserError(f"{word}: this folder cannot be listed: {error.strerror}") from error
     files = [path for path in entries if is_media(path)]
     folders = sum(path.is_dir() for path in entries)
-    strangers = len(entries) - len(files) - folders
-    kinds = sorted({path.suffix.lower() or path.name for path in entries if not path.is_dir() and not is_media(path)})
-    left_out = [f"{strangers} file(s) of other kinds ({', '.join(kinds[:4])})"] if strangers else []
+    strangers = _left_out(entries)
+    left_out = [strangers] if strangers else []
     left_out += [f"{folders} folder(s) in it"] if folders else []
     pattern = f'for those of folders in it, give "{folder / "**" / "*.jpg"}" in quotes'
     if not files:
@@ -72,6 +75,13 @@ def _folder_media(folder: Path, word: str) -> list[Path]:
     if left_out:
         logger.warning("%s: left out %s%s", word, " and ".join(left_out), f"; {pattern}" if folders else "")
     return files
+
+
+def _left_out(entries: Sequence[Path]) -> str:
+    """How many of some entries are files of kinds that are not read, and which kinds; "" for none."""
+    strangers = [path for path in entries if not path.is_dir() and not is_media(path)]
+    kinds = sorted({path.suffix.lower() or path.name for path in strangers})
+    return f"{len(strangers)} file(s) of other kinds ({', '.join(kinds[:4])})" if strangers else ""
 
 
 def is_media(path: Path) -> bool:

@@ -5,17 +5,21 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import NamedTuple, overload
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import nn
 
-from semask_d2.checkpoint import load_weights
+from semask_d2.checkpoint import load_checkpoint, read_checkpoint
+from semask_d2.checkpoint.class_metadata import metadata_of_file
 from semask_d2.config import get_cfg
-from semask_d2.d2 import CfgNode, MetadataCatalog
+from semask_d2.d2 import CfgNode
 from semask_d2.data.augmentation import resized_tensor
+from semask_d2.data.datasets import class_metadata
+from semask_d2.data.datasets.custom import register_custom
+from semask_d2.data.labels import LabelFormat
 from semask_d2.modeling.meta_arch import as_segmenter, build_model
 from semask_d2.utils.errors import UserError
 from semask_d2.utils.runs import CONFIG_NAME, require_run
@@ -39,15 +43,17 @@ class Predictor:
     """A config's model with its MODEL.WEIGHTS, on its MODEL.DEVICE; call it with an RGB image or a list of them.
 
     Threads may share one: a call changes nothing in it. `class_names`, `class_colors` (K, 3) and `ignore_label` are
-    those of the config's first test set, where it has them.
+    those of the config's first test set, else those that the checkpoint records; `label_format` reads the label files
+    of the config's own data set.
     """
 
     def __init__(self, cfg: CfgNode):
         if not cfg.MODEL.WEIGHTS:
             raise UserError("MODEL.WEIGHTS is empty: predictions need trained weights; add MODEL.WEIGHTS FILE")
         model = build_model(cfg)
-        load_weights(model, cfg.MODEL.WEIGHTS)
-        self._take(cfg, model.eval())
+        data = read_checkpoint(cfg.MODEL.WEIGHTS)
+        load_checkpoint(model, data, cfg.MODEL.WEIGHTS)
+        self._take(cfg, model.eval(), metadata_of_file(data))
 
     @classmethod
     def from_run(cls, run: str | os.PathLike, weights: str | os.PathLike | None = None) -> Predictor:
@@ -65,21 +71,22 @@ class Predictor:
         predictor._take(cfg, model)
         return predictor
 
-    def _take(self, cfg: CfgNode, model: nn.Module) -> None:
+    def _take(self, cfg: CfgNode, model: nn.Module, recorded: dict[str, Any] | None = None) -> None:
+        """Take a config and its model; `recorded` is what the checkpoint says of its classes."""
         self.cfg = cfg.clone()
         self.model = as_segmenter(model)
+        custom = register_custom(cfg)
+        self.label_format = custom.label_format if custom else LabelFormat()
         count = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
-        datasets = cfg.DATASETS.TEST or cfg.DATASETS.TRAIN
-        metadata = MetadataCatalog.get(datasets[0]) if datasets else None
-        names = metadata.get("stuff_classes") if metadata else None
-        if names is None or len(names) != count:  # a data set that only the training program registers
-            metadata, names = None, [f"class {i}" for i in range(count)]
-        self.class_names: list[str] = list(names)
-        colors = metadata.get("stuff_colors") if metadata else None
-        if colors is None or len(colors) != count:
-            colors = distinct_colors(count)
-        self.class_colors: np.ndarray = np.array(colors, np.uint8)
-        self.ignore_label: int = metadata.get("ignore_label", 255) if metadata else 255
+        known = class_metadata(cfg)
+        if known is None and recorded and len(recorded["class_names"]) == count:
+            known = recorded
+        if known is None:  # a data set that only the training program registers, and a checkpoint without names
+            names = [f"class {i}" for i in range(count)]
+            known = {"class_names": names, "class_colors": distinct_colors(count), "ignore_label": 255}
+        self.class_names: list[str] = known["class_names"]
+        self.class_colors: np.ndarray = np.array(known["class_colors"], np.uint8)
+        self.ignore_label: int = known["ignore_label"]
 
     @overload
     def __call__(self, images: np.ndarray, *, scores: bool = False, priors: bool = False) -> Prediction: ...

@@ -14,6 +14,7 @@ from semask_d2.checkpoint import LoadReport, load_weights
 from semask_d2.checkpoint.conversion import fit_bias_table
 from semask_d2.modeling.backbones.base import SemanticSettings
 from semask_d2.modeling.backbones.timm_backbone import SeMaskTimm
+from semask_d2.utils.errors import UserError
 from tests.helpers.small_models import (
     HEADS,
     SmallModel,
@@ -204,6 +205,27 @@ def test_weights_of_a_timm_backbone(tmp_path: Path) -> None:
         body = model.backbone.body.eval()
         ours = body["stages_0"](body["stem_1"](body["stem_0"](image)))
     assert torch.equal(ours, expected)
+
+
+def test_weights_of_efficientnet_pytorch(tmp_path: Path) -> None:
+    """The same tensors as timm's in the same order, under names of their own."""
+    import timm
+
+    theirs = timm.create_model("tf_efficientnet_lite0", num_classes=7).state_dict()
+    named = {}
+    for number, (name, value) in enumerate(theirs.items()):
+        prefix = {"conv_stem": "_conv_stem", "conv_head": "_conv_head", "bn2": "_bn1", "classifier": "_fc"}
+        start = name.split(".")[0]
+        named[f"{prefix.get(start, f'_blocks.0._depthwise_conv.{number}')}.{name}"] = value
+    model = SmallModel(SeMaskTimm(name="tf_efficientnet_lite0", semantic=SemanticSettings(5)), HEADS["FPN"])
+    report = load(model, named, tmp_path, training_start=True)
+    assert report.kind == "EfficientNet of efficientnet_pytorch"
+    assert report.unexpected == []
+    for name, value in model.backbone.body.state_dict().items():
+        assert torch.equal(value, theirs[name])
+    other = {name: value for name, value in named.items() if "_conv_stem" not in name} | {"_conv_stem.x": torch.ones(3)}
+    with pytest.raises(UserError, match="do not fit"):
+        load(model, other, tmp_path, training_start=True)
 
 
 def test_arrays_in_a_torch_file(tmp_path: Path) -> None:

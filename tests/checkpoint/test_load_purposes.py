@@ -120,6 +120,33 @@ def test_dropping_class_layers_excuses_no_other(tmp_path: Path) -> None:
     assert_refused(swin_model(), path, match, training_start=True, drop_class_layers=True)
 
 
+def test_another_number_of_queries_starts_anew_as_class_layers_do(
+    tmp_path: Path, log: pytest.LogCaptureFixture
+) -> None:
+    model = swin_model()
+    state = snapshot(swin_model())
+    names = [name for name in state if "query_" in name]
+    assert names
+    for name in names:
+        state[name] = torch.cat([state[name], state[name]])
+    path = save({"model": state}, tmp_path)
+    assert_refused(model, path, r"with another number of queries: check MODEL\.MASK_FORMER\.NUM_OBJECT_QUERIES")
+    assert_refused(model, path, r"with other queries: to .* MODEL\.WEIGHTS_DROP_CLASS_LAYERS True", training_start=True)
+    before = snapshot(model)
+    load_weights(model, path, training_start=True, drop_class_layers=True)
+    for name in names:
+        assert torch.equal(model.state_dict()[name], before[name])
+    count = len(before[names[0]])
+    assert f"the model's {count} queries start anew, in the place of {2 * count}" in log.text
+
+
+def test_queries_of_the_models_number_are_kept_where_class_layers_are_dropped(tmp_path: Path) -> None:
+    model, state = swin_model(), snapshot(swin_model())
+    load_weights(model, save({"model": state}, tmp_path), training_start=True, drop_class_layers=True)
+    for name in (name for name in state if "query_" in name):
+        assert torch.equal(model.state_dict()[name], state[name])
+
+
 def test_unexpected_tensors_are_warned_of(tmp_path: Path, log: pytest.LogCaptureFixture) -> None:
     state = snapshot(swin_model()) | {"backbone.layers.2.blocks.2.norm1.weight": torch.ones(32)}
     report = load_weights(swin_model(), save({"model": state}, tmp_path))

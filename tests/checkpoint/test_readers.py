@@ -264,3 +264,34 @@ class TestTimm:
     def test_an_unknown_name_gets_the_nearest(self, name: str) -> None:
         with pytest.raises(UserError, match=f'no weights called "{name}".*Did you mean "{self.NAME}"'):
             read_checkpoint(f"timm://{name}")
+
+
+class TestPackages:
+    """The weight file inside an installed package."""
+
+    @staticmethod
+    def install(folder: Path, files: list[str]) -> None:
+        info = folder / "some_weights-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: some-weights\nVersion: 1.0\n")
+        (info / "RECORD").write_text("".join(f"{name},,\n" for name in files))
+        (folder / "some_weights").mkdir()
+        (folder / "some_weights" / "__init__.py").write_text("raise SystemExit('it must not be imported')")
+
+    def test_is_read_without_an_import(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.install(tmp_path, ["some_weights/__init__.py", "some_weights/model.pth"])
+        torch.save({"weight": torch.ones(2)}, tmp_path / "some_weights" / "model.pth")
+        monkeypatch.syspath_prepend(tmp_path)
+        assert torch.equal(read_checkpoint("pypi://some-weights")["weight"], torch.ones(2))
+
+    @pytest.mark.parametrize("files", [[], ["some_weights/a.pth", "some_weights/b.pth"]])
+    def test_must_hold_one(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: list[str]) -> None:
+        self.install(tmp_path, files)
+        monkeypatch.syspath_prepend(tmp_path)
+        with pytest.raises(UserError, match=r"pypi://some-weights: expected a package with one weight file, found"):
+            read_checkpoint("pypi://some-weights")
+
+    @pytest.mark.parametrize("name", ["no-such-weights", ""])
+    def test_must_be_there(self, name: str) -> None:
+        with pytest.raises(UserError, match=f"pypi://{name}: not installed here: pip install {name}"):
+            read_checkpoint(f"pypi://{name}")

@@ -57,6 +57,9 @@ def test_what_is_left_out_of_a_folder_is_counted(folder: Path, caplog: pytest.Lo
     found(folder, "")
     assert caplog.text.count("left out 2 file(s) of other kinds (.heic, .txt) and 1 folder(s) in it") == 1
     caplog.clear()
+    found(folder, "*")
+    assert "left out 2 file(s) of other kinds (.heic, .txt)" in caplog.text  # of a pattern, too
+    caplog.clear()
     found(folder, "sub/deep")
     assert not caplog.text
     (folder / "heic").mkdir()

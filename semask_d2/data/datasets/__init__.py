@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import difflib
 import os
+from typing import Any
 
-from semask_d2.d2 import DatasetCatalog, MetadataCatalog
+from semask_d2.d2 import CfgNode, DatasetCatalog, MetadataCatalog
 from semask_d2.data.datasets.ade20k import ADE20K
 from semask_d2.data.datasets.camvid import CAMVID
 from semask_d2.data.datasets.cityscapes import CITYSCAPES
@@ -13,6 +14,7 @@ from semask_d2.data.datasets.coco_stuff10k import COCO_STUFF_10K
 from semask_d2.data.datasets.folder import FolderDataset, require_folder
 from semask_d2.data.datasets.toy_scenes import TOY_SCENES
 from semask_d2.utils.errors import UserError
+from semask_d2.utils.visualization import distinct_colors
 
 DATASETS = (TOY_SCENES, CAMVID, ADE20K, CITYSCAPES, COCO_STUFF_10K)
 
@@ -75,6 +77,26 @@ def get_dataset_dicts(name: str) -> list[dict]:
     if not dicts:
         raise UserError(f'data set "{name}" is empty: {how}')
     return dicts
+
+
+def class_metadata(cfg: CfgNode) -> dict[str, Any] | None:
+    """The `class_names`, `class_colors` and `ignore_label` of a config's first test set, or training set.
+
+    None where it is not registered here, or has another number of classes than the config.
+    """
+    names = cfg.DATASETS.TEST or cfg.DATASETS.TRAIN
+    metadata = MetadataCatalog.get(names[0]) if names else None
+    classes = metadata.get("stuff_classes") if metadata else None
+    if metadata is None or classes is None or len(classes) != cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES:
+        return None
+    colors = metadata.get("stuff_colors")
+    if colors is None or len(colors) != len(classes):
+        colors = distinct_colors(len(classes))
+    return {
+        "class_names": list(classes),
+        "class_colors": [[int(channel) for channel in color] for color in colors],
+        "ignore_label": metadata.get("ignore_label", 255),
+    }
 
 
 def _registered_by(name: str) -> str:

@@ -1,4 +1,4 @@
-"""SeMask on any backbone of timm whose stages are a chain: swin, convnext, pvt_v2, resnet, ..."""
+"""SeMask on any backbone of timm whose stages are a chain: swin, convnext, resnet, efficientnet, mobilenet, ..."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from semask_d2.modeling.layers.recomputation import run
 from semask_d2.utils.arguments import ArgumentError, require
 
 if TYPE_CHECKING:
-    from timm.models import FeatureListNet
+    from timm.models import FeatureInfo
 
 logger = logging.getLogger(__name__)
 
@@ -59,8 +59,10 @@ class SeMaskTimm(HierarchicalBackbone):
         except ValueError as error:
             raise ArgumentError(self, "name", f'expected {error}, got "{name}"') from error
         self.channels_last = getattr(self.body, "output_fmt", "NCHW") == "NHWC"
-        self.stage_of = dict(zip(self.body.return_layers, range(len(STRIDES)), strict=True))
-        dims = self.body.feature_info.channels()
+        features = cast("FeatureInfo", self.body.feature_info)
+        self.chain = chain_of(self.body)
+        self.stage_of = {end: stage for stage, end in enumerate(stage_ends(self.body))}
+        dims = features.channels()
         self.semantic_layers = nn.ModuleList(semantic.layer(i, dim) or nn.Identity() for i, dim in enumerate(dims))
         self.norms = nn.ModuleList(nn.LayerNorm(dim) for dim in dims)
         self.has_semantics = semantic.num_blocks > 0
@@ -77,7 +79,8 @@ class SeMaskTimm(HierarchicalBackbone):
     def stem_and_stages(self) -> list[list[nn.Module]]:
         """The chain's modules in five parts: the stem, and what leads to the end of each stage."""
         parts: list[list[nn.Module]] = [[]]
-        for name, module in self.body.items():
+        for name in self.chain:
+            module = self.body.get_submodule(name)
             parts[-1].append(module)
             if name in self.stage_of:
                 parts.append([])
@@ -93,8 +96,8 @@ class SeMaskTimm(HierarchicalBackbone):
         """Normalized images (B, 3, H, W) -> every feature that `output_shape()` names, (B, C, h, w)."""
         outputs = {}
         stage = 0  # the one that a module is part of
-        for name, module in self.body.items():
-            x = run(module, x, recompute=f"res{stage + 2}" in self.checkpointing)
+        for name in self.chain:
+            x = run(self.body.get_submodule(name), x, recompute=f"res{stage + 2}" in self.checkpointing)
             if name not in self.stage_of:
                 continue
             stage = self.stage_of[name]
@@ -108,13 +111,33 @@ class SeMaskTimm(HierarchicalBackbone):
         return outputs
 
 
-def create_body(name: str, drop_path_rate: float) -> FeatureListNet:
+def chain_of(body: nn.Module) -> list[str]:
+    """The names of the modules of `body` in the order that they are applied in; `blocks` are named one by one."""
+    names: list[str] = []
+    for name, module in body.named_children():
+        stages = isinstance(module, nn.Sequential) and name == "blocks"  # of EfficientNets and MobileNets
+        names += [f"{name}.{i}" for i in range(len(module))] if stages else [name]
+    return names
+
+
+def stage_ends(body: nn.Module) -> list[str]:
+    """The name in `chain_of` of the module that gives each of the features."""
+    from timm.models import FeatureListNet
+
+    if isinstance(body, FeatureListNet):
+        return list(body.return_layers)
+    return cast("FeatureInfo", body.feature_info).module_name()
+
+
+def create_body(name: str, drop_path_rate: float) -> nn.Module:
     """timm's model `name` as a chain of modules; `ValueError` where there is none, or it has no such stages.
 
     Families without stochastic depth are built without it, which a warning says.
     """
     import timm  # here, because only this backbone needs it and importing it takes seconds
     from timm.models import FeatureListNet
+    from timm.models.efficientnet import EfficientNetFeatures
+    from timm.models.mobilenetv3 import MobileNetV3Features
 
     if not timm.is_model(name):
         near = get_close_matches(name, timm.list_models(), n=3)
@@ -137,12 +160,12 @@ def create_body(name: str, drop_path_rate: float) -> FeatureListNet:
             body = timm.create_model(name, **options)
     except (RuntimeError, TypeError, AssertionError, ValueError, AttributeError, NotImplementedError) as error:
         raise ValueError(f"a model of timm that gives stages of features ({type(error).__name__}: {error})") from error
-    if not isinstance(body, FeatureListNet):
+    if not isinstance(body, (FeatureListNet, EfficientNetFeatures, MobileNetV3Features)):
         raise ValueError("a model of timm whose stages are a chain of modules")
     reductions = body.feature_info.reduction()
     indices = [i for i, reduction in enumerate(reductions) if reduction in STRIDES]
     if tuple(reductions[i] for i in indices) != STRIDES:
         raise ValueError(f"a model of timm with features of strides {list(STRIDES)}, not of {reductions}")
     if len(indices) != len(reductions):
-        body = cast(FeatureListNet, timm.create_model(name, **options, out_indices=indices))
+        body = timm.create_model(name, **options, out_indices=indices)
     return body

@@ -1,12 +1,88 @@
-"""Multi-head attention with separate tokens for queries, keys and values."""
+"""Attention: the formula with a bias, and the layer of several heads with separate tokens for queries and keys."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
-from semask_d2.modeling.layers.linear import Linear, linear
+from semask_d2.modeling.layers.linear import Linear, in_graph, linear
+
+PART = 2**18  # attention weights that a CPU holds at a time where it learns
+
+
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor | None = None,
+    *,
+    dropout: float = 0.0,
+    scale: float | None = None,
+) -> Tensor:
+    """softmax(scale q k^T + bias) v, with `scale` D^-0.5 by default.
+
+    `q` and `k` (B, heads, N, D), `v` (B, heads, N, C), `bias` (heads, N, N), shared by the batch -> (B, heads, N, C).
+    """
+    learns = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (q, k, v, bias))
+    on_cpu = q.device.type == "cpu" and not (in_graph() or dropout or torch.is_autocast_enabled("cpu"))
+    if learns and on_cpu:
+        return LeanSelfAttention.apply(q, k, v, bias, q.shape[-1] ** -0.5 if scale is None else scale)
+    mask = None if bias is None else bias[None]
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scale)
+
+
+class LeanSelfAttention(torch.autograd.Function):
+    """`attention` that learns on a CPU and keeps no weights for it: they are made again, a part at a time."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float) -> Tensor:
+        ctx.save_for_backward(q, k, v, bias)
+        ctx.scale = scale
+        out = v.new_empty(*q.shape[:3], v.shape[3])
+        for part, heads in parts(q):
+            out[part, heads] = weights_of(q[part, heads], k[part, heads], bias, heads, scale) @ v[part, heads]
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride] - the decorator hides names
+        q, k, v, bias = ctx.saved_tensors
+        (upstream,) = grad_outputs
+        q_grad, k_grad, v_grad = map(torch.empty_like, (q, k, v))
+        bias_grad = None if bias is None else torch.zeros_like(bias)
+        for part, heads in parts(q):
+            weights = weights_of(q[part, heads], k[part, heads], bias, heads, ctx.scale)
+            grad = upstream[part, heads]
+            v_grad[part, heads] = weights.transpose(2, 3) @ grad
+            grad = grad @ v[part, heads].transpose(2, 3)
+            grad = grad.sub_((grad * weights).sum(-1, keepdim=True)).mul_(weights)  # of the logits
+            if bias_grad is not None:
+                bias_grad[heads] += grad.sum(0)
+            grad *= ctx.scale
+            q_grad[part, heads] = grad @ k[part, heads]
+            k_grad[part, heads] = grad.transpose(2, 3) @ q[part, heads]
+        return q_grad, k_grad, v_grad, bias_grad, None
+
+
+def parts(q: Tensor) -> Iterator[tuple[slice, slice]]:
+    """Some of the batch and some of the heads of `q` (B, heads, N, D) at a time."""
+    batch, heads, tokens = q.shape[:3]
+    some_heads = min(heads, max(1, PART // tokens**2))
+    step = max(1, PART // (some_heads * tokens**2))
+    for first_head in range(0, heads, some_heads):
+        for first in range(0, batch, step):
+            yield slice(first, first + step), slice(first_head, first_head + some_heads)
+
+
+def weights_of(q: Tensor, k: Tensor, bias: Tensor | None, heads: slice, scale: float) -> Tensor:
+    """The softmax of a part's logits, (B, heads, N, N)."""
+    logits = (q @ k.transpose(2, 3)).mul_(scale)
+    return (logits if bias is None else logits.add_(bias[heads])).softmax(-1)
 
 
 class MultiheadAttention(nn.Module):

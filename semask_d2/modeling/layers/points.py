@@ -13,23 +13,24 @@ from torch import Tensor
 
 def sample_points(maps: Tensor, points: Tensor) -> Tensor:
     """Values of `maps` (B, C, H, W) at `points` (B, P, 2): (B, C, P)."""
-    grid = 2 * points[:, None] - 1
+    grid = (2 * points[:, None]).sub_(1)
     return F.grid_sample(maps, grid, mode="bilinear", padding_mode="zeros", align_corners=False).squeeze(2)
 
 
 def sample_class_masks(labels: Tensor, points: Tensor, classes: Tensor) -> Tensor:
     """Bilinear samples of the binary masks `labels == class`, never held together: (M, P).
 
-    `labels` is one map (H, W), `classes` (M,) ids of at least 0; `points` is (P, 2), shared by all masks, or (M, P, 2),
-    one set each.
+    `labels` is one map (H, W), `classes` (M,) ids of at least 0; `points` is (P, 2), shared by all masks, or
+    (..., M, P, 2), one set each, whose samples are (..., M, P).
     """
     if labels.device.type != "cpu" or points.dim() == 2 or not len(classes):
         return class_shares(labels, points, classes)
-    samples = []
-    for class_id, own in zip(classes, points, strict=True):  # on a CPU much faster than indexing
+    samples = points.new_empty(points.shape[:-1])
+    for m, class_id in enumerate(classes):  # on a CPU much faster than indexing
         mask = (labels == class_id).to(points.dtype)
-        samples.append(sample_points(mask[None, None], own[None])[0])
-    return torch.cat(samples)
+        own = points[..., m, :, :]
+        samples[..., m, :] = sample_points(mask[None, None], own.reshape(1, -1, 2)).view(own.shape[:-1])
+    return samples
 
 
 def class_shares(labels: Tensor, points: Tensor, classes: Tensor) -> Tensor:

@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from semask_d2.modeling.layers.attention import attention
 from semask_d2.modeling.layers.linear import Linear
 from semask_d2.modeling.layers.window_partition import pad_to_multiple, window_merge, window_partition
 
@@ -45,7 +45,8 @@ class SemanticAttention(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(B, N, C) -> the attended tokens (B, N, C) and their semantic map (B, N, K)."""
         q = self.mlp_cls_q(x)
-        y = F.scaled_dot_product_attention(q, self.mlp_cls_k(x), self.mlp_v(x), scale=1.0)
+        heads = (part[:, None] for part in (q, self.mlp_cls_k(x), self.mlp_v(x)))  # one
+        y = attention(*heads, scale=1.0)[:, 0]
         return self.gamma * self.drop(self.mlp_res(y)) + x, q
 
 

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from semask_d2.modeling.layers.attention import attention
 from semask_d2.modeling.layers.linear import Linear
 from semask_d2.modeling.layers.window_partition import pad_to_multiple, window_merge, window_partition
 
@@ -67,12 +68,16 @@ class WindowAttention(nn.Module):
         self.proj_drop = nn.Dropout(proj_drop)
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
 
-    def bias(self, mask: Tensor | None, batch: int) -> Tensor:
-        """(1 or B x windows, heads, N, N): relative position bias plus, where given, the (windows, N, N) mask."""
+    def bias(self, mask: Tensor | None) -> Tensor:
+        """(heads, N, N): relative position bias; with the (windows, N, N) mask added, (windows x heads, N, N).
+
+        Contiguous, its rows aligned to 8 numbers: a GPU's fused attention takes no other.
+        """
         tokens = self.window**2
         bias = self.relative_position_bias_table[self.relative_position_index.flatten()]
-        bias = bias.view(tokens, tokens, self.num_heads).permute(2, 0, 1)[None]
-        return bias if mask is None else (bias + mask[:, None].to(bias.dtype)).repeat(batch, 1, 1, 1)
+        bias = bias.view(tokens, tokens, self.num_heads).permute(2, 0, 1)
+        bias = F.pad(bias, (0, -tokens % 8)).contiguous()[..., :tokens]
+        return bias if mask is None else (bias + mask[:, None].to(bias.dtype)).flatten(0, 1)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """(B, H, W, C) -> the same shape; `mask` as `shifted_window_mask` makes it, for `shift` > 0."""
@@ -84,16 +89,12 @@ class WindowAttention(nn.Module):
         x = window_partition(x, self.window)
         qkv = self.qkv(x).view(*x.shape[:2], 3, self.num_heads, c // self.num_heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
-        x = F.scaled_dot_product_attention(
-            q,
-            k,
-            v,
-            attn_mask=self.bias(mask if self.shift else None, b),
-            dropout_p=self.attn_drop if self.training else 0.0,
-            scale=self.scale,
-        )
-        x = self.proj_drop(self.proj(x.transpose(1, 2).flatten(2)))
-        x = window_merge(x, self.window, padded_h, padded_w)
+        bias = self.bias(mask if self.shift else None)
+        if self.shift:  # windows beside heads: each has a bias of its own, which the images share
+            q, k, v = (part.reshape(b, -1, *part.shape[2:]) for part in (q, k, v))
+        x = attention(q, k, v, bias, dropout=self.attn_drop if self.training else 0.0, scale=self.scale)
+        x = x.reshape(-1, self.num_heads, *x.shape[2:]).transpose(1, 2).flatten(2)
+        x = window_merge(self.proj_drop(self.proj(x)), self.window, padded_h, padded_w)
         if self.shift:
             x = x.roll((self.shift, self.shift), dims=(1, 2))
         return x[:, :h, :w]

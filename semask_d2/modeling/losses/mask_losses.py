@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Protocol
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -15,7 +16,7 @@ from torch import Tensor
 from semask_d2.modeling.layers.points import sample_class_masks, sample_points
 from semask_d2.utils.arguments import require
 
-CPU_COST_ROWS = 256  # queries whose costs are computed at a time on a CPU
+CPU_COST_POINTS = 448  # at which costs are computed at a time on a CPU; 12,544 are 28 times as many
 ALPHA, GAMMA = 0.25, 2  # of the focal loss (arXiv 1708.02002)
 
 
@@ -56,6 +57,14 @@ def log_sum(values: Tensor) -> Tensor:
     return values.log().sum(-1)
 
 
+def indices_of_least(values: Tensor, number: int) -> Tensor:
+    """Where the `number` least of `values` (..., P) are, in no order: (..., number)."""
+    if values.device.type != "cpu" or number in (0, values.shape[-1]):
+        return values.topk(number, largest=False, sorted=False).indices
+    # three times as fast as torch's
+    return torch.from_numpy(np.argpartition(values.numpy(), number, axis=-1)[..., :number].copy())
+
+
 class PointMaskLoss:
     """Costs on `num_points` uniform points an image; losses on points that are partly the most uncertain ones.
 
@@ -87,26 +96,39 @@ class PointMaskLoss:
         # sampling is linear, so the features are sampled once for all queries
         samples = sample_points(features[None], points[None])[0]
         target = sample_class_masks(labels, points, classes)
-        # some queries at a time: their logits on all points, several times over, are much memory
-        step = CPU_COST_ROWS if embed.device.type == "cpu" else len(embed)
-        costs = [self.costs_on(rows @ samples, target) for rows in embed.split(max(step, 1))]
-        mask_costs, dice_costs = zip(*costs, strict=True)
-        return torch.cat(mask_costs), torch.cat(dice_costs)
+        softplus, correlation, probability, overlap = self.cost_sums(embed, samples, target)
+        # softplus(-x) t + softplus(x) (1 - t) = softplus(x) - x t
+        mask_cost = (softplus[:, None] - correlation) / self.num_points
+        dice_cost = 1 - (2 * overlap + 1) / (probability[:, None] + target.sum(1) + 1)
+        return mask_cost, dice_cost
 
-    def costs_on(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """The two costs of each of some queries with each target: (N, P) and (M, P) -> (N, M) each."""
-        # softplus(-x) t + softplus(x) (1 - t) = softplus(x) - x t, and softplus(x) = relu(x) - log sigmoid(|x|)
-        softplus_sum = logits.relu().sum(1) - log_sum(logits.abs().sigmoid_())
-        mask_cost = (softplus_sum[:, None] - logits @ target.T) / self.num_points
-        return mask_cost, pairwise_dice(logits.sigmoid(), target)
+    @staticmethod
+    def cost_sums(embed: Tensor, samples: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Sums over the points of softplus(x), x t, p and p t, where x = `embed` @ `samples` (C, P) and p = sigmoid(x).
+
+        (N,), (N, M), (N,) and (N, M) for `target` (M, P). On a CPU some points at a time, whose numbers stay in cache.
+        """
+        step = CPU_COST_POINTS if embed.device.type == "cpu" else samples.shape[1]
+        totals: list[Tensor] = []
+        for part, part_target in zip(samples.split(step, dim=1), target.split(step, dim=1), strict=True):
+            logits = embed @ part
+            probability = logits.sigmoid()
+            correlation, overlap = logits @ part_target.T, probability @ part_target.T
+            # softplus(x) = relu(x) - log max(p, 1 - p)
+            larger = torch.maximum(probability, 1 - probability)
+            softplus = logits.relu_().sum(1) - log_sum(larger)
+            sums = [softplus, correlation, probability.sum(1), overlap]
+            totals = [total.add_(x) for total, x in zip(totals, sums, strict=True)] if totals else sums
+        softplus, correlation, probability, overlap = totals
+        return softplus, correlation, probability, overlap
 
     def losses(self, embed: Tensor, features: Tensor, labels: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
         """`embed` (L, M, C) of the matched queries -> binary cross-entropy and dice of each pair, (L, M)."""
         layers = len(embed)
         logit_maps = torch.einsum("lmc,chw->lmhw", embed, features)
-        points = self.choose_points(logit_maps.detach()).flatten(0, 1)
-        logits = sample_points(logit_maps.flatten(0, 1)[:, None], points).squeeze(1)
-        target = sample_class_masks(labels, points, classes.repeat(layers))
+        points = self.choose_points(logit_maps.detach())
+        logits = sample_points(logit_maps.flatten(0, 1)[:, None], points.flatten(0, 1)).squeeze(1)
+        target = sample_class_masks(labels, points, classes).flatten(0, 1)
         mask_loss = F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean(1)
         return mask_loss.view(layers, -1), dice(logits.sigmoid(), target).view(layers, -1)
 
@@ -116,7 +138,7 @@ class PointMaskLoss:
         layers, masks = logit_maps.shape[:2]
         candidates = torch.rand(layers, self.num_candidates, 2, device=logit_maps.device)
         certainty = sample_points(logit_maps, candidates).abs()  # (L, M, candidates)
-        uncertain = certainty.topk(self.num_uncertain, dim=2, largest=False, sorted=False).indices
+        uncertain = indices_of_least(certainty, self.num_uncertain)
         chosen = candidates.gather(1, uncertain.flatten(1)[..., None].expand(-1, -1, 2)).view(layers, masks, -1, 2)
         num_fresh = self.num_points - self.num_uncertain
         fresh = torch.rand(layers, masks, num_fresh, 2, device=logit_maps.device)

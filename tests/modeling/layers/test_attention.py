@@ -1,12 +1,72 @@
-"""Multi-head attention against torch's own module, loaded with the same weights."""
+"""Attention against its plain formula, and the multi-head layer against torch's own with the same weights."""
 
 from __future__ import annotations
 
+from unittest import mock
+
 import pytest
 import torch
-from torch import nn
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
 
-from semask_d2.modeling.layers.attention import MultiheadAttention
+from semask_d2.modeling.layers import attention as module
+from semask_d2.modeling.layers.attention import LeanSelfAttention, MultiheadAttention, attention
+
+
+def plain_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float | None) -> Tensor:
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    logits = scale * torch.einsum("bhqd,bhkd->bhqk", q, k)
+    return torch.einsum("bhqk,bhkc->bhqc", (logits if bias is None else logits + bias).softmax(-1), v)
+
+
+sizes = st.integers(1, 5)
+
+
+@settings(deadline=None, derandomize=True, max_examples=40)
+@given(
+    batch=sizes,
+    heads=sizes,
+    tokens=sizes,
+    dim=sizes,
+    channels=sizes,
+    part=st.integers(1, 200),
+    biased=st.booleans(),
+    scale=st.sampled_from([None, 0.5]),
+)
+def test_attention_equals_its_formula_with_gradients(
+    batch: int, heads: int, tokens: int, dim: int, channels: int, part: int, biased: bool, scale: float | None
+) -> None:
+    q, k = (torch.randn(batch, heads, tokens, dim, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    v = torch.randn(batch, heads, tokens, channels, dtype=torch.float64, requires_grad=True)
+    bias = torch.randn(heads, tokens, tokens, dtype=torch.float64, requires_grad=True) if biased else None
+    inputs = [q, k, v, *([] if bias is None else [bias])]
+    reference = plain_attention(q, k, v, bias, scale)
+    with mock.patch.object(module, "PART", part):
+        learnt = attention(q, k, v, bias, scale=scale)
+        upstream = torch.randn_like(learnt)
+        gradients = torch.autograd.grad(learnt, inputs, upstream)
+    with torch.no_grad():
+        seen = attention(q, k, v, bias, scale=scale)
+    torch.testing.assert_close(learnt, reference)
+    torch.testing.assert_close(seen, reference)
+    torch.testing.assert_close(list(gradients), list(torch.autograd.grad(reference, inputs, upstream)))
+
+
+def test_gradcheck_of_lean_self_attention() -> None:
+    def random(*shape: int) -> Tensor:
+        return torch.randn(shape, dtype=torch.float64, requires_grad=True)
+
+    inputs = (random(2, 2, 3, 4), random(2, 2, 3, 4), random(2, 2, 3, 5), random(2, 3, 3), 0.7)
+    assert torch.autograd.gradcheck(LeanSelfAttention.apply, inputs)
+
+
+def test_lean_self_attention_keeps_no_weights() -> None:
+    q, k, v = (torch.randn(2, 3, 50, 4, requires_grad=True) for _ in range(3))
+    kept: list[int] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.numel()) or x, lambda x: x):
+        attention(q, k, v)
+    assert sum(kept) == 3 * q.numel() < 2 * 3 * 50 * 50
 
 
 def pair(dim: int, heads: int) -> tuple[MultiheadAttention, nn.MultiheadAttention]:

@@ -11,6 +11,12 @@ from semask_d2.modeling.layers import linear as module
 from semask_d2.modeling.layers.linear import Linear, linear
 
 
+@pytest.fixture(autouse=True, params=[True, False], ids=["AMD", "another"])
+def amd(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    monkeypatch.setattr(module, "on_amd", lambda: request.param)
+    return request.param
+
+
 @pytest.mark.parametrize("shape", [(7,), (3, 7), (200, 7), (2, 40, 7), (2, 9, 11, 7), (1, 64, 7), (0, 7)])
 @pytest.mark.parametrize("bias", [True, False])
 def test_equals_torchs_with_gradients(shape: tuple[int, ...], bias: bool) -> None:
@@ -29,19 +35,19 @@ def test_views_that_are_not_contiguous() -> None:
     torch.testing.assert_close(linear(x, weight), F.linear(x, weight), atol=1e-5, rtol=1e-5)
 
 
-def test_other_types_and_graphs_take_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_fp32_on_amd_outside_of_graphs_takes_the_detour(monkeypatch: pytest.MonkeyPatch, amd: bool) -> None:
     x, weight = torch.randn(100, 7), torch.randn(5, 7)
     convolutions = []
     monkeypatch.setattr(F, "conv2d", lambda *args: convolutions.append(1) or torch.zeros(1, 5, 100, 1))
     linear(x, weight)
-    assert len(convolutions) == 1
+    assert len(convolutions) == int(amd)
     linear(x.double(), weight.double())
     linear(x[: module.LEAST_TOKENS - 1], weight)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert linear(x, weight).dtype == torch.bfloat16
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
     linear(x, weight)
-    assert len(convolutions) == 1
+    assert len(convolutions) == int(amd)
 
 
 def test_the_layer_is_torchs_by_its_state() -> None:

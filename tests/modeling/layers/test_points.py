@@ -45,7 +45,10 @@ def test_class_masks_equal_grid_samples_of_explicit_masks(height: int, width: in
     torch.testing.assert_close(shared, expected, atol=1e-9, rtol=0)
     own = torch.stack([points, points.flip(1), 1 - points])
     for way in (sample_class_masks, class_shares):
-        torch.testing.assert_close(way(labels, own, classes), masked_samples(labels, own, classes), atol=1e-9, rtol=0)
+        expected = masked_samples(labels, own, classes)
+        torch.testing.assert_close(way(labels, own, classes), expected, atol=1e-9, rtol=0)
+        of_two_layers = way(labels, torch.stack([own, own.flip(1)]), classes)
+        torch.testing.assert_close(of_two_layers, torch.stack([expected, expected.flip(1)]), atol=1e-9, rtol=0)
 
 
 def test_class_masks_without_classes() -> None:

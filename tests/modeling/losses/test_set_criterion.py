@@ -285,8 +285,8 @@ def test_costs_in_parts_are_the_costs_at_once(monkeypatch: pytest.MonkeyPatch) -
     torch.manual_seed(0)
     arguments = (torch.randn(10, 5), torch.randn(5, 8, 10), torch.randint(0, 4, (32, 40)), torch.tensor([0, 2, 3]))
     results = []
-    for rows in (1, 3, 128):
-        monkeypatch.setattr(mask_losses, "CPU_COST_ROWS", rows)
+    for points in (1, 7, 12544):
+        monkeypatch.setattr(mask_losses, "CPU_COST_POINTS", points)
         torch.manual_seed(1)
         results.append(PointMaskLoss(**POINTS).costs(*arguments))
     for other in results[1:]:

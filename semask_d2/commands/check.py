@@ -1,0 +1,76 @@
+"""`semask check FILE`: all that is wrong with a data set of one's own, before a training meets it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from semask_d2.config import get_cfg
+from semask_d2.data.check_page import as_page, as_text
+from semask_d2.data.checking import DataCheck, check_data
+from semask_d2.data.datasets.custom import CustomDataset
+from semask_d2.engine.launch import guarded
+from semask_d2.utils.errors import UserError, printable
+from semask_d2.utils.files import atomic_write
+
+
+def argument_parser(prog: str | None = None) -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog=prog, description="Read every image and label file of a data set, and tell all that is wrong with them."
+    )
+    parser.add_argument("file", metavar="FILE", help="the data set's YAML file")
+    parser.add_argument("--html", metavar="PAGE", help="also write a page with class histogram and sample pictures")
+    parser.add_argument(
+        "--list", metavar="TXT", help="write the good pairs of each split, as NAME_train.txt and NAME_val.txt"
+    )
+    parser.add_argument("--workers", type=int, metavar="N", help="processes (default: one a core)")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+def main(args: argparse.Namespace) -> None:
+    """Check, print and write; raise `UserError` where there is any fault."""
+    if args.workers is not None and args.workers < 0:
+        raise UserError(f"--workers {args.workers}: expected 0, to use this process alone, or more")
+    dataset = CustomDataset.from_section(get_cfg(data=args.file).DATASETS.CUSTOM)
+    check = check_data(dataset, workers=args.workers)
+    print(printable(as_text(dataset, check)))
+    if args.html:
+        with atomic_write(args.html) as file:
+            file.write(as_page(dataset, check))
+        print(printable(f"Wrote {args.html}"))
+    if args.list:
+        write_lists(Path(args.list), dataset, check)
+    if check.faults:
+        raise UserError(f"{args.file}: {len(check.faults)} fault(s), listed above; mend them, or go on with the good "
+                        "pairs that --list writes")  # fmt: skip
+
+
+def write_lists(path: Path, dataset: CustomDataset, check: DataCheck) -> None:
+    """Write the good pairs of each split to a text file, which a data set's file can name in the place of patterns."""
+    for split in check.dicts:
+        target = path.with_name(f"{path.stem}_{split}.txt")
+        lines = [
+            "\t".join(below(x[key], dataset.root) for key in ("file_name", "sem_seg_file_name"))
+            for x in check.good(split)
+            if "coco_labels" not in x
+        ]
+        if not lines:
+            raise UserError(f"--list {path}: no good pair of files in {split} to write")
+        with atomic_write(target) as file:
+            file.writelines(f"{line}\n" for line in lines)
+        print(printable(f"Wrote {target}, {len(lines)} pairs: `{split}: {os.path.abspath(target)}` uses it"))
+
+
+def below(path: str, root: Path) -> str:
+    """A path as it reads from `root`, where it lies below."""
+    return Path(path).relative_to(root).as_posix() if Path(path).is_relative_to(root) else os.path.abspath(path)
+
+
+def command_line(arguments: Sequence[str] | None = None, *, prog: str | None = None) -> int:
+    """Run the words of a command line, by default this process's; returns the exit code."""
+    args = argument_parser(prog).parse_args(arguments)
+    return guarded(main, args, debug=args.debug)

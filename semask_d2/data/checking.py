@@ -1,0 +1,219 @@
+"""What is wrong with a data set: every pair is read, and every fault is told with its file."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import cv2
+import numpy as np
+
+from semask_d2.data.datasets.custom import CustomDataset
+from semask_d2.data.image_io import has_broken_exif, open_picture
+from semask_d2.data.labels import read_sample_labels
+from semask_d2.data.parallel import map_files
+from semask_d2.data.statistics import pixels_by_class
+from semask_d2.utils.errors import UnreadableFile, UserError
+
+NEAR_BITS = 3  # of 64, by which the small pictures of near duplicates differ at most
+RARE_SHARE = 1e-4  # of the labeled pixels of a split, below which a class is nearly empty
+SHOWN_IDS = 8
+
+# kinds of faults; with those of the second table a training works, and its figures may mislead
+FAULTS = {
+    "pattern": "nothing found",
+    "partner": "without a partner",
+    "unreadable": "missing or unreadable",
+    "size": "image and labels of different sizes",
+    "ids": "wrong ids or colors in label files",
+    "lossy": "label files that lost ids by their format",
+    "duplicate": "in both splits",
+}
+WARNINGS = {
+    "near": "nearly the same in both splits",
+    "unlabeled": "no labeled pixel",
+    "exif": "EXIF data that cannot be read",
+    "rare": "classes with hardly a pixel",
+    "absent": "classes that a split lacks",
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something wrong: its kind, a key of FAULTS or WARNINGS, and what it is, with the file's name."""
+
+    kind: str
+    text: str
+
+
+@dataclass
+class PairFacts:
+    """What one pair was found to be: pixels (K,) by class, a hash of all pixels, and one of how it looks (64 bits).
+
+    An image that cannot be read has no `exact`.
+    """
+
+    findings: list[Finding]
+    pixels: np.ndarray
+    exact: bytes | None = None
+    looks: int = 0
+
+
+@dataclass
+class DataCheck:
+    """The result of a check; `dicts`, `facts` and the `pixels` (images, K) by class are those of each split."""
+
+    findings: list[Finding] = field(default_factory=list)
+    dicts: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    facts: dict[str, list[PairFacts]] = field(default_factory=dict)
+
+    @property
+    def faults(self) -> list[Finding]:
+        """What has to be mended before a training."""
+        return [finding for finding in self.findings if finding.kind in FAULTS]
+
+    @property
+    def warnings(self) -> list[Finding]:
+        """What is worth knowing before a training."""
+        return [finding for finding in self.findings if finding.kind in WARNINGS]
+
+    def pixels(self, split: str) -> np.ndarray:
+        """Pixels (images, K) by class of a split."""
+        return np.stack([facts.pixels for facts in self.facts[split]])
+
+    def good(self, split: str) -> list[dict[str, Any]]:
+        """The pairs of a split in which nothing is wrong, duplicates in the validation set left out."""
+        pairs = zip(self.dicts[split], self.facts[split], strict=True)
+        return [sample for sample, facts in pairs if not any(finding.kind in FAULTS for finding in facts.findings)]
+
+
+def check_data(dataset: CustomDataset, *, workers: int | None = None) -> DataCheck:
+    """Read every pair of a data set in `workers` processes (None: as many as there are cores) and tell all faults."""
+    result = DataCheck()
+    for split in dataset.splits():
+        try:
+            dicts, pairing = dataset.list_split(split)
+        except UserError as error:
+            result.findings.append(Finding("pattern", str(error)))
+            continue
+        result.findings += [Finding("partner", f"{path} ({split}) has no label file") for path in pairing.unlabeled]
+        result.findings += [Finding("partner", f"{path} ({split}) has no image") for path in pairing.imageless]
+        examine = partial(
+            examine_pair, num_classes=len(dataset.classes), ignore_label=dataset.label_format.ignore_label
+        )
+        if dicts:
+            result.dicts[split] = dicts
+            result.facts[split] = list(map_files(examine, dicts, what=f"checking {split}", workers=workers))
+            result.findings += [finding for facts in result.facts[split] for finding in facts.findings]
+    result.findings += shared_images(result)
+    result.findings += class_findings(result, dataset.classes)
+    return result
+
+
+def examine_pair(sample: dict[str, Any], *, num_classes: int, ignore_label: int) -> PairFacts:
+    """Read one pair and tell all that is wrong with it."""
+    facts = PairFacts([], np.zeros(num_classes, np.int64))
+    path, label_path = sample["file_name"], sample["sem_seg_file_name"]
+    size = None
+    try:
+        image = open_picture(path)
+        size = image.size
+        pixels = np.asarray(image)
+        facts.exact = hashlib.sha1(repr(size).encode() + pixels.tobytes(), usedforsecurity=False).digest()
+        facts.looks = looks_of(pixels)
+        if has_broken_exif(path):
+            facts.findings.append(Finding("exif", f"{path}: its EXIF data cannot be read and are left out"))
+    except UnreadableFile as error:
+        facts.findings.append(Finding("unreadable", str(error)))
+    if label_path.lower().endswith((".jpg", ".jpeg")):
+        facts.findings.append(Finding("lossy", f"{label_path} is a JPEG file, whose ids change in saving: write PNG"))
+    try:
+        labels = read_sample_labels(sample)
+    except UserError as error:
+        kind = "unreadable" if isinstance(error, UnreadableFile) else "ids"
+        facts.findings.append(Finding(kind, str(error)))
+        return facts
+    if size is not None and size != labels.shape[::-1]:
+        turned = size == labels.shape
+        hint = " (does its EXIF tag turn the picture, or did the annotation tool ignore it?)" if turned else ""
+        facts.findings.append(
+            Finding(
+                "size",
+                f"{path} is {size[0]} x {size[1]}, its labels {label_path} {labels.shape[1]} x {labels.shape[0]}{hint}",
+            )
+        )
+    if wrong := describe_wrong_ids(labels, num_classes, ignore_label):
+        facts.findings.append(Finding("ids", f"{label_path}: {wrong}"))
+    facts.pixels = pixels_by_class(labels, num_classes, ignore_label)
+    if not wrong and not facts.pixels.any():
+        facts.findings.append(Finding("unlabeled", f"{label_path}: every pixel is ignored ({ignore_label})"))
+    return facts
+
+
+def describe_wrong_ids(labels: np.ndarray, num_classes: int, ignore_label: int) -> str:
+    """The ids (H, W) that are no class's and not ignored: which, how many pixels, where; "" without any."""
+    is_wrong = ((labels >= num_classes) | (labels < 0)) & (labels != ignore_label)
+    ids, first, counts = np.unique(
+        np.where(is_wrong, labels.astype(np.int64), -1), return_index=True, return_counts=True
+    )
+    found = [(i, at, n) for i, at, n in zip(ids, first, counts, strict=True) if is_wrong.flat[at]]
+    if not found:
+        return ""
+    width = labels.shape[1]
+    shown = [f"{i} ({n} pixels, first at x {at % width}, y {at // width})" for i, at, n in found[:SHOWN_IDS]]
+    shown += [f"and {len(found) - SHOWN_IDS} more"] if len(found) > SHOWN_IDS else []
+    stretched = all(i % 257 == 0 for i, _, _ in found)
+    hint = "; 8-bit ids stretched to 16 bits: divide them by 257" if stretched else ""
+    return f"ids outside 0..{num_classes - 1} and not {ignore_label}: {', '.join(shown)}{hint}"
+
+
+def looks_of(pixels: np.ndarray) -> int:
+    """64 bits of how an image (H, W, 3) looks: of a 9 x 8 gray copy, where a pixel is brighter than its left one."""
+    small = cv2.resize(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), (9, 8), interpolation=cv2.INTER_AREA).astype(int)
+    bits = small[:, 1:] > small[:, :-1]
+    return int.from_bytes(np.packbits(bits).tobytes(), "big")
+
+
+def shared_images(check: DataCheck) -> list[Finding]:
+    """Images of the validation set that are in the training set as well, exactly or nearly."""
+    if len(check.facts) < 2:
+        return []
+    train = [(x["file_name"], f) for x, f in zip(check.dicts["train"], check.facts["train"], strict=True) if f.exact]
+    if not train:
+        return []
+    exact = {facts.exact: name for name, facts in train}
+    looks = np.array([facts.looks for _, facts in train], np.uint64)
+    findings = []
+    for sample, facts in zip(check.dicts["val"], check.facts["val"], strict=True):
+        name = sample["file_name"]
+        if facts.exact is None:
+            continue
+        if facts.exact in exact:
+            findings.append(Finding("duplicate", f"{name} (val) is {exact[facts.exact]} (train), pixel by pixel"))
+            facts.findings.append(findings[-1])
+            continue
+        differing = np.unpackbits((looks ^ np.uint64(facts.looks)).view(np.uint8).reshape(-1, 8), axis=1).sum(1)
+        nearest = int(differing.argmin())
+        if differing[nearest] <= NEAR_BITS:
+            findings.append(Finding("near", f"{name} (val) looks like {train[nearest][0]} (train)"))
+    return findings
+
+
+def class_findings(check: DataCheck, classes: Sequence[str]) -> list[Finding]:
+    """Classes that a split lacks, or nearly."""
+    findings = []
+    for split in check.facts:
+        pixels = check.pixels(split)
+        total = max(int(pixels.sum()), 1)
+        for number, name in enumerate(classes):
+            count, images = int(pixels[:, number].sum()), int((pixels[:, number] > 0).sum())
+            if not count:
+                findings.append(Finding("absent", f'{number} "{name}" has no pixel in {split}'))
+            elif count / total < RARE_SHARE:
+                findings.append(
+                    Finding("rare", f'{number} "{name}" has {count} pixels of {total} in {split}, in {images} image(s)')
+                )
+    return findings

@@ -1,0 +1,163 @@
+"""Data sets of one's own: what the config section DATASETS.CUSTOM describes, listed and registered."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from semask_d2.config.custom_data import check_section, rgb_of, split_names
+from semask_d2.d2 import CfgNode, DatasetCatalog, MetadataCatalog
+from semask_d2.data.datasets.coco_labels import coco_labels, match_images
+from semask_d2.data.datasets.pairing import Pairing, expand, find_pairs, merged
+from semask_d2.data.labels import CocoLabels, LabelFormat
+from semask_d2.utils.errors import UserError
+from semask_d2.utils.visualization import distinct_colors
+
+HASH_RANGE = 2**64
+_registered: dict[str, CustomDataset] = {}  # by the names of splits
+
+
+@dataclass(frozen=True)
+class CustomDataset:
+    """A data set of two splits, "train" and "val"; the fields are those of the config section."""
+
+    name: str
+    root: Path
+    images: dict[str, tuple[str, ...]]
+    labels: dict[str, tuple[str, ...]]
+    val_fraction: float
+    classes: tuple[str, ...]
+    colors: tuple[tuple[int, int, int], ...]
+    label_format: LabelFormat
+
+    @classmethod
+    def from_section(cls, custom: CfgNode) -> CustomDataset:
+        """The data set of a section DATASETS.CUSTOM; UserError where that describes none."""
+        check_section(custom, "DATASETS.CUSTOM")
+        splits = {"train": custom.TRAIN, "val": custom.VAL}
+        colors = custom.COLORS or distinct_colors(len(custom.NAMES))
+        return cls(
+            custom.NAME,
+            Path(custom.ROOT),
+            {split: tuple(section.IMAGES) for split, section in splits.items()},
+            {split: tuple(section.LABELS) for split, section in splits.items()},
+            custom.VAL_FRACTION,
+            tuple(custom.NAMES),
+            tuple(rgb_of(color, "DATASETS.CUSTOM.COLORS") for color in colors),
+            LabelFormat(
+                custom.IGNORE,
+                tuple((left, right) for left, right in custom.MAP),
+                tuple((int(left[1:], 16), right) for left, right in custom.RGB),
+                custom.REDUCE_ZERO_LABEL,
+            ),
+        )
+
+    def splits(self) -> list[str]:
+        """The splits that it has."""
+        has_val = bool(self.images["val"] or self.val_fraction)
+        return ["train"] * bool(self.images["train"]) + ["val"] * has_val
+
+    def load(self, split: str) -> list[dict[str, Any]]:
+        """List a split's images with their labels; UserError where some have no partner."""
+        dicts, pairing = self.list_split(split)
+        pairing.require_whole(f"{self.name}: {split}")
+        return dicts
+
+    def list_split(self, split: str) -> tuple[list[dict[str, Any]], Pairing]:
+        """A split's dicts, and the pairs that they are, with what has no partner.
+
+        Raises UserError where a pattern matches nothing.
+        """
+        source = "train" if split == "val" and self.val_fraction else split
+        dicts, pairing = self._list_files(source)
+        if not self.val_fraction:
+            return dicts, pairing
+        chosen = self._chosen([Path(sample["file_name"]) for sample in dicts])
+        kept = [i for i in range(len(dicts)) if (i in chosen) == (split == "val")]
+        if split == "val":  # files without a partner are told of once
+            pairing.unlabeled, pairing.imageless = [], []
+        pairing.pairs = [pairing.pairs[i] for i in kept]
+        return [dicts[i] for i in kept], pairing
+
+    def _chosen(self, paths: list[Path]) -> set[int]:
+        """The images of the validation fraction: by a hash of their path, so that new files move no old one."""
+        places = [Path(os.path.relpath(path, self.root)).as_posix() for path in paths]
+        hashes = [int.from_bytes(hashlib.sha256(place.encode()).digest()[:8], "big") for place in places]
+        chosen = {i for i, value in enumerate(hashes) if value < self.val_fraction * HASH_RANGE}
+        if chosen or not hashes:
+            return chosen
+        return {hashes.index(min(hashes))}  # of a few images, one
+
+    def _list_files(self, split: str) -> tuple[list[dict[str, Any]], Pairing]:
+        images, labels = self.images[split], self.labels[split]
+        if not images:
+            raise UserError(f"{self.name}: it has no {split} images; add `{split}` to the data set's file")
+        if any(word.lower().endswith(".json") for word in labels):
+            return self._list_coco(split)
+        pairing = find_pairs(images, labels, self.root, f"{self.name}: {split}")
+        extra = {} if self.label_format == LabelFormat(self.label_format.ignore_label) else {
+            "label_format": self.label_format
+        }  # fmt: skip
+        return [{"file_name": str(i), "sem_seg_file_name": str(x), **extra} for i, x in pairing.pairs], pairing
+
+    def _list_coco(self, split: str) -> tuple[list[dict[str, Any]], Pairing]:
+        source = f"{self.name}: {split}"
+        if len(self.labels[split]) > 1:
+            raise UserError(f"{source}: labels: expected one .json file, or files of label maps")
+        file = self.root / self.labels[split][0]
+        label_format = self.label_format
+        images = merged([expand(word, self.root, f"{source}: images") for word in self.images[split]], source)
+        by_file: dict[str, CocoLabels] = coco_labels(
+            file, names=self.classes, id_map=dict(label_format.id_map), ignore_label=label_format.ignore_label
+        )
+        matched, missing = match_images(images, by_file)
+        keys = sorted(matched)
+        pairing = Pairing(
+            [(images[key], file) for key in keys],
+            [images[key] for key in sorted(images.keys() - matched.keys())],
+            [Path(f"{file}: {name}") for name in missing],
+        )
+        return [
+            {"file_name": str(images[key]), "sem_seg_file_name": str(file), "coco_labels": matched[key]} for key in keys
+        ], pairing
+
+
+def register_custom(cfg: CfgNode) -> CustomDataset | None:
+    """Register the splits of the data set that DATASETS.CUSTOM describes, where it does; safe to repeat.
+
+    Another description under the same name takes its place. Raises UserError where the name is somebody else's.
+    """
+    custom = cfg.DATASETS.get("CUSTOM")
+    if custom is None or not custom.NAME:
+        return None
+    dataset = CustomDataset.from_section(custom)
+    for split, names in zip(("train", "val"), split_names(custom), strict=True):
+        for name in names:
+            _register(name, split, dataset)
+    return dataset
+
+
+def _register(name: str, split: str, dataset: CustomDataset) -> None:
+    taken = name in DatasetCatalog.list()
+    if taken and _registered.get(name) == dataset:
+        return
+    if taken:
+        if name not in _registered:
+            raise UserError(
+                f'the data set "{dataset.name}" would be registered as "{name}", which there is already: give it '
+                "another name (`name:` in its file)"
+            )
+        DatasetCatalog.remove(name)
+    if name in MetadataCatalog.list():
+        MetadataCatalog.remove(name)
+    DatasetCatalog.register(name, lambda: dataset.load(split))
+    MetadataCatalog.get(name).set(
+        stuff_classes=list(dataset.classes),
+        stuff_colors=[list(color) for color in dataset.colors],
+        ignore_label=dataset.label_format.ignore_label,
+        evaluator_type="sem_seg",
+    )
+    _registered[name] = dataset

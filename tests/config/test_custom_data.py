@@ -1,0 +1,103 @@
+"""The file of a data set of one's own: what it becomes in a config, and each mistake in it with its message."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from semask_d2.config import get_cfg
+from semask_d2.utils.errors import UserError
+from tests.helpers.own_data import TEXT, write_file
+
+
+def test_classes_splits_and_ignored_id_follow_from_the_file(tmp_path: Path) -> None:
+    text = TEXT + "ignore: 250\ncolors: ['#010203', [4, 5, 6], '#ffffff']\nmap: {7: 0, 8: 0, 26: 250}\nroot: data\n"
+    cfg = get_cfg(data=write_file(tmp_path, text))
+    assert cfg.DATASETS.TRAIN == ("mine_train",)
+    assert cfg.DATASETS.TEST == ("mine_val",)
+    assert cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES == 3
+    assert cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE == 250
+    custom = cfg.DATASETS.CUSTOM
+    assert Path(custom.ROOT) == tmp_path / "data"
+    assert custom.COLORS == [[1, 2, 3], [4, 5, 6], [255, 255, 255]]
+    assert custom.MAP == [[7, 0], [8, 0], [26, 250]]
+    assert custom.VAL == {"IMAGES": ["img/b/*.png"], "LABELS": ["lab/b/*.png"]}
+
+
+def test_a_runs_config_holds_the_whole_description(tmp_path: Path) -> None:
+    text = TEXT.replace('val: {images: "img/b/*.png", labels: "lab/b/*.png"}', "val: 0.25") + 'rgb: {"#804080": 2}\n'
+    cfg = get_cfg("toy_scenes/semask_swin_mini_m2f.yaml", data=write_file(tmp_path, text))
+    assert cfg.DATASETS.CUSTOM.VAL_FRACTION == 0.25
+    (tmp_path / "config.yaml").write_text(cfg.dump())
+    assert yaml.safe_load(cfg.dump())["DATASETS"]["CUSTOM"]["RGB"] == [["#804080", 2]]
+    again = get_cfg(tmp_path / "config.yaml")
+    assert again.DATASETS == cfg.DATASETS
+    assert again.MODEL.SEM_SEG_HEAD.NUM_CLASSES == 3
+
+
+def test_settings_win_and_another_file_takes_the_place_of_the_configs(tmp_path: Path) -> None:
+    (tmp_path / "first").mkdir()
+    first = get_cfg(data=write_file(tmp_path / "first", TEXT + "map: {7: 0}\n"))
+    (tmp_path / "config.yaml").write_text(first.dump())
+    second = write_file(tmp_path, TEXT.replace("car", "car, tree") + "name: other\n")
+    cfg = get_cfg(tmp_path / "config.yaml", ["MODEL.SEM_SEG_HEAD.IGNORE_VALUE", "99"], data=second)
+    assert cfg.DATASETS.TEST == ("other_val",)
+    assert cfg.DATASETS.CUSTOM.MAP == []
+    assert (cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE) == (4, 99)
+
+
+def test_colors_of_the_label_files_are_those_of_the_classes(tmp_path: Path) -> None:
+    table = 'rgb: {"#000001": 0, "#000002": 1, "#000003": 2, "#000004": 2}\n'
+    assert get_cfg(data=write_file(tmp_path, TEXT + table)).DATASETS.CUSTOM.COLORS == [[0, 0, 1], [0, 0, 2], [0, 0, 3]]
+
+
+NAMES = "names: [sky, road, car]"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("names:", "nmaes:", 'unknown key "nmaes". Did you mean "names"'),
+        ("{images:", "{image:", 'train: unknown key "image". Did you mean "images"'),
+        (NAMES, "names: [sky, road, sky]", "names: repeated: sky"),
+        (NAMES, "names: {0: sky, 2: road}", "names: expected an id from 0 to 1"),
+        (NAMES, "names: [sky, no]", "names: expected words, got False; write it in quotes"),
+        (NAMES, "names: 3", "names: expected the classes, as [sky, building]"),
+        (NAMES, NAMES + "\nignore: 1", 'ignore: 1 is the id of the class "road"'),
+        (NAMES, NAMES + "\nignore: none", "ignore: expected a whole number from 0 to 65535, got 'none'"),
+        (NAMES, NAMES + "\nmap: {7: 3}", "map: 7 goes to 3; expected a class from 0 to 2, or 255"),
+        (NAMES, NAMES + "\nmap: [7, 3]", "map: expected a table such as {7: 0"),
+        (NAMES, NAMES + "\nmap: {x: 1}", "map: expected ids of label files on the left, got 'x'"),
+        (NAMES, NAMES + '\nrgb: {"blue": 1}', 'rgb: expected a color as "#804080" (with its quotes)'),
+        (NAMES, NAMES + '\nmap: {7: 1}\nrgb: {"#000001": 1}', "map and rgb: only one of them can be"),
+        (NAMES, NAMES + "\ncolors: [[1, 2, 3]]", "colors: expected 3, one for each of names, got 1"),
+        (NAMES, NAMES + "\ncolors: {sky: [1, 2, 3]}", "colors: expected one for each name; differing: car, road"),
+        (NAMES, NAMES + "\nreduce_zero_label: 1", "reduce_zero_label: expected true or false"),
+        ('val: {images: "img/b/*.png", labels: "lab/b/*.png"}', "val: 1.5", "val: expected a fraction between 0 and 1"),
+        ('val: {images: "img/b/*.png", labels: "lab/b/*.png"}', "val: img/b", "val: expected {images:"),
+        ('labels: "lab/b/*.png"}', "labels: []}", "val.labels is missing"),
+        ('labels: "lab/b/*.png"}', "labels: 3}", "val.labels: expected names of files or folders, got 3"),
+        ("train:", "_BASE_: x.yaml\ntrain:", 'unknown key "_BASE_"'),
+        (NAMES, "names: !!python/object:os.system [x]", "YAML tag !!python/object:os.system is refused"),
+    ],
+)
+def test_a_mistake_is_named_with_its_cure(tmp_path: Path, old: str, new: str, message: str) -> None:
+    assert old in TEXT
+    with pytest.raises(UserError) as caught:
+        get_cfg(data=write_file(tmp_path, TEXT.replace(old, new, 1)))
+    assert str(caught.value).startswith(f"{tmp_path / 'mine.yaml'}: ")
+    assert message in str(caught.value)
+
+
+def test_neither_split(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="neither train nor val"):
+        get_cfg(data=write_file(tmp_path, "names: [a]\n"))
+    with pytest.raises(UserError, match="train is missing"):
+        get_cfg(data=write_file(tmp_path, "names: [a]\nval: 0.5\ntrain:\n"))
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"gone\.yaml: cannot be read"):
+        get_cfg(data=tmp_path / "gone.yaml")

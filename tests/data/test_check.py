@@ -1,0 +1,160 @@
+"""The check of a data set: planted faults are all reported, with their files; statistics, page, lists."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from semask_d2.__main__ import main
+from semask_d2.config import get_cfg
+from semask_d2.data.checking import check_data, describe_wrong_ids, looks_of
+from semask_d2.data.datasets.custom import CustomDataset
+from tests.helpers.own_data import TEXT, write_data, write_file, write_pair
+
+
+@pytest.fixture
+def planted(tmp_path: Path) -> Path:
+    """A data set with ten faults, each of its own kind."""
+    file = write_data(tmp_path, TEXT.replace("[sky, road, car]", "[sky, road, car, boat]"), count=12, size=(60, 90))
+    images, labels = tmp_path / "img/a", tmp_path / "lab/a"
+    ids = np.zeros((60, 90), np.uint8)
+    (images / "0.png").write_bytes((images / "0.png").read_bytes()[:200])  # truncated
+    write_pair(tmp_path, "a", "1", ids[:, :-2], np.zeros((60, 90, 3), np.uint8))  # of another size
+    ids[3, 4:7] = 77
+    write_pair(tmp_path, "a", "2", ids)  # an id that is no class's
+    Image.new("RGB", (90, 60)).save(labels / "3.png")  # colors in the place of ids
+    Image.fromarray(np.full((60, 90), 0.5, np.float32)).save(labels / "4.tif")  # 32 bits
+    (labels / "4.png").write_bytes((labels / "4.tif").read_bytes())
+    (labels / "4.tif").unlink()
+    (labels / "5.png").unlink()  # an image without labels
+    (images / "6.png").unlink()  # labels without an image
+    (tmp_path / "img/b/7.png").write_bytes((images / "7.png").read_bytes())  # in both splits
+    near = np.asarray(Image.open(images / "8.png")).copy()
+    near[0, 0] ^= 1
+    Image.fromarray(near).save(tmp_path / "img/b/8.png")  # nearly so
+    jpeg = Image.open(images / "9.png")
+    jpeg.save(images / "9.jpg", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
+    (images / "9.png").write_bytes((images / "9.jpg").read_bytes())  # broken EXIF
+    (images / "9.jpg").unlink()
+    return file
+
+
+FAULTS = (
+    r"unreadable \(1\)\n  \S+/img/a/0\.png cannot be read",
+    r"different sizes \(1\)\n  \S+/img/a/1\.png is 90 x 60, its labels \S+/lab/a/1\.png 88 x 60",
+    r"/lab/a/2\.png: ids outside 0\.\.3 and not 255: 77 \(3 pixels, first at x 4, y 3\)",
+    r"/lab/a/3\.png is an RGB file, but a label file holds one class id per pixel",
+    r'/lab/a/4\.png is a file of mode "F"',
+    r"/img/a/5\.png \(train\) has no label file",
+    r"/lab/a/6\.png \(train\) has no image",
+    r"/img/b/7\.png \(val\) is \S+/img/a/7\.png \(train\), pixel by pixel",
+    r"/img/b/8\.png \(val\) looks like \S+/img/a/8\.png \(train\)",
+    r"/img/a/9\.png: its EXIF data cannot be read",
+    r'absent|3 "boat" has no pixel in train\n  3 "boat" has no pixel in val',
+)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_ten_planted_faults_are_all_reported(
+    planted: Path, workers: int, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    words = ["check", planted, "--workers", workers, "--html", tmp_path / "page.html", "--list", tmp_path / "good.txt"]
+    assert main([str(word) for word in words]) == 1
+    out, err = capsys.readouterr()
+    for fault in FAULTS:
+        assert re.search(fault, out), fault
+    assert "10 pairs of train, 12 pairs of val read: 8 fault(s), 4 warning(s)" in out
+    assert err.startswith(f"error: {planted}: 8 fault(s), listed above")
+    assert "traceback" not in err.lower()
+    page = (tmp_path / "page.html").read_text()
+    assert "ids outside 0..3" in page
+    assert page.count("<figure>") == page.count("data:image/jpeg;base64,") == 5 + 8
+    assert "http" not in page  # it opens from disk
+    assert (tmp_path / "good_train.txt").read_text().splitlines() == [
+        f"img/a/{number}.png\tlab/a/{number}.png" for number in (10, 11, 7, 8, 9)
+    ]
+    assert "img/b/7.png" not in (tmp_path / "good_val.txt").read_text()
+
+
+def test_the_lists_of_good_pairs_make_a_good_data_set(planted: Path, tmp_path: Path) -> None:
+    main(["check", str(planted), "--workers", "0", "--list", str(tmp_path / "good.txt")])
+    good = write_file(tmp_path, "train: good_train.txt\nval: good_val.txt\nnames: [sky, road, car, boat]\n")
+    assert main(["check", str(good), "--workers", "0"]) == 0
+
+
+def test_a_good_data_set_has_no_fault_and_files_stay_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    file = write_data(tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert main(["check", str(file), "--workers", "0"]) == 0
+    assert "4 pairs of train, 4 pairs of val read: 0 fault(s), 0 warning(s)" in capsys.readouterr().out
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_patterns_that_find_nothing_hide_no_other_fault(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    file = write_data(tmp_path, TEXT.replace("lab/a/*.png", "lab/z/*.png"))
+    write_pair(tmp_path, "b", "0", np.full((12, 16), 9, np.uint8))
+    assert main(["check", str(file), "--workers", "0"]) == 1
+    out = capsys.readouterr().out
+    assert "lab/z/*.png matches no file" in out
+    assert "0.png: ids outside 0..2" in out
+
+
+def test_class_pixels_and_hardly_seen_classes(tmp_path: Path) -> None:
+    file = write_data(tmp_path, "train: {images: img/a, labels: lab/a}\nnames: [sky, road, car]\n", count=1)
+    labels = np.zeros((150, 150), np.uint8)
+    labels[0, 0], labels[1, :10] = 1, 255
+    write_pair(tmp_path, "a", "0", labels)
+    check = check_data(CustomDataset.from_section(get_cfg(data=file).DATASETS.CUSTOM), workers=0)
+    assert check.pixels("train").tolist() == [[150 * 150 - 11, 1, 0]]
+    assert [finding.text for finding in check.warnings] == [
+        '1 "road" has 1 pixels of 22490 in train, in 1 image(s)',
+        '2 "car" has no pixel in train',
+    ]
+
+
+def test_lossy_empty_and_stretched_label_files(tmp_path: Path) -> None:
+    file = write_data(tmp_path, "train: {images: img/a, labels: lab/a}\nnames: [sky, road, car]\n", count=3)
+    Image.new("L", (16, 12)).save(tmp_path / "lab/a/0.jpg")
+    (tmp_path / "lab/a/0.png").unlink()
+    write_pair(tmp_path, "a", "1", np.full((12, 16), 255, np.uint8))
+    write_pair(tmp_path, "a", "2", np.full((12, 16), 514, np.uint16), np.zeros((12, 16, 3), np.uint8))
+    check = check_data(CustomDataset.from_section(get_cfg(data=file).DATASETS.CUSTOM), workers=0)
+    texts = "\n".join(finding.text for finding in check.findings)
+    assert "0.jpg is a JPEG file, whose ids change in saving" in texts
+    assert "1.png: every pixel is ignored (255)" in texts
+    assert "514 (192 pixels, first at x 0, y 0); 8-bit ids stretched to 16 bits" in texts
+
+
+def test_wrong_ids_are_those_of_a_loop() -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.choice([-3, 0, 1, 2, 3, 9, 255, 300], (6, 7))
+    text = describe_wrong_ids(labels, 3, 255)
+    for wrong in (-3, 3, 9, 300):
+        places = [(y, x) for y in range(6) for x in range(7) if labels[y, x] == wrong]
+        assert f"{wrong} ({len(places)} pixels, first at x {places[0][1]}, y {places[0][0]})" in text
+    assert text.count("pixels") == 4
+    assert describe_wrong_ids(np.array([[0, 255]], np.uint8), 3, 255) == ""
+
+
+def looks() -> Iterator[tuple[np.ndarray, int]]:
+    rng = np.random.default_rng(0)
+    for _ in range(3):
+        gray = np.kron(rng.permutation(72).reshape(8, 9) * 3, np.ones((4, 4))).astype(np.uint8)
+        cells = gray[::4, ::4].astype(int)
+        bits = [cells[y, x + 1] > cells[y, x] for y in range(8) for x in range(8)]
+        yield np.repeat(gray[:, :, None], 3, axis=2), int("".join(str(int(bit)) for bit in bits), 2)
+
+
+def test_how_an_image_looks_is_which_cells_grow_brighter() -> None:
+    for image, expected in looks():
+        assert looks_of(image) == expected
+
+
+def test_workers_below_none_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["check", str(write_data(tmp_path)), "--workers", "-1"]) == 1
+    assert "--workers -1: expected 0" in capsys.readouterr().err

@@ -1,0 +1,33 @@
+"""Backbones of timm: without semantic layers and norms they give what timm's own models give."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from semask_d2.modeling.backbones.base import SemanticSettings
+from semask_d2.modeling.backbones.timm_backbone import SeMaskTimm, chain_of
+
+
+@pytest.mark.parametrize(
+    "name", ["tf_efficientnet_lite0", "mobilenetv3_small_050", "mobilenetv4_conv_small_050", "lcnet_050"]
+)
+def test_efficientnets_and_mobilenets(name: str) -> None:
+    backbone = SeMaskTimm(name=name, semantic=SemanticSettings(5, num_blocks=0), drop_path_rate=0.0).eval()
+    backbone.norms = nn.ModuleList(nn.Identity() for _ in backbone.norms)
+    image = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        ours, theirs = backbone(image), backbone.body(image)
+    assert list(ours) == ["res2", "res3", "res4", "res5"]
+    for mine, other in zip(ours.values(), theirs, strict=True):
+        torch.testing.assert_close(mine, other)
+    assert [image.shape[-1] // x.shape[-1] for x in theirs] == [4, 8, 16, 32]
+
+
+def test_stem_and_stages_cover_the_chain() -> None:
+    backbone = SeMaskTimm(name="mobilenetv3_small_050", semantic=SemanticSettings(5))
+    parts = backbone.stem_and_stages()
+    assert len(parts) == 5
+    used = [module for part in parts for module in part]
+    assert used == [backbone.body.get_submodule(name) for name in chain_of(backbone.body)][: len(used)]
