@@ -36,6 +36,15 @@ def one_of(*choices: str) -> Range:
     return Range(lambda value: value in choices, " or ".join(f'"{choice}"' for choice in choices))
 
 
+def some_of(*choices: str) -> Range:
+    """A list of some words, none twice."""
+    listed = ", ".join(f'"{choice}"' for choice in choices)
+    return Range(
+        lambda value: isinstance(value, (list, tuple)) and len(set(value)) == len(value) and set(value) <= {*choices},
+        f"a list of {listed}, or []",
+    )
+
+
 def is_device(name: str) -> bool:
     """Whether a computation can run on the device of this name."""
     kind, _, index = name.partition(":")
@@ -74,6 +83,7 @@ TRAINING: dict[str, Range] = {
     "MODEL.COMPILE": Range(  # CUDA graphs keep their outputs' memory, which gradients and accumulation still need
         lambda mode: mode != "reduce-overhead", '"" or "default" in training, as "reduce-overhead" is for evaluation'
     ),
+    "TRACKERS": some_of("wandb", "mlflow"),
 }
 # keys of Detectron2's that mean nothing here: a value that differs from the default is worth a word
 UNUSED = (

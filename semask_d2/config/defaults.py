@@ -63,6 +63,8 @@ DEFAULTS: dict[str, Any] = {
     "SOLVER.EARLY_STOPPING.PATIENCE": 0,  # evaluations without a better mIoU after which a training ends; 0: never
     "SOLVER.EARLY_STOPPING.MIN_DELTA": 0.0,  # percent of mIoU that count as better
     "SOLVER.GRADIENT_ACCUMULATION_STEPS": 1,  # parts that a batch of IMS_PER_BATCH is split into
+    # Output
+    "TRACKERS": [],  # beside tensorboard: "wandb" and "mlflow"
     # Weights
     # "bf16": backbone and head compute in bfloat16 autocast, in training and evaluation, on a CPU or a GPU that has it
     "MODEL.PRECISION": "fp32",

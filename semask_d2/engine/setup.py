@@ -28,7 +28,7 @@ LIBRARY = {True: "torchvision", False: "plain"}  # what convolves on a GPU, and 
 DETAIL = {"detail": True}  # `extra` of a record that goes to log.txt alone
 RUN_FILES = (
     *("model_*.pth", "last_checkpoint", "config.yaml", "metrics.json", "log.txt*", "events.out.tfevents.*"),
-    *("pictures", "inference", "non_finite_batch*.pth"),
+    *("pictures", "inference", "non_finite_batch*.pth", "report.html", "trackers.json"),
 )
 
 

@@ -44,9 +44,10 @@ from semask_d2.engine.hooks import (
     StopOnSignal,
 )
 from semask_d2.engine.optimizer import build_optimizer, build_poly_scheduler
-from semask_d2.engine.pictures import CurveWriter, PredictionPictures
+from semask_d2.engine.pictures import CurveWriter, PredictionPictures, report_training
 from semask_d2.engine.setup import DETAIL, write_config
 from semask_d2.engine.step import TrainingStep
+from semask_d2.engine.trackers import build_trackers
 from semask_d2.evaluation import (
     EvaluatedModel,
     LabelsOnly,
@@ -125,6 +126,8 @@ class Trainer(DefaultTrainer):
             except Finished:
                 if self.iterations_done == self.start_iter:  # a run that had ended so, and is resumed
                     self.evaluate()
+        if comm.is_main_process() and self.cfg.DATASETS.TEST:
+            report_training(self.cfg, self.checkpointer.model)
         return self.last_results
 
     def build_hooks(self) -> list[HookBase]:
@@ -198,12 +201,13 @@ class Trainer(DefaultTrainer):
         self.iterations_done = self.iter + 1
 
     def build_writers(self) -> list[EventWriter]:
-        """A progress line, `metrics.json`, tensorboard events and learning curves, in the output folder."""
+        """A progress line, `metrics.json`, TRACKERS, tensorboard events and learning curves, in the output folder."""
         folder = self.cfg.OUTPUT_DIR
         PathManager.mkdirs(folder)
         return [
             ProgressLine(self.max_iter),
             JSONWriter(os.path.join(folder, METRICS_NAME)),
+            *build_trackers(self.cfg),  # before tensorboard's, which clears the pictures
             TensorboardXWriter(folder),
             CurveWriter(folder, self.metric),
         ]
