@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,7 +24,7 @@ tool = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(tool)
 
 BLOCKS = tool.BLOCK.findall(tool.PAGE.read_text(encoding="utf-8"))
-COMMANDS = [line for language, block in BLOCKS if language == "bash" for line in block.strip().splitlines()]
+COMMANDS = [block.strip().replace("\\\n    ", "") for language, block in BLOCKS if language == "bash"]
 SCRIPT = "datasets/make_toy_folder.py"
 # what makes a command quick is put behind it
 TINY = {**TINY_MODEL, "SOLVER.MAX_ITER": 2, "SOLVER.IMS_PER_BATCH": 2, "DATALOADER.NUM_WORKERS": 0}
@@ -44,7 +43,7 @@ def copy_script(folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def followed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict[str, str]]]:
+def followed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
     """A folder where all blocks but the first and the last were run, and what each command printed."""
     folder = tmp_path_factory.mktemp("start")
     copy_script(folder)
@@ -56,7 +55,7 @@ def followed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, d
             if language == "python":
                 exec(block, {})
                 continue
-            (command,) = block.strip().splitlines()
+            command = block.strip().replace("\\\n    ", "")
             program, *words = shlex.split(shortened(command))
             if program == "semask":
                 with restored_loggers():
@@ -65,15 +64,16 @@ def followed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, d
                 done = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False)
                 assert done.returncode == 0, done.stderr
                 printed[command] = done.stdout
-    yield folder, printed
+    return folder, printed
 
 
 def test_there_are_ten_commands() -> None:
     assert len(COMMANDS) == 10
     assert COMMANDS[0].endswith('pip install -e ".[web]"')
     assert [re.split(r" --| my_", command)[0] for command in COMMANDS[1:]] == [
-        f"python {SCRIPT}", *(f"semask {x}" for x in "init-data check train eval eval report predict web".split())
-    ]  # fmt: skip
+        f"python {SCRIPT}",
+        *(f"semask {name}" for name in ("init-data", "check", "train", "eval", "eval", "report", "predict", "web")),
+    ]
 
 
 @pytest.mark.slow
@@ -130,7 +130,9 @@ def test_a_toy_folder_overwrites_nothing(tmp_path: Path) -> None:
 
 
 def test_the_notebook_is_the_page() -> None:
-    assert tool.NOTEBOOK.read_text(encoding="utf-8") == tool.as_notebook(), "run python tools/getting_started_notebook.py"
+    assert tool.NOTEBOOK.read_text(encoding="utf-8") == tool.as_notebook(), (
+        "run python tools/getting_started_notebook.py"
+    )
 
 
 @pytest.mark.slow
@@ -145,9 +147,10 @@ def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     notebook = nbformat.read(tool.NOTEBOOK, as_version=4)
     nbformat.validate(notebook)
     commands = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.startswith("!")]
-    assert [cell.source[1:] for cell in commands] == COMMANDS[1:-1]
-    for cell in commands:
-        cell.source = shortened(cell.source[1:]).join(("!", "\nassert _exit_code == 0"))
+    sources = [cell.source[1:].replace("\\\n    ", "") for cell in commands]
+    assert sources == COMMANDS[1:-1]
+    for cell, command in zip(commands, sources, strict=True):
+        cell.source = f"!{shortened(command)}\nassert _exit_code == 0"
     client = nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path / "docs")}})
     client.execute()
     assert (tmp_path / "output/mine/report.html").is_file()

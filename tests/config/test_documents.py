@@ -19,7 +19,7 @@ PAGES = ("fine_tuning.md", "getting_started.md")
 TEXTS = {name: (ROOT / "docs" / name).read_text(encoding="utf-8") for name in PAGES}
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", TEXTS["fine_tuning.md"], re.MULTILINE | re.DOTALL)
 CONFIGS = [block for language, block in BLOCKS if language == "yaml"]
-COMMANDS = [line for language, block in BLOCKS if language == "bash" for line in block.splitlines()]
+COMMANDS = [line for language, block in BLOCKS if language == "bash" for line in block.replace("\\\n", "").splitlines()]
 MODEL = "ade20k/semask_swin_t_m2f.yaml"  # for pieces of a config, and runs that are not there
 
 
