@@ -12,20 +12,30 @@ import subprocess
 import sys
 import urllib.request
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from semask_d2.__main__ import main
+from semask_d2.utils.errors import UserError
 from tests.helpers.commands import ROOT, TINY_MODEL
 from tests.helpers.loggers import restored_loggers
 
-spec = importlib.util.spec_from_file_location("notebook_tool", ROOT / "tools/getting_started_notebook.py")
-tool = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(tool)
+SCRIPT = "datasets/make_toy_folder.py"
+
+
+def load(path: str) -> ModuleType:
+    """A script as a module."""
+    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+tool, toy_folder = load("tools/getting_started_notebook.py"), load(SCRIPT)
 
 BLOCKS = tool.BLOCK.findall(tool.PAGE.read_text(encoding="utf-8"))
 COMMANDS = [block.strip().replace("\\\n    ", "") for language, block in BLOCKS if language == "bash"]
-SCRIPT = "datasets/make_toy_folder.py"
 # what makes a command quick is put behind it
 TINY = {**TINY_MODEL, "SOLVER.MAX_ITER": 2, "SOLVER.IMS_PER_BATCH": 2, "DATALOADER.NUM_WORKERS": 0}
 TRAINING = " ".join(shlex.quote(str(word)) for pair in TINY.items() for word in pair)
@@ -120,13 +130,9 @@ def with_project() -> dict[str, str]:
 
 def test_a_toy_folder_overwrites_nothing(tmp_path: Path) -> None:
     for words, message in (([tmp_path], f"{tmp_path} is there already"), ([tmp_path / "a", "--images", 3], "at least")):
-        done = subprocess.run(
-            [sys.executable, ROOT / SCRIPT, *map(str, words)], env=with_project(), capture_output=True, text=True
-        )
-        assert done.returncode == 1
-        assert message in done.stderr
-        assert done.stderr.startswith("error: ")
-        assert done.stderr.count("\n") == 1
+        with pytest.raises(UserError, match=message):
+            toy_folder.main([str(word) for word in words])
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_notebook_is_the_page() -> None:
