@@ -1,8 +1,8 @@
 """transformers' names of Mask2Former's and MaskFormer's tensors beside ours, read in both directions.
 
-A row is (theirs, ours). `(a|b)` are the names of either generation of its files, of which the first is written;
-`{i}`, `{j}` are numbers and `{x}` is the rest of a name. `#0`, `#1`, `#2` after ours are the parts, along dimension 0,
-of one tensor of ours: query, key and value.
+A row is (theirs, ours), and the first that matches counts. `(a|b)` are the names of either generation of its files,
+of which the first is written; `{i}`, `{j}` are numbers and `{x}` is the rest of a name. `#0`, `#1`, `#2` after ours are
+the parts, along dimension 0, of one tensor of ours: query, key and value.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PIXEL_DECODER, PREDICTOR = "sem_seg_head.pixel_decoder.", "sem_seg_head.predicto
 
 
 def swin_rows(encoder: str) -> Rows:
-    """The backbone, behind the prefix `encoder` + `E` of each family's own."""
+    """The backbone, behind the prefix `encoder` of each family's own."""
     block, ours = f"{encoder}encoder.layers.{{i}}.blocks.{{j}}.", "backbone.layers.{i}.blocks.{j}."
     table = "relative_position_bias_table"
     return [
@@ -75,8 +75,8 @@ MASK2FORMER_ROWS: Rows = [
         row
         for part in ("adapter", "layer")
         for row in (
-            (f"{DECODER}{part}_{{i}}.0.{{x}}", f"{PIXEL_DECODER}{part}_{{i}}.{{x}}"),
             (f"{DECODER}{part}_{{i}}.1.{{x}}", f"{PIXEL_DECODER}{part}_{{i}}.norm.{{x}}"),
+            (f"{DECODER}{part}_{{i}}.0.{{x}}", f"{PIXEL_DECODER}{part}_{{i}}.{{x}}"),
         )
     ),
     (f"{TRANSFORMER}queries_embedder.{{x}}", f"{PREDICTOR}query_embed.{{x}}"),
@@ -96,16 +96,20 @@ MASK2FORMER_ROWS: Rows = [
 OUR_LAYER = f"{PREDICTOR}transformer.decoder.layers.{{i}}."
 MASKFORMER_ROWS: Rows = [
     *swin_rows(f"{ENCODER}(model.|swin.|)"),
+    (  # which is written alone, as Mask2Former's files are without it
+        f"{ENCODER}(model.|)encoder.layers.{{i}}.blocks.{{j}}.attention.self.relative_position_index",
+        "backbone.layers.{i}.blocks.{j}.attn.relative_position_index",
+    ),
     *((f"{ENCODER}hidden_states_norms.{n}.{{x}}", f"backbone.norm{n}.{{x}}") for n in range(4)),
-    (f"{DECODER}fpn.stem.0.{{x}}", f"{PIXEL_DECODER}layer_4.{{x}}"),
     (f"{DECODER}fpn.stem.1.{{x}}", f"{PIXEL_DECODER}layer_4.norm.{{x}}"),
+    (f"{DECODER}fpn.stem.0.{{x}}", f"{PIXEL_DECODER}layer_4.{{x}}"),
     *(
         row
         for n in range(3)  # which counts from the coarsest feature, ours from the finest
         for theirs, ours in (("proj", f"adapter_{3 - n}"), ("block", f"layer_{3 - n}"))
         for row in (
-            (f"{DECODER}fpn.layers.{n}.{theirs}.0.{{x}}", f"{PIXEL_DECODER}{ours}.{{x}}"),
             (f"{DECODER}fpn.layers.{n}.{theirs}.1.{{x}}", f"{PIXEL_DECODER}{ours}.norm.{{x}}"),
+            (f"{DECODER}fpn.layers.{n}.{theirs}.0.{{x}}", f"{PIXEL_DECODER}{ours}.{{x}}"),
         )
     ),
     (f"{DECODER}mask_projection.{{x}}", f"{PIXEL_DECODER}mask_features.{{x}}"),
