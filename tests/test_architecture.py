@@ -28,6 +28,7 @@ LINES = (
     ("modeling",),
     ("data",),
     ("evaluation", "inference"),
+    ("report",),
     ("engine",),
     ("commands",),
     ("semask_d2",),  # the package's own __init__
