@@ -145,7 +145,7 @@ def test_a_published_file_merges(name: str, tmp_path: Path) -> None:
     assert cfg.MODEL.RESNETS.DEPTH == 50
     assert cfg.MODEL.RESNETS.RES5_MULTI_GRID == [1, 1, 1]
     assert cfg.SOLVER.POLY_LR_POWER == 0.9
-    assert cfg.MODEL.BACKBONE.NAME == ("D2SeMaskSwinTransformer" if name == "swin" else "build_resnet_backbone")
-    assert cfg.MODEL.MASK_FORMER.DEC_LAYERS == (6 if name == "base" else 10)
+    assert ("D2SeMaskSwinTransformer" if name == "swin" else "build_resnet_backbone") == cfg.MODEL.BACKBONE.NAME
+    assert (6 if name == "base" else 10) == cfg.MODEL.MASK_FORMER.DEC_LAYERS
     (tmp_path / "whole.yaml").write_text(cfg.dump())
     assert get_cfg(tmp_path / "whole.yaml") == cfg
