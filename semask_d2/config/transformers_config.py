@@ -162,9 +162,8 @@ def config_for_transformers(cfg: CfgNode, names: list[str] | None = None) -> dic
     Raises `UserError`, naming the key, for a model that transformers has not: with semantic layers, on another
     backbone, with another pixel decoder.
     """
-    name = {"MultiScaleMaskedTransformerDecoder": "mask2former", "StandardTransformerDecoder": "maskformer"}.get(
-        cfg.MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME
-    )
+    decoders = {"MultiScaleMaskedTransformerDecoder": "mask2former", "StandardTransformerDecoder": "maskformer"}
+    name = decoders.get(cfg.MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME, "")
     family = family_of(name, f"{MASKS}.TRANSFORMER_DECODER_NAME {cfg.MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME}")
     for key, wanted in family.ours.items():
         found = value_of(cfg, key)
