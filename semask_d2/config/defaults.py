@@ -38,6 +38,10 @@ DEFAULTS: dict[str, Any] = {
     "DATASETS.CUSTOM.RGB": [],  # ["#rrggbb" in the label files, class] pairs
     "DATASETS.CUSTOM.REDUCE_ZERO_LABEL": False,  # id 0 is ignored, 1 is the first class
     "INPUT.DATASET_MAPPER_NAME": "mask_former_semantic",
+    # of the mappers with large-scale jitter ("..._lsj"): the side of the square, and its scales
+    "INPUT.IMAGE_SIZE": 1024,
+    "INPUT.MIN_SCALE": 0.1,
+    "INPUT.MAX_SCALE": 2.0,
     "INPUT.COLOR_AUG_SSD": False,
     "INPUT.CROP.SINGLE_CATEGORY_MAX_AREA": 1.0,  # no class may fill more than this part of a crop
     "INPUT.SKIP_UNREADABLE": False,  # train on without the images that cannot be read
@@ -118,7 +122,7 @@ DEFAULTS: dict[str, Any] = {
     "MODEL.MASK_FORMER.MASK_WEIGHT": 20.0,
     "MODEL.MASK_FORMER.CATE_WEIGHT": 0.4,  # of the loss on the semantic maps, of mask models and of Semantic FPN
     "MODEL.MASK_FORMER.NHEADS": 8,
-    "MODEL.MASK_FORMER.DROPOUT": 0.1,
+    "MODEL.MASK_FORMER.DROPOUT": 0.1,  # of MaskFormer's decoder and of the deformable encoder
     "MODEL.MASK_FORMER.DIM_FEEDFORWARD": 2048,
     "MODEL.MASK_FORMER.ENC_LAYERS": 0,
     "MODEL.MASK_FORMER.DEC_LAYERS": 6,
@@ -159,7 +163,7 @@ DEFAULTS: dict[str, Any] = {
     "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME": "BasePixelDecoder",
     "MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES": ["res3", "res4", "res5"],
     "MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_N_POINTS": 4,
-    "MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS": 8,
+    "MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS": 8,  # read by no model: heads are NHEADS everywhere
 }
 
 
