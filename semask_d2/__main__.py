@@ -6,12 +6,13 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from semask_d2.commands import check, init_data, predict, show_config, train
+from semask_d2.commands import check, export, init_data, predict, show_config, train
 
 COMMANDS = {
     "train": "train a model that a config describes",
     "eval": "evaluate a trained model",
     "predict": "draw what a model sees in pictures, videos or a camera",
+    "export": "write a trained model for other runtimes, proved against the model",
     "init-data": "look at a folder of images and labels, and describe it in a file",
     "check": "tell all that is wrong with a data set of your own",
     "config": "print every setting of a config with the file that it comes from",
@@ -25,6 +26,7 @@ def entry(name: str) -> Callable[[Sequence[str]], int]:
         "train": lambda words: train.command_line(words, prog=prog),
         "eval": lambda words: train.command_line(words, prog=prog, eval_only=True),
         "predict": lambda words: predict.command_line(words, prog=prog),
+        "export": lambda words: export.command_line(words, prog=prog),
         "init-data": lambda words: init_data.command_line(words, prog=prog),
         "check": lambda words: check.command_line(words, prog=prog),
         "config": lambda words: show_config.command_line(words, prog=prog),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, overload
 
 import numpy as np
@@ -20,10 +21,16 @@ from semask_d2.data.augmentation import resized_tensor
 from semask_d2.data.datasets import class_metadata
 from semask_d2.data.datasets.custom import register_custom
 from semask_d2.data.labels import LabelFormat
+from semask_d2.export.running import open_exported
+from semask_d2.export.segmenter import ExportedSegmenter
 from semask_d2.modeling.meta_arch import as_segmenter, build_model
+from semask_d2.modeling.meta_arch.base import SemanticSegmenter
+from semask_d2.modeling.meta_arch.foreign import ForeignSegmenter
 from semask_d2.utils.errors import UserError
 from semask_d2.utils.runs import CONFIG_NAME, require_run
 from semask_d2.utils.visualization import distinct_colors
+
+Segmenter = SemanticSegmenter | ForeignSegmenter | ExportedSegmenter
 
 
 class Prediction(NamedTuple):
@@ -53,7 +60,7 @@ class Predictor:
         model = build_model(cfg)
         data = read_checkpoint(cfg.MODEL.WEIGHTS)
         load_checkpoint(model, data, cfg.MODEL.WEIGHTS)
-        self._take(cfg, model.eval(), metadata_of_file(data))
+        self._take(cfg, as_segmenter(model.eval()), metadata_of_file(data))
 
     @classmethod
     def from_run(cls, run: str | os.PathLike, weights: str | os.PathLike | None = None) -> Predictor:
@@ -68,13 +75,32 @@ class Predictor:
     def of_model(cls, cfg: CfgNode, model: nn.Module) -> Predictor:
         """A predictor around a model that is there already; the caller puts it into evaluation mode."""
         predictor = cls.__new__(cls)
-        predictor._take(cfg, model)
+        predictor._take(cfg, as_segmenter(model))
         return predictor
 
-    def _take(self, cfg: CfgNode, model: nn.Module, recorded: dict[str, Any] | None = None) -> None:
+    @classmethod
+    def from_export(cls, file: str | os.PathLike) -> Predictor:
+        """The predictor of a file that `semask export` wrote, ONNX or OpenVINO, with nothing else; on the CPU.
+
+        Scores where the file gives scores or logits, no priors. A file of one size takes pictures that the size rule
+        brings to it. Raises `UserError` for a file that is none, and where its runtime is not installed.
+        """
+        exported = open_exported(Path(file))
+        metadata = exported.metadata
+        cfg = get_cfg(opts=["DATASETS.TEST", "()", "DATASETS.TRAIN", "()", "MODEL.DEVICE", "cpu"])
+        cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = metadata.min_size, metadata.max_size
+        cfg.INPUT.FORMAT = metadata.channel_order
+        cfg.MODEL.META_ARCHITECTURE = metadata.architecture
+        cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = len(metadata.class_names)
+        predictor = cls.__new__(cls)
+        names = ("class_names", "class_colors", "ignore_label")
+        predictor._take(cfg, ExportedSegmenter(exported), {name: getattr(metadata, name) for name in names})
+        return predictor
+
+    def _take(self, cfg: CfgNode, model: Segmenter, recorded: dict[str, Any] | None = None) -> None:
         """Take a config and its model; `recorded` is what the checkpoint says of its classes."""
         self.cfg = cfg.clone()
-        self.model = as_segmenter(model)
+        self.model = model
         custom = register_custom(cfg)
         self.label_format = custom.label_format if custom else LabelFormat()
         count = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
@@ -124,6 +150,8 @@ class Predictor:
     @torch.inference_mode()
     def _segment(self, inputs: list[dict], *, scores: bool, priors: bool) -> list[Prediction]:
         """Predictions of inputs that have one size."""
+        if priors and isinstance(self.model, ExportedSegmenter):
+            raise UserError("an exported file has no semantic maps to show; they come with the checkpoint")
         if priors and not self.has_priors:
             raise UserError(
                 f"MODEL.META_ARCHITECTURE {self.cfg.MODEL.META_ARCHITECTURE} with MODEL.BACKBONE.NAME "
