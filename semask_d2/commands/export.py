@@ -20,7 +20,8 @@ from semask_d2.utils.errors import UserError, printable
 def argument_parser(prog: str | None = None) -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(
-        prog=prog, description="Write a trained model for other runtimes, and compare what the file says with the model."
+        prog=prog,
+        description="Write a trained model for other runtimes, and compare what the file says with the model.",
     )
     parser.add_argument("--run", metavar="DIR", help="run folder or checkpoint (default: newest run in output/)")
     parser.add_argument("--config-file", metavar="FILE", help="config (default: config.yaml beside the weights)")

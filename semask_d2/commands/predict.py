@@ -21,7 +21,9 @@ def argument_parser(prog: str | None = None) -> argparse.ArgumentParser:
     source.add_argument("--input", nargs="+", metavar="FILE", help="pictures, videos, folders, or globs in quotes")
     source.add_argument("--webcam", type=int, nargs="?", const=0, metavar="N", help="a camera (default: the first)")
     parser.add_argument("--output", metavar="PATH", help="folder, or for one input a .png, .jpg or .mp4 file")
-    parser.add_argument("--weights", metavar="PATH", help="checkpoint, run folder or exported file (default: newest run)")
+    parser.add_argument(
+        "--weights", metavar="PATH", help="checkpoint, run folder or exported file (default: newest run)"
+    )
     parser.add_argument("--config-file", metavar="FILE", help="config (default: config.yaml beside the weights)")
     parser.add_argument("--data", metavar="FILE", help="data set file (YAML) with the names and colors of the classes")
     parser.add_argument("--labels", action="store_true", help="also write the class ids, as PNG in labels/")

@@ -43,6 +43,7 @@ def describe(
         pixel_std=[float(x) for x in cfg.MODEL.PIXEL_STD],
         outputs=list(output_names(model, graph.outputs)),
         scores_are_probabilities=model.scores_are_probabilities,
+        resize_masks_first=getattr(model, "resize_masks_first", False),
         input_type=settings.input_type,
     )
 
@@ -50,7 +51,9 @@ def describe(
 def check_settings(kind: str, settings: GraphSettings, *, normalize: bool) -> None:
     """Raise `UserError` for what a format cannot do."""
     if kind == "torch_export" and settings.size is None:
-        raise UserError("--dynamic: torch_export takes a fixed size, for which add --size H W; onnx and openvino take any")
+        raise UserError(
+            "--dynamic: torch_export takes a fixed size, for which add --size H W; onnx and openvino take any"
+        )
     if kind == "torch_export" and settings.half_weights:
         raise UserError("--fp16: expected --format onnx or openvino; a program of torch.export keeps its weights")
     if settings.size is not None and min(settings.size) < 1:

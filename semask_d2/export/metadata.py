@@ -36,6 +36,7 @@ class ExportMetadata:
     pixel_std: list[float]
     outputs: list[str]
     scores_are_probabilities: bool
+    resize_masks_first: bool
     input_type: str
 
     def as_text(self) -> str:

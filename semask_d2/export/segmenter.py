@@ -52,6 +52,8 @@ class ExportedSegmenter:
             divisor = max(1, self.metadata.size_divisibility)
             padded = (height + -height % divisor, width + -width % divisor)
             masks = upsampled(outputs["mask_logits"], padded)[..., :height, :width]
+            if self.metadata.resize_masks_first:
+                masks = upsampled(masks, size)
             whole = upsampled(mask_scores(outputs["class_logits"], masks), size)
         return Segmentation(whole[0].argmax(0), whole[0] if scores else None)
 

@@ -50,7 +50,8 @@ def sampled_attention(
     out = None
     for level, level_map in enumerate(maps.split([h * w for h, w in sizes], dim=-1)):
         grid = level_grid(sizes[level], reference, offsets, level)
-        sampled = grid_sample(level_map.unflatten(-1, sizes[level]), grid)
+        # no `unflatten`: tracing takes its sizes for constants
+        sampled = grid_sample(level_map.reshape(*level_map.shape[:2], *sizes[level]), grid)
         for point in range(points):
             x, weight = sampled[..., point], weights[:, level, ..., point]
             out = x * weight if out is None else torch.addcmul(out, x, weight)
