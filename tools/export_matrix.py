@@ -3,9 +3,9 @@
 
     python tools/export_matrix.py [--size 128] [--family NAME ...]
 
-The models are those of configs/toy_scenes with random weights, every parameter moved from where it starts. A cell is the
-largest error of a class's score at a labeled pixel and the share of equal labels, the worst over all pictures: of
-several sizes and batches where the size is free. Minutes on two cores.
+The models are those of configs/toy_scenes with random weights, every parameter moved from where it starts. A cell is
+by how much the model's score of a label lies below its highest at most, and the share of equal labels, the worst over
+all pictures: of several sizes and batches where the size is free. Minutes on two cores.
 """
 
 from __future__ import annotations

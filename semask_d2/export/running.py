@@ -11,6 +11,7 @@ import numpy as np
 from semask_d2.export.metadata import KEY, ExportMetadata
 from semask_d2.utils.errors import UserError
 
+REASON = 120  # characters of what a library says
 EXPORTED = (".onnx", ".xml")  # that `open_exported` reads
 
 
@@ -93,7 +94,7 @@ class TorchModel(ExportedModel):
 def unreadable(path: Path, error: Exception) -> UserError:
     """What to raise for a file that its library refuses."""
     reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
-    return UserError(f"{path}: no model that can be run ({reason}); write it again with semask export")
+    return UserError(f"{path}: no model that can be run ({reason[:REASON]}); write it again with semask export")
 
 
 def open_exported(path: Path) -> ExportedModel:

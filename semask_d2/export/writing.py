@@ -31,7 +31,7 @@ EXAMPLE = 64, 96  # the size that a graph of any size is made with
 
 
 class GraphSettings(NamedTuple):
-    """What a graph takes: pictures of `size` (H, W) in batches of `batch`, of any where one is None; and how it is made."""
+    """What a graph takes, pictures of `size` (H, W) in batches of `batch` (None: any), and how it is made."""
 
     size: tuple[int, int] | None
     batch: int | None = 1

@@ -180,8 +180,10 @@ def test_files_that_are_no_exported_model_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.pt2").touch()
     with pytest.raises(UserError, match=r"expected an exported file, \.onnx or \.xml; others could run code"):
         open_exported(tmp_path / "a.pt2")
-    graph = onnx.helper.make_graph([], "empty", [], [])
-    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)]), tmp_path / "b.onnx")
+    ends = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in ("x", "y")]
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "relu", ends[:1], ends[1:])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, tmp_path / "b.onnx")
     with pytest.raises(UserError, match=r"b\.onnx: no metadata of a model of this project"):
         open_exported(tmp_path / "b.onnx")
 
