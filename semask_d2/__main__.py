@@ -6,13 +6,16 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from semask_d2.commands import check, export, init_data, predict, show_config, train
+from semask_d2.commands import check, compare, export, init_data, predict, report, show_config, train, web
 
 COMMANDS = {
     "train": "train a model that a config describes",
     "eval": "evaluate a trained model",
+    "compare": "evaluate several trained models, in one table",
     "predict": "draw what a model sees in pictures, videos or a camera",
     "export": "write a trained model for other runtimes, proved against the model",
+    "report": "write one HTML page about a run and its evaluations",
+    "web": "serve a page where a picture is dropped and segmented",
     "init-data": "look at a folder of images and labels, and describe it in a file",
     "check": "tell all that is wrong with a data set of your own",
     "config": "print every setting of a config with the file that it comes from",
@@ -25,8 +28,11 @@ def entry(name: str) -> Callable[[Sequence[str]], int]:
     functions: dict[str, Callable[[Sequence[str]], int]] = {
         "train": lambda words: train.command_line(words, prog=prog),
         "eval": lambda words: train.command_line(words, prog=prog, eval_only=True),
+        "compare": lambda words: compare.command_line(words, prog=prog),
         "predict": lambda words: predict.command_line(words, prog=prog),
         "export": lambda words: export.command_line(words, prog=prog),
+        "report": lambda words: report.command_line(words, prog=prog),
+        "web": lambda words: web.command_line(words, prog=prog),
         "init-data": lambda words: init_data.command_line(words, prog=prog),
         "check": lambda words: check.command_line(words, prog=prog),
         "config": lambda words: show_config.command_line(words, prog=prog),

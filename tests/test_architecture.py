@@ -29,6 +29,7 @@ LINES = (
     ("data",),
     ("export",),
     ("evaluation", "inference"),
+    ("report",),
     ("engine",),
     ("commands",),
     ("semask_d2",),  # the package's own __init__

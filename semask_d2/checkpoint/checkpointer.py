@@ -54,14 +54,17 @@ class Checkpointer(FvcoreCheckpointer):
         if self.write(name, **kwargs):
             self.tag_last_checkpoint(f"{name}.pth")
 
-    def write(self, name: str, *, weights_only: bool = False, **kwargs: Any) -> bool:
+    def write(self, name: str, *, model: nn.Module | None = None, weights_only: bool = False, **kwargs: Any) -> bool:
         """Write `NAME.pth` and leave `last_checkpoint` as it is; False on processes that do not write.
+
+        `model` may be another of the same layout, as an average of the weights.
 
         Raises `UserError`, and writes nothing, where a weight is not finite: no run could resume from it.
         """
         if not self.save_dir or not self.save_to_disk:
             return False
-        weights = self.model.state_dict()
+        model = self.model if model is None else model
+        weights = model.state_dict()
         if not all_finite(weights):
             last = self.newest_numbered()
             raise UserError(
@@ -69,7 +72,7 @@ class Checkpointer(FvcoreCheckpointer):
                 f"{last or '(none)'}. Continue from it with --resume and a lower SOLVER.BASE_LR, or without "
                 "SOLVER.AMP.ENABLED"
             )
-        state: dict[str, Any] = {"model": weights, RECORD: windows_of_model(self.model)}
+        state: dict[str, Any] = {"model": weights, RECORD: windows_of_model(model)}
         if self.class_metadata:
             state[METADATA] = self.class_metadata
         if not weights_only:
@@ -141,8 +144,7 @@ class Checkpointer(FvcoreCheckpointer):
         load_checkpoint(self.model, data, path, **allowances)
         for key in checkpointables:
             self.checkpointables[key].load_state_dict(data.pop(key))
-        known = ("model", RECORD, METADATA)
-        return {key: value for key, value in data.items() if key not in known} if checkpointables else {}
+        return {key: value for key, value in data.items() if key not in ("model", RECORD, METADATA)}
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
         """With `resume`, continue from the last checkpoint of the output folder if it has one; else load `path`."""

@@ -16,6 +16,9 @@ from semask_d2.inference.predictor import Predictor
 from semask_d2.modeling.meta_arch.base import SemanticSegmenter
 from semask_d2.utils.errors import UserError, printable
 
+# what is written is one graph in full precision
+PLAIN = ("MODEL.DEVICE", "cpu", "MODEL.PRECISION", "fp32", "MODEL.COMPILE", "", "TEST.SLIDING.ENABLED", "False")
+
 
 def argument_parser(prog: str | None = None) -> argparse.ArgumentParser:
     """The command line."""
@@ -57,8 +60,7 @@ def main(args: argparse.Namespace) -> None:
         half_weights=args.fp16,
     )
     check_settings(args.format, settings, normalize=not args.no_normalize)
-    cpu = ["MODEL.DEVICE", "cpu", "MODEL.PRECISION", "fp32"]
-    predictor = Predictor(choose_config(args.config_file, args.run, [*args.opts, *cpu]))
+    predictor = Predictor(choose_config(args.config_file, args.run, [*args.opts, *PLAIN]))
     if not isinstance(predictor.model, SemanticSegmenter):
         raise UserError(
             f"MODEL.META_ARCHITECTURE {predictor.cfg.MODEL.META_ARCHITECTURE}: only this project's models are exported"

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from semask_d2.config.checks import check_evaluation
 from semask_d2.engine.launch import guarded
+from semask_d2.engine.setup import set_product_precision
 from semask_d2.export.running import EXPORTED
 from semask_d2.inference.drawing import DrawingJob, choose_config
 from semask_d2.inference.predictor import Predictor
@@ -57,6 +58,7 @@ def main(args: argparse.Namespace) -> None:
         return
     cfg = choose_config(args.config_file, args.weights, args.opts, data=args.data)
     check_evaluation(cfg)
+    set_product_precision(cfg)
     if cfg.MODEL.DEVICE == "cpu":
         keep_freed_memory()
     job.run(Predictor(cfg))

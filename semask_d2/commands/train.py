@@ -16,9 +16,10 @@ from semask_d2.d2 import CfgNode, comm
 from semask_d2.data import register_custom, require_data
 from semask_d2.data.quick_check import quick_check
 from semask_d2.engine import Trainer
+from semask_d2.engine.hooks import AVERAGED
 from semask_d2.engine.launch import argument_parser, run
 from semask_d2.engine.setup import setup, summary
-from semask_d2.evaluation import MultiScaleFlip
+from semask_d2.evaluation import EvaluatedModel, MultiScaleFlip
 from semask_d2.modeling.meta_arch import build_model
 from semask_d2.utils.errors import UserError
 
@@ -47,9 +48,10 @@ def main(args: argparse.Namespace) -> None:
     setup(cfg, training=not args.eval_only, resume=args.resume)
     results = evaluate(cfg, resume=args.resume) if args.eval_only else train(cfg, args)
     if comm.is_main_process() and results:
-        for name in cfg.DATASETS.TEST:
-            metrics = results.get(name, results)  # the results of a single set come without its name
-            print(f"{name} mIoU {metrics['sem_seg']['mIoU']:.2f}", flush=True)
+        for kind, of_kind in ((f" {AVERAGED}", results.get(AVERAGED, {})), ("", results)):
+            for name in cfg.DATASETS.TEST if of_kind else ():
+                metrics = of_kind.get(name, of_kind)  # the results of a single set come without its name
+                print(f"{name}{kind} mIoU {metrics['sem_seg']['mIoU']:.2f}", flush=True)
 
 
 def train(cfg: CfgNode, args: argparse.Namespace) -> dict[str, Any]:
@@ -79,8 +81,13 @@ def evaluate(cfg: CfgNode, *, resume: bool) -> dict[str, Any]:
     counts = require_data(cfg, cfg.DATASETS.TEST)
     model = Trainer.build_model(cfg)
     logger.info("Evaluation:\n%s", summary(cfg, model, counts, training=False))
-    Checkpointer(model, cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
-    return Trainer.test(cfg, MultiScaleFlip.from_config(cfg, model) if cfg.TEST.AUG.ENABLED else model)
+    checkpointer = Checkpointer(model, cfg.OUTPUT_DIR)
+    file = checkpointer.get_checkpoint_file() if resume else ""
+    iteration = checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume).get("iteration")
+    done = min(iteration + 1, cfg.SOLVER.MAX_ITER) if isinstance(iteration, int) else None
+    evaluated = EvaluatedModel(file or cfg.MODEL.WEIGHTS, done)
+    tested = MultiScaleFlip.from_config(cfg, model) if cfg.TEST.AUG.ENABLED else model
+    return Trainer.test(cfg, tested, evaluated=evaluated)
 
 
 def command_line(arguments: Sequence[str] | None = None, *, prog: str | None = None, eval_only: bool = False) -> int:

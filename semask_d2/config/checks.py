@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import shutil
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -10,6 +12,7 @@ import torch
 
 from semask_d2.d2 import CfgNode
 from semask_d2.d2 import get_cfg as get_detectron2_cfg
+from semask_d2.modeling.layers.precision import gpu_has_bf16
 from semask_d2.utils.arguments import value_of
 from semask_d2.utils.errors import UserError
 
@@ -33,6 +36,15 @@ def one_of(*choices: str) -> Range:
     return Range(lambda value: value in choices, " or ".join(f'"{choice}"' for choice in choices))
 
 
+def some_of(*choices: str) -> Range:
+    """A list of some words, none twice."""
+    listed = ", ".join(f'"{choice}"' for choice in choices)
+    return Range(
+        lambda value: isinstance(value, (list, tuple)) and len(set(value)) == len(value) and set(value) <= {*choices},
+        f"a list of {listed}, or []",
+    )
+
+
 def is_device(name: str) -> bool:
     """Whether a computation can run on the device of this name."""
     kind, _, index = name.partition(":")
@@ -50,19 +62,28 @@ COMMON: dict[str, Range] = {
     "DATALOADER.NUM_WORKERS": at_least(0),
     "INPUT.MAX_SIZE_TEST": at_least(1),
     "INPUT.MIN_SIZE_TEST": at_least(0),  # 0 takes images as they are
+    "FLOAT32_PRECISION": one_of("", "highest", "high", "medium"),
     "OUTPUT_DIR": Range(bool, "a folder's name"),
 }
 TRAINING: dict[str, Range] = {
+    "DATALOADER.RARE_CLASS_TEMPERATURE": at_least(0),
     "SOLVER.MAX_ITER": at_least(1),
     "SOLVER.CHECKPOINT_PERIOD": at_least(1),
     "SOLVER.CHECKPOINTS_KEPT": at_least(0),
     "SOLVER.BASE_LR": at_least(0),
+    "SOLVER.EMA.DECAY": Range(lambda value: 0 <= value < 1, "a number from 0 to below 1"),
+    "SOLVER.EARLY_STOPPING.PATIENCE": at_least(0),
+    "SOLVER.EARLY_STOPPING.MIN_DELTA": at_least(0),
     "SOLVER.BACKBONE_MULTIPLIER": at_least(0),
     "SOLVER.WEIGHT_DECAY": at_least(0),
     "SOLVER.MOMENTUM": at_least(0),
     "SOLVER.WARMUP_ITERS": at_least(0),
     "SOLVER.WARMUP_METHOD": one_of("linear", "constant"),
     "TEST.EVAL_PERIOD": at_least(0),
+    "MODEL.COMPILE": Range(  # CUDA graphs keep their outputs' memory, which gradients and accumulation still need
+        lambda mode: mode != "reduce-overhead", '"" or "default" in training, as "reduce-overhead" is for evaluation'
+    ),
+    "TRACKERS": some_of("wandb", "mlflow"),
 }
 # keys of Detectron2's that mean nothing here: a value that differs from the default is worth a word
 UNUSED = (
@@ -73,6 +94,8 @@ UNUSED = (
     "VIS_PERIOD",
 )
 
+COMPILERS = ("g++", "clang++", "c++", "cl")
+
 
 def check_ranges(cfg: CfgNode, ranges: dict[str, Range]) -> None:
     """Raise `UserError` naming the first key whose value is outside its range."""
@@ -82,9 +105,27 @@ def check_ranges(cfg: CfgNode, ranges: dict[str, Range]) -> None:
             raise UserError(f"{key}: expected {wanted.words}, got {value!r}")
 
 
+def check_common(cfg: CfgNode) -> None:
+    """Raise `UserError` for settings that neither a training nor an evaluation can have."""
+    check_ranges(cfg, COMMON)
+    if cfg.MODEL.COMPILE and not (os.environ.get("CXX") or any(map(shutil.which, COMPILERS))):
+        raise UserError(
+            f"MODEL.COMPILE: {cfg.MODEL.COMPILE!r} needs a C++ compiler; there is none of {', '.join(COMPILERS)} on "
+            'the PATH, nor one that CXX names; install one, or set it to ""'
+        )
+    if not cfg.MODEL.DEVICE.startswith("cuda") or not torch.cuda.is_available():
+        return
+    if cfg.MODEL.PRECISION == "bf16" and not gpu_has_bf16():
+        raise UserError(
+            f"MODEL.PRECISION: {torch.cuda.get_device_name()} has no bf16 and would emulate it slowly; set it to fp32, "
+            "and SOLVER.AMP.ENABLED and TEST.AMP.ENABLED to True for mixed precision in fp16"
+        )
+
+
 def check_training(cfg: CfgNode) -> None:
     """Raise `UserError` for settings that no training can have; warn of those that are not obeyed."""
-    check_ranges(cfg, COMMON | TRAINING)
+    check_common(cfg)
+    check_ranges(cfg, TRAINING)
     defaults = get_detectron2_cfg()
     for key in UNUSED:
         if value_of(cfg, key) != value_of(defaults, key):
@@ -93,4 +134,4 @@ def check_training(cfg: CfgNode) -> None:
 
 def check_evaluation(cfg: CfgNode) -> None:
     """Raise `UserError` for settings that no evaluation or prediction can have."""
-    check_ranges(cfg, COMMON)
+    check_common(cfg)

@@ -40,6 +40,16 @@ DEFAULTS: dict[str, Any] = {
     "INPUT.CROP.SINGLE_CATEGORY_MAX_AREA": 1.0,  # no class may fill more than this part of a crop
     "INPUT.SKIP_UNREADABLE": False,  # train on without the images that cannot be read
     "INPUT.SIZE_DIVISIBILITY": -1,  # above 0: training images are padded to this side (see configs/recipes)
+    # above 0 (0.01, say): images are drawn by their rare classes, which crops then show; the lower, the rarer
+    "DATALOADER.RARE_CLASS_TEMPERATURE": 0.0,
+    # Evaluation
+    "TEST.SLIDING.ENABLED": False,  # images larger than a window in overlapping windows, in evaluation and prediction
+    "TEST.SLIDING.SIZE": [0, 0],  # height and width of a window; [0, 0]: INPUT.CROP.SIZE
+    "TEST.SLIDING.OVERLAP": 0.33,  # the least share of a side that neighbors have in common
+    "TEST.SLIDING.BLENDING": "linear",  # weights that fall to a window's edges, or "mean"
+    "TEST.BOUNDARY": False,  # also boundary IoU and trimap IoU, within 2% of the diagonal
+    "TEST.SAVE_PREDICTIONS": False,  # write each prediction as PNG, in the data set's format for submissions
+    "TEST.VALIDATION_LOSS": False,  # the training's loss on the test sets too, in training runs
     # Optimization
     "SOLVER.OPTIMIZER": "ADAMW",
     "SOLVER.BACKBONE_MULTIPLIER": 0.1,
@@ -48,10 +58,22 @@ DEFAULTS: dict[str, Any] = {
     "SOLVER.POLY_LR_POWER": 0.9,
     "SOLVER.POLY_LR_CONSTANT_ENDING": 0.0,
     "SOLVER.CHECKPOINTS_KEPT": 3,  # the newest ones beside the best and the final; 0 keeps all
+    "SOLVER.EMA.ENABLED": False,  # also keep and evaluate an exponential moving average of the weights
+    "SOLVER.EMA.DECAY": 0.9998,  # of the average so far, an iteration; less at a run's start
+    "SOLVER.EARLY_STOPPING.PATIENCE": 0,  # evaluations without a better mIoU after which a training ends; 0: never
+    "SOLVER.EARLY_STOPPING.MIN_DELTA": 0.0,  # percent of mIoU that count as better
     "SOLVER.GRADIENT_ACCUMULATION_STEPS": 1,  # parts that a batch of IMS_PER_BATCH is split into
+    # Output
+    "TRACKERS": [],  # beside tensorboard: "wandb" and "mlflow"
     # Weights
     # "bf16": backbone and head compute in bfloat16 autocast, in training and evaluation, on a CPU or a GPU that has it
     "MODEL.PRECISION": "fp32",
+    # in evaluation and prediction on a GPU, mixed precision as SOLVER.AMP.ENABLED is for training: bf16, or fp16 where
+    # the GPU has no bf16. FLOAT32_PRECISION "high" makes the products of fp32 quicker instead (TF32)
+    "TEST.AMP.ENABLED": False,
+    # "default": backbone and head through torch.compile, in training and evaluation; "reduce-overhead": also as CUDA
+    # graphs, for evaluation of images of few sizes
+    "MODEL.COMPILE": "",
     # parts that compute their activations twice in training, to keep fewer: "res2".."res5" and "pixel_decoder"
     "MODEL.ACTIVATION_CHECKPOINTING": [],
     "MODEL.WEIGHTS_DROP_CLASS_LAYERS": False,  # start training without the class-sized layers of MODEL.WEIGHTS
@@ -126,6 +148,8 @@ DEFAULTS: dict[str, Any] = {
     "MODEL.SEM_SEG_HEAD.ASPP_DROPOUT": 0.1,
     "MODEL.SEM_SEG_HEAD.USE_DEPTHWISE_SEPARABLE_CONV": False,
     "MODEL.SEM_SEG_HEAD.OHEM_PIXELS": 0,  # Semantic FPN: pixels per image that count in loss_ce; 0 for all
+    # of the class loss, Semantic FPN's loss and the prior's: K numbers, or ["auto"] by the training set's pixels
+    "MODEL.SEM_SEG_HEAD.CLASS_WEIGHTS": [],
     "MODEL.SEM_SEG_HEAD.MASK_DIM": 256,
     "MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS": 0,
     "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME": "BasePixelDecoder",

@@ -68,12 +68,13 @@ def sample_view(
     labels: np.ndarray,
     max_area: float = 1.0,
     ignore_label: int = 255,
+    wanted_class: int | None = None,
 ) -> View:
     """Draw a crop of at most `crop_size` in a picture resized to `full_shape`.
 
     `labels` is the label map at its own size. With `max_area` below 1 it draws up to ten times until the crop
-    holds several classes, none of which fills `max_area` of the labeled pixels or more; the tenth stands
-    whatever it holds.
+    holds several classes, none of which fills `max_area` of the labeled pixels or more, and with `wanted_class` until
+    the crop shows that; the tenth stands whatever it holds.
     """
     height, width = min(crop_size[0], full_shape[0]), min(crop_size[1], full_shape[1])
     view = View(*full_shape, 0, 0, height, width)
@@ -81,11 +82,12 @@ def sample_view(
         top = int(rng.integers(full_shape[0] - height + 1))
         left = int(rng.integers(full_shape[1] - width + 1))
         view = View(*full_shape, top, left, height, width)
-        if max_area >= 1.0:
+        if max_area >= 1.0 and wanted_class is None:
             break
         ids, counts = count_ids(resize_labels(labels, view))
         counts = counts[ids != ignore_label]
-        if len(counts) > 1 and counts.max() < counts.sum() * max_area:
+        varied = max_area >= 1.0 or (len(counts) > 1 and counts.max() < counts.sum() * max_area)
+        if varied and (wanted_class is None or wanted_class in ids):
             break
     return view
 

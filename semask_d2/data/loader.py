@@ -8,8 +8,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from torch.utils.data import DataLoader
+from tqdm import tqdm
 
 from semask_d2.d2 import CfgNode, MetadataCatalog, comm
+from semask_d2.data.class_balance import RareClasses, pixels_of
 from semask_d2.data.datasets import get_dataset_dicts
 from semask_d2.data.mapper import build_mapper
 from semask_d2.data.sampler import PositionedDataset, PositionSampler, ShardedDataset
@@ -25,16 +27,19 @@ Batch = list[dict[str, Any]]
 class Batches:
     """Iterates a DataLoader, and raises the UserError that a worker met as the same one-line UserError.
 
-    With `skip_unreadable`, samples whose files cannot be read are left out, and named with their count at the end.
+    With `skip_unreadable`, samples whose files cannot be read are left out, and named with their count at the end. With
+    `progress`, the main process shows a bar of that name, with the time left, where there is a terminal.
     """
 
-    def __init__(self, loader: DataLoader, *, skip_unreadable: bool = False) -> None:
+    def __init__(self, loader: DataLoader, *, skip_unreadable: bool = False, progress: str = "") -> None:
         self.loader = loader
         self.skip_unreadable = skip_unreadable
+        self.progress = progress
 
     def __iter__(self) -> Iterator[Batch]:
         skipped: list[str] = []
-        for batch in self.loader:
+        hidden = None if self.progress and comm.is_main_process() else True  # None: where there is no terminal
+        for batch in tqdm(self.loader, desc=self.progress, unit="image", leave=False, disable=hidden):
             kept = []
             for sample in batch:
                 if self.skip_unreadable and isinstance(sample, UnreadableFile):
@@ -67,6 +72,8 @@ class TrainBatches:
     workers: int
     skip_unreadable: bool
     seed: int
+    rare_classes: RareClasses | None = None
+    device: str = "cpu"  # where the batches go
     start_iter: int | None = None
 
     def starting_at(self, start_iter: int, *, seed: int) -> TrainBatches:
@@ -85,12 +92,18 @@ class TrainBatches:
             world_size=comm.get_world_size(),
             per_rank_batch=self.images,
         )
-        dataset = PositionedDataset(self.dicts, self.mapper, self.seed, skip_unreadable=self.skip_unreadable)
+        dataset = PositionedDataset(
+            self.dicts,
+            self.mapper,
+            self.seed,
+            skip_unreadable=self.skip_unreadable,
+            rare_classes=self.rare_classes,
+        )
         loader = DataLoader(
             dataset,
             batch_sampler=sampler,
             persistent_workers=self.workers > 0,
-            **worker_settings(self.workers),
+            **worker_settings(self.workers, self.device),
         )
         return iter(Batches(loader))
 
@@ -101,7 +114,8 @@ def build_train_loader(
     """The batches of DATASETS.TRAIN, or of `dicts`, through `mapper`, by default the config's.
 
     SOLVER.IMS_PER_BATCH is the batch of one optimizer step over all ranks, in SOLVER.GRADIENT_ACCUMULATION_STEPS
-    parts. Raises UserError if it does not divide, or the config is not made for a data set.
+    parts. Where DATALOADER.RARE_CLASS_TEMPERATURE is above 0, `RareClasses` draws the images. Raises UserError if the
+    batch does not divide, or the config is not made for a data set.
     """
     steps = cfg.SOLVER.GRADIENT_ACCUMULATION_STEPS
     images = per_rank_batch(cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size(), steps)
@@ -112,6 +126,7 @@ def build_train_loader(
         for name in cfg.DATASETS.TRAIN:
             dicts += get_dataset_dicts(name)
             check_classes(cfg, name)
+    temperature = cfg.DATALOADER.RARE_CLASS_TEMPERATURE
     return TrainBatches(
         dicts,
         mapper or build_mapper(cfg, is_train=True),
@@ -120,6 +135,8 @@ def build_train_loader(
         workers=cfg.DATALOADER.NUM_WORKERS,
         skip_unreadable=cfg.INPUT.SKIP_UNREADABLE,
         seed=run_seed(cfg),
+        rare_classes=RareClasses(pixels_of(cfg, dicts), temperature) if temperature else None,
+        device=cfg.MODEL.DEVICE,
     )
 
 
@@ -147,9 +164,10 @@ def build_test_loader(cfg: CfgNode, dataset_name: str, mapper: Mapper | None = N
         DataLoader(
             dataset,
             batch_size=1,
-            **worker_settings(cfg.DATALOADER.NUM_WORKERS),
+            **worker_settings(cfg.DATALOADER.NUM_WORKERS, cfg.MODEL.DEVICE),
         ),
         skip_unreadable=True,
+        progress=dataset_name,
     )
 
 

@@ -133,7 +133,7 @@ class SemanticMapper:
             rng = rng if rng is not None else np.random.default_rng(np.random.randint(2**31))  # noqa: NPY002
             labels = self._read_labels(sample)
             sample.pop("coco_labels", None)  # which no model needs, and which travel from process to process
-            pixels, labels = self._augment(image, labels, rng)
+            pixels, labels = self._augment(image, labels, rng, sample.pop("wanted_class", None))
             sample["image"] = image_tensor(pixels, self.image_format)
             # a copy, since a flipped map of one column counts as contiguous and still has a negative stride
             sample["sem_seg"] = torch.from_numpy(np.array(labels, dtype=self.label_dtype, order="C"))
@@ -154,7 +154,9 @@ class SemanticMapper:
         check_labels(labels, num_classes=self.num_classes, ignore_label=self.ignore_label, path=path)
         return labels
 
-    def _augment(self, image, labels: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    def _augment(
+        self, image, labels: np.ndarray, rng: np.random.Generator, wanted_class: int | None
+    ) -> tuple[np.ndarray, np.ndarray]:
         edge = augmentation.sample_short_edge(rng, self.short_edges, self.sampling)
         shape = augmentation.resized_shape(image.height, image.width, edge, self.max_size)
         view = augmentation.View.whole(*shape)
@@ -166,6 +168,7 @@ class SemanticMapper:
                 labels=labels,
                 max_area=self.single_category_max_area,
                 ignore_label=self.ignore_label,
+                wanted_class=wanted_class,
             )
         pixels, labels = augmentation.resize_image(image, view), augmentation.resize_labels(labels, view)
         if self.color_jitter:
@@ -180,6 +183,12 @@ def model_says(cfg: CfgNode, attribute: str) -> bool:
     """What the config's meta-architecture says of itself; False for those of other projects, which say nothing."""
     models = dict(iter(META_ARCH_REGISTRY))
     return getattr(models.get(cfg.MODEL.META_ARCHITECTURE), attribute, False)
+
+
+def build_validation_mapper(cfg: CfgNode) -> SemanticMapper:
+    """Images as evaluation shows them to a model, with their labels at the same size, for a loss."""
+    with naming_config_keys():
+        return SemanticMapper(**(SemanticMapper.from_config(cfg, is_train=False) | {"is_train": True}))
 
 
 MAPPERS: dict[str, Callable[..., Any]] = {"mask_former_semantic": SemanticMapper}

@@ -41,7 +41,7 @@ def map_files(
     """
     if workers is None:
         workers = 0 if len(items) < FEW else usable_cores()
-    loader: Any = DataLoader(Mapped(function, items), batch_size=1, **worker_settings(min(workers, len(items))))
+    loader: Any = DataLoader(Mapped(function, items), batch_size=1, **worker_settings(min(workers, len(items)), "cpu"))
     for (result,) in tqdm(loader, desc=what, unit="file", disable=None, leave=False):
         yield result
 

@@ -1,7 +1,8 @@
 """Which image comes when: an order that depends on the seed and the position alone.
 
-Position p of the endless stream is image p % n of epoch p // n. Neither the number of workers, nor a stop and
-a resume, nor the number of ranks that share a batch changes what stands at a position or how it is augmented.
+Position p of the endless stream is image p % n of epoch p // n, or what `RareClasses` draws for it. Neither the number
+of workers, nor a stop and a resume, nor the number of ranks that share a batch changes what stands at a position or how
+it is augmented.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset, Sampler
 
+from semask_d2.data.class_balance import RareClasses
 from semask_d2.utils.errors import UnreadableFile, UserError
 
 logger = logging.getLogger(__name__)
@@ -42,8 +44,9 @@ class PositionSampler(Sampler[list[int]]):
 class PositionedDataset(Dataset):
     """Maps a position of the stream to its sample: shuffled again each epoch, augmented by its own generator.
 
-    A UserError of the mapper is returned in place of the sample, so that it can cross from a worker as it is. With
-    `skip_unreadable` the epoch's next readable image takes the place of one whose file cannot be read.
+    With `rare_classes` there are no epochs: each position draws an image, and hands the class that it is drawn for on
+    as `wanted_class`. A UserError of the mapper is returned in place of the sample, so that it can cross from a worker
+    as it is. With `skip_unreadable` the next readable image takes the place of one whose file cannot be read.
     """
 
     def __init__(
@@ -53,8 +56,10 @@ class PositionedDataset(Dataset):
         seed: int,
         *,
         skip_unreadable: bool = False,
+        rare_classes: RareClasses | None = None,
     ) -> None:
         self.dicts = dicts
+        self.rare_classes = rare_classes
         self.skip_unreadable = skip_unreadable
         self.mapper = mapper
         self.seed = seed
@@ -69,12 +74,19 @@ class PositionedDataset(Dataset):
             self._order = np.random.default_rng((self.seed, 0, epoch)).permutation(len(self.dicts))
         return int(self._order[(place + skip) % len(self.dicts)])
 
+    def sample(self, position: int, skip: int) -> dict[str, Any]:
+        """The dict at `position`, or after `skip` unreadable ones the next in its place."""
+        if self.rare_classes is None:
+            return self.dicts[self.index(position, skip)]
+        image, wanted = self.rare_classes.draw(np.random.default_rng((self.seed, 2, position, skip)))
+        return {**self.dicts[image], "wanted_class": wanted}
+
     def __getitem__(self, position: int) -> dict[str, Any] | UserError:
         failures: list[UserError] = []
         for skip in range(len(self.dicts) if self.skip_unreadable else 1):
             rng = np.random.default_rng((self.seed, 1, position))
             try:
-                return self.mapper(self.dicts[self.index(position, skip)], rng=rng)
+                return self.mapper(self.sample(position, skip), rng=rng)
             except UnreadableFile as error:
                 failures.append(error)
                 if self.skip_unreadable:

@@ -11,8 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from semask_d2.checkpoint import Checkpointer, read_checkpoint
 from semask_d2.d2 import EventWriter, HookBase, comm, get_event_storage, hooks
+from semask_d2.engine.averaging import WeightAverage
 from semask_d2.engine.optimizer import load_scheduler_state
 from semask_d2.engine.step import TrainingStep
 from semask_d2.engine.stopping import Stopped
@@ -22,6 +25,7 @@ from semask_d2.utils.runs import read_metrics
 logger = logging.getLogger(__name__)
 
 BEST_NAME = "model_best"
+AVERAGED = "ema"  # before the names of the averaged weights' metrics
 
 
 class LRScheduler(hooks.LRScheduler):  # under the name that Detectron2's trainers save its state by
@@ -129,12 +133,14 @@ def flattened(results: dict[str, Any]) -> dict[str, float]:
 class BestCheckpoint(HookBase):
     """Keeps the weights of the best evaluation so far as `model_best.pth`; it stands after the evaluation hooks.
 
-    The best value so far is read from that file, so a resumed run cannot overwrite a better model.
+    The best value so far is read from that file, so a resumed run cannot overwrite a better model. Where there is an
+    `average` of the weights the better of the two is kept; the file's `metric` says which that is.
     """
 
-    def __init__(self, checkpointer: Checkpointer, metric: str):
+    def __init__(self, checkpointer: Checkpointer, metric: str, average: WeightAverage | None = None):
         self.checkpointer = checkpointer
         self.metric = metric
+        self.average = average
         self.seen_iteration = -1
         self.best = -math.inf
 
@@ -156,10 +162,20 @@ class BestCheckpoint(HookBase):
         if iteration == self.seen_iteration:
             return
         self.seen_iteration = iteration
+        self.keep_if_better(self.checkpointer.model, self.metric, value, iteration)
+        if self.average is not None and self.average.model is not None:
+            metric = f"{AVERAGED}/{self.metric}"
+            value, iteration = self.trainer.storage.latest().get(metric, (math.nan, -1))
+            self.keep_if_better(self.average.model, metric, value, iteration)
+
+    def keep_if_better(self, model: nn.Module, metric: str, value: float, iteration: int) -> None:
+        """Write `model` if `value` is above the best so far."""
         if value > self.best:
             self.best = value
-            logger.info("Best %s so far: %.2f", self.metric, value)
-            self.checkpointer.write(BEST_NAME, weights_only=True, best=value, metric=self.metric, iteration=iteration)
+            logger.info("Best %s so far: %.2f", metric, value)
+            self.checkpointer.write(
+                BEST_NAME, model=model, weights_only=True, best=value, metric=metric, iteration=iteration
+            )
 
     after_train = after_step
 

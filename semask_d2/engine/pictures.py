@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,10 @@ from semask_d2.data.datasets import get_dataset_dicts
 from semask_d2.data.image_io import read_image, save_picture
 from semask_d2.data.labels import read_sample_labels
 from semask_d2.inference.predictor import Predictor
+from semask_d2.report import write_report
+from semask_d2.report.evaluations import FOLDER as EVALUATIONS
+from semask_d2.report.evaluations import IMAGES_FILE, read_evaluation
+from semask_d2.utils.curves import draw_curves
 from semask_d2.utils.runs import read_metrics
 from semask_d2.utils.visualization import draw_panels
 
@@ -27,14 +31,15 @@ logger = logging.getLogger(__name__)
 
 FOLDER = "pictures"
 COUNT = 3
-CURVES = (7, 4)  # inches of one plot
+REPORT_SECONDS = 20  # after so many the report at the end of a training takes no further image
 
 
 class PredictionPictures(HookBase):
     """After each evaluation draws some images of the first test set into the run's `pictures/`, and to tensorboard.
 
-    Image, ground truth, prediction, error and the semantic maps of the four stages. It stands after the evaluation
-    hook and before the writers, on the main process. `metric` is a scalar that every evaluation puts.
+    Evenly spread ones, the same each time, and where the evaluation wrote its `images.json` the worst: image, ground
+    truth, prediction, error and the semantic maps of the four stages. It stands after the evaluation hook and before
+    the writers, on the main process. `metric` is a scalar that every evaluation puts.
     """
 
     def __init__(self, cfg: CfgNode, model: nn.Module, metric: str):
@@ -52,19 +57,23 @@ class PredictionPictures(HookBase):
     after_train = after_step
 
     def draw(self) -> None:
-        """Draw the same evenly spread images each time."""
+        """Draw the evenly spread images and the worst."""
         done = min(self.trainer.iter + 1, self.trainer.max_iter)
+        name = self.cfg.DATASETS.TEST[0]
+        dicts = get_dataset_dicts(name)
+        chosen = [
+            (Path(x["file_name"]).stem, f"predictions/{Path(x['file_name']).stem}", x) for x in evenly(dicts, COUNT)
+        ]
+        for rank, x in enumerate(worst(Path(self.cfg.OUTPUT_DIR, EVALUATIONS, name), dicts, COUNT), start=1):
+            chosen.append((f"worst{rank}_{Path(x['file_name']).stem}", f"worst predictions/{rank}", x))
         was_training = self.model.training
         self.model.eval()
         try:
             predictor = Predictor.of_model(self.cfg, self.model)
-            for x in evenly(get_dataset_dicts(self.cfg.DATASETS.TEST[0]), COUNT):
-                stem = Path(x["file_name"]).stem
+            for file, tag, x in chosen:
                 panels = draw_example(predictor, x)
-                save_picture(Path(self.cfg.OUTPUT_DIR, FOLDER, f"{done:07d}_{stem}.png"), panels)
-                self.trainer.storage.put_image(
-                    f"predictions/{stem}", torch.from_numpy(panels.transpose(2, 0, 1).copy())
-                )
+                save_picture(Path(self.cfg.OUTPUT_DIR, FOLDER, f"{done:07d}_{file}.png"), panels)
+                self.trainer.storage.put_image(tag, torch.from_numpy(panels.transpose(2, 0, 1).copy()))
         finally:
             self.model.train(was_training)
 
@@ -97,6 +106,21 @@ class CurveWriter(EventWriter):
             save_picture(self.folder / FOLDER / "curves.png", draw_curves(records))
 
 
+def report_training(cfg: CfgNode, model: nn.Module) -> None:
+    """Write the `report.html` of a training that is through, with its model as it is now, which was evaluated last."""
+
+    def write() -> None:
+        was_training = model.training
+        model.eval()
+        try:
+            path = write_report(cfg.OUTPUT_DIR, predictor=Predictor.of_model(cfg, model), seconds=REPORT_SECONDS)
+            logger.info("Report: %s", path)
+        finally:
+            model.train(was_training)
+
+    unless_it_fails("report", write)
+
+
 def unless_it_fails(what: str, draw: Callable[[], None]) -> None:
     """Call `draw`; an error is a line in the log."""
     try:
@@ -115,6 +139,15 @@ def evenly(items: list, count: int) -> list:
     return [items[i] for i in np.linspace(0, len(items) - 1, min(count, len(items))).astype(int)]
 
 
+def worst(evaluation: Path, dicts: list[dict], count: int) -> list[dict]:
+    """The `count` of `dicts` whose mIoU is lowest, the worst first; none where the evaluation's folder lacks images."""
+    if not (evaluation / IMAGES_FILE).is_file():
+        return []
+    by_file = {x["file_name"]: x for x in dicts}
+    images = read_evaluation(evaluation).worst_images(count)
+    return [by_file[image.file_name] for image in images if image.file_name in by_file]
+
+
 def draw_example(predictor: Predictor, example: dict) -> np.ndarray:
     """The panels of one data set dict."""
     image = read_image(example["file_name"])
@@ -129,32 +162,3 @@ def draw_example(predictor: Predictor, example: dict) -> np.ndarray:
         priors=prediction.priors,
         ignore_label=predictor.ignore_label,
     )
-
-
-def draw_curves(records: Mapping[int, Mapping[str, float]]) -> np.ndarray:
-    """The last layer's loss parts, mIoU and learning rate over the iterations: RGB uint8 (H, W, 3)."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import, and only rank 0 needs it
-    from matplotlib.figure import Figure
-
-    names = sorted({name for record in records.values() for name in record})
-    losses = [name for name in names if "loss" in name and not name.rsplit("_", 1)[-1].isdigit()]
-    plots = {
-        "loss": losses,
-        "mIoU, %": [name for name in names if name.endswith("sem_seg/mIoU")],
-        "learning rate": [name for name in names if name == "lr"],
-    }
-    plots = {title: series for title, series in plots.items() if series}
-    figure = Figure(figsize=(CURVES[0] * max(1, len(plots)), CURVES[1]), layout="constrained")
-    canvas = FigureCanvasAgg(figure)
-    for number, (title, series) in enumerate(plots.items(), start=1):
-        axes = figure.add_subplot(1, len(plots), number)
-        for name in series:
-            points = [(iteration, record[name]) for iteration, record in records.items() if name in record]
-            marker = "o" if len(points) < 30 else None
-            axes.plot(*zip(*points, strict=True), label=name, marker=marker, markersize=3)
-        axes.set(title=title, xlabel="iteration", yscale="log" if title == "loss" else "linear")
-        axes.grid(alpha=0.3)
-        if len(series) > 1:
-            axes.legend(fontsize="small")
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[:, :, :3].copy()

@@ -13,6 +13,9 @@ from torch import nn
 
 from semask_d2 import d2
 from semask_d2.d2 import CfgNode, collect_env_info, comm, seed_all_rng, setup_logger
+from semask_d2.modeling.layers.precision import autocast_dtype
+from semask_d2.modeling.layers.triton_deformable_attention import triton_serves as attention_served
+from semask_d2.modeling.layers.triton_deformable_conv import triton_serves as convolution_served
 from semask_d2.utils.errors import printable
 from semask_d2.utils.files import atomic_write, remove_stale, require_writable
 from semask_d2.utils.memory import keep_freed_memory
@@ -21,10 +24,11 @@ from semask_d2.utils.runs import CONFIG_NAME
 logger = logging.getLogger(__name__)
 
 LOGGERS = ("fvcore", "detectron2", "semask_d2")
+LIBRARY = {True: "torchvision", False: "plain"}  # what convolves on a GPU, and on a CPU
 DETAIL = {"detail": True}  # `extra` of a record that goes to log.txt alone
 RUN_FILES = (
     *("model_*.pth", "last_checkpoint", "config.yaml", "metrics.json", "log.txt*", "events.out.tfevents.*"),
-    *("pictures", "non_finite_batch*.pth"),
+    *("pictures", "inference", "non_finite_batch*.pth", "report.html", "trackers.json"),
 )
 
 
@@ -56,6 +60,11 @@ def setup(cfg: CfgNode, *, training: bool, resume: bool) -> None:
     seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + rank)
     if training:  # evaluation meets many sizes, each of which would be benchmarked
         torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
+    set_product_precision(cfg)
+
+
+def set_product_precision(cfg: CfgNode) -> None:
+    """Let fp32 products be as precise as FLOAT32_PRECISION says: "high" is TF32 on a GPU."""
     if cfg.FLOAT32_PRECISION:
         torch.set_float32_matmul_precision(cfg.FLOAT32_PRECISION)
 
@@ -100,6 +109,7 @@ def summary(
         "weights": (cfg.MODEL.WEIGHTS or "random") + (", or the run's last checkpoint (--resume)" if resume else ""),
         "validation": images(cfg.DATASETS.TEST),
         "device": f"{device}; {comm.get_world_size()} process(es); torch {torch.__version__}, {d2.BACKEND} backend",
+        "computation": computation(cfg, next(model.parameters()).device, training=training),
         "output": f"{cfg.OUTPUT_DIR} (log.txt has the whole config and the model)",
     }
     if training:
@@ -113,9 +123,29 @@ def summary(
             f"weight decay {solver.WEIGHT_DECAY:g}"
             + (f", gradients clipped ({clip.CLIP_TYPE} {clip.CLIP_VALUE:g})" if clip.ENABLED else ""),
             "schedule": f"{solver.LR_SCHEDULER_NAME}, {solver.WARMUP_ITERS} iterations of warm-up",
-            "precision": "mixed" if solver.AMP.ENABLED and device.startswith("cuda") else cfg.MODEL.PRECISION,
         }
     return "\n".join(f"  {name:11s}{value}" for name, value in rows.items())
+
+
+def computation(cfg: CfgNode, device: torch.device, *, training: bool) -> str:
+    """In which dtype products are computed, by which attention and deformable operators, and whether compiled."""
+    mixed = autocast_dtype(device, enabled=(cfg.SOLVER if training else cfg.TEST).AMP.ENABLED)
+    dtype = torch.bfloat16 if cfg.MODEL.PRECISION == "bf16" else mixed or torch.float32
+    name = str(dtype).removeprefix("torch.")
+    if dtype != torch.float32:
+        name += " (autocast)"
+    elif device.type == "cuda":
+        name += f" (products {torch.get_float32_matmul_precision()})"
+    decoder = cfg.MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME if "MaskFormer" in cfg.MODEL.SEM_SEG_HEAD.NAME else ""
+    paths = []
+    if decoder.startswith("MSDeform"):
+        by_triton = attention_served(torch.empty(0, dtype=dtype, device=device))
+        paths.append("deformable attention " + ("Triton" if by_triton else "plain"))
+    if decoder.endswith("FANDecoder"):
+        by_triton = convolution_served(torch.empty(0, dtype=dtype, device=device))
+        paths.append("deformable convolution " + ("Triton" if by_triton else LIBRARY[device.type == "cuda"]))
+    compiled = f"compiled ({cfg.MODEL.COMPILE})" if cfg.MODEL.COMPILE else "not compiled"
+    return ", ".join([name, "attention scaled_dot_product_attention", *paths, compiled])
 
 
 def set_aside(folder: str) -> None:

@@ -6,7 +6,7 @@ import math
 import os
 import time
 from collections.abc import Iterable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -20,17 +20,6 @@ from semask_d2.utils.errors import UserError
 from semask_d2.utils.files import atomic_write
 
 
-def autocast_dtype(device: torch.device, *, enabled: bool) -> torch.dtype | None:
-    """The dtype of mixed precision: bf16 where the GPU computes in it, else fp16; None for full precision.
-
-    On a CPU mixed precision is always off.
-    """
-    if not enabled or device.type != "cuda":
-        return None
-    # not where bf16 is emulated (T4, V100, RTX 20), which is slow
-    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-
-
 def seed_forward(seed: int, iteration: int, part: int, rank: int) -> None:
     """Seed torch for the forward pass of one process on one part of an iteration's batch.
 
@@ -41,12 +30,20 @@ def seed_forward(seed: int, iteration: int, part: int, rank: int) -> None:
     torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0] >> 1))
 
 
-def summed(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The sum of the losses of several batches, by name."""
-    total = dict(parts[0])
-    for part in parts[1:]:
-        total = {name: value + part[name] for name, value in total.items()}
-    return total
+class OnTheWay:
+    """A tensor that goes to the host while its device computes on."""
+
+    def __init__(self, values: Tensor):
+        self.values = values.to("cpu", non_blocking=True)  # from a GPU into pinned memory
+        self.arrival = torch.cuda.Event() if values.device.type == "cuda" else None
+        if self.arrival is not None:
+            self.arrival.record()
+
+    def tolist(self) -> list[float]:
+        """The numbers, as soon as they are there."""
+        if self.arrival is not None:
+            self.arrival.synchronize()
+        return self.values.tolist()
 
 
 class TrainingStep(TrainerBase):
@@ -88,42 +85,57 @@ class TrainingStep(TrainerBase):
         self.optimizer.zero_grad(set_to_none=True)
         data_time = 0.0
         batches: list[list[dict]] = []
-        parts: list[dict[str, Tensor]] = []
+        total: dict[str, Tensor] = {}
+        sent = None
         for i in range(self.accumulation_steps):
             start = time.perf_counter()
             batch = next(self.batches)
             data_time += time.perf_counter() - start
             batches.append(batch)
             seed_forward(self.seed, self.iter, i, comm.get_rank())  # after the loader, which draws when it starts
-            parts.append(self.backward(batch, last=i == self.accumulation_steps - 1))
-        self.record(summed(parts), data_time, batches)
+            last = i == self.accumulation_steps - 1
+            with self.exchanging(last):
+                losses = self.losses(batch)
+                total = {name: loss.detach() + total.get(name, 0.0) for name, loss in losses.items()}
+                if last:
+                    # before the backward pass, so that they are on the host while a GPU is still at it: they are known
+                    # to be finite before the weights change, and nothing waits for the gradients
+                    sent = self.send(total)
+                loss: Any = sum(losses.values())
+                self.scaler.scale(loss).backward()
+        assert sent is not None  # there is a part at least
+        self.record(list(total), sent.tolist(), data_time, batches)
         self.scaler.unscale_(self.optimizer)  # some optimizers clip
         self.scaler.step(self.optimizer)
         self.scaler.update()
 
-    def backward(self, batch: list[dict], *, last: bool) -> dict[str, Tensor]:
-        """Add the gradients of one batch; its losses, detached, each over the accumulation steps."""
-        device = next(self.model.parameters()).device
+    def exchanging(self, last: bool) -> AbstractContextManager:
+        """Where a batch's gradients are made: processes exchange them once, with those of the `last`."""
         wrapped = self.model if isinstance(self.model, nn.parallel.DistributedDataParallel) else None
-        with nullcontext() if wrapped is None or last else wrapped.no_sync():  # gradients are exchanged once
-            with torch.autocast(device.type, dtype=self.dtype, enabled=self.dtype is not None):
-                losses = self.model(batch)
-            losses = {name: loss / self.accumulation_steps for name, loss in losses.items()}
-            total: Any = sum(losses.values())
-            self.scaler.scale(total).backward()
-        return {name: loss.detach() for name, loss in losses.items()}
+        return nullcontext() if wrapped is None or last else wrapped.no_sync()
 
-    def record(self, losses: dict[str, Tensor], data_time: float, batches: list[list[dict]]) -> None:
-        """Put the losses, mean over processes, into the storage; raise `UserError` where one is not finite."""
+    def losses(self, batch: list[dict]) -> dict[str, Tensor]:
+        """The losses of one batch, each over the accumulation steps."""
+        device = next(self.model.parameters()).device
+        with torch.autocast(device.type, dtype=self.dtype, enabled=self.dtype is not None):
+            losses = self.model(batch)
+        return {name: loss / self.accumulation_steps for name, loss in losses.items()}
+
+    def send(self, losses: dict[str, Tensor]) -> OnTheWay:
+        """The losses, mean over processes, and the share of processes that were asked to stop, to the host."""
         values = torch.stack([loss.float() for loss in losses.values()])
         asked = values.new_full((1,), float(self.stop_request.signal is not None))
         values = torch.cat([values, asked])  # together, so that both take one exchange
         if comm.get_world_size() > 1:
             torch.distributed.all_reduce(values)
             values /= comm.get_world_size()
-        *numbers, asked_share = values.tolist()
+        return OnTheWay(values)
+
+    def record(self, names: list[str], values: list[float], data_time: float, batches: list[list[dict]]) -> None:
+        """Put what `send` sent into the storage; raise `UserError` where a loss is not finite."""
+        *numbers, asked_share = values
         self.must_stop = asked_share > 0
-        means = dict(zip(losses, numbers, strict=True))
+        means: dict[str, Any] = dict(zip(names, numbers, strict=True))
         if not all(map(math.isfinite, means.values())):
             wrong = ", ".join(f"{name} {value}" for name, value in means.items() if not math.isfinite(value))
             images = ", ".join(x.get("file_name", "(no name)") for batch in batches for x in batch)

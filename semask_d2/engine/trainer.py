@@ -28,10 +28,15 @@ from semask_d2.d2 import (
     hooks,
     setup_logger,
 )
+from semask_d2.data.class_balance import with_class_weights
 from semask_d2.data.datasets import class_metadata
 from semask_d2.data.datasets.custom import register_custom
 from semask_d2.data.loader import Batches, TrainBatches, build_test_loader, build_train_loader, run_seed
+from semask_d2.data.mapper import build_validation_mapper
+from semask_d2.engine.averaging import WeightAverage
+from semask_d2.engine.early_stopping import EarlyStopping, Finished
 from semask_d2.engine.hooks import (
+    AVERAGED,
     BestCheckpoint,
     EvaluateUnevaluated,
     LRScheduler,
@@ -40,11 +45,21 @@ from semask_d2.engine.hooks import (
     StopOnSignal,
 )
 from semask_d2.engine.optimizer import build_optimizer, build_poly_scheduler
-from semask_d2.engine.pictures import CurveWriter, PredictionPictures
+from semask_d2.engine.pictures import CurveWriter, PredictionPictures, report_training
 from semask_d2.engine.setup import DETAIL, write_config
-from semask_d2.engine.step import TrainingStep, autocast_dtype
-from semask_d2.evaluation import LabelsOnly, SemanticEvaluator, TimedEvaluator
-from semask_d2.modeling.meta_arch import build_model
+from semask_d2.engine.step import TrainingStep
+from semask_d2.engine.trackers import build_trackers
+from semask_d2.evaluation import (
+    EvaluatedModel,
+    LabelsOnly,
+    MultiScaleFlip,
+    SemanticEvaluator,
+    TimedEvaluator,
+    mean_loss,
+)
+from semask_d2.evaluation.results import FOLDER as RESULTS
+from semask_d2.modeling.layers.precision import autocast_dtype
+from semask_d2.modeling.meta_arch import SemanticSegmenter, build_model, with_sliding
 from semask_d2.utils.errors import UserError
 from semask_d2.utils.runs import METRICS_NAME
 
@@ -65,7 +80,7 @@ class Trainer(DefaultTrainer):
         for name in ("detectron2", "semask_d2"):
             if not logging.getLogger(name).isEnabledFor(logging.INFO):  # the program that uses the trainer set up none
                 setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name=name)
-        self.cfg = cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
+        self.cfg = cfg = with_class_weights(DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size()))
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         self._trainer = TrainingStep(
@@ -86,6 +101,8 @@ class Trainer(DefaultTrainer):
             trainer=weakref.proxy(self),
         )
         self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER
+        self.iterations_done = 0
+        self.average: WeightAverage | None = None
         self.last_results: dict[str, Any] = {}
         self.register_hooks(self.build_hooks())
 
@@ -96,6 +113,7 @@ class Trainer(DefaultTrainer):
         """
         if comm.is_main_process():
             write_config(self.cfg)
+        self.iterations_done = self.start_iter
         if self.start_iter >= self.max_iter:
             logger.info("The run is finished, all %d iterations: it is only evaluated", self.max_iter)
             return self.evaluate() if self.cfg.DATASETS.TEST else {}
@@ -104,7 +122,13 @@ class Trainer(DefaultTrainer):
             loader = loader.starting_at(self.start_iter, seed=self._trainer.seed)
         self._trainer.begin(loader)
         with self._trainer.stop_request.listening():
-            super().train()
+            try:
+                super().train()
+            except Finished:
+                if self.iterations_done == self.start_iter:  # a run that had ended so, and is resumed
+                    self.evaluate()
+        if comm.is_main_process() and self.cfg.DATASETS.TEST:
+            report_training(self.cfg, self.checkpointer.model)
         return self.last_results
 
     def build_hooks(self) -> list[HookBase]:
@@ -117,6 +141,9 @@ class Trainer(DefaultTrainer):
                 self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD, cfg.SOLVER.CHECKPOINTS_KEPT
             )
             built.append(checkpoints)
+        if cfg.SOLVER.EMA.ENABLED:
+            self.average = WeightAverage(self.checkpointer.model, cfg.SOLVER.EMA.DECAY)
+            built.insert(2, self.average)
         if cfg.DATASETS.TEST:
             for name in cfg.DATASETS.TEST:
                 self.build_evaluator(cfg, name)  # what is wrong with one shows before the first iteration
@@ -124,37 +151,90 @@ class Trainer(DefaultTrainer):
             built.append(EvaluateUnevaluated(cfg.TEST.EVAL_PERIOD, self.evaluate, metrics_file, self.metric))
             built.append(hooks.EvalHook(cfg.TEST.EVAL_PERIOD, self.evaluate))
             if is_main:
-                built.append(BestCheckpoint(self.checkpointer, self.metric))
+                built.append(BestCheckpoint(self.checkpointer, self.metric, self.average))
                 built.append(PredictionPictures(cfg, self.checkpointer.model, self.metric))
         if is_main:
             built.append(hooks.PeriodicWriter(self.build_writers(), period=20))
+        if cfg.DATASETS.TEST and cfg.SOLVER.EARLY_STOPPING.PATIENCE:
+            built.append(
+                EarlyStopping(
+                    [self.metric, f"{AVERAGED}/{self.metric}"],
+                    period=cfg.TEST.EVAL_PERIOD,
+                    patience=cfg.SOLVER.EARLY_STOPPING.PATIENCE,
+                    min_delta=cfg.SOLVER.EARLY_STOPPING.MIN_DELTA,
+                    metrics_file=os.path.join(cfg.OUTPUT_DIR, METRICS_NAME),
+                    checkpointer=self.checkpointer if is_main else None,
+                )
+            )
         built.append(StopOnSignal(self._trainer, checkpoints))
         return built
 
     def evaluate(self) -> dict[str, Any]:
-        """Evaluate the model as it is now, and keep the results."""
-        self.last_results = self._last_eval_results = self.test(self.cfg, self.checkpointer.model)
-        return self.last_results
+        """Evaluate the model as it is now, its averaged weights too where there are some, and keep the results.
+
+        Those of averaged weights stand under "ema", with TEST.VALIDATION_LOSS the model's loss as "validation_loss".
+        """
+        evaluated = EvaluatedModel(iteration=self.iterations_done)
+        results = self.test(self.cfg, self.checkpointer.model, evaluated=evaluated)
+        if self.cfg.TEST.VALIDATION_LOSS:
+            for name in self.cfg.DATASETS.TEST:
+                of_set = results.get(name, results)  # the results of a single set come without its name
+                of_set["validation_loss"] = self.validation_loss(name)
+                logger.info("%s: validation loss %.4f", name, of_set["validation_loss"])
+        if self.average is not None and self.average.model is not None:
+            logger.info("The averaged weights (SOLVER.EMA):")
+            results[AVERAGED] = self.test(self.cfg, self.average.model, evaluated=evaluated._replace(averaged=True))
+        self.last_results = self._last_eval_results = results
+        return results
+
+    def validation_loss(self, dataset_name: str) -> float:
+        """The mean of the training's loss over a test set's images at their test size."""
+        model = self.checkpointer.model
+        if not isinstance(model, SemanticSegmenter):
+            raise UserError(
+                f"TEST.VALIDATION_LOSS: expected False for MODEL.META_ARCHITECTURE {self.cfg.MODEL.META_ARCHITECTURE}; "
+                "it is there for this project's models"
+            )
+        return mean_loss(model, build_test_loader(self.cfg, dataset_name, build_validation_mapper(self.cfg)))
+
+    def run_step(self) -> None:
+        super().run_step()
+        self.iterations_done = self.iter + 1
 
     def build_writers(self) -> list[EventWriter]:
-        """A progress line, `metrics.json`, tensorboard events and learning curves, in the output folder."""
+        """A progress line, `metrics.json`, TRACKERS, tensorboard events and learning curves, in the output folder."""
         folder = self.cfg.OUTPUT_DIR
         PathManager.mkdirs(folder)
         return [
             ProgressLine(self.max_iter),
             JSONWriter(os.path.join(folder, METRICS_NAME)),
+            *build_trackers(self.cfg),  # before tensorboard's, which clears the pictures
             TensorboardXWriter(folder),
             CurveWriter(folder, self.metric),
         ]
 
     @classmethod
-    def test(cls, cfg: CfgNode, model: nn.Module, evaluators: Any = None) -> dict[str, Any]:
-        """Detectron2's `test`; for `SemanticEvaluator` alone, models make labels and no scores, and are timed."""
+    def test(
+        cls,
+        cfg: CfgNode,
+        model: nn.Module,
+        evaluators: Any = None,
+        *,
+        evaluated: EvaluatedModel = EvaluatedModel(),  # noqa: B008 - a constant
+    ) -> dict[str, Any]:
+        """Detectron2's `test`, in the windows of TEST.SLIDING; `evaluated` is what the results' files say of `model`.
+
+        For `SemanticEvaluator` alone, models make labels and no scores, and are timed.
+        """
+        if not isinstance(model, MultiScaleFlip):  # which has the windows in it
+            model = with_sliding(cfg, model)
         if evaluators is None:
             evaluators = [cls.build_evaluator(cfg, name) for name in cfg.DATASETS.TEST]
         of_labels = isinstance(evaluators, list) and all(isinstance(x, SemanticEvaluator) for x in evaluators)
         if of_labels:
             model = LabelsOnly(model)
+            for evaluator in evaluators:
+                evaluator.evaluated = evaluated
             evaluators = [TimedEvaluator(evaluator, model, evaluator.dataset_name) for evaluator in evaluators]
         return super().test(cfg, model, evaluators)
 
@@ -203,8 +283,13 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
-        """Semantic segmentation metrics."""
-        return SemanticEvaluator(dataset_name)
+        """Semantic segmentation metrics, which are also written to `inference/` in the output folder."""
+        return SemanticEvaluator(
+            dataset_name,
+            output_dir=os.path.join(cfg.OUTPUT_DIR, RESULTS),
+            boundary=cfg.TEST.BOUNDARY,
+            save_predictions=cfg.TEST.SAVE_PREDICTIONS,
+        )
 
 
 def distribute(model: nn.Module) -> nn.Module:

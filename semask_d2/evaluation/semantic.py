@@ -1,14 +1,14 @@
-"""Semantic segmentation metrics from one confusion matrix, summed over all processes."""
+"""Semantic segmentation metrics of a data set, summed over all processes, and the files that tell of them."""
 
 from __future__ import annotations
 
 import logging
+import os
 from collections import OrderedDict
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from tabulate import tabulate
 from torch import Tensor, nn
 
@@ -16,58 +16,15 @@ from semask_d2.d2 import DatasetEvaluator, MetadataCatalog, comm
 from semask_d2.data.datasets import get_dataset_dicts
 from semask_d2.data.image_io import check_labels
 from semask_d2.data.labels import read_sample_labels
+from semask_d2.evaluation.boundary import BoundaryMetrics
+from semask_d2.evaluation.confusion import ConfusionMatrix
+from semask_d2.evaluation.results import DatasetResult, EvaluatedModel, ImageResult
+from semask_d2.evaluation.submission import SubmissionWriter
 from semask_d2.modeling.meta_arch import as_segmenter
 from semask_d2.utils.errors import UnreadableFile, UserError
+from semask_d2.utils.visualization import distinct_colors
 
 logger = logging.getLogger(__name__)
-
-
-class ConfusionMatrix:
-    """Counts of pixels by true class (row) and predicted class (column), and the metrics that follow from them."""
-
-    def __init__(self, num_classes: int, ignore_label: int):
-        self.counts = np.zeros((num_classes, num_classes), np.int64)
-        self.ignore_label = ignore_label
-
-    def update(self, prediction: np.ndarray, truth: np.ndarray) -> None:
-        """Add the pixels of one image, two maps of class ids of one shape; ignored pixels are left out."""
-        valid = truth != self.ignore_label
-        k = len(self.counts)
-        pairs = k * truth[valid].astype(np.int64) + prediction[valid]
-        self.counts += np.bincount(pairs, minlength=k * k).reshape(k, k)
-
-    def summed_over_processes(self) -> ConfusionMatrix:
-        """The sum of all processes' matrices, as a new one; each process calls it and has the result."""
-        total = ConfusionMatrix(len(self.counts), self.ignore_label)
-        total.counts += self.counts
-        if comm.get_world_size() > 1:
-            device = "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"
-            summed = torch.tensor(self.counts, device=device)  # a copy, which is summed in place
-            torch.distributed.all_reduce(summed)
-            total.counts = summed.cpu().numpy()
-        return total
-
-    def metrics(self, class_names: list[str]) -> dict[str, float]:
-        """Percentages under Detectron2's names: mIoU, fwIoU, IoU-NAME, mACC, pACC, ACC-NAME.
-
-        Classes that are absent from the ground truth are NaN, and left out of the means.
-        """
-        correct = self.counts.diagonal().astype(float)
-        truth, predicted = self.counts.sum(1).astype(float), self.counts.sum(0)
-        present = truth > 0
-        with np.errstate(invalid="ignore", divide="ignore"):
-            accuracy = np.where(present, correct / truth, np.nan)
-            iou = np.where(present, correct / (truth + predicted - correct), np.nan)
-        total = max(truth.sum(), 1)
-        results = {
-            "mIoU": iou[present].mean() if present.any() else np.nan,
-            "fwIoU": (iou[present] * truth[present]).sum() / total,
-            **{f"IoU-{name}": value for name, value in zip(class_names, iou, strict=True)},
-            "mACC": accuracy[present].mean() if present.any() else np.nan,
-            "pACC": correct.sum() / total,
-            **{f"ACC-{name}": value for name, value in zip(class_names, accuracy, strict=True)},
-        }
-        return {name: 100 * float(value) for name, value in results.items()}
 
 
 class LabelsOnly(nn.Module):
@@ -88,11 +45,20 @@ class LabelsOnly(nn.Module):
 class SemanticEvaluator(DatasetEvaluator):
     """mIoU, frequency-weighted IoU, pixel and mean accuracy, and IoU and accuracy of each class, in percent.
 
-    The matrix is summed over processes with torch.distributed, so no disk is shared, and every process has the
-    result. An image whose label file cannot be read is left out, with a warning and a count at the end.
+    With `boundary` also boundary and trimap IoU. Counts are summed over processes with torch.distributed, so no disk is
+    shared, and every process has the result. An image whose label file cannot be read is left out, with a warning and
+    a count at the end. With `output_dir` the main process writes the files of `results` to `output_dir/DATA_SET`, and
+    where `save_predictions` all write their predictions to `predictions/` in it. `evaluated` says whose they are.
     """
 
-    def __init__(self, dataset_name: str):
+    def __init__(
+        self,
+        dataset_name: str,
+        *,
+        output_dir: str | os.PathLike | None = None,
+        boundary: bool = False,
+        save_predictions: bool = False,
+    ):
         metadata = MetadataCatalog.get(dataset_name)
         names = metadata.get("stuff_classes")
         if names is None:
@@ -102,7 +68,12 @@ class SemanticEvaluator(DatasetEvaluator):
             )
         self.dataset_name = dataset_name
         self.class_names = list(names)
+        self.class_colors = metadata.get("stuff_colors") or distinct_colors(len(self.class_names))
         self.ignore_label = metadata.get("ignore_label", 255)
+        self.output_dir = output_dir
+        self.measures_boundary = boundary
+        self.save_predictions = save_predictions
+        self.evaluated = EvaluatedModel()
         self.reset()
 
     @cached_property
@@ -110,15 +81,30 @@ class SemanticEvaluator(DatasetEvaluator):
         """The data set's dict of each image file, for loaders that do not hand its label file on."""
         return {x["file_name"]: x for x in get_dataset_dicts(self.dataset_name)}
 
+    @property
+    def folder(self) -> Path | None:
+        """Where results go."""
+        if self.output_dir is None:
+            return None
+        return Path(self.output_dir, *(["ema"] if self.evaluated.averaged else []), self.dataset_name)
+
     def reset(self) -> None:
         """Forget all images."""
         self.confusion = ConfusionMatrix(len(self.class_names), self.ignore_label)
-        self.images = 0
+        self.boundary = BoundaryMetrics(len(self.class_names), self.ignore_label) if self.measures_boundary else None
+        self.images: list[ImageResult] = []
         self.unreadable = 0
+        self.predictions = None
+        if self.folder is not None and self.save_predictions:
+            self.predictions = SubmissionWriter(self.folder / "predictions", self.dataset_name)
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
         """Compare `sem_seg` of `outputs`, scores (K, H, W) or labels (H, W), with the label file of each input."""
         for x, output in zip(inputs, outputs, strict=True):
+            predicted = output["sem_seg"]
+            prediction = (predicted if predicted.dim() == 2 else predicted.argmax(0)).cpu().numpy()
+            if self.predictions is not None:
+                self.predictions.write(x["file_name"], prediction)
             sample = x if x.get("sem_seg_file_name") else self.samples[x["file_name"]]
             path = sample["sem_seg_file_name"]
             try:
@@ -128,30 +114,48 @@ class SemanticEvaluator(DatasetEvaluator):
                 self.unreadable += 1
                 continue
             check_labels(truth, num_classes=len(self.class_names), ignore_label=self.ignore_label, path=path)
-            predicted = output["sem_seg"]
-            prediction = (predicted if predicted.dim() == 2 else predicted.argmax(0)).cpu().numpy()
             if prediction.shape != truth.shape:
                 raise UserError(
                     f"{path}: the labels are {truth.shape[1]} x {truth.shape[0]} pixels, the image "
                     f"{x['file_name']} {prediction.shape[1]} x {prediction.shape[0]}; they must agree"
                 )
-            self.confusion.update(prediction, truth)
-            self.images += 1
+            own = self.confusion.update(prediction, truth)
+            self.images.append(ImageResult.of(str(x["file_name"]), str(path), own, self.class_names))
+            if self.boundary is not None:
+                self.boundary.update(prediction, truth)
 
     def evaluate(self) -> OrderedDict:
-        """Sum over the processes, log a table of classes, and return {"sem_seg": metrics}."""
-        images, unreadable = (
-            sum(counts) for counts in zip(*comm.all_gather((self.images, self.unreadable)), strict=True)
-        )
+        """Sum over the processes, log a table of classes, write the files, and return {"sem_seg": metrics}."""
+        shares = comm.all_gather((self.images, self.unreadable))
+        images = [image for share, _ in shares for image in share]
+        unreadable = sum(count for _, count in shares)
         confusion = self.confusion.summed_over_processes()
+        boundary = None if self.boundary is None else self.boundary.summed_over_processes()
         if not confusion.counts.any():
             raise UserError(
                 f"{self.dataset_name}: no labeled pixel to measure; every image or its label file was unreadable or is "
                 f"ignored as a whole (ignore label {self.ignore_label})"
             )
         results = confusion.metrics(self.class_names)
-        rows = [(name, results[f"IoU-{name}"], results[f"ACC-{name}"]) for name in self.class_names]
-        table = tabulate(rows, headers=["class", "IoU", "accuracy"], floatfmt=".2f", tablefmt="github")
+        class_metrics = {"IoU": 100 * confusion.iou, "accuracy": 100 * confusion.accuracy}
+        if boundary is not None:
+            results |= boundary.metrics(self.class_names)
+            class_metrics |= boundary.by_class()
+        rows = zip(self.class_names, *class_metrics.values(), strict=True)
+        table = tabulate(rows, headers=["class", *class_metrics], floatfmt=".2f", tablefmt="github")
         left_out = f", {unreadable} more left out for want of a readable label file" if unreadable else ""
-        logger.info("%s, %d images%s, each class in percent:\n%s", self.dataset_name, images, left_out, table)
+        logger.info("%s, %d images%s, each class in percent:\n%s", self.dataset_name, len(images), left_out, table)
+        if self.folder is not None and comm.is_main_process():
+            DatasetResult(
+                dataset=self.dataset_name,
+                model=self.evaluated,
+                metrics=results,
+                class_names=self.class_names,
+                class_colors=[list(color) for color in self.class_colors],
+                class_metrics=class_metrics,
+                ignore_label=self.ignore_label,
+                confusion=confusion,
+                images=images,
+            ).write(self.folder)
+            logger.info("Written to %s: metrics.json, classes.csv, images.json, confusion.png", self.folder)
         return OrderedDict(sem_seg=results)

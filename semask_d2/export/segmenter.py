@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import cast
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -9,25 +12,38 @@ from torch import Tensor
 
 from semask_d2.export.graph import mask_scores, upsampled
 from semask_d2.export.running import ExportedModel
-from semask_d2.modeling.meta_arch.base import Segmentation, output_size
+from semask_d2.modeling.meta_arch.base import output_size
+from semask_d2.modeling.meta_arch.score_maps import ScoreMap, row_elements, rows_of
+from semask_d2.modeling.meta_arch.segmenter import Priors, Segmentation, Segmenter
 from semask_d2.utils.errors import UserError
 
 
-class ExportedSegmenter:
+class ExportedSegmenter(Segmenter):
     """Predicts as the model that was exported does, on the CPU.
 
     Where a picture was resized for the model, its prediction is brought to its own size: scores and logits as the model
     does it, labels to the nearest pixel, as there is nothing else to go by.
     """
 
-    has_priors = False
+    has_priors = False  # pyright: ignore[reportAssignmentType, reportIncompatibleMethodOverride]
 
     def __init__(self, exported: ExportedModel):
+        super().__init__()
         self.exported = exported
         self.metadata = exported.metadata
+        self.scores_are_probabilities = exported.metadata.scores_are_probabilities
+
+    def lazy_predictions(
+        self, batched_inputs: list[dict], *, priors: bool = False
+    ) -> Iterator[tuple[ScoreMap, Priors | None]]:
+        """The file's scores, which are whole."""
+        for result in self.predict(batched_inputs, scores=True, priors=priors):
+            scores = cast(Tensor, result.scores)
+            size = (scores.shape[-2], scores.shape[-1])
+            yield ScoreMap(rows_of(scores), size, row_elements(len(scores), size), scores.device), None
 
     def predict(self, batched_inputs: list[dict], *, scores: bool = False, priors: bool = False) -> list[Segmentation]:
-        """As `SemanticSegmenter.predict`, one picture at a time; `UserError` for scores of a file of labels."""
+        """As `Segmenter.predict`, one picture at a time; `UserError` for scores of a file of labels."""
         if priors:
             raise ValueError("an exported file gives no semantic maps")
         if scores and self.metadata.outputs == ["labels"]:

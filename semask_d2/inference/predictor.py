@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import defaultdict
 from collections.abc import Sequence
@@ -17,28 +18,30 @@ from semask_d2.checkpoint import load_checkpoint, read_checkpoint
 from semask_d2.checkpoint.class_metadata import metadata_of_file
 from semask_d2.config import get_cfg
 from semask_d2.d2 import CfgNode
-from semask_d2.data.augmentation import resized_tensor
+from semask_d2.data.augmentation import View, image_tensor, resize_image, resized_shape
 from semask_d2.data.datasets import class_metadata
 from semask_d2.data.datasets.custom import register_custom
 from semask_d2.data.labels import LabelFormat
 from semask_d2.export.running import open_exported
 from semask_d2.export.segmenter import ExportedSegmenter
-from semask_d2.modeling.meta_arch import as_segmenter, build_model
-from semask_d2.modeling.meta_arch.base import SemanticSegmenter
-from semask_d2.modeling.meta_arch.foreign import ForeignSegmenter
+from semask_d2.modeling.meta_arch import build_model, with_sliding
 from semask_d2.utils.errors import UserError
 from semask_d2.utils.runs import CONFIG_NAME, require_run
 from semask_d2.utils.visualization import distinct_colors
 
-Segmenter = SemanticSegmenter | ForeignSegmenter | ExportedSegmenter
+BATCH_SIZE = 4
+FAR_SMALLER = 4  # times that a picture's sides shrink before that is worth a word
+
+logger = logging.getLogger(__name__)
 
 
 class Prediction(NamedTuple):
     """What a model sees in one image, on the CPU.
 
-    `labels` (H, W) are class ids. Where asked for, `scores` is (K, H, W), and `priors` maps "sem2".."sem5" to the
-    class ids (ceil(h / stride), ceil(w / stride)) of the backbone's semantic maps at strides 4, 8, 16 and 32 of the
-    resized image (h, w).
+    `labels` (H, W) are class ids. Where asked for, `scores` is (K, H, W), whose highest is the label: no calibrated
+    probabilities, but sums over queries of class times mask probability, or Semantic FPN's logits (`Segmentation`);
+    and `priors` maps "sem2".."sem5" to the class ids (ceil(h / stride), ceil(w / stride)) of the backbone's semantic
+    maps at strides 4, 8, 16 and 32 of the resized image (h, w).
     """
 
     labels: np.ndarray
@@ -49,9 +52,10 @@ class Prediction(NamedTuple):
 class Predictor:
     """A config's model with its MODEL.WEIGHTS, on its MODEL.DEVICE; call it with an RGB image or a list of them.
 
-    Threads may share one: a call changes nothing in it. `class_names`, `class_colors` (K, 3) and `ignore_label` are
-    those of the config's first test set, else those that the checkpoint records; `label_format` reads the label files
-    of the config's own data set.
+    With TEST.SLIDING an image larger than a window is segmented in windows, whatever its size. Threads may share one: a
+    call changes nothing in it but whether a warning was given. `class_names`, `class_colors` (K, 3) and `ignore_label`
+    are those of the config's first test set, else those that the checkpoint records; `label_format` reads the label
+    files of the config's own data set.
     """
 
     def __init__(self, cfg: CfgNode):
@@ -60,7 +64,7 @@ class Predictor:
         model = build_model(cfg)
         data = read_checkpoint(cfg.MODEL.WEIGHTS)
         load_checkpoint(model, data, cfg.MODEL.WEIGHTS)
-        self._take(cfg, as_segmenter(model.eval()), metadata_of_file(data))
+        self._take(cfg, model.eval(), metadata_of_file(data))
 
     @classmethod
     def from_run(cls, run: str | os.PathLike, weights: str | os.PathLike | None = None) -> Predictor:
@@ -75,7 +79,7 @@ class Predictor:
     def of_model(cls, cfg: CfgNode, model: nn.Module) -> Predictor:
         """A predictor around a model that is there already; the caller puts it into evaluation mode."""
         predictor = cls.__new__(cls)
-        predictor._take(cfg, as_segmenter(model))
+        predictor._take(cfg, model)
         return predictor
 
     @classmethod
@@ -97,10 +101,11 @@ class Predictor:
         predictor._take(cfg, ExportedSegmenter(exported), {name: getattr(metadata, name) for name in names})
         return predictor
 
-    def _take(self, cfg: CfgNode, model: Segmenter, recorded: dict[str, Any] | None = None) -> None:
+    def _take(self, cfg: CfgNode, model: nn.Module, recorded: dict[str, Any] | None = None) -> None:
         """Take a config and its model; `recorded` is what the checkpoint says of its classes."""
         self.cfg = cfg.clone()
-        self.model = model
+        self.model = with_sliding(cfg, model)
+        self._warned = False
         custom = register_custom(cfg)
         self.label_format = custom.label_format if custom else LabelFormat()
         count = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
@@ -115,32 +120,42 @@ class Predictor:
         self.ignore_label: int = known["ignore_label"]
 
     @overload
-    def __call__(self, images: np.ndarray, *, scores: bool = False, priors: bool = False) -> Prediction: ...
+    def __call__(
+        self, images: np.ndarray, *, scores: bool = False, priors: bool = False, batch_size: int = BATCH_SIZE
+    ) -> Prediction: ...
 
     @overload
     def __call__(
-        self, images: Sequence[np.ndarray], *, scores: bool = False, priors: bool = False
+        self, images: Sequence[np.ndarray], *, scores: bool = False, priors: bool = False, batch_size: int = BATCH_SIZE
     ) -> list[Prediction]: ...
 
     def __call__(
-        self, images: np.ndarray | Sequence[np.ndarray], *, scores: bool = False, priors: bool = False
+        self,
+        images: np.ndarray | Sequence[np.ndarray],
+        *,
+        scores: bool = False,
+        priors: bool = False,
+        batch_size: int = BATCH_SIZE,
     ) -> Prediction | list[Prediction]:
         """Segment one uint8 RGB image (H, W, 3), or each of a list, at its own size.
 
-        Images that have one size after resizing go through the model as a batch; the others by themselves, so that no
-        image changes the prediction of another.
+        Images that have one size after resizing go through the model together, at most `batch_size` at a time, on which
+        memory depends; the others by themselves, so that no image changes the prediction of another.
         """
         if isinstance(images, np.ndarray):
             return self([images], scores=scores, priors=priors)[0]
-        inputs = [self.prepare(image) for image in images]
-        groups: dict[torch.Size, list[int]] = defaultdict(list)
-        for i, x in enumerate(inputs):
-            groups[x["image"].shape].append(i)
+        if batch_size < 1:
+            raise UserError(f"batch_size: expected at least 1, got {batch_size}")
+        groups: dict[tuple[int, int], list[int]] = defaultdict(list)
+        for i, image in enumerate(images):
+            groups[self._resized_shape(image)].append(i)
         predictions: dict[int, Prediction] = {}
-        for members in groups.values():
-            batch = self._segment([inputs[i] for i in members], scores=scores, priors=priors)
-            predictions.update(zip(members, batch, strict=True))
-        return [predictions[i] for i in range(len(inputs))]
+        for group in groups.values():
+            for start in range(0, len(group), batch_size):
+                members = group[start : start + batch_size]
+                batch = self._segment([self.prepare(images[i]) for i in members], scores=scores, priors=priors)
+                predictions.update(zip(members, batch, strict=True))
+        return [predictions[i] for i in range(len(images))]
 
     @property
     def has_priors(self) -> bool:
@@ -171,12 +186,24 @@ class Predictor:
 
     def prepare(self, image: np.ndarray) -> dict:
         """The model's input for one image: resized as in evaluation, in the config's channel order."""
+        shape = self._resized_shape(image)
+        height, width = image.shape[:2]
+        if min(shape) * FAR_SMALLER < min(height, width) and not self._warned:
+            self._warned = True
+            logger.warning(
+                "A picture of %d x %d pixels is segmented at a short side of %d (INPUT.MIN_SIZE_TEST); for its details "
+                "set TEST.SLIDING.ENABLED True and INPUT.MIN_SIZE_TEST to a larger side, or 0 for its own",
+                *(width, height, min(shape)),
+            )
+        pixels = resize_image(Image.fromarray(image), View.whole(*shape))
+        return {"image": image_tensor(pixels, self.cfg.INPUT.FORMAT), "height": height, "width": width}
+
+    def _resized_shape(self, image: np.ndarray) -> tuple[int, int]:
+        """The height and width that an image goes through the model at; `UserError` for what is no image."""
         if not isinstance(image, np.ndarray) or image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
             got = f"{image.dtype} of shape {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
             raise UserError(f"expected a uint8 RGB image (H, W, 3) as a NumPy array, got {got}")
         if image.size == 0:
             raise UserError(f"expected a uint8 RGB image (H, W, 3), got an empty one of shape {image.shape}")
-        height, width = image.shape[:2]
-        size = (self.cfg.INPUT.MIN_SIZE_TEST, self.cfg.INPUT.MAX_SIZE_TEST)
-        tensor = resized_tensor(Image.fromarray(image), *size, self.cfg.INPUT.FORMAT)
-        return {"image": tensor, "height": height, "width": width}
+        settings = self.cfg.INPUT
+        return resized_shape(image.shape[0], image.shape[1], settings.MIN_SIZE_TEST, settings.MAX_SIZE_TEST)

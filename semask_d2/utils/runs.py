@@ -10,7 +10,8 @@ from semask_d2.utils.errors import UserError
 
 CONFIG_NAME = "config.yaml"
 METRICS_NAME = "metrics.json"
-PREFERRED = ("model_best.pth", "model_final.pth")
+FINAL_NAME = "model_final.pth"
+PREFERRED = ("model_best.pth", FINAL_NAME)
 
 
 def run_weights(run: str | os.PathLike) -> Path | None:
@@ -25,20 +26,31 @@ def run_weights(run: str | os.PathLike) -> Path | None:
 
 def require_run(run: str | os.PathLike) -> Path:
     """The checkpoint of a run folder as in `run_weights`; `UserError` without one, or without the run's config."""
-    run = Path(run)
-    if not (run / CONFIG_NAME).is_file():
-        raise UserError(f"{run}: no {CONFIG_NAME} there; expected a run folder, as train_net.py writes one")
+    require_config(run)
     weights = run_weights(run)
     if weights is None:
         raise UserError(f"{run}: no checkpoint there ({', '.join(PREFERRED)} or last_checkpoint); train first")
     return weights
 
 
-def newest_run(root: str | os.PathLike) -> Path | None:
-    """The run folder anywhere under `root` whose checkpoint was written last; None where there is no trained run."""
+def require_config(run: str | os.PathLike) -> Path:
+    """The config file of a run folder; `UserError` where there is none."""
+    path = Path(run, CONFIG_NAME)
+    if not path.is_file():
+        raise UserError(f"{run}: no {CONFIG_NAME} there; expected a run folder, as train_net.py writes one")
+    return path
+
+
+def trained_runs(root: str | os.PathLike) -> list[Path]:
+    """The run folders anywhere under `root` that hold a checkpoint, the newest checkpoint first."""
     runs = [path.parent for path in Path(root).rglob(CONFIG_NAME)]
     trained = [(weights.stat().st_mtime, run) for run in runs if (weights := run_weights(run))]
-    return max(trained)[1] if trained else None
+    return [run for _, run in sorted(trained, reverse=True)]
+
+
+def newest_run(root: str | os.PathLike) -> Path | None:
+    """The run folder anywhere under `root` whose checkpoint was written last; None where there is no trained run."""
+    return next(iter(trained_runs(root)), None)
 
 
 def read_metrics(path: str | os.PathLike) -> dict[int, dict[str, float]]:

@@ -78,18 +78,15 @@ def draw_panels(
     panels.append(("prediction", overlay(image, labels, **style)))
     if truth is not None:
         panels.append((f"error {100 * share:.1f}%", error_map(image, labels, truth, ignore_label)))
-    maps = list((priors or {}).values())
-    for stage, prior in enumerate(maps):
-        height, width = maps[0].shape
-        spread = spread_cells(prior, size, (height / 2**stage, width / 2**stage))
-        title = f"semantic map, stride {4 * 2**stage}"
-        panels.append((title, overlay(image, spread, **style, named_share=NAMED_SHARE_PRIOR)))
+    maps = spread_maps(priors or {}, size)
+    for title, ids in maps:
+        panels.append((title, overlay(image, ids, **style, named_share=NAMED_SHARE_PRIOR)))
     columns = -(-len(panels) // 2)
     titled = [add_title(panel, title) for title, panel in panels]
     titled += [np.full_like(titled[0], 255)] * (-len(titled) % columns)
     rows = [np.concatenate(titled[i : i + columns], axis=1) for i in range(0, len(titled), columns)]
     figure = np.concatenate(rows)
-    others = [*maps, *([] if truth is None else [truth])]
+    others = [*(ids for _, ids in maps), *([] if truth is None else [truth])]
     return np.concatenate([figure, legend(labels, figure.shape[0], names, colors, others)], axis=1)
 
 
@@ -196,6 +193,18 @@ def error_map(image: np.ndarray, labels: np.ndarray, truth: np.ndarray, ignore_l
     canvas[labels != truth] = WRONG
     canvas[truth == ignore_label] = 0
     return canvas
+
+
+def spread_maps(priors: Mapping[str, np.ndarray], size: tuple[int, int]) -> list[tuple[str, np.ndarray]]:
+    """The title and the class ids at `size` (width, height) of each of a `Prediction`'s priors, the finest first."""
+    maps = list(priors.values())
+    return [
+        (
+            f"semantic map, stride {4 * 2**stage}",
+            spread_cells(cells, size, (maps[0].shape[0] / 2**stage, maps[0].shape[1] / 2**stage)),
+        )
+        for stage, cells in enumerate(maps)
+    ]
 
 
 def spread_cells(cells: np.ndarray, size: tuple[int, int], covered: tuple[float, float]) -> np.ndarray:

@@ -104,6 +104,9 @@ def test_without_a_config_an_argument_is_named() -> None:
         ("MODEL.DEVICE", "meta", '"cpu", "cuda"'),
         ("MODEL.DEVICE", "xla", '"cpu", "cuda"'),
         ("MODEL.META_ARCHITECTURE", "GeneralizedRCNN", "_BASE_"),
+        ("SOLVER.EMA.DECAY", "1.0", "from 0 to below 1"),
+        ("SOLVER.EARLY_STOPPING.PATIENCE", "-1", "at least 0"),
+        ("SOLVER.EARLY_STOPPING.MIN_DELTA", "-0.5", "at least 0"),
         ("OUTPUT_DIR", "", "folder"),
     ],
 )

@@ -54,5 +54,12 @@ def test_an_error_in_shared_memory_reaches_the_training_process(monkeypatch: pyt
 
 
 def test_one_process_needs_no_shared_memory() -> None:
-    assert workers.worker_settings(0) == {"num_workers": 0, "collate_fn": workers.as_list, "worker_init_fn": None}
+    settings = {"num_workers": 0, "collate_fn": workers.as_list, "worker_init_fn": None, "pin_memory": False}
+    assert workers.worker_settings(0, "cpu") == settings
+
+
+def test_batches_for_a_gpu_are_in_pinned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    for there in (True, False):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
+        assert [workers.worker_settings(2, device)["pin_memory"] for device in ("cuda:1", "cpu")] == [there, False]
     assert signal.getsignal(signal.SIGINT) is not signal.SIG_IGN

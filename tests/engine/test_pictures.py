@@ -7,15 +7,16 @@ import logging
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 from PIL import Image
 
 from semask_d2 import Predictor
+from semask_d2.data.datasets import get_dataset_dicts
 from semask_d2.engine import pictures
-from semask_d2.engine.pictures import CurveWriter, PredictionPictures, draw_curves, evenly
+from semask_d2.engine.pictures import CurveWriter, PredictionPictures, evenly, report_training
 from semask_d2.utils.runs import read_metrics
 from tests.helpers.detectron2_names import EventStorage
+from tests.helpers.evaluation_files import write_evaluation
 
 METRIC = "sem_seg/mIoU"
 
@@ -53,6 +54,43 @@ def test_each_evaluation_draws_the_same_images(hook: PredictionPictures, tmp_pat
     assert [(name, step) for name, _, step in hook.trainer.storage._vis_data] == [
         (f"predictions/{stem}", step) for step in (7, 10) for stem in ("0000", "0002", "0004")
     ]
+
+
+@pytest.mark.slow
+def test_the_worst_images_are_drawn_where_the_evaluation_names_them(hook: PredictionPictures, tmp_path: Path) -> None:
+    dicts = get_dataset_dicts("toy_scenes_val")
+    folder = write_evaluation(tmp_path, "toy_scenes_val", dicts, Predictor.of_model(hook.cfg, hook.model.eval()))
+    images = json.loads((folder / "images.json").read_text())
+    ranked = [Path(x["file_name"]).stem for x in sorted(images, key=lambda x: x["mIoU"])]
+    hook.trainer.storage.put_scalar(METRIC, 1.0)
+    hook.after_step()
+    drawn = [f"0000008_worst{rank}_{stem}.png" for rank, stem in enumerate(ranked[:3], start=1)]
+    assert [name for name in names(tmp_path) if "worst" in name] == drawn
+    assert [name for name, *_ in hook.trainer.storage._vis_data[3:]] == [f"worst predictions/{i}" for i in (1, 2, 3)]
+
+
+def test_worst_images_of_another_data_set_are_passed_over(hook: PredictionPictures, tmp_path: Path) -> None:
+    write_evaluation(tmp_path, "a", get_dataset_dicts("toy_scenes_val")[:2], Predictor.of_model(hook.cfg, hook.model))
+    assert pictures.worst(tmp_path / "inference/a", [{"file_name": "elsewhere.jpg"}], 3) == []
+    assert pictures.worst(tmp_path / "inference/b", get_dataset_dicts("toy_scenes_val"), 3) == []
+
+
+@pytest.mark.slow
+def test_a_training_is_reported_with_the_model_as_it_is(hook: PredictionPictures, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(hook.cfg.dump())
+    predictor = Predictor.of_model(hook.cfg, hook.model)
+    write_evaluation(tmp_path, "toy_scenes_val", get_dataset_dicts("toy_scenes_val")[:2], predictor)
+    report_training(hook.cfg, hook.model.train())
+    assert "<figcaption>ground truth" in (tmp_path / "report.html").read_text()
+    assert hook.model.training
+
+
+def test_a_report_that_fails_is_a_line_in_the_log(
+    hook: PredictionPictures, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    report_training(hook.cfg, hook.model)
+    assert f"No report: UserError: {tmp_path}: no config.yaml there" in caplog.text
+    assert hook.model.training
 
 
 def test_a_failure_is_a_line_in_the_log(
@@ -102,12 +140,6 @@ def test_curves_are_drawn_after_an_evaluation_or_at_the_end(tmp_path: Path) -> N
     assert not path.exists()  # nothing new
     CurveWriter(tmp_path, METRIC).close()
     assert path.exists()
-
-
-def test_curves_show_what_there_is() -> None:
-    curves = draw_curves({1: {"total_loss": 2.0}, 2: {"total_loss": 1.0}})
-    assert curves.shape == (400, 700, 3)
-    assert np.ptp(curves) > 200  # not an empty panels
 
 
 def test_curves_without_metrics_do_not_stop_a_training(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -9,7 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from semask_d2.engine.step import TrainingStep, autocast_dtype, seed_forward
+from semask_d2.engine import step as step_module
+from semask_d2.engine.step import TrainingStep, seed_forward
+from semask_d2.modeling.layers.precision import autocast_dtype
 from semask_d2.utils.errors import UserError
 from tests.helpers.detectron2_names import EventStorage
 
@@ -72,6 +74,31 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_change(tmp_path: Pat
     assert math.isnan(kept["losses"]["loss_a"])
     assert [sample["file_name"] for sample in kept["batches"][0]] == ["0.jpg", "1.jpg"]
     torch.testing.assert_close(kept["batches"][0][1]["x"], data[1]["x"], equal_nan=True)
+
+
+def test_losses_go_to_the_host_before_the_backward_pass_and_are_read_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a GPU need not wait for the host to look at them, and no step is made before it has."""
+    model = Regression()
+    done = []
+
+    class Recorded(step_module.OnTheWay):
+        def __init__(self, values):
+            done.append("sent")
+            super().__init__(values)
+
+        def tolist(self):
+            done.append("read")
+            return super().tolist()
+
+    monkeypatch.setattr(step_module, "OnTheWay", Recorded)
+    model.linear.weight.register_hook(lambda gradient: done.append("backward"))
+    step = make_step(model, 2)
+    step.optimizer.register_step_pre_hook(lambda *_: done.append("step"))
+    step.begin([samples(2), samples(2)])
+    with EventStorage():
+        step.run_step()
+    # either loss of a part takes the weight's gradient once, as one sum
+    assert done == ["backward", "sent", "backward", "read", "step"]
 
 
 def test_randomness_depends_on_seed_forward_part_and_rank_alone() -> None:

@@ -27,8 +27,8 @@ class Scores(DatasetEvaluator):
 
 
 @pytest.fixture
-def cfg(toy_data):
-    return get_cfg(TOY_CONFIG, [*TINY, "DATALOADER.NUM_WORKERS", "0"])
+def cfg(toy_data, tmp_path):
+    return get_cfg(TOY_CONFIG, [*TINY, "DATALOADER.NUM_WORKERS", "0", "OUTPUT_DIR", str(tmp_path)])
 
 
 @pytest.fixture

@@ -12,17 +12,20 @@ from torch import nn
 from semask_d2.data.image_io import read_image
 from semask_d2.evaluation import MultiScaleFlip
 from semask_d2.modeling.meta_arch import ForeignSegmenter
+from tests.helpers.tiny_model import tiny_cfg
 
 
 class Sides(nn.Module):
     """Scores that depend on the position in the image and on the image's size."""
 
     def forward(self, batch):
-        (inputs,) = batch
+        return [{"sem_seg": self.scores(inputs)} for inputs in batch]
+
+    def scores(self, inputs):
         _, height, width = inputs["image"].shape
         scores = inputs["image"][:2].float() / 255 + torch.linspace(0, 1, width) * height / 100
         size = (inputs["height"], inputs["width"])
-        return [{"sem_seg": F.interpolate(scores[None], size=size, mode="bilinear")[0]}]
+        return F.interpolate(scores[None], size=size, mode="bilinear")[0]
 
 
 @pytest.mark.parametrize("softmax", [False, True])
@@ -43,3 +46,49 @@ def test_is_the_mean_over_sizes_and_flips(tmp_path, softmax: bool) -> None:
             scores = scores.softmax(0) if softmax else scores
             views.append(scores.flip(2) if flip else scores)
     torch.testing.assert_close(output["sem_seg"], torch.stack(views).mean(0))
+
+
+@pytest.mark.parametrize(
+    ("options", "sides"),
+    [
+        ({"INPUT__MIN_SIZE_TEST": 64}, (32, 48, 64, 80, 96, 112)),
+        ({"INPUT__MIN_SIZE_TEST": 0}, (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)),
+        ({"TEST__AUG__MIN_SIZES": [40, 50]}, (40, 50)),
+    ],
+)
+def test_sizes_follow_the_test_size_unless_the_config_sets_them(options: dict, sides: tuple) -> None:
+    assert MultiScaleFlip.from_config(tiny_cfg(**options), nn.Identity()).short_sides == sides
+
+
+def test_factors_are_of_the_images_own_size(tmp_path) -> None:
+    Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(tmp_path / "a.png")
+    seen = []
+
+    class Seen(Sides):
+        def scores(self, inputs):
+            seen.append(tuple(inputs["image"].shape[1:]))
+            return super().scores(inputs)
+
+    model = MultiScaleFlip(Seen(), short_sides=(0.5, 1.0), max_size=100, flip=False, image_format="RGB")
+    model.predict([{"file_name": str(tmp_path / "a.png"), "height": 20, "width": 30}])
+    assert seen == [(10, 15), (20, 30)]
+
+
+def test_windows_at_several_scales(tmp_path) -> None:
+    """Where a window covers every view they change nothing; where it does not, they do."""
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    inputs = [{"file_name": str(tmp_path / "a.png"), "height": 40, "width": 60}]
+
+    class Uneven(Sides):  # so that where a pixel lies in a window is more than a constant
+        def scores(self, inputs):
+            return super().scores(inputs) * torch.tensor([1.0, 3.0])[:, None, None]
+
+    results = []
+    for size in (None, [120, 120], [24, 24]):
+        options = {"TEST__SLIDING__ENABLED": size is not None, "TEST__SLIDING__SIZE": size or [0, 0]}
+        cfg = tiny_cfg(INPUT__MIN_SIZE_TEST=40, TEST__AUG__MIN_SIZES=[20, 40], **options)
+        results.append(MultiScaleFlip.from_config(cfg, Uneven())(inputs)[0]["sem_seg"])
+    assert torch.equal(results[0], results[1])
+    assert results[2].shape == results[0].shape
+    assert not torch.allclose(results[2], results[0])

@@ -70,8 +70,8 @@ def test_an_evaluation_without_images_says_nothing(monkeypatch, caplog: pytest.L
     assert not caplog.messages
 
 
-def test_the_trainer_says_its_pace(toy_data, caplog: pytest.LogCaptureFixture) -> None:
-    cfg = get_cfg(TOY_CONFIG, [*TINY, "DATALOADER.NUM_WORKERS", "0"])
+def test_the_trainer_says_its_pace(toy_data, tmp_path, caplog: pytest.LogCaptureFixture) -> None:
+    cfg = get_cfg(TOY_CONFIG, [*TINY, "DATALOADER.NUM_WORKERS", "0", "OUTPUT_DIR", str(tmp_path)])
     torch.manual_seed(0)
     model = Trainer.build_model(cfg)
     with caplog.at_level(logging.INFO):

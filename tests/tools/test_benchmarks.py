@@ -10,6 +10,7 @@ from pathlib import Path
 
 import cv2
 import pytest
+import torch
 
 from tests.helpers.commands import ROOT
 
@@ -58,3 +59,26 @@ def test_a_way_that_fails_is_named() -> None:
     assert done.returncode == 1
     assert "RuntimeError" in done.stderr
     assert done.stderr.splitlines()[-1] == "whole maps: its process has ended; the reason stands above"
+
+
+def test_what_a_gpu_would_show(tmp_path: Path) -> None:
+    done = start("gpu", "--quick", "--json", str(tmp_path / "figures.json"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    for part in ("training", "inference", "profile", "operators"):
+        assert f"## {part}" in done.stdout
+    assert "% of that peak" in done.stdout
+    assert "| toy_scenes/semask_swin_mini_fpn.yaml | 2 images of 64, float32, " in done.stdout
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert figures["training of every config"]["figures"].keys() == {
+        "toy_scenes/semask_swin_mini_fpn.yaml",
+        "toy_scenes/semask_swin_mini_msfapn_m2f.yaml",
+    }
+    assert all(x["images per second"] > 0 for x in figures["inference"]["figures"].values())
+
+
+def test_without_a_gpu_it_says_so() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    done = start("gpu")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.strip() == "torch finds no GPU; --quick shows on a CPU that all of it works"

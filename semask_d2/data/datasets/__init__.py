@@ -79,6 +79,11 @@ def get_dataset_dicts(name: str) -> list[dict]:
     return dicts
 
 
+def builtin_dataset(name: str) -> FolderDataset | None:
+    """The data set of ours that a split's registered name belongs to; None for others'."""
+    return _ours().get(name)
+
+
 def class_metadata(cfg: CfgNode) -> dict[str, Any] | None:
     """The `class_names`, `class_colors` and `ignore_label` of a config's first test set, or training set.
 

@@ -62,6 +62,7 @@ ADE20K = FolderDataset(
     folder="ADEChallengeData2016",
     labels="annotations_detectron2",
     splits={"train": "training", "val": "validation"},
+    submission_ids=tuple(range(1, 151)),
     classes=CLASSES,
     colors=COLORS,
     how_to_get="get it as datasets/README.md says, then run datasets/prepare_ade20k.py",

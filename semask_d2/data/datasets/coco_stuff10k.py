@@ -36,6 +36,7 @@ COCO_STUFF_10K = FolderDataset(
     folder="coco_stuff10k",
     labels="annotations",
     splits={"train": "train", "test": "test"},
+    submission_ids=tuple(TRAIN_ID_OF_RELEASED),
     classes=CLASSES,
     colors=tuple(distinct_colors(len(CLASSES))),  # the data set has none of its own
     how_to_get="get cocostuff-10k-v1.1.zip as datasets/README.md says, then run datasets/prepare_coco_stuff10k.py",

@@ -37,6 +37,8 @@ class FolderDataset:
     images: str = "images"
     image_ending: str = ""
     label_ending: str = ""
+    submission_ids: tuple[int, ...] = ()
+    submission_ending: str = ""
     prepare: Callable[[Path], None] | None = None
 
     def names(self) -> dict[str, str]:

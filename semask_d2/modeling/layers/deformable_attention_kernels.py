@@ -23,8 +23,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-NUM_WARPS = 4
-THREADS = 32 * NUM_WARPS
+from semask_d2.modeling.layers.sampling_kernels import (
+    NUM_WARPS,
+    block_of_rows,
+    corner_rows,
+    pixel_before,
+    rows_together,
+)
 
 
 @triton.jit
@@ -35,26 +40,6 @@ def softmax_terms(logits, query_logits, kept, SAMPLES: tl.constexpr, BLOCK_S: tl
     rows = tl.where(sample < SAMPLES, rows.to(tl.float32), -float("inf"))
     highest = tl.max(rows, axis=1)
     return highest, tl.sum(tl.exp(rows - highest[:, None]), axis=1)
-
-
-@triton.jit
-def pixel_before(reference, offset, extent):
-    """The pixel left of (or above) each sample, an integer, and how far the sample is from it.
-
-    From 2 pixels before the map on, and from its end on, no corner of a sample is in the map; as the position stops
-    there, the integer is in range for any offset, even for one that is not a number.
-    """
-    place = tl.minimum(tl.maximum(reference * extent - 0.5 + offset, -2.0), extent)
-    before = tl.floor(place)
-    return before.to(tl.int32), place - before
-
-
-@triton.jit
-def corner_rows(x, y, width, height, start, kept, STRIDE, DIM: tl.constexpr, BLOCK_D: tl.constexpr):
-    """Where the rows of `value` at pixels (x, y) of a map begin, and which elements are in it: (BLOCK_Q, BLOCK_D)."""
-    channel = tl.arange(0, BLOCK_D)[None, :]
-    inside = kept & (x >= 0) & (x < width) & (y >= 0) & (y < height)
-    return (start + y * width + x)[:, None] * STRIDE + channel, inside[:, None] & (channel < DIM)
 
 
 @triton.jit(do_not_specialize=["queries"])
@@ -105,8 +90,8 @@ def forward_kernel(
             offset_x = tl.load(offsets + query_offsets + sample * 2, mask=kept, other=0.0).to(tl.float32)
             offset_y = tl.load(offsets + query_offsets + sample * 2 + 1, mask=kept, other=0.0).to(tl.float32)
             logit = tl.load(logits + query_logits + sample, mask=kept, other=0.0).to(tl.float32)
-            x, right = pixel_before(reference_x, offset_x, sizes[2 * level + 1])
-            y, lower = pixel_before(reference_y, offset_y, sizes[2 * level])
+            x, right = pixel_before(reference_x * sizes[2 * level + 1] - 0.5 + offset_x, sizes[2 * level + 1])
+            y, lower = pixel_before(reference_y * sizes[2 * level] - 0.5 + offset_y, sizes[2 * level])
             weight = tl.exp(logit - highest) / total
             for corner in tl.static_range(4):
                 share = weight * (right if corner % 2 else 1 - right) * (lower if corner // 2 else 1 - lower)
@@ -188,8 +173,8 @@ def backward_kernel(
             offset_x = tl.load(offsets + query_offsets + sample * 2, mask=kept, other=0.0).to(tl.float32)
             offset_y = tl.load(offsets + query_offsets + sample * 2 + 1, mask=kept, other=0.0).to(tl.float32)
             logit = tl.load(logits + query_logits + sample, mask=kept, other=0.0).to(tl.float32)
-            x, right = pixel_before(reference_x, offset_x, sizes[2 * level + 1])
-            y, lower = pixel_before(reference_y, offset_y, sizes[2 * level])
+            x, right = pixel_before(reference_x * sizes[2 * level + 1] - 0.5 + offset_x, sizes[2 * level + 1])
+            y, lower = pixel_before(reference_y * sizes[2 * level] - 0.5 + offset_y, sizes[2 * level])
             weight = tl.exp(logit - highest) / total
             along_sample, along_x, along_y = tl.zeros_like(right), tl.zeros_like(right), tl.zeros_like(right)
             for corner in tl.static_range(4):
@@ -214,23 +199,17 @@ def backward_kernel(
         start += height * width
 
 
-def rows_together(x: Tensor) -> Tensor:
-    """`x` (B, N, ...) itself where all of a row's elements lie together in memory, in order, else a copy that does."""
-    return x if x.numel() == 0 or x[0, 0].is_contiguous() else x.contiguous()
-
-
 def constants(moved: torch.dtype, value: Tensor, logits: Tensor) -> dict[str, Any]:
     """What a kernel is compiled for: each thread reads, writes or adds 16 bytes of `moved`, the most it can at once."""
     _, queries, heads, levels, points = logits.shape
     dim = value.shape[3]
     channels = triton.next_power_of_2(dim)
-    block = THREADS * (16 // moved.itemsize) // channels
     return {
         "HEADS": heads,
         "DIM": dim,
         "LEVELS": levels,
         "POINTS": points,
-        "BLOCK_Q": max(1, min(block, triton.next_power_of_2(queries))),
+        "BLOCK_Q": block_of_rows(moved, channels, queries),
         "BLOCK_D": channels,
         "BLOCK_S": triton.next_power_of_2(levels * points),
         "num_warps": NUM_WARPS,

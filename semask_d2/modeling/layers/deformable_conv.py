@@ -12,6 +12,7 @@ from torch.autograd.function import once_differentiable
 from semask_d2.modeling.layers.bilinear_gather import PaddedMaps, parts, suits
 from semask_d2.modeling.layers.grid_sample import grid_sample
 from semask_d2.modeling.layers.linear import linear
+from semask_d2.modeling.layers.triton_deformable_conv import fused_deform_conv2d, triton_serves
 
 GROUPS = 8
 TAPS = 9
@@ -121,9 +122,11 @@ class DeformableConv(nn.Module):
             nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor, guide: Tensor) -> Tensor:
-        """`x` and `guide` (B, C, H, W), fp32 -> (B, C, H, W)."""
+        """`x` and `guide` (B, C, H, W) -> (B, C, H, W). Only the Triton operator takes others than fp32."""
         offsets, mask = self.conv_offset_mask(guide).split([GROUPS * TAPS * 2, GROUPS * TAPS], dim=1)
         mask = mask.sigmoid()
+        if triton_serves(x):
+            return fused_deform_conv2d(x, offsets, self.weight, self.bias, mask)
         if x.device.type == "cuda":
             from torchvision.ops import deform_conv2d  # here, because importing it takes seconds
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from semask_d2.modeling.layers.conv import ConvNorm
 from semask_d2.modeling.layers.deformable_conv import DeformableConv
+from semask_d2.modeling.layers.triton_deformable_conv import triton_serves
 
 
 class FeatureAlignment(nn.Module):
@@ -27,6 +28,7 @@ class FeatureAlignment(nn.Module):
         # one convolution of [lateral, 2 coarse], as two whose sum it is: nothing is joined
         of_lateral, of_coarse = self.offset.weight.chunk(2, dim=1)
         guide = self.offset.follow(F.conv2d(lateral, of_lateral, self.offset.bias) + F.conv2d(coarse, 2 * of_coarse))
-        with torch.autocast(lateral.device.type, enabled=False):
-            aligned = self.dcpack_L2(coarse.float(), guide.float())
-        return F.relu(aligned) + lateral
+        if triton_serves(coarse):
+            return F.relu(self.dcpack_L2(coarse, guide)) + lateral
+        with torch.autocast(lateral.device.type, enabled=False):  # torchvision's operator knows no bf16
+            return F.relu(self.dcpack_L2(coarse.float(), guide.float())) + lateral

@@ -38,7 +38,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """
     tokens = x.numel() // max(1, x.shape[-1])
     suits = x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32 and tokens >= LEAST_TOKENS
-    if not (suits and on_amd()) or torch.is_autocast_enabled("cpu") or in_graph():
+    if in_graph() or not (suits and on_amd()) or torch.is_autocast_enabled("cpu"):  # no graph can ask for the processor
         return F.linear(x, weight, bias)
     rows = x.reshape(1, tokens, 1, x.shape[-1]).permute(0, 3, 1, 2)  # (1, C, tokens, 1), channels innermost
     y = F.conv2d(rows, weight[:, :, None, None], bias)

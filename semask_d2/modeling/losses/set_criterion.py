@@ -5,13 +5,16 @@ The matching and its losses work on all decoder layers at once, and wait for the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from semask_d2.d2 import comm
+from semask_d2.modeling.losses.class_weights import class_weight_tensor
 from semask_d2.modeling.losses.mask_losses import MaskLoss
 from semask_d2.modeling.losses.matcher import solve_assignments
 from semask_d2.modeling.losses.targets import SemanticTargets
@@ -34,6 +37,7 @@ class SetCriterion(nn.Module):
         "dice_weight": "MODEL.MASK_FORMER.DICE_WEIGHT",
         "no_object_weight": "MODEL.MASK_FORMER.NO_OBJECT_WEIGHT",
         "deep_supervision": "MODEL.MASK_FORMER.DEEP_SUPERVISION",
+        "class_weights": "MODEL.SEM_SEG_HEAD.CLASS_WEIGHTS",
     }
 
     def __init__(
@@ -46,6 +50,7 @@ class SetCriterion(nn.Module):
         dice_weight: float,
         no_object_weight: float,
         deep_supervision: bool = True,
+        class_weights: Sequence[float | str] = (),
     ):
         super().__init__()
         weights = {"class_weight": class_weight, "mask_weight": mask_weight, "dice_weight": dice_weight}
@@ -57,6 +62,9 @@ class SetCriterion(nn.Module):
         self.deep_supervision = deep_supervision
         empty_weight = torch.ones(num_classes + 1)
         empty_weight[-1] = no_object_weight
+        given = class_weight_tensor(self, class_weights, num_classes)
+        if given is not None:
+            empty_weight[:-1] = given
         self.register_buffer("empty_weight", empty_weight, persistent=False)
 
     def forward(self, predictions: MaskPredictions, targets: SemanticTargets) -> dict[str, Tensor]:
@@ -84,8 +92,7 @@ class SetCriterion(nn.Module):
         """The query of each target: per image (L, M_i) on the predictions' device, -1 for a target left over."""
         layers, device = len(predictions.mask_embed), predictions.mask_embed.device
         costs = []
-        for i, classes in enumerate(targets.classes):
-            ids = torch.tensor(classes, device=device, dtype=torch.int64)
+        for i, ids in enumerate(targets.class_ids):
             mask_cost, dice_cost = self.mask_loss.costs(
                 predictions.mask_embed[:, i].flatten(0, 1),
                 predictions.mask_features[i],
@@ -95,16 +102,19 @@ class SetCriterion(nn.Module):
             class_cost = -predictions.class_logits[:, i].softmax(-1)[..., ids]
             cost = self.mask_weight * mask_cost + self.dice_weight * dice_cost
             costs.append(self.class_weight * class_cost + cost.unflatten(0, (layers, -1)))
-        return [torch.from_numpy(match).to(device, non_blocking=True) for match in solve_assignments(costs)]
+        matches = solve_assignments(costs)
+        packed = torch.from_numpy(np.concatenate(matches, axis=1))  # (L, sum of M_i): one copy to the device
+        if device.type == "cuda" and torch.cuda.is_available():
+            packed = packed.pin_memory()
+        return list(packed.to(device, non_blocking=True).split([match.shape[1] for match in matches], dim=1))
 
     def class_loss(self, class_logits: Tensor, targets: SemanticTargets, matches: list[Tensor]) -> Tensor:
         """Cross-entropy of each layer, (L,): unmatched queries have the target "no object", of lower weight."""
         layers, batch, queries, _ = class_logits.shape
         # one column more than queries takes the writes of targets left over
         wanted = class_logits.new_full((layers, batch, queries + 1), self.num_classes, dtype=torch.int64)
-        for i, (classes, match) in enumerate(zip(targets.classes, matches, strict=True)):
-            ids = torch.tensor(classes, device=match.device, dtype=torch.int64).expand_as(match)
-            wanted[:, i].scatter_(1, match % (queries + 1), ids)
+        for i, (ids, match) in enumerate(zip(targets.class_ids, matches, strict=True)):
+            wanted[:, i].scatter_(1, match % (queries + 1), ids.expand_as(match))
         wanted = wanted[..., :queries]
         loss = F.cross_entropy(class_logits.flatten(0, 2), wanted.flatten(), weight=self.empty_weight, reduction="none")
         weight = self.empty_weight[wanted]
@@ -117,12 +127,11 @@ class SetCriterion(nn.Module):
         # zero, yet tied to every prediction: ranks without a target still take part in the gradient exchange
         mask_loss = predictions.mask_embed.sum((1, 2, 3)) * 0 + predictions.mask_features.sum() * 0
         dice_loss = mask_loss
-        for i, (classes, match) in enumerate(zip(targets.classes, matches, strict=True)):
-            if not classes:
+        for i, (ids, match) in enumerate(zip(targets.class_ids, matches, strict=True)):
+            if not len(ids):
                 continue
             embed = predictions.mask_embed[:, i]
             matched = embed.gather(1, match.clamp(min=0)[..., None].expand(-1, -1, embed.shape[-1]))
-            ids = torch.tensor(classes, device=match.device, dtype=torch.int64)
             mask_losses, dice_losses = self.mask_loss.losses(
                 matched, predictions.mask_features[i], targets.labels[i], ids
             )
@@ -132,10 +141,13 @@ class SetCriterion(nn.Module):
         count = self.mean_num_masks(targets, mask_loss.device)
         return mask_loss / count, dice_loss / count
 
-    @staticmethod
-    def mean_num_masks(targets: SemanticTargets, device: torch.device) -> Tensor:
-        """Target masks per process, at least 1: the divisor that makes the sum over processes a mean."""
-        count = torch.tensor(float(targets.num_masks), device=device)
-        if comm.get_world_size() > 1:
+    def mean_num_masks(self, targets: SemanticTargets, device: torch.device) -> Tensor:
+        """Target masks per process, at least 1: the divisor that makes the sum over processes a mean.
+
+        In evaluation mode each process's own, as their images may differ in number.
+        """
+        count = torch.full((), float(targets.num_masks), device=device)  # which copies nothing, as `tensor` would
+        if self.training and comm.get_world_size() > 1:
             torch.distributed.all_reduce(count)
-        return (count / comm.get_world_size()).clamp(min=1)
+            count /= comm.get_world_size()
+        return count.clamp(min=1)

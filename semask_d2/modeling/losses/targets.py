@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import NamedTuple
 
 import torch
@@ -14,11 +15,13 @@ from semask_d2.utils.errors import UserError
 class SemanticTargets(NamedTuple):
     """`labels` (B, H, W) int64 with `ignore_label` where unlabeled; `classes`, B ascending lists of class ids.
 
-    Every present class of an image is one target mask; no binary mask is ever built.
+    `class_ids` are those lists as int64 tensors beside the labels. Every present class of an image is one target mask;
+    no binary mask is ever built.
     """
 
     labels: Tensor
     classes: list[list[int]]
+    class_ids: Sequence[Tensor]
     ignore_label: int
 
     @property
@@ -41,9 +44,8 @@ def build_targets(
     Label maps that are still on the CPU are counted there, without a wait for the device. `names` are the images'
     names for the `UserError` that an id outside 0..num_classes - 1 raises.
     """
-    batch = torch.full((len(label_maps), *size), ignore_label, dtype=torch.int64, device=label_maps[0].device)
     classes = []
-    for row, labels, name in zip(batch, label_maps, names, strict=True):
+    for labels, name in zip(label_maps, names, strict=True):
         ids = present_ids(labels)
         wrong = [i for i in ids if i != ignore_label and not 0 <= i < num_classes]
         if wrong:
@@ -52,8 +54,23 @@ def build_targets(
                 f"{num_classes}) and are not the ignore label {ignore_label}; correct the label file or the config"
             )
         classes.append([i for i in ids if i != ignore_label])
+    counts = [len(ids) for ids in classes]
+    # maps and class ids are one tensor, of bytes where all ids fit, so that they cross to a GPU together and soon
+    fits_bytes = num_classes <= 256 and 0 <= ignore_label <= 255
+    source = label_maps[0].device
+    pixels = len(label_maps) * size[0] * size[1]
+    packed = torch.full(
+        (pixels + sum(counts),),
+        ignore_label,
+        dtype=torch.uint8 if fits_bytes else torch.int64,
+        device=source,
+        pin_memory=source.type == "cpu" and device.type == "cuda" and torch.cuda.is_available(),
+    )
+    for row, labels in zip(packed[:pixels].view(-1, *size), label_maps, strict=True):
         row[: labels.shape[0], : labels.shape[1]] = labels
-    return SemanticTargets(batch.to(device, non_blocking=True), classes, ignore_label)
+    packed[pixels:] = torch.tensor(list(chain(*classes)), dtype=packed.dtype)
+    packed = packed.to(device, non_blocking=True).long()
+    return SemanticTargets(packed[:pixels].view(-1, *size), classes, packed[pixels:].split(counts), ignore_label)
 
 
 def present_ids(labels: Tensor) -> list[int]:

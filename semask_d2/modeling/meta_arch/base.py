@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from abc import ABCMeta, abstractmethod
-from collections.abc import Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import ClassVar, NamedTuple, cast
+from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from semask_d2.d2 import Backbone, CfgNode, ImageList, build_backbone, build_sem_seg_head
 from semask_d2.modeling.backbones.base import HierarchicalBackbone
+from semask_d2.modeling.layers.linear import in_graph
+from semask_d2.modeling.layers.precision import autocast_dtype
 from semask_d2.modeling.layers.semantic_decoder import SEMANTIC_MAPS, decode_semantic_prior
+from semask_d2.modeling.losses.class_weights import class_weight_tensor
 from semask_d2.modeling.losses.cross_entropy import pixel_loss
 from semask_d2.modeling.losses.targets import SemanticTargets, build_targets
 from semask_d2.modeling.meta_arch.score_maps import ScoreMap
+from semask_d2.modeling.meta_arch.segmenter import Priors, Segmenter
 from semask_d2.utils.arguments import require
+
+# of MODEL.COMPILE, which are torch.compile's modes; "" compiles nothing
+COMPILATIONS = ("", "default", "reduce-overhead")
 
 
 class Normalizer(nn.Module):
@@ -36,8 +44,14 @@ class Normalizer(nn.Module):
 
     def forward(self, images: Sequence[Tensor], size_divisibility: int) -> ImageList:
         """Images (3, H_i, W_i) in 0..255 -> one normalized batch, zero-padded right and bottom."""
-        images = [(image.to(self.mean.device, non_blocking=True) - self.mean) / self.std for image in images]
-        return ImageList.from_tensors(images, size_divisibility)
+        images = [image.to(self.mean.device, non_blocking=True) for image in images]  # as bytes, all copies at once
+        if in_graph() or len({image.shape for image in images}) > 1:
+            return ImageList.from_tensors([(image - self.mean) / self.std for image in images], size_divisibility)
+        height, width = images[0].shape[-2:]
+        divisor = max(size_divisibility, 1)
+        batch = (torch.stack(images) - self.mean) / self.std
+        batch = F.pad(batch, (0, -width % divisor, 0, -height % divisor))
+        return ImageList(batch, [(height, width)] * len(images))
 
 
 def build_backbone_and_head(cfg: CfgNode) -> tuple[Backbone, nn.Module]:
@@ -60,25 +74,14 @@ def image_names(batched_inputs: list[dict]) -> list[str]:
     return [x.get("file_name", f"image {i} of the batch") for i, x in enumerate(batched_inputs)]
 
 
-class Segmentation(NamedTuple):
-    """What a model sees in one image: `labels` (H, W) int64 class ids and, where asked for, the rest.
-
-    `scores` (K, H, W) float; `priors`, the semantic maps `sem2`..`sem5` (K, h_i, w_i) of the image without padding.
-    """
-
-    labels: Tensor
-    scores: Tensor | None = None
-    priors: dict[str, Tensor] | None = None
-
-
-class SemanticSegmenter(nn.Module, metaclass=ABCMeta):
+class SemanticSegmenter(Segmenter):
     """A backbone and a head, with a loss on the backbone's semantic maps where it has them.
 
     A subclass turns the head's predictions into score maps and losses. Batches are padded to `size_divisibility`, 0
-    for none. `scores_are_probabilities` says whether scores can be averaged as they are; where not, they are logits.
+    for none.
     """
 
-    scores_are_probabilities: bool
+    class_weights: Tensor | None
     prior_align_corners: bool  # how the semantic maps are resized
     takes_uint8_labels = True
     pads_training_images = False  # itself, by INPUT.SIZE_DIVISIBILITY, so that the mapper need not
@@ -87,6 +90,9 @@ class SemanticSegmenter(nn.Module, metaclass=ABCMeta):
         "ignore_label": "MODEL.SEM_SEG_HEAD.IGNORE_VALUE",
         "prior_weight": "MODEL.MASK_FORMER.CATE_WEIGHT",
         "precision": "MODEL.PRECISION",
+        "mixed_evaluation": "TEST.AMP.ENABLED",
+        "compilation": "MODEL.COMPILE",
+        "class_weights": "MODEL.SEM_SEG_HEAD.CLASS_WEIGHTS",
     }
 
     def __init__(
@@ -100,8 +106,12 @@ class SemanticSegmenter(nn.Module, metaclass=ABCMeta):
         prior_weight: float,
         size_divisibility: int,
         precision: str = "fp32",
+        mixed_evaluation: bool = False,
+        compilation: str = "",
+        class_weights: Sequence[float | str] = (),
     ):
         super().__init__()
+        require(compilation in COMPILATIONS, self, "compilation", f"one of {COMPILATIONS}", compilation)
         require(precision in ("fp32", "bf16"), self, "precision", '"fp32" or "bf16"', precision)
         require(num_classes >= 1, self, "num_classes", "at least 1", num_classes)
         require(prior_weight >= 0, self, "prior_weight", "at least 0", prior_weight)
@@ -114,6 +124,15 @@ class SemanticSegmenter(nn.Module, metaclass=ABCMeta):
         self.size_divisibility = size_divisibility
         self.train_size_divisibility = size_divisibility
         self.precision = precision
+        weights = class_weight_tensor(self, class_weights, num_classes)
+        self.register_buffer("class_weights", weights, persistent=False)
+        self.mixed_evaluation = mixed_evaluation
+        self.compilation = compilation
+        if compilation:  # in place, so that no name of a parameter changes
+            for part in (backbone, sem_seg_head):
+                # anew for each size of a padded batch, until torch has had enough of them (8) and the others run as
+                # they are: with symbolic sizes, each stage's padding to windows makes terms that keep it busy for ever
+                part.compile(mode=compilation, dynamic=False)
 
     @property
     def device(self) -> torch.device:
@@ -132,7 +151,7 @@ class SemanticSegmenter(nn.Module, metaclass=ABCMeta):
         and `width` are the dict's, or the image's own size.
         """
         if not self.training:
-            return [{"sem_seg": cast(Tensor, result.scores)} for result in self.predict(batched_inputs, scores=True)]
+            return self.scored(batched_inputs)
         with self.autocast():
             images, features = self.extract(batched_inputs)
         targets = build_targets(
@@ -154,36 +173,37 @@ class SemanticSegmenter(nn.Module, metaclass=ABCMeta):
         prior = decode_semantic_prior(features, align_corners=align_corners)
         if prior is None:
             return {}
-        loss = pixel_loss(prior, targets.labels, self.ignore_label, align_corners=align_corners)
+        loss = pixel_loss(
+            prior,
+            targets.labels,
+            self.ignore_label,
+            align_corners=align_corners,
+            class_weights=self.class_weights,
+        )
         return {"loss_cate": self.prior_weight * loss}
 
-    def predict(self, batched_inputs: list[dict], *, scores: bool = False, priors: bool = False) -> list[Segmentation]:
-        """Each image's labels at its `height` and `width` (the argmax of `forward`'s scores), and what else is asked.
-
-        Scores that nobody asks for are never made whole. Raises `ValueError` for priors that the model has not.
-        """
-        if priors and not self.has_priors:
-            raise ValueError(f"{type(self.backbone).__name__} gives no semantic maps (NUM_SEM_BLOCKS 0, or none)")
-        results = []
+    def lazy_predictions(
+        self, batched_inputs: list[dict], *, priors: bool = False
+    ) -> Iterator[tuple[ScoreMap, Priors | None]]:
+        """The head's predictions as scores that are yet to be resized, batch by batch."""
         for batch in self.batches(batched_inputs):
             with self.autocast():
                 images, features = self.extract(batch)
                 predictions = self.sem_seg_head(features)
             maps = self.prior_maps(images, features) if priors else [None] * len(batch)
-            with torch.autocast(self.device.type, enabled=False):  # a caller's would decide ties in half precision
-                for score_map, prior in zip(self.score_maps(batch, images, predictions), maps, strict=True):
-                    whole = score_map.scores() if scores else None
-                    labels = score_map.labels() if whole is None else whole.argmax(0)
-                    results.append(Segmentation(labels, whole, prior))
-        return results
+            del features
+            with torch.autocast(self.device.type, enabled=False):  # what comes of a head is computed in full precision
+                score_maps = self.score_maps(batch, images, predictions)
+            yield from zip(score_maps, maps, strict=True)
 
     def autocast(self) -> AbstractContextManager:
-        """Where backbone and head compute: as the caller does, or in bfloat16 where `precision` says so."""
-        return torch.autocast(self.device.type, dtype=torch.bfloat16) if self.precision == "bf16" else nullcontext()
+        """Where backbone and head compute: as the caller does, or in the precision that the model was built with.
 
-    def predict_labels(self, batched_inputs: list[dict]) -> list[Tensor]:
-        """The class of each pixel, (height, width) int64 per image."""
-        return [result.labels for result in self.predict(batched_inputs)]
+        That is bfloat16 where `precision` says so, or in evaluation on a GPU, with `mixed_evaluation`, its quick dtype.
+        """
+        wants_mixed = self.mixed_evaluation and not self.training
+        dtype = torch.bfloat16 if self.precision == "bf16" else autocast_dtype(self.device, enabled=wants_mixed)
+        return nullcontext() if dtype is None else torch.autocast(self.device.type, dtype=dtype)
 
     def batches(self, batched_inputs: list[dict]) -> list[list[dict]]:
         """The images that go through the model together in evaluation: all of them, as they are padded."""

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from torch import Tensor, nn
 
-from semask_d2.modeling.meta_arch.base import Segmentation, SemanticSegmenter
+from semask_d2.modeling.meta_arch.score_maps import ScoreMap, row_elements, rows_of
+from semask_d2.modeling.meta_arch.segmenter import Priors, Segmentation, Segmenter
 
 
-class ForeignSegmenter(nn.Module):
-    """A model that gives `sem_seg` (K, height, width) scores per image, with what `SemanticSegmenter` says and does.
+class ForeignSegmenter(Segmenter):
+    """A model that gives `sem_seg` (K, height, width) scores per image, with what `Segmenter` says and does.
 
     Scores of such models are logits, and there are no semantic maps.
     """
 
     scores_are_probabilities = False
-    has_priors = False
+    has_priors = False  # pyright: ignore[reportAssignmentType, reportIncompatibleMethodOverride]
 
     def __init__(self, model: nn.Module):
         super().__init__()
@@ -25,18 +28,23 @@ class ForeignSegmenter(nn.Module):
         """The model's own outputs."""
         return self.model(batched_inputs)
 
+    def lazy_predictions(
+        self, batched_inputs: list[dict], *, priors: bool = False
+    ) -> Iterator[tuple[ScoreMap, Priors | None]]:
+        """The model's own scores, which are whole."""
+        for output in self.model(batched_inputs):
+            scores = output["sem_seg"].float()
+            size = (scores.shape[-2], scores.shape[-1])
+            yield ScoreMap(rows_of(scores), size, row_elements(len(scores), size), scores.device), None
+
     def predict(self, batched_inputs: list[dict], *, scores: bool = False, priors: bool = False) -> list[Segmentation]:
-        """As `SemanticSegmenter.predict`."""
+        """As `Segmenter.predict`, without a copy of the scores."""
         if priors:
             raise ValueError(f"{type(self.model).__name__} gives no semantic maps")
         whole = [output["sem_seg"].float() for output in self.model(batched_inputs)]
         return [Segmentation(x.argmax(0), x if scores else None) for x in whole]
 
-    def predict_labels(self, batched_inputs: list[dict]) -> list[Tensor]:
-        """As `SemanticSegmenter.predict_labels`."""
-        return [result.labels for result in self.predict(batched_inputs)]
 
-
-def as_segmenter(model: nn.Module) -> SemanticSegmenter | ForeignSegmenter:
-    """`model` itself if it is ours, else in the adapter."""
-    return model if isinstance(model, (SemanticSegmenter, ForeignSegmenter)) else ForeignSegmenter(model)
+def as_segmenter(model: nn.Module) -> Segmenter:
+    """`model` itself if it is a `Segmenter`, else in the adapter."""
+    return model if isinstance(model, Segmenter) else ForeignSegmenter(model)

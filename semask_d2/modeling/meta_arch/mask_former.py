@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar, cast
 
 from torch import Tensor, nn
@@ -53,6 +54,9 @@ class SeMaskMaskFormer(SemanticSegmenter):
         prior_weight: float,
         size_divisibility: int,
         precision: str = "fp32",
+        mixed_evaluation: bool = False,
+        compilation: str = "",
+        class_weights: Sequence[float | str] = (),
         resize_masks_first: bool = False,
         semantic_on: bool = True,
         instance_on: bool = False,
@@ -67,6 +71,9 @@ class SeMaskMaskFormer(SemanticSegmenter):
             prior_weight=prior_weight,
             size_divisibility=size_divisibility,
             precision=precision,
+            mixed_evaluation=mixed_evaluation,
+            compilation=compilation,
+            class_weights=class_weights,
         )
         require(semantic_on, self, "semantic_on", "True, as semantic scores are all there is", semantic_on)
         for name, wanted in (("instance_on", instance_on), ("panoptic_on", panoptic_on)):

@@ -8,7 +8,7 @@ are several times faster so.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -32,14 +32,15 @@ def resized(rows: Rows, source: tuple[int, int], target: tuple[int, int]) -> Row
     height, width, new_height, new_width = map(int, (*source, *target))  # under torch.jit.trace they are tensors
 
     def of_height(start: int, stop: int) -> Tensor:
-        centers = np.arange(start, stop, dtype=np.float32) + np.float32(0.5)
-        y = np.clip(centers * np.float32(height / new_height) - np.float32(0.5), 0, height - 1)
-        above = y.astype(np.int64)
-        below = np.minimum(above + 1, height - 1)
-        first = int(above[0])
-        band = rows(first, int(below[-1]) + 1)
-        above_row, below_row = (band[torch.from_numpy(index - first).to(band.device)] for index in (above, below))
-        return torch.lerp(above_row, below_row, torch.from_numpy(y - above).to(band)[:, None, None])
+        # which rows of the source are wanted is a question of the host; the rest is computed where they are
+        ends = source_rows(np.array([start, stop - 1], np.float32), height, new_height)
+        first = int(ends[0])
+        band = rows(first, min(int(ends[1]) + 1, height - 1) + 1)
+        y = source_rows(torch.arange(start, stop, dtype=torch.float32, device=band.device), height, new_height)
+        above = y.long()
+        above_row = band[above - first]
+        below_row = band[(above + 1).clamp(max=height - 1) - first]
+        return torch.lerp(above_row, below_row, (y - above).to(band.dtype)[:, None, None])
 
     def of_size(start: int, stop: int) -> Tensor:
         band = rows(start, stop) if height == new_height else of_height(start, stop)
@@ -50,6 +51,11 @@ def resized(rows: Rows, source: tuple[int, int], target: tuple[int, int]) -> Row
         return maps.permute(0, 2, 3, 1)[0]
 
     return of_size
+
+
+def source_rows(rows: Any, source: int, target: int) -> Any:
+    """Where rows of a map of height `target`, an array or tensor of fp32, lie in the rows of one of height `source`."""
+    return ((rows + 0.5) * (source / target) - 0.5).clip(0, source - 1)
 
 
 def row_elements(channels: int, size: tuple[int, int], *sources: tuple[int, int]) -> int:

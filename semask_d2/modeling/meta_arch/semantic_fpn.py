@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import groupby
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -44,6 +46,9 @@ class SeMaskFPN(SemanticSegmenter):
         loss_weight: float,
         prior_weight: float,
         precision: str = "fp32",
+        mixed_evaluation: bool = False,
+        compilation: str = "",
+        class_weights: Sequence[float | str] = (),
         ohem_pixels: int = 0,
         train_size_divisibility: int = 0,
     ):
@@ -56,6 +61,9 @@ class SeMaskFPN(SemanticSegmenter):
             prior_weight=prior_weight,
             size_divisibility=0,
             precision=precision,
+            mixed_evaluation=mixed_evaluation,
+            compilation=compilation,
+            class_weights=class_weights,
         )
         require(ohem_pixels >= 0, self, "ohem_pixels", "at least 0", ohem_pixels)
         self.train_size_divisibility = max(train_size_divisibility, 0)
@@ -76,13 +84,18 @@ class SeMaskFPN(SemanticSegmenter):
     def head_losses(self, predictions: Tensor, targets: SemanticTargets) -> dict[str, Tensor]:
         """The cross-entropy of the logits, over the hardest pixels alone where so configured."""
         loss = pixel_loss(
-            predictions, targets.labels, self.ignore_label, align_corners=False, ohem_pixels=self.ohem_pixels
+            predictions,
+            targets.labels,
+            self.ignore_label,
+            align_corners=False,
+            ohem_pixels=self.ohem_pixels,
+            class_weights=self.class_weights,
         )
         return {"loss_ce": self.loss_weight * loss}
 
     def batches(self, batched_inputs: list[dict]) -> list[list[dict]]:
-        """One by one: not padded, images of different sizes make no batch."""
-        return [[inputs] for inputs in batched_inputs]
+        """Neighbors of one size: not padded, images of different sizes make no batch."""
+        return [list(group) for _, group in groupby(batched_inputs, key=lambda inputs: inputs["image"].shape)]
 
     def score_maps(self, batched_inputs: list[dict], images: ImageList, predictions: Tensor) -> list[ScoreMap]:
         """The logits (B, K, h, w) of images of one size, straight from stride 4 to each one's output size."""

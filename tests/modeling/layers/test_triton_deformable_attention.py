@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from semask_d2.modeling.layers import triton_deformable_attention
+from semask_d2.modeling.layers import triton_choice, triton_deformable_attention
 from semask_d2.modeling.layers.triton_deformable_attention import VARIABLE, fused_deformable_attention, triton_serves
 from semask_d2.utils.errors import UserError
 from tests.helpers.commands import ROOT
@@ -25,14 +25,13 @@ CASES = "tests/modeling/layers/triton_deformable_attention_cases.py"
 needs_triton = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="Triton is not installed, which has no package for this system"
 )
-# what the functions launch is compiled for the GPU of the arguments, and not launched
-COMPILE = """
+# what functions launch is compiled for the GPU of the arguments, and not launched
+COMPILER = """
 import sys
 import torch
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
-from semask_d2.modeling.layers import deformable_attention_kernels as kernels
 
 
 class Driver:
@@ -60,6 +59,12 @@ def compile(kernel, grid):
 
 
 JITFunction.__getitem__ = compile
+"""
+COMPILE = (
+    COMPILER
+    + """
+from semask_d2.modeling.layers import deformable_attention_kernels as kernels
+
 dtype, heads, dim, points = getattr(torch, sys.argv[2]), 8, int(sys.argv[3]), 4
 for sizes in ([32, 32, 16, 16, 8, 8], [33, 31, 16, 1, 5, 8], [64, 3, 1, 1, 2, 2]):
     tokens = sum(height * width for height, width in zip(sizes[::2], sizes[1::2]))
@@ -70,6 +75,7 @@ for sizes in ([32, 32, 16, 16, 8, 8], [33, 31, 16, 1, 5, 8], [64, 3, 1, 1, 2, 2]
     kernels.backward(out, value, sizes, reference, offsets, logits, out)
 print({name: len(binaries) for name, binaries in compiled.items()})
 """
+)
 
 
 def python(*arguments: object, **env: str) -> subprocess.CompletedProcess:
@@ -141,7 +147,7 @@ def _fresh(monkeypatch: pytest.MonkeyPatch):
     """No answer about Triton from before, none left, and neither variable."""
     for name in (VARIABLE, "TRITON_INTERPRET"):
         monkeypatch.delenv(name, raising=False)
-    forget = triton_deformable_attention.obstacle.cache_clear
+    forget = triton_choice.obstacle.cache_clear
     forget()
     yield
     forget()
@@ -191,11 +197,11 @@ class TestChoice:
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA P100")
         monkeypatch.setattr(torch.version, "cuda", "12.4")
         monkeypatch.setattr("shutil.which", lambda name: None if missing == "compiler" else f"/usr/bin/{name}")
-        found = triton_deformable_attention.compilation_obstacle(torch.device("cuda"))
+        found = triton_choice.compilation_obstacle(torch.device("cuda"))
         assert reason in found
         assert bool(found) == bool(reason)
 
     def test_slower_operators_on_a_gpu_are_told(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(triton_deformable_attention, "obstacle", lambda device, on_cpu: "no C compiler")
+        monkeypatch.setattr(triton_choice, "obstacle", lambda device, on_cpu: "no C compiler")
         with pytest.warns(UserWarning, match="no C compiler: deformable attention is by standard operators"):
-            assert not triton_deformable_attention.served(torch.device("cuda"), torch.float32)
+            assert not triton_choice.served(VARIABLE, "deformable attention", torch.device("cuda"), torch.float32)

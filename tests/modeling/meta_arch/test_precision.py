@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from semask_d2 import UserError, build_model, get_cfg
+from semask_d2.config.checks import check_common
+from semask_d2.engine.setup import computation
+from semask_d2.modeling.layers import triton_choice
+from semask_d2.modeling.layers.precision import gpu_has_bf16
 from tests.helpers.tiny_model import make_inputs, randomize, tiny_cfg
 
 FAMILIES = {
@@ -52,3 +57,62 @@ def test_semantic_fpn_too() -> None:
 def test_another_word_is_refused() -> None:
     with pytest.raises(UserError, match=r'MODEL\.PRECISION: expected "fp32" or "bf16", got \'fp8\''):
         build_model(get_cfg("toy_scenes/semask_swin_mini_m2f.yaml", ["MODEL.PRECISION", "fp8"]))
+
+
+@pytest.fixture(params=[True, False], ids=["bf16", "without bf16"])
+def gpu_dtype(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> torch.dtype:
+    """The dtype of mixed precision on a GPU that there is none of."""
+    monkeypatch.setattr("torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
+    monkeypatch.setattr(
+        torch.cuda, "is_bf16_supported", lambda including_emulation=True: request.param or including_emulation
+    )
+    return torch.bfloat16 if request.param else torch.float16
+
+
+def test_mixed_evaluation_is_for_evaluation_on_a_gpu(gpu_dtype: torch.dtype) -> None:
+    model = build_model(tiny_cfg(TEST__AMP__ENABLED=True)).eval()
+    with model.autocast():
+        assert not torch.is_autocast_enabled("cpu")
+    with FakeTensorMode():
+        model.normalizer.mean = torch.zeros(3, 1, 1, device="cuda")
+    with model.autocast():
+        assert torch.is_autocast_enabled("cuda")
+        assert torch.get_autocast_dtype("cuda") == gpu_dtype
+    with model.train().autocast():
+        assert not torch.is_autocast_enabled("cuda")
+    model.mixed_evaluation = False
+    with model.eval().autocast():
+        assert not torch.is_autocast_enabled("cuda")
+
+
+def test_emulated_bf16_is_refused(gpu_dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla T4")
+    cfg = tiny_cfg(MODEL__PRECISION="bf16", MODEL__DEVICE="cuda")
+    if gpu_dtype == torch.bfloat16:
+        check_common(cfg)
+    else:
+        with pytest.raises(UserError, match=r"MODEL\.PRECISION: Tesla T4 has no bf16 .*TEST\.AMP\.ENABLED"):
+            check_common(cfg)
+    assert gpu_has_bf16() == (gpu_dtype == torch.bfloat16)
+
+
+def test_the_log_says_how_it_computes(gpu_dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    options = {"MODEL__SEM_SEG_HEAD__PIXEL_DECODER_NAME": "MSDeformAttnPixelFANDecoder"}
+    attention = "attention scaled_dot_product_attention"
+    text = computation(tiny_cfg(**options), cpu, training=True)
+    assert text == f"float32, {attention}, deformable attention plain, deformable convolution plain, not compiled"
+    cfg = tiny_cfg(MODEL__PRECISION="bf16", MODEL__COMPILE="default", **options)
+    assert computation(cfg, cpu, training=False).startswith("bfloat16 (autocast), ")
+    assert computation(cfg, cpu, training=False).endswith(", compiled (default)")
+    monkeypatch.setattr(triton_choice, "obstacle", lambda device, on_cpu: "")
+    cfg = tiny_cfg(SOLVER__AMP__ENABLED=True, **options)
+    with FakeTensorMode():
+        mixed, whole = (computation(cfg, gpu, training=training) for training in (True, False))
+    name = str(gpu_dtype).removeprefix("torch.")
+    both = "deformable attention Triton, deformable convolution"
+    assert mixed == f"{name} (autocast), {attention}, {both} Triton, not compiled"
+    assert whole == f"float32 (products highest), {attention}, {both} torchvision, not compiled"
+    cfg = tiny_cfg(MODEL__SEM_SEG_HEAD__PIXEL_DECODER_NAME="BasePixelDecoder")
+    assert computation(cfg, cpu, training=True) == f"float32, {attention}, not compiled"

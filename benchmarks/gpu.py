@@ -1,0 +1,282 @@
+#!/usr/bin/env python3
+"""What a GPU makes of the project: training and inference of the published models, a profile, operators, an accuracy.
+
+    python benchmarks/gpu.py [--only PART ...] [--steps 50] [--quick] [--repeats N] [--json gpu.json]
+
+`benchmarks/gpu.sh` runs the tests before it. Data are synthetic but for CamVid, which is left out, with a word, where
+its files are missing. What fails is named at the end, and the rest is run. `--quick` takes tiny sizes, also on a CPU,
+which shows that it works and nothing else. Nobody has run the rest of it yet.
+"""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+import subprocess
+import sys
+import tempfile
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+from unittest import mock
+
+import torch
+from inference import fast_paths
+from timing import keep, machine, parser, report, time_in_turn, time_of
+from torch.utils.flop_counter import FlopCounterMode
+from training_step import batch
+
+from semask_d2 import UserError, build_model, get_cfg
+from semask_d2.config.finding import configs_folder
+from semask_d2.data.datasets import get_dataset_dicts
+from semask_d2.engine.optimizer import build_optimizer
+from semask_d2.engine.setup import computation
+from semask_d2.engine.step import TrainingStep
+from semask_d2.modeling.layers.precision import autocast_dtype
+
+ROOT = Path(__file__).resolve().parents[1]
+PUBLISHED = ("ade20k", "cityscapes", "coco_stuff10k")
+LARGE = "ade20k/semask_swin_l_msfapn_m2f.yaml"
+SMALL = "toy_scenes/semask_swin_mini_msfapn_m2f.yaml"
+CAMVID = "camvid/semask_swin_t_msfapn_m2f.yaml"
+WARM_UP = 3
+
+
+class Scale(NamedTuple):
+    """How much is run."""
+
+    configs: list[str]
+    model: str  # of inference, profile and the training step
+    size: int | None  # of images; None: a config's own
+    images: int | None
+    steps: int
+    batches: tuple[int, ...]
+    matrix: int  # side of the matrices whose product tells the peak
+    compiles: bool
+
+
+def full(steps: int) -> Scale:
+    """Every published config at its own size."""
+    names = [
+        f"{folder}/{path.name}" for folder in PUBLISHED for path in sorted((configs_folder() / folder).glob("*.yaml"))
+    ]
+    return Scale(names, LARGE, None, None, steps, (1, 8), 8192, True)
+
+
+def device() -> torch.device:
+    """Where all of it runs."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def synchronize() -> None:
+    """Wait for the GPU, if there is one."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+@contextmanager
+def fresh_memory() -> Iterator[None]:
+    """Within it the peak of GPU memory is that of what runs there."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    yield
+
+
+def peak() -> str:
+    """The largest allocation on the GPU since `fresh_memory`."""
+    return f"{torch.cuda.max_memory_allocated() / 2**20:.0f} MB" if torch.cuda.is_available() else "not measured"
+
+
+def trainer(config: str, scale: Scale, *options: object) -> tuple[TrainingStep, str]:
+    """The step of a config in mixed precision on synthetic images of its crop, and what is to be said of it."""
+    words = [str(word) for word in ("MODEL.DEVICE", device().type, "SOLVER.AMP.ENABLED", True, "MODEL.WEIGHTS", "")]
+    cfg = get_cfg(config, [*words, *map(str, options)])
+    side = scale.size or max(cfg.INPUT.CROP.SIZE)
+    images, parts = scale.images or cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.GRADIENT_ACCUMULATION_STEPS
+    model = build_model(cfg)
+    step = TrainingStep(
+        model,
+        build_optimizer(cfg, model),
+        dtype=autocast_dtype(device(), enabled=True),
+        accumulation_steps=parts,
+        seed=0,
+        output_dir=tempfile.gettempdir(),
+    )
+    inputs = batch(side, images // parts)
+    if torch.cuda.is_available():
+        inputs = [{name: value.pin_memory() for name, value in x.items()} for x in inputs]
+    step.begin(itertools.repeat(inputs))
+    return step, f"{images} images of {side}, {computation(cfg, device(), training=True)}"
+
+
+def seconds_per_step(step: TrainingStep, steps: int) -> float:
+    """The mean of `steps` steps, after a few that warm up."""
+    step.train(0, WARM_UP)
+    synchronize()
+    return time_of(lambda: step.train(WARM_UP, WARM_UP + steps)) / steps
+
+
+def train_configs(scale: Scale, arguments) -> None:
+    """Every published config: its loss stays finite, milliseconds per step, memory."""
+    print("\n| config | what | ms per step | peak | loss of the last step |\n|---|---|---|---|---|")
+    figures = {}
+    for config in scale.configs:
+        for parts in (1, 2, 4, 8):  # more of them where memory is short
+            try:
+                with fresh_memory():
+                    step, what = trainer(config, scale, "SOLVER.GRADIENT_ACCUMULATION_STEPS", parts)
+                    seconds = seconds_per_step(step, scale.steps)
+            except torch.cuda.OutOfMemoryError:
+                step = None
+                continue
+            loss = step.storage.history("total_loss").latest()
+            figures[config] = {"ms per step": 1000 * seconds, "peak": peak(), "loss": loss, "parts": parts}
+            print(f"| {config} | {what}, {parts} part(s) | {1000 * seconds:.1f} | {peak()} | {loss:.3f} |", flush=True)
+            break
+        else:
+            raise MemoryError(f"{config}: too large in 8 parts")
+    keep("training of every config", {"machine": machine(), "figures": figures}, arguments.json)
+
+
+def infer(scale: Scale, arguments) -> None:
+    """Images per second of the large model: by batch, precision, and compiled."""
+    ways = {"fp32": [], "fp32, TF32 products": [], "bf16": ["MODEL.PRECISION", "bf16"]}
+    if scale.compiles:
+        ways["bf16, compiled"] = ["MODEL.PRECISION", "bf16", "MODEL.COMPILE", "default"]
+        ways["bf16, CUDA graphs"] = ["MODEL.PRECISION", "bf16", "MODEL.COMPILE", "reduce-overhead"]
+    print(f"\n| {scale.model}, batch | way | images per second | peak |\n|---|---|---|---|")
+    figures = {}
+    for images, (name, options) in itertools.product(scale.batches, ways.items()):
+        torch.set_float32_matmul_precision("high" if "TF32" in name else "highest")
+        options = ["MODEL.DEVICE", device().type, *options]
+        with fresh_memory():
+            way = fast_paths(scale.model, options, scale.size or 640, images)
+            seconds = statistics.median(time_in_turn({name: way}, arguments.repeats)[name])
+        figures[f"batch {images}, {name}"] = {"images per second": images / seconds, "peak": peak()}
+        print(f"| {images} | {name} | {images / seconds:.2f} | {peak()} |", flush=True)
+    torch.set_float32_matmul_precision("highest")
+    keep("inference", {"machine": machine(), "figures": figures}, arguments.json)
+
+
+def matrix_peak(side: int) -> float:
+    """The rate of bf16 products of square matrices, measured, in TFLOP/s."""
+    a, b = torch.randn(2, side, side, device=device(), dtype=torch.bfloat16)
+    for _ in range(WARM_UP):
+        a @ b
+    synchronize()
+    return 20 * 2 * side**3 / time_of(lambda: [a @ b for _ in range(20)]) / 1e12
+
+
+def profile(scale: Scale, arguments) -> None:
+    """A training step of the large model: its rate beside the matrix peak, and where the time goes."""
+    rate = matrix_peak(scale.matrix)
+    for compilation in ("", "default") if scale.compiles else ("",):
+        with fresh_memory():
+            step, what = trainer(scale.model, scale, "MODEL.COMPILE", compilation)
+            seconds = seconds_per_step(step, scale.steps)
+        most = peak()
+        name = f"training step, {what}"
+        figures: dict = {
+            "machine": machine(),
+            "ms per step": 1000 * seconds,
+            "peak": most,
+            "matrix peak, TFLOP/s": rate,
+        }
+        print(f"\n{name}: {1000 * seconds:.1f} ms, {most}; bf16 matrix peak, measured: {rate:.1f} TFLOP/s")
+        if not compilation:
+            with FlopCounterMode(display=False) as counter:  # of products, convolutions and attention
+                step.train(0, 1)
+            share = counter.get_total_flops() / seconds / 1e12 / rate
+            print(f"{counter.get_total_flops() / 1e12:.3f} TFLOP counted a step: {100 * share:.1f} % of that peak")
+            figures["share of the matrix peak"] = share
+        with torch.profiler.profile() as profiler:
+            step.train(0, 2)
+            synchronize()
+        order = "self_device_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
+        print(profiler.key_averages().table(sort_by=order, row_limit=25, max_name_column_width=60), flush=True)
+        keep(name, figures, arguments.json)
+
+
+def operators(scale: Scale, arguments) -> None:
+    """Deformable attention and convolution by Triton, by torchvision's operator, and plain, forward and backward."""
+    from semask_d2.modeling.layers.deformable_attention import deformable_attention
+    from semask_d2.modeling.layers.feature_alignment import FeatureAlignment
+
+    side = (scale.size or 640) // 8
+    sizes = [(side, side), (side // 2, side // 2), (side // 4, side // 4)]
+    tokens, half = sum(h * w for h, w in sizes), torch.bfloat16
+    reference = torch.rand(tokens, 2, device=device())
+    value = torch.randn(2, tokens, 8, 32, device=device(), dtype=half, requires_grad=True)
+    offsets = torch.randn(2, tokens, 8, 3, 4, 2, device=device(), dtype=half, requires_grad=True)
+    logits = torch.randn(2, tokens, 8, 3, 4, device=device(), dtype=half, requires_grad=True)
+    layer = FeatureAlignment(256, torch.nn.GroupNorm(32, 256)).to(device())
+    lateral, coarse = torch.randn(2, 2, 256, 2 * side, 2 * side, device=device())
+    choices = ("plain", "triton") if torch.cuda.is_available() else ("plain",)
+
+    def attend(choice: str) -> None:
+        with mock.patch.dict("os.environ", SEMASK_D2_DEFORMABLE_ATTENTION=choice):
+            deformable_attention(value, sizes, reference, offsets, logits).sum().backward()
+
+    def align(choice: str) -> None:
+        with mock.patch.dict("os.environ", SEMASK_D2_DEFORMABLE_CONVOLUTION=choice):
+            with torch.autocast(device().type, half):
+                out = layer(lateral, coarse)
+            out.sum().backward()
+
+    report(f"deformable attention, bf16, {tokens} queries", {c: lambda c=c: attend(c) for c in choices}, arguments)
+    ways = {("torchvision, fp32" if c == "plain" else "Triton, bf16"): lambda c=c: align(c) for c in choices}
+    report(f"feature alignment, {2 * side} x {2 * side}", ways, arguments)
+
+
+def train_camvid(scale: Scale, arguments) -> None:
+    """SeMask-T on CamVid from scratch, as its config says."""
+    try:
+        for name in get_cfg(CAMVID).DATASETS.TRAIN:
+            get_dataset_dicts(name)
+    except UserError as error:
+        print(f"CamVid: not run: {error}")
+        return
+    words = ["train", "--config-file", CAMVID, "OUTPUT_DIR", "output/gpu_camvid", "SOLVER.AMP.ENABLED", "True"]
+    subprocess.run([sys.executable, "-m", "semask_d2", *words, "MODEL.WEIGHTS", ""], cwd=ROOT, check=True)
+
+
+PARTS = {
+    "training": train_configs,
+    "inference": infer,
+    "profile": profile,
+    "operators": operators,
+    "camvid": train_camvid,
+}
+QUICK = Scale([SMALL, "toy_scenes/semask_swin_mini_fpn.yaml"], SMALL, 64, 2, 2, (1, 2), 128, False)
+
+
+def main() -> None:
+    made = parser(__doc__)
+    made.set_defaults(json=Path("gpu.json"))
+    made.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="some of the parts")
+    made.add_argument("--steps", type=int, default=50, help="of each training")
+    made.add_argument("--quick", action="store_true", help="tiny sizes, also on a CPU; CamVid is left out")
+    arguments = made.parse_args()
+    if not (arguments.quick or torch.cuda.is_available()):
+        sys.exit("torch finds no GPU; --quick shows on a CPU that all of it works")
+    scale = QUICK if arguments.quick else full(arguments.steps)
+    print(machine())
+    failed = []
+    for name in arguments.only:
+        if arguments.quick and name == "camvid":
+            continue
+        print(f"\n## {name}", flush=True)
+        try:
+            PARTS[name](scale, arguments)
+        except Exception:
+            traceback.print_exc()
+            failed.append(name)
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}; the reasons stand above")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""`semask compare`: several checkpoints evaluated on their test sets, in one table."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tabulate import tabulate
+
+from semask_d2.commands.train import evaluate
+from semask_d2.config.checks import check_evaluation
+from semask_d2.d2 import CfgNode
+from semask_d2.data.datasets.custom import register_custom
+from semask_d2.engine.launch import guarded
+from semask_d2.engine.setup import setup
+from semask_d2.evaluation.results import is_nan, write_json
+from semask_d2.inference.drawing import choose_config
+from semask_d2.inference.media import distinct_names
+from semask_d2.utils.files import atomic_write
+
+
+class Row(NamedTuple):
+    """One model on one data set, its metrics in percent."""
+
+    model: str
+    checkpoint: str
+    dataset: str
+    metrics: dict[str, float]
+
+
+def argument_parser(prog: str | None = None) -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog=prog, description="Evaluate several trained models, in one table.")
+    parser.add_argument("weights", nargs="+", metavar="RUN_OR_FILE", help="run folders or checkpoints")
+    parser.add_argument("--config-file", metavar="FILE", help="config of all (default: config.yaml beside each)")
+    parser.add_argument("--output", metavar="DIR", default="output/compare", help="folder (default output/compare)")
+    parser.add_argument("--per-class", action="store_true", help="also print the IoU of each class")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="config options as KEY VALUE pairs, last")
+    return parser
+
+
+def main(args: argparse.Namespace) -> None:
+    """Evaluate each, print the table, and write it as `compare.csv` and `compare.json`."""
+    names = distinct_names([Path(os.path.abspath(word)) for word in args.weights])
+    configs = []
+    for name, word in zip(names, args.weights, strict=True):
+        cfg = choose_config(args.config_file, word, args.opts)
+        cfg.OUTPUT_DIR = os.path.join(args.output, name)
+        check_evaluation(cfg)
+        configs.append(cfg)
+    rows: list[Row] = []
+    for name, cfg in zip(names, configs, strict=True):  # once all configs are there: an evaluation takes long
+        rows += evaluated(name, cfg)
+    print(summary_table(rows))
+    if args.per_class:
+        print(f"\n{class_table(rows)}")
+    write(rows, Path(args.output))
+
+
+def evaluated(name: str, cfg: CfgNode) -> list[Row]:
+    """The rows of one model."""
+    register_custom(cfg)
+    setup(cfg, training=False, resume=False)
+    results = evaluate(cfg, resume=False)
+    return [
+        Row(name, cfg.MODEL.WEIGHTS, dataset, results.get(dataset, results)["sem_seg"]) for dataset in cfg.DATASETS.TEST
+    ]
+
+
+def summary_table(rows: Sequence[Row]) -> str:
+    """Every model's metrics but those of single classes."""
+    names = [name for name in rows[0].metrics if "-" not in name]
+    lines = [(row.model, row.dataset, *(row.metrics.get(name) for name in names)) for row in rows]
+    return tabulate(lines, headers=["model", "data set", *names], floatfmt=".2f", tablefmt="github")
+
+
+def class_table(rows: Sequence[Row]) -> str:
+    """The IoU of each class, a column per model."""
+    names = list(dict.fromkeys(name for row in rows for name in row.metrics if name.startswith("IoU-")))
+    lines = [(name.removeprefix("IoU-"), *(row.metrics.get(name) for row in rows)) for name in names]
+    headers = ["IoU", *(row.model for row in rows)]
+    return tabulate(lines, headers=headers, floatfmt=".2f", tablefmt="github")
+
+
+def write(rows: Sequence[Row], folder: Path) -> None:
+    """Write the table of all metrics."""
+    names = list(dict.fromkeys(name for row in rows for name in row.metrics))
+    fields = ["model", "checkpoint", "dataset"]
+    with atomic_write(folder / "compare.csv") as file:
+        table = csv.DictWriter(file, [*fields, *names], lineterminator="\n")
+        table.writeheader()
+        for row in rows:
+            values: dict[str, Any] = row._asdict() | row.metrics
+            del values["metrics"]
+            table.writerow({name: "" if is_nan(value) else value for name, value in values.items()})
+    write_json(folder / "compare.json", [row._asdict() for row in rows])
+
+
+def command_line(arguments: Sequence[str] | None = None, *, prog: str | None = None) -> int:
+    """Run the words of a command line, by default this process's; returns the exit code."""
+    args = argument_parser(prog).parse_args(arguments)
+    return guarded(main, args, debug=args.debug)

@@ -1,0 +1,85 @@
+"""Against unbalanced classes: images drawn by the rare classes in them, and class weights from the same counts."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from semask_d2.d2 import CfgNode
+from semask_d2.data.datasets import get_dataset_dicts
+from semask_d2.data.statistics import class_pixels
+from semask_d2.modeling.losses.class_weights import AUTO
+from semask_d2.utils.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+WEIGHTS_KEY = "MODEL.SEM_SEG_HEAD.CLASS_WEIGHTS"
+LEAST_PART = 0.001  # of an image's labeled pixels, at which a class counts as seen there
+LARGEST_RATIO = 10.0  # of two automatic class weights
+
+
+class RareClasses:
+    """Draws a class, the rarer the likelier, then one of the images that show it (DAFormer, arXiv 2111.14887, 3.3).
+
+    `pixels` (images, K) are the counts of `class_pixels`. A class of share f of all pixels has a probability
+    proportional to exp((1 - f) / `temperature`): the lower the temperature, the more the rarest classes count.
+    """
+
+    def __init__(self, pixels: np.ndarray, temperature: float):
+        total = pixels.sum()
+        if not total:
+            raise UserError("DATALOADER.RARE_CLASS_TEMPERATURE: no image has a labeled pixel; look at the label files")
+        self.classes = np.flatnonzero(pixels.any(0))
+        exponent = (1 - pixels.sum(0)[self.classes] / total) / temperature
+        weights = np.exp(exponent - exponent.max())
+        self.probabilities = weights / weights.sum()
+        self.images = {int(c): images_of(pixels, c) for c in self.classes}
+
+    def draw(self, rng: np.random.Generator) -> tuple[int, int]:
+        """The number of an image, and the class that it is drawn for."""
+        wanted = int(rng.choice(self.classes, p=self.probabilities))
+        return int(rng.choice(self.images[wanted])), wanted
+
+
+def images_of(pixels: np.ndarray, class_id: int) -> np.ndarray:
+    """The images that show a class, without those where it is a speck, unless there are no others."""
+    seen = pixels[:, class_id] > LEAST_PART * pixels.sum(1)
+    return np.flatnonzero(seen if seen.any() else pixels[:, class_id] > 0)
+
+
+def balanced_weights(pixels: np.ndarray) -> list[float]:
+    """A weight for each class from its pixels (K,): inverse square roots of the shares, their mean being 1.
+
+    The rarest weighs at most ten times as much as the most frequent; a class without a pixel weighs 1.
+    """
+    present = pixels > 0
+    weights = np.ones(len(pixels))
+    roots = np.sqrt(pixels[present].max(initial=1) / pixels[present])
+    roots = np.minimum(roots, LARGEST_RATIO)
+    weights[present] = roots / roots.mean() if len(roots) else 1.0
+    return [round(float(weight), 4) for weight in weights]
+
+
+def pixels_of(cfg: CfgNode, dicts: Sequence[dict[str, Any]]) -> np.ndarray:
+    """`class_pixels` of a training set by the config's classes."""
+    head = cfg.MODEL.SEM_SEG_HEAD
+    return class_pixels(dicts, head.NUM_CLASSES, head.IGNORE_VALUE)
+
+
+def with_class_weights(cfg: CfgNode) -> CfgNode:
+    """`cfg`, or where its class weights are ["auto"] a copy with those that the training sets' pixels ask for."""
+    head = cfg.MODEL.SEM_SEG_HEAD
+    if list(head.CLASS_WEIGHTS) != [AUTO]:
+        return cfg
+    dicts = [sample for name in cfg.DATASETS.TRAIN for sample in get_dataset_dicts(name)]
+    weights = balanced_weights(pixels_of(cfg, dicts).sum(0))
+    logger.info("%s from the training set: %s", WEIGHTS_KEY, ", ".join(f"{weight:g}" for weight in weights))
+    frozen, cfg = cfg.is_frozen(), cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.SEM_SEG_HEAD.CLASS_WEIGHTS = weights
+    if frozen:
+        cfg.freeze()
+    return cfg

@@ -1,0 +1,57 @@
+"""An exponential moving average of a training's weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from semask_d2.d2 import HookBase
+from semask_d2.utils.errors import UserError
+
+
+class WeightAverage(HookBase):
+    """Keeps the average of `model`'s weights and buffers, updated after each iteration; on all processes.
+
+    The average is multiplied by `decay`, at a run's start by less, so that the first weights are soon forgotten:
+    (1 + n) / (10 + n) at the n-th update. It stands before the hook that writes checkpoints, which hold its state.
+    """
+
+    def __init__(self, model: nn.Module, decay: float):
+        def update(averages: Any, values: Any, count: Any) -> None:
+            weight = 1 - min(decay, (1 + int(count)) / (10 + int(count)))
+            for average, value in zip(averages, values, strict=True):
+                average.lerp_(value, weight) if average.is_floating_point() else average.copy_(value)
+
+        self.source = model
+        self.averaged = AveragedModel(model, multi_avg_fn=torch.no_grad()(update), use_buffers=True)
+        self.averaged.requires_grad_(False)
+
+    @property
+    def model(self) -> nn.Module | None:
+        """The averaged model; None before a training has begun."""
+        return self.averaged.module if int(self.averaged.n_averaged) else None
+
+    def before_train(self) -> None:
+        if self.model is None:  # a first update is a copy
+            self.averaged.update_parameters(self.source)
+
+    def after_step(self) -> None:
+        self.averaged.update_parameters(self.source)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.averaged.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over a saved average; `UserError` where it is not this model's."""
+        own = self.averaged.state_dict()
+        for name, value in own.items():
+            saved = state_dict.get(name)
+            if not isinstance(saved, Tensor) or saved.shape != value.shape:
+                raise UserError(
+                    f"the checkpoint's averaged weights (SOLVER.EMA) do not fit: {name} is missing or of another "
+                    "shape; resume with the model it was saved with"
+                )
+        self.averaged.load_state_dict({name: state_dict[name] for name in own})

@@ -1,0 +1,37 @@
+"""The training's loss on a data set that the model does not learn from."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+
+from semask_d2.d2 import comm
+from semask_d2.modeling.meta_arch import SemanticSegmenter
+
+
+@torch.no_grad()
+def mean_loss(model: SemanticSegmenter, batches: Iterable[list[dict]]) -> float:
+    """The mean over images of the sum of a model's weighted losses, its parts in evaluation mode; on all processes.
+
+    `batches` hold images with `sem_seg` labels. Each image goes through the model by itself, and the points that a loss
+    samples depend on its file's name alone, so that the value does not depend on batches, processes or workers.
+    """
+    was_training = model.training
+    model.eval()
+    model.training = True  # the model gives its losses, while its parts drop and normalize as in evaluation
+    total, count = 0.0, 0
+    try:
+        with torch.random.fork_rng():
+            for inputs in (inputs for batch in batches for inputs in batch):
+                torch.manual_seed(zlib.crc32(Path(inputs["file_name"]).name.encode()))
+                losses = model([inputs])
+                assert isinstance(losses, dict)
+                total += float(sum(losses.values()))
+                count += 1
+    finally:
+        model.train(was_training)
+    totals, counts = zip(*comm.all_gather((total, count)), strict=True)
+    return sum(totals) / sum(counts) if sum(counts) else float("nan")

@@ -1,0 +1,125 @@
+"""An image, its ground truth, prediction, error and semantic maps as HTML: the photograph once, colors as layers on it.
+
+The layers are transparent pictures over one background, so that their opacity is a matter of the page's style
+(`panels.css`, custom property --opacity), and a page holds the photograph once.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from importlib.resources import files
+
+import numpy as np
+from PIL import Image
+
+from semask_d2.data.image_io import count_ids
+from semask_d2.utils.visualization import WRONG, error_share, resize, resize_ids, short, spread_maps
+
+LONGER_SIDE = 640  # of the pictures in a page
+JPEG_QUALITY = 82
+MAIN_CLASSES = 3  # that a picture's alternative text names
+OPAQUE = 255
+
+
+@dataclass(frozen=True)
+class ClassStyle:
+    """Names and colors (K, 3) of the classes, and the id of pixels that do not count."""
+
+    names: Sequence[str]
+    colors: np.ndarray
+    ignore_label: int = 255
+
+
+@dataclass(frozen=True)
+class Example:
+    """An RGB image (H, W, 3) with its class ids (H, W), and where they are there its ground truth (H, W) and priors."""
+
+    title: str
+    image: np.ndarray
+    labels: np.ndarray
+    truth: np.ndarray | None = None
+    priors: Mapping[str, np.ndarray] | None = None
+
+
+def panels_css() -> str:
+    """The style sheet that the panels need."""
+    return (files("semask_d2.inference") / "assets/panels.css").read_text(encoding="utf-8")
+
+
+def panels_html(example: Example, style: ClassStyle) -> str:
+    """An element with a figure for each of image, ground truth, prediction, error and semantic map that is there."""
+    scale = min(1.0, LONGER_SIDE / max(example.image.shape[:2]))
+    size = (max(1, round(example.image.shape[1] * scale)), max(1, round(example.image.shape[0] * scale)))
+    labels, title = resize_ids(example.labels, size), example.title
+
+    def colored(caption: str, ids: np.ndarray) -> str:
+        return _figure(caption, _color_layer(ids, style.colors), f"{caption} of {title}: {main_classes(ids, style)}")
+
+    figures = [_figure("image", None, title)]
+    if example.truth is not None:
+        figures.append(colored("ground truth", resize_ids(example.truth, size)))
+    figures.append(colored("prediction", labels))
+    if example.truth is not None:
+        share = f"{100 * error_share(example.labels, example.truth, style.ignore_label):.1f} %"
+        layer = _error_layer(labels, resize_ids(example.truth, size), style.ignore_label)
+        figures.append(_figure(f"error {share}", layer, f"wrong pixels of {title}, {share}", "error"))
+    figures += [colored(caption, ids) for caption, ids in spread_maps(example.priors or {}, size)]
+    photo = _data_uri(resize(example.image, size), "JPEG", quality=JPEG_QUALITY)
+    shape = f"--photo:url({photo});--shape:{size[0]}/{size[1]}"
+    return f'<div class="panels" style="{shape}">\n' + "\n".join(figures) + "\n</div>"
+
+
+def swatch(color: Sequence[int] | np.ndarray) -> str:
+    """A small square in a class's color."""
+    return f'<span class="swatch" style="background:rgb({",".join(str(int(value)) for value in color)})"></span>'
+
+
+def class_shares(labels: np.ndarray, style: ClassStyle) -> dict[int, float]:
+    """The share of the image of each class that is in it, the largest first."""
+    counts = {int(i): int(count) for i, count in zip(*count_ids(labels), strict=True)}
+    shares = {i: count / labels.size for i, count in counts.items() if 0 <= i < len(style.names)}
+    return dict(sorted(shares.items(), key=lambda item: -item[1]))
+
+
+def main_classes(labels: np.ndarray, style: ClassStyle) -> str:
+    """The largest classes of an image in words."""
+    largest = list(class_shares(labels, style).items())[:MAIN_CLASSES]
+    return ", ".join(f"{short(style.names[i])} {100 * share:.0f} %" for i, share in largest) or "no class"
+
+
+def _figure(caption: str, layer: str | None, text: str, kind: str = "") -> str:
+    """One panel; `layer` is the picture over the photograph, `text` what the panel shows to those who cannot see it."""
+    frame = f"frame {kind}".strip()
+    if layer is None:
+        inside = f'<div class="{frame}" role="img" aria-label="{escape(text)}"></div>'
+    else:
+        inside = f'<div class="{frame}"><img src="{layer}" alt="{escape(text)}"></div>'
+    return f'<figure class="panel">{inside}<figcaption>{escape(caption)}</figcaption></figure>'
+
+
+def _color_layer(labels: np.ndarray, colors: np.ndarray) -> str:
+    """Classes in their colors; ignored pixels, and whatever else has no color, stay transparent."""
+    known = (labels >= 0) & (labels < len(colors))
+    layer = np.zeros((*labels.shape, 4), np.uint8)
+    layer[known, :3] = colors[labels[known]]
+    layer[known, 3] = OPAQUE
+    return _data_uri(layer, "PNG", optimize=True)
+
+
+def _error_layer(labels: np.ndarray, truth: np.ndarray, ignore_label: int) -> str:
+    """Wrong pixels red, ignored ones black, the others transparent."""
+    ignored = truth == ignore_label
+    layer = np.zeros((*labels.shape, 4), np.uint8)
+    layer[labels != truth] = (*WRONG, OPAQUE)
+    layer[ignored] = (0, 0, 0, OPAQUE)
+    return _data_uri(layer, "PNG", optimize=True)
+
+
+def _data_uri(picture: np.ndarray, image_format: str, **options: object) -> str:
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, image_format, **options)
+    return f"data:image/{image_format.lower()};base64,{base64.b64encode(file.getvalue()).decode('ascii')}"

@@ -1,0 +1,134 @@
+"""The page of `semask web`: a picture dropped there is segmented by a run of one's choice. gradio is an extra."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable, Sequence
+from functools import lru_cache
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from semask_d2.data.image_io import read_image
+from semask_d2.inference.panels import ClassStyle, Example, class_shares, panels_css, panels_html, swatch
+from semask_d2.inference.predictor import Predictor
+from semask_d2.utils.errors import UserError
+from semask_d2.utils.memory import out_of_memory
+
+if TYPE_CHECKING:
+    from gradio import Blocks
+
+HINT = '<p class="hint">Drop a picture on the left, or click there to choose one.</p>'
+OPACITY = 60  # percent, at first
+# the browser may load nothing but from the page's own server: gradio's page would ask others for what it can do without
+POLICY = b"default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:"
+SET_OPACITY = "(percent) => { document.documentElement.style.setProperty('--opacity', percent / 100); return []; }"
+
+
+def import_gradio() -> Any:
+    """gradio, silent towards its makers; `UserError`, naming the extra, where it is not installed."""
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    try:
+        import gradio
+    except ImportError as error:
+        raise UserError(f'the page needs gradio ({error}): pip install "semask_d2[web]"') from error
+    return gradio
+
+
+def build_page(runs: Sequence[Path]) -> Blocks:
+    """The page of some run folders with weights, the first of them chosen; `UserError` without gradio."""
+    gradio = import_gradio()
+    by_name = {str(run): run for run in runs}
+
+    def segment(picture: str | None, name: str) -> str:
+        if picture is None:
+            return HINT
+        try:
+            return result_html(cached_predictor(by_name[name]), picture)
+        except Exception as error:
+            if not isinstance(error, UserError) and not out_of_memory(error):
+                raise
+            words = str(error) if isinstance(error, UserError) else "out of memory; make the picture smaller"
+            raise gradio.Error(escape(words), print_exception=False) from error
+
+    with gradio.Blocks(title="semask", analytics_enabled=False, delete_cache=(3600, 3600), fill_width=True) as page:
+        gradio.HTML("<h1>Semantic segmentation</h1>")
+        with gradio.Row():
+            with gradio.Column(scale=1, min_width=280):
+                run = gradio.Dropdown(list(by_name), value=next(iter(by_name)), label="Run", elem_id="run")
+                picture = gradio.Image(
+                    type="filepath",
+                    image_mode=None,
+                    sources=["upload", "clipboard"],
+                    label="Picture",
+                    elem_id="picture",
+                )
+                opacity = gradio.Slider(0, 100, OPACITY, step=1, label="Opacity of the colors, %", elem_id="opacity")
+            with gradio.Column(scale=3):
+                result = gradio.HTML(HINT, elem_id="result")
+        for event in (picture.change, run.change):
+            event(segment, [picture, run], result)
+        opacity.change(None, [opacity], [], js=SET_OPACITY)
+    return page
+
+
+def serve(page: Blocks, host: str, port: int) -> str:
+    """Start the page's server in threads of its own, and return its address; `UserError` where the port is taken."""
+    gradio = import_gradio()
+    from starlette.middleware import Middleware  # comes with gradio
+
+    css = panels_css() + (files("semask_d2.inference") / "assets/web_page.css").read_text(encoding="utf-8")
+    own_fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}  # no Google's
+    try:
+        _, address, _ = page.launch(
+            server_name=host,
+            server_port=port,
+            share=False,
+            quiet=True,
+            show_error=True,
+            prevent_thread_lock=True,
+            ssr_mode=False,
+            footer_links=[],
+            theme=gradio.themes.Default(**own_fonts),
+            css=css,
+            app_kwargs={"middleware": [Middleware(OwnServerOnly)]},
+        )
+    except OSError as error:
+        raise UserError(f"--host {host} --port {port}: no page can be served there ({error}); name another") from error
+    return address
+
+
+class OwnServerOnly:
+    """Middleware that tells the browser to load nothing from other servers."""
+
+    def __init__(self, app: Callable[..., Awaitable[None]]):
+        self.app = app
+
+    async def __call__(self, scope: dict, receive: Callable, send: Callable[[dict], Awaitable[None]]) -> None:
+        async def send_with_policy(message: dict) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", []), (b"content-security-policy", POLICY)]
+            await send(message)
+
+        await self.app(scope, receive, send_with_policy)
+
+
+@lru_cache(maxsize=2)
+def cached_predictor(run: Path) -> Predictor:
+    """The predictor of a run; the two used last stay loaded."""
+    return Predictor.from_run(run)
+
+
+def result_html(predictor: Predictor, picture: str | os.PathLike) -> str:
+    """The classes of a picture with their shares, and its panels."""
+    image = read_image(picture)
+    prediction = predictor(image, priors=predictor.has_priors)
+    style = ClassStyle(predictor.class_names, predictor.class_colors, predictor.ignore_label)
+    shares = class_shares(prediction.labels, style)
+    chips = "".join(
+        f"<li>{swatch(style.colors[i])} {escape(style.names[i])} {100 * share:.1f} %</li>"
+        for i, share in shares.items()
+    )
+    example = Example(Path(picture).name, image, prediction.labels, priors=prediction.priors)
+    return f'<ul class="chips" aria-label="Classes by share of the picture">{chips}</ul>{panels_html(example, style)}'

@@ -1,0 +1,67 @@
+"""Whether Triton's kernels compute on this machine: by what it has, and by what the environment asks for."""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+import warnings
+
+import torch
+
+from semask_d2.utils.errors import UserError
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+@torch.compiler.assume_constant_result
+def served(variable: str, what: str, device: torch.device, dtype: torch.dtype, *, wanted: bool = True) -> bool:
+    """Whether `what` is computed by Triton on `device`, for values of `dtype`; graphs take the answer for a constant.
+
+    The environment's `variable` is `auto`, or nothing: where it can and is `wanted`; `plain`: never; or `triton`:
+    wherever it can, and `UserError` where it cannot. So is any other value.
+    """
+    choice = os.environ.get(variable) or "auto"
+    if choice not in ("auto", "triton", "plain"):
+        raise UserError(f"{variable}={choice!r}: expected auto, triton or plain; unset it to choose by the machine")
+    if choice == "plain" or (choice == "auto" and not wanted):
+        return False
+    if dtype not in DTYPES:
+        problem = f"values of {dtype} are none of fp32, bf16 and fp16"
+    else:
+        problem = obstacle(device, interpreted())
+    if choice == "triton" and problem:
+        raise UserError(f"{variable}=triton, but {problem}; unset it to choose by the machine")
+    if problem and device.type == "cuda":
+        warnings.warn(f"{problem}: {what} is by standard operators, which are slower", stacklevel=2)
+    return not problem
+
+
+def interpreted() -> bool:
+    """Whether Triton's interpreter is asked for, which runs kernels on a CPU."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+@functools.cache
+def obstacle(device: torch.device, on_cpu: bool) -> str:
+    """Why Triton cannot run a kernel on `device`, with `on_cpu` by its interpreter; empty if it can."""
+    if device.type != "cuda" and not on_cpu:
+        return f"Triton has no kernels for the device {device.type}"
+    try:
+        import triton.language
+    except ImportError as error:
+        return f"Triton cannot be imported ({error})"
+    if not hasattr(triton.language, "tuple"):
+        return f"Triton {triton.__version__} is too old; 3.3 or newer is needed"
+    return "" if on_cpu else compilation_obstacle(device)
+
+
+def compilation_obstacle(device: torch.device) -> str:
+    """Why nothing can be compiled for the GPU `device`; empty if it can."""
+    if not torch.cuda.is_available():
+        return "torch finds no GPU"
+    if torch.version.cuda and torch.cuda.get_device_capability(device) < (7, 5):
+        return f"{torch.cuda.get_device_name(device)} is older than what Triton compiles for (compute capability 7.5)"
+    if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
+        return "Triton finds no C compiler: neither gcc nor clang, nor one that CC names"
+    return ""

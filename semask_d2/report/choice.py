@@ -1,0 +1,37 @@
+"""Which images a report shows: the worst, the best, and for the weakest classes the image that fails each most."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from semask_d2.report.evaluations import Evaluation, ImageResult
+
+FAILED = 50.0  # percent of IoU below which an image fails a class
+Groups = dict[str, list[ImageResult]]
+
+
+def choose_images(evaluation: Evaluation, count: int) -> Groups:
+    """At most `count` images for each heading, none twice; empty groups are left out."""
+    ranked = evaluation.worst_images(len(evaluation.images))
+    worst = ranked[: min(count, math.ceil(len(ranked) / 2))]
+    best = ranked[len(worst) :][::-1][:count]
+    shown = {image.file_name for image in (*worst, *best)}
+    failing: list[ImageResult] = []
+    for image in worst_of_each_class(evaluation):
+        if len(failing) < count and image.file_name not in shown:
+            shown.add(image.file_name)
+            failing.append(image)
+    groups = {"Worst images": worst, "Worst for a class": failing, "Best images": best}
+    return {title: images for title, images in groups.items() if images}
+
+
+def worst_of_each_class(evaluation: Evaluation) -> Iterator[ImageResult]:
+    """For each class that an image fails, the weakest class first, the image where its IoU is lowest."""
+    weakest = sorted(
+        (result for result in evaluation.classes if not math.isnan(result.iou)), key=lambda result: result.iou
+    )
+    for result in weakest:
+        failed = [image for image in evaluation.images if image.classes.get(result.name, math.nan) < FAILED]
+        if failed:
+            yield min(failed, key=lambda image: (image.classes[result.name], image.file_name))

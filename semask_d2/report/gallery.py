@@ -1,0 +1,111 @@
+"""The images of a report: predicted anew, each with ground truth, prediction, error and semantic maps."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+from tqdm import tqdm
+
+from semask_d2.data.image_io import read_image, read_labels
+from semask_d2.inference.panels import Example, panels_html, swatch
+from semask_d2.inference.predictor import Predictor
+from semask_d2.report.choice import FAILED, Groups
+from semask_d2.report.evaluations import Evaluation, ImageResult
+from semask_d2.report.tables import class_id, percent
+from semask_d2.utils.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+LISTED_CLASSES = 12  # of an image, the weakest
+LINKED_IMAGES = 4  # of a class
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """The HTML of the shown images, and (anchor, title) of those that fail each class, by the class's name."""
+
+    html: str
+    failing: dict[str, list[tuple[str, str]]]
+
+
+def make_gallery(
+    evaluation: Evaluation, groups: Groups, prefix: str, predictor: Predictor, seconds: float = math.inf
+) -> Gallery:
+    """Predict and draw the images of `groups`; after so many seconds the rest is left out, which the page says.
+
+    An image that cannot be read or does not fit its labels is a line in the page and in the log.
+    """
+    numbered = [(title, image) for title, images in groups.items() for image in images]
+    shown: dict[str, list[tuple[str, ImageResult]]] = {title: [] for title in groups}
+    cards: dict[str, list[str]] = {title: [] for title in groups}
+    problems: list[str] = []
+    deadline = time.monotonic() + seconds
+    left = len(numbered)
+    for number, (title, image) in enumerate(
+        tqdm(numbered, desc=f"report, {evaluation.dataset}", unit="image", disable=None, leave=False)
+    ):
+        if time.monotonic() > deadline:
+            problems.append(f"{left} more were left out to save time; semask report draws them.")
+            break
+        left -= 1
+        anchor = f"{prefix}-image-{number}"
+        try:
+            cards[title].append(_card(evaluation, image, anchor, prefix, predictor))
+            shown[title].append((anchor, image))
+        except UserError as error:
+            logger.warning("The report leaves out %s: %s", image.file_name, error)
+            problems.append(str(error))
+    html = [f"<h4>{escape(title)}</h4>{''.join(cards[title])}" for title in groups if cards[title]]
+    html += [f'<p class="note">{escape(problem)}</p>' for problem in problems]
+    images = [entry for entries in shown.values() for entry in entries]
+    return Gallery("".join(html), {result.name: _fails(result.name, images) for result in evaluation.classes})
+
+
+def _fails(name: str, images: list[tuple[str, ImageResult]]) -> list[tuple[str, str]]:
+    """Anchor and title of the shown images that fail a class, the worst first."""
+    failed = [entry for entry in images if entry[1].classes.get(name, math.nan) < FAILED]
+    failed.sort(key=lambda entry: entry[1].classes[name])
+    return [
+        (anchor, f"{Path(image.file_name).stem} {image.classes[name]:.0f} %")
+        for anchor, image in failed[:LINKED_IMAGES]
+    ]
+
+
+def _card(evaluation: Evaluation, image: ImageResult, anchor: str, prefix: str, predictor: Predictor) -> str:
+    """One image's article."""
+    pixels = read_image(image.file_name)
+    truth = None if image.label_file is None else read_labels(image.label_file)
+    if truth is not None and truth.shape != pixels.shape[:2]:
+        raise UserError(f"{image.label_file}: not of the size of its image {image.file_name}")
+    prediction = predictor(pixels, priors=predictor.has_priors)
+    title = Path(image.file_name).name
+    example = Example(title, pixels, prediction.labels, truth, prediction.priors)
+    return (
+        f'<article id="{anchor}" class="example"><h5>{escape(title)}</h5>'
+        f'<p class="figures">mIoU {percent(image.miou)}, pixel accuracy {percent(image.pixel_accuracy)} '
+        f'<small title="{escape(image.file_name)}">{escape(image.file_name)}</small></p>'
+        f"{panels_html(example, evaluation.style)}"
+        f'<ul class="chips" aria-label="IoU of the classes in {escape(title)}">'
+        f"{''.join(_chips(evaluation, image, prefix))}</ul></article>"
+    )
+
+
+def _chips(evaluation: Evaluation, image: ImageResult, prefix: str) -> Iterator[str]:
+    """The classes of an image with their IoU, the weakest first, each with a link to its row."""
+    numbers = {result.name: number for number, result in enumerate(evaluation.classes)}
+    measured = [(iou, name) for name, iou in image.classes.items() if name in numbers and not math.isnan(iou)]
+    for iou, name in sorted(measured)[:LISTED_CLASSES]:
+        number = numbers[name]
+        kind = ' class="fails"' if iou < FAILED else ""
+        yield (
+            f'<li{kind}><a href="#{class_id(prefix, number)}">{swatch(evaluation.classes[number].color)} '
+            f"{escape(name)} {iou:.0f} %</a></li>"
+        )
+    if len(measured) > LISTED_CLASSES:
+        yield f"<li>and {len(measured) - LISTED_CLASSES} better ones</li>"

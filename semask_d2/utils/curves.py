@@ -1,0 +1,69 @@
+"""Learning curves of a run: losses, mIoU and learning rate over the iterations, as pixels or as SVG."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PICTURE_PLOT, PAGE_PLOT = (7, 4), (4.4, 3)  # inches of one plot; a page makes them smaller
+MARKED_POINTS = 30  # a series of fewer gets a mark at each
+MAX_POINTS = 1000  # of a series; more cannot be told apart in a plot, and fill a page
+Records = Mapping[int, Mapping[str, float]]
+
+
+def draw_curves(records: Records) -> np.ndarray:
+    """The last layer's loss parts, mIoU and learning rate over the iterations: RGB uint8 (H, W, 3)."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(_figure(records, PICTURE_PLOT))
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[:, :, :3].copy()
+
+
+def curves_as_svg(records: Records) -> str:
+    """The same as an `<svg>` element for a page: transparent, text as text, the same for the same records."""
+    import matplotlib
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))  # each would come with the address of its definition
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "curves"}):
+        figure, file = _figure(records, PAGE_PLOT), io.StringIO()
+        FigureCanvasSVG(figure).print_svg(file, metadata=nothing)
+    text = file.getvalue()
+    return text[text.index("<svg") :]
+
+
+def _figure(records: Records, plot_size: tuple[float, float]) -> Figure:
+    from matplotlib.figure import Figure  # slow to import, and only rank 0 needs it
+
+    names = sorted({name for record in records.values() for name in record})
+    losses = [name for name in names if "loss" in name and not name.rsplit("_", 1)[-1].isdigit()]
+    plots = {
+        "loss": losses,
+        "mIoU, %": [name for name in names if name.endswith("sem_seg/mIoU")],
+        "learning rate": [name for name in names if name == "lr"],
+    }
+    plots = {title: series for title, series in plots.items() if series}
+    margin = 0.03 * max(1, max(records) - min(records))
+    figure = Figure(figsize=(plot_size[0] * max(1, len(plots)), plot_size[1]), layout="constrained")
+    for number, (title, series) in enumerate(plots.items(), start=1):
+        axes = figure.add_subplot(1, len(plots), number)
+        for name in series:
+            points = [(iteration, record[name]) for iteration, record in records.items() if name in record]
+            points = points[:: math.ceil(len(points) / MAX_POINTS)]
+            marker = "o" if len(points) < MARKED_POINTS else None
+            axes.plot(*zip(*points, strict=True), label=name, marker=marker, markersize=3)
+        axes.set_xlim(min(records) - margin, max(records) + margin)  # as of the others
+        axes.set(title=title, xlabel="iteration", yscale="log" if title == "loss" else "linear")
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+        if len(series) > 1:
+            axes.legend(fontsize="small")
+    return figure

@@ -1,0 +1,45 @@
+"""`semask compare`, and what `semask eval` leaves, from the command line."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from semask_d2.__main__ import main
+from tests.helpers.loggers import restored_loggers
+
+
+def compare(*words: object) -> int:
+    with restored_loggers():
+        return main(["compare", *map(str, words)])
+
+
+@pytest.mark.slow
+def test_runs_and_files_in_one_table(toy_data, tiny_run: Path, tmp_path: Path, capsys) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(tiny_run, other)
+    output = tmp_path / "table"
+    assert compare(tiny_run, other / "model_best.pth", "--per-class", "--output", output) == 0
+    printed = capsys.readouterr().out
+    assert "| model" in printed
+    assert "| sky" in printed
+    rows = json.loads((output / "compare.json").read_text())
+    assert [row["checkpoint"] for row in rows] == [str(tiny_run / "model_best.pth"), str(other / "model_best.pth")]
+    assert len({row["model"] for row in rows}) == 2
+    assert rows[0]["metrics"] == rows[1]["metrics"]
+    with open(output / "compare.csv", newline="") as file:
+        table = list(csv.DictReader(file))
+    assert [float(row["mIoU"]) for row in table] == [row["metrics"]["mIoU"] for row in rows]
+    written = json.loads((output / rows[0]["model"] / "inference/toy_scenes_val/metrics.json").read_text())
+    assert written["metrics"] == rows[0]["metrics"]
+    assert written["checkpoint"] == str(tiny_run / "model_best.pth")
+
+
+def test_what_is_no_run_is_named_before_anything_is_evaluated(tiny_run: Path, tmp_path: Path, capsys) -> None:
+    assert compare(tiny_run, tmp_path / "missing", "--output", tmp_path / "table") == 1
+    assert f"{tmp_path / 'missing'}: there is no such file or run folder" in capsys.readouterr().err
+    assert not (tmp_path / "table").exists()

@@ -1,0 +1,139 @@
+"""The page of `semask web`: its parts, its messages, and the whole in a browser."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from semask_d2 import Predictor
+from semask_d2.__main__ import main
+from semask_d2.commands.web import choose_runs
+from semask_d2.inference.web_page import POLICY, build_page, result_html, serve
+from semask_d2.utils.errors import UserError
+from tests.helpers.browser import asked_addresses, open_browser, wait_for
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture
+def picture(toy_root: Path) -> Path:
+    return toy_root / "toy_scenes/images/validation/0000.jpg"
+
+
+@pytest.fixture
+def served(tiny_run: Path, tmp_path: Path) -> Iterator[tuple[str, list[Path]]]:
+    pytest.importorskip("gradio", reason="gradio is not installed")
+    other = tmp_path / "other"
+    shutil.copytree(tiny_run, other)
+    config = (other / "config.yaml").read_text()
+    (other / "config.yaml").write_text(config.replace("MIN_SIZE_TEST: 64", "MIN_SIZE_TEST: 96"))  # sees otherwise
+    runs = [tiny_run, other]
+    page = build_page(runs)
+    yield serve(page, "127.0.0.1", free_port()), runs
+    page.close(verbose=False)
+
+
+def test_the_result_names_the_classes_by_share_and_has_the_four_maps(tiny_run: Path, picture: Path) -> None:
+    predictor = Predictor.from_run(tiny_run)
+    predictor.class_names[:] = [f"<b>{name}</b>" for name in predictor.class_names]
+    html = result_html(predictor, picture)
+    labels = predictor(np.asarray(Image.open(picture))).labels
+    ids, counts = np.unique(labels, return_counts=True)
+    largest = int(counts.argmax())
+    name = predictor.class_names[ids[largest]].replace("<", "&lt;").replace(">", "&gt;")
+    assert f"</span> {name} {100 * counts[largest] / labels.size:.1f} %</li>" in html
+    assert html.count("<li>") == len(ids)
+    assert html.count("semantic map, stride") == 2 * 4  # caption and words for those who cannot see it
+    assert "<b>" not in html
+
+
+def test_without_gradio_the_extra_is_named(tiny_run: Path, monkeypatch, capsys: pytest.CaptureFixture) -> None:
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    assert main(["web", "--run", str(tiny_run)]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: the page needs gradio (")
+    assert error.endswith('): pip install "semask_d2[web]"\n')
+
+
+def test_slips_are_one_line(tmp_path: Path, monkeypatch, capsys: pytest.CaptureFixture) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["web"]) == 1
+    assert f"no trained run under {tmp_path}/output: name one with --run DIR" in capsys.readouterr().err
+    assert main(["web", "--run", "nowhere"]) == 1
+    assert "nowhere: no config.yaml there" in capsys.readouterr().err
+    assert main(["web", "--port", "99999"]) == 1
+    assert "--port 99999: expected a number from 1 to 65535" in capsys.readouterr().err
+
+
+def test_the_run_that_is_named_comes_first_and_the_others_after_it(tiny_run: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b"):
+        shutil.copytree(tiny_run, tmp_path / "output" / name)
+    assert choose_runs("output/a") == [Path("output/a"), Path("output/b")]
+    assert set(choose_runs(None)) == {Path("output/a"), Path("output/b")}
+    assert choose_runs(str(tiny_run))[0] == tiny_run
+
+
+@pytest.mark.slow
+def test_the_server_is_this_machines_alone_and_lets_no_other_be_asked(served: tuple[str, list[Path]]) -> None:
+    address, _ = served
+    assert address.startswith("http://127.0.0.1:")
+    with urllib.request.urlopen(address) as answer:
+        assert answer.headers["Content-Security-Policy"].encode() == POLICY
+    page = build_page(served[1])
+    port = int(address.rstrip("/").rsplit(":", 1)[1])
+    with pytest.raises(UserError, match=rf"--port {port}: no page can be served there .*; name another"):
+        serve(page, "127.0.0.1", port)
+
+
+@pytest.mark.slow
+def test_a_dropped_picture_is_segmented_in_a_browser(
+    served: tuple[str, list[Path]], picture: Path, tmp_path: Path
+) -> None:
+    address, runs = served
+    with open_browser() as browser:
+
+        def find(selector: str) -> list[Any]:
+            return browser.find_elements("css selector", selector)
+
+        browser.get(address)
+        upload = wait_for(lambda: find("#picture input[type=file]"))[0]
+        assert "Drop a picture" in find("#result")[0].text
+        upload.send_keys(str(picture))
+        wait_for(lambda: len(find("#result .panel")) == 6)
+        captions = [element.text for element in find("#result figcaption")]
+        assert captions == ["image", "prediction", *(f"semantic map, stride {stride}" for stride in (4, 8, 16, 32))]
+        assert "%" in find("#result .chips li")[0].text
+        script = "arguments[0].value = 90; arguments[0].dispatchEvent(new Event('input', {bubbles: true}))"
+        browser.execute_script(script, find("#opacity input[type=range]")[0])
+        opacity = "return getComputedStyle(document.querySelector('#result .frame img')).opacity"
+        wait_for(lambda: browser.execute_script(opacity) == "0.9")
+
+        find("#run input")[0].click()
+        choices = {
+            element.text.removeprefix("✓").strip(): element for element in wait_for(lambda: find("[role=option]"))
+        }
+        assert set(choices) == {str(run) for run in runs}
+        old = find("#result")[0].get_attribute("innerHTML")
+        choices[str(runs[1])].click()
+        wait_for(lambda: find("#result .panels") and find("#result")[0].get_attribute("innerHTML") != old)
+
+        (tmp_path / "broken.jpg").write_bytes(picture.read_bytes()[:2000])
+        find("#picture button[aria-label*=Clear], #picture button[aria-label*=Remove]")[0].click()
+        wait_for(lambda: "Drop a picture" in find("#result")[0].text)
+        wait_for(lambda: find("#picture input[type=file]"))[0].send_keys(str(tmp_path / "broken.jpg"))
+        wait_for(lambda: "cannot be read as an image" in find("body")[0].text)
+        assert all(url.startswith(address) for url in asked_addresses(browser))

@@ -1,0 +1,238 @@
+"""The fused deformable convolution against torchvision's; `test_triton_deformable_conv.py` runs this file.
+
+It does so in a process of its own, as Triton decides when it is imported whether its kernels are interpreted. By hand,
+with a GPU, or without one and with TRITON_INTERPRET=1 in the environment: `python -m pytest` and the path of this file.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torchvision.ops import deform_conv2d
+
+from semask_d2.modeling.layers.feature_alignment import FeatureAlignment
+from semask_d2.modeling.layers.triton_deformable_conv import (
+    VARIABLE,
+    deformable_convolution_backward_op,
+    deformable_convolution_op,
+    fused_deform_conv2d,
+    triton_serves,
+)
+from semask_d2.utils.errors import UserError
+
+pytest.importorskip("triton")
+
+DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
+LOW = torch.bfloat16 if DEVICE == "cpu" else torch.float16  # of autocast
+
+
+def inputs(
+    size: tuple[int, int] = (3, 4),
+    *,
+    batch: int = 1,
+    groups: int = 1,
+    dim: int = 3,
+    out: int = 4,
+    spread: float = 1.5,
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+) -> list[Tensor]:
+    """x, offsets, weight, bias, mask; many samples lie on the map's border or outside of it."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator)
+
+    channels = groups * dim
+    x = normal(batch, channels, *size).to(dtype)
+    offsets = (spread * normal(batch, groups * 18, *size)).to(dtype)
+    weight, bias = normal(out, channels, 3, 3).to(dtype), normal(out).to(dtype)
+    mask = normal(batch, groups * 9, *size).sigmoid().to(dtype)
+    return [tensor.to(DEVICE) for tensor in (x, offsets, weight, bias, mask)]
+
+
+def theirs(x: Tensor, offsets: Tensor, weight: Tensor, bias: Tensor, mask: Tensor) -> Tensor:
+    return deform_conv2d(x, offsets, weight, bias, padding=1, mask=mask)
+
+
+def results(function: Callable[..., Tensor], arguments: list[Tensor]) -> list[Tensor]:
+    """The function's result and the gradient of each argument, for a gradient that is seeded."""
+    learned = [x.detach().requires_grad_() for x in arguments]  # in memory as they are
+    out = function(*learned)
+    gradient = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(out)
+    return [out.detach(), *torch.autograd.grad(out, learned, gradient)]
+
+
+def assert_equals_torchvision(arguments: list[Tensor], tolerance: float = 1e-4) -> None:
+    """The result and the gradients are torchvision's in float64, and have the dtypes of what they belong to."""
+    found = results(fused_deform_conv2d, arguments)
+    exact = results(theirs, [x.double() for x in arguments])
+    for ours, plain, like in zip(found, exact, (arguments[0], *arguments), strict=True):
+        assert ours.dtype == like.dtype
+        assert ours.shape == plain.shape
+        scale = max(1.0, plain.abs().max().item())
+        torch.testing.assert_close(ours.double() / scale, plain / scale, atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {"batch": 2, "groups": 2},
+        {"size": (1, 1), "dim": 1, "out": 1},
+        {"size": (2, 7), "groups": 3, "dim": 2, "spread": 4.0},
+        {"size": (8, 3), "dim": 40},  # several blocks of positions, the last one not full
+    ],
+    ids=str,
+)
+def test_equals_torchvision(shape: dict) -> None:
+    assert_equals_torchvision(inputs(**shape))
+
+
+@settings(deadline=None, derandomize=True, max_examples=3)
+@given(
+    size=st.tuples(st.integers(1, 6), st.integers(1, 6)),
+    batch=st.integers(1, 2),
+    groups=st.integers(1, 2),
+    dim=st.integers(1, 5),
+    out=st.integers(1, 4),
+    seed=st.integers(0, 99),
+)
+def test_any_shape(size, batch, groups, dim, out, seed) -> None:
+    assert_equals_torchvision(inputs(size, batch=batch, groups=groups, dim=dim, out=out, seed=seed))
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 2e-2), (torch.float16, 3e-3)])
+def test_half_precision(dtype: torch.dtype, tolerance: float) -> None:
+    """Operands are rounded to half precision, sums are not."""
+    assert_equals_torchvision(inputs((4, 5), dtype=dtype), tolerance)
+
+
+def test_some_images_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    from semask_d2.modeling.layers import deformable_conv_kernels
+
+    arguments = inputs(batch=2)
+    expected = results(fused_deform_conv2d, arguments)
+    monkeypatch.setattr(deformable_conv_kernels, "PART_BYTES", 1)
+    torch.testing.assert_close(results(fused_deform_conv2d, arguments), expected)
+    assert_equals_torchvision(arguments)
+
+
+def test_arguments_need_not_lie_in_order() -> None:
+    """Channels innermost, parts of one map, an expanded batch."""
+    x, offsets, weight, bias, mask = inputs(batch=2)
+    joint = torch.cat([offsets, mask], 1).contiguous(memory_format=torch.channels_last)
+    parts = joint.split([offsets.shape[1], mask.shape[1]], 1)
+    last = x.contiguous(memory_format=torch.channels_last)
+    assert_equals_torchvision([last, parts[0], weight, bias, parts[1]])
+    assert_equals_torchvision([x[:1].expand(2, -1, -1, -1), offsets, weight, bias, mask])
+
+
+@pytest.mark.parametrize("far", [7.0, 3e38, float("inf"), float("nan")])
+def test_samples_far_outside_are_zero(far: float) -> None:
+    x, offsets, weight, bias, mask = inputs()
+    signs = torch.where(offsets < 0, -1.0, 1.0)
+    out, *gradients = results(fused_deform_conv2d, [x, signs * far, weight, bias, mask])
+    torch.testing.assert_close(out, bias[None, :, None, None].expand_as(out))
+    assert not any(gradients[i].any() for i in (0, 1, 2, 4))
+
+
+def test_without_offsets_it_is_a_convolution() -> None:
+    x, offsets, weight, bias, mask = inputs()
+    ours = fused_deform_conv2d(x, torch.zeros_like(offsets), weight, bias, torch.ones_like(mask))
+    torch.testing.assert_close(ours, F.conv2d(x, weight, bias, padding=1))
+
+
+@pytest.mark.parametrize("changed", ["offsets", "mask", "weight", "groups"])
+def test_shapes_that_do_not_fit_are_refused(changed: str) -> None:
+    x, offsets, weight, bias, mask = inputs()
+    wrong = {
+        "offsets": (x, offsets[:, :-1], weight, bias, mask),
+        "mask": (x, offsets, weight, bias, mask[:, :, :-1]),
+        "weight": (x, offsets, weight[:, :-1], bias, mask),
+        "groups": (x, offsets[:, :17], weight, bias, mask[:, :8]),
+    }
+    with pytest.raises(ValueError, match="do not fit together"):
+        fused_deform_conv2d(*wrong[changed])
+
+
+def operator_arguments(**shape) -> tuple:
+    x, offsets, weight, _, mask = inputs((2, 2), **shape)
+    of_taps = weight.unflatten(1, (1, -1)).flatten(3).transpose(2, 3).flatten(1).contiguous()
+    tensors = (x.flatten(2).transpose(1, 2), offsets.flatten(2), mask.flatten(2), of_taps)
+    return (*(t.detach().requires_grad_() for t in tensors), *x.shape[2:])
+
+
+def test_the_operators_keep_torchs_rules() -> None:
+    for shape in ({}, {"dtype": torch.bfloat16}):
+        arguments = operator_arguments(**shape)
+        torch.library.opcheck(deformable_convolution_op, arguments)
+        arguments = tuple(a.detach() if isinstance(a, Tensor) else a for a in arguments)
+        gradient = torch.randn_like(deformable_convolution_op(*arguments))
+        checks = ("test_schema", "test_faketensor")
+        torch.library.opcheck(deformable_convolution_backward_op, (gradient, *arguments), test_utils=checks)
+
+
+def test_a_second_derivative_is_refused() -> None:
+    x, *others = inputs()
+    out = fused_deform_conv2d(x.requires_grad_(), *others)
+    (gradient,) = torch.autograd.grad(out.square().sum(), x, create_graph=True)
+    with pytest.raises(NotImplementedError, match=f"no second derivative; set {VARIABLE}=plain"):
+        gradient.sum().backward()
+
+
+def test_half_precision_is_the_autocasts() -> None:
+    arguments = inputs((4, 5))
+    expected = results(fused_deform_conv2d, arguments)
+    with torch.autocast(DEVICE, LOW):
+        found = results(fused_deform_conv2d, arguments)
+    assert [x.dtype for x in found] == [LOW, *[torch.float32] * 5]
+    for ours, plain in zip(found, expected, strict=True):
+        assert (ours - plain).abs().max() < 0.03 * plain.abs().max()
+
+
+def test_feature_alignment_takes_it_under_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRITON_INTERPRET", "1" if DEVICE == "cpu" else "")
+    torch.manual_seed(0)
+    layer = FeatureAlignment(8, torch.nn.GroupNorm(2, 8)).to(DEVICE)
+    layer.requires_grad_(False)
+    for parameter in layer.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    seen: list[Tensor] = []
+    layer.dcpack_L2.register_forward_hook(lambda module, args, out: seen.append(out))
+    lateral, coarse = torch.randn(2, 1, 8, 4, 5, device=DEVICE)
+    expected = layer(lateral, coarse)
+    with torch.autocast(DEVICE, LOW):
+        found = layer(lateral, coarse)
+    assert [out.dtype for out in seen] == [torch.float32, LOW]
+    assert found.dtype == torch.float32  # the norms', as lateral is
+    assert (found - expected).abs().max() < 0.05 * expected.abs().max()
+
+
+def test_compiled_as_one_graph() -> None:
+    compiled = torch.compile(fused_deform_conv2d, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(results(compiled, inputs()), results(fused_deform_conv2d, inputs()))
+
+
+def test_serves_half_precision_and_fp32_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.zeros(1, device=DEVICE)
+    monkeypatch.delenv(VARIABLE, raising=False)
+    assert [triton_serves(x.to(dtype)) for dtype in (torch.float32, torch.bfloat16, torch.float16)] == [
+        False,
+        True,
+        True,
+    ]
+    with torch.autocast(DEVICE, LOW):
+        assert triton_serves(x)
+    monkeypatch.setenv(VARIABLE, "plain")
+    assert not triton_serves(x.bfloat16())
+    monkeypatch.setenv(VARIABLE, "triton")
+    assert triton_serves(x)
+    with pytest.raises(UserError, match=f"{VARIABLE}=triton, but values of torch.float64"):
+        triton_serves(x.double())

@@ -1,0 +1,51 @@
+"""A run folder with an evaluation, and results that are made up."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from semask_d2 import Predictor
+from semask_d2.data.datasets import get_dataset_dicts
+from semask_d2.report.evaluations import Evaluation, read_evaluation
+from tests.helpers.evaluation_files import write_evaluation, write_files
+
+DATASET = "toy_scenes_val"
+
+
+@pytest.fixture(scope="session")
+def evaluated_run(tiny_run: Path, toy_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny run with the evaluation of its five images; tests leave it as it is."""
+    run = tmp_path_factory.mktemp("evaluated") / "run"
+    shutil.copytree(tiny_run, run)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DETECTRON2_DATASETS", str(toy_root))
+        write_evaluation(run, DATASET, get_dataset_dicts(DATASET), Predictor.from_run(run))
+    (run / "metrics.json").write_text('{"iteration": 9, "total_loss": 2.0, "lr": 0.1}\n')
+    return run
+
+
+def make_evaluation(folder: Path, confusion: np.ndarray, names: list[str], images: list[dict] = ()) -> Evaluation:
+    """Results of a confusion matrix, written and read back."""
+    truth, predicted, right = confusion.sum(1), confusion.sum(0), confusion.diagonal()
+    ious = [100 * r / (t + p - r) if t else float("nan") for t, p, r in zip(truth, predicted, right, strict=True)]
+    classes = [
+        {"name": name, "color": [20 * i, 0, 0], "IoU": iou, "accuracy": iou, "pixels": int(count)}
+        for i, (name, iou, count) in enumerate(zip(names, ious, truth, strict=True))
+    ]
+    metrics = {"mIoU": float(np.nanmean(ious)), "IoU-" + names[0]: ious[0]}
+    return read_evaluation(write_files(folder, "made_up", metrics, classes, confusion, list(images)))
+
+
+def make_image(name: str, miou: float, **classes: float) -> dict:
+    """An entry of `images.json`."""
+    return {
+        "file_name": name,
+        "sem_seg_file_name": None,
+        "mIoU": miou,
+        "pixel_accuracy": miou,
+        "classes": classes,
+    }
