@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,11 @@ from semask_d2.utils.errors import UserError
 from semask_d2.utils.files import require_writable
 from semask_d2.version import __version__
 
-RUNNERS: dict[str, type[ExportedModel]] = {"torch_export": TorchModel, "onnx": OnnxModel, "openvino": OpenVinoModel}
+RUNNERS: dict[str, Callable[[Path], ExportedModel]] = {
+    "torch_export": TorchModel,
+    "onnx": OnnxModel,
+    "openvino": OpenVinoModel,
+}
 
 
 def describe(

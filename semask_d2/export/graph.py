@@ -33,7 +33,7 @@ class SegmentationGraph(nn.Module):
     def __init__(self, model: SemanticSegmenter, outputs: Outputs = "labels", *, normalize: bool = True):
         super().__init__()
         self.model = model
-        self.outputs = outputs
+        self.outputs: Outputs = outputs
         self.normalize = normalize
 
     def forward(self, image: Tensor) -> Tensor | tuple[Tensor, Tensor]:

@@ -42,7 +42,7 @@ class OnnxModel(ExportedModel):
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors alone
         try:
-            self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            self.session: Any = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its own types, which have no common base
             raise unreadable(path, error) from error
         self.metadata = ExportMetadata.from_text(self.session.get_modelmeta().custom_metadata_map.get(KEY), path)
