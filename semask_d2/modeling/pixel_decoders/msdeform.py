@@ -99,7 +99,8 @@ class DeformableTransformer(nn.Module):
         for layer in self.encoder.layers:
             tokens = run(layer, tokens, position, reference, sizes, recompute=self.recompute)
         parts = tokens.transpose(1, 2).split([h * w for h, w in sizes], dim=2)
-        return [part.unflatten(2, size) for part, size in zip(parts, sizes, strict=True)]
+        # no `unflatten`: tracing takes its sizes for constants, and those of all that follows
+        return [part.reshape(*part.shape[:2], *size) for part, size in zip(parts, sizes, strict=True)]
 
 
 @PIXEL_DECODER_REGISTRY.register()

@@ -149,7 +149,7 @@ class MultiScaleMaskedTransformerDecoder(MaskTransformerDecoder):
             )
 
         query_position = self.query_embed.weight
-        queries = self.query_feat.weight.expand(len(mask_features), -1, -1)
+        queries = self.query_feat.weight.expand(mask_features.shape[0], -1, -1)
         outputs = [self.decoder_norm(queries)]
         embeddings = [self.mask_embed(outputs[0])]
         layers = zip(

@@ -132,7 +132,7 @@ class StandardTransformerDecoder(MaskTransformerDecoder):
         _, channels, height, width = x.shape
         position = sine_position_encoding(height, width, channels, x.device).flatten(1).T
         query_position = self.query_embed.weight
-        queries = query_position.new_zeros(len(x), *query_position.shape)
+        queries = query_position.new_zeros(x.shape[0], *query_position.shape)
         outputs = []
         for layer in self.transformer.decoder.layers:
             queries = layer(queries, query_position, tokens, position)
