@@ -20,6 +20,7 @@ from semask_d2.utils.errors import UserError
 from semask_d2.utils.files import require_writable
 from semask_d2.version import __version__
 
+STRIDE = 32  # of the coarsest features
 RUNNERS: dict[str, Callable[[Path], ExportedModel]] = {
     "torch_export": TorchModel,
     "onnx": OnnxModel,
@@ -61,7 +62,7 @@ def check_settings(kind: str, settings: GraphSettings, *, normalize: bool, pads:
     whole = settings.size is not None and not any(side % STRIDE for side in settings.size)
     if kind == "openvino" and not (pads or whole):  # its shapes of odd maps in the backbone do not fit each other
         raise UserError(
-            f"--format openvino: this model pads nothing, and needs a fixed size of multiples of {STRIDE}; add --size H W"
+            f"--format openvino: this model pads nothing and needs a fixed size of multiples of {STRIDE}: add --size H W"
         )
     if kind == "torch_export" and settings.half_weights:
         raise UserError("--fp16: expected --format onnx or openvino; a program of torch.export keeps its weights")
