@@ -36,6 +36,10 @@ DEFAULTS: dict[str, Any] = {
     "DATASETS.CUSTOM.RGB": [],  # ["#rrggbb" in the label files, class] pairs
     "DATASETS.CUSTOM.REDUCE_ZERO_LABEL": False,  # id 0 is ignored, 1 is the first class
     "INPUT.DATASET_MAPPER_NAME": "mask_former_semantic",
+    # of the mappers with large-scale jitter ("..._lsj"): the side of the square, and its scales
+    "INPUT.IMAGE_SIZE": 1024,
+    "INPUT.MIN_SCALE": 0.1,
+    "INPUT.MAX_SCALE": 2.0,
     "INPUT.COLOR_AUG_SSD": False,
     "INPUT.CROP.SINGLE_CATEGORY_MAX_AREA": 1.0,  # no class may fill more than this part of a crop
     "INPUT.SKIP_UNREADABLE": False,  # train on without the images that cannot be read

@@ -31,7 +31,7 @@ from semask_d2.d2 import (
 from semask_d2.data.datasets import class_metadata
 from semask_d2.data.datasets.custom import register_custom
 from semask_d2.data.loader import Batches, TrainBatches, build_test_loader, build_train_loader, run_seed
-from semask_d2.data.mapper import build_validation_mapper
+from semask_d2.data.mappers import build_validation_mapper
 from semask_d2.engine.averaging import WeightAverage
 from semask_d2.engine.early_stopping import EarlyStopping, Finished
 from semask_d2.engine.hooks import (

@@ -20,7 +20,7 @@ from semask_d2.modeling.heads import BranchMaskFormerHead
 from semask_d2.modeling.layers.linear import linear
 from semask_d2.modeling.losses.mask_losses import DenseMaskLoss, PointMaskLoss
 from semask_d2.modeling.losses.set_criterion import SetCriterion
-from semask_d2.modeling.losses.targets import SemanticTargets
+from semask_d2.modeling.losses.targets import Targets
 from semask_d2.modeling.meta_arch.base import Normalizer, SemanticSegmenter, build_backbone_and_head, output_size
 from semask_d2.modeling.meta_arch.score_maps import QueryMasks, ScoreMap, resized, row_elements, rows_of
 from semask_d2.modeling.meta_arch.segments import instance_segmentation, panoptic_segmentation
@@ -133,7 +133,7 @@ class SeMaskMaskFormer(SemanticSegmenter):
             "things": thing_classes(cfg),
         }
 
-    def head_losses(self, predictions: MaskPredictions, targets: SemanticTargets) -> dict[str, Tensor]:
+    def head_losses(self, predictions: MaskPredictions, targets: Targets) -> dict[str, Tensor]:
         """The set criterion's losses."""
         return self.criterion(predictions, targets)
 
