@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from semask_d2.config.checks import check_evaluation
 from semask_d2.engine.launch import guarded
 from semask_d2.engine.setup import set_product_precision
-from semask_d2.inference.drawing import DrawingJob, choose_config
+from semask_d2.inference.drawing import TASKS, DrawingJob, choose_config, set_task
 from semask_d2.inference.predictor import Predictor
 from semask_d2.utils.errors import UserError
 from semask_d2.utils.memory import keep_freed_memory
@@ -24,6 +24,7 @@ def argument_parser(prog: str | None = None) -> argparse.ArgumentParser:
     parser.add_argument("--weights", metavar="PATH", help="checkpoint or run folder (default: newest run in output/)")
     parser.add_argument("--config-file", metavar="FILE", help="config (default: config.yaml beside the weights)")
     parser.add_argument("--data", metavar="FILE", help="data set file (YAML) with the names and colors of the classes")
+    parser.add_argument("--task", choices=TASKS, help="what to find (default: what the config is made for)")
     parser.add_argument("--labels", action="store_true", help="also write the class ids, as PNG in labels/")
     parser.add_argument("--semantic-priors", action="store_true", help="draw the backbone's semantic maps as well")
     parser.add_argument("--compare", metavar="DIR", help="draw ground truth and errors; DIR holds NAME.png label files")
@@ -37,6 +38,8 @@ def main(args: argparse.Namespace) -> None:
     """Draw each input; raise `UserError`, naming them, where some could not be."""
     if not 0 <= args.opacity <= 1:
         raise UserError(f"--opacity {args.opacity}: expected a number from 0 to 1")
+    cfg = choose_config(args.config_file, args.weights, args.opts, data=args.data)
+    task = set_task(cfg, args.task)
     job = DrawingJob(
         args.input if args.webcam is None else args.webcam,
         output=args.output,
@@ -44,8 +47,8 @@ def main(args: argparse.Namespace) -> None:
         labels=args.labels,
         priors=args.semantic_priors,
         opacity=args.opacity,
+        task=task,
     )
-    cfg = choose_config(args.config_file, args.weights, args.opts, data=args.data)
     check_evaluation(cfg)
     set_product_precision(cfg)
     if cfg.MODEL.DEVICE == "cpu":
