@@ -11,12 +11,12 @@ import numpy as np
 from semask_d2.d2 import CfgNode
 from semask_d2.data.datasets import get_dataset_dicts
 from semask_d2.data.statistics import class_pixels
+from semask_d2.modeling.losses.class_weights import AUTO
 from semask_d2.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
 
 WEIGHTS_KEY = "MODEL.SEM_SEG_HEAD.CLASS_WEIGHTS"
-AUTO = "auto"
 LEAST_PART = 0.001  # of an image's labeled pixels, at which a class counts as seen there
 LARGEST_RATIO = 10.0  # of two automatic class weights
 

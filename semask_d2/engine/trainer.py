@@ -28,6 +28,7 @@ from semask_d2.d2 import (
     hooks,
     setup_logger,
 )
+from semask_d2.data.class_balance import with_class_weights
 from semask_d2.data.datasets import class_metadata
 from semask_d2.data.datasets.custom import register_custom
 from semask_d2.data.loader import Batches, TrainBatches, build_test_loader, build_train_loader, run_seed
@@ -83,7 +84,7 @@ class Trainer(DefaultTrainer):
         for name in ("detectron2", "semask_d2"):
             if not logging.getLogger(name).isEnabledFor(logging.INFO):  # the program that uses the trainer set up none
                 setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name=name)
-        self.cfg = cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
+        self.cfg = cfg = with_class_weights(DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size()))
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         self._trainer = TrainingStep(

@@ -41,7 +41,11 @@ def test_training_leaves_a_whole_run_folder_and_eval_only_repeats_its_miou(train
     assert {"model_final.pth", "model_best.pth", "config.yaml", "metrics.json", "log.txt", "last_checkpoint"} <= names
     assert any(name.startswith("events.out.tfevents") for name in names)
     drawn = {path.name for path in (trained / "pictures").iterdir()}
-    assert drawn == {"curves.png", *(f"{i:07d}_{stem}.png" for i in (3, 6) for stem in ("0000", "0002", "0004"))}
+    even = {f"{i:07d}_{stem}.png" for i in (3, 6) for stem in ("0000", "0002", "0004")}
+    worst = sorted(name.rpartition("_")[0] for name in drawn - even - {"curves.png"})
+    assert drawn > even
+    assert worst == [f"{i:07d}_worst{place}" for i in (3, 6) for place in (1, 2, 3)]
+    assert (trained / "report.html").is_file()
     log = (trained / "log.txt").read_text()
     assert re.search(r"semask_d2 on the (native|detectron2) backend", log.splitlines()[0])
     assert "iter 6/6" in log

@@ -5,9 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from semask_d2 import build_model, get_cfg
+from semask_d2.data import get_dataset_dicts
 from semask_d2.data.augmentation import resize_labels, sample_view
-from semask_d2.data.class_balance import RareClasses, balanced_weights
+from semask_d2.data.class_balance import RareClasses, balanced_weights, with_class_weights
 from semask_d2.data.sampler import PositionedDataset
+from semask_d2.data.statistics import class_pixels
 from semask_d2.utils.errors import UserError
 
 PIXELS = np.array([[900, 100, 0, 0], [1000, 0, 0, 0], [880, 100, 20, 0], [990, 0, 10, 0]])
@@ -79,3 +82,18 @@ def test_balanced_weights() -> None:
     extreme = balanced_weights(np.array([10**9, 1]))
     assert extreme[1] / extreme[0] == pytest.approx(10, rel=1e-3)
     assert balanced_weights(np.zeros(3, np.int64)) == [1, 1, 1]
+
+
+def test_automatic_class_weights_are_those_of_the_training_set(toy_data: object) -> None:
+    cfg = get_cfg("toy_scenes/semask_swin_mini_fpn.yaml", ["MODEL.SEM_SEG_HEAD.CLASS_WEIGHTS", "['auto']"])
+    cfg.freeze()
+    weighted = with_class_weights(cfg)
+    weights = weighted.MODEL.SEM_SEG_HEAD.CLASS_WEIGHTS
+    counts = class_pixels(get_dataset_dicts("toy_scenes_train"), len(weights), 255).sum(0)
+    assert weights == balanced_weights(counts)
+    assert weighted.is_frozen()
+    assert list(cfg.MODEL.SEM_SEG_HEAD.CLASS_WEIGHTS) == ["auto"]
+    assert with_class_weights(weighted) is weighted
+    model = build_model(weighted)
+    assert model.class_weights.tolist() == pytest.approx(weights)
+    assert build_model(cfg).class_weights is None

@@ -12,7 +12,9 @@ from torch.autograd.function import once_differentiable
 
 from semask_d2.modeling.layers.linear import Linear, in_graph, linear
 
-PART = 2**18  # attention weights that a CPU holds at a time where it learns
+PART = 2**18  # attention weights that a CPU holds at a time, so that they stay in cache
+# exp(-75) / N is nothing beside 1, and still a normal number: a CPU multiplies denormal ones a hundred times slower
+LEAST_EXPONENT = -75.0
 
 
 def attention(
@@ -29,11 +31,20 @@ def attention(
     `q` and `k` (B, heads, N, D), `v` (B, heads, N, C), `bias` (heads, N, N), shared by the batch -> (B, heads, N, C).
     """
     learns = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (q, k, v, bias))
-    on_cpu = q.device.type == "cpu" and not (in_graph() or dropout or torch.is_autocast_enabled("cpu"))
-    if learns and on_cpu:
-        return LeanSelfAttention.apply(q, k, v, bias, q.shape[-1] ** -0.5 if scale is None else scale)
-    mask = None if bias is None else bias[None]
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scale)
+    fused = q.shape[-1] == v.shape[-1] and not learns  # what torch has a kernel for on a CPU
+    if fused or q.device.type != "cpu" or dropout or in_graph() or torch.is_autocast_enabled("cpu"):
+        mask = None if bias is None else bias[None]
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scale)
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    return LeanSelfAttention.apply(q, k, v, bias, scale) if learns else attended(q, k, v, bias, scale)
+
+
+def attended(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float) -> Tensor:
+    """`attention` on a CPU without gradients, a part at a time."""
+    out = v.new_empty(*q.shape[:3], v.shape[3])
+    for part, heads in parts(q):
+        out[part, heads] = weights_of(q[part, heads], k[part, heads], bias, heads, scale) @ v[part, heads]
+    return out
 
 
 class LeanSelfAttention(torch.autograd.Function):
@@ -43,10 +54,7 @@ class LeanSelfAttention(torch.autograd.Function):
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float) -> Tensor:
         ctx.save_for_backward(q, k, v, bias)
         ctx.scale = scale
-        out = v.new_empty(*q.shape[:3], v.shape[3])
-        for part, heads in parts(q):
-            out[part, heads] = weights_of(q[part, heads], k[part, heads], bias, heads, scale) @ v[part, heads]
-        return out
+        return attended(q, k, v, bias, scale)
 
     @staticmethod
     @once_differentiable
@@ -82,7 +90,11 @@ def parts(q: Tensor) -> Iterator[tuple[slice, slice]]:
 def weights_of(q: Tensor, k: Tensor, bias: Tensor | None, heads: slice, scale: float) -> Tensor:
     """The softmax of a part's logits, (B, heads, N, N)."""
     logits = (q @ k.transpose(2, 3)).mul_(scale)
-    return (logits if bias is None else logits.add_(bias[heads])).softmax(-1)
+    if bias is not None:
+        logits += bias[heads]
+    logits -= logits.amax(-1, keepdim=True)
+    weights = logits.clamp_(min=LEAST_EXPONENT).exp_()
+    return weights.div_(weights.sum(-1, keepdim=True))
 
 
 class MultiheadAttention(nn.Module):

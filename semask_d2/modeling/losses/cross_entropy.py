@@ -15,18 +15,26 @@ from torch import Tensor
 
 BAND_ELEMENTS = 2**20  # of the logits (B, K, rows, W) that are held at a time on a CPU
 GPU_BAND_ELEMENTS = 2**26
+LEAST_WEIGHT = 1e-6  # of all pixels together, where none is valid
 
 
 def pixel_loss(
-    logits: Tensor, labels: Tensor, ignore_label: int, *, align_corners: bool, ohem_pixels: int = 0
+    logits: Tensor,
+    labels: Tensor,
+    ignore_label: int,
+    *,
+    align_corners: bool,
+    ohem_pixels: int = 0,
+    class_weights: Tensor | None = None,
 ) -> Tensor:
     """Cross-entropy of coarse logits (B, K, h, w), resized bilinearly to the labels (B, H, W), mean over valid pixels.
 
-    Zero where no pixel is valid. With `ohem_pixels` above 0 only the B x `ohem_pixels` pixels of largest loss in the
-    batch count (online hard example mining).
+    With `class_weights` (K,) a mean in which each pixel has its class's weight. Zero where no pixel is valid. With
+    `ohem_pixels` above 0 only the B x `ohem_pixels` pixels of largest loss in the batch count (online hard example
+    mining).
     """
     with torch.autocast(logits.device.type, enabled=False):  # its products stay in fp32
-        return BandedCrossEntropy.apply(logits.float(), labels, ignore_label, align_corners, ohem_pixels)
+        return BandedCrossEntropy.apply(logits.float(), labels, ignore_label, align_corners, ohem_pixels, class_weights)
 
 
 class BandedCrossEntropy(torch.autograd.Function):
@@ -34,17 +42,25 @@ class BandedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, logits: Tensor, labels: Tensor, ignore_label: int, align_corners: bool, ohem_pixels: int
+        ctx: Any,
+        logits: Tensor,
+        labels: Tensor,
+        ignore_label: int,
+        align_corners: bool,
+        ohem_pixels: int,
+        class_weights: Tensor | None,
     ) -> Tensor:
         valid = labels != ignore_label
-        count = valid.sum().clamp(min=1)
-        weight = valid.to(logits.dtype) / count
+        weight = valid.to(logits.dtype)
+        if class_weights is not None:
+            weight *= class_weights.to(logits.dtype)[torch.where(valid, labels, 0).long()]
         height, width = labels.shape[-2:]
         rows = resizing_matrix(logits.shape[-2], height, align_corners, logits)
         columns = resizing_matrix(logits.shape[-1], width, align_corners, logits)
         wide = logits @ columns.T  # (B, K, h, W)
         if ohem_pixels:
-            weight = hardest(wide, rows, labels, valid, ohem_pixels, align_corners)
+            weight *= hardest(wide, rows, labels, valid, weight, ohem_pixels, align_corners)
+        weight /= weight.sum().clamp(min=LEAST_WEIGHT)
         total = logits.new_zeros(())
         needs_gradient = ctx.needs_input_grad[0]
         gradient = torch.zeros_like(wide) if needs_gradient else None
@@ -66,23 +82,24 @@ class BandedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
-        return gradient * grad_outputs[0], None, None, None, None
+        return gradient * grad_outputs[0], None, None, None, None, None
 
 
-def hardest(wide: Tensor, rows: Tensor, labels: Tensor, valid: Tensor, ohem_pixels: int, align_corners: bool) -> Tensor:
-    """The weight of each pixel, (B, H, W), where only the hardest count: a share of one, or zero."""
+def hardest(
+    wide: Tensor, rows: Tensor, labels: Tensor, valid: Tensor, weight: Tensor, ohem_pixels: int, align_corners: bool
+) -> Tensor:
+    """1 where the loss of a pixel, times its weight, is among the largest, 0 elsewhere: (B, H, W)."""
     losses = torch.empty(labels.shape, dtype=wide.dtype, device=wide.device)
     for band, source in bands(wide, labels.shape[1], align_corners):
         log_probability, targets = log_softmax_of(
             wide[:, :, source], rows[band, source], labels[:, band], valid[:, band]
         )
         losses[:, band] = -log_probability.gather(1, targets)[:, 0]
-    losses[~valid] = 0
+    losses = torch.where(valid, losses * weight, -1)  # what is not valid is never among them before the rest
     kept = min(ohem_pixels * len(labels), losses.numel())
-    count = valid.sum().clamp(min=1, max=kept)
     chosen = torch.zeros_like(losses).flatten()
     chosen[losses.flatten().topk(kept, sorted=False).indices] = 1
-    return chosen.view_as(losses) * valid / count
+    return chosen.view_as(losses)
 
 
 def log_softmax_of(wide: Tensor, rows: Tensor, labels: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:

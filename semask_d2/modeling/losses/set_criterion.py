@@ -5,6 +5,7 @@ The matching and its losses work on all decoder layers at once, and wait for the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from semask_d2.d2 import comm
+from semask_d2.modeling.losses.class_weights import class_weight_tensor
 from semask_d2.modeling.losses.mask_losses import MaskLoss
 from semask_d2.modeling.losses.matcher import solve_assignments
 from semask_d2.modeling.losses.targets import Targets
@@ -35,6 +37,7 @@ class SetCriterion(nn.Module):
         "dice_weight": "MODEL.MASK_FORMER.DICE_WEIGHT",
         "no_object_weight": "MODEL.MASK_FORMER.NO_OBJECT_WEIGHT",
         "deep_supervision": "MODEL.MASK_FORMER.DEEP_SUPERVISION",
+        "class_weights": "MODEL.SEM_SEG_HEAD.CLASS_WEIGHTS",
     }
 
     def __init__(
@@ -47,6 +50,7 @@ class SetCriterion(nn.Module):
         dice_weight: float,
         no_object_weight: float,
         deep_supervision: bool = True,
+        class_weights: Sequence[float | str] = (),
     ):
         super().__init__()
         weights = {"class_weight": class_weight, "mask_weight": mask_weight, "dice_weight": dice_weight}
@@ -58,6 +62,9 @@ class SetCriterion(nn.Module):
         self.deep_supervision = deep_supervision
         empty_weight = torch.ones(num_classes + 1)
         empty_weight[-1] = no_object_weight
+        given = class_weight_tensor(self, class_weights, num_classes)
+        if given is not None:
+            empty_weight[:-1] = given
         self.register_buffer("empty_weight", empty_weight, persistent=False)
 
     def forward(self, predictions: MaskPredictions, targets: Targets) -> dict[str, Tensor]:

@@ -16,6 +16,7 @@ from semask_d2.modeling.backbones.base import HierarchicalBackbone
 from semask_d2.modeling.layers.linear import in_graph
 from semask_d2.modeling.layers.precision import autocast_dtype
 from semask_d2.modeling.layers.semantic_decoder import SEMANTIC_MAPS, decode_semantic_prior
+from semask_d2.modeling.losses.class_weights import class_weight_tensor
 from semask_d2.modeling.losses.cross_entropy import pixel_loss
 from semask_d2.modeling.losses.targets import Targets, build_segment_targets, build_targets
 from semask_d2.modeling.meta_arch.score_maps import ScoreMap
@@ -80,6 +81,7 @@ class SemanticSegmenter(Segmenter):
     for none.
     """
 
+    class_weights: Tensor | None
     prior_align_corners: bool  # how the semantic maps are resized
     takes_uint8_labels = True
     pads_training_images = False  # itself, by INPUT.SIZE_DIVISIBILITY, so that the mapper need not
@@ -90,6 +92,7 @@ class SemanticSegmenter(Segmenter):
         "precision": "MODEL.PRECISION",
         "mixed_evaluation": "TEST.AMP.ENABLED",
         "compilation": "MODEL.COMPILE",
+        "class_weights": "MODEL.SEM_SEG_HEAD.CLASS_WEIGHTS",
     }
 
     def __init__(
@@ -105,6 +108,7 @@ class SemanticSegmenter(Segmenter):
         precision: str = "fp32",
         mixed_evaluation: bool = False,
         compilation: str = "",
+        class_weights: Sequence[float | str] = (),
     ):
         super().__init__()
         require(compilation in COMPILATIONS, self, "compilation", f"one of {COMPILATIONS}", compilation)
@@ -120,6 +124,8 @@ class SemanticSegmenter(Segmenter):
         self.size_divisibility = size_divisibility
         self.train_size_divisibility = size_divisibility
         self.precision = precision
+        weights = class_weight_tensor(self, class_weights, num_classes)
+        self.register_buffer("class_weights", weights, persistent=False)
         self.mixed_evaluation = mixed_evaluation
         self.compilation = compilation
         if compilation:  # in place, so that no name of a parameter changes
@@ -172,7 +178,13 @@ class SemanticSegmenter(Segmenter):
         prior = decode_semantic_prior(features, align_corners=align_corners)
         if prior is None:
             return {}
-        loss = pixel_loss(prior, targets.labels, self.ignore_label, align_corners=align_corners)
+        loss = pixel_loss(
+            prior,
+            targets.labels,
+            self.ignore_label,
+            align_corners=align_corners,
+            class_weights=self.class_weights,
+        )
         return {"loss_cate": self.prior_weight * loss}
 
     def lazy_predictions(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any, ClassVar, cast
 
 import torch
@@ -67,6 +67,7 @@ class SeMaskMaskFormer(SemanticSegmenter):
         precision: str = "fp32",
         mixed_evaluation: bool = False,
         compilation: str = "",
+        class_weights: Sequence[float | str] = (),
         resize_masks_first: bool = False,
         semantic_on: bool = True,
         instance_on: bool = False,
@@ -87,6 +88,7 @@ class SeMaskMaskFormer(SemanticSegmenter):
             precision=precision,
             mixed_evaluation=mixed_evaluation,
             compilation=compilation,
+            class_weights=class_weights,
         )
         wanted = "True where INSTANCE_ON and PANOPTIC_ON are False"
         require(semantic_on or instance_on or panoptic_on, self, "semantic_on", wanted, semantic_on)

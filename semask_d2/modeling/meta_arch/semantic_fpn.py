@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import groupby
 from typing import ClassVar
 
@@ -47,6 +48,7 @@ class SeMaskFPN(SemanticSegmenter):
         precision: str = "fp32",
         mixed_evaluation: bool = False,
         compilation: str = "",
+        class_weights: Sequence[float | str] = (),
         ohem_pixels: int = 0,
         train_size_divisibility: int = 0,
     ):
@@ -61,6 +63,7 @@ class SeMaskFPN(SemanticSegmenter):
             precision=precision,
             mixed_evaluation=mixed_evaluation,
             compilation=compilation,
+            class_weights=class_weights,
         )
         require(ohem_pixels >= 0, self, "ohem_pixels", "at least 0", ohem_pixels)
         self.train_size_divisibility = max(train_size_divisibility, 0)
@@ -81,7 +84,12 @@ class SeMaskFPN(SemanticSegmenter):
     def head_losses(self, predictions: Tensor, targets: Targets) -> dict[str, Tensor]:
         """The cross-entropy of the logits, over the hardest pixels alone where so configured."""
         loss = pixel_loss(
-            predictions, targets.labels, self.ignore_label, align_corners=False, ohem_pixels=self.ohem_pixels
+            predictions,
+            targets.labels,
+            self.ignore_label,
+            align_corners=False,
+            ohem_pixels=self.ohem_pixels,
+            class_weights=self.class_weights,
         )
         return {"loss_ce": self.loss_weight * loss}
 

@@ -53,6 +53,16 @@ def test_attention_equals_its_formula_with_gradients(
     torch.testing.assert_close(list(gradients), list(torch.autograd.grad(reference, inputs, upstream)))
 
 
+def test_no_weight_is_denormal() -> None:
+    """A CPU multiplies denormal numbers a hundred times slower; logits of semantic attention are not scaled."""
+    q, k = (10 * torch.randn(1, 1, 200, 30) for _ in range(2))
+    weights = module.weights_of(q, k, None, slice(None), 1.0)
+    assert weights.min() >= torch.finfo(torch.float32).tiny
+    expected = (q.double() @ k.double().transpose(2, 3)).softmax(-1)
+    torch.testing.assert_close(weights.double(), expected, atol=1e-6, rtol=1e-3)
+    assert expected.min() < 1e-300  # else the test shows nothing
+
+
 def test_gradcheck_of_lean_self_attention() -> None:
     def random(*shape: int) -> Tensor:
         return torch.randn(shape, dtype=torch.float64, requires_grad=True)

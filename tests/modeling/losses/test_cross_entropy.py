@@ -19,15 +19,26 @@ def _narrow_bands(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cross_entropy, "BAND_ELEMENTS", 300)
 
 
-def plain_loss(logits: Tensor, labels: Tensor, ignore_label: int, *, align_corners: bool, ohem_pixels: int = 0):
+def plain_loss(
+    logits: Tensor,
+    labels: Tensor,
+    ignore_label: int,
+    *,
+    align_corners: bool,
+    ohem_pixels: int = 0,
+    class_weights: Tensor | None = None,
+):
     """Whole maps, as torch computes them."""
     logits = F.interpolate(logits.float(), size=labels.shape[-2:], mode="bilinear", align_corners=align_corners)
-    losses = F.cross_entropy(logits, labels, ignore_index=ignore_label, reduction="none")
-    count = (labels != ignore_label).sum().clamp(min=1)
+    losses = F.cross_entropy(logits, labels, class_weights, ignore_index=ignore_label, reduction="none")
+    valid = labels != ignore_label
+    weights = valid.float()
+    if class_weights is not None:
+        weights[valid] = class_weights[labels[valid]]
     if ohem_pixels:
-        kept = min(ohem_pixels * len(labels), losses.numel())
-        losses, count = losses.flatten().topk(kept).values, count.clamp(max=kept)
-    return losses.sum() / count
+        chosen = losses.where(valid, -1).flatten().topk(min(ohem_pixels * len(labels), losses.numel())).indices
+        losses, weights = losses.flatten()[chosen], weights.flatten()[chosen]
+    return losses.sum() / weights.sum().clamp(min=1e-6)
 
 
 sides = st.integers(1, 9)
@@ -40,13 +51,17 @@ sides = st.integers(1, 9)
     align_corners=st.booleans(),
     ohem_pixels=st.sampled_from([0, 0, 1, 7, 500]),
     ignore_label=st.sampled_from([255, 0, -1]),
+    class_weights=st.sampled_from([None, (1.0, 0.5, 0.0, 3.0)]),
 )
-def test_loss_and_gradient_equal_the_whole_maps(coarse, fine, align_corners, ohem_pixels, ignore_label) -> None:
+def test_loss_and_gradient_equal_the_whole_maps(
+    coarse, fine, align_corners, ohem_pixels, ignore_label, class_weights
+) -> None:
     torch.manual_seed(0)
     logits = (2 * torch.randn(2, 4, *coarse)).requires_grad_()
     labels = torch.randint(0, 4, (2, *fine))
     labels[torch.rand(labels.shape) < 0.3] = ignore_label
     options = {"align_corners": align_corners, "ohem_pixels": ohem_pixels}
+    options["class_weights"] = None if class_weights is None else torch.tensor(class_weights)
     ours = pixel_loss(logits, labels, ignore_label, **options)
     theirs = plain_loss(logits, labels, ignore_label, **options)
     torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
@@ -60,7 +75,9 @@ def test_gradcheck(align_corners: bool) -> None:
     logits = torch.randn(2, 3, 3, 4, dtype=torch.float64, requires_grad=True)
     labels = torch.randint(0, 3, (2, 9, 11))
     labels[0, :3] = 255
-    assert torch.autograd.gradcheck(lambda x: BandedCrossEntropy.apply(x, labels, 255, align_corners, 0), (logits,))
+    assert torch.autograd.gradcheck(
+        lambda x: BandedCrossEntropy.apply(x, labels, 255, align_corners, 0, None), (logits,)
+    )
 
 
 def test_the_formula_itself() -> None:

@@ -15,6 +15,7 @@ from semask_d2.modeling.losses.mask_losses import PointMaskLoss, dice
 from semask_d2.modeling.losses.set_criterion import SetCriterion
 from semask_d2.modeling.losses.targets import SemanticTargets, build_targets
 from semask_d2.modeling.transformer_decoders import MaskPredictions
+from semask_d2.utils.arguments import ArgumentError
 
 CLASSES, LAYERS, QUERIES, CHANNELS = 6, 3, 4, 5
 WEIGHTS = {"class_weight": 2.0, "mask_weight": 5.0, "dice_weight": 3.0, "no_object_weight": 0.1}
@@ -231,6 +232,22 @@ def test_mask_losses_are_divided_by_the_masks_of_all_processes(monkeypatch: pyte
     for name, loss in together.items():
         divisor = 1 if name.startswith("loss_ce") else 4 / 3
         torch.testing.assert_close(loss, alone[name] / divisor)
+
+
+def test_class_weights_are_those_of_the_weighted_cross_entropy() -> None:
+    logits = torch.randn(1, 1, QUERIES, CLASSES + 1)
+    weights = [1.0, 0.5, 4.0, 1.0, 0.0, 2.0]
+    targets, matches = make_targets([[2, 5]]), [torch.tensor([[1, 3]])]
+    loss = make_criterion(class_weights=weights).class_loss(logits, targets, matches)
+    wanted = torch.tensor([CLASSES, 2, CLASSES, 5])
+    expected = F.cross_entropy(logits[0, 0], wanted, torch.tensor([*weights, WEIGHTS["no_object_weight"]]))
+    torch.testing.assert_close(loss, expected[None])
+
+
+@pytest.mark.parametrize("weights", [[1.0], [1.0, 2, 3, 4, 5, -6], ["auto", 1, 1, 1, 1, 1], [0] * 6, ["often"]])
+def test_class_weights_that_are_refused(weights: list) -> None:
+    with pytest.raises(ArgumentError, match=r"6 numbers of at least 0, one a class, or \[\"auto\"\]"):
+        make_criterion(class_weights=weights)
 
 
 def test_class_loss_is_a_weighted_mean() -> None:
