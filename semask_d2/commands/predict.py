@@ -38,8 +38,6 @@ def main(args: argparse.Namespace) -> None:
     """Draw each input; raise `UserError`, naming them, where some could not be."""
     if not 0 <= args.opacity <= 1:
         raise UserError(f"--opacity {args.opacity}: expected a number from 0 to 1")
-    cfg = choose_config(args.config_file, args.weights, args.opts, data=args.data)
-    task = set_task(cfg, args.task)
     job = DrawingJob(
         args.input if args.webcam is None else args.webcam,
         output=args.output,
@@ -47,8 +45,9 @@ def main(args: argparse.Namespace) -> None:
         labels=args.labels,
         priors=args.semantic_priors,
         opacity=args.opacity,
-        task=task,
     )
+    cfg = choose_config(args.config_file, args.weights, args.opts, data=args.data)
+    job.draw_task(set_task(cfg, args.task))
     check_evaluation(cfg)
     set_product_precision(cfg)
     if cfg.MODEL.DEVICE == "cpu":

@@ -101,8 +101,7 @@ def drawn_prediction(predictor: Predictor, prediction: Prediction) -> Drawn:
 class DrawingJob:
     """Draws pictures, videos or a camera into files, or where there is no `output` into a window.
 
-    `source` are a command line's words for files (`media.find_inputs`), or a camera's number. `task` is "semantic",
-    "instance" or "panoptic", which is on in the predictor's config (`set_task`). Raises `UserError` at
+    `source` are a command line's words for files (`media.find_inputs`), or a camera's number. Raises `UserError` at
     once for what cannot work: no file to read, nowhere to draw, a result that would overwrite what is read.
     """
 
@@ -115,12 +114,8 @@ class DrawingJob:
         labels: bool = False,
         priors: bool = False,
         opacity: float = 0.6,
-        task: str = "semantic",
     ):
-        self.task = task
-        for word, value in (("--labels", labels), ("--compare", compare), ("--semantic-priors", priors)):
-            if value and task != "semantic":
-                raise UserError(f"{word} is for --task semantic, not for {task}; leave one of them out")
+        self.task = "semantic"
         self.camera = source if isinstance(source, int) else None
         self.inputs = [] if isinstance(source, int) else media.find_inputs(source)
         self.compare = None if compare is None else Path(compare)
@@ -144,6 +139,16 @@ class DrawingJob:
             self.targets = self._targets(self.output)
             self._require_apart()
             require_writable(self.targets[0].parent, "--output")
+
+    def draw_task(self, task: str) -> None:
+        """Draw what a predictor whose config is set to `task` (`set_task`) finds; at first that is "semantic".
+
+        Raises `UserError` for what is drawn or written of classes alone.
+        """
+        for word, value in (("--labels", self.labels), ("--compare", self.compare), ("--semantic-priors", self.priors)):
+            if value and task != "semantic":
+                raise UserError(f"{word} is for --task semantic, not for {task}; leave one of them out")
+        self.task = task
 
     def _targets(self, output: Path) -> list[Path]:
         """The file that each input is drawn into; the camera's is the only one."""
