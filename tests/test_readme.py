@@ -10,8 +10,8 @@ import pytest
 
 from semask_d2 import get_cfg
 from semask_d2.__main__ import COMMANDS as SUBCOMMANDS
+from semask_d2.commands import check, compare, init_data, report, show_config, web
 from semask_d2.commands.predict import argument_parser as demo_parser
-from semask_d2.commands.show_config import argument_parser as config_parser
 from semask_d2.engine.launch import argument_parser as train_parser
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -25,6 +25,7 @@ COMMANDS = [
     for command in line.split("&&")
 ]
 PROGRAMS = [command for command in COMMANDS if (".py " in command or "semask " in command) and "pip" not in command]
+OTHERS = {"check": check, "compare": compare, "init-data": init_data, "report": report, "web": web}
 
 
 def test_the_first_block_is_the_two_commands() -> None:
@@ -56,7 +57,9 @@ def test_commands_parse(command: str) -> None:
     elif program in ("demo/demo.py", "predict"):
         demo_parser().parse_args(arguments)
     elif program == "config":
-        get_cfg(config_parser().parse_args(arguments).config_file)
+        get_cfg(show_config.argument_parser().parse_args(arguments).config_file)
+    elif program in OTHERS:
+        OTHERS[program].argument_parser().parse_args(arguments)
     else:
         help_text = (ROOT / program).read_text()
         assert all(word in help_text for word in arguments if word.startswith("--"))

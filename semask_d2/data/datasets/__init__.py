@@ -48,13 +48,13 @@ def get_dataset_dicts(name: str) -> list[dict]:
         if os.path.isdir(name):
             raise UserError(
                 f'data set "{name}" (DATASETS.TRAIN or DATASETS.TEST) is a folder: these keys take the names of '
-                "registered data sets; register yours under a name (README, Data)"
+                f"registered data sets; semask init-data {name} describes yours in a file for --data (README, Data)"
             )
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
         hint = f'did you mean "{near[0]}"?' if near else f"known are {', '.join(_ours())}."
         raise UserError(
             f'data set "{name}" (DATASETS.TRAIN or DATASETS.TEST) is not registered: {hint} One of your own is '
-            "registered by your program, which has to do so in every process (README, Data)"
+            "described in a file for --data (semask init-data), or registered by your program in every process"
         )
     dataset = _ours().get(name)
     how = dataset.how_to_get if dataset else "put it there, or look at the function it is registered with"

@@ -28,6 +28,8 @@ from semask_d2.modeling.layers.sampling_kernels import (
 )
 
 TAPS = 9
+# what depends on the size of the maps: else Triton compiles anew for other sizes
+OF_SIZES = ["height", "width", "offsets_batch", "offsets_channel", "mask_batch", "mask_channel"]
 PART_BYTES = 2**28  # of the samples that are held at a time, unless those of one image are more
 
 
@@ -40,7 +42,7 @@ def tap_place(offsets, position, kept, tap, channel, width, OFFSET_CHANNEL, OFFS
     return (position % width + tap % 3 - 1) + offset_x, (position // width + tap // 3 - 1) + offset_y
 
 
-@triton.jit(do_not_specialize=["height", "width"])
+@triton.jit(do_not_specialize=OF_SIZES)
 def sampling_kernel(
     x,
     offsets,
@@ -89,7 +91,7 @@ def sampling_kernel(
         tl.store(samples + row, sample.to(samples.dtype.element_ty), mask=kept[:, None] & (dim < DIM))
 
 
-@triton.jit(do_not_specialize=["height", "width"])
+@triton.jit(do_not_specialize=OF_SIZES)
 def gradient_kernel(
     gradient,
     x,

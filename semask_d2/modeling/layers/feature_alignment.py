@@ -31,4 +31,5 @@ class FeatureAlignment(nn.Module):
         if triton_serves(coarse):
             return F.relu(self.dcpack_L2(coarse, guide)) + lateral
         with torch.autocast(lateral.device.type, enabled=False):  # torchvision's operator knows no bf16
-            return F.relu(self.dcpack_L2(coarse.float(), guide.float())) + lateral
+            coarse, guide = (x.float() if x.itemsize < 4 else x for x in (coarse, guide))
+            return F.relu(self.dcpack_L2(coarse, guide)) + lateral
