@@ -125,6 +125,12 @@ def decoded_mask(segmentation: Any, height: int, width: int, source: str) -> np.
     return mask
 
 
+def run_lengths(mask: np.ndarray) -> dict[str, Any]:
+    """COCO's compressed run lengths of a mask (H, W), as they stand in a file."""
+    encoded: Any = coco_mask.encode(np.asfortranarray(mask, np.uint8))
+    return {"size": list(encoded["size"]), "counts": encoded["counts"].decode()}
+
+
 def read_sample_labels(sample: dict[str, Any]) -> np.ndarray:
     """The class ids (H, W) of a data set's dict; uint8, or int64 where they may be larger.
 

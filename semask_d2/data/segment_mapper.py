@@ -51,9 +51,9 @@ class SegmentMapper(SemanticMapper):
 def visible_segments(masks: np.ndarray, classes: list[int]) -> Segments:
     """Those segments of masks (H, W) or (M, H, W) of which anything is left."""
     if masks.ndim == 3:
-        kept = masks.any((1, 2))
+        kept = np.asarray(masks.any((1, 2)))
         if kept.any():
-            of_kept = torch.tensor([x for x, keep in zip(classes, kept, strict=True) if keep])
+            of_kept = torch.tensor([x for x, keep in zip(classes, kept.tolist(), strict=True) if keep])
             return Segments(torch.from_numpy(masks[kept].astype(np.uint8)), of_kept)
         masks = np.zeros(masks.shape[1:], np.uint8)
     present = np.flatnonzero(np.bincount(masks.ravel(), minlength=len(classes) + 1))

@@ -9,19 +9,18 @@ from collections import OrderedDict
 from typing import Any
 
 import numpy as np
-from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from tabulate import tabulate
 
 from semask_d2.d2 import DatasetEvaluator, Instances, MetadataCatalog, comm
 from semask_d2.data.datasets import get_dataset_dicts
-from semask_d2.data.labels import decoded_mask
+from semask_d2.data.labels import decoded_mask, run_lengths
 from semask_d2.evaluation.results import EvaluatedModel
 from semask_d2.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
-METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")  # the first of `COCOeval.stats`
+METRICS: tuple[str, ...] = ("AP", "AP50", "AP75", "APs", "APm", "APl")  # the first of `COCOeval.stats`
 
 
 class InstanceEvaluator(DatasetEvaluator):
@@ -69,7 +68,7 @@ class InstanceEvaluator(DatasetEvaluator):
         seen = sorted({number for _, numbers in shares for number in numbers})
         if not seen:
             raise UserError(f"{self.dataset_name}: no image to measure, as none could be read")
-        found = [x for own, _ in shares for x in own]
+        found: Any = [x for own, _ in shares for x in own]
         with contextlib.redirect_stdout(io.StringIO()):  # what pycocotools prints of its steps
             truth = self.truth(seen)
             evaluation = COCOeval(truth, truth.loadRes(found) if found else COCO(), "segm")
@@ -113,7 +112,7 @@ class InstanceEvaluator(DatasetEvaluator):
                         "segmentation": encoded,
                     }
                 )
-        coco = COCO()
+        coco: Any = COCO()
         categories = [{"id": i, "name": name} for i, name in enumerate(self.class_names)]
         coco.dataset = {"info": {}, "images": images, "annotations": annotations, "categories": categories}
         coco.createIndex()
@@ -128,12 +127,6 @@ def coco_results(instances: Instances, image_id: int) -> list[dict[str, Any]]:
         {"image_id": image_id, "category_id": category, "score": score, "segmentation": run_lengths(mask)}
         for mask, score, category in zip(masks, scores, classes, strict=True)
     ]
-
-
-def run_lengths(mask: np.ndarray) -> dict[str, Any]:
-    """COCO's compressed run lengths of a mask (H, W)."""
-    encoded = coco_mask.encode(np.asfortranarray(mask, np.uint8))
-    return {"size": list(encoded["size"]), "counts": encoded["counts"].decode()}
 
 
 def summarized(evaluation: COCOeval) -> dict[str, float]:

@@ -112,7 +112,7 @@ class SegmentDataset:
 
 def with_class(segment: dict[str, Any], classes: Mapping[int, int], path: Path) -> dict[str, Any]:
     """A segment of a COCO-format file with its class as `category_id`, and with `iscrowd`, 0 where it is left out."""
-    number = segment.get("category_id")
+    number: Any = segment.get("category_id")
     if number not in classes:
         raise UserError(
             f"{path}: a segment is of category {number}, which the data set has not; expected "

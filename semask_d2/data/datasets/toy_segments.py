@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from pycocotools import mask as coco_mask
 
 from semask_d2.data.datasets import toy_painter, toy_scenes
 from semask_d2.data.datasets.coco_segments import Category, SegmentDataset, SegmentFiles
+from semask_d2.data.labels import run_lengths
 from semask_d2.utils.errors import UserError
 
 FOLDER = "toy_scenes"
@@ -102,9 +102,7 @@ def paint_segments(*seed: int) -> tuple[np.ndarray, list[dict[str, Any]]]:
 
 def instance(ids: np.ndarray, segment: dict[str, Any], *, image_id: int, number: int) -> dict[str, Any]:
     """COCO's annotation of a segment as an instance, with its mask as RLE."""
-    encoded = coco_mask.encode(np.asfortranarray(ids == segment["id"], np.uint8))
-    segmentation = {"size": list(encoded["size"]), "counts": encoded["counts"].decode()}
-    return {**segment, "id": number + 1, "image_id": image_id, "segmentation": segmentation}
+    return {**segment, "id": number + 1, "image_id": image_id, "segmentation": run_lengths(ids == segment["id"])}
 
 
 def _files(split: str, kind: str) -> SegmentFiles:
