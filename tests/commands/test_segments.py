@@ -21,7 +21,7 @@ CASES = {"panoptic": ("PQ", "panoptic_seg/PQ"), "instance": ("AP", "segm/AP")}
 @pytest.mark.parametrize("task", CASES)
 def test_a_run_is_trained_measured_and_drawn(in_process, toy_data: Path, tmp_path: Path, task: str) -> None:
     metric, scalar = CASES[task]
-    config = f"toy_scenes/semask_swin_mini_msfapn_m2f_{task}.yaml"
+    config = f"toy_scenes_{task}/semask_swin_mini_msfapn_m2f.yaml"
     run = tmp_path / "run"
     words = ("--config-file", config, *FAST, "OUTPUT_DIR", run)
     code, out, err = in_process("train_net.py", *words)

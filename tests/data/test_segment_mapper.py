@@ -21,7 +21,7 @@ from tests.helpers.commands import ROOT, TINY
 
 
 def task_cfg(task: str, *options: object) -> CfgNode:
-    file = ROOT / f"configs/toy_scenes/semask_swin_mini_msfapn_m2f_{task}.yaml"
+    file = ROOT / f"configs/toy_scenes_{task}/semask_swin_mini_msfapn_m2f.yaml"
     return get_cfg(file, [*TINY, *map(str, options)])
 
 
