@@ -24,11 +24,15 @@ OUTLINE = (255, 255, 255)
 
 
 class Drawn(NamedTuple):
-    """A map (H, W) of numbers from 0 on, -1 where there is nothing to draw, and the name and color of each number."""
+    """A map (H, W) of numbers from 0 on, -1 where there is nothing to draw, and the name and color of each number.
+
+    `all_names` are those that any picture's legend may hold, so that the frames of a video are of one width.
+    """
 
     numbers: np.ndarray
     names: list[str]
     colors: np.ndarray
+    all_names: list[str]
 
 
 def drawn_segments(
@@ -53,7 +57,7 @@ def drawn_segments(
         several = is_thing and counts[category] > 1
         titles.append(f"{names[category]} {seen[category]}" if several else names[category])
         painted.append(next(own_colors) if is_thing else tuple(int(x) for x in colors[category]))
-    return Drawn(numbers, titles, np.array(painted, np.uint8).reshape(-1, 3))
+    return Drawn(numbers, titles, np.array(painted, np.uint8).reshape(-1, 3), [f"{name} 100" for name in names])
 
 
 def map_of_masks(masks: np.ndarray, scores: np.ndarray, least_score: float) -> np.ndarray:
@@ -84,4 +88,5 @@ def draw_segments(image: np.ndarray, drawn: Drawn, *, opacity: float = 0.6) -> n
         if regions := region_centers(numbers == number, NAMED_SHARE):
             centers.append((*max(regions), short(name)))  # once, at the largest part
     write_names(canvas, sorted(centers, reverse=True))
-    return np.concatenate([canvas, legend(numbers, canvas.shape[0], drawn.names, drawn.colors)], axis=1)
+    names = [*drawn.names, *drawn.all_names]
+    return np.concatenate([canvas, legend(numbers, canvas.shape[0], names, drawn.colors)], axis=1)

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from semask_d2 import Predictor, get_cfg, read_image
-from semask_d2.utils.segment_drawing import drawn_segments, map_of_masks
+from semask_d2.utils.segment_drawing import draw_segments, drawn_segments, map_of_masks
 from tests.helpers.commands import TINY
 
 FAST = (*TINY, "SOLVER.MAX_ITER", "2", "TEST.EVAL_PERIOD", "1", "SOLVER.CHECKPOINT_PERIOD", "2")
@@ -77,6 +77,19 @@ def test_each_thing_has_a_color_and_a_number_of_its_own() -> None:
     assert drawn.names == ["ball 1", "ball 2", "sky"]
     assert drawn.colors[2].tolist() == [1, 2, 3]
     assert len({tuple(color) for color in drawn.colors}) == 3
+
+
+def test_pictures_of_one_size_are_drawn_in_one_size() -> None:
+    image, style = np.zeros((40, 60, 3), np.uint8), {"names": ["sky", "balloon"], "colors": np.zeros((2, 3), int)}
+    ids = np.ones((40, 60), int)
+    several = np.arange(40)[:, None].repeat(60, 1) // 10
+    frames = [
+        draw_segments(image, drawn_segments(ids, [(1, 0, False)], **style)),
+        draw_segments(image, drawn_segments(several, [(i, 1, True) for i in range(1, 4)], **style)),
+        draw_segments(image, drawn_segments(0 * ids, [], **style)),
+    ]
+    assert len({frame.shape for frame in frames}) == 1
+    assert not frames[2][:, :480].any()  # what has no segment stays as it is
 
 
 def test_the_surest_mask_is_on_top() -> None:
