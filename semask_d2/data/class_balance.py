@@ -36,7 +36,7 @@ class RareClasses:
         exponent = (1 - pixels.sum(0)[self.classes] / total) / temperature
         weights = np.exp(exponent - exponent.max())
         self.probabilities = weights / weights.sum()
-        self.images = {int(c): images_of(pixels, c) for c in self.classes}
+        self.images = {int(c): images_of(pixels, int(c)) for c in self.classes}
 
     def draw(self, rng: np.random.Generator) -> tuple[int, int]:
         """The number of an image, and the class that it is drawn for."""

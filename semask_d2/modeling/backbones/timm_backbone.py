@@ -115,8 +115,10 @@ def chain_of(body: nn.Module) -> list[str]:
     """The names of the modules of `body` in the order that they are applied in; `blocks` are named one by one."""
     names: list[str] = []
     for name, module in body.named_children():
-        stages = isinstance(module, nn.Sequential) and name == "blocks"  # of EfficientNets and MobileNets
-        names += [f"{name}.{i}" for i in range(len(module))] if stages else [name]
+        if isinstance(module, nn.Sequential) and name == "blocks":  # of EfficientNets and MobileNets
+            names += [f"{name}.{i}" for i in range(len(module))]
+        else:
+            names.append(name)
     return names
 
 

@@ -35,8 +35,8 @@ def attention(
     if fused or q.device.type != "cpu" or dropout or in_graph() or torch.is_autocast_enabled("cpu"):
         mask = None if bias is None else bias[None]
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scale)
-    scale = q.shape[-1] ** -0.5 if scale is None else scale
-    return LeanSelfAttention.apply(q, k, v, bias, scale) if learns else attended(q, k, v, bias, scale)
+    factor = q.shape[-1] ** -0.5 if scale is None else scale
+    return LeanSelfAttention.apply(q, k, v, bias, factor) if learns else attended(q, k, v, bias, factor)
 
 
 def attended(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float) -> Tensor:
