@@ -6,13 +6,14 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from semask_d2.commands import check, compare, init_data, predict, report, show_config, train, web
+from semask_d2.commands import check, compare, export, init_data, predict, report, show_config, train, web
 
 COMMANDS = {
     "train": "train a model that a config describes",
     "eval": "evaluate a trained model",
     "compare": "evaluate several trained models, in one table",
     "predict": "draw what a model sees in pictures, videos or a camera",
+    "export": "write a trained model for other runtimes, proved against the model",
     "report": "write one HTML page about a run and its evaluations",
     "web": "serve a page where a picture is dropped and segmented",
     "init-data": "look at a folder of images and labels, and describe it in a file",
@@ -29,6 +30,7 @@ def entry(name: str) -> Callable[[Sequence[str]], int]:
         "eval": lambda words: train.command_line(words, prog=prog, eval_only=True),
         "compare": lambda words: compare.command_line(words, prog=prog),
         "predict": lambda words: predict.command_line(words, prog=prog),
+        "export": lambda words: export.command_line(words, prog=prog),
         "report": lambda words: report.command_line(words, prog=prog),
         "web": lambda words: web.command_line(words, prog=prog),
         "init-data": lambda words: init_data.command_line(words, prog=prog),

@@ -27,6 +27,7 @@ LINES = (
     ("meta_arch",),
     ("modeling",),
     ("data",),
+    ("export",),
     ("evaluation", "inference"),
     ("report",),
     ("engine",),

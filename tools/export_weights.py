@@ -1,33 +1,73 @@
 #!/usr/bin/env python3
-"""Write the weights of a checkpoint alone: `export_weights.py --weights FILE --output OUT.safetensors`."""
+"""Write the weights of a checkpoint alone: `export_weights.py --weights FILE --output OUT.safetensors`.
+
+With `--format transformers`, write a Mask2Former or MaskFormer without semantic layers as a folder that transformers'
+`from_pretrained` loads; its config is the `config.yaml` beside the weights, or `--config-file`.
+"""
 
 import argparse
+import os
 import sys
+from pathlib import Path
 
 from semask_d2.checkpoint.class_metadata import METADATA, metadata_of_file
+from semask_d2.checkpoint.kinds import recognize
 from semask_d2.checkpoint.loading import tensors_of
 from semask_d2.checkpoint.readers import read_checkpoint
 from semask_d2.checkpoint.saving import write_safetensors
 from semask_d2.checkpoint.semantic_windows import RECORD, windows_of_file
+from semask_d2.checkpoint.transformers_folder import write_folder
+from semask_d2.config import get_cfg
+from semask_d2.config.transformers_config import config_for_transformers, processor_for_transformers
 from semask_d2.engine.launch import guarded
 from semask_d2.utils.errors import UserError
+from semask_d2.utils.runs import CONFIG_NAME
 
 
 def main(args: argparse.Namespace) -> None:
-    """Read, and write under the same names."""
+    """Read and write, under the same names or transformers'."""
+    if args.format == "transformers":
+        count = export_to_transformers(args)
+    else:
+        count = export_safetensors(args)
+    print(f"{args.weights} -> {args.output}: {count} tensors")
+
+
+def export_safetensors(args: argparse.Namespace) -> int:
+    """Write one file of tensors; how many."""
     if not args.output.endswith(".safetensors"):
         raise UserError(f"--output {args.output}: expected a name that ends with .safetensors")
     data = read_checkpoint(args.weights)
     state = tensors_of(data, args.weights)
     header = {RECORD: windows_of_file(data), METADATA: metadata_of_file(data)}
     write_safetensors(args.output, state, {key: value for key, value in header.items() if value})
-    print(f"{args.weights} -> {args.output}: {len(state)} tensors")
+    return len(state)
+
+
+def export_to_transformers(args: argparse.Namespace) -> int:
+    """Write a folder of transformers; how many tensors."""
+    if Path(args.output).exists():
+        raise UserError(f"--output {args.output}: is there already; name another folder, or remove it")
+    weights = Path(args.weights)
+    config_file = args.config_file or (weights if weights.is_dir() else weights.parent) / CONFIG_NAME
+    if not os.path.exists(config_file) and not args.config_file:
+        raise UserError(f"{args.weights}: no {CONFIG_NAME} beside it; add --config-file FILE, the model's config")
+    cfg = get_cfg(config_file, fit=False)
+    data = read_checkpoint(weights)
+    state = tensors_of(data, weights)
+    state, _ = recognize(state, {}).convert(state, {})
+    names = (metadata_of_file(data) or {}).get("class_names")
+    return write_folder(args.output, state, config_for_transformers(cfg, names), processor_for_transformers(cfg))
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Write the weights of a checkpoint as safetensors.")
+    parser = argparse.ArgumentParser(description="Write the weights of a checkpoint for other programs.")
     parser.add_argument("--weights", required=True, metavar="FILE", help="what MODEL.WEIGHTS takes")
-    parser.add_argument("--output", required=True, metavar="OUT", help="safetensors file")
+    parser.add_argument("--output", required=True, metavar="OUT", help="safetensors file; of transformers, a folder")
+    parser.add_argument("--format", choices=["safetensors", "transformers"], default="safetensors")
+    parser.add_argument(
+        "--config-file", metavar="FILE", help="of a model for transformers; default: beside the weights"
+    )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     arguments = parser.parse_args()
     sys.exit(guarded(main, arguments, debug=arguments.debug))

@@ -10,6 +10,7 @@ from torch import Tensor
 State = dict[str, Tensor]
 
 MASK_HEAD_BUFFERS = r"criterion\.empty_weight$"
+VERSION_1 = r"sem_seg_head\.(?!pixel_decoder\.|predictor\.)"  # where older files have the pixel decoder
 # what a classifier has and a backbone has not, and buffers that the model computes
 SWIN_LEFT_OUT = r"norm\.|head\.|.*\.(relative_position_index|attn_mask)$"
 MIT_LEFT_OUT = r"head\."
@@ -21,6 +22,12 @@ TIMM_BODY = "backbone.body."
 def released_mask_name(name: str) -> str | None:
     """Our name of a released mask model's tensor; None for what is no weight."""
     return None if re.match(MASK_HEAD_BUFFERS, name) else name
+
+
+def facebook_name(name: str) -> str | None:
+    """Our name of a tensor of facebookresearch's Mask2Former or MaskFormer, of any version; None for no weight."""
+    name = re.sub(rf"^{VERSION_1}", "sem_seg_head.pixel_decoder.", name)
+    return released_mask_name(name.replace("predictor.static_query.", "predictor.query_feat."))
 
 
 def released_fpn_name(name: str) -> str:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from semask_d2.checkpoint import conversion
+from semask_d2.checkpoint.transformers_names import MASK2FORMER, MASKFORMER, Family, join_parts
 
 PLAIN = "plain state dict"  # of the model itself, or of something unknown: names are taken as they are
 SEMANTIC_LAYERS = r"backbone\.(.*\.)?semantic_layers?\d*\."
@@ -25,7 +26,8 @@ class Kind(NamedTuple):
 
     It has a tensor whose name matches each of `holds` and none that matches `lacks`. `rename` gives our name of a
     tensor, or None to leave it out. `fresh` matches the names that a model starting its training from such a
-    checkpoint initializes itself, and `fresh_words` says which those are. `decoder` is that of a released model.
+    checkpoint initializes itself, and `fresh_words` says which those are. `holds_words` says what it does have.
+    `decoder` is that of a released model.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Kind(NamedTuple):
     fit: Callable[[conversion.State, conversion.State], tuple[conversion.State, list[str]]] | None = None
     fresh: str | None = None
     fresh_words: str = ""
+    holds_words: str = "a backbone"
     decoder: str | None = None
 
     def matches(self, state: dict[str, Tensor]) -> bool:
@@ -82,21 +85,52 @@ def imagenet_swin(publisher: str, rename: Callable[[str], str | None], *, holds:
     )
 
 
+def plain_model(name: str, *holds: str, **fields: Any) -> Kind:
+    """A whole model without semantic layers, which the training of one with them can start from."""
+    return Kind(
+        name,
+        holds,
+        fresh=SEMANTIC_LAYERS,
+        fresh_words="semantic layers",
+        holds_words="a model without semantic layers",
+        **fields,
+    )
+
+
+def transformers_model(decoder: str, family: Family, queries: str) -> Kind:
+    """A model of transformers'."""
+    holds = (r"model\.pixel_level_module\.", rf"model\.transformer_module\.{queries}\.")
+    return plain_model(f"{decoder} of transformers", *holds, rename=family.to_ours, fit=join_parts)
+
+
+def facebook_model(decoder: str, *holds: str) -> Kind:
+    """A model of facebookresearch's, told from ours by a buffer of its training or by names of an older version."""
+    older = rf"criterion\.empty_weight$|sem_seg_head\.predictor\.static_query\.|{conversion.VERSION_1}"
+    name = f"{decoder} of facebookresearch"
+    return plain_model(name, r"backbone\.", older, *holds, rename=conversion.facebook_name)
+
+
 ALIGN, DEFORMABLE = r"sem_seg_head\.pixel_decoder\.align_\d", r"sem_seg_head\.pixel_decoder\.transformer\."
 MASKED_ATTENTION = r"sem_seg_head\.predictor\.transformer_cross_attention_layers\."
+MASKFORMER_DECODER = r"sem_seg_head\.predictor\.transformer\.decoder\."
 
 KINDS = (
     released_mask_model("MSFaPN", MASKED_ATTENTION, ALIGN, DEFORMABLE),
     released_mask_model("FaPN", MASKED_ATTENTION, ALIGN),
     released_mask_model("Mask2Former", MASKED_ATTENTION, DEFORMABLE),
-    released_mask_model("MaskFormer", r"sem_seg_head\.predictor\.transformer\.decoder\."),
+    released_mask_model("MaskFormer", MASKFORMER_DECODER),
     Kind(
         "released FPN",
         (r"decode_head\.scale_heads\.", *SEMASK_SWIN),
         rename=conversion.released_fpn_name,
         decoder="FPN",
     ),
-    Kind("semask_d2 checkpoint", (r"backbone\.", r"sem_seg_head\.")),
+    transformers_model("Mask2Former", MASK2FORMER, "queries_features"),
+    transformers_model("MaskFormer", MASKFORMER, "queries_embedder"),
+    facebook_model("Mask2Former", MASKED_ATTENTION),
+    facebook_model("MaskFormer", MASKFORMER_DECODER),
+    Kind("semask_d2 checkpoint", (SEMANTIC_LAYERS, r"sem_seg_head\.")),
+    plain_model("semask_d2 checkpoint without semantic layers", r"backbone\.", r"sem_seg_head\."),
     # Microsoft's first stage ends with a patch merging, timm's second begins with one
     imagenet_swin("Microsoft", conversion.swin_name, holds=r"layers\.0\.downsample\."),
     imagenet_swin(

@@ -152,8 +152,8 @@ def other_queries(state: dict[str, Tensor], own: dict[str, Tensor]) -> list[str]
 
 def hint(report: LoadReport, kind: Kind, training_start: bool) -> str:
     """What to do about weights that do not fit, where that can be told."""
-    if kind.fresh and not training_start:
-        return "; it holds a backbone for training to start from, and here the weights of a whole model are needed"
+    if any(map(kind.initializes, report.missing)) and not training_start:
+        return f"; it holds {kind.holds_words} for training to start from, and here the weights of all of it are needed"
     wrong = [text.split(" ", 1)[0] for text in report.misshaped]
     if wrong and not report.missing and all(CLASS_LAYERS.match(name) or QUERIES.match(name) for name in wrong):
         what, key = "classes", "MODEL.SEM_SEG_HEAD.NUM_CLASSES"

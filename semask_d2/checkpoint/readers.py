@@ -11,7 +11,9 @@ from typing import Any
 
 import safetensors
 
+from semask_d2.checkpoint.class_metadata import METADATA
 from semask_d2.checkpoint.integrity import Damaged, Unsound, check_safetensors, header_of
+from semask_d2.checkpoint.transformers_folder import is_transformers_folder, metadata_of_folder, weights_of
 from semask_d2.checkpoint.unpickling import load_pickle, load_torch
 from semask_d2.d2 import PathManager
 from semask_d2.utils.errors import UserError
@@ -28,9 +30,9 @@ WEIGHT_FILES = (".pth", ".pt", ".pkl", ".safetensors")
 def read_checkpoint(source: str | os.PathLike) -> dict[str, Any]:
     """The dict that a checkpoint holds, its tensors on the CPU.
 
-    `source` is a path, a run folder (its best checkpoint), an address that iopath knows (`https://...`),
-    `timm://NAME`, the pretrained weights that timm publishes under that name, or `pypi://PACKAGE`, the weight file
-    inside an installed package of that name. The ending decides how a file is read:
+    `source` is a path, a run folder (its best checkpoint), a folder that transformers wrote, an address that iopath
+    knows (`https://...`), `timm://NAME`, the pretrained weights that timm publishes under that name, or
+    `pypi://PACKAGE`, the weight file inside an installed package of that name. The ending decides how a file is read:
     `.pkl` is a pickle of arrays, as Detectron2 publishes them, `.safetensors` is that, anything else a torch file.
     Raises `UserError` for a file that is missing, truncated, or holds anything but plain data, arrays and tensors.
     """
@@ -41,8 +43,13 @@ def read_checkpoint(source: str | os.PathLike) -> dict[str, Any]:
         path = packaged_file(source)
     else:
         path = Path(local_copy(source) if "://" in source else source)
+    metadata = {}
     if os.path.isdir(path):
-        path = require_run(path)
+        if is_transformers_folder(path):
+            metadata = {METADATA: metadata_of_folder(path)}
+            path = weights_of(path)
+        else:
+            path = require_run(path)
     require_file(path, source)
     try:
         data = read_file(path)
@@ -58,7 +65,7 @@ def read_checkpoint(source: str | os.PathLike) -> dict[str, Any]:
         raise UserError(f"{source}: truncated or no weight file; get it again ({first_line(error)})") from error
     if not isinstance(data, dict):
         raise UserError(f"{source}: expected a dict of tensors, got a {type(data).__name__}")
-    return data
+    return data | metadata
 
 
 def require_file(path: Path, source: str) -> None:

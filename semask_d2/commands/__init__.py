@@ -1,4 +1,4 @@
-"""The commands: `semask train`, `eval`, `predict`, `report`, `web`, `config`, `check`, `init-data`.
+"""The commands: `semask train`, `eval`, `predict`, `export`, `report`, `web`, `config`, `check`, `init-data`.
 
 train_net.py and demo/demo.py are the functions of the first three.
 """

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from semask_d2.config.checks import check_evaluation
 from semask_d2.engine.launch import guarded
 from semask_d2.engine.setup import set_product_precision
+from semask_d2.export.running import EXPORTED
 from semask_d2.inference.drawing import TASKS, DrawingJob, choose_config, set_task
 from semask_d2.inference.predictor import Predictor
 from semask_d2.utils.errors import UserError
@@ -21,7 +22,9 @@ def argument_parser(prog: str | None = None) -> argparse.ArgumentParser:
     source.add_argument("--input", nargs="+", metavar="FILE", help="pictures, videos, folders, or globs in quotes")
     source.add_argument("--webcam", type=int, nargs="?", const=0, metavar="N", help="a camera (default: the first)")
     parser.add_argument("--output", metavar="PATH", help="folder, or for one input a .png, .jpg or .mp4 file")
-    parser.add_argument("--weights", metavar="PATH", help="checkpoint or run folder (default: newest run in output/)")
+    parser.add_argument(
+        "--weights", metavar="PATH", help="checkpoint, run folder or exported file (default: newest run)"
+    )
     parser.add_argument("--config-file", metavar="FILE", help="config (default: config.yaml beside the weights)")
     parser.add_argument("--data", metavar="FILE", help="data set file (YAML) with the names and colors of the classes")
     parser.add_argument("--task", choices=TASKS, help="what to find (default: what the config is made for)")
@@ -46,6 +49,14 @@ def main(args: argparse.Namespace) -> None:
         priors=args.semantic_priors,
         opacity=args.opacity,
     )
+    if args.weights and args.weights.endswith(EXPORTED):
+        if args.config_file or args.data or args.opts or args.task not in (None, "semantic"):
+            raise UserError(
+                f"--weights {args.weights}: an exported file brings its own settings and finds classes; leave "
+                "--config-file, --data, --task and --opts out"
+            )
+        job.run(Predictor.from_export(args.weights))
+        return
     cfg = choose_config(args.config_file, args.weights, args.opts, data=args.data)
     job.draw_task(set_task(cfg, args.task))
     check_evaluation(cfg)

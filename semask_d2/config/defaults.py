@@ -19,6 +19,8 @@ def semantic_defaults(section: str) -> dict[str, Any]:
     }
 
 
+# docs/config_reference.md is made of this table: a comment that starts with a capital is a heading and what stands
+# under it, any other one is about its key, or the key after it
 DEFAULTS: dict[str, Any] = {
     # Data
     # A data set of one's own, as a file given with --data describes it (semask_d2/config/custom_data.py); NAME "": none
@@ -69,7 +71,7 @@ DEFAULTS: dict[str, Any] = {
     "SOLVER.GRADIENT_ACCUMULATION_STEPS": 1,  # parts that a batch of IMS_PER_BATCH is split into
     # Output
     "TRACKERS": [],  # beside tensorboard: "wandb" and "mlflow"
-    # Weights
+    # Computation
     # "bf16": backbone and head compute in bfloat16 autocast, in training and evaluation, on a CPU or a GPU that has it
     "MODEL.PRECISION": "fp32",
     # in evaluation and prediction on a GPU, mixed precision as SOLVER.AMP.ENABLED is for training: bf16, or fp16 where
@@ -80,6 +82,7 @@ DEFAULTS: dict[str, Any] = {
     "MODEL.COMPILE": "",
     # parts that compute their activations twice in training, to keep fewer: "res2".."res5" and "pixel_decoder"
     "MODEL.ACTIVATION_CHECKPOINTING": [],
+    # Weights
     "MODEL.WEIGHTS_DROP_CLASS_LAYERS": False,  # start training without the class-sized layers of MODEL.WEIGHTS
     # SeMask Swin backbone
     "MODEL.SWIN.PRETRAIN_IMG_SIZE": 224,
@@ -119,7 +122,7 @@ DEFAULTS: dict[str, Any] = {
     "MODEL.MASK_FORMER.MASK_WEIGHT": 20.0,
     "MODEL.MASK_FORMER.CATE_WEIGHT": 0.4,  # of the loss on the semantic maps, of mask models and of Semantic FPN
     "MODEL.MASK_FORMER.NHEADS": 8,
-    "MODEL.MASK_FORMER.DROPOUT": 0.1,
+    "MODEL.MASK_FORMER.DROPOUT": 0.1,  # of MaskFormer's decoder and of the deformable encoder
     "MODEL.MASK_FORMER.DIM_FEEDFORWARD": 2048,
     "MODEL.MASK_FORMER.ENC_LAYERS": 0,
     "MODEL.MASK_FORMER.DEC_LAYERS": 6,
@@ -139,8 +142,8 @@ DEFAULTS: dict[str, Any] = {
     "MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD": 0.0,
     "MODEL.MASK_FORMER.TEST.OVERLAP_THRESHOLD": 0.0,
     "MODEL.MASK_FORMER.TEST.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE": False,
-    # Heads
-    # DeepLab's, which published files hold and no model of ours reads
+    # DeepLab
+    # Published files hold these keys, and no model of ours reads them.
     "MODEL.RESNETS.STEM_TYPE": "basic",
     "MODEL.RESNETS.RES4_DILATION": 1,
     "MODEL.RESNETS.RES5_MULTI_GRID": [1, 1, 1],
@@ -151,6 +154,7 @@ DEFAULTS: dict[str, Any] = {
     "MODEL.SEM_SEG_HEAD.ASPP_DILATIONS": [6, 12, 18],
     "MODEL.SEM_SEG_HEAD.ASPP_DROPOUT": 0.1,
     "MODEL.SEM_SEG_HEAD.USE_DEPTHWISE_SEPARABLE_CONV": False,
+    # Heads
     "MODEL.SEM_SEG_HEAD.OHEM_PIXELS": 0,  # Semantic FPN: pixels per image that count in loss_ce; 0 for all
     # of the class loss, Semantic FPN's loss and the prior's: K numbers, or ["auto"] by the training set's pixels
     "MODEL.SEM_SEG_HEAD.CLASS_WEIGHTS": [],
@@ -159,7 +163,7 @@ DEFAULTS: dict[str, Any] = {
     "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME": "BasePixelDecoder",
     "MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES": ["res3", "res4", "res5"],
     "MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_N_POINTS": 4,
-    "MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS": 8,
+    "MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS": 8,  # read by no model: heads are NHEADS everywhere
 }
 
 

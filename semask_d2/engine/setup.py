@@ -124,7 +124,7 @@ def summary(
             + (f", gradients clipped ({clip.CLIP_TYPE} {clip.CLIP_VALUE:g})" if clip.ENABLED else ""),
             "schedule": f"{solver.LR_SCHEDULER_NAME}, {solver.WARMUP_ITERS} iterations of warm-up",
         }
-    return "\n".join(f"  {name:11s}{value}" for name, value in rows.items())
+    return "\n".join(f"  {name:12s}{value}" for name, value in rows.items())
 
 
 def computation(cfg: CfgNode, device: torch.device, *, training: bool) -> str:

@@ -6,6 +6,7 @@ import logging
 import os
 from collections import defaultdict
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, overload
 
 import numpy as np
@@ -21,6 +22,8 @@ from semask_d2.data.augmentation import View, image_tensor, resize_image, resize
 from semask_d2.data.datasets import class_metadata
 from semask_d2.data.datasets.custom import register_custom
 from semask_d2.data.labels import LabelFormat
+from semask_d2.export.running import open_exported
+from semask_d2.export.segmenter import ExportedSegmenter
 from semask_d2.modeling.meta_arch import build_model, with_sliding
 from semask_d2.utils.errors import UserError
 from semask_d2.utils.runs import CONFIG_NAME, require_run
@@ -110,6 +113,25 @@ class Predictor:
         predictor._take(cfg, model)
         return predictor
 
+    @classmethod
+    def from_export(cls, file: str | os.PathLike) -> Predictor:
+        """The predictor of a file that `semask export` wrote, ONNX or OpenVINO, with nothing else; on the CPU.
+
+        Scores where the file gives scores or logits, no priors. A file of one size takes pictures that the size rule
+        brings to it. Raises `UserError` for a file that is none, and where its runtime is not installed.
+        """
+        exported = open_exported(Path(file))
+        metadata = exported.metadata
+        cfg = get_cfg(opts=["DATASETS.TEST", "()", "DATASETS.TRAIN", "()", "MODEL.DEVICE", "cpu"])
+        cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = metadata.min_size, metadata.max_size
+        cfg.INPUT.FORMAT = metadata.channel_order
+        cfg.MODEL.META_ARCHITECTURE = metadata.architecture
+        cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = len(metadata.class_names)
+        predictor = cls.__new__(cls)
+        names = ("class_names", "class_colors", "ignore_label")
+        predictor._take(cfg, ExportedSegmenter(exported), {name: getattr(metadata, name) for name in names})
+        return predictor
+
     def _take(self, cfg: CfgNode, model: nn.Module, recorded: dict[str, Any] | None = None) -> None:
         """Take a config and its model; `recorded` is what the checkpoint says of its classes."""
         self.cfg = cfg.clone()
@@ -174,6 +196,8 @@ class Predictor:
     @torch.inference_mode()
     def _segment(self, inputs: list[dict], *, scores: bool, priors: bool) -> list[Prediction]:
         """Predictions of inputs that have one size."""
+        if priors and isinstance(self.model, ExportedSegmenter):
+            raise UserError("an exported file has no semantic maps to show; they come with the checkpoint")
         if priors and not self.has_priors:
             raise UserError(
                 f"MODEL.META_ARCHITECTURE {self.cfg.MODEL.META_ARCHITECTURE} with MODEL.BACKBONE.NAME "

@@ -72,10 +72,14 @@ def test_a_run_is_data_backbone_and_recipe(path: Path) -> None:
 
 @pytest.mark.parametrize("path", RUNS, ids=name_of)
 def test_windowed_stages_stand_in_the_section_of_the_runs_backbone_alone(path: Path) -> None:
-    """In another section they would be read by nobody, and the backbone would follow the default."""
+    """In another section they would be read by nobody, and the backbone would follow the default.
+
+    Plain models, whose names lack "semask", have none to state.
+    """
     section = SECTIONS[get_cfg(path).MODEL.BACKBONE.NAME]
-    stated = [key for key in values_of(path) if key.endswith("SEM_WINDOWED_STAGES")]
-    assert stated == [f"MODEL.{section}.SEM_WINDOWED_STAGES"]
+    stated = [key for key in values_of(path) if key.endswith(("SEM_WINDOWED_STAGES", "NUM_SEM_BLOCKS"))]
+    plain = not path.stem.startswith("semask_")
+    assert stated == [f"MODEL.{section}.{'NUM_SEM_BLOCKS' if plain else 'SEM_WINDOWED_STAGES'}"]
 
 
 def test_what_runs_state_besides_their_model() -> None:
@@ -89,6 +93,11 @@ def test_what_runs_state_besides_their_model() -> None:
     assert foreign == {
         ("ade20k/semask_swin_t_fpn", "INPUT.CROP.SINGLE_CATEGORY_MAX_AREA"): 0.75,
         ("cityscapes/semask_swin_b_fpn", "SOLVER.WARMUP_FACTOR"): 1e-6,
+        **{
+            (f"coco_{task}/swin_l_m2f", f"SOLVER.{key}"): value  # twice as long as the smaller ones
+            for task in ("panoptic", "instance")
+            for key, value in {"MAX_ITER": 737500, "STEPS": [655556, 710184]}.items()
+        },
     }
 
 
@@ -260,6 +269,22 @@ def test_published_recipe(name: str) -> None:
     expected = defaults | recipe
     found = {key: value_at(cfg, key) for key in expected}
     assert {key: list(value) if isinstance(value, tuple) else value for key, value in found.items()} == expected
+
+
+@pytest.mark.parametrize("name", [name_of(path) for path in RUNS if not path.stem.startswith("semask_")])
+def test_a_plain_model_is_its_semask_twin_without_semantic_layers(name: str) -> None:
+    """Twins differ in the semantic layers, and those of COCO have none yet."""
+    cfg = get_cfg(CONFIGS / f"{name}.yaml")
+    assert cfg.MODEL.SWIN.NUM_SEM_BLOCKS == 0
+    size = name.split("/swin_")[1][0]
+    assert SWINS[size][:2] == (cfg.MODEL.SWIN.EMBED_DIM, cfg.MODEL.SWIN.DEPTHS)
+    twin = CONFIGS / f"{name.replace('/', '/semask_')}.yaml"
+    if twin.is_file():
+        other = get_cfg(twin)
+        for key in ("NUM_SEM_BLOCKS", "SEM_WINDOWED_STAGES", "SEM_WINDOW_SIZE"):
+            other.MODEL.SWIN[key] = cfg.MODEL.SWIN[key]
+        other.OUTPUT_DIR = cfg.OUTPUT_DIR
+        assert other == cfg
 
 
 def test_first_lines_tell_the_published_models_and_the_model_zoo_repeats_their_figures() -> None:

@@ -156,3 +156,11 @@ def test_a_training_sets_ignore_label_is_the_models(cfg, name):
         build_train_loader(cfg)
     cfg.DATASETS.TRAIN = ()
     build_test_loader(cfg, name)  # metrics go by the data set's own
+
+
+def test_an_evaluation_loads_the_same_whatever_the_workers(cfg, name):
+    expected = flat(build_test_loader(cfg, name))
+    cfg.DATALOADER.NUM_WORKERS = 2
+    loaded = flat(build_test_loader(cfg, name))
+    assert [sample["file_name"] for sample in loaded] == [sample["file_name"] for sample in expected]
+    assert all(torch.equal(a["image"], b["image"]) for a, b in zip(loaded, expected, strict=True))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from pathlib import Path
 
 import pytest
 
-from semask_d2 import get_cfg
+from semask_d2 import build_model, get_cfg
 from semask_d2.utils.errors import UserError
 
 SCRIPT = Path(__file__).resolve().parents[2] / "tools/convert_config.py"
@@ -114,3 +115,27 @@ def test_files_that_cannot_be_read_or_written(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"--output old\.yaml/x: cannot be written"):
         tool.main(["old.yaml", "--output", "old.yaml/x"])
     assert (tmp_path / "old.yaml").read_text() == "SEED: 1\n"
+
+
+def test_a_folder_of_transformers_becomes_a_config_that_trains_and_loads(tmp_path: Path) -> None:
+    settings = {
+        "model_type": "mask2former",
+        "backbone_config": {"model_type": "swin", "embed_dim": 16, "depths": [1, 1, 1, 1], "num_heads": [1, 1, 2, 2]},
+        "feature_size": 32,
+        "id2label": {"0": "road", "1": "sky", "2": "car"},
+    }
+    Path("theirs").mkdir()
+    Path("theirs/config.json").write_text(json.dumps(settings))
+    Path("theirs/preprocessor_config.json").write_text(json.dumps({"image_mean": [0.5, 0.4, 0.2]}))
+    tool.main(["theirs", "--output", "ours.yaml"])
+    cfg = get_cfg("ours.yaml")
+    assert cfg.MODEL.SWIN.DEPTHS == [1, 1, 1, 1]
+    assert (cfg.MODEL.SEM_SEG_HEAD.CONVS_DIM, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES) == (32, 3)
+    assert pytest.approx([127.5, 102, 51]) == cfg.MODEL.PIXEL_MEAN
+    assert (cfg.MODEL.WEIGHTS, cfg.INPUT.FORMAT, cfg.MODEL.SWIN.NUM_SEM_BLOCKS) == ("theirs", "RGB", 0)
+    assert sum(x.numel() for x in build_model(cfg).backbone.parameters())
+
+    Path("theirs/config.json").write_text(json.dumps({**settings, "model_type": "detr"}))
+    with pytest.raises(UserError, match=r"theirs/config\.json: model_type: expected one of mask2former, maskformer"):
+        tool.main(["theirs", "--output", "other.yaml"])
+    assert not Path("other.yaml").exists()

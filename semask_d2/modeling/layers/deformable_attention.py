@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from semask_d2.modeling.layers.bilinear_gather import PaddedMaps, parts, suits
+from semask_d2.modeling.layers.grid_sample import grid_sample
 from semask_d2.modeling.layers.linear import Linear
 from semask_d2.modeling.layers.triton_deformable_attention import fused_deformable_attention, triton_serves
 
@@ -43,17 +43,20 @@ def sampled_attention(
     value: Tensor, sizes: Sequence[Size], reference: Tensor, offsets: Tensor, logits: Tensor
 ) -> Tensor:
     """`deformable_attention` by standard operators, with gradients."""
-    b, _, heads, dim = value.shape
-    queries, levels, points = logits.shape[1], logits.shape[3], logits.shape[4]
-    weights = logits.flatten(3).softmax(-1).view(b, queries, heads, levels, points)
+    heads, points = logits.shape[2], logits.shape[4]
+    weights = logits.flatten(3).softmax(-1).view_as(logits)
     weights = weights.permute(0, 2, 3, 1, 4).flatten(0, 1)[:, :, None]  # (B heads, levels, 1, Q, P)
     maps = value.permute(0, 2, 3, 1).flatten(0, 1)  # (B heads, D, N)
-    out = value.new_zeros(b * heads, dim, queries)
+    out = None
     for level, level_map in enumerate(maps.split([h * w for h, w in sizes], dim=-1)):
-        sampled = sample(level_map.unflatten(-1, sizes[level]), level_grid(sizes[level], reference, offsets, level))
+        grid = level_grid(sizes[level], reference, offsets, level)
+        # no `unflatten`: tracing takes its sizes for constants
+        sampled = grid_sample(level_map.reshape(*level_map.shape[:2], *sizes[level]), grid)
         for point in range(points):
-            out = torch.addcmul(out, sampled[..., point], weights[:, level, ..., point])
-    return out.view(b, heads * dim, queries).transpose(1, 2)
+            x, weight = sampled[..., point], weights[:, level, ..., point]
+            out = x * weight if out is None else torch.addcmul(out, x, weight)
+    assert out is not None  # there is a level
+    return out.unflatten(0, (-1, heads)).flatten(1, 2).transpose(1, 2)
 
 
 def level_grid(size: Size, reference: Tensor, offsets: Tensor, level: int) -> Tensor:
@@ -65,11 +68,6 @@ def level_grid(size: Size, reference: Tensor, offsets: Tensor, level: int) -> Te
     x = center[..., 0] + of_level[..., 0] * (2 / width)
     y = center[..., 1] + of_level[..., 1] * (2 / height)
     return torch.stack([x, y], -1).transpose(1, 2).flatten(0, 1)
-
-
-def sample(maps: Tensor, grid: Tensor) -> Tensor:
-    """Bilinear samples, zero outside: maps (N, D, H, W), grid (N, Q, P, 2) -> (N, D, Q, P)."""
-    return F.grid_sample(maps, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
 def gathered_attention(
@@ -130,7 +128,7 @@ class LeanAttention(torch.autograd.Function):
             maps = value[:, tokens].permute(0, 2, 3, 1).reshape(b * heads, -1, height, width).requires_grad_()
             grid = level_grid((height, width), reference, offsets, level).requires_grad_()
             with torch.enable_grad():
-                sampled = sample(maps, grid)  # (B heads, D, Q, P)
+                sampled = grid_sample(maps, grid)  # (B heads, D, Q, P)
             level_weights = weights[:, :, :, level].transpose(1, 2).reshape(b * heads, 1, queries, points)
             maps_grad, grid_grad = torch.autograd.grad(sampled, (maps, grid), upstream * level_weights)
             value_grad[:, tokens] = maps_grad.view(b, heads, -1, height * width).permute(0, 3, 1, 2)

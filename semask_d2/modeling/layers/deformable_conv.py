@@ -6,11 +6,11 @@ import math
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from semask_d2.modeling.layers.bilinear_gather import PaddedMaps, parts, suits
+from semask_d2.modeling.layers.grid_sample import grid_sample
 from semask_d2.modeling.layers.linear import linear
 from semask_d2.modeling.layers.triton_deformable_conv import fused_deform_conv2d, triton_serves
 
@@ -39,7 +39,7 @@ def masked_samples(x: Tensor, offsets: Tensor, mask: Tensor) -> Tensor:
     rows = (offsets[:, :, 0] + (y + (tap // 3 - 1)[:, None, None] + 0.5)) * (2 / h) - 1
     columns = (offsets[:, :, 1] + (x_position + (tap % 3 - 1)[:, None, None] + 0.5)) * (2 / w) - 1
     grid = torch.stack([columns, rows], -1).flatten(1, 2)  # (B groups, 9 H, W, 2)
-    samples = F.grid_sample(x.reshape(b * groups, c // groups, h, w), grid, padding_mode="zeros", align_corners=False)
+    samples = grid_sample(x.reshape(b * groups, c // groups, h, w), grid)
     samples = samples.unflatten(2, (TAPS, h)) * mask.reshape(b * groups, 1, TAPS, h, w)
     return samples.reshape(b, c * TAPS, h * w)
 

@@ -14,7 +14,6 @@ from semask_d2.utils.errors import UserError
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
-@torch.compiler.assume_constant_result
 def served(variable: str, what: str, device: torch.device, dtype: torch.dtype, *, wanted: bool = True) -> bool:
     """Whether `what` is computed by Triton on `device`, for values of `dtype`; graphs take the answer for a constant.
 
@@ -35,6 +34,10 @@ def served(variable: str, what: str, device: torch.device, dtype: torch.dtype, *
     if problem and device.type == "cuda":
         warnings.warn(f"{problem}: {what} is by standard operators, which are slower", stacklevel=2)
     return not problem
+
+
+# what `torch.compiler.assume_constant_result` does; that would import the compiler, a second and more for everyone
+served._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
 
 
 def interpreted() -> bool:

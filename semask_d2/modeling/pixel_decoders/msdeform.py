@@ -26,28 +26,33 @@ from semask_d2.modeling.pixel_decoders.base import (
     top_down_step,
 )
 from semask_d2.utils.arguments import arguments_from, known, require, value_of
+from semask_d2.utils.errors import UserError
 from semask_d2.utils.registry import require_names
 
 FEEDFORWARD_DIM = 1024  # the released models', whatever MODEL.MASK_FORMER.DIM_FEEDFORWARD says
 
+UNREAD_HEADS = "MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS"
+NUM_MAPS = 3  # of the multi-scale output, however many levels the encoder has
+
 
 class DeformableEncoderLayer(nn.Module):
-    """Deformable self-attention and a feed-forward network, post-norm."""
+    """Deformable self-attention and a feed-forward network, post-norm, with dropout as in Deformable DETR."""
 
-    def __init__(self, dim: int, num_levels: int, num_heads: int, num_points: int):
+    def __init__(self, dim: int, num_levels: int, num_heads: int, num_points: int, dropout: float = 0.0):
         super().__init__()
         self.self_attn = MSDeformAttn(dim, num_levels, num_heads, num_points)
         self.norm1 = nn.LayerNorm(dim)
         self.linear1 = Linear(dim, FEEDFORWARD_DIM)
         self.linear2 = Linear(FEEDFORWARD_DIM, dim)
         self.norm2 = nn.LayerNorm(dim)
+        self.dropout = nn.Dropout(dropout)
         for linear in (self.linear1, self.linear2):
             nn.init.xavier_uniform_(linear.weight)
 
     def forward(self, tokens: Tensor, position: Tensor, reference: Tensor, sizes: Sequence[Size]) -> Tensor:
         """`tokens` (B, N, C), `position` (N, C), `reference` (N, 2) -> (B, N, C)."""
-        tokens = self.norm1(tokens + self.self_attn(tokens + position, reference, tokens, sizes))
-        return self.norm2(tokens + self.linear2(self.linear1(tokens).relu_()))
+        tokens = self.norm1(tokens + self.dropout(self.self_attn(tokens + position, reference, tokens, sizes)))
+        return self.norm2(tokens + self.dropout(self.linear2(self.dropout(self.linear1(tokens).relu_()))))
 
 
 class DeformableEncoder(nn.Module):
@@ -62,13 +67,21 @@ class DeformableTransformer(nn.Module):
     """Deformable encoder over several maps, each with its position encoding and a learned level embedding."""
 
     def __init__(
-        self, dim: int, num_levels: int, *, num_heads: int, num_points: int, num_layers: int, recompute: bool = False
+        self,
+        dim: int,
+        num_levels: int,
+        *,
+        num_heads: int,
+        num_points: int,
+        num_layers: int,
+        dropout: float = 0.0,
+        recompute: bool = False,
     ):
         super().__init__()
         self.recompute = recompute
         self.level_embed = nn.Parameter(torch.randn(num_levels, dim))
         self.encoder = DeformableEncoder(
-            [DeformableEncoderLayer(dim, num_levels, num_heads, num_points) for _ in range(num_layers)]
+            [DeformableEncoderLayer(dim, num_levels, num_heads, num_points, dropout) for _ in range(num_layers)]
         )
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
@@ -86,7 +99,8 @@ class DeformableTransformer(nn.Module):
         for layer in self.encoder.layers:
             tokens = run(layer, tokens, position, reference, sizes, recompute=self.recompute)
         parts = tokens.transpose(1, 2).split([h * w for h, w in sizes], dim=2)
-        return [part.unflatten(2, size) for part, size in zip(parts, sizes, strict=True)]
+        # no `unflatten`: tracing takes its sizes for constants, and those of all that follows
+        return [part.reshape(*part.shape[:2], *size) for part, size in zip(parts, sizes, strict=True)]
 
 
 @PIXEL_DECODER_REGISTRY.register()
@@ -98,7 +112,8 @@ class MSDeformAttnPixelDecoder(PixelDecoder):
         **PixelDecoder.config_keys,
         "encoder_features": "MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES",
         "num_encoder_layers": "MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS",
-        "num_heads": "MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS",
+        "num_heads": "MODEL.MASK_FORMER.NHEADS",  # as published; see UNREAD_HEADS
+        "dropout": "MODEL.MASK_FORMER.DROPOUT",
         "num_points": "MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_N_POINTS",
         "common_stride": "MODEL.SEM_SEG_HEAD.COMMON_STRIDE",
         "checkpointing": CHECKPOINTING_KEY,
@@ -117,6 +132,7 @@ class MSDeformAttnPixelDecoder(PixelDecoder):
         mask_dim: int,
         norm: str,
         common_stride: int,
+        dropout: float = 0.0,
         checkpointing: Sequence[str] = (),
     ):
         super().__init__()
@@ -125,6 +141,7 @@ class MSDeformAttnPixelDecoder(PixelDecoder):
         check_norm(self, "GN", conv_dim, "conv_dim")  # of the projections, whatever `norm` is
         require(num_encoder_layers >= 0, self, "num_encoder_layers", "at least 0", num_encoder_layers)
         require(num_points >= 1, self, "num_points", "at least 1", num_points)
+        require(0 <= dropout < 1, self, "dropout", "at least 0 and below 1", dropout)
         wanted = f"a number of heads that divides {conv_dim} ({self.config_keys['conv_dim']})"
         require(num_heads >= 1 and conv_dim % num_heads == 0, self, "num_heads", wanted, num_heads)
         coarse = [name for name in reversed(input_shape) if name in encoder_features]
@@ -140,6 +157,7 @@ class MSDeformAttnPixelDecoder(PixelDecoder):
             num_heads=num_heads,
             num_points=num_points,
             num_layers=num_encoder_layers,
+            dropout=dropout,
             recompute="pixel_decoder" in checkpointing,
         )
         self.mask_features = ConvNorm(conv_dim, mask_dim, 1)
@@ -150,6 +168,8 @@ class MSDeformAttnPixelDecoder(PixelDecoder):
         )
         steps = int(math.log2(finest // common_stride))
         self.fine_features = list(input_shape)[:steps]
+        wanted = f"features that make {NUM_MAPS} maps with the top-down steps to stride {common_stride}"
+        require(len(coarse) + steps >= NUM_MAPS, self, "encoder_features", wanted, coarse)
         for k, name in enumerate(self.fine_features, start=1):
             add_top_down_step(self, k, known(input_shape[name].channels), conv_dim, norm, self.align)
 
@@ -159,10 +179,16 @@ class MSDeformAttnPixelDecoder(PixelDecoder):
         shapes = select_features(cfg, input_shape)
         key = cls.config_keys["encoder_features"]
         require_names(key, value_of(cfg, key), shapes)
+        heads, published = value_of(cfg, UNREAD_HEADS), cls.config_keys["num_heads"]
+        if heads not in (8, value_of(cfg, published)):  # 8 is its default, which says nothing
+            raise UserError(f"{UNREAD_HEADS}: {heads} is not read, as in the published code; set {published} instead")
         return {**arguments_from(cfg, cls.config_keys), "input_shape": shapes}
 
     def forward(self, features: dict[str, Tensor]) -> PixelDecoderOutput:
-        """Backbone features (B, C_i, h_i, w_i) by name -> mask features at stride 4 and the encoder's maps."""
+        """Backbone features (B, C_i, h_i, w_i) by name -> mask features at stride 4 and the three coarsest maps.
+
+        Those are the encoder's, and where it has fewer, the first ones of the top-down steps.
+        """
         maps = [
             projection(features[name]) for projection, name in zip(self.input_proj, self.encoder_features, strict=True)
         ]
@@ -170,7 +196,8 @@ class MSDeformAttnPixelDecoder(PixelDecoder):
         y = maps[-1]
         for k, name in reversed(list(enumerate(self.fine_features, start=1))):
             y = top_down_step(self, k, features[name], y, "bilinear")
-        return PixelDecoderOutput(self.mask_features(y), maps)
+            maps.append(y)
+        return PixelDecoderOutput(self.mask_features(y), maps[:NUM_MAPS])
 
 
 @PIXEL_DECODER_REGISTRY.register()

@@ -58,12 +58,11 @@ class MaskTransformerDecoder(nn.Module):
         "feedforward_dim": "MODEL.MASK_FORMER.DIM_FEEDFORWARD",
         "num_layers": "MODEL.MASK_FORMER.DEC_LAYERS",
         "mask_dim": "MODEL.SEM_SEG_HEAD.MASK_DIM",
-        "dropout": "MODEL.MASK_FORMER.DROPOUT",
         "enforce_input_proj": "MODEL.MASK_FORMER.ENFORCE_INPUT_PROJ",
         "pre_norm": "MODEL.MASK_FORMER.PRE_NORM",
     }
 
-    def check(self, *, hidden_dim: int, num_heads: int, dropout: float, pre_norm: bool, **sizes: int) -> None:
+    def check(self, *, hidden_dim: int, num_heads: int, pre_norm: bool, **sizes: int) -> None:
         """Raise `ArgumentError` for what no decoder can be built with; each of `sizes` is at least 1."""
         for name, value in {"num_heads": num_heads, "hidden_dim": hidden_dim, **sizes}.items():
             require(value >= 1, self, name, "at least 1", value)
@@ -71,5 +70,4 @@ class MaskTransformerDecoder(nn.Module):
         require(hidden_dim % 4 == 0, self, "hidden_dim", wanted, hidden_dim)
         wanted = f"a multiple of {num_heads} ({self.config_keys['num_heads']})"
         require(hidden_dim % num_heads == 0, self, "hidden_dim", wanted, hidden_dim)
-        require(0 <= dropout < 1, self, "dropout", "at least 0 and below 1", dropout)
         require(not pre_norm, self, "pre_norm", "only False, as in every released SeMask model", pre_norm)

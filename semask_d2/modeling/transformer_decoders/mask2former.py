@@ -25,58 +25,55 @@ NUM_LEVELS = 3
 class SelfAttentionLayer(nn.Module):
     """Self-attention among queries, post-norm; positions go to queries and keys, never to values."""
 
-    def __init__(self, dim: int, num_heads: int, dropout: float):
+    def __init__(self, dim: int, num_heads: int):
         super().__init__()
-        self.self_attn = MultiheadAttention(dim, num_heads, dropout)
+        self.self_attn = MultiheadAttention(dim, num_heads)
         self.norm = nn.LayerNorm(dim)
-        self.dropout = nn.Dropout(dropout)
 
     def forward(self, queries: Tensor, query_position: Tensor) -> Tensor:
         """(B, Q, C) and (Q, C) -> (B, Q, C)."""
         q = queries + query_position
-        return self.norm(queries + self.dropout(self.self_attn(q, q, queries)))
+        return self.norm(queries + self.self_attn(q, q, queries))
 
 
 class CrossAttentionLayer(nn.Module):
     """Attention from queries to the tokens of a map, masked, post-norm."""
 
-    def __init__(self, dim: int, num_heads: int, dropout: float):
+    def __init__(self, dim: int, num_heads: int):
         super().__init__()
-        self.multihead_attn = MultiheadAttention(dim, num_heads, dropout)
+        self.multihead_attn = MultiheadAttention(dim, num_heads)
         self.norm = nn.LayerNorm(dim)
-        self.dropout = nn.Dropout(dropout)
 
     def forward(
         self, queries: Tensor, query_position: Tensor, tokens: Tensor, position: Tensor, attend: Tensor
     ) -> Tensor:
         """Queries (B, Q, C), tokens (B, N, C), positions (Q, C) and (N, C), `attend` (B, Q, N) -> (B, Q, C)."""
         y = self.multihead_attn(queries + query_position, tokens + position, tokens, attend)
-        return self.norm(queries + self.dropout(y))
+        return self.norm(queries + y)
 
 
 class FeedForwardLayer(nn.Module):
     """Linear, ReLU, linear, post-norm."""
 
-    def __init__(self, dim: int, hidden: int, dropout: float):
+    def __init__(self, dim: int, hidden: int):
         super().__init__()
         self.linear1 = Linear(dim, hidden)
         self.linear2 = Linear(hidden, dim)
         self.norm = nn.LayerNorm(dim)
-        self.dropout = nn.Dropout(dropout)
         for linear in (self.linear1, self.linear2):
             nn.init.xavier_uniform_(linear.weight)
 
     def forward(self, queries: Tensor) -> Tensor:
         """(B, Q, C) -> (B, Q, C)."""
-        y = self.linear2(self.dropout(self.linear1(queries).relu_()))
-        return self.norm(queries + self.dropout(y))
+        return self.norm(queries + self.linear2(self.linear1(queries).relu_()))
 
 
 @TRANSFORMER_DECODER_REGISTRY.register()
 class MultiScaleMaskedTransformerDecoder(MaskTransformerDecoder):
     """`num_layers` rounds of masked cross-attention, self-attention and feed-forward over three maps in turn.
 
-    It predicts before the first layer and after each one: num_layers + 1 supervised predictions, on points.
+    It predicts before the first layer and after each one: num_layers + 1 supervised predictions, on points. As
+    published it has no dropout: MODEL.MASK_FORMER.DROPOUT is the pixel decoder's deformable encoder's.
     """
 
     supervision = "points"
@@ -94,7 +91,6 @@ class MultiScaleMaskedTransformerDecoder(MaskTransformerDecoder):
         feedforward_dim: int,
         num_layers: int,
         mask_dim: int,
-        dropout: float,
         enforce_input_proj: bool,
         pre_norm: bool = False,
     ):
@@ -102,7 +98,6 @@ class MultiScaleMaskedTransformerDecoder(MaskTransformerDecoder):
         self.check(
             hidden_dim=hidden_dim,
             num_heads=num_heads,
-            dropout=dropout,
             pre_norm=pre_norm,
             num_classes=num_classes,
             num_queries=num_queries,
@@ -112,13 +107,13 @@ class MultiScaleMaskedTransformerDecoder(MaskTransformerDecoder):
         # none leaves the initial queries' prediction alone
         require(num_layers >= 0, self, "num_layers", "at least 1", num_layers + 1)
         self.transformer_self_attention_layers = nn.ModuleList(
-            SelfAttentionLayer(hidden_dim, num_heads, dropout) for _ in range(num_layers)
+            SelfAttentionLayer(hidden_dim, num_heads) for _ in range(num_layers)
         )
         self.transformer_cross_attention_layers = nn.ModuleList(
-            CrossAttentionLayer(hidden_dim, num_heads, dropout) for _ in range(num_layers)
+            CrossAttentionLayer(hidden_dim, num_heads) for _ in range(num_layers)
         )
         self.transformer_ffn_layers = nn.ModuleList(
-            FeedForwardLayer(hidden_dim, feedforward_dim, dropout) for _ in range(num_layers)
+            FeedForwardLayer(hidden_dim, feedforward_dim) for _ in range(num_layers)
         )
         self.decoder_norm = nn.LayerNorm(hidden_dim)
         self.query_feat = nn.Embedding(num_queries, hidden_dim)
@@ -154,7 +149,7 @@ class MultiScaleMaskedTransformerDecoder(MaskTransformerDecoder):
             )
 
         query_position = self.query_embed.weight
-        queries = self.query_feat.weight.expand(len(mask_features), -1, -1)
+        queries = self.query_feat.weight.expand(mask_features.shape[0], -1, -1)
         outputs = [self.decoder_norm(queries)]
         embeddings = [self.mask_embed(outputs[0])]
         layers = zip(

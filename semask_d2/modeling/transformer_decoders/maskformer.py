@@ -75,6 +75,7 @@ class StandardTransformerDecoder(MaskTransformerDecoder):
     multi_scale = False
     config_keys: ClassVar = {
         **MaskTransformerDecoder.config_keys,
+        "dropout": "MODEL.MASK_FORMER.DROPOUT",
         "num_encoder_layers": "MODEL.MASK_FORMER.ENC_LAYERS",
     }
 
@@ -99,7 +100,6 @@ class StandardTransformerDecoder(MaskTransformerDecoder):
         self.check(
             hidden_dim=hidden_dim,
             num_heads=num_heads,
-            dropout=dropout,
             pre_norm=pre_norm,
             num_classes=num_classes,
             num_queries=num_queries,
@@ -107,6 +107,7 @@ class StandardTransformerDecoder(MaskTransformerDecoder):
             mask_dim=mask_dim,
             num_layers=num_layers,
         )
+        require(0 <= dropout < 1, self, "dropout", "at least 0 and below 1", dropout)
         wanted = "only 0, as in the released SeMask models"
         require(num_encoder_layers == 0, self, "num_encoder_layers", wanted, num_encoder_layers)
         layers = [DecoderLayer(hidden_dim, num_heads, feedforward_dim, dropout) for _ in range(num_layers)]
@@ -131,7 +132,7 @@ class StandardTransformerDecoder(MaskTransformerDecoder):
         _, channels, height, width = x.shape
         position = sine_position_encoding(height, width, channels, x.device).flatten(1).T
         query_position = self.query_embed.weight
-        queries = query_position.new_zeros(len(x), *query_position.shape)
+        queries = query_position.new_zeros(x.shape[0], *query_position.shape)
         outputs = []
         for layer in self.transformer.decoder.layers:
             queries = layer(queries, query_position, tokens, position)

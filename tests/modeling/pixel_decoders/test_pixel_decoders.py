@@ -11,6 +11,7 @@ from semask_d2.d2 import ShapeSpec
 from semask_d2.modeling.layers.deformable_attention import reference_points
 from semask_d2.modeling.layers.position_encoding import sine_position_encoding
 from semask_d2.modeling.pixel_decoders import build_pixel_decoder
+from semask_d2.utils.arguments import ArgumentError
 from semask_d2.utils.errors import UserError
 from tests.helpers.tiny_model import randomize, tiny_cfg
 
@@ -112,24 +113,74 @@ def test_norms_have_no_bias_before_them() -> None:
     assert decoder.mask_features.bias is not None
 
 
-def test_a_coarser_first_encoder_level_takes_another_step() -> None:
-    """With res4 and res5 in the encoder, res3 and res2 each take a top-down step."""
-    decoder = build(
-        MODEL__SEM_SEG_HEAD__DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES=["res4", "res5"],
-    )
-    features = make_features()
-    with torch.no_grad():
-        output = decoder(features)
-        y = output.multi_scale[-1]
-        for k, name in ((2, "res3"), (1, "res2")):
-            lateral = getattr(decoder, f"adapter_{k}")(features[name])
-            y = getattr(decoder, f"layer_{k}")(lateral + F.interpolate(y, size=lateral.shape[-2:], mode="bilinear"))
-        torch.testing.assert_close(output.mask_features, decoder.mask_features(y))
-    assert len(output.multi_scale) == 2
-
-
 def test_an_unknown_decoder_names_the_nearest() -> None:
     with pytest.raises(UserError) as caught:
         build("MSDeformAttnPixelDecodr")
     assert "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME" in str(caught.value)
     assert 'Did you mean "MSDeformAttnPixelDecoder"?' in str(caught.value)
+
+
+@pytest.mark.parametrize("levels", [1, 2, 4])
+def test_however_many_levels_the_encoder_has_three_maps_come_out(levels: int) -> None:
+    """The three coarsest: where the encoder has fewer, the top-down steps' follow."""
+    names = ["res5", "res4", "res3", "res2"]
+    decoder = build(
+        MODEL__SEM_SEG_HEAD__DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES=names[:levels],
+    )
+    features = make_features()
+    output = decoder(features)
+    assert [m.shape[-2:] for m in output.multi_scale] == [features[name].shape[-2:] for name in names[:3]]
+    encoded = decoder.transformer(
+        [projection(features[name]) for projection, name in zip(decoder.input_proj, names[:levels], strict=True)]
+    )
+    y = encoded[-1]
+    for k in range(len(decoder.fine_features), 0, -1):
+        lateral = getattr(decoder, f"adapter_{k}")(features[decoder.fine_features[k - 1]])
+        y = getattr(decoder, f"layer_{k}")(
+            lateral + F.interpolate(y, lateral.shape[-2:], mode="bilinear", align_corners=False)
+        )
+        encoded.append(y)
+    for found, expected in zip(output.multi_scale, encoded[:3], strict=True):
+        torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(output.mask_features, decoder.mask_features(y))
+
+
+def test_levels_that_make_no_three_maps_are_refused() -> None:
+    options = {
+        "MODEL__SEM_SEG_HEAD__DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES": ["res5"],
+        "MODEL__SEM_SEG_HEAD__COMMON_STRIDE": 16,
+    }
+    with pytest.raises(ArgumentError, match="features that make 3 maps"):
+        build(**options)
+
+
+def test_the_encoder_drops_out_in_training_only_where_deformable_detr_does() -> None:
+    decoder = build(
+        MODEL__MASK_FORMER__DROPOUT=0.5, MODEL__SEM_SEG_HEAD__DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES=["res5"]
+    )
+    features = make_features()
+    torch.testing.assert_close(decoder.eval()(features).mask_features, decoder(features).mask_features)
+    assert not torch.allclose(decoder.train()(features).mask_features, decoder(features).mask_features)
+
+    class DropsAll(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append(tuple(x.shape))
+            return 0 * x
+
+    seen: list[tuple[int, ...]] = []
+    layer = decoder.transformer.encoder.layers[0]
+    assert layer.dropout.p == 0.5
+    layer.dropout = DropsAll()
+    tokens = torch.randn(2, 20, 32)
+    result = layer(tokens, torch.randn(20, 32), reference_points([(4, 5)], tokens.device), [(4, 5)])
+    assert seen == [(2, 20, 32), (2, 20, 1024), (2, 20, 32)]  # attention, activation, second linear
+    torch.testing.assert_close(result, layer.norm2(layer.norm1(tokens)))
+
+
+def test_the_encoders_heads_are_nheads_as_published() -> None:
+    unread = "MODEL__SEM_SEG_HEAD__DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS"
+    for options in ({}, {unread: 4}):
+        decoder = build(MODEL__MASK_FORMER__NHEADS=4, **options)
+        assert decoder.transformer.encoder.layers[0].self_attn.num_heads == 4
+    with pytest.raises(UserError, match=r"ENCODER_N_HEADS: 2 is not read.*set MODEL\.MASK_FORMER\.NHEADS"):
+        build(**{unread: 2})

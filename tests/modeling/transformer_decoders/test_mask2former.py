@@ -163,3 +163,11 @@ def test_pre_norm_is_refused() -> None:
 def test_an_unknown_decoder_names_the_nearest() -> None:
     with pytest.raises(UserError, match=r'Did you mean "MultiScaleMaskedTransformerDecoder"\?'):
         build(MODEL__MASK_FORMER__TRANSFORMER_DECODER_NAME="MultiScaleMaskedTransformerDecode")
+
+
+def test_dropout_is_none_of_this_decoders() -> None:
+    decoder = build(MODEL__MASK_FORMER__DROPOUT=0.5)
+    maps, mask_features = make_maps()
+    expected = decoder(maps, mask_features)
+    found = decoder.train()(maps, mask_features)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))

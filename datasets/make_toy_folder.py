@@ -1,0 +1,37 @@
+"""Make a folder of images and label files such as yours may be, to try things out with.
+
+    python datasets/make_toy_folder.py FOLDER [--images N]
+
+It holds images/{training,validation}/NNNN.jpg and annotations/{training,validation}/NNNN.png: scenes of `toy_scenes`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from semask_d2.data.datasets.toy_scenes import generate
+from semask_d2.utils.errors import UserError
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="folder to write, which must not be there yet")
+    parser.add_argument("--images", type=int, default=80, metavar="N", help="to train on; a quarter more to validate")
+    options = parser.parse_args(arguments)
+    if options.folder.exists():
+        raise UserError(f"{options.folder} is there already; remove it, or name another folder")
+    if options.images < 4:
+        raise UserError(f"--images {options.images}: expected at least 4")
+    sizes = {"training": options.images, "validation": options.images // 4}
+    generate(options.folder, sizes)
+    print(f"{options.folder}: {sizes['training']} images to train on, {sizes['validation']} to validate")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"error: {error}")

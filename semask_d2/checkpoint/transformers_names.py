@@ -1,0 +1,198 @@
+"""transformers' names of Mask2Former's and MaskFormer's tensors beside ours, read in both directions.
+
+A row is (theirs, ours), and the first that matches counts. `(a|b)` are the names of either generation of its files,
+of which the first is written; `{i}`, `{j}` are numbers and `{x}` is the rest of a name. `#0`, `#1`, `#2` after ours are
+the parts, along dimension 0, of one tensor of ours: query, key and value.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+State = dict[str, Tensor]
+Rows = list[tuple[str, str]]
+
+QKV = ("q", "query"), ("k", "key"), ("v", "value")
+DECODER, TRANSFORMER = "model.pixel_level_module.decoder.", "model.transformer_module."
+PIXEL_DECODER, PREDICTOR = "sem_seg_head.pixel_decoder.", "sem_seg_head.predictor."
+
+
+def swin_rows(encoder: str) -> Rows:
+    """The backbone, behind the prefix `encoder` of each family's own."""
+    block, ours = f"{encoder}encoder.layers.{{i}}.blocks.{{j}}.", "backbone.layers.{i}.blocks.{j}."
+    table = "relative_position_bias_table"
+    return [
+        (f"{encoder}embeddings.patch_embeddings.projection.{{x}}", "backbone.patch_embed.proj.{x}"),
+        (f"{encoder}embeddings.norm.{{x}}", "backbone.patch_embed.norm.{x}"),
+        (f"{encoder}encoder.layers.{{i}}.downsample.{{x}}", "backbone.layers.{i}.downsample.{x}"),
+        (f"{block}layernorm_before.{{x}}", f"{ours}norm1.{{x}}"),
+        (f"{block}layernorm_after.{{x}}", f"{ours}norm2.{{x}}"),
+        (f"{block}attention.(self|relative_position_bias).{table}", f"{ours}attn.{table}"),
+        *(
+            (f"{block}attention.(self.{word}|{letter}_proj).{{x}}", f"{ours}attn.qkv.{{x}}#{part}")
+            for part, (letter, word) in enumerate(QKV)
+        ),
+        (f"{block}attention.(output.dense|o_proj).{{x}}", f"{ours}attn.proj.{{x}}"),
+        (f"{block}(intermediate.dense|mlp.fc1).{{x}}", f"{ours}mlp.fc1.{{x}}"),
+        (f"{block}(output.dense|mlp.fc2).{{x}}", f"{ours}mlp.fc2.{{x}}"),
+    ]
+
+
+def attention_rows(theirs: str, ours: str) -> Rows:
+    """An attention of queries: projections apart, as their own attention has them, or joined, as torch's."""
+    return [
+        *((f"{theirs}.{letter}_proj.{{x}}", f"{ours}.in_proj_{{x}}#{part}") for part, (letter, _) in enumerate(QKV)),
+        (f"{theirs}.(out|o)_proj.{{x}}", f"{ours}.out_proj.{{x}}"),
+    ]
+
+
+ENCODER = "model.pixel_level_module.encoder."
+MASK_EMBED = f"{PREDICTOR}mask_embed.layers.{{i}}.{{x}}"
+LAYER = f"{TRANSFORMER}decoder.layers.{{i}}."
+CROSS_ATTENTION = f"{PREDICTOR}transformer_cross_attention_layers.{{i}}."
+SELF_ATTENTION = f"{PREDICTOR}transformer_self_attention_layers.{{i}}."
+FEED_FORWARD = f"{PREDICTOR}transformer_ffn_layers.{{i}}."
+ENCODER_LAYER, OUR_ENCODER_LAYER = (
+    f"{DECODER}encoder.layers.{{i}}.",
+    f"{PIXEL_DECODER}transformer.encoder.layers.{{i}}.",
+)
+MASK2FORMER_ROWS: Rows = [
+    *swin_rows(f"{ENCODER}(|swin.|model.)"),
+    *((f"{ENCODER}hidden_states_norms.stage{n + 1}.{{x}}", f"backbone.norm{n}.{{x}}") for n in range(4)),
+    (f"{DECODER}level_embed", f"{PIXEL_DECODER}transformer.level_embed"),
+    (f"{DECODER}input_projections.{{x}}", f"{PIXEL_DECODER}input_proj.{{x}}"),
+    (f"{DECODER}mask_projection.{{x}}", f"{PIXEL_DECODER}mask_features.{{x}}"),
+    (f"{ENCODER_LAYER}self_attn.{{x}}", f"{OUR_ENCODER_LAYER}self_attn.{{x}}"),
+    (f"{ENCODER_LAYER}self_attn_layer_norm.{{x}}", f"{OUR_ENCODER_LAYER}norm1.{{x}}"),
+    (f"{ENCODER_LAYER}final_layer_norm.{{x}}", f"{OUR_ENCODER_LAYER}norm2.{{x}}"),
+    (f"{ENCODER_LAYER}fc{{j}}.{{x}}", f"{OUR_ENCODER_LAYER}linear{{j}}.{{x}}"),
+    *(
+        row
+        for part in ("adapter", "layer")
+        for row in (
+            (f"{DECODER}{part}_{{i}}.1.{{x}}", f"{PIXEL_DECODER}{part}_{{i}}.norm.{{x}}"),
+            (f"{DECODER}{part}_{{i}}.0.{{x}}", f"{PIXEL_DECODER}{part}_{{i}}.{{x}}"),
+        )
+    ),
+    (f"{TRANSFORMER}queries_embedder.{{x}}", f"{PREDICTOR}query_embed.{{x}}"),
+    (f"{TRANSFORMER}queries_features.{{x}}", f"{PREDICTOR}query_feat.{{x}}"),
+    (f"{TRANSFORMER}level_embed.{{x}}", f"{PREDICTOR}level_embed.{{x}}"),
+    (f"{TRANSFORMER}input_projections.{{x}}", f"{PREDICTOR}input_proj.{{x}}"),
+    (f"{TRANSFORMER}decoder.layernorm.{{x}}", f"{PREDICTOR}decoder_norm.{{x}}"),
+    (f"{TRANSFORMER}decoder.mask_predictor.mask_embedder.{{i}}.0.{{x}}", MASK_EMBED),
+    ("class_predictor.{x}", f"{PREDICTOR}class_embed.{{x}}"),
+    *attention_rows(f"{LAYER}self_attn", f"{SELF_ATTENTION}self_attn"),
+    (f"{LAYER}self_attn_layer_norm.{{x}}", f"{SELF_ATTENTION}norm.{{x}}"),
+    (f"{LAYER}cross_attn_layer_norm.{{x}}", f"{CROSS_ATTENTION}norm.{{x}}"),
+    (f"{LAYER}cross_attn.{{x}}", f"{CROSS_ATTENTION}multihead_attn.{{x}}"),
+    (f"{LAYER}fc{{j}}.{{x}}", f"{FEED_FORWARD}linear{{j}}.{{x}}"),
+    (f"{LAYER}final_layer_norm.{{x}}", f"{FEED_FORWARD}norm.{{x}}"),
+]
+OUR_LAYER = f"{PREDICTOR}transformer.decoder.layers.{{i}}."
+MASKFORMER_ROWS: Rows = [
+    *swin_rows(f"{ENCODER}(model.|swin.|)"),
+    (  # which is written alone, as Mask2Former's files are without it
+        f"{ENCODER}(model.|)encoder.layers.{{i}}.blocks.{{j}}.attention.self.relative_position_index",
+        "backbone.layers.{i}.blocks.{j}.attn.relative_position_index",
+    ),
+    *((f"{ENCODER}hidden_states_norms.{n}.{{x}}", f"backbone.norm{n}.{{x}}") for n in range(4)),
+    (f"{DECODER}fpn.stem.1.{{x}}", f"{PIXEL_DECODER}layer_4.norm.{{x}}"),
+    (f"{DECODER}fpn.stem.0.{{x}}", f"{PIXEL_DECODER}layer_4.{{x}}"),
+    *(
+        row
+        for n in range(3)  # which counts from the coarsest feature, ours from the finest
+        for theirs, ours in (("proj", f"adapter_{3 - n}"), ("block", f"layer_{3 - n}"))
+        for row in (
+            (f"{DECODER}fpn.layers.{n}.{theirs}.1.{{x}}", f"{PIXEL_DECODER}{ours}.norm.{{x}}"),
+            (f"{DECODER}fpn.layers.{n}.{theirs}.0.{{x}}", f"{PIXEL_DECODER}{ours}.{{x}}"),
+        )
+    ),
+    (f"{DECODER}mask_projection.{{x}}", f"{PIXEL_DECODER}mask_features.{{x}}"),
+    (f"{TRANSFORMER}queries_embedder.{{x}}", f"{PREDICTOR}query_embed.{{x}}"),
+    (f"{TRANSFORMER}input_projection.{{x}}", f"{PREDICTOR}input_proj.{{x}}"),
+    (f"{TRANSFORMER}decoder.layernorm.{{x}}", f"{PREDICTOR}transformer.decoder.norm.{{x}}"),
+    ("mask_embedder.{i}.0.{x}", MASK_EMBED),
+    ("class_predictor.{x}", f"{PREDICTOR}class_embed.{{x}}"),
+    *attention_rows(f"{LAYER}self_attn", f"{OUR_LAYER}self_attn"),
+    *attention_rows(f"{LAYER}encoder_attn", f"{OUR_LAYER}multihead_attn"),
+    (f"{LAYER}self_attn_layer_norm.{{x}}", f"{OUR_LAYER}norm1.{{x}}"),
+    (f"{LAYER}encoder_attn_layer_norm.{{x}}", f"{OUR_LAYER}norm2.{{x}}"),
+    (f"{LAYER}final_layer_norm.{{x}}", f"{OUR_LAYER}norm3.{{x}}"),
+    (f"{LAYER}(|mlp.)fc{{j}}.{{x}}", f"{OUR_LAYER}linear{{j}}.{{x}}"),
+]
+# what is no weight, or is one that nothing is computed with
+LEFT_OUT = re.compile(rf"{re.escape(ENCODER)}(swin\.|model\.)?layernorm\.|.*\.relative_position_index$|criterion\.")
+FIELDS = {"{i}": r"(?P<i>\d+)", "{j}": r"(?P<j>\d+)", "{x}": r"(?P<x>[^#]+)"}
+
+
+class Family(NamedTuple):
+    """The rows of one kind of model."""
+
+    rows: tuple[tuple[str, str], ...]
+
+    def to_ours(self, name: str) -> str | None:
+        """Our name of a tensor of theirs, with `#part` where it is part of one; None for what is no weight of ours."""
+        if LEFT_OUT.match(name):
+            return None
+        return next(filter(None, (renamed(name, *row) for row in self.rows)), name)
+
+    def to_theirs(self, name: str) -> str | None:
+        """Their name of a tensor of ours (of a part of it, `#part`); None where the model has no place for it."""
+        return next(filter(None, (renamed(name, ours, first(theirs)) for theirs, ours in self.rows)), None)
+
+
+MASK2FORMER, MASKFORMER = Family(tuple(MASK2FORMER_ROWS)), Family(tuple(MASKFORMER_ROWS))
+
+
+@functools.cache
+def pattern(template: str) -> re.Pattern[str]:
+    """What a side of a row matches."""
+    text = template.replace(".", r"\.")
+    for field, group in FIELDS.items():
+        text = text.replace(field, group)
+    return re.compile(text)
+
+
+def first(template: str) -> str:
+    """A side of a row with the first of its alternatives."""
+    return re.sub(r"\(([^|)]*)\|[^)]*\)", r"\1", template)
+
+
+def renamed(name: str, source: str, target: str) -> str | None:
+    """`name` by the row from `source` to `target`; None where it does not match."""
+    match = pattern(source).fullmatch(name)
+    return target.format(**match.groupdict()) if match else None
+
+
+def join_parts(state: State, own: State) -> tuple[State, list[str]]:
+    """Join `name#0`, `name#1` and `name#2` to `name`, where all are there and alike; nothing else is to be said."""
+    joined = {name: value for name, value in state.items() if "#" not in name}
+    for name in dict.fromkeys(name.split("#")[0] for name in state if "#" in name):
+        parts = {f"{name}#{part}": state.get(f"{name}#{part}") for part in range(3)}
+        found = [value for value in parts.values() if value is not None]
+        if len(found) == 3 and len({value.shape for value in found}) == 1 and found[0].ndim:
+            joined[name] = torch.cat(found)
+        else:
+            joined |= {part: value for part, value in parts.items() if value is not None}
+    return joined, []
+
+
+def split_names(family: Family, state: State) -> tuple[State, list[str]]:
+    """A state of ours under their names; also the names that they have no place for."""
+    theirs: State = {}
+    homeless = []
+    for name, value in state.items():
+        whole = family.to_theirs(name)
+        parts = [family.to_theirs(f"{name}#{part}") for part in range(3)]
+        if whole is not None:
+            theirs[whole] = value
+        elif None not in parts:
+            theirs |= dict(zip(map(str, parts), value.chunk(3), strict=True))
+        else:
+            homeless.append(name)
+    return theirs, homeless

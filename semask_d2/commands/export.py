@@ -1,0 +1,109 @@
+"""`semask export`: a trained model as one file of standard operators, proved against the model."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from semask_d2.data.image_io import read_image
+from semask_d2.engine.launch import guarded
+from semask_d2.inference import media
+from semask_d2.inference.drawing import choose_config
+from semask_d2.inference.predictor import Predictor
+from semask_d2.modeling.meta_arch.base import SemanticSegmenter
+from semask_d2.utils.errors import UserError, printable
+
+# what is written is one graph in full precision
+PLAIN = ("MODEL.DEVICE", "cpu", "MODEL.PRECISION", "fp32", "MODEL.COMPILE", "", "TEST.SLIDING.ENABLED", "False")
+
+
+def argument_parser(prog: str | None = None) -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description="Write a trained model for other runtimes, and compare what the file says with the model.",
+    )
+    parser.add_argument("--run", metavar="DIR", help="run folder or checkpoint (default: newest run in output/)")
+    parser.add_argument("--config-file", metavar="FILE", help="config (default: config.yaml beside the weights)")
+    parser.add_argument("--format", choices=("onnx", "openvino", "torch_export"), default="onnx")
+    parser.add_argument("--output", required=True, metavar="FILE", help="ends in .onnx, .xml (OpenVINO) or .pt2")
+    sizes = parser.add_mutually_exclusive_group()
+    sizes.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="pictures have this size, resized before")
+    sizes.add_argument("--dynamic", action="store_true", help="pictures have any size (the default)")
+    parser.add_argument("--batch", default="1", metavar="N", help="pictures in a batch, or any (default 1)")
+    parser.add_argument("--outputs", choices=("labels", "scores", "logits"), default="labels")
+    parser.add_argument("--input", choices=("uint8", "float"), default="uint8", help="type of the pictures, 0 to 255")
+    parser.add_argument("--no-normalize", action="store_true", help="pictures come normalized (needs --input float)")
+    parser.add_argument("--no-grid-sample", action="store_true", help="gathers and products in place of GridSample")
+    parser.add_argument("--fp16", action="store_true", help="weights in half precision: half the file")
+    parser.add_argument("--images", nargs="+", metavar="FILE", help="compare on these pictures (default: random ones)")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="config options as KEY VALUE pairs, last")
+    return parser
+
+
+def main(args: argparse.Namespace) -> None:
+    """Write the file; `UserError` where it cannot be written or does not do what the model does."""
+    from semask_d2.export.exporting import check_settings, export_model
+    from semask_d2.export.writing import GraphSettings, size_of
+
+    if args.batch != "any" and not args.batch.isdecimal():
+        raise UserError(f"--batch {args.batch}: expected a whole number of at least 1, or any")
+    settings = GraphSettings(
+        size=None if args.size is None else tuple(args.size),
+        batch=None if args.batch == "any" else int(args.batch),
+        input_type=args.input,
+        grid_sample=not args.no_grid_sample,
+        half_weights=args.fp16,
+    )
+    check_settings(args.format, settings, normalize=not args.no_normalize)
+    predictor = Predictor(choose_config(args.config_file, args.run, [*args.opts, *PLAIN]))
+    if not isinstance(predictor.model, SemanticSegmenter):
+        raise UserError(
+            f"MODEL.META_ARCHITECTURE {predictor.cfg.MODEL.META_ARCHITECTURE}: only this project's models are exported"
+        )
+    agreements = export_model(
+        predictor.model,
+        predictor.cfg,
+        {
+            "class_names": predictor.class_names,
+            "class_colors": predictor.class_colors.tolist(),
+            "ignore_label": predictor.ignore_label,
+        },
+        args.format,
+        args.output,
+        settings,
+        outputs=args.outputs,
+        normalize=not args.no_normalize,
+        pictures=given_pictures(predictor, args.images or [], settings.size, settings.batch),
+    )
+    for agreement in agreements:
+        print(agreement)
+    print(printable(f"Wrote {args.output}, {size_of(Path(args.output)) / 2**20:.1f} MB"))
+
+
+def given_pictures(
+    predictor: Predictor, words: Sequence[str], size: tuple[int, int] | None, batch: int | None
+) -> list[np.ndarray]:
+    """The pictures of a command line as batches (B, 3, H, W), resized as in evaluation; of `size` alone where fixed."""
+    pictures = []
+    for path in media.find_inputs(words) if words else []:
+        if media.is_video(path):
+            raise UserError(f"--images {path}: expected pictures, not videos")
+        image = predictor.prepare(read_image(path))["image"].numpy()
+        if size is not None and image.shape[1:] != size:
+            raise UserError(
+                f"--images {path}: it is {image.shape[1]} x {image.shape[2]} after resizing by INPUT.MIN_SIZE_TEST, "
+                f"--size is {size[0]} x {size[1]}; give pictures of that size, or leave --images out"
+            )
+        pictures.append(np.repeat(image[None], batch or 1, axis=0))
+    return pictures
+
+
+def command_line(arguments: Sequence[str] | None = None, *, prog: str | None = None) -> int:
+    """Run the words of a command line, by default this process's; returns the exit code."""
+    args = argument_parser(prog).parse_args(arguments)
+    return guarded(main, args, debug=args.debug)

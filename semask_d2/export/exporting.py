@@ -1,0 +1,108 @@
+"""From a trained run to an exported file that is proved."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from semask_d2.d2 import CfgNode
+from semask_d2.export.graph import Outputs, SegmentationGraph, output_names
+from semask_d2.export.metadata import ExportMetadata
+from semask_d2.export.proof import HALF_TOLERANCE, TOLERANCE, Agreement, prove
+from semask_d2.export.running import ExportedModel, OnnxModel, OpenVinoModel, TorchModel
+from semask_d2.export.writing import SUFFIXES, WRITERS, GraphSettings, move
+from semask_d2.modeling.meta_arch.base import SemanticSegmenter
+from semask_d2.utils.errors import UserError
+from semask_d2.utils.files import require_writable
+from semask_d2.version import __version__
+
+RUNNERS: dict[str, Callable[[Path], ExportedModel]] = {
+    "torch_export": TorchModel,
+    "onnx": OnnxModel,
+    "openvino": OpenVinoModel,
+}
+
+
+def describe(
+    cfg: CfgNode, classes: dict[str, Any], graph: SegmentationGraph, settings: GraphSettings
+) -> ExportMetadata:
+    """What the file shall say; `classes` are `class_names`, `class_colors` and `ignore_label`."""
+    model = graph.model
+    return ExportMetadata(
+        version=__version__,
+        architecture=cfg.MODEL.META_ARCHITECTURE,
+        class_names=list(classes["class_names"]),
+        class_colors=[[int(channel) for channel in color] for color in classes["class_colors"]],
+        ignore_label=int(classes["ignore_label"]),
+        min_size=int(cfg.INPUT.MIN_SIZE_TEST),
+        max_size=int(cfg.INPUT.MAX_SIZE_TEST),
+        channel_order=cfg.INPUT.FORMAT,
+        size_divisibility=model.size_divisibility,
+        normalized=graph.normalize,
+        pixel_mean=[float(x) for x in cfg.MODEL.PIXEL_MEAN],
+        pixel_std=[float(x) for x in cfg.MODEL.PIXEL_STD],
+        outputs=list(output_names(model, graph.outputs)),
+        scores_are_probabilities=model.scores_are_probabilities,
+        resize_masks_first=getattr(model, "resize_masks_first", False),
+        input_type=settings.input_type,
+    )
+
+
+def check_settings(kind: str, settings: GraphSettings, *, normalize: bool) -> None:
+    """Raise `UserError` for what a format cannot do."""
+    if kind == "torch_export" and settings.size is None:
+        raise UserError(
+            "--dynamic: torch_export takes a fixed size, for which add --size H W; onnx and openvino take any"
+        )
+    if kind == "torch_export" and settings.half_weights:
+        raise UserError("--fp16: expected --format onnx or openvino; a program of torch.export keeps its weights")
+    if settings.size is not None and min(settings.size) < 1:
+        raise UserError(f"--size {' '.join(map(str, settings.size))}: expected a height and a width of at least 1")
+    if settings.batch is not None and settings.batch < 1:
+        raise UserError(f"--batch {settings.batch}: expected at least 1, or any")
+    if not normalize and settings.input_type == "uint8":
+        raise UserError("--no-normalize: add --input float, as normalized pictures are not whole numbers")
+
+
+def export_model(
+    model: SemanticSegmenter,
+    cfg: CfgNode,
+    classes: dict[str, Any],
+    kind: str,
+    path: str | Path,
+    settings: GraphSettings,
+    *,
+    outputs: Outputs = "labels",
+    normalize: bool = True,
+    pictures: Sequence[np.ndarray] = (),
+) -> list[Agreement]:
+    """Write `path` in the format `kind`, run it beside `model` (fp32, on a CPU, in evaluation mode), and keep it if
+    they agree.
+
+    The comparison is on `pictures`, batches (B, 3, H, W) uint8, or on random ones. Raises `UserError` for settings or a
+    path that cannot be, and, leaving no file and an older one as it was, where file and model disagree.
+    """
+    path = Path(path)
+    check_settings(kind, settings, normalize=normalize)
+    if path.suffix != SUFFIXES[kind]:
+        raise UserError(f"--output {path}: expected a name that ends in {SUFFIXES[kind]} for --format {kind}")
+    require_writable(path.parent, "--output")
+    graph = SegmentationGraph(model, outputs, normalize=normalize).eval()
+    metadata = describe(cfg, classes, graph, settings)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.stem}.") as folder:
+        temporary = Path(folder, f"model{path.suffix}")
+        WRITERS[kind](graph, temporary, metadata, settings)
+        agreements = prove(RUNNERS[kind](temporary), graph, settings, pictures)
+        tolerance = HALF_TOLERANCE if settings.half_weights else TOLERANCE
+        wrong = [agreement for agreement in agreements if not agreement.within(tolerance)]
+        if wrong:
+            raise UserError(
+                f"{path}: not written, as the file does not do what the model does ({wrong[0]}; up to {tolerance:g} "
+                "is allowed); try another --format, or --no-grid-sample"
+            )
+        move(temporary, path)
+    return agreements

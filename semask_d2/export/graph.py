@@ -1,0 +1,73 @@
+"""A model as one function of a batch of pictures, of standard operators alone."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from semask_d2.modeling.meta_arch.base import SemanticSegmenter
+from semask_d2.modeling.transformer_decoders import MaskPredictions
+
+Outputs = Literal["labels", "scores", "logits"]
+LABELS, SCORES = ("labels",), ("scores",)
+MASK_LOGITS, PIXEL_LOGITS = ("class_logits", "mask_logits"), ("logits",)
+
+
+def output_names(model: SemanticSegmenter, outputs: Outputs) -> tuple[str, ...]:
+    """What a graph of `model` gives: labels, scores, or the logits that its head makes."""
+    if outputs == "logits":
+        return MASK_LOGITS if model.scores_are_probabilities else PIXEL_LOGITS
+    return LABELS if outputs == "labels" else SCORES
+
+
+class SegmentationGraph(nn.Module):
+    """Pictures (B, 3, H, W) in 0..255 to `labels` (B, H, W) int64 or `scores` (B, K, H, W), at the pictures' size.
+
+    As "logits", those of the head: `class_logits` (B, Q, K + 1) and `mask_logits` (B, Q, h, w) of the padded picture at
+    stride 4, or the `logits` (B, K, h, w) of Semantic FPN. With `normalize` False pictures come normalized.
+    """
+
+    def __init__(self, model: SemanticSegmenter, outputs: Outputs = "labels", *, normalize: bool = True):
+        super().__init__()
+        self.model = model
+        self.outputs: Outputs = outputs
+        self.normalize = normalize
+
+    def forward(self, image: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """The graph's outputs, in the order of `output_names`."""
+        x = image.float()
+        if self.normalize:
+            x = (x - self.model.normalizer.mean) / self.model.normalizer.std
+        height, width = x.shape[-2:]
+        divisor = self.model.size_divisibility
+        if divisor > 1:
+            x = F.pad(x, (0, -width % divisor, 0, -height % divisor))
+        predictions = self.model.sem_seg_head(self.model.backbone(x))
+        if isinstance(predictions, MaskPredictions):
+            class_logits, mask_logits = predictions.class_logits[-1], predictions.mask_logits()
+            if self.outputs == "logits":
+                return class_logits, mask_logits
+            scores = mask_scores(class_logits, upsampled(mask_logits, (x.shape[-2], x.shape[-1]))[..., :height, :width])
+        else:
+            if self.outputs == "logits":
+                return predictions
+            scores = upsampled(predictions, (height, width))
+        return scores.argmax(1) if self.outputs == "labels" else scores
+
+
+def upsampled(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Maps (B, C, h, w) resized to (B, C, *size), bilinearly, with half-pixel centers."""
+    return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
+
+
+def mask_scores(class_logits: Tensor, mask_logits: Tensor) -> Tensor:
+    """Class scores (B, K, H, W) of `class_logits` (B, Q, K + 1) and `mask_logits` (B, Q, H, W).
+
+    The sum over queries of class probability times mask probability (MaskFormer, arXiv 2107.06278, section 3.4).
+    """
+    probability = class_logits.softmax(-1)[..., :-1].transpose(1, 2)  # (B, K, Q)
+    scores = torch.matmul(probability, mask_logits.sigmoid().flatten(2))
+    return scores.unflatten(2, mask_logits.shape[-2:])

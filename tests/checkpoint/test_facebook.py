@@ -1,0 +1,86 @@
+"""Released files of facebookresearch's Mask2Former and MaskFormer: pickles of arrays, in every version of the names."""
+
+from __future__ import annotations
+
+import collections
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from torch import Tensor
+
+from semask_d2 import build_model
+from semask_d2.checkpoint import load_weights
+from semask_d2.d2 import CfgNode
+from semask_d2.utils.errors import UserError
+from tests.helpers.small_models import same, snapshot
+from tests.helpers.tiny_model import randomize, tiny_cfg
+
+HEADS = {
+    "Mask2Former": {"MODEL__SEM_SEG_HEAD__PIXEL_DECODER_NAME": "MSDeformAttnPixelDecoder"},
+    "MaskFormer": {
+        "MODEL__SEM_SEG_HEAD__PIXEL_DECODER_NAME": "BasePixelDecoder",
+        "MODEL__MASK_FORMER__TRANSFORMER_DECODER_NAME": "StandardTransformerDecoder",
+        "MODEL__MASK_FORMER__TRANSFORMER_IN_FEATURE": "res5",
+    },
+}
+VERSIONS = ("newest", "without the buffer", "static_query", "version 1")
+
+
+def config(decoder: str, num_blocks: int = 0) -> CfgNode:
+    return tiny_cfg(MODEL__SWIN__NUM_SEM_BLOCKS=num_blocks, **HEADS[decoder])
+
+
+def released(state: dict[str, Tensor], version: str, folder: Path) -> Path:
+    """A file as they publish it: an ordered dict of arrays with the versions of its modules, and who wrote it."""
+    arrays = collections.OrderedDict((name, value.numpy()) for name, value in state.items())
+    if version != "without the buffer":
+        arrays["criterion.empty_weight"] = np.ones(7, np.float32)
+    if version in ("static_query", "version 1"):
+        arrays = collections.OrderedDict((name.replace("query_feat", "static_query"), x) for name, x in arrays.items())
+    if version == "version 1":
+        arrays = collections.OrderedDict((name.replace("pixel_decoder.", "", 1), x) for name, x in arrays.items())
+    arrays._metadata = collections.OrderedDict({"": {"version": 1}, "sem_seg_head": {"version": 2}})
+    path = folder / "model_final_54b88a.pkl"
+    path.write_bytes(pickle.dumps({"model": arrays, "__author__": "MaskFormer", "matching_heuristics": True}))
+    return path
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("decoder", HEADS)
+def test_every_version_loads_whole(decoder: str, version: str, tmp_path: Path) -> None:
+    source, model = randomize(build_model(config(decoder))), build_model(config(decoder))
+    report = load_weights(model, released(snapshot(source), version, tmp_path))
+    assert same(snapshot(model), snapshot(source))
+    named = version != "without the buffer"  # without it, nothing tells it from one of ours
+    assert report.kind == (
+        f"{decoder} of facebookresearch" if named else "semask_d2 checkpoint without semantic layers"
+    )
+    assert report.unexpected == []
+    assert report.dropped == (["criterion.empty_weight"] if named else [])
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_semask_training_starts_from_one(version: str, tmp_path: Path, log: pytest.LogCaptureFixture) -> None:
+    source = randomize(build_model(config("Mask2Former")))
+    path = released(snapshot(source), version, tmp_path)
+    model = build_model(config("Mask2Former", num_blocks=1))
+    before = snapshot(model)
+    with pytest.raises(UserError, match="a model without semantic layers for training to start from"):
+        load_weights(model, path)
+    report = load_weights(model, path, training_start=True)
+    own = {name for name in before if ".semantic_layer." in name}
+    assert set(report.missing) == own
+    expected = {**snapshot(source), **{name: before[name] for name in own}}
+    assert same(snapshot(model), expected)
+    assert "(semantic layers)" in log.text
+
+
+def test_what_else_is_missing_is_still_refused(tmp_path: Path) -> None:
+    state = snapshot(build_model(config("Mask2Former")))
+    del state["backbone.norm2.weight"]
+    path = released(state, "static_query", tmp_path)
+    for training_start in (False, True):
+        with pytest.raises(UserError, match=r"1 missing: backbone\.norm2\.weight"):
+            load_weights(build_model(config("Mask2Former")), path, training_start=training_start)

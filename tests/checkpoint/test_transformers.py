@@ -1,0 +1,289 @@
+"""Models of transformers: recognized, computing the same here, and written so that it loads them again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from semask_d2 import build_model, get_cfg
+from semask_d2.checkpoint import load_weights, read_checkpoint, save_weights
+from semask_d2.checkpoint.class_metadata import metadata_of_file
+from semask_d2.checkpoint.kinds import recognize
+from semask_d2.checkpoint.report import COMPUTED
+from semask_d2.checkpoint.transformers_folder import write_folder
+from semask_d2.config.transformers_config import (
+    config_for_transformers,
+    processor_for_transformers,
+    values_from_transformers,
+)
+from semask_d2.d2 import META_ARCH_REGISTRY, CfgNode
+from semask_d2.utils.errors import UserError
+from tests.helpers.small_models import same, snapshot
+from tests.helpers.transformers_models import (
+    FAMILIES,
+    model_class,
+    our_logits,
+    their_config,
+    their_logits,
+    their_model,
+)
+
+NAMES = {"mask2former": "Mask2Former", "maskformer": "MaskFormer"}
+SWINS = {
+    "t": {"embed_dim": 96, "depths": [2, 2, 6, 2], "num_heads": [3, 6, 12, 24], "window_size": 7},
+    "s": {"embed_dim": 96, "depths": [2, 2, 18, 2], "num_heads": [3, 6, 12, 24], "window_size": 7},
+    "b": {"embed_dim": 128, "depths": [2, 2, 18, 2], "num_heads": [4, 8, 16, 32], "window_size": 12},
+    "l": {"embed_dim": 192, "depths": [2, 2, 18, 2], "num_heads": [6, 12, 24, 48], "window_size": 12},
+}
+
+
+def config_of(settings: dict[str, Any], *options: str) -> CfgNode:
+    """Our config of the model that a config.json describes."""
+    cfg = get_cfg(None, ["MODEL.DEVICE", "cpu"])
+    cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.SEM_SEG_HEAD.NAME = "SeMaskMaskFormer", "BranchMaskFormerHead"
+    cfg.MODEL.BACKBONE.FREEZE_AT = 0
+    if settings["model_type"] == "mask2former":
+        cfg.MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE = "multi_scale_pixel_decoder"
+    values = values_from_transformers(settings, {}, "config.json")
+    cfg.merge_from_list([word for pair in values.items() for word in pair])
+    cfg.merge_from_list(list(options))
+    return cfg
+
+
+def saved(model: Any, folder: Path) -> Path:
+    model.save_pretrained(folder)
+    return folder
+
+
+def settings_in(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "config.json").read_text())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_folder_computes_the_same_here(family: str, tmp_path: Path) -> None:
+    theirs = their_model(family)
+    folder = saved(theirs, tmp_path / "theirs")
+    model = build_model(config_of(settings_in(folder))).eval()
+    report = load_weights(model, folder)
+    assert report.kind == f"{NAMES[family]} of transformers"
+    assert report.complete
+    assert report.unexpected == []
+    for size in ((64, 96), (50, 71)):
+        images = 2 * torch.randn(2, 3, *size)
+        for found, expected in zip(our_logits(model, images), their_logits(theirs, images), strict=True):
+            assert expected.std() > 0.1
+            torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    metadata = metadata_of_file(read_checkpoint(folder))
+    assert metadata["class_names"] == [f"LABEL_{i}" for i in range(6)]
+    assert len({tuple(color) for color in metadata["class_colors"]}) == 6
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_both_generations_of_names_in_both_formats(family: str, tmp_path: Path) -> None:
+    """What transformers calls its modules now, and what it writes, which are the names of its version 4."""
+    theirs = their_model(family)
+    folder = saved(theirs, tmp_path / "theirs")
+    model = build_model(config_of(settings_in(folder)))
+    load_weights(model, folder)
+    first = snapshot(model)
+    written = read_checkpoint(folder)["model"]
+    assert set(written) - set(theirs.state_dict())
+    (folder / "model.safetensors").unlink()
+    for state in (written, theirs.state_dict()):
+        torch.save(state, folder / "pytorch_model.bin")
+        again = build_model(config_of(settings_in(folder)))
+        assert load_weights(again, folder).complete
+        assert same(snapshot(again), first)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_is_written_loads_there_and_here(family: str, tmp_path: Path) -> None:
+    """Ours to theirs to ours, every tensor the same; theirs misses none and computes the same."""
+    torch.manual_seed(3)
+    cfg = config_of(their_config(family).to_dict() | {"model_type": family})
+    cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = [10.0, 20.0, 30.0], [50.0, 60.0, 70.0]
+    model = build_model(cfg).eval()
+    names = [f"class {i}" for i in range(6)]
+    config = config_for_transformers(cfg, names)
+    write_folder(tmp_path / "out", model.state_dict(), config, processor_for_transformers(cfg))
+    theirs, found = model_class(family).from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert not any(found.values()), found
+    assert [theirs.config.id2label[i] for i in range(6)] == names
+    images = torch.randn(2, 3, 64, 96)
+    for a, b in zip(our_logits(model, images), their_logits(theirs.eval(), images), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
+
+    processor = json.loads((tmp_path / "out/preprocessor_config.json").read_text())
+    values = values_from_transformers(settings_in(tmp_path / "out"), processor, "config.json")
+    again = cfg.clone()
+    again.merge_from_list([word for pair in values.items() for word in pair])
+    for key in values:
+        if key.startswith("MODEL.PIXEL"):
+            section, leaf = key.split(".")
+            assert pytest.approx(cfg[section][leaf]) == again[section][leaf]
+            again[section][leaf] = cfg[section][leaf]
+    assert again == cfg
+    other = build_model(again)
+    load_weights(other, tmp_path / "out")
+    assert same(snapshot(other), snapshot(model))
+    theirs.save_pretrained(tmp_path / "there")  # and by way of transformers itself
+    other = build_model(again)
+    load_weights(other, tmp_path / "there")
+    assert same(snapshot(other), snapshot(model))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("size", SWINS)
+def test_names_and_shapes_of_the_published_sizes(family: str, size: str) -> None:
+    config = their_config(family, small=False, classes=133, **SWINS[size])
+    with torch.device("meta"):
+        theirs = model_class(family)(config).state_dict()
+        cfg = config_of(config.to_dict())
+        ours = META_ARCH_REGISTRY.get("SeMaskMaskFormer")(cfg).state_dict()
+    state, _ = recognize(theirs, {}).convert(theirs, {})
+    expected = {name: value.shape for name, value in ours.items() if not name.endswith(COMPUTED)}
+    assert {name: value.shape for name, value in state.items()} == expected
+
+
+# As the start of a training with semantic layers
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return saved(their_model("mask2former"), tmp_path / "theirs")
+
+
+def test_a_semask_training_starts_from_one(folder: Path, log: pytest.LogCaptureFixture) -> None:
+    plain = build_model(config_of(settings_in(folder)))
+    load_weights(plain, folder)
+    model = build_model(config_of(settings_in(folder), "MODEL.SWIN.NUM_SEM_BLOCKS", "1"))
+    before = snapshot(model)
+    with pytest.raises(UserError, match="it holds a model without semantic layers for training to start from"):
+        load_weights(model, folder)
+    assert same(snapshot(model), before)
+    report = load_weights(model, folder, training_start=True)
+    assert report.missing
+    assert all(".semantic_layer." in name for name in report.missing)
+    loaded = snapshot(plain)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, (before if name in report.missing else loaded)[name]), name
+    words = "newly initialized, as after any Mask2Former of transformers (semantic layers)"
+    assert f"{len(report.missing)} tensors are {words}" in log.text
+
+
+def test_so_it_does_from_a_plain_model_of_ours(folder: Path, tmp_path: Path) -> None:
+    plain = build_model(config_of(settings_in(folder)))
+    save_weights(plain, tmp_path / "plain.safetensors")
+    model = build_model(config_of(settings_in(folder), "MODEL.SWIN.NUM_SEM_BLOCKS", "1"))
+    report = load_weights(model, tmp_path / "plain.safetensors", training_start=True)
+    assert report.kind == "semask_d2 checkpoint without semantic layers"
+    assert all(".semantic_layer." in name for name in report.missing)
+
+
+def test_other_classes_are_fine_tuned_on(folder: Path) -> None:
+    model = build_model(config_of(settings_in(folder), "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "9"))
+    with pytest.raises(UserError, match=r"MODEL\.WEIGHTS_DROP_CLASS_LAYERS True"):
+        load_weights(model, folder, training_start=True)
+    report = load_weights(model, folder, training_start=True, drop_class_layers=True)
+    assert sorted(report.missing) == [f"sem_seg_head.predictor.class_embed.{leaf}" for leaf in ("bias", "weight")]
+
+
+# Faults
+
+
+@pytest.mark.parametrize("fault", ["missing", "mis-shaped", "scalar"])
+def test_a_projection_that_is_not_there_is_named(folder: Path, fault: str) -> None:
+    state: dict[str, Tensor] = dict(read_checkpoint(folder)["model"])
+    name = next(name for name in state if "layers.2.blocks.0.attention" in name and "key.weight" in name)
+    if fault == "missing":
+        del state[name]
+    else:
+        state[name] = torch.zeros(()) if fault == "scalar" else torch.zeros(3, 64)
+    torch.save(state, folder / "broken.bin")
+    model = build_model(config_of(settings_in(folder)))
+    with pytest.raises(UserError, match=r"1 missing: backbone\.layers\.2\.blocks\.0\.attn\.qkv\.weight"):
+        load_weights(model, folder / "broken.bin")
+
+
+def test_folders_that_hold_no_model(folder: Path) -> None:
+    config = (folder / "config.json").read_text()
+    for text in ("{", "[]", "[" * 10**5, "\0"):
+        (folder / "config.json").write_text(text)
+        with pytest.raises(UserError, match=r"config\.json: (no JSON|expected settings)"):
+            read_checkpoint(folder)
+    (folder / "config.json").write_text(config)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(UserError, match=r"no model\.safetensors or pytorch_model\.bin"):
+        read_checkpoint(folder)
+    shutil.rmtree(folder)
+    with pytest.raises(UserError, match="no such weight file"):
+        read_checkpoint(folder)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("model_type", "oneformer", "model_type: expected one of mask2former, maskformer, got 'oneformer'"),
+        ("backbone_config", {"model_type": "resnet"}, "backbone_config.model_type: expected swin, got 'resnet'"),
+        ("backbone_config", "swin", "backbone_config.model_type: expected swin, got None"),
+        ("pre_norm", True, "pre_norm: a model with True cannot be built here, only with False"),
+        ("encoder_feedforward_dim", 512, "encoder_feedforward_dim: a model with 512 cannot be built"),
+        ("id2label", {"one": "x"}, None),
+    ],
+)
+def test_settings_of_no_model_of_ours_are_named(folder: Path, key: str, value: Any, message: str | None) -> None:
+    settings = settings_in(folder) | {key: value}
+    if message is None:  # without names there are two classes, as transformers has it
+        assert values_from_transformers(settings, {}, "c")["MODEL.SEM_SEG_HEAD.NUM_CLASSES"] == 2
+        return
+    with pytest.raises(UserError) as caught:
+        values_from_transformers(settings, {}, "folder/config.json")
+    assert message in str(caught.value)
+    assert "folder/config.json" in str(caught.value)
+
+
+def test_settings_that_a_file_leaves_out_are_transformers_own() -> None:
+    """Files of version 4 hold only what differs from the defaults."""
+    their_config(FAMILIES[0])  # skips where transformers is not there
+    from transformers import SwinConfig
+
+    for family in FAMILIES:
+        whole = model_class(family).config_class().to_dict()
+        short = {"model_type": family, "backbone_config": {"model_type": "swin"}, "id2label": whole["id2label"]}
+        found, expected = (values_from_transformers(x, {}, "c") for x in (short, whole))
+        swin = {key for key in found if key.startswith("MODEL.SWIN.")}
+        assert {key: found[key] for key in found.keys() - swin} == {key: expected[key] for key in found.keys() - swin}
+        plain = {**SwinConfig().to_dict(), "out_features": ["stage1", "stage2", "stage3", "stage4"]}
+        expected = values_from_transformers(whole | {"backbone_config": plain}, {}, "c")
+        assert {key: found[key] for key in swin} == {key: expected[key] for key in swin}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ("MODEL.SWIN.NUM_SEM_BLOCKS", "1"),
+            "MODEL.SWIN.NUM_SEM_BLOCKS: transformers has no model with 1, only with 0",
+        ),
+        (("MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME", "PixelFANDecoder"), "transformers has no model with 'PixelFAN"),
+        (("MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME", "Own"), "TRANSFORMER_DECODER_NAME Own: expected one of"),
+    ],
+)
+def test_what_transformers_has_no_model_of_is_not_written(folder: Path, options: tuple[str, ...], message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        config_for_transformers(config_of(settings_in(folder), *options))
+    assert message in str(caught.value)
+
+
+def test_tensors_that_transformers_has_no_place_for_are_named(folder: Path, tmp_path: Path) -> None:
+    cfg = config_of(settings_in(folder))
+    state: dict[str, Any] = {**build_model(cfg).state_dict(), "sem_seg_head.other.weight": nn.Parameter(torch.ones(1))}
+    with pytest.raises(UserError, match=r"no place for sem_seg_head\.other\.weight \(1 such\)"):
+        write_folder(tmp_path / "out", state, config_for_transformers(cfg), {})
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,163 @@
+"""docs/getting_started.md as a new user follows it: every command is run, in order; and its notebook is executed."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from semask_d2.__main__ import main
+from semask_d2.utils.errors import UserError
+from tests.helpers.commands import ROOT, TINY_MODEL
+from tests.helpers.loggers import restored_loggers
+
+SCRIPT = "datasets/make_toy_folder.py"
+
+
+def load(path: str) -> ModuleType:
+    """A script as a module."""
+    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+tool, toy_folder = load("tools/getting_started_notebook.py"), load(SCRIPT)
+
+BLOCKS = tool.BLOCK.findall(tool.PAGE.read_text(encoding="utf-8"))
+COMMANDS = [block.strip().replace("\\\n    ", "") for language, block in BLOCKS if language == "bash"]
+# what makes a command quick is put behind it
+TINY = {**TINY_MODEL, "SOLVER.MAX_ITER": 2, "SOLVER.IMS_PER_BATCH": 2, "DATALOADER.NUM_WORKERS": 0}
+TRAINING = " ".join(shlex.quote(str(word)) for pair in TINY.items() for word in pair)
+SHORTER = {f"python {SCRIPT}": "--images 8", "semask train": TRAINING}
+
+
+def shortened(command: str) -> str:
+    """The command with the words that make it quick."""
+    return command + "".join(f" {words}" for start, words in SHORTER.items() if command.startswith(start))
+
+
+def copy_script(folder: Path) -> None:
+    (folder / "datasets").mkdir()
+    shutil.copy(ROOT / SCRIPT, folder / SCRIPT)
+
+
+@pytest.fixture(scope="module")
+def followed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
+    """A folder where all blocks but the first and the last were run, and what each command printed."""
+    folder = tmp_path_factory.mktemp("start")
+    copy_script(folder)
+    printed = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(sys, "path", list(sys.path))
+        for language, block in BLOCKS[1:-1]:
+            if language == "python":
+                exec(block, {})
+                continue
+            command = block.strip().replace("\\\n    ", "")
+            program, *words = shlex.split(shortened(command))
+            if program == "semask":
+                with restored_loggers():
+                    assert main(words) == 0, command
+            else:
+                done = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False)
+                assert done.returncode == 0, done.stderr
+                printed[command] = done.stdout
+    return folder, printed
+
+
+def test_there_are_ten_commands() -> None:
+    assert len(COMMANDS) == 10
+    assert COMMANDS[0].endswith('pip install -e ".[web]"')
+    assert [re.split(r" --| my_", command)[0] for command in COMMANDS[1:]] == [
+        f"python {SCRIPT}",
+        *(f"semask {name}" for name in ("init-data", "check", "train", "eval", "eval", "report", "predict", "web")),
+    ]
+
+
+@pytest.mark.slow
+def test_the_commands_lead_to_a_model_and_a_report(followed: tuple[Path, dict[str, str]]) -> None:
+    folder, printed = followed
+    assert printed == {COMMANDS[1]: "my_data: 8 images to train on, 2 to validate\n"}
+    assert "0: sky\n" in (folder / "my_data.yaml").read_text()
+    assert "class_" not in (folder / "my_data.yaml").read_text()
+    for name in ("check.html", "output/mine/report.html"):
+        assert "stripes" in (folder / name).read_text(encoding="utf-8")
+    for run in ("mine", "mine_sliding"):
+        assert (folder / "output" / run / "inference/my_data_val/metrics.json").is_file()
+    pictures = folder / "pictures"
+    assert len(list(pictures.glob("*.jpg"))) + len(list(pictures.glob("*.png"))) == 2
+    assert (pictures / "labels/classes.txt").read_text().startswith("0 sky\n1 water\n")
+
+
+@pytest.mark.slow
+def test_the_last_command_serves_the_page(followed: tuple[Path, dict[str, str]]) -> None:
+    pytest.importorskip("gradio", reason="gradio is not installed")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    words = [sys.executable, "-m", *shlex.split(COMMANDS[-1].replace("semask", "semask_d2", 1)), "--port", str(port)]
+    process = subprocess.Popen(
+        words, cwd=followed[0], env=with_project(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    try:
+        address = next((found[1] for line in process.stdout if (found := re.search(r"page is at (\S+)", line))), None)
+        assert address, "the command ended without a page"
+        with urllib.request.urlopen(address, timeout=60) as answer:
+            assert answer.status == 200
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def with_project() -> dict[str, str]:
+    """The environment of a process in another folder, where `semask` is that of this Python."""
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    programs = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    return {**os.environ, "PYTHONPATH": path, "PATH": programs}
+
+
+def test_a_toy_folder_overwrites_nothing(tmp_path: Path) -> None:
+    for words, message in (([tmp_path], f"{tmp_path} is there already"), ([tmp_path / "a", "--images", 3], "at least")):
+        with pytest.raises(UserError, match=message):
+            toy_folder.main([str(word) for word in words])
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_notebook_is_the_page() -> None:
+    assert tool.NOTEBOOK.read_text(encoding="utf-8") == tool.as_notebook(), (
+        "run python tools/getting_started_notebook.py"
+    )
+
+
+@pytest.mark.slow
+def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nbformat = pytest.importorskip("nbformat", reason="nbformat is not installed")
+    nbclient = pytest.importorskip("nbclient", reason="nbclient is not installed")
+    pytest.importorskip("ipykernel", reason="ipykernel is not installed")
+    for name, value in with_project().items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / "docs").mkdir()
+    copy_script(tmp_path)
+    notebook = nbformat.read(tool.NOTEBOOK, as_version=4)
+    nbformat.validate(notebook)
+    commands = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.startswith("!")]
+    sources = [cell.source[1:].replace("\\\n    ", "") for cell in commands]
+    assert sources == COMMANDS[1:-1]
+    for cell, command in zip(commands, sources, strict=True):
+        cell.source = f"!{shortened(command)}\nassert _exit_code == 0"
+    client = nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path / "docs")}})
+    client.execute()
+    assert (tmp_path / "output/mine/report.html").is_file()
+    assert (tmp_path / "pictures/labels/classes.txt").is_file()

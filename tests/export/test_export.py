@@ -1,0 +1,221 @@
+"""`semask export` and what runs on its files: predictions, pictures, metadata, messages."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from semask_d2 import Predictor
+from semask_d2.__main__ import main
+from semask_d2.data.datasets.toy_scenes import TOY_SCENES
+from semask_d2.export import exporting, running
+from semask_d2.export.metadata import ExportMetadata
+from semask_d2.export.running import open_exported
+from semask_d2.utils.errors import UserError
+from tests.helpers.commands import ROOT
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+pytest.importorskip("openvino")
+
+
+def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
+    small = np.random.default_rng(seed).integers(0, 256, (height // 8, width // 8, 3), np.uint8)
+    return cv2.resize(small, (width, height))
+
+
+@pytest.fixture(scope="module")
+def exported(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The tiny run's model in files that give labels, scores and logits."""
+    folder = tmp_path_factory.mktemp("exported")
+    files = {"labels": folder / "labels.onnx", "scores": folder / "scores.xml", "logits": folder / "logits.onnx"}
+    for outputs, file in files.items():
+        kind = "openvino" if file.suffix == ".xml" else "onnx"
+        words = ["--run", tiny_run, "--format", kind, "--output", file, "--outputs", outputs]
+        assert main(["export", *map(str, words)]) == 0
+    return files
+
+
+@pytest.mark.slow
+def test_predictions_are_the_models(exported: dict[str, Path], tiny_run: Path) -> None:
+    model = Predictor.from_run(tiny_run)
+    for outputs in ("scores", "logits"):
+        predictor = Predictor.from_export(exported[outputs])
+        for image in (picture(64, 96), picture(100, 72, seed=1), picture(40, 160, seed=2)):
+            found, expected = predictor(image, scores=True), model(image, scores=True)
+            np.testing.assert_allclose(found.scores, expected.scores, atol=1e-4)
+            assert (found.labels == expected.labels).mean() > 0.999
+    labels = Predictor.from_export(exported["labels"])
+    own, doubled = picture(64, 96), picture(128, 192, seed=1)  # 64 is the shorter side of the size rule
+    assert (labels(own).labels == model(own).labels).mean() > 0.999
+    assert labels(doubled).labels.shape == (128, 192)
+    assert (labels(doubled).labels == model(doubled).labels).mean() > 0.9
+
+
+@pytest.mark.slow
+def test_it_knows_classes_and_colors_by_itself(exported: dict[str, Path]) -> None:
+    predictor = Predictor.from_export(exported["scores"])
+    assert predictor.class_names == list(TOY_SCENES.classes)
+    assert predictor.class_colors.tolist() == [list(color) for color in TOY_SCENES.colors]
+    assert predictor.ignore_label == 255
+    with pytest.raises(UserError, match="no semantic maps to show"):
+        predictor(picture(64, 64), priors=True)
+    with pytest.raises(UserError, match="gives labels alone; export it with --outputs scores or logits"):
+        Predictor.from_export(exported["labels"])(picture(64, 64), scores=True)
+
+
+@pytest.mark.slow
+def test_it_draws_the_demos_picture(exported: dict[str, Path], tiny_run: Path, tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "in.png"), picture(64, 96))
+    for name, weights in (("run", tiny_run), ("file", exported["labels"])):
+        words = ["--input", tmp_path / "in.png", "--output", tmp_path / f"{name}.png", "--weights", weights]
+        assert main(["predict", *map(str, words)]) == 0
+    assert np.array_equal(cv2.imread(str(tmp_path / "run.png")), cv2.imread(str(tmp_path / "file.png")))
+
+
+@pytest.mark.slow
+def test_the_documented_example_gives_the_models_labels(
+    exported: dict[str, Path], tiny_run: Path, tmp_path: Path, capfd: pytest.CaptureFixture
+) -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/deployment.md").read_text(), re.DOTALL)
+    (tmp_path / "example.py").write_text(example)
+    for name, size in (("own", (64, 96)), ("larger", (100, 150))):
+        image = picture(*size)
+        cv2.imwrite(str(tmp_path / f"{name}.png"), image[:, :, ::-1])
+        files = [exported["labels"], tmp_path / f"{name}.png", tmp_path / f"{name}_out.png"]
+        subprocess.run([sys.executable, tmp_path / "example.py", *files], check=True, timeout=120)
+        expected = Predictor.from_export(exported["labels"])
+        drawn = cv2.imread(str(tmp_path / f"{name}_out.png"))[:, :, ::-1]
+        assert (drawn == expected.class_colors[expected(image).labels]).mean() > 0.99
+    assert capfd.readouterr().out.splitlines()[-1].split("%  ")[1] in TOY_SCENES.classes
+
+
+@pytest.mark.slow
+def test_given_pictures_are_compared(tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    cv2.imwrite(str(tmp_path / "in.png"), picture(128, 160))  # 64 x 80 after resizing
+    words = ["--run", tiny_run, "--output", tmp_path / "x.onnx", "--images", tmp_path / "in.png"]
+    assert main(["export", *map(str, words)]) == 0
+    out = capsys.readouterr().out
+    assert "1 x 64 x 80: maximal error" in out
+    assert "equal labels 100.0000 %" in out
+    assert main(["export", *map(str, words), "--size", "64", "64"]) == 1
+    assert "it is 64 x 80 after resizing" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_file_that_says_something_else_is_removed(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    target = tmp_path / "model.onnx"
+    target.write_bytes(b"older")
+
+    class Wrong(running.OnnxModel):
+        def __call__(self, image: np.ndarray) -> list[np.ndarray]:
+            return [(labels + 1) % 12 for labels in super().__call__(image)]
+
+    monkeypatch.setitem(exporting.RUNNERS, "onnx", Wrong)
+    assert main(["export", "--run", str(tiny_run), "--output", str(target)]) == 1
+    assert "not written, as the file does not do what the model does" in capsys.readouterr().err
+    assert target.read_bytes() == b"older"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+METADATA = ExportMetadata(
+    version="1",
+    architecture="SeMaskMaskFormer",
+    class_names=["sky", "sea"],
+    class_colors=[[0, 0, 1], [2, 3, 4]],
+    ignore_label=255,
+    min_size=64,
+    max_size=128,
+    channel_order="RGB",
+    size_divisibility=32,
+    normalized=True,
+    pixel_mean=[1.0, 2.0, 3.0],
+    pixel_std=[1.0, 1.0, 1.0],
+    outputs=["labels"],
+    scores_are_probabilities=True,
+    resize_masks_first=False,
+    input_type="uint8",
+)
+
+
+def test_metadata_comes_back() -> None:
+    assert ExportMetadata.from_text(METADATA.as_text(), "x") == METADATA
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        None,
+        "",
+        "[" * 10**5,
+        "[]",
+        "{}",
+        METADATA.as_text().replace('"sky", ', ""),
+        METADATA.as_text().replace("255", '"a"'),
+        METADATA.as_text().replace("[2, 3, 4]", "[2, 3, 400]"),
+        METADATA.as_text().replace('"RGB"', '"GBR"'),
+        METADATA.as_text().replace("true", "1"),
+    ],
+)
+def test_other_metadata_is_refused(text: str | None) -> None:
+    with pytest.raises(UserError, match=r"x\.onnx: no metadata of a model of this project"):
+        ExportMetadata.from_text(text, "x.onnx")
+
+
+def test_files_that_are_no_exported_model_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"nothing\.onnx: there is no such file"):
+        open_exported(tmp_path / "nothing.onnx")
+    for name in ("a.onnx", "a.xml"):
+        (tmp_path / name).write_bytes(b"damaged")
+        with pytest.raises(UserError, match=rf"{name}: no model that can be run"):
+            open_exported(tmp_path / name)
+    (tmp_path / "a.pt2").touch()
+    with pytest.raises(UserError, match=r"expected an exported file, \.onnx or \.xml; others could run code"):
+        open_exported(tmp_path / "a.pt2")
+    ends = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in ("x", "y")]
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "relu", ends[:1], ends[1:])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, tmp_path / "b.onnx")
+    with pytest.raises(UserError, match=r"b\.onnx: no metadata of a model of this project"):
+        open_exported(tmp_path / "b.onnx")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--batch", "two"], "--batch two: expected a whole number of at least 1, or any"),
+        (["--batch", "0"], "--batch 0: expected at least 1, or any"),
+        (["--size", "0", "8"], "--size 0 8: expected a height and a width of at least 1"),
+        (["--format", "torch_export"], "--dynamic: torch_export takes a fixed size"),
+        (["--format", "torch_export", "--size", "8", "8", "--fp16"], "--fp16: expected --format onnx or openvino"),
+        (["--no-normalize"], "--no-normalize: add --input float"),
+        ([], "model.bin: expected a name that ends in .onnx for --format onnx"),
+        (["--images", "*.mp4"], "--images"),
+    ],
+)
+def test_what_cannot_be_is_one_line(
+    words: list[str], message: str, tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert main(["export", "--run", str(tiny_run), "--output", str(tmp_path / "model.bin"), *words]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_a_missing_library_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"onnx is not installed.*pip install 'semask_d2\[export\]'"):
+        running.require_library("onnx")
+
+
+def test_an_exported_file_takes_no_config(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    cv2.imwrite(str(tmp_path / "in.png"), picture(16, 16))
+    words = ["--input", tmp_path / "in.png", "--output", tmp_path / "out", "--weights", tmp_path / "m.onnx"]
+    assert main(["predict", *map(str, words), "--opts", "SEED", "1"]) == 1
+    assert "an exported file brings its own settings" in capsys.readouterr().err

@@ -1,0 +1,90 @@
+"""Every published family in every format: the exported file does what the model does, at any size and batch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from torch import nn
+
+import semask_d2
+from semask_d2.d2 import CfgNode
+from semask_d2.export.exporting import export_model
+from semask_d2.export.writing import SUFFIXES, GraphSettings
+from tests.helpers.commands import ROOT
+from tests.helpers.tiny_model import CLASSES, OPTIONS, randomize
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+pytest.importorskip("openvino")
+pytestmark = pytest.mark.slow
+
+FAMILIES = {
+    "Swin FPN": "semask_swin_mini_fpn",
+    "Swin MaskFormer": "semask_swin_mini_mf",
+    "Swin Mask2Former": "semask_swin_mini_m2f",
+    "Swin FaPN": "semask_swin_mini_fapn_m2f",
+    "Swin MSFaPN": "semask_swin_mini_msfapn_m2f",
+    "MiT FPN": "semask_mit_b0_fpn",
+    "timm Mask2Former": "semask_timm_resnet18_m2f",
+}
+NAMES = {"class_names": [f"class {i}" for i in range(CLASSES)], "class_colors": [[i] * 3 for i in range(CLASSES)]}
+ANY = GraphSettings(size=None, batch=None)
+
+
+def family(config: str) -> tuple[nn.Module, CfgNode]:
+    words = [word for pair in (OPTIONS | {"MODEL.SEM_SEG_HEAD.IGNORE_VALUE": 255}).items() for word in pair]
+    cfg = semask_d2.get_cfg(ROOT / f"configs/toy_scenes/{config}.yaml", words)
+    return randomize(semask_d2.build_model(cfg)).eval(), cfg
+
+
+def export(config: str, kind: str, path: Path, settings: GraphSettings, **kwargs: object) -> list:
+    model, cfg = family(config)
+    return export_model(model, cfg, {**NAMES, "ignore_label": 255}, kind, path, settings, **kwargs)
+
+
+def operators(path: Path) -> set[str]:
+    model = onnx.load(path)
+    assert {entry.domain for entry in model.opset_import} <= {"", "ai.onnx"}
+    assert all(node.domain == "" for node in model.graph.node)
+    return {node.op_type for node in model.graph.node}
+
+
+@pytest.mark.parametrize("config", FAMILIES.values(), ids=list(FAMILIES))
+def test_onnx(config: str, tmp_path: Path) -> None:
+    for grid_sample in (True, False):
+        agreements = export(config, "onnx", tmp_path / "model.onnx", ANY._replace(grid_sample=grid_sample))
+        assert {agreement.shape[0] for agreement in agreements} == {1, 2}
+        assert len({agreement.shape[2:] for agreement in agreements}) > 3
+        samples = any(part in config for part in ("m2f", "fapn")) and grid_sample
+        assert ("GridSample" in operators(tmp_path / "model.onnx")) == (samples and config != FAMILIES["MiT FPN"])
+
+
+@pytest.mark.parametrize("config", FAMILIES.values(), ids=list(FAMILIES))
+def test_openvino(config: str, tmp_path: Path) -> None:
+    export(config, "openvino", tmp_path / "model.xml", ANY)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.bin", "model.xml"]
+
+
+@pytest.mark.parametrize("config", [FAMILIES["Swin MSFaPN"], FAMILIES["MiT FPN"]])
+def test_torch_export(config: str, tmp_path: Path) -> None:
+    export(config, "torch_export", tmp_path / "model.pt2", GraphSettings(size=(64, 96)))
+
+
+@pytest.mark.parametrize("kind", ["onnx", "openvino"])
+def test_a_fixed_size_and_what_else_may_come_out_and_in(kind: str, tmp_path: Path) -> None:
+    fixed = GraphSettings(size=(70, 106), batch=2, input_type="float")
+    path = tmp_path / f"model{SUFFIXES[kind]}"
+    for config in (FAMILIES["Swin MSFaPN"], FAMILIES["Swin FPN"]):
+        for outputs in ("scores", "logits"):
+            export(config, kind, path, fixed, outputs=outputs, normalize=outputs == "scores")
+
+
+@pytest.mark.parametrize("kind", ["onnx", "openvino"])
+def test_half_weights_take_half_the_room(kind: str, tmp_path: Path) -> None:
+    sizes = []
+    for half in (False, True):
+        path = tmp_path / f"model{SUFFIXES[kind]}"
+        export(FAMILIES["Swin MaskFormer"], kind, path, ANY._replace(half_weights=half))
+        sizes.append((path.with_suffix(".bin") if kind == "openvino" else path).stat().st_size)
+    assert sizes[1] < 0.75 * sizes[0]

@@ -1,0 +1,49 @@
+"""docs/config_reference.md is what its tool makes today, and holds every key."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+
+from semask_d2.config.defaults import DEFAULTS
+from tests.helpers.commands import ROOT
+
+SCRIPT = ROOT / "tools/config_reference.py"
+spec = importlib.util.spec_from_file_location("config_reference", SCRIPT)
+tool = importlib.util.module_from_spec(spec)
+sys.modules["config_reference"] = tool
+spec.loader.exec_module(tool)
+
+PAGE = tool.as_page()
+ROWS = {row.split("`")[1]: row for row in PAGE.splitlines() if row.startswith("| `")}
+
+
+def test_the_page_is_up_to_date() -> None:
+    assert tool.PAGE.read_text(encoding="utf-8") == PAGE, "run python tools/config_reference.py"
+
+
+def test_it_holds_every_key_once_and_in_order() -> None:
+    keys = re.findall(r"^\| `([^`]+)` ", PAGE, re.MULTILINE)
+    assert keys[: len(DEFAULTS)] == list(DEFAULTS)
+    assert len(keys) == len(set(keys)) > len(DEFAULTS) + 10
+
+
+def test_rows_say_what_the_code_says() -> None:
+    """One of each source: a comment beside a key, one above it, one of a shared function, a range, two takers."""
+    assert "| of the training images, in the place of VAL |" in ROWS["DATASETS.CUSTOM.VAL_FRACTION"]
+    assert '"bf16": backbone and head compute in bfloat16 autocast' in ROWS["MODEL.PRECISION"]
+    assert (
+        "| `[0, 1]` | the others attend globally | `D2SeMaskMixTransformer` |" in ROWS["MODEL.MIT.SEM_WINDOWED_STAGES"]
+    )
+    assert "at least 0" in ROWS["SOLVER.BACKBONE_MULTIPLIER"]
+    assert (
+        "`MSDeformAttnPixelDecoder`, `MSDeformAttnPixelFANDecoder`" in ROWS["MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS"]
+    )
+    assert "`MaskTransformerDecoder`" not in PAGE
+
+
+def test_headings_are_the_comments_of_the_table() -> None:
+    sections = {section.title: section for section in tool.sections()}
+    assert sections["DeepLab"].text.startswith("Published files hold these keys")
+    assert "MODEL.SEM_SEG_HEAD.OHEM_PIXELS" in [key.name for key in sections["Heads"].keys]
