@@ -56,10 +56,10 @@ def training_step(config_file: str, options: list[str], size: int, images: int) 
 
 
 def whole_maps_loss(
-    logits: Tensor, labels: Tensor, ignore_label: int, *, align_corners: bool, ohem_pixels: int = 0
+    logits: Tensor, labels: Tensor, ignore_label: int, *, align_corners: bool, class_weights: Tensor | None = None
 ) -> Tensor:
-    """The per-pixel loss on logits at the labels' size; `ohem_pixels` is for Semantic FPN and not taken here."""
-    assert not ohem_pixels
+    """The mask models' per-pixel loss on logits at the labels' size, all classes weighing the same."""
+    assert class_weights is None
     logits = F.interpolate(logits.float(), size=labels.shape[-2:], mode="bilinear", align_corners=align_corners)
     return F.cross_entropy(logits, labels, ignore_index=ignore_label)
 

@@ -65,7 +65,8 @@ def read_checkpoint(source: str | os.PathLike) -> dict[str, Any]:
         raise UserError(f"{source}: truncated or no weight file; get it again ({first_line(error)})") from error
     if not isinstance(data, dict):
         raise UserError(f"{source}: expected a dict of tensors, got a {type(data).__name__}")
-    return data | metadata
+    data.update(metadata)
+    return data
 
 
 def require_file(path: Path, source: str) -> None:

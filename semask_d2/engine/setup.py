@@ -145,7 +145,9 @@ def computation(cfg: CfgNode, device: torch.device, *, training: bool) -> str:
         by_triton = convolution_served(torch.empty(0, dtype=dtype, device=device))
         paths.append("deformable convolution " + ("Triton" if by_triton else LIBRARY[device.type == "cuda"]))
     compiled = f"compiled ({cfg.MODEL.COMPILE})" if cfg.MODEL.COMPILE else "not compiled"
-    return ", ".join([name, "attention scaled_dot_product_attention", *paths, compiled])
+    in_parts = training and device.type == "cpu" and dtype == torch.float32  # see layers/attention.py
+    attention = "attention in parts" if in_parts else "attention scaled_dot_product_attention"
+    return ", ".join([name, attention, *paths, compiled])
 
 
 def set_aside(folder: str) -> None:

@@ -52,11 +52,16 @@ def describe(
     )
 
 
-def check_settings(kind: str, settings: GraphSettings, *, normalize: bool) -> None:
+def check_settings(kind: str, settings: GraphSettings, *, normalize: bool, pads: bool) -> None:
     """Raise `UserError` for what a format cannot do."""
     if kind == "torch_export" and settings.size is None:
         raise UserError(
             "--dynamic: torch_export takes a fixed size, for which add --size H W; onnx and openvino take any"
+        )
+    whole = settings.size is not None and not any(side % STRIDE for side in settings.size)
+    if kind == "openvino" and not (pads or whole):  # its shapes of odd maps in the backbone do not fit each other
+        raise UserError(
+            f"--format openvino: this model pads nothing, and needs a fixed size of multiples of {STRIDE}; add --size H W"
         )
     if kind == "torch_export" and settings.half_weights:
         raise UserError("--fp16: expected --format onnx or openvino; a program of torch.export keeps its weights")
@@ -87,7 +92,7 @@ def export_model(
     path that cannot be, and, leaving no file and an older one as it was, where file and model disagree.
     """
     path = Path(path)
-    check_settings(kind, settings, normalize=normalize)
+    check_settings(kind, settings, normalize=normalize, pads=model.size_divisibility > 0)
     if path.suffix != SUFFIXES[kind]:
         raise UserError(f"--output {path}: expected a name that ends in {SUFFIXES[kind]} for --format {kind}")
     require_writable(path.parent, "--output")

@@ -198,7 +198,7 @@ def test_files_that_are_no_exported_model_are_refused(tmp_path: Path) -> None:
         (["--format", "torch_export", "--size", "8", "8", "--fp16"], "--fp16: expected --format onnx or openvino"),
         (["--no-normalize"], "--no-normalize: add --input float"),
         ([], "model.bin: expected a name that ends in .onnx for --format onnx"),
-        (["--images", "*.mp4"], "--images"),
+        (["--images", "*.mp4"], "*.mp4: matches no image"),
     ],
 )
 def test_what_cannot_be_is_one_line(
