@@ -9,7 +9,7 @@ from semask_d2.config.checks import check_evaluation
 from semask_d2.engine.launch import guarded
 from semask_d2.engine.setup import set_product_precision
 from semask_d2.export.running import EXPORTED
-from semask_d2.inference.drawing import DrawingJob, choose_config
+from semask_d2.inference.drawing import TASKS, DrawingJob, choose_config, set_task
 from semask_d2.inference.predictor import Predictor
 from semask_d2.utils.errors import UserError
 from semask_d2.utils.memory import keep_freed_memory
@@ -27,6 +27,7 @@ def argument_parser(prog: str | None = None) -> argparse.ArgumentParser:
     )
     parser.add_argument("--config-file", metavar="FILE", help="config (default: config.yaml beside the weights)")
     parser.add_argument("--data", metavar="FILE", help="data set file (YAML) with the names and colors of the classes")
+    parser.add_argument("--task", choices=TASKS, help="what to find (default: what the config is made for)")
     parser.add_argument("--labels", action="store_true", help="also write the class ids, as PNG in labels/")
     parser.add_argument("--semantic-priors", action="store_true", help="draw the backbone's semantic maps as well")
     parser.add_argument("--compare", metavar="DIR", help="draw ground truth and errors; DIR holds NAME.png label files")
@@ -49,14 +50,15 @@ def main(args: argparse.Namespace) -> None:
         opacity=args.opacity,
     )
     if args.weights and args.weights.endswith(EXPORTED):
-        if args.config_file or args.data or args.opts:
+        if args.config_file or args.data or args.opts or args.task not in (None, "semantic"):
             raise UserError(
-                f"--weights {args.weights}: an exported file brings its own settings; leave --config-file, --data and "
-                "--opts out"
+                f"--weights {args.weights}: an exported file brings its own settings and finds classes; leave "
+                "--config-file, --data, --task and --opts out"
             )
         job.run(Predictor.from_export(args.weights))
         return
     cfg = choose_config(args.config_file, args.weights, args.opts, data=args.data)
+    job.draw_task(set_task(cfg, args.task))
     check_evaluation(cfg)
     set_product_precision(cfg)
     if cfg.MODEL.DEVICE == "cpu":

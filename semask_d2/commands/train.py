@@ -19,7 +19,7 @@ from semask_d2.engine import Trainer
 from semask_d2.engine.hooks import AVERAGED
 from semask_d2.engine.launch import argument_parser, run
 from semask_d2.engine.setup import setup, summary
-from semask_d2.evaluation import EvaluatedModel, MultiScaleFlip
+from semask_d2.evaluation import EvaluatedModel, MultiScaleFlip, main_metric
 from semask_d2.modeling.meta_arch import build_model
 from semask_d2.utils.errors import UserError
 
@@ -51,7 +51,8 @@ def main(args: argparse.Namespace) -> None:
         for kind, of_kind in ((f" {AVERAGED}", results.get(AVERAGED, {})), ("", results)):
             for name in cfg.DATASETS.TEST if of_kind else ():
                 metrics = of_kind.get(name, of_kind)  # the results of a single set come without its name
-                print(f"{name}{kind} mIoU {metrics['sem_seg']['mIoU']:.2f}", flush=True)
+                group, metric = main_metric(name)
+                print(f"{name}{kind} {metric} {metrics[group][metric]:.2f}", flush=True)
 
 
 def train(cfg: CfgNode, args: argparse.Namespace) -> dict[str, Any]:

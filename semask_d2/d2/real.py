@@ -24,7 +24,7 @@ from detectron2.modeling import (
     build_model,
     build_sem_seg_head,
 )
-from detectron2.structures import ImageList
+from detectron2.structures import Boxes, ImageList, Instances
 from detectron2.utils import comm
 from detectron2.utils.collect_env import collect_env_info
 from detectron2.utils.env import seed_all_rng
@@ -46,6 +46,7 @@ __all__ = [
     "META_ARCH_REGISTRY",
     "SEM_SEG_HEADS_REGISTRY",
     "Backbone",
+    "Boxes",
     "CfgNode",
     "DatasetCatalog",
     "DatasetEvaluator",
@@ -53,6 +54,7 @@ __all__ = [
     "EventWriter",
     "HookBase",
     "ImageList",
+    "Instances",
     "JSONWriter",
     "MetadataCatalog",
     "PathManager",

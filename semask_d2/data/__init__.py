@@ -4,7 +4,8 @@ from semask_d2.data.datasets import get_dataset_dicts, register_all
 from semask_d2.data.datasets.custom import register_custom
 from semask_d2.data.image_io import read_image
 from semask_d2.data.loader import build_test_loader, build_train_loader, require_data
-from semask_d2.data.mapper import SemanticMapper, build_mapper
+from semask_d2.data.mapper import SemanticMapper
+from semask_d2.data.mappers import build_mapper
 
 __all__ = [
     "SemanticMapper",

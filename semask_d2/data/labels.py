@@ -101,27 +101,34 @@ class CocoLabels:
         highest = max((self.unlabeled, *(number for number, _ in self.segments)))
         labels = np.full((self.height, self.width), self.unlabeled, np.uint8 if highest < 256 else np.int64)
         for number, segmentation in self.segments:
-            labels[self._mask(segmentation)] = number
+            labels[decoded_mask(segmentation, self.height, self.width, self.source)] = number
         return labels
 
-    def _mask(self, segmentation: Any) -> np.ndarray:
-        try:
-            encoded: Any = segmentation
-            if isinstance(segmentation, list):
-                encoded = coco_mask.merge(coco_mask.frPyObjects(segmentation, self.height, self.width))
-            elif isinstance(segmentation["counts"], list):
-                if sum(segmentation["counts"]) != self.height * self.width:
-                    raise ValueError(f"its runs are {sum(segmentation['counts'])} pixels long")
-                encoded = coco_mask.frPyObjects(segmentation, self.height, self.width)
-            mask = coco_mask.decode(encoded).astype(bool)
-        except Exception as error:  # whatever the library makes of values that are no polygon and no run lengths
-            raise UserError(f"{self.source}: a segmentation is neither polygons nor RLE: {error}") from error
-        if mask.shape != (self.height, self.width):
-            raise UserError(
-                f"{self.source}: an RLE is for {mask.shape[1]} x {mask.shape[0]} pixels, its image is "
-                f"{self.width} x {self.height}"
-            )
-        return mask
+
+def decoded_mask(segmentation: Any, height: int, width: int, source: str) -> np.ndarray:
+    """The mask (H, W) bool of COCO's polygons or run lengths; UserError that begins with `source` for what is none."""
+    try:
+        encoded: Any = segmentation
+        if isinstance(segmentation, list):
+            encoded = coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))
+        elif isinstance(segmentation["counts"], list):
+            if sum(segmentation["counts"]) != height * width:
+                raise ValueError(f"its runs are {sum(segmentation['counts'])} pixels long")
+            encoded = coco_mask.frPyObjects(segmentation, height, width)
+        mask = coco_mask.decode(encoded).astype(bool)
+    except Exception as error:  # whatever the library makes of values that are no polygon and no run lengths
+        raise UserError(f"{source}: a segmentation is neither polygons nor RLE: {error}") from error
+    if mask.shape != (height, width):
+        raise UserError(
+            f"{source}: an RLE is for {mask.shape[1]} x {mask.shape[0]} pixels, its image is {width} x {height}"
+        )
+    return mask
+
+
+def run_lengths(mask: np.ndarray) -> dict[str, Any]:
+    """COCO's compressed run lengths of a mask (H, W), as they stand in a file."""
+    encoded: Any = coco_mask.encode(np.asfortranarray(mask, np.uint8))
+    return {"size": list(encoded["size"]), "counts": encoded["counts"].decode()}
 
 
 def read_sample_labels(sample: dict[str, Any]) -> np.ndarray:

@@ -12,8 +12,8 @@ from tqdm import tqdm
 
 from semask_d2.d2 import CfgNode, MetadataCatalog, comm
 from semask_d2.data.class_balance import RareClasses, pixels_of
-from semask_d2.data.datasets import get_dataset_dicts
-from semask_d2.data.mapper import build_mapper
+from semask_d2.data.datasets import class_names, get_dataset_dicts
+from semask_d2.data.mappers import build_mapper
 from semask_d2.data.sampler import PositionedDataset, PositionSampler, ShardedDataset
 from semask_d2.data.workers import worker_settings
 from semask_d2.utils.errors import UnreadableFile, UserError
@@ -126,6 +126,8 @@ def build_train_loader(
         for name in cfg.DATASETS.TRAIN:
             dicts += get_dataset_dicts(name)
             check_classes(cfg, name)
+        if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
+            dicts = [sample for sample in dicts if has_instances(sample)]
     temperature = cfg.DATALOADER.RARE_CLASS_TEMPERATURE
     return TrainBatches(
         dicts,
@@ -138,6 +140,11 @@ def build_train_loader(
         rare_classes=RareClasses(pixels_of(cfg, dicts), temperature) if temperature else None,
         device=cfg.MODEL.DEVICE,
     )
+
+
+def has_instances(sample: dict[str, Any]) -> bool:
+    """False for a dict whose `annotations` are none, or crowds alone."""
+    return "annotations" not in sample or any(not x["iscrowd"] for x in sample["annotations"])
 
 
 def run_seed(cfg: CfgNode) -> int:
@@ -198,7 +205,7 @@ def require_data(cfg: CfgNode, names: Sequence[str]) -> dict[str, int]:
 def check_classes(cfg: CfgNode, dataset_name: str) -> None:
     """Raise UserError if NUM_CLASSES, or in training IGNORE_VALUE, of MODEL.SEM_SEG_HEAD is not the data set's."""
     head, metadata = cfg.MODEL.SEM_SEG_HEAD, MetadataCatalog.get(dataset_name)
-    classes = metadata.get("stuff_classes")
+    classes = class_names(dataset_name)
     if classes is not None and len(classes) != head.NUM_CLASSES:
         raise UserError(
             f'MODEL.SEM_SEG_HEAD.NUM_CLASSES is {head.NUM_CLASSES}, but data set "{dataset_name}" has '

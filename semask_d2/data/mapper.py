@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from PIL import Image
 
 from semask_d2.d2 import META_ARCH_REGISTRY, CfgNode, MetadataCatalog, configurable
 from semask_d2.data import augmentation
 from semask_d2.data.augmentation import image_tensor, resized_tensor
 from semask_d2.data.image_io import check_labels, open_picture
 from semask_d2.data.labels import read_sample_labels
-from semask_d2.utils.arguments import naming_config_keys, require
+from semask_d2.utils.arguments import require
 from semask_d2.utils.errors import UserError
 
 
@@ -133,7 +134,7 @@ class SemanticMapper:
             rng = rng if rng is not None else np.random.default_rng(np.random.randint(2**31))  # noqa: NPY002
             labels = self._read_labels(sample)
             sample.pop("coco_labels", None)  # which no model needs, and which travel from process to process
-            pixels, labels = self._augment(image, labels, rng, sample.pop("wanted_class", None))
+            pixels, labels, _ = self._augment(image, labels, rng, sample.pop("wanted_class", None))
             sample["image"] = image_tensor(pixels, self.image_format)
             # a copy, since a flipped map of one column counts as contiguous and still has a negative stride
             sample["sem_seg"] = torch.from_numpy(np.array(labels, dtype=self.label_dtype, order="C"))
@@ -155,49 +156,44 @@ class SemanticMapper:
         return labels
 
     def _augment(
-        self, image, labels: np.ndarray, rng: np.random.Generator, wanted_class: int | None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        edge = augmentation.sample_short_edge(rng, self.short_edges, self.sampling)
-        shape = augmentation.resized_shape(image.height, image.width, edge, self.max_size)
-        view = augmentation.View.whole(*shape)
-        if self.crop_size is not None:
-            view = augmentation.sample_view(
-                rng,
-                shape,
-                self.crop_size,
-                labels=labels,
-                max_area=self.single_category_max_area,
-                ignore_label=self.ignore_label,
-                wanted_class=wanted_class,
-            )
-        pixels, labels = augmentation.resize_image(image, view), augmentation.resize_labels(labels, view)
+        self,
+        image: Image.Image,
+        labels: np.ndarray,
+        rng: np.random.Generator,
+        wanted_class: int | None,
+        masks: Sequence[np.ndarray] = (),
+    ) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
+        """The pixels of a view of the image, its labels, and likewise `masks`, which are padded with 0."""
+        view = self._sample_view(rng, image, labels, wanted_class)
+        pixels = augmentation.resize_image(image, view)
+        maps = [augmentation.resize_labels(x, view) for x in (labels, *masks)]
         if self.color_jitter:
             pixels = augmentation.jitter_colors(pixels, augmentation.sample_color_jitter(rng))
         if self.horizontal_flip and rng.random() < 0.5:
-            pixels, labels = pixels[:, ::-1], labels[:, ::-1]
+            pixels, maps = pixels[:, ::-1], [x[:, ::-1] for x in maps]
         pixels = augmentation.pad(pixels, self.pad_to, augmentation.IMAGE_PADDING)
-        return pixels, augmentation.pad(labels, self.pad_to, self.ignore_label)
+        labels = augmentation.pad(maps[0], self.pad_to, self.ignore_label)
+        return pixels, labels, [augmentation.pad(x, self.pad_to, 0) for x in maps[1:]]
+
+    def _sample_view(
+        self, rng: np.random.Generator, image: Image.Image, labels: np.ndarray, wanted_class: int | None
+    ) -> augmentation.View:
+        edge = augmentation.sample_short_edge(rng, self.short_edges, self.sampling)
+        shape = augmentation.resized_shape(image.height, image.width, edge, self.max_size)
+        if self.crop_size is None:
+            return augmentation.View.whole(*shape)
+        return augmentation.sample_view(
+            rng,
+            shape,
+            self.crop_size,
+            labels=labels,
+            max_area=self.single_category_max_area,
+            ignore_label=self.ignore_label,
+            wanted_class=wanted_class,
+        )
 
 
 def model_says(cfg: CfgNode, attribute: str) -> bool:
     """What the config's meta-architecture says of itself; False for those of other projects, which say nothing."""
     models = dict(iter(META_ARCH_REGISTRY))
     return getattr(models.get(cfg.MODEL.META_ARCHITECTURE), attribute, False)
-
-
-def build_validation_mapper(cfg: CfgNode) -> SemanticMapper:
-    """Images as evaluation shows them to a model, with their labels at the same size, for a loss."""
-    with naming_config_keys():
-        return SemanticMapper(**(SemanticMapper.from_config(cfg, is_train=False) | {"is_train": True}))
-
-
-MAPPERS: dict[str, Callable[..., Any]] = {"mask_former_semantic": SemanticMapper}
-
-
-def build_mapper(cfg: CfgNode, is_train: bool) -> Callable[..., dict[str, Any]]:
-    """Build the mapper that INPUT.DATASET_MAPPER_NAME names; UserError if there is none of that name."""
-    name = cfg.INPUT.DATASET_MAPPER_NAME
-    if name not in MAPPERS:
-        raise UserError(f'INPUT.DATASET_MAPPER_NAME is "{name}"; known are {", ".join(sorted(MAPPERS))}')
-    with naming_config_keys():
-        return MAPPERS[name](cfg, is_train)

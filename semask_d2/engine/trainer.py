@@ -32,7 +32,7 @@ from semask_d2.data.class_balance import with_class_weights
 from semask_d2.data.datasets import class_metadata
 from semask_d2.data.datasets.custom import register_custom
 from semask_d2.data.loader import Batches, TrainBatches, build_test_loader, build_train_loader, run_seed
-from semask_d2.data.mapper import build_validation_mapper
+from semask_d2.data.mappers import build_validation_mapper
 from semask_d2.engine.averaging import WeightAverage
 from semask_d2.engine.early_stopping import EarlyStopping, Finished
 from semask_d2.engine.hooks import (
@@ -51,13 +51,17 @@ from semask_d2.engine.step import TrainingStep
 from semask_d2.engine.trackers import build_trackers
 from semask_d2.evaluation import (
     EvaluatedModel,
+    InstanceEvaluator,
     LabelsOnly,
     MultiScaleFlip,
+    PanopticEvaluator,
     SemanticEvaluator,
     TimedEvaluator,
+    build_evaluator,
+    main_metric,
     mean_loss,
 )
-from semask_d2.evaluation.results import FOLDER as RESULTS
+from semask_d2.evaluation.tasks import SEMANTIC
 from semask_d2.modeling.layers.precision import autocast_dtype
 from semask_d2.modeling.meta_arch import SemanticSegmenter, build_model, with_sliding
 from semask_d2.utils.errors import UserError
@@ -224,15 +228,16 @@ class Trainer(DefaultTrainer):
     ) -> dict[str, Any]:
         """Detectron2's `test`, in the windows of TEST.SLIDING; `evaluated` is what the results' files say of `model`.
 
-        For `SemanticEvaluator` alone, models make labels and no scores, and are timed.
+        For `SemanticEvaluator` alone, models make labels and no scores. This project's evaluators are timed.
         """
         if not isinstance(model, MultiScaleFlip):  # which has the windows in it
             model = with_sliding(cfg, model)
         if evaluators is None:
             evaluators = [cls.build_evaluator(cfg, name) for name in cfg.DATASETS.TEST]
-        of_labels = isinstance(evaluators, list) and all(isinstance(x, SemanticEvaluator) for x in evaluators)
-        if of_labels:
-            model = LabelsOnly(model)
+        ours = (SemanticEvaluator, PanopticEvaluator, InstanceEvaluator)
+        if isinstance(evaluators, list) and all(isinstance(x, ours) for x in evaluators):
+            if all(isinstance(x, SemanticEvaluator) for x in evaluators):
+                model = LabelsOnly(model)
             for evaluator in evaluators:
                 evaluator.evaluated = evaluated
             evaluators = [TimedEvaluator(evaluator, model, evaluator.dataset_name) for evaluator in evaluators]
@@ -240,11 +245,10 @@ class Trainer(DefaultTrainer):
 
     @property
     def metric(self) -> str:
-        """The scalar that says which model is best: the first test set's mIoU."""
-        if not self.cfg.DATASETS.TEST:
-            return "sem_seg/mIoU"
-        several = f"{self.cfg.DATASETS.TEST[0]}/" if len(self.cfg.DATASETS.TEST) > 1 else ""
-        return f"{several}sem_seg/mIoU"
+        """The scalar that says which model is best: the first test set's mIoU, PQ or AP."""
+        names = self.cfg.DATASETS.TEST
+        several = f"{names[0]}/" if len(names) > 1 else ""
+        return several + "/".join(main_metric(names[0]) if names else SEMANTIC)
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
@@ -283,13 +287,8 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
-        """Semantic segmentation metrics, which are also written to `inference/` in the output folder."""
-        return SemanticEvaluator(
-            dataset_name,
-            output_dir=os.path.join(cfg.OUTPUT_DIR, RESULTS),
-            boundary=cfg.TEST.BOUNDARY,
-            save_predictions=cfg.TEST.SAVE_PREDICTIONS,
-        )
+        """The evaluator for the data set's kind: mIoU and its relatives, panoptic quality, or average precision."""
+        return build_evaluator(cfg, dataset_name)
 
 
 def distribute(model: nn.Module) -> nn.Module:

@@ -10,7 +10,7 @@ from semask_d2.d2 import CfgNode
 from semask_d2.d2 import get_cfg as get_detectron2_cfg
 from semask_d2.data.augmentation import resized_tensor
 from semask_d2.data.image_io import open_picture
-from semask_d2.modeling.meta_arch import Segmenter, as_segmenter, in_batches, with_sliding
+from semask_d2.modeling.meta_arch import Segmenter, as_segmenter, in_batches, refuse_segments, with_sliding
 from semask_d2.modeling.meta_arch.score_maps import ScoreMap
 from semask_d2.modeling.meta_arch.segmenter import Priors
 
@@ -52,6 +52,7 @@ class MultiScaleFlip(Segmenter):
         MIN_SIZES that are Detectron2's default count as not set: they are `FACTORS` of INPUT.MIN_SIZE_TEST then, or
         where that is 0 of each image's own size.
         """
+        refuse_segments(cfg, "TEST.AUG.ENABLED")
         sides = cfg.TEST.AUG.MIN_SIZES
         if tuple(sides) == tuple(get_detectron2_cfg().TEST.AUG.MIN_SIZES):
             test_size = cfg.INPUT.MIN_SIZE_TEST

@@ -16,14 +16,17 @@ from semask_d2.d2 import CfgNode
 from semask_d2.data.image_io import check_labels, read_image, save_picture
 from semask_d2.data.labels import read_sample_labels
 from semask_d2.inference import media
-from semask_d2.inference.predictor import Predictor
+from semask_d2.inference.predictor import Prediction, Predictor
 from semask_d2.utils.errors import UnreadableFile, UserError, printable
 from semask_d2.utils.files import atomic_write, remove_stale, require_writable
 from semask_d2.utils.memory import out_of_memory
 from semask_d2.utils.runs import CONFIG_NAME, newest_run, require_run, run_weights
+from semask_d2.utils.segment_drawing import Drawn, draw_segments, drawn_segments, map_of_masks
 from semask_d2.utils.visualization import draw_panels, draw_segmentation
 
 RUNS = "output"
+TASKS = ("semantic", "instance", "panoptic")
+LEAST_SCORE = 0.5  # of an instance that is drawn
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
 FRAME = re.compile(r"\d{6,}\.png")  # the label file of a video's frame
 # what the allocators say, of the CPU and of libraries on a GPU, where it is no exception of its own type
@@ -63,6 +66,38 @@ def choose_config(
     return get_cfg(config_file, [*opts, *chosen], data=data)
 
 
+def set_task(cfg: CfgNode, task: str | None) -> str:
+    """Set a config to predict for one task, None for what it is made for; return the task's name."""
+    test = cfg.MODEL.MASK_FORMER.TEST
+    if task is None:
+        task = "panoptic" if test.PANOPTIC_ON else "instance" if test.INSTANCE_ON else "semantic"
+    if task != "semantic" and cfg.MODEL.META_ARCHITECTURE != "SeMaskMaskFormer":
+        raise UserError(
+            f"--task {task}: MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE} finds no segments; it takes a mask "
+            "model (SeMaskMaskFormer)"
+        )
+    frozen = cfg.is_frozen()
+    cfg.defrost()
+    test.SEMANTIC_ON, test.INSTANCE_ON, test.PANOPTIC_ON = (task == x for x in TASKS)
+    if frozen:
+        cfg.freeze()
+    return task
+
+
+def drawn_prediction(predictor: Predictor, prediction: Prediction) -> Drawn:
+    """What to draw of a prediction's panoptic segments, or of its instances of a score of `LEAST_SCORE` or more."""
+    style = {"names": predictor.class_names, "colors": predictor.class_colors}
+    if (panoptic := prediction.segments) is not None:
+        segments = [(x["id"], x["category_id"], x["isthing"]) for x in panoptic.info]
+        return drawn_segments(panoptic.ids, segments, **style)
+    instances = prediction.instances
+    assert instances is not None  # as `set_task` has set the config
+    ids = map_of_masks(instances.masks, instances.scores, LEAST_SCORE)
+    seen = set(np.unique(ids).tolist())
+    segments = [(i + 1, int(category), True) for i, category in enumerate(instances.classes) if i + 1 in seen]
+    return drawn_segments(ids, segments, **style)
+
+
 class DrawingJob:
     """Draws pictures, videos or a camera into files, or where there is no `output` into a window.
 
@@ -80,6 +115,7 @@ class DrawingJob:
         priors: bool = False,
         opacity: float = 0.6,
     ):
+        self.task = "semantic"
         self.camera = source if isinstance(source, int) else None
         self.inputs = [] if isinstance(source, int) else media.find_inputs(source)
         self.compare = None if compare is None else Path(compare)
@@ -103,6 +139,16 @@ class DrawingJob:
             self.targets = self._targets(self.output)
             self._require_apart()
             require_writable(self.targets[0].parent, "--output")
+
+    def draw_task(self, task: str) -> None:
+        """Draw what a predictor whose config is set to `task` (`set_task`) finds; at first that is "semantic".
+
+        Raises `UserError` for what is drawn or written of classes alone.
+        """
+        for word, value in (("--labels", self.labels), ("--compare", self.compare), ("--semantic-priors", self.priors)):
+            if value and task != "semantic":
+                raise UserError(f"{word} is for --task semantic, not for {task}; leave one of them out")
+        self.task = task
 
     def _targets(self, output: Path) -> list[Path]:
         """The file that each input is drawn into; the camera's is the only one."""
@@ -226,6 +272,10 @@ class DrawingJob:
     def _draw(self, predictor: Predictor, image: np.ndarray, truth: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         """The picture of one image, and its class ids."""
         prediction = predictor(image, priors=self.priors)
+        if self.task != "semantic":
+            return draw_segments(
+                image, drawn_prediction(predictor, prediction), opacity=self.opacity
+            ), prediction.labels
         style = {"names": predictor.class_names, "colors": predictor.class_colors, "opacity": self.opacity}
         if truth is None and not self.priors:
             return draw_segmentation(image, prediction.labels, **style), prediction.labels

@@ -17,7 +17,7 @@ from torch import nn
 from semask_d2.checkpoint import load_checkpoint, read_checkpoint
 from semask_d2.checkpoint.class_metadata import metadata_of_file
 from semask_d2.config import get_cfg
-from semask_d2.d2 import CfgNode
+from semask_d2.d2 import CfgNode, Instances
 from semask_d2.data.augmentation import View, image_tensor, resize_image, resized_shape
 from semask_d2.data.datasets import class_metadata
 from semask_d2.data.datasets.custom import register_custom
@@ -35,18 +35,49 @@ FAR_SMALLER = 4  # times that a picture's sides shrink before that is worth a wo
 logger = logging.getLogger(__name__)
 
 
+class PanopticSegments(NamedTuple):
+    """`ids` (H, W) int32 of an image's segments, 0 for void, and of each segment its `id`, `category_id` (its class),
+    `isthing` and `score`.
+    """
+
+    ids: np.ndarray
+    info: list[dict[str, Any]]
+
+
+class FoundInstances(NamedTuple):
+    """N objects, the most certain first: `masks` (N, H, W) bool, `boxes` (N, 4) of x0, y0, x1, y1, `classes` (N,) and
+    `scores` (N,).
+    """
+
+    masks: np.ndarray
+    boxes: np.ndarray
+    classes: np.ndarray
+    scores: np.ndarray
+
+    @classmethod
+    def of(cls, instances: Instances) -> FoundInstances:
+        """The instances of a model's output, in the order of their scores."""
+        order = instances.scores.argsort(descending=True, stable=True)
+        found = instances[order].to("cpu")
+        fields = (found.pred_masks, found.pred_boxes.tensor, found.pred_classes, found.scores)
+        return cls(*(field.numpy() for field in fields))
+
+
 class Prediction(NamedTuple):
     """What a model sees in one image, on the CPU.
 
     `labels` (H, W) are class ids. Where asked for, `scores` is (K, H, W), whose highest is the label: no calibrated
     probabilities, but sums over queries of class times mask probability, or Semantic FPN's logits (`Segmentation`);
     and `priors` maps "sem2".."sem5" to the class ids (ceil(h / stride), ceil(w / stride)) of the backbone's semantic
-    maps at strides 4, 8, 16 and 32 of the resized image (h, w).
+    maps at strides 4, 8, 16 and 32 of the resized image (h, w). `segments` is there where
+    MODEL.MASK_FORMER.TEST.PANOPTIC_ON is True and `instances` where INSTANCE_ON is.
     """
 
     labels: np.ndarray
     scores: np.ndarray | None = None
     priors: dict[str, np.ndarray] | None = None
+    segments: PanopticSegments | None = None
+    instances: FoundInstances | None = None
 
 
 class Predictor:
@@ -173,16 +204,21 @@ class Predictor:
                 f"{self.cfg.MODEL.BACKBONE.NAME}: this model has no semantic maps to show; they come with this "
                 "project's models and a NUM_SEM_BLOCKS of at least 1"
             )
-        return [
-            Prediction(
-                result.labels.cpu().numpy(),
-                None if result.scores is None else result.scores.cpu().numpy(),
-                None
-                if result.priors is None
-                else {name: x.argmax(0).cpu().numpy() for name, x in result.priors.items()},
+        predictions = []
+        for result in self.model.predict(inputs, scores=scores, priors=priors, segments=True):
+            maps = result.priors
+            found = result.segments or {}
+            panoptic, instances = found.get("panoptic_seg"), found.get("instances")
+            predictions.append(
+                Prediction(
+                    result.labels.cpu().numpy(),
+                    None if result.scores is None else result.scores.cpu().numpy(),
+                    None if maps is None else {name: x.argmax(0).cpu().numpy() for name, x in maps.items()},
+                    None if panoptic is None else PanopticSegments(panoptic[0].cpu().numpy(), panoptic[1]),
+                    None if instances is None else FoundInstances.of(instances),
+                )
             )
-            for result in self.model.predict(inputs, scores=scores, priors=priors)
-        ]
+        return predictions
 
     def prepare(self, image: np.ndarray) -> dict:
         """The model's input for one image: resized as in evaluation, in the config's channel order."""

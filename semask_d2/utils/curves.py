@@ -48,6 +48,8 @@ def _figure(records: Records, plot_size: tuple[float, float]) -> Figure:
     plots = {
         "loss": losses,
         "mIoU, %": [name for name in names if name.endswith("sem_seg/mIoU")],
+        "PQ, %": [name for name in names if name.endswith("panoptic_seg/PQ")],
+        "AP, %": [name for name in names if name.endswith("segm/AP")],
         "learning rate": [name for name in names if name == "lr"],
     }
     plots = {title: series for title, series in plots.items() if series}

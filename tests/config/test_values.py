@@ -33,7 +33,10 @@ from tests.helpers.commands import TINY, TOY_CONFIG
         ("MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE", "res5", "several maps"),
         ("MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE", "res7", "backbone feature"),
         ("MODEL.MASK_FORMER.TEST.SEMANTIC_ON", "False", "expected True"),
-        ("MODEL.MASK_FORMER.TEST.PANOPTIC_ON", "True", "expected False"),
+        ("MODEL.MASK_FORMER.TEST.PANOPTIC_ON", "True", "which classes are things"),
+        ("MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD", "-0.1", "from 0 to 1"),
+        ("MODEL.MASK_FORMER.TEST.OVERLAP_THRESHOLD", "80.0", "from 0 to 1"),
+        ("TEST.DETECTIONS_PER_IMAGE", "0", "at least 1"),
         ("MODEL.MASK_FORMER.NHEADS", "5", "multiple of 5"),
         ("MODEL.MASK_FORMER.HIDDEN_DIM", "30", "multiple of 4"),
         ("MODEL.MASK_FORMER.DEC_LAYERS", "0", "at least 1"),
@@ -52,7 +55,7 @@ from tests.helpers.commands import TINY, TOY_CONFIG
 )
 def test_is_named_with_what_was_expected(key: str, value: str, message: str) -> None:
     cfg = get_cfg(TOY_CONFIG, (*TINY, key, value))
-    with pytest.raises(UserError, match=r"MODEL\.") as caught:
+    with pytest.raises(UserError, match=r"(MODEL|TEST)\.") as caught:
         build_model(cfg)
     assert message in str(caught.value)
 

@@ -50,7 +50,7 @@ KINDS = {
     Registry: "BACKBONE_REGISTRY SEM_SEG_HEADS_REGISTRY META_ARCH_REGISTRY",
     UserDict: "DatasetCatalog MetadataCatalog",
     iopath.common.file_io.PathManager: "PathManager",
-    type: """CfgNode Backbone ShapeSpec ImageList DatasetEvaluator EventWriter JSONWriter
+    type: """CfgNode Backbone Boxes ShapeSpec ImageList Instances DatasetEvaluator EventWriter JSONWriter
         TensorboardXWriter TrainerBase DefaultTrainer HookBase""",
     Callable: """get_cfg configurable build_backbone build_sem_seg_head build_model get_event_storage
         default_argument_parser launch setup_logger collect_env_info seed_all_rng""",

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from semask_d2.data import augmentation
-from semask_d2.data.mapper import SemanticMapper, build_mapper
+from semask_d2.data.mapper import SemanticMapper
+from semask_d2.data.mappers import build_mapper
 from semask_d2.utils.errors import UserError
 
 

@@ -38,6 +38,7 @@ from semask_d2.d2.native.modeling import (
     build_model,
     build_sem_seg_head,
 )
+from semask_d2.d2.native.structures import Boxes, Instances
 
 __all__ = [
     "BACKBONE_REGISTRY",
@@ -46,6 +47,7 @@ __all__ = [
     "META_ARCH_REGISTRY",
     "SEM_SEG_HEADS_REGISTRY",
     "Backbone",
+    "Boxes",
     "CfgNode",
     "DatasetCatalog",
     "DatasetEvaluator",
@@ -53,6 +55,7 @@ __all__ = [
     "EventWriter",
     "HookBase",
     "ImageList",
+    "Instances",
     "JSONWriter",
     "MetadataCatalog",
     "PathManager",

@@ -10,13 +10,15 @@ from semask_d2.d2 import CfgNode, DatasetCatalog, MetadataCatalog
 from semask_d2.data.datasets.ade20k import ADE20K
 from semask_d2.data.datasets.camvid import CAMVID
 from semask_d2.data.datasets.cityscapes import CITYSCAPES
+from semask_d2.data.datasets.coco_segments import SegmentDataset
 from semask_d2.data.datasets.coco_stuff10k import COCO_STUFF_10K
 from semask_d2.data.datasets.folder import FolderDataset, require_folder
 from semask_d2.data.datasets.toy_scenes import TOY_SCENES
+from semask_d2.data.datasets.toy_segments import TOY_SCENES_INSTANCE, TOY_SCENES_PANOPTIC
 from semask_d2.utils.errors import UserError
 from semask_d2.utils.visualization import distinct_colors
 
-DATASETS = (TOY_SCENES, CAMVID, ADE20K, CITYSCAPES, COCO_STUFF_10K)
+DATASETS = (TOY_SCENES, CAMVID, ADE20K, CITYSCAPES, COCO_STUFF_10K, TOY_SCENES_PANOPTIC, TOY_SCENES_INSTANCE)
 
 
 def register_all() -> None:
@@ -30,13 +32,7 @@ def register_all() -> None:
             if name not in DatasetCatalog.list():
                 DatasetCatalog.register(name, lambda dataset=dataset, split=split: dataset.load(split))
             metadata = MetadataCatalog.get(name)
-            ours = {
-                "stuff_classes": list(dataset.classes),
-                "stuff_colors": [list(color) for color in dataset.colors],
-                "ignore_label": dataset.ignore_label,
-                "evaluator_type": "sem_seg",
-            }
-            for key, value in ours.items():
+            for key, value in dataset.metadata(split).items():
                 if metadata.get(key) is None:
                     metadata.set(**{key: value})
 
@@ -80,8 +76,15 @@ def get_dataset_dicts(name: str) -> list[dict]:
 
 
 def builtin_dataset(name: str) -> FolderDataset | None:
-    """The data set of ours that a split's registered name belongs to; None for others'."""
-    return _ours().get(name)
+    """The data set of ours with label maps that a split's registered name belongs to; None for others'."""
+    dataset = _ours().get(name)
+    return dataset if isinstance(dataset, FolderDataset) else None
+
+
+def class_names(name: str) -> list[str] | None:
+    """The classes of a registered data set, in its metadata those of stuff, else of things; None if unknown."""
+    metadata = MetadataCatalog.get(name)
+    return metadata.get("stuff_classes") or metadata.get("thing_classes")
 
 
 def class_metadata(cfg: CfgNode) -> dict[str, Any] | None:
@@ -91,10 +94,10 @@ def class_metadata(cfg: CfgNode) -> dict[str, Any] | None:
     """
     names = cfg.DATASETS.TEST or cfg.DATASETS.TRAIN
     metadata = MetadataCatalog.get(names[0]) if names else None
-    classes = metadata.get("stuff_classes") if metadata else None
+    classes = class_names(names[0]) if names else None
     if metadata is None or classes is None or len(classes) != cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES:
         return None
-    colors = metadata.get("stuff_colors")
+    colors = metadata.get("stuff_colors") or metadata.get("thing_colors")
     if colors is None or len(colors) != len(classes):
         colors = distinct_colors(len(classes))
     return {
@@ -109,5 +112,5 @@ def _registered_by(name: str) -> str:
     return getattr(DatasetCatalog[name], "__module__", "").partition(".")[0]
 
 
-def _ours() -> dict[str, FolderDataset]:
+def _ours() -> dict[str, FolderDataset | SegmentDataset]:
     return {name: dataset for dataset in DATASETS for name in dataset.names()}

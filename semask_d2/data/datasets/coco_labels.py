@@ -52,17 +52,30 @@ def coco_labels(
     return labels
 
 
+PARTS = {  # of a COCO-format file and of each of their entries, by what the annotations hold
+    "segmentations": (
+        ("images", ("id", "file_name", "height", "width")),
+        ("annotations", ("image_id", "category_id", "segmentation")),
+        ("categories", ("id", "name")),
+    ),
+    "segments_info": (
+        ("images", ("id", "file_name")),
+        ("annotations", ("image_id", "file_name", "segments_info")),
+        ("categories", ("id", "name", "isthing")),
+    ),
+}
+
+
 @lru_cache(maxsize=4)
-def read_coco(path: str, _changed: int, _size: int) -> dict[str, Any]:
-    """The content of a COCO-format file, kept until it changes; UserError where it is none."""
+def read_coco(path: str, _changed: int, _size: int, kind: str = "segmentations") -> dict[str, Any]:
+    """The content of a COCO-format file, kept until it changes; UserError where it is none.
+
+    `kind` is what its annotations hold: "segmentations", or "segments_info" as panoptic ones do.
+    """
     try:
         with open(path, encoding="utf-8") as file:
             content = json.load(file)
-        for key, needed in (
-            ("images", ("id", "file_name", "height", "width")),
-            ("annotations", ("image_id", "category_id", "segmentation")),
-            ("categories", ("id", "name")),
-        ):
+        for key, needed in PARTS[kind]:
             for item in content[key]:
                 for part in needed:
                     item[part]
@@ -70,7 +83,7 @@ def read_coco(path: str, _changed: int, _size: int) -> dict[str, Any]:
         raise UserError(f"{path} cannot be read as JSON: {' '.join(str(error).split())}") from error
     except (KeyError, TypeError) as error:
         raise UserError(
-            f"{path} is not in COCO format: expected images, annotations with segmentations, and categories "
+            f"{path} is not in COCO format: expected images, annotations with {kind}, and categories "
             f"({type(error).__name__}: {error})"
         ) from error
     return content

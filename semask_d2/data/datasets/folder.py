@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from semask_d2.utils.errors import UserError
 
@@ -44,6 +45,15 @@ class FolderDataset:
     def names(self) -> dict[str, str]:
         """The registered names of the splits, each with its split."""
         return {f"{self.prefix}_{split}": split for split in self.splits}
+
+    def metadata(self, split: str) -> dict[str, Any]:
+        """What Detectron2's catalog says of a split."""
+        return {
+            "stuff_classes": list(self.classes),
+            "stuff_colors": [list(color) for color in self.colors],
+            "ignore_label": self.ignore_label,
+            "evaluator_type": "sem_seg",
+        }
 
     def load(self, split: str) -> list[dict[str, str]]:
         """List the split's image and label files; errors as in `load_folder_pairs`."""

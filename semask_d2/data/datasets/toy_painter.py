@@ -19,6 +19,7 @@ SIZE = 128  # pixels, both sides
 IGNORE = 255
 CLASSES = ("sky", "water", "grass", "tree", "road", "building", "ball", "box", "sand", "hut", "stripes", "checks")
 SKY, WATER, GRASS, TREE, ROAD, BUILDING, BALL, BOX, SAND, HUT, STRIPES, CHECKS = range(len(CLASSES))
+THINGS = (TREE, BUILDING, BALL, BOX, HUT, STRIPES, CHECKS)  # what stands on the ground, and can be counted
 
 BLUE, GREEN, GRAY, RED, TAN = (112, 158, 200), (88, 130, 66), (128, 124, 122), (188, 66, 56), (198, 168, 118)
 VIOLET, WHITE, STONE, BARK = (120, 64, 142), (226, 216, 222), (62, 54, 58), (78, 62, 48)
@@ -277,10 +278,16 @@ def develop(scene: Scene) -> Array:
 
 def paint_scene(*seed: int) -> tuple[Array, Array]:
     """Paint the scene of this seed: image (SIZE, SIZE, 3) uint8 RGB, labels (SIZE, SIZE) uint8, 255 = ignore."""
+    image, labels, _ = paint_objects(*seed)
+    return image, labels
+
+
+def paint_objects(*seed: int) -> tuple[Array, Array, Array]:
+    """As `paint_scene`, and the objects (SIZE, SIZE) int64: each pixel's, counted from 1, or 0 on the ground."""
     scene = Scene(Dice(*seed))
     paint_backdrop(scene)
     for paint, percent in GROUND:
         if scene.dice.chance(percent):
             paint(scene)
     place_objects(scene)
-    return develop(scene), scene.labels
+    return develop(scene), scene.labels, scene.owners

@@ -21,8 +21,11 @@ def sample_class_masks(labels: Tensor, points: Tensor, classes: Tensor) -> Tenso
     """Bilinear samples of the binary masks `labels == class`, never held together: (M, P).
 
     `labels` is one map (H, W), `classes` (M,) ids of at least 0; `points` is (P, 2), shared by all masks, or
-    (..., M, P, 2), one set each, whose samples are (..., M, P).
+    (..., M, P, 2), one set each, whose samples are (..., M, P). Where `labels` are masks (M, H, W) of 0 and 1, which
+    may overlap, it is they that are sampled.
     """
+    if labels.dim() == 3:
+        return sample_masks(labels, points)
     if labels.device.type != "cpu" or points.dim() == 2 or not len(classes):
         return class_shares(labels, points, classes)
     samples = points.new_empty(points.shape[:-1])
@@ -30,6 +33,16 @@ def sample_class_masks(labels: Tensor, points: Tensor, classes: Tensor) -> Tenso
         mask = (labels == class_id).to(points.dtype)
         own = points[..., m, :, :]
         samples[..., m, :] = sample_points(mask[None, None], own.reshape(1, -1, 2)).view(own.shape[:-1])
+    return samples
+
+
+def sample_masks(masks: Tensor, points: Tensor) -> Tensor:
+    """Bilinear samples of each of `masks` (M, H, W), at points as `sample_class_masks` takes them."""
+    samples = points.new_empty((*points.shape[:-3], len(masks), points.shape[-2]))
+    for m, mask in enumerate(masks):  # one at a time as floating-point numbers
+        own = points if points.dim() == 2 else points[..., m, :, :]
+        sampled = sample_points(mask[None, None].to(points.dtype), own.reshape(1, -1, 2))
+        samples[..., m, :] = sampled.view(own.shape[:-1])
     return samples
 
 

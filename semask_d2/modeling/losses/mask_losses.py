@@ -21,7 +21,10 @@ ALPHA, GAMMA = 0.25, 2  # of the focal loss (arXiv 1708.02002)
 
 
 class MaskLoss(Protocol):
-    """How the masks of one image are compared: two terms, "mask" and "dice", as matching costs and as losses."""
+    """How the masks of one image are compared: two terms, "mask" and "dice", as matching costs and as losses.
+
+    `labels` are one map (H, W) that holds `classes` (M,) where the M true masks are, or these as (M, H, W).
+    """
 
     def costs(self, embed: Tensor, features: Tensor, labels: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
         """`embed` (N, C), `features` (C, h, w), `labels` (H, W), `classes` (M,) -> two (N, M) cost matrices."""
@@ -159,8 +162,9 @@ class DenseMaskLoss:
     def costs(self, embed: Tensor, features: Tensor, labels: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
         """`embed` (N, C), `features` (C, h, w), `labels` (H, W), `classes` (M,) -> two (N, M) cost matrices."""
         logits = embed @ features.flatten(1)
-        small = F.interpolate(labels[None, None].float(), size=features.shape[-2:], mode="nearest")
-        target = (small.flatten() == classes[:, None]).to(logits.dtype)
+        maps = labels if labels.dim() == 3 else labels[None]
+        small = F.interpolate(maps[None].float(), size=features.shape[-2:], mode="nearest")[0].flatten(1)
+        target = (small if labels.dim() == 3 else small == classes[:, None]).to(logits.dtype)
         positive, negative = focal_terms(logits)
         mask_cost = (positive @ target.T + negative @ (1 - target).T) / logits.shape[1]
         return mask_cost, pairwise_dice(logits.sigmoid(), target)
@@ -168,7 +172,7 @@ class DenseMaskLoss:
     def losses(self, embed: Tensor, features: Tensor, labels: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
         """`embed` (L, M, C) of the matched queries -> focal loss and dice of each pair, (L, M)."""
         logit_maps = torch.einsum("lmc,chw->lmhw", embed, features)
-        logits = F.interpolate(logit_maps, size=labels.shape, mode="bilinear", align_corners=False)
-        target = labels == classes[:, None, None]
+        logits = F.interpolate(logit_maps, size=labels.shape[-2:], mode="bilinear", align_corners=False)
+        target = labels > 0 if labels.dim() == 3 else labels == classes[:, None, None]
         mask_loss = torch.where(target, *focal_terms(logits)).mean((2, 3))
         return mask_loss, dice(logits.sigmoid().flatten(2), target.flatten(1))

@@ -17,7 +17,7 @@ from semask_d2.d2 import comm
 from semask_d2.modeling.losses.class_weights import class_weight_tensor
 from semask_d2.modeling.losses.mask_losses import MaskLoss
 from semask_d2.modeling.losses.matcher import solve_assignments
-from semask_d2.modeling.losses.targets import SemanticTargets
+from semask_d2.modeling.losses.targets import Targets
 from semask_d2.modeling.transformer_decoders import MaskPredictions
 from semask_d2.utils.arguments import require
 
@@ -67,7 +67,7 @@ class SetCriterion(nn.Module):
             empty_weight[:-1] = given
         self.register_buffer("empty_weight", empty_weight, persistent=False)
 
-    def forward(self, predictions: MaskPredictions, targets: SemanticTargets) -> dict[str, Tensor]:
+    def forward(self, predictions: MaskPredictions, targets: Targets) -> dict[str, Tensor]:
         """Weighted losses by name, all in fp32."""
         with torch.autocast(predictions.mask_embed.device.type, enabled=False):
             predictions = predictions.float()
@@ -88,7 +88,7 @@ class SetCriterion(nn.Module):
         return losses
 
     @torch.no_grad()
-    def match(self, predictions: MaskPredictions, targets: SemanticTargets) -> list[Tensor]:
+    def match(self, predictions: MaskPredictions, targets: Targets) -> list[Tensor]:
         """The query of each target: per image (L, M_i) on the predictions' device, -1 for a target left over."""
         layers, device = len(predictions.mask_embed), predictions.mask_embed.device
         costs = []
@@ -96,8 +96,8 @@ class SetCriterion(nn.Module):
             mask_cost, dice_cost = self.mask_loss.costs(
                 predictions.mask_embed[:, i].flatten(0, 1),
                 predictions.mask_features[i],
-                targets.labels[i],
-                ids,
+                targets.masks[i],
+                targets.segment_ids[i],
             )
             class_cost = -predictions.class_logits[:, i].softmax(-1)[..., ids]
             cost = self.mask_weight * mask_cost + self.dice_weight * dice_cost
@@ -108,7 +108,7 @@ class SetCriterion(nn.Module):
             packed = packed.pin_memory()
         return list(packed.to(device, non_blocking=True).split([match.shape[1] for match in matches], dim=1))
 
-    def class_loss(self, class_logits: Tensor, targets: SemanticTargets, matches: list[Tensor]) -> Tensor:
+    def class_loss(self, class_logits: Tensor, targets: Targets, matches: list[Tensor]) -> Tensor:
         """Cross-entropy of each layer, (L,): unmatched queries have the target "no object", of lower weight."""
         layers, batch, queries, _ = class_logits.shape
         # one column more than queries takes the writes of targets left over
@@ -121,7 +121,7 @@ class SetCriterion(nn.Module):
         return loss.view(layers, -1).sum(1) / weight.view(layers, -1).sum(1)
 
     def mask_losses(
-        self, predictions: MaskPredictions, targets: SemanticTargets, matches: list[Tensor]
+        self, predictions: MaskPredictions, targets: Targets, matches: list[Tensor]
     ) -> tuple[Tensor, Tensor]:
         """The "mask" and "dice" losses of each layer, (L,) each."""
         # zero, yet tied to every prediction: ranks without a target still take part in the gradient exchange
@@ -133,7 +133,7 @@ class SetCriterion(nn.Module):
             embed = predictions.mask_embed[:, i]
             matched = embed.gather(1, match.clamp(min=0)[..., None].expand(-1, -1, embed.shape[-1]))
             mask_losses, dice_losses = self.mask_loss.losses(
-                matched, predictions.mask_features[i], targets.labels[i], ids
+                matched, predictions.mask_features[i], targets.masks[i], targets.segment_ids[i]
             )
             assigned = match >= 0
             mask_loss = mask_loss + (mask_losses * assigned).sum(1)
@@ -141,7 +141,7 @@ class SetCriterion(nn.Module):
         count = self.mean_num_masks(targets, mask_loss.device)
         return mask_loss / count, dice_loss / count
 
-    def mean_num_masks(self, targets: SemanticTargets, device: torch.device) -> Tensor:
+    def mean_num_masks(self, targets: Targets, device: torch.device) -> Tensor:
         """Target masks per process, at least 1: the divisor that makes the sum over processes a mean.
 
         In evaluation mode each process's own, as their images may differ in number.

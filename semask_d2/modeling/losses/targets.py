@@ -7,6 +7,7 @@ from itertools import chain
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from semask_d2.utils.errors import UserError
@@ -25,9 +26,76 @@ class SemanticTargets(NamedTuple):
     ignore_label: int
 
     @property
+    def masks(self) -> Tensor:
+        """Where the target masks are: the label maps."""
+        return self.labels
+
+    @property
+    def segment_ids(self) -> Sequence[Tensor]:
+        """What the label maps hold where each target mask is: its class."""
+        return self.class_ids
+
+    @property
     def num_masks(self) -> int:
         """How many target masks the batch holds."""
         return sum(map(len, self.classes))
+
+
+class Segments(NamedTuple):
+    """The true segments of one image: `classes` (M,) and `masks`, where they are, the same for both of its forms.
+
+    Segments that do not overlap are one integer map (H, W), M ids from 1 on in the order of `classes` and 0 for none,
+    of which no mask is ever built; those that may overlap are masks (M, H, W) of 0 and 1.
+    """
+
+    masks: Tensor
+    classes: Tensor
+
+
+class SegmentTargets(NamedTuple):
+    """The target masks of a batch of images with segments, as the criteria use them.
+
+    `masks`, per image, are those of `Segments` padded to the batch's size, `class_ids` (M,) their classes and
+    `segment_ids` (M,) what an integer map holds where they are. `labels` (B, H, W) are the semantic labels that the
+    segments imply, with `ignore_label` where unlabeled, for the loss of the semantic maps.
+    """
+
+    labels: Tensor
+    masks: Sequence[Tensor]
+    class_ids: Sequence[Tensor]
+    segment_ids: Sequence[Tensor]
+    ignore_label: int
+
+    @property
+    def num_masks(self) -> int:
+        """How many target masks the batch holds."""
+        return sum(map(len, self.class_ids))
+
+
+Targets = SemanticTargets | SegmentTargets
+
+
+def build_segment_targets(
+    segments: Sequence[Segments], semantic: SemanticTargets, *, num_classes: int, names: Sequence[str]
+) -> SegmentTargets:
+    """Pad the segments of each image to the size of the batch's semantic labels, beside these.
+
+    `names` are the images' names for the `UserError` that a class outside 0..num_classes - 1 raises.
+    """
+    size, device = semantic.labels.shape[-2:], semantic.labels.device
+    masks, class_ids, segment_ids = [], [], []
+    for (own, classes), name in zip(segments, names, strict=True):
+        wrong = [i for i in classes.tolist() if not 0 <= i < num_classes]
+        if wrong:
+            raise UserError(
+                f"segments of {name}: classes {wrong[:10]} are outside 0..{num_classes - 1} "
+                f"(MODEL.SEM_SEG_HEAD.NUM_CLASSES {num_classes}); correct the annotations or the config"
+            )
+        below, right = size[0] - own.shape[-2], size[1] - own.shape[-1]
+        masks.append(F.pad(own.to(device, non_blocking=True), (0, right, 0, below)))
+        class_ids.append(classes.to(device, non_blocking=True).long())
+        segment_ids.append(torch.arange(1, len(classes) + 1, device=device))
+    return SegmentTargets(semantic.labels, masks, class_ids, segment_ids, semantic.ignore_label)
 
 
 def build_targets(

@@ -6,7 +6,7 @@ from semask_d2.modeling.meta_arch.foreign import ForeignSegmenter, as_segmenter
 from semask_d2.modeling.meta_arch.mask_former import SeMaskMaskFormer
 from semask_d2.modeling.meta_arch.segmenter import Segmentation, Segmenter, in_batches
 from semask_d2.modeling.meta_arch.semantic_fpn import SeMaskFPN
-from semask_d2.modeling.meta_arch.sliding import SlidingWindows, with_sliding
+from semask_d2.modeling.meta_arch.sliding import SlidingWindows, refuse_segments, with_sliding
 
 __all__ = [
     "ForeignSegmenter",
@@ -19,5 +19,6 @@ __all__ = [
     "as_segmenter",
     "build_model",
     "in_batches",
+    "refuse_segments",
     "with_sliding",
 ]

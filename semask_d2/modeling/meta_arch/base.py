@@ -18,7 +18,7 @@ from semask_d2.modeling.layers.precision import autocast_dtype
 from semask_d2.modeling.layers.semantic_decoder import SEMANTIC_MAPS, decode_semantic_prior
 from semask_d2.modeling.losses.class_weights import class_weight_tensor
 from semask_d2.modeling.losses.cross_entropy import pixel_loss
-from semask_d2.modeling.losses.targets import SemanticTargets, build_targets
+from semask_d2.modeling.losses.targets import Targets, build_segment_targets, build_targets
 from semask_d2.modeling.meta_arch.score_maps import ScoreMap
 from semask_d2.modeling.meta_arch.segmenter import Priors, Segmenter
 from semask_d2.utils.arguments import require
@@ -147,27 +147,32 @@ class SemanticSegmenter(Segmenter):
     def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict[str, Tensor]]:
         """Detectron2's lists of dicts: `image` (3, H, W) in 0..255, RGB, and in training `sem_seg` (H, W) labels.
 
-        In training: weighted losses by name. Else, per image, `sem_seg`: scores (K, height, width), where `height`
-        and `width` are the dict's, or the image's own size.
+        Where there are `segments` (`Segments`), too, they are the target masks in the place of the classes. In
+        training: weighted losses by name. Else, per image, `sem_seg`: scores (K, height, width), where `height` and
+        `width` are the dict's, or the image's own size.
         """
         if not self.training:
             return self.scored(batched_inputs)
         with self.autocast():
             images, features = self.extract(batched_inputs)
-        targets = build_targets(
+        names = image_names(batched_inputs)
+        targets: Targets = build_targets(
             [x["sem_seg"] for x in batched_inputs],
             (images.tensor.shape[-2], images.tensor.shape[-1]),
             num_classes=self.num_classes,
             ignore_label=self.ignore_label,
             device=self.device,
-            names=image_names(batched_inputs),
+            names=names,
         )
+        if "segments" in batched_inputs[0]:
+            segments = [x["segments"] for x in batched_inputs]
+            targets = build_segment_targets(segments, targets, num_classes=self.num_classes, names=names)
         prior_loss = self.prior_loss(features, targets)  # before the head, whose activations would add to its memory
         with self.autocast():
             predictions = self.sem_seg_head(features)
         return {**self.head_losses(predictions, targets), **prior_loss}
 
-    def prior_loss(self, features: dict[str, Tensor], targets: SemanticTargets) -> dict[str, Tensor]:
+    def prior_loss(self, features: dict[str, Tensor], targets: Targets) -> dict[str, Tensor]:
         """The weighted loss of the semantic maps, nothing where there are none."""
         align_corners = self.prior_align_corners
         prior = decode_semantic_prior(features, align_corners=align_corners)
@@ -227,7 +232,7 @@ class SemanticSegmenter(Segmenter):
         return maps
 
     @abstractmethod
-    def head_losses(self, predictions, targets: SemanticTargets) -> dict[str, Tensor]:
+    def head_losses(self, predictions, targets: Targets) -> dict[str, Tensor]:
         """The weighted losses of the head's predictions."""
 
     @abstractmethod

@@ -37,12 +37,14 @@ class ForeignSegmenter(Segmenter):
             size = (scores.shape[-2], scores.shape[-1])
             yield ScoreMap(rows_of(scores), size, row_elements(len(scores), size), scores.device), None
 
-    def predict(self, batched_inputs: list[dict], *, scores: bool = False, priors: bool = False) -> list[Segmentation]:
+    def predict(
+        self, batched_inputs: list[dict], *, scores: bool = False, priors: bool = False, segments: bool = False
+    ) -> list[Segmentation]:
         """As `Segmenter.predict`, without a copy of the scores."""
         if priors:
             raise ValueError(f"{type(self.model).__name__} gives no semantic maps")
         whole = [output["sem_seg"].float() for output in self.model(batched_inputs)]
-        return [Segmentation(x.argmax(0), x if scores else None) for x in whole]
+        return [Segmentation(x.argmax(0), x if scores else None, segments={} if segments else None) for x in whole]
 
 
 def as_segmenter(model: nn.Module) -> Segmenter:

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import ClassVar, cast
+from collections.abc import Collection, Sequence
+from typing import Any, ClassVar, cast
 
+import torch
 from torch import Tensor, nn
 
 from semask_d2.d2 import (
     META_ARCH_REGISTRY,
     Backbone,
+    CfgNode,
     ImageList,
+    MetadataCatalog,
     configurable,
 )
 from semask_d2.modeling.heads import BranchMaskFormerHead
 from semask_d2.modeling.layers.linear import linear
 from semask_d2.modeling.losses.mask_losses import DenseMaskLoss, PointMaskLoss
 from semask_d2.modeling.losses.set_criterion import SetCriterion
-from semask_d2.modeling.losses.targets import SemanticTargets
+from semask_d2.modeling.losses.targets import Targets
 from semask_d2.modeling.meta_arch.base import Normalizer, SemanticSegmenter, build_backbone_and_head, output_size
-from semask_d2.modeling.meta_arch.score_maps import ScoreMap, resized, row_elements, rows_of
+from semask_d2.modeling.meta_arch.score_maps import QueryMasks, ScoreMap, resized, row_elements, rows_of
+from semask_d2.modeling.meta_arch.segments import instance_segmentation, panoptic_segmentation
 from semask_d2.modeling.transformer_decoders import MaskPredictions
 from semask_d2.modeling.transformer_decoders.base import MaskTransformerDecoder
 from semask_d2.utils.arguments import arguments_from, require
@@ -28,7 +32,11 @@ from semask_d2.utils.errors import UserError
 
 @META_ARCH_REGISTRY.register()
 class SeMaskMaskFormer(SemanticSegmenter):
-    """MaskFormer-type semantic segmentation on any backbone; the prior loss where it has semantic maps."""
+    """MaskFormer-type segmentation on any backbone; the prior loss where it has semantic maps.
+
+    In evaluation it gives, for each task that is on, Detectron2's `sem_seg`, `panoptic_seg` or `instances`. `things`
+    are the classes whose objects are counted, None for all of them.
+    """
 
     scores_are_probabilities = True
     prior_align_corners = True
@@ -39,6 +47,9 @@ class SeMaskMaskFormer(SemanticSegmenter):
         "semantic_on": "MODEL.MASK_FORMER.TEST.SEMANTIC_ON",
         "instance_on": "MODEL.MASK_FORMER.TEST.INSTANCE_ON",
         "panoptic_on": "MODEL.MASK_FORMER.TEST.PANOPTIC_ON",
+        "object_mask_threshold": "MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD",
+        "overlap_threshold": "MODEL.MASK_FORMER.TEST.OVERLAP_THRESHOLD",
+        "max_instances": "TEST.DETECTIONS_PER_IMAGE",
     }
 
     @configurable
@@ -61,6 +72,10 @@ class SeMaskMaskFormer(SemanticSegmenter):
         semantic_on: bool = True,
         instance_on: bool = False,
         panoptic_on: bool = False,
+        object_mask_threshold: float = 0.0,
+        overlap_threshold: float = 0.0,
+        max_instances: int = 100,
+        things: Collection[int] | None = None,
     ):
         super().__init__(
             backbone=backbone,
@@ -75,11 +90,22 @@ class SeMaskMaskFormer(SemanticSegmenter):
             compilation=compilation,
             class_weights=class_weights,
         )
-        require(semantic_on, self, "semantic_on", "True, as semantic scores are all there is", semantic_on)
-        for name, wanted in (("instance_on", instance_on), ("panoptic_on", panoptic_on)):
-            require(not wanted, self, name, "False, as SeMask does semantic segmentation only", wanted)
+        wanted = "True where INSTANCE_ON and PANOPTIC_ON are False"
+        require(semantic_on or instance_on or panoptic_on, self, "semantic_on", wanted, semantic_on)
+        for name, share in {
+            "object_mask_threshold": object_mask_threshold,
+            "overlap_threshold": overlap_threshold,
+        }.items():
+            require(0 <= share <= 1, self, name, "a number from 0 to 1", share)
+        require(max_instances >= 1, self, "max_instances", "at least 1", max_instances)
+        wanted = "False, or a data set whose metadata say which classes are things (thing_dataset_id_to_contiguous_id)"
+        require(not panoptic_on or things is not None, self, "panoptic_on", wanted, panoptic_on)
         self.criterion = criterion
-        self.resize_masks_first = resize_masks_first
+        self.resize_masks_first = resize_masks_first or instance_on or panoptic_on
+        self.semantic_on, self.instance_on, self.panoptic_on = semantic_on, instance_on, panoptic_on
+        self.object_mask_threshold, self.overlap_threshold = object_mask_threshold, overlap_threshold
+        self.max_instances = max_instances
+        self.things = things
 
     @classmethod
     def from_config(cls, cfg):
@@ -106,11 +132,39 @@ class SeMaskMaskFormer(SemanticSegmenter):
             "sem_seg_head": sem_seg_head,
             "criterion": SetCriterion(mask_loss, **arguments_from(cfg, SetCriterion.config_keys)),
             "normalizer": Normalizer(**arguments_from(cfg, Normalizer.config_keys)),
+            "things": thing_classes(cfg),
         }
 
-    def head_losses(self, predictions: MaskPredictions, targets: SemanticTargets) -> dict[str, Tensor]:
+    def head_losses(self, predictions: MaskPredictions, targets: Targets) -> dict[str, Tensor]:
         """The set criterion's losses."""
         return self.criterion(predictions, targets)
+
+    def scored(self, batched_inputs: list[dict]) -> list[dict[str, Any]]:
+        """Detectron2's forms of predictions: per image `sem_seg`, `panoptic_seg` and `instances`, of the tasks on."""
+        results: list[dict[str, Any]] = []
+        for score_map, _ in self.lazy_predictions(batched_inputs):
+            with torch.autocast(score_map.device.type, enabled=False):
+                semantic = {"sem_seg": score_map.scores()} if self.semantic_on else {}
+                results.append(semantic | self.segments(score_map))
+        return results
+
+    def segments(self, score_map: ScoreMap) -> dict[str, Any]:
+        """Detectron2's `panoptic_seg` and `instances` of one image, where they are on."""
+        queries = score_map.queries
+        assert queries is not None  # as `score_maps` gives them
+        found: dict[str, Any] = {}
+        if self.panoptic_on:
+            assert self.things is not None
+            found["panoptic_seg"] = panoptic_segmentation(
+                queries,
+                things=self.things,
+                object_mask_threshold=self.object_mask_threshold,
+                overlap_threshold=self.overlap_threshold,
+            )
+        if self.instance_on:
+            classes = self.things if self.panoptic_on else None
+            found["instances"] = instance_segmentation(queries, classes=classes, limit=self.max_instances)
+        return found
 
     def score_maps(self, batched_inputs: list[dict], images: ImageList, predictions: MaskPredictions) -> list[ScoreMap]:
         """The final layer's predictions to scores, image by image."""
@@ -162,4 +216,14 @@ class SeMaskMaskFormer(SemanticSegmenter):
 
         rows = scores if self.resize_masks_first else resized(scores, image_size, output_size)
         elements = row_elements(max(probability.shape), output_size, image_size, padded_size)
-        return ScoreMap(rows, output_size, elements, mask_logits.device)
+        queries = QueryMasks(class_logits, mask_logits, padded_size, image_size, output_size)
+        return ScoreMap(rows, output_size, elements, mask_logits.device, queries)
+
+
+def thing_classes(cfg: CfgNode) -> frozenset[int] | None:
+    """The classes that are things, by the metadata of the config's first training or test set; None where untold."""
+    for name in (*cfg.DATASETS.TRAIN[:1], *cfg.DATASETS.TEST[:1]):
+        things = MetadataCatalog.get(name).get("thing_dataset_id_to_contiguous_id")
+        if things is not None:
+            return frozenset(things.values())
+    return None

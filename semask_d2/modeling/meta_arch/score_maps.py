@@ -63,16 +63,51 @@ def row_elements(channels: int, size: tuple[int, int], *sources: tuple[int, int]
     return max(channels * width * -(-height // size[0]) for height, width in (size, *sources))
 
 
+def bands_of(rows: Rows, height: int, elements: int, device: torch.device) -> Iterator[tuple[int, Tensor]]:
+    """The first row and the values of each band of a map of `height`, whose rows take `elements` each."""
+    step = max(1, (BAND_ELEMENTS if device.type == "cpu" else GPU_BAND_ELEMENTS) // elements)
+    for start in range(0, height, step):
+        yield start, rows(start, min(start + step, height))
+
+
+class QueryMasks(NamedTuple):
+    """The queries of one image: `class_logits` (Q, K + 1), the last one "no object", and `mask_logits` (Q, h, w).
+
+    The masks cover the padded input of `padded_size`, of which the image is the upper left `image_size`; results are
+    of `output_size`. All sizes are (height, width).
+    """
+
+    class_logits: Tensor
+    mask_logits: Tensor
+    padded_size: tuple[int, int]
+    image_size: tuple[int, int]
+    output_size: tuple[int, int]
+
+    def bands(self, queries: Tensor) -> Iterator[tuple[int, Tensor]]:
+        """The first row and the mask logits (rows, width, N) of these queries (N,) at `output_size`, top to bottom."""
+        chosen = self.mask_logits[queries]
+        padded = resized(rows_of(chosen), (chosen.shape[1], chosen.shape[2]), self.padded_size)
+
+        def cropped(start: int, stop: int) -> Tensor:
+            return padded(start, stop)[:, : self.image_size[1]]
+
+        rows = resized(cropped, self.image_size, self.output_size)
+        elements = row_elements(len(queries), self.output_size, self.image_size, self.padded_size)
+        return bands_of(rows, self.output_size[0], elements, chosen.device)
+
+
 class ScoreMap(NamedTuple):
     """The class scores of one image: `rows` gives some rows of the map, whose `size` is (H, W).
 
     `row_elements` counts what one of its rows takes of the largest map behind it, as the function of that name does.
+    `queries` are those that the scores come of, where there are any and one pass over the image gave them.
     """
 
     rows: Rows
     size: tuple[int, int]
     row_elements: int
     device: torch.device
+    queries: QueryMasks | None = None
 
     def scores(self) -> Tensor:
         """All scores: (K, H, W), with K innermost in memory."""
@@ -95,11 +130,7 @@ class ScoreMap(NamedTuple):
 
     def _bands(self) -> Iterator[tuple[int, Tensor]]:
         """The first row and the scores (rows, W, K) of each band, from top to bottom."""
-        height = int(self.size[0])
-        elements = BAND_ELEMENTS if self.device.type == "cpu" else GPU_BAND_ELEMENTS
-        step = max(1, elements // self.row_elements)
-        for start in range(0, height, step):
-            yield start, self.rows(start, min(start + step, height))
+        return bands_of(self.rows, int(self.size[0]), self.row_elements, self.device)
 
 
 def argmax_of_channels(band: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABCMeta, abstractmethod
 from collections.abc import Iterator
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,12 +23,14 @@ class Segmentation(NamedTuple):
 
     `scores` (K, H, W) float, of which the highest is the label. They are no calibrated probabilities: those of mask
     models are sums over queries of class probability times mask probability, from 0 to about 1, whose sum over the
-    classes is not 1; those of Semantic FPN are logits. `priors` are the semantic maps.
+    classes is not 1; those of Semantic FPN are logits. `priors` are the semantic maps. `segments` are what the model
+    finds in Detectron2's forms, by their names `panoptic_seg` and `instances`.
     """
 
     labels: Tensor
     scores: Tensor | None = None
     priors: Priors | None = None
+    segments: dict[str, Any] | None = None
 
 
 class Segmenter(nn.Module, metaclass=ABCMeta):
@@ -50,7 +52,13 @@ class Segmenter(nn.Module, metaclass=ABCMeta):
     ) -> Iterator[tuple[ScoreMap, Priors | None]]:
         """Each image's scores at its `height` and `width`, not computed yet, and its semantic maps where asked for."""
 
-    def predict(self, batched_inputs: list[dict], *, scores: bool = False, priors: bool = False) -> list[Segmentation]:
+    def segments(self, score_map: ScoreMap) -> dict[str, Any]:
+        """The `panoptic_seg` and `instances` that this model is set to find, of an image's predictions; here none."""
+        return {}
+
+    def predict(
+        self, batched_inputs: list[dict], *, scores: bool = False, priors: bool = False, segments: bool = False
+    ) -> list[Segmentation]:
         """Each image's labels at its `height` and `width` (the argmax of its scores), and what else is asked.
 
         Scores that nobody asks for are never made whole. Raises `ValueError` for priors that there are not.
@@ -62,7 +70,8 @@ class Segmenter(nn.Module, metaclass=ABCMeta):
             with torch.autocast(score_map.device.type, enabled=False):  # a caller's would decide ties in half precision
                 whole = score_map.scores() if scores else None
                 labels = score_map.labels() if whole is None else whole.argmax(0)
-            results.append(Segmentation(labels, whole, prior))
+                found = self.segments(score_map) if segments else None
+            results.append(Segmentation(labels, whole, prior, found))
         return results
 
     def predict_labels(self, batched_inputs: list[dict]) -> list[Tensor]:

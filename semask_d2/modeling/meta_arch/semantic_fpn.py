@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from semask_d2.d2 import META_ARCH_REGISTRY, Backbone, ImageList, configurable
 from semask_d2.modeling.losses.cross_entropy import pixel_loss
-from semask_d2.modeling.losses.targets import SemanticTargets
+from semask_d2.modeling.losses.targets import Targets
 from semask_d2.modeling.meta_arch.base import Normalizer, SemanticSegmenter, build_backbone_and_head, output_size
 from semask_d2.modeling.meta_arch.score_maps import ScoreMap, resized, row_elements, rows_of
 from semask_d2.utils.arguments import arguments_from, require
@@ -81,7 +81,7 @@ class SeMaskFPN(SemanticSegmenter):
             "normalizer": Normalizer(**arguments_from(cfg, Normalizer.config_keys)),
         }
 
-    def head_losses(self, predictions: Tensor, targets: SemanticTargets) -> dict[str, Tensor]:
+    def head_losses(self, predictions: Tensor, targets: Targets) -> dict[str, Tensor]:
         """The cross-entropy of the logits, over the hardest pixels alone where so configured."""
         loss = pixel_loss(
             predictions,

@@ -20,6 +20,7 @@ from semask_d2.modeling.meta_arch.foreign import as_segmenter
 from semask_d2.modeling.meta_arch.score_maps import ScoreMap, resized
 from semask_d2.modeling.meta_arch.segmenter import Priors, Segmenter, in_batches
 from semask_d2.utils.arguments import arguments_from, naming_config_keys, require
+from semask_d2.utils.errors import UserError
 
 BLENDINGS = ("linear", "mean")
 
@@ -173,8 +174,19 @@ def with_sliding(cfg: CfgNode, model: nn.Module) -> Segmenter:
     """`model` in the windows of TEST.SLIDING, of INPUT.CROP.SIZE where its SIZE is [0, 0], or where off as it is."""
     if not cfg.TEST.SLIDING.ENABLED:
         return as_segmenter(model)
+    refuse_segments(cfg, "TEST.SLIDING.ENABLED")
     arguments = arguments_from(cfg, SlidingWindows.config_keys)
     if not any(arguments["size"]):
         arguments["size"] = cfg.INPUT.CROP.SIZE
     with naming_config_keys():
         return SlidingWindows(model, **arguments)
+
+
+def refuse_segments(cfg: CfgNode, key: str) -> None:
+    """Raise `UserError` where a config asks for segments while `key` is on, which blends scores, not segments."""
+    for task in ("INSTANCE_ON", "PANOPTIC_ON"):
+        if cfg.MODEL.MASK_FORMER.TEST[task]:
+            raise UserError(
+                f"{key}: expected False with MODEL.MASK_FORMER.TEST.{task} True, as it is for semantic segmentation "
+                "alone; set one of them to False"
+            )

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from semask_d2.d2 import build_model
 from semask_d2.modeling.layers.semantic_decoder import decode_semantic_prior
 from semask_d2.modeling.losses.cross_entropy import pixel_loss
-from semask_d2.utils.arguments import ArgumentError
 from semask_d2.utils.errors import UserError
 from tests.helpers.tiny_model import CLASSES, make_inputs, randomize, tiny_cfg
 
@@ -171,12 +170,6 @@ def test_padding_follows_the_config() -> None:
         with torch.no_grad():
             model(make_inputs((40, 40), labels=False))
         assert seen == [(padded, padded)]
-
-
-@pytest.mark.parametrize("task", ["INSTANCE_ON", "PANOPTIC_ON"])
-def test_other_tasks_are_refused(task: str) -> None:
-    with pytest.raises(ArgumentError, match=rf"MODEL\.MASK_FORMER\.TEST\.{task}"):
-        build(**{f"MODEL__MASK_FORMER__TEST__{task}": True})
 
 
 def test_state_dict_holds_parameters_and_window_indices_only() -> None:

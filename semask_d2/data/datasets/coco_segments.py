@@ -1,0 +1,121 @@
+"""Data sets in COCO's formats for segments: panoptic PNG and JSON files, and JSON files of instances."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from semask_d2.data.datasets.coco_labels import read_coco
+from semask_d2.data.datasets.folder import datasets_root, require_folder
+from semask_d2.utils.errors import UserError
+
+
+class Category(NamedTuple):
+    """A category of a COCO-format file; those of things are of objects that can be counted."""
+
+    id: int
+    name: str
+    is_thing: bool
+    color: tuple[int, int, int]
+
+
+class SegmentFiles(NamedTuple):
+    """Where a split lies below the root of all data sets; `maps` is the folder of panoptic PNGs, "" for instances."""
+
+    images: str
+    annotations: str
+    maps: str = ""
+
+
+@dataclass(frozen=True)
+class SegmentDataset:
+    """Splits by their registered names, all panoptic or all of instances, whose classes are then the things alone.
+
+    `how_to_get` tells the user what to do where a file is missing, and `prepare` may make files on first use.
+    """
+
+    splits: Mapping[str, SegmentFiles]
+    categories: tuple[Category, ...]
+    how_to_get: str
+    ignore_label: int = 255
+    prepare: Callable[[Path], None] | None = None
+
+    @property
+    def is_panoptic(self) -> bool:
+        """Whether there are panoptic maps, in which every pixel has at most one segment."""
+        return all(files.maps for files in self.splits.values())
+
+    @property
+    def classes(self) -> tuple[Category, ...]:
+        """The categories in the order of the classes."""
+        return tuple(x for x in self.categories if x.is_thing or self.is_panoptic)
+
+    def names(self) -> dict[str, str]:
+        """The registered names of the splits, each with its split, which has the same name."""
+        return {name: name for name in self.splits}
+
+    def metadata(self, split: str) -> dict[str, Any]:
+        """What Detectron2's catalog says of a split: names, colors, and the class of each category id."""
+        names, colors = [x.name for x in self.classes], [list(x.color) for x in self.classes]
+        number = {x.id: i for i, x in enumerate(self.classes)}
+        facts: dict[str, Any] = {
+            "thing_classes": names,
+            "thing_colors": colors,
+            "thing_dataset_id_to_contiguous_id": {x.id: number[x.id] for x in self.classes if x.is_thing},
+            "evaluator_type": "coco",
+        }
+        if self.is_panoptic:
+            stuff = {x.id: number[x.id] for x in self.classes if not x.is_thing}
+            facts |= {"stuff_classes": names, "stuff_colors": colors, "stuff_dataset_id_to_contiguous_id": stuff}
+            facts |= {"ignore_label": self.ignore_label, "evaluator_type": "coco_panoptic_seg"}
+        return facts
+
+    def load(self, split: str) -> list[dict[str, Any]]:
+        """The split's images in the order of their names, in Detectron2's form, with classes for category ids.
+
+        Panoptic: `pan_seg_file_name` and `segments_info`; else `annotations`, `height` and `width`. Raises UserError
+        where a folder or a file is missing, where the JSON is of another kind, and for a category that is none.
+        """
+        if self.prepare:
+            self.prepare(datasets_root())
+        files, root = self.splits[split], datasets_root()
+        for folder in filter(None, (files.images, files.maps)):
+            require_folder(split, root / folder, self.how_to_get)
+        path = root / files.annotations
+        if not path.is_file():
+            raise UserError(f'data set "{split}" is not there: no file {path}; {self.how_to_get}')
+        status = path.stat()
+        kind = "segments_info" if files.maps else "segmentations"
+        content = read_coco(str(path), status.st_mtime_ns, status.st_size, kind)
+        classes = {x.id: i for i, x in enumerate(self.classes)}
+        annotations = defaultdict(list)
+        for annotation in content["annotations"]:
+            annotations[annotation["image_id"]].append(annotation)
+        dicts = []
+        for image in sorted(content["images"], key=lambda x: x["file_name"]):
+            sample = {"file_name": str(root / files.images / image["file_name"]), "image_id": image["id"]}
+            own = annotations[image["id"]]
+            if files.maps:
+                if len(own) != 1:
+                    raise UserError(f"{path}: {image['file_name']} has {len(own)} annotations, a panoptic one has 1")
+                sample["pan_seg_file_name"] = str(root / files.maps / own[0]["file_name"])
+                sample["segments_info"] = [with_class(x, classes, path) for x in own[0]["segments_info"]]
+            else:
+                sample |= {"height": image["height"], "width": image["width"]}
+                sample["annotations"] = [with_class(x, classes, path) for x in own]
+            dicts.append(sample)
+        return dicts
+
+
+def with_class(segment: dict[str, Any], classes: Mapping[int, int], path: Path) -> dict[str, Any]:
+    """A segment of a COCO-format file with its class as `category_id`, and with `iscrowd`, 0 where it is left out."""
+    number: Any = segment.get("category_id")
+    if number not in classes:
+        raise UserError(
+            f"{path}: a segment is of category {number}, which the data set has not; expected "
+            f"{', '.join(map(str, list(classes)[:20]))}{' ...' if len(classes) > 20 else ''}"
+        )
+    return {"iscrowd": 0, **segment, "category_id": classes[number]}

@@ -1,0 +1,181 @@
+"""From a data set's dict to an image and its true segments, of COCO's panoptic maps or of instances."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from PIL import Image
+
+from semask_d2.d2 import CfgNode, configurable
+from semask_d2.data.augmentation import View, image_tensor
+from semask_d2.data.image_io import open_picture, read_colors
+from semask_d2.data.labels import decoded_mask
+from semask_d2.data.mapper import SemanticMapper
+from semask_d2.modeling.losses.targets import Segments
+from semask_d2.utils.arguments import require
+from semask_d2.utils.errors import UserError
+
+
+class SegmentMapper(SemanticMapper):
+    """As `SemanticMapper`, with `segments` (`Segments`) in training, and as `sem_seg` the labels that they imply.
+
+    Crowds are no segments; the labels hold them. Segments that a crop leaves nothing of are left out.
+    """
+
+    def __call__(self, dataset_dict: dict[str, Any], rng: np.random.Generator | None = None) -> dict[str, Any]:
+        """Map one dict; raises UserError naming the file for an unreadable one and for annotations that do not fit."""
+        if not self.is_train:
+            return super().__call__(dataset_dict, rng)
+        sample = dict(dataset_dict)
+        image = open_picture(sample["file_name"])
+        sample["height"], sample["width"] = image.height, image.width
+        rng = rng if rng is not None else np.random.default_rng(np.random.randint(2**31))  # noqa: NPY002
+        masks, classes, labels = self.read_segments(sample)
+        maps = [masks] if masks.ndim == 2 else list(masks)
+        pixels, labels, maps = self._augment(image, labels, rng, sample.pop("wanted_class", None), maps)
+        sample["image"] = image_tensor(pixels, self.image_format)
+        sample["sem_seg"] = torch.from_numpy(np.array(labels, dtype=self.label_dtype, order="C"))
+        sample["segments"] = visible_segments(maps[0] if masks.ndim == 2 else np.stack(maps), classes)
+        for key in ("annotations", "segments_info"):  # which no model needs, and which travel between processes
+            sample.pop(key, None)
+        return sample
+
+    @abstractmethod
+    def read_segments(self, sample: dict[str, Any]) -> tuple[np.ndarray, list[int], np.ndarray]:
+        """Masks as in `Segments`, uint8 or int32, their classes, and the semantic labels (H, W) of a dict."""
+
+
+def visible_segments(masks: np.ndarray, classes: list[int]) -> Segments:
+    """Those segments of masks (H, W) or (M, H, W) of which anything is left."""
+    if masks.ndim == 3:
+        kept = np.asarray(masks.any((1, 2)))
+        if kept.any():
+            of_kept = torch.tensor([x for x, keep in zip(classes, kept.tolist(), strict=True) if keep])
+            return Segments(torch.from_numpy(masks[kept].astype(np.uint8)), of_kept)
+        masks = np.zeros(masks.shape[1:], np.uint8)
+    present = np.flatnonzero(np.bincount(masks.ravel(), minlength=len(classes) + 1))
+    present = present[present > 0]
+    table = np.zeros(len(classes) + 1, np.uint8 if len(present) < 256 else np.int32)
+    table[present] = np.arange(1, len(present) + 1)
+    return Segments(torch.from_numpy(table[masks]), torch.tensor([classes[i - 1] for i in present], dtype=torch.int64))
+
+
+class PanopticMapper(SegmentMapper):
+    """COCO's panoptic PNGs (`pan_seg_file_name`) with their `segments_info`."""
+
+    def read_segments(self, sample: dict[str, Any]) -> tuple[np.ndarray, list[int], np.ndarray]:
+        """One map, and labels that ignore what no segment covers."""
+        path = sample.get("pan_seg_file_name")
+        if path is None:
+            raise UserError(f"{sample['file_name']} has no pan_seg_file_name, which INPUT.DATASET_MAPPER_NAME asks for")
+        ids = read_segment_ids(path)
+        if ids.shape != (sample["height"], sample["width"]):
+            raise UserError(
+                f"{sample['file_name']} is {sample['width']} x {sample['height']} but its panoptic file {path} is "
+                f"{ids.shape[1]} x {ids.shape[0]}: they must be of one size"
+            )
+        values, places = np.unique(ids, return_inverse=True)
+        number_of, class_of = np.zeros(len(values), np.int32), np.full(len(values), self.ignore_label)
+        place = {value: i for i, value in enumerate(values.tolist())}
+        classes: list[int] = []
+        for segment in sample["segments_info"]:
+            if (i := place.pop(segment["id"], None)) is None:
+                raise UserError(f"{path} has no pixel of the segment {segment['id']} that its annotations name")
+            class_of[i] = segment["category_id"]
+            if not segment["iscrowd"]:
+                classes.append(segment["category_id"])
+                number_of[i] = len(classes)
+        if place.keys() - {0}:
+            raise UserError(f"{path} holds the segment ids {sorted(place.keys() - {0})[:8]}, which no annotation names")
+        places = places.reshape(ids.shape)
+        return number_of[places], classes, class_of[places]
+
+
+class InstanceMapper(SegmentMapper):
+    """COCO's `annotations` of instances, which may overlap: polygons, or RLE."""
+
+    def read_segments(self, sample: dict[str, Any]) -> tuple[np.ndarray, list[int], np.ndarray]:
+        """One map where nothing overlaps, else a mask each; in the labels smaller objects lie on larger ones."""
+        if "annotations" not in sample:
+            raise UserError(f"{sample['file_name']} has no annotations, which INPUT.DATASET_MAPPER_NAME asks for")
+        height, width = sample["height"], sample["width"]
+        found = [
+            (decoded_mask(x["segmentation"], height, width, sample["file_name"]), x) for x in sample["annotations"]
+        ]
+        labels = np.full((height, width), self.ignore_label)
+        for mask, x in sorted(found, key=lambda pair: -int(pair[0].sum())):
+            labels[mask] = x["category_id"]
+        kept = [(mask, x["category_id"]) for mask, x in found if not x["iscrowd"] and mask.any()]
+        masks, classes = [mask for mask, _ in kept], [category for _, category in kept]
+        if sum(int(mask.sum()) for mask in masks) > np.any(masks, axis=0).sum():
+            return np.stack(masks), classes, labels
+        ids = np.zeros((height, width), np.int32)
+        for number, mask in enumerate(masks, start=1):
+            ids[mask] = number
+        return ids, classes, labels
+
+
+class LargeScaleJitter(SegmentMapper):
+    """Large-scale jitter (arXiv 2012.07177): a random scale, then a crop or padding to a fixed square.
+
+    The image is resized to fit `image_size` times a number drawn from `min_scale` to `max_scale`.
+    """
+
+    config_keys: ClassVar = {
+        **SemanticMapper.config_keys,
+        "image_size": "INPUT.IMAGE_SIZE",
+        "min_scale": "INPUT.MIN_SCALE",
+        "max_scale": "INPUT.MAX_SCALE",
+    }
+
+    @configurable
+    def __init__(
+        self,
+        is_train: bool = True,
+        *,
+        image_size: int = 0,
+        min_scale: float = 1.0,
+        max_scale: float = 1.0,
+        **others: Any,
+    ) -> None:
+        """`image_size` 0 for none of it; `others` are `SemanticMapper`'s."""
+        require(image_size >= 0, self, "image_size", "at least 1", image_size)
+        require(0 < min_scale <= max_scale, self, "min_scale", "above 0 and at most INPUT.MAX_SCALE", min_scale)
+        super().__init__(is_train, **others)
+        self.image_size, self.min_scale, self.max_scale = image_size, min_scale, max_scale
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
+        """The arguments of `__init__`; without jitter in evaluation."""
+        arguments = super().from_config(cfg, is_train)
+        if not is_train:
+            return arguments
+        settings = cfg.INPUT
+        return arguments | {
+            "image_size": settings.IMAGE_SIZE,
+            "min_scale": settings.MIN_SCALE,
+            "max_scale": settings.MAX_SCALE,
+            "crop_size": None,
+            "pad_to": settings.IMAGE_SIZE,
+        }
+
+    def _sample_view(
+        self, rng: np.random.Generator, image: Image.Image, labels: np.ndarray, wanted_class: int | None
+    ) -> View:
+        if not self.image_size:
+            return super()._sample_view(rng, image, labels, wanted_class)
+        side = self.image_size * rng.uniform(self.min_scale, self.max_scale)
+        scale = min(side / image.height, side / image.width)
+        full = max(1, round(image.height * scale)), max(1, round(image.width * scale))
+        height, width = (min(length, self.image_size) for length in full)
+        top, left = int(rng.integers(full[0] - height + 1)), int(rng.integers(full[1] - width + 1))
+        return View(*full, top, left, height, width)
+
+
+def read_segment_ids(path: str) -> np.ndarray:
+    """The segment ids (H, W) int64 of COCO's panoptic PNG: R + 256 G + 65536 B."""
+    colors = read_colors(path)
+    return colors >> 16 | colors & 0xFF00 | (colors & 0xFF) << 16

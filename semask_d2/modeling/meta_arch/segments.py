@@ -1,0 +1,106 @@
+"""From queries to segments: panoptic maps and instances (Mask2Former, arXiv 2112.01527; MaskFormer, 2107.06278, 3.4).
+
+Masks at an image's full size, a float a query and pixel, are the largest thing that such inference can hold. What is
+wanted of them are a map of winners and some sums, so they are made in bands of rows, and each band is forgotten.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from semask_d2.d2 import Boxes, Instances
+from semask_d2.modeling.meta_arch.score_maps import QueryMasks, argmax_of_channels
+
+
+def panoptic_segmentation(
+    queries: QueryMasks, *, things: Collection[int], object_mask_threshold: float, overlap_threshold: float
+) -> tuple[Tensor, list[dict[str, Any]]]:
+    """Detectron2's `panoptic_seg`: a map (H, W) int32 of segment ids, 0 for void, and what is known of each segment.
+
+    Queries of a class probability above `object_mask_threshold` compete: each pixel goes to the largest product of
+    class and mask probability. A segment stands if it wins at least `overlap_threshold` of the pixels where its own
+    mask probability reaches 0.5, and is painted where it does both. `things` are the classes whose segments stay
+    apart; of the others, those of one class are one segment. Each has `id`, `isthing`, `category_id` and `score`.
+    """
+    height, width = queries.output_size
+    device = queries.mask_logits.device
+    scores, classes = queries.class_logits.softmax(-1).max(-1)
+    kept = ((classes != queries.class_logits.shape[1] - 1) & (scores > object_mask_threshold)).nonzero().flatten()
+    number = len(kept)
+    if not number:
+        return torch.zeros(height, width, dtype=torch.int32, device=device), []
+    scores, classes = scores[kept], classes[kept].tolist()
+    winners = torch.empty(height, width, dtype=torch.int32, device=device)  # `number` where the winner's is below 0.5
+    won, own, painted = (torch.zeros(number, dtype=torch.int64, device=device) for _ in range(3))
+    for start, logits in queries.bands(kept):
+        probability = logits.sigmoid()
+        winner = argmax_of_channels(probability * scores)
+        reaches = probability.gather(-1, winner[..., None])[..., 0] >= 0.5
+        won += winner.flatten().bincount(minlength=number)
+        own += (probability >= 0.5).sum((0, 1))
+        painted += winner[reaches].bincount(minlength=number)
+        winners[start : start + len(logits)] = torch.where(reaches, winner, number)
+    id_of_query = torch.zeros(number + 1, dtype=torch.int32)
+    segments: list[dict[str, Any]] = []
+    id_of_stuff: dict[int, int] = {}
+    shares = (won.double() / own.clamp(min=1)).tolist()
+    for query, (category, area, score) in enumerate(zip(classes, painted.tolist(), scores.tolist(), strict=True)):
+        if not area or shares[query] < overlap_threshold:
+            continue
+        is_thing = category in things
+        if not is_thing and category in id_of_stuff:
+            id_of_query[query] = id_of_stuff[category]
+            continue
+        segments.append({"id": len(segments) + 1, "isthing": is_thing, "category_id": category, "score": score})
+        id_of_query[query] = len(segments)
+        if not is_thing:
+            id_of_stuff[category] = len(segments)
+    return id_of_query.to(device)[winners.long()], segments
+
+
+def instance_segmentation(queries: QueryMasks, *, classes: Collection[int] | None, limit: int) -> Instances:
+    """Detectron2's `instances`: the `limit` most probable pairs of query and class, each with its query's mask.
+
+    Of those the pairs of `classes`, None for all. Fields: `pred_masks` (N, H, W) bool, where the mask's logit is above
+    0; `pred_boxes` around them, 0 where they are empty; `pred_classes` (N,); `scores` (N,), class probability times
+    the mean of the mask probability over the mask.
+    """
+    height, width = queries.output_size
+    probability = queries.class_logits.softmax(-1)[:, :-1]
+    scores, pairs = probability.flatten().topk(min(limit, probability.numel()))
+    category, query = pairs % probability.shape[1], pairs // probability.shape[1]
+    if classes is not None:
+        wanted = torch.isin(category, torch.tensor(sorted(classes), dtype=category.dtype, device=category.device))
+        scores, category, query = scores[wanted], category[wanted], query[wanted]
+    used, place = query.unique(return_inverse=True)
+    masks = torch.zeros(len(used), height, width, dtype=torch.bool, device=probability.device)
+    sums, counts = (torch.zeros(len(used), device=probability.device) for _ in range(2))
+    for start, logits in queries.bands(used) if len(used) else ():
+        inside = logits > 0
+        masks[:, start : start + len(logits)] = inside.permute(2, 0, 1)
+        sums += (logits.sigmoid() * inside).sum((0, 1))
+        counts += inside.sum((0, 1))
+    boxes = boxes_around(masks)
+    return Instances(
+        (height, width),
+        pred_masks=masks[place],
+        pred_boxes=Boxes(boxes[place]),
+        scores=scores * (sums / (counts + 1e-6))[place],
+        pred_classes=category,
+    )
+
+
+def boxes_around(masks: Tensor) -> Tensor:
+    """The boxes (N, 4) of x0, y0, x1, y1 that hold masks (N, H, W) bool, the ends beyond the last pixel; 0 for none."""
+    sides = []
+    for occupied in (masks.any(1), masks.any(2)):  # columns, rows
+        length = occupied.shape[1]
+        first = occupied.int().argmax(1)
+        last = length - occupied.flip(1).int().argmax(1)
+        sides.append(torch.stack([first, last], 1) * occupied.any(1, keepdim=True))
+    (x0, x1), (y0, y1) = (side.unbind(1) for side in sides)
+    return torch.stack([x0, y0, x1, y1], 1).float()

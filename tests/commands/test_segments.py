@@ -1,0 +1,97 @@
+"""Training, evaluation and drawing for panoptic and instance segmentation, as a user runs them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from semask_d2 import Predictor, get_cfg, read_image
+from semask_d2.utils.segment_drawing import draw_segments, drawn_segments, map_of_masks
+from tests.helpers.commands import TINY
+
+FAST = (*TINY, "SOLVER.MAX_ITER", "2", "TEST.EVAL_PERIOD", "1", "SOLVER.CHECKPOINT_PERIOD", "2")
+CASES = {"panoptic": ("PQ", "panoptic_seg/PQ"), "instance": ("AP", "segm/AP")}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", CASES)
+def test_a_run_is_trained_measured_and_drawn(in_process, toy_data: Path, tmp_path: Path, task: str) -> None:
+    metric, scalar = CASES[task]
+    config = f"toy_scenes_{task}/semask_swin_mini_msfapn_m2f.yaml"
+    run = tmp_path / "run"
+    words = ("--config-file", config, *FAST, "OUTPUT_DIR", run)
+    code, out, err = in_process("train_net.py", *words)
+    assert code == 0, err
+    last = rf"toy_scenes_{task}_val {metric} \d+\.\d\d"
+    assert re.fullmatch(last, out.splitlines()[-1])
+    assert f'"{scalar}"' in (run / "metrics.json").read_text()
+    assert (run / "model_best.pth").is_file()
+    code, out, err = in_process("train_net.py", "--eval-only", *words, "MODEL.WEIGHTS", run / "model_final.pth")
+    assert code == 0, err
+    assert re.fullmatch(last, out.splitlines()[-1])
+
+    picture = next((toy_data / "toy_scenes/images/validation").iterdir())
+    drawing = ("demo/demo.py", "--input", picture, "--weights", run / "model_final.pth", "--output")
+    code, out, err = in_process(*drawing, tmp_path / "a.png")
+    assert code == 0, err
+    assert Image.open(tmp_path / "a.png").height == 512
+    code, out, err = in_process(*drawing, tmp_path / "b.png", "--task", "semantic")
+    assert code == 0, err
+    code, out, err = in_process(*drawing, tmp_path, "--labels")
+    assert code == 1
+    assert f"--labels is for --task semantic, not for {task}" in err
+
+    cfg = get_cfg(run / "config.yaml", ["MODEL.WEIGHTS", str(run / "model_final.pth")])
+    prediction = Predictor(cfg)(read_image(picture))
+    if task == "panoptic":
+        assert prediction.instances is None
+        ids, info = prediction.segments
+        assert ids.shape == prediction.labels.shape == (128, 128)
+        assert {0, *(x["id"] for x in info)} == {0, *np.unique(ids).tolist()}
+    else:
+        assert prediction.segments is None
+        found = prediction.instances
+        assert found.masks.shape == (len(found.scores), 128, 128)
+        assert (np.diff(found.scores) <= 0).all()
+
+
+def test_a_model_without_queries_finds_no_segments(in_process, toy_data: Path, tiny_run: Path, tmp_path: Path) -> None:
+    picture = next((toy_data / "toy_scenes/images/validation").iterdir())
+    words = ("--input", picture, "--weights", tiny_run / "model_best.pth", "--output", tmp_path / "a.png")
+    code, _, err = in_process(
+        "demo/demo.py", *words, "--task", "instance", "--opts", "MODEL.META_ARCHITECTURE", "SeMaskFPN"
+    )
+    assert code == 1
+    assert "--task instance: MODEL.META_ARCHITECTURE SeMaskFPN finds no segments" in err
+
+
+def test_each_thing_has_a_color_and_a_number_of_its_own() -> None:
+    ids = np.array([[0, 4, 4], [5, 9, 9]])
+    segments = [(4, 1, True), (5, 1, True), (9, 0, False)]
+    drawn = drawn_segments(ids, segments, names=["sky", "ball"], colors=np.array([[1, 2, 3], [4, 5, 6]]))
+    assert drawn.numbers.tolist() == [[-1, 0, 0], [1, 2, 2]]
+    assert drawn.names == ["ball 1", "ball 2", "sky"]
+    assert drawn.colors[2].tolist() == [1, 2, 3]
+    assert len({tuple(color) for color in drawn.colors}) == 3
+
+
+def test_pictures_of_one_size_are_drawn_in_one_size() -> None:
+    image, style = np.zeros((40, 60, 3), np.uint8), {"names": ["sky", "balloon"], "colors": np.zeros((2, 3), int)}
+    ids = np.ones((40, 60), int)
+    several = np.arange(40)[:, None].repeat(60, 1) // 10
+    frames = [
+        draw_segments(image, drawn_segments(ids, [(1, 0, False)], **style)),
+        draw_segments(image, drawn_segments(several, [(i, 1, True) for i in range(1, 4)], **style)),
+        draw_segments(image, drawn_segments(0 * ids, [], **style)),
+    ]
+    assert len({frame.shape for frame in frames}) == 1
+    assert not frames[2][:, :480].any()  # what has no segment stays as it is
+
+
+def test_the_surest_mask_is_on_top() -> None:
+    masks = np.array([[[1, 1, 0]], [[0, 1, 1]], [[1, 1, 1]]], bool)
+    assert map_of_masks(masks, np.array([0.9, 0.6, 0.4]), 0.5).tolist() == [[1, 1, 2]]

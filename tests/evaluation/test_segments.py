@@ -1,0 +1,159 @@
+"""Panoptic quality and average precision: beside the plain formula, and over two processes."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from semask_d2.d2 import Boxes, Instances
+from semask_d2.data import get_dataset_dicts
+from semask_d2.data.labels import decoded_mask
+from semask_d2.data.segment_mapper import read_segment_ids
+from semask_d2.evaluation import InstanceEvaluator, PanopticEvaluator
+from semask_d2.evaluation.panoptic import PanopticCounts
+from semask_d2.utils.errors import UserError
+
+CLASSES = 3
+
+
+def random_segments(rng: np.random.Generator, count: int, *, crowds: bool) -> tuple[np.ndarray, list[dict[str, Any]]]:
+    """A map of blocks of 4 x 4 pixels with `count` segments and void, and what they are."""
+    ids = rng.integers(0, count + 1, (4, 5)).repeat(4, 0).repeat(4, 1) * 7
+    ids[rng.random(ids.shape) < 0.1] = 0
+    segments = [
+        {"id": int(i), "category_id": int(rng.integers(CLASSES)), "iscrowd": int(crowds and rng.random() < 0.3)}
+        for i in np.unique(ids[ids > 0])
+    ]
+    return ids, segments
+
+
+def blurred(rng: np.random.Generator, ids: np.ndarray, segments: list[dict[str, Any]]) -> tuple[np.ndarray, list]:
+    """A prediction near the truth: some pixels, ids and classes are others."""
+    wrong = rng.random(ids.shape) < 0.25
+    predicted = np.where(wrong, rng.permutation(ids.ravel()).reshape(ids.shape), ids) * 3
+    found = [
+        {"id": 3 * x["id"], "category_id": x["category_id"] if rng.random() < 0.8 else int(rng.integers(CLASSES))}
+        for x in segments
+    ]
+    return predicted, [x for x in found if (predicted == x["id"]).any()]
+
+
+def plain_counts(predicted: np.ndarray, found: list, true: np.ndarray, truth: list) -> np.ndarray:
+    """The definition, mask by mask."""
+    counts = np.zeros((CLASSES, 4))
+    hit: set[int] = set()
+    for t in (x for x in truth if not x["iscrowd"]):
+        mask, missed = true == t["id"], True
+        for p in (x for x in found if x["category_id"] == t["category_id"]):
+            own = predicted == p["id"]
+            iou = (own & mask).sum() / ((own & (true != 0)) | mask).sum()
+            if iou > 0.5:
+                counts[t["category_id"]] += (iou, 1, 0, 0)
+                hit.add(p["id"])
+                missed = False
+        counts[t["category_id"], 3] += missed
+    for p in (x for x in found if x["id"] not in hit):
+        own, excused = predicted == p["id"], true == 0
+        for t in truth:
+            if t["iscrowd"] and t["category_id"] == p["category_id"]:
+                excused = excused | (true == t["id"])
+        counts[p["category_id"], 2] += (own & excused).sum() <= own.sum() / 2
+    return counts
+
+
+def test_counts_equal_the_definition() -> None:
+    rng = np.random.default_rng(0)
+    total = np.zeros((CLASSES, 4))
+    for _ in range(60):
+        true, truth = random_segments(rng, 6, crowds=True)
+        predicted, found = blurred(rng, true, truth)
+        counts = PanopticCounts(CLASSES)
+        counts.update(predicted, found, true, truth)
+        np.testing.assert_allclose(counts.counts, plain_counts(predicted, found, true, truth))
+        total += counts.counts
+    assert total.min() > 3  # every kind of count in every class
+
+
+def panoptic_output(sample: dict[str, Any], *, without: int = 0) -> dict[str, Any]:
+    """The truth as a prediction, without its last segments."""
+    ids = read_segment_ids(sample["pan_seg_file_name"]).astype(np.int32)
+    segments = sample["segments_info"][: len(sample["segments_info"]) - without]
+    ids[~np.isin(ids, [x["id"] for x in segments])] = 0
+    return {"panoptic_seg": (torch.from_numpy(ids), [{**x, "isthing": True} for x in segments])}
+
+
+def instance_output(sample: dict[str, Any], *, without: int = 0) -> dict[str, Any]:
+    """The truth as a prediction, without its last objects."""
+    height, width = sample["height"], sample["width"]
+    kept = sample["annotations"][: max(0, len(sample["annotations"]) - without)]
+    masks = [decoded_mask(x["segmentation"], height, width, "") for x in kept]
+    stacked = torch.from_numpy(np.stack(masks) if masks else np.zeros((0, height, width), bool))
+    fields = {
+        "pred_masks": stacked,
+        "pred_boxes": Boxes(torch.zeros(len(kept), 4)),
+        "scores": torch.linspace(0.9, 0.5, len(kept)),
+        "pred_classes": torch.tensor([x["category_id"] for x in kept], dtype=torch.int64),
+    }
+    return {"instances": Instances((height, width), **fields)}
+
+
+def measure(kind: str, share: slice, without: int) -> dict[str, float]:
+    """The results of an evaluation of these images of toy_scenes."""
+    name = f"toy_scenes_{kind}_val"
+    evaluator = PanopticEvaluator(name) if kind == "panoptic" else InstanceEvaluator(name)
+    make = panoptic_output if kind == "panoptic" else instance_output
+    for sample in get_dataset_dicts(name)[share]:
+        evaluator.process([sample], [make(sample, without=without)])
+    (results,) = evaluator.evaluate().values()
+    return {name: value for name, value in results.items() if not math.isnan(value)}
+
+
+@pytest.mark.parametrize("kind", ["panoptic", "instance"])
+def test_the_truth_is_perfect_and_less_is_not(toy_data: Path, kind: str) -> None:
+    best, less = (measure(kind, slice(None), without) for without in (0, 1))
+    assert all(value == pytest.approx(100) for value in best.values())
+    assert 0 < less["PQ" if kind == "panoptic" else "AP"] < 99
+    if kind == "panoptic":
+        assert less["SQ"] == pytest.approx(100)
+        assert less["PQ_th"] < 99
+        classes = [value for name, value in less.items() if name.startswith("PQ-")]
+        assert less["PQ"] == pytest.approx(np.mean(classes))
+
+
+def test_without_a_single_instance_precision_is_zero(toy_data: Path) -> None:
+    assert measure("instance", slice(None), 99)["AP"] == 0
+
+
+def one_of_two(rank: int, folder: Path, kind: str) -> None:
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/{kind}", rank=rank, world_size=2)
+    (folder / f"{kind}{rank}.json").write_text(json.dumps(measure(kind, slice(rank, None, 2), 1)))
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["panoptic", "instance"])
+def test_two_processes_measure_what_one_does(toy_data: Path, tmp_path: Path, kind: str) -> None:
+    alone = measure(kind, slice(None), 1)
+    torch.multiprocessing.spawn(one_of_two, (tmp_path, kind), nprocs=2)
+    for rank in range(2):
+        assert json.loads((tmp_path / f"{kind}{rank}.json").read_text()) == pytest.approx(alone, rel=1e-9)
+
+
+def test_models_that_do_not_find_what_is_measured_are_told(toy_data: Path) -> None:
+    for kind, key, evaluator in (
+        ("panoptic", "PANOPTIC_ON", PanopticEvaluator("toy_scenes_panoptic_val")),
+        ("instance", "INSTANCE_ON", InstanceEvaluator("toy_scenes_instance_val")),
+    ):
+        sample = get_dataset_dicts(f"toy_scenes_{kind}_val")[0]
+        with pytest.raises(UserError, match=rf"set MODEL\.MASK_FORMER\.TEST\.{key} True"):
+            evaluator.process([sample], [{"sem_seg": torch.zeros(2, 4, 4)}])
+        with pytest.raises(UserError, match="no image to measure"):
+            evaluator.evaluate()
+    with pytest.raises(UserError, match="does not say what its classes are"):
+        PanopticEvaluator("nothing_known_of_this")
