@@ -62,7 +62,7 @@ def check_settings(kind: str, settings: GraphSettings, *, normalize: bool, pads:
     whole = settings.size is not None and not any(side % STRIDE for side in settings.size)
     if kind == "openvino" and not (pads or whole):  # its shapes of odd maps in the backbone do not fit each other
         raise UserError(
-            f"--format openvino: this model pads nothing and needs a fixed size of multiples of {STRIDE}: add --size H W"
+            f"--format openvino: this model pads nothing and needs one size of multiples of {STRIDE}: add --size H W"
         )
     if kind == "torch_export" and settings.half_weights:
         raise UserError("--fp16: expected --format onnx or openvino; a program of torch.export keeps its weights")

@@ -96,6 +96,6 @@ def test_half_weights_take_half_the_room(kind: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", [None, (70, 106)])
 def test_openvino_takes_models_without_padding_at_whole_sizes(size: tuple[int, int] | None, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="--format openvino: this model pads nothing"):
+    with pytest.raises(UserError, match="--format openvino: this model pads nothing and needs one size"):
         export(FAMILIES["Swin FPN"], "openvino", tmp_path / "model.xml", GraphSettings(size=size))
     assert not list(tmp_path.iterdir())
