@@ -53,16 +53,16 @@ def describe(
     )
 
 
-def check_settings(kind: str, settings: GraphSettings, *, normalize: bool, pads: bool) -> None:
-    """Raise `UserError` for what a format cannot do."""
+def check_settings(kind: str, settings: GraphSettings, *, normalize: bool, pads: bool = True) -> None:
+    """Raise `UserError` for what a format cannot do; `pads`: whether the model pads its pictures."""
     if kind == "torch_export" and settings.size is None:
         raise UserError(
             "--dynamic: torch_export takes a fixed size, for which add --size H W; onnx and openvino take any"
         )
-    whole = settings.size is not None and not any(side % STRIDE for side in settings.size)
+    whole = settings.size is not None and not any(side % STRIDE for side in settings.size) and settings.batch == 1
     if kind == "openvino" and not (pads or whole):  # its shapes of odd maps in the backbone do not fit each other
         raise UserError(
-            f"--format openvino: this model pads nothing and needs one size of multiples of {STRIDE}: add --size H W"
+            f"--format openvino: this model pads nothing: add --size H W, multiples of {STRIDE}, and --batch 1"
         )
     if kind == "torch_export" and settings.half_weights:
         raise UserError("--fp16: expected --format onnx or openvino; a program of torch.export keeps its weights")

@@ -20,8 +20,8 @@ val: {images: "img/b/*.png", labels: "lab/b/*.png"}
 names: [sky, road, sign]
 """
 TRAINING = (
-    *("SOLVER.MAX_ITER", "100", "SOLVER.IMS_PER_BATCH", "8", "SOLVER.WARMUP_ITERS", "5", "SOLVER.BASE_LR", "0.01"),
-    *("TEST.EVAL_PERIOD", "100", "SOLVER.CHECKPOINT_PERIOD", "100", "INPUT.COLOR_AUG_SSD", "False"),
+    *("SOLVER.MAX_ITER", "150", "SOLVER.IMS_PER_BATCH", "8", "SOLVER.WARMUP_ITERS", "5", "SOLVER.BASE_LR", "0.01"),
+    *("TEST.EVAL_PERIOD", "150", "SOLVER.CHECKPOINT_PERIOD", "150", "INPUT.COLOR_AUG_SSD", "False"),
 )
 
 

@@ -100,8 +100,10 @@ def test_emulated_bf16_is_refused(gpu_dtype: torch.dtype, monkeypatch: pytest.Mo
 def test_the_log_says_how_it_computes(gpu_dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
     options = {"MODEL__SEM_SEG_HEAD__PIXEL_DECODER_NAME": "MSDeformAttnPixelFANDecoder"}
-    attention = "attention scaled_dot_product_attention"
     text = computation(tiny_cfg(**options), cpu, training=True)
+    assert text.startswith("float32, attention in parts, ")
+    attention = "attention scaled_dot_product_attention"
+    text = computation(tiny_cfg(**options), cpu, training=False)
     assert text == f"float32, {attention}, deformable attention plain, deformable convolution plain, not compiled"
     cfg = tiny_cfg(MODEL__PRECISION="bf16", MODEL__COMPILE="default", **options)
     assert computation(cfg, cpu, training=False).startswith("bfloat16 (autocast), ")
