@@ -15,6 +15,9 @@ NAMES = ("fvcore", "detectron2", "semask_d2")
 def restored_loggers() -> Iterator[None]:
     """Undo, at the end, what happened within it to the loggers that `setup_logger` sets up."""
     loggers = [logging.getLogger(name) for name in NAMES]
+    for name, logger in logging.root.manager.loggerDict.items():  # libraries that configure logging switch others off
+        if isinstance(logger, logging.Logger) and name.partition(".")[0] in NAMES:
+            logger.disabled = False
     before = [(x, x.level, x.propagate, list(x.handlers)) for x in loggers]
     try:
         yield
