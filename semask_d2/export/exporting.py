@@ -102,7 +102,11 @@ def export_model(
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.stem}.") as folder:
         temporary = Path(folder, f"model{path.suffix}")
         WRITERS[kind](graph, temporary, metadata, settings)
-        agreements = prove(RUNNERS[kind](temporary), graph, settings, pictures)
+        try:
+            agreements = prove(RUNNERS[kind](temporary), graph, settings, pictures)
+        except RuntimeError as error:  # of a runtime that cannot compute what it has read
+            reason = str(error).strip().splitlines()[-1]
+            raise UserError(f"{path}: not written, as {kind} cannot run it ({reason}); try another --format") from error
         tolerance = HALF_TOLERANCE if settings.half_weights else TOLERANCE
         wrong = [agreement for agreement in agreements if not agreement.within(tolerance)]
         if wrong:

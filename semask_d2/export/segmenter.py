@@ -45,9 +45,9 @@ class ExportedSegmenter(Segmenter):
     def predict(
         self, batched_inputs: list[dict], *, scores: bool = False, priors: bool = False, segments: bool = False
     ) -> list[Segmentation]:
-        """As `Segmenter.predict`, one picture at a time; `UserError` for scores of a file of labels."""
-        if priors or segments:
-            raise ValueError("an exported file gives no semantic maps and no segments")
+        """As `Segmenter.predict`, one picture at a time and without segments; `UserError` for scores of a file of labels."""
+        if priors:
+            raise ValueError("an exported file gives no semantic maps")
         if scores and self.metadata.outputs == ["labels"]:
             raise UserError("this exported file gives labels alone; export it with --outputs scores or logits")
         return [self._one(inputs, scores=scores) for inputs in batched_inputs]

@@ -77,9 +77,8 @@ def test_torch_export(config: str, tmp_path: Path) -> None:
 def test_a_fixed_size_and_what_else_may_come_out_and_in(kind: str, tmp_path: Path) -> None:
     fixed = GraphSettings(size=(70, 106), batch=2, input_type="float")
     path = tmp_path / f"model{SUFFIXES[kind]}"
-    for config in (FAMILIES["Swin MSFaPN"], FAMILIES["Swin FPN"]):
-        if kind == "openvino" and config == FAMILIES["Swin FPN"]:
-            fixed = fixed._replace(size=(64, 96), batch=1)
+    unpadded = [] if kind == "openvino" else [FAMILIES["Swin FPN"]]  # which OpenVINO takes at whole sizes alone
+    for config in (FAMILIES["Swin MSFaPN"], *unpadded):
         for outputs in ("scores", "logits"):
             export(config, kind, path, fixed, outputs=outputs, normalize=outputs == "scores")
 
