@@ -101,8 +101,8 @@ def export_model(
     metadata = describe(cfg, classes, graph, settings)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.stem}.") as folder:
         temporary = Path(folder, f"model{path.suffix}")
-        WRITERS[kind](graph, temporary, metadata, settings)
         try:
+            WRITERS[kind](graph, temporary, metadata, settings)
             agreements = prove(RUNNERS[kind](temporary), graph, settings, pictures)
         except RuntimeError as error:  # of a runtime that cannot compute what it has read
             reason = str(error).strip().splitlines()[-1]

@@ -45,7 +45,7 @@ class ExportedSegmenter(Segmenter):
     def predict(
         self, batched_inputs: list[dict], *, scores: bool = False, priors: bool = False, segments: bool = False
     ) -> list[Segmentation]:
-        """As `Segmenter.predict`, one picture at a time and without segments; `UserError` for scores of a file of labels."""
+        """As `Segmenter.predict`, one picture at a time, no segments; `UserError` for scores of a file of labels."""
         if priors:
             raise ValueError("an exported file gives no semantic maps")
         if scores and self.metadata.outputs == ["labels"]:
