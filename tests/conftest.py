@@ -18,7 +18,7 @@ from semask_d2.config import get_cfg
 from semask_d2.d2 import build_model
 from semask_d2.data.datasets import toy_scenes
 from tests.helpers.commands import ROOT, TINY, TOY_CONFIG
-from tests.helpers.loggers import restored_loggers
+from tests.helpers.loggers import reset_loggers, restored_loggers
 
 
 @pytest.fixture(scope="session")
@@ -118,5 +118,6 @@ def _seed() -> None:
 
 @pytest.fixture(autouse=True)
 def _loggers() -> Iterator[None]:
+    reset_loggers()
     with restored_loggers():
         yield

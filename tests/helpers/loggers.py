@@ -15,9 +15,6 @@ NAMES = ("fvcore", "detectron2", "semask_d2")
 def restored_loggers() -> Iterator[None]:
     """Undo, at the end, what happened within it to the loggers that `setup_logger` sets up."""
     loggers = [logging.getLogger(name) for name in NAMES]
-    for name, logger in logging.root.manager.loggerDict.items():  # libraries that configure logging switch others off
-        if isinstance(logger, logging.Logger) and name.partition(".")[0] in NAMES:
-            logger.disabled = False
     before = [(x, x.level, x.propagate, list(x.handlers)) for x in loggers]
     try:
         yield
@@ -29,3 +26,17 @@ def restored_loggers() -> Iterator[None]:
             logger.propagate = propagate
             logger.handlers[:] = handlers
         setup_logger.cache_clear()
+
+
+def reset_loggers() -> None:
+    """As in a new process: what a module's fixture or a library that configures logging has left is undone."""
+    logging.disable(logging.NOTSET)
+    for name, logger in logging.root.manager.loggerDict.items():
+        if isinstance(logger, logging.Logger) and name.partition(".")[0] in NAMES:
+            logger.disabled = False
+    for name in NAMES:
+        logger = logging.getLogger(name)
+        logger.propagate = True
+        logger.setLevel(logging.NOTSET)
+        logger.handlers.clear()
+    setup_logger.cache_clear()
