@@ -47,7 +47,7 @@ class Instances:
 
     def __getattr__(self, name: str) -> Any:
         if name == "_fields" or name not in self._fields:
-            raise AttributeError(f"Cannot find field '{name}' in the given Instances!")
+            raise AttributeError(f'Instances have no field "{name}"')
         return self._fields[name]
 
     def set(self, name: str, value: Any) -> None:
@@ -67,7 +67,7 @@ class Instances:
     def __len__(self) -> int:
         for value in self._fields.values():
             return len(value)
-        raise NotImplementedError("Empty Instances does not support __len__!")
+        raise NotImplementedError("Instances without a field have no length")
 
     def __getitem__(self, item: int | slice | Tensor) -> Instances:
         if isinstance(item, int):
