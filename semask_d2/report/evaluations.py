@@ -12,11 +12,11 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from semask_d2.evaluation.results import FOLDER
 from semask_d2.inference.panels import ClassStyle
 from semask_d2.utils.errors import UserError
 from semask_d2.utils.visualization import distinct_colors
 
-FOLDER = "inference"
 AVERAGED_FOLDER = "ema"  # in it, the evaluations of averaged weights
 METRICS_FILE, IMAGES_FILE = "metrics.json", "images.json"
 CLASS_FIELDS = ("name", "color", "pixels")  # of a class's entry; the others are its metrics, in percent
