@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from semask_d2.export.graph import mask_scores, upsampled
+from semask_d2.export.graph import resized_scores, upsampled
 from semask_d2.export.running import ExportedModel
 from semask_d2.modeling.meta_arch.base import output_size
 from semask_d2.modeling.meta_arch.score_maps import ScoreMap, row_elements, rows_of
@@ -70,9 +70,8 @@ class ExportedSegmenter(Segmenter):
             divisor = max(1, self.metadata.size_divisibility)
             padded = (height + -height % divisor, width + -width % divisor)
             masks = upsampled(outputs["mask_logits"], padded)[..., :height, :width]
-            if self.metadata.resize_masks_first:
-                masks = upsampled(masks, size)
-            whole = upsampled(mask_scores(outputs["class_logits"], masks), size)
+            masks_first = self.metadata.resize_masks_first
+            whole = resized_scores(outputs["class_logits"], masks, size, masks_first=masks_first)
         return Segmentation(whole[0].argmax(0), whole[0] if scores else None)
 
     def _run(self, image: Tensor) -> list[np.ndarray]:

@@ -31,13 +31,17 @@ EXAMPLE = 64, 96  # the size that a graph of any size is made with
 
 
 class GraphSettings(NamedTuple):
-    """What a graph takes, pictures of `size` (H, W) in batches of `batch` (None: any), and how it is made."""
+    """What a graph takes, pictures of `size` (H, W) in batches of `batch` (None: any), and how it is made.
+
+    With `resize` the graph itself brings pictures to the size that they go through the model at.
+    """
 
     size: tuple[int, int] | None
     batch: int | None = 1
     input_type: str = "uint8"
     grid_sample: bool = True
     half_weights: bool = False
+    resize: bool = False
 
     def free_axes(self) -> dict[int, str]:
         """The axes of the picture that may be of any size."""
