@@ -4,9 +4,9 @@
     python tools/export_matrix.py
 
 The models are those of configs/toy_scenes with random weights, every parameter moved from where it starts, and give
-scores. A cell is the worst over all pictures, which are of several sizes and batches where the size is free: the largest
-difference of a score, and the share of equal labels; or, where there is no such file, the number of the reason that
-stands below the table. Minutes on two cores.
+scores. A cell is the worst over all pictures, which are of several sizes and batches where the size is free: the
+largest difference of a score, and the share of equal labels; or, where there is no such file, the number of the reason
+that stands below the table. Minutes on two cores.
 """
 
 from __future__ import annotations

@@ -72,11 +72,7 @@ def main(args: argparse.Namespace) -> None:
     agreements = export_model(
         predictor.model,
         predictor.cfg,
-        {
-            "class_names": predictor.class_names,
-            "class_colors": predictor.class_colors.tolist(),
-            "ignore_label": predictor.ignore_label,
-        },
+        predictor.classes,
         args.format,
         args.output,
         settings,
