@@ -33,14 +33,21 @@ NAMES = {"class_names": [f"class {i}" for i in range(CLASSES)], "class_colors": 
 ANY = GraphSettings(size=None, batch=None)
 
 
-def family(config: str) -> tuple[nn.Module, CfgNode]:
-    words = [word for pair in (OPTIONS | {"MODEL.SEM_SEG_HEAD.IGNORE_VALUE": 255}).items() for word in pair]
+def family(config: str, options: dict[str, object]) -> tuple[nn.Module, CfgNode]:
+    words = [word for pair in (OPTIONS | {"MODEL.SEM_SEG_HEAD.IGNORE_VALUE": 255} | options).items() for word in pair]
     cfg = semask_d2.get_cfg(ROOT / f"configs/toy_scenes/{config}.yaml", words)
     return randomize(semask_d2.build_model(cfg)).eval(), cfg
 
 
-def export(config: str, kind: str, path: Path, settings: GraphSettings, **kwargs: object) -> list:
-    model, cfg = family(config)
+def export(
+    config: str,
+    kind: str,
+    path: Path,
+    settings: GraphSettings,
+    options: dict[str, object] | None = None,
+    **kwargs: object,
+) -> list:
+    model, cfg = family(config, options or {})
     return export_model(model, cfg, {**NAMES, "ignore_label": 255}, kind, path, settings, **kwargs)
 
 
@@ -78,6 +85,26 @@ def test_a_fixed_size_and_what_else_may_come_out_and_in(tmp_path: Path) -> None:
     for config in (FAMILIES["Swin MSFaPN"], FAMILIES["Swin FPN"]):
         for outputs in ("scores", "logits"):
             export(config, "onnx", tmp_path / "model.onnx", fixed, outputs=outputs, normalize=outputs == "scores")
+
+
+@pytest.mark.parametrize(
+    ("config", "kind", "settings", "masks_first"),
+    [
+        (FAMILIES["Swin FPN"], "onnx", ANY, False),
+        (FAMILIES["Swin MaskFormer"], "openvino", ANY, False),
+        (FAMILIES["Swin MaskFormer"], "onnx", ANY, True),
+        (FAMILIES["Swin FPN"], "torch_export", GraphSettings(size=(110, 150)), False),
+    ],
+)
+def test_graphs_that_resize(config: str, kind: str, settings: GraphSettings, masks_first: bool, tmp_path: Path) -> None:
+    options = {
+        "INPUT.MIN_SIZE_TEST": 64,
+        "INPUT.MAX_SIZE_TEST": 90,  # which some of the pictures' longer sides would be beyond
+        "MODEL.MASK_FORMER.TEST.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE": masks_first,
+    }
+    path = tmp_path / f"model{SUFFIXES[kind]}"
+    agreements = export(config, kind, path, settings._replace(resize=True), options, outputs="scores")
+    assert all(agreement.error < 2e-4 for agreement in agreements)
 
 
 @pytest.mark.parametrize("kind", ["onnx", "openvino"])

@@ -46,9 +46,8 @@ def test_it_writes_its_table_into_the_page(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(tool, "PAGE", tmp_path / "page.md")
     monkeypatch.setattr(tool, "FAMILIES", {"tiny": "any"})
     monkeypatch.setattr(tool, "random_model", lambda config: (randomize(tool.build_model(cfg)).eval(), cfg))
-    monkeypatch.setattr(
-        tool, "COLUMNS", {name: tool.COLUMNS[name] for name in ("ONNX, fixed", "torch.export, dynamic")}
-    )
+    columns = {name: tool.COLUMNS[name] for name in ("ONNX, fixed", "torch.export, dynamic")}
+    monkeypatch.setattr(tool, "COLUMNS", columns)
     tool.PAGE.write_text(f"before\n{tool.START}\nolder\n{tool.END}\nafter\n")
     tool.main()
     page = tool.PAGE.read_text()
@@ -56,7 +55,7 @@ def test_it_writes_its_table_into_the_page(tmp_path: Path, monkeypatch: pytest.M
     assert page.endswith("\nafter\n")
     assert "older" not in page
     head, _, row = rows(page)
-    assert head == ["family", "ONNX, fixed", "torch.export, dynamic"]
+    assert head == ["family", *columns]
     assert row[0] == "tiny"
     assert row[2] == "(1)"
     error, share = re.fullmatch(r"(.*), (.*) %", row[1]).groups()
