@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import cast
 
 import numpy as np
@@ -75,10 +75,21 @@ class ExportedSegmenter(Segmenter):
         return Segmentation(whole[0].argmax(0), whole[0] if scores else None)
 
     def _run(self, image: Tensor) -> list[np.ndarray]:
-        """The graph's outputs of a picture (1, 3, H, W) uint8."""
+        """The graph's outputs of a picture (1, 3, H, W) uint8; `UserError` where the file is for others."""
         metadata = self.metadata
         given = image.numpy() if metadata.input_type == "uint8" else image.numpy().astype(np.float32)
         if not metadata.normalized:
             mean, std = (np.array(x, np.float32)[:, None, None] for x in (metadata.pixel_mean, metadata.pixel_std))
             given = (given - mean) / std
+        wanted = self.exported.shape
+        if any(length not in (None, own) for length, own in zip(wanted, given.shape, strict=True)):
+            raise UserError(
+                f"this exported file takes batches of {spelled(wanted)}, this picture is one of {spelled(given.shape)} "
+                "after resizing; export it with --dynamic and --batch 1"
+            )
         return self.exported(given)
+
+
+def spelled(shape: Sequence[int | None]) -> str:
+    """A shape (B, 3, H, W) in a message."""
+    return " x ".join("any" if length is None else str(length) for length in shape)
