@@ -20,7 +20,6 @@ from semask_d2.utils.errors import UserError
 from semask_d2.utils.files import require_writable
 from semask_d2.version import __version__
 
-STRIDE = 32  # of the coarsest features
 RUNNERS: dict[str, Callable[[Path], ExportedModel]] = {
     "torch_export": TorchModel,
     "onnx": OnnxModel,
@@ -59,11 +58,6 @@ def check_settings(kind: str, settings: GraphSettings, outputs: Outputs, *, norm
         raise UserError(
             "--dynamic: torch_export takes a fixed size, for which add --size H W; onnx and openvino take any"
         )
-    whole = settings.size is not None and not any(side % STRIDE for side in settings.size) and settings.batch == 1
-    if kind == "openvino" and not (pads or whole):  # its shapes of odd maps in the backbone do not fit each other
-        raise UserError(
-            f"--format openvino: this model pads nothing: add --size H W, multiples of {STRIDE}, and --batch 1"
-        )
     if kind == "torch_export" and settings.half_weights:
         raise UserError("--fp16: expected --format onnx or openvino; a program of torch.export keeps its weights")
     if settings.size is not None and min(settings.size) < 1:
@@ -97,7 +91,7 @@ def export_model(
     path that cannot be, and, leaving no file and an older one as it was, where file and model disagree.
     """
     path = Path(path)
-    check_settings(kind, settings, outputs, normalize=normalize, pads=model.size_divisibility > 0)
+    check_settings(kind, settings, outputs, normalize=normalize)
     if path.suffix != SUFFIXES[kind]:
         raise UserError(f"--output {path}: expected a name that ends in {SUFFIXES[kind]} for --format {kind}")
     require_writable(path.parent, "--output")

@@ -1,7 +1,8 @@
 """The test-time resize inside a graph: the size rule, and Pillow's bilinear antialiasing, of standard operators.
 
 No runtime's own resizing is Pillow's, and several have no antialiasing. Two matrix products a direction are, to the
-last gray level: Pillow's weights are numbers of 22 bits, which fp32 sums exactly in two halves.
+last gray level: Pillow's weights are numbers of 22 bits, which fp32 sums exactly in two halves. It goes over rows
+first; where Pillow does not, with pictures far taller than wide in some versions, some pixels differ by one level.
 """
 
 from __future__ import annotations
@@ -37,11 +38,10 @@ def target_size(
         return resized_shape(int(height), int(width), short_edge, max_size)
     if short_edge == 0:
         return height, width
-    sides = torch.stack([height, width]).double()  # as Python computes, so that ties round alike
-    shorter = sides.amin()
-    sides = torch.where(sides > shorter, short_edge / shorter * sides, torch.full_like(sides, short_edge))
-    longest = sides.amax()
-    sides = torch.where(longest > max_size, sides * (max_size / longest), sides)
+    sides = torch.stack([height, width]).double()  # in the order of `resized_shape`, so that ties round alike
+    short, most = torch.full_like(sides, short_edge), torch.full_like(sides, max_size)  # number / tensor is inexact
+    sides = torch.where(sides > sides.amin(), short / sides.amin() * sides, short)
+    sides = torch.where(sides.amax() > most, sides * (most / sides.amax()), sides)
     new_height, new_width = (sides + 0.5).floor().clamp(min=1).long().unbind()
     return new_height, new_width
 

@@ -99,7 +99,7 @@ def write_openvino(graph: SegmentationGraph, path: Path, metadata: ExportMetadat
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         onnx_file = Path(folder, "model.onnx")
         write_onnx(graph, onnx_file, metadata, settings._replace(half_weights=False))
-        model = openvino.convert_model(onnx_file)
+        model = openvino.Core().read_model(onnx_file)  # convert_model's own changes lose some dynamic paddings
         model.set_rt_info(metadata.as_text(), [KEY])
         openvino.save_model(model, path, compress_to_fp16=settings.half_weights)
 
