@@ -107,21 +107,6 @@ def test_the_documented_example_gives_the_models_labels(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["onnx", "openvino"])
-def test_a_picture_that_a_file_is_not_for_is_one_line(
-    kind: str, tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
-    file = tmp_path / f"model{exporting.SUFFIXES[kind]}"
-    words = ["--run", tiny_run, "--format", kind, "--output", file, "--size", 64, 96, "--batch", 2]
-    assert main(["export", *map(str, words)]) == 0
-    cv2.imwrite(str(tmp_path / "in.png"), picture(128, 160))
-    words = ["--input", tmp_path / "in.png", "--output", tmp_path / "out.png", "--weights", file]
-    assert main(["predict", *map(str, words)]) == 1
-    message = "takes batches of 2 x 3 x 64 x 96, this picture is one of 1 x 3 x 64 x 80 after resizing; export it with"
-    assert message in capsys.readouterr().err
-
-
-@pytest.mark.slow
 def test_given_pictures_are_compared(tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     cv2.imwrite(str(tmp_path / "in.png"), picture(128, 160))  # 64 x 80 after resizing
     words = ["--run", tiny_run, "--output", tmp_path / "x.onnx", "--images", tmp_path / "in.png"]
