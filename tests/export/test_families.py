@@ -90,7 +90,7 @@ def test_openvino(config: str, tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.bin", "model.xml"]
 
 
-@pytest.mark.parametrize("config", [FAMILIES["Swin MSFaPN"], FAMILIES["MiT FPN"]])
+@pytest.mark.parametrize("config", [FAMILIES["Swin MaskFormer"], FAMILIES["MiT FPN"]])
 def test_torch_export(config: str, tmp_path: Path) -> None:
     export(config, "torch_export", tmp_path / "model.pt2", GraphSettings(size=(64, 96)))
 
