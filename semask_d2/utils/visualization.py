@@ -99,8 +99,12 @@ def overlay(
     opacity: float,
     named_share: float = NAMED_SHARE,
 ) -> np.ndarray:
-    """The image under its classes' colors, with the names of regions that fill `named_share` of it."""
-    canvas = cv2.addWeighted(image, 1 - opacity, colorize(labels, colors), opacity, 0)
+    """The image under its classes' colors, with the names of regions that fill `named_share` of it.
+
+    Below 0 it stays as it is.
+    """
+    canvas = cv2.addWeighted(image, 1 - opacity, colorize(np.maximum(labels, 0), colors), opacity, 0)
+    canvas[labels < 0] = image[labels < 0]
     centers = [
         (area, x, y, short(names[i]))
         for i in map(int, np.unique(labels))
