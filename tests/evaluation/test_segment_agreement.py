@@ -24,7 +24,7 @@ SIZES = ((40, 60), (130, 200), (100, 90))  # small, medium and large objects
 
 
 def test_torchmetrics() -> None:
-    """Where nothing that is predicted is void: such pixels torchmetrics takes out of the truth, COCO's tool does not."""
+    """Where no prediction is void: torchmetrics takes such pixels out of the truth, and COCO's tool does not."""
     detection = pytest.importorskip("torchmetrics.detection", reason="torchmetrics is not installed")
     stuff = {*range(CLASSES)} - {*THINGS}
     metric = detection.PanopticQuality({*THINGS}, stuff, return_sq_and_rq=True, return_per_class=True)

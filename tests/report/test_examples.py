@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from semask_d2 import Predictor, get_cfg
 from semask_d2.d2 import build_model
@@ -96,7 +97,8 @@ def segment_run(toy_data: Path, tmp_path: Path, request: pytest.FixtureRequest) 
     )
     for sample in get_dataset_dicts(dataset):
         inputs = predictor.prepare(examples.read_image(sample["file_name"])) | {"file_name": sample["file_name"]}
-        evaluator.process([inputs], predictor.model([inputs]))
+        with torch.inference_mode():
+            evaluator.process([inputs], predictor.model([inputs]))
     evaluator.evaluate()
     (tmp_path / "config.yaml").write_text(predictor.cfg.dump())
     return tmp_path
