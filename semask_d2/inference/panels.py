@@ -27,7 +27,7 @@ OPAQUE = 255
 
 @dataclass(frozen=True)
 class ClassStyle:
-    """Names and colors (K, 3) of the classes, or of segments by their numbers, and the id of pixels that do not count."""
+    """Names and colors (K, 3) of the classes, or of numbered segments, and the id of pixels that do not count."""
 
     names: Sequence[str]
     colors: np.ndarray
