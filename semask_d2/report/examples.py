@@ -31,26 +31,29 @@ def example_maker(evaluation: Evaluation, predictor: Predictor) -> MakeExample:
 
     It raises `UserError` for an image that cannot be read or does not fit its truth.
     """
-    if evaluation.task_name == "semantic":
-        return lambda image: (label_example(image, predictor), evaluation.style)
-    samples = {x["file_name"]: x for x in get_dataset_dicts(evaluation.dataset)}
+    task, samples = evaluation.task_name, {}
+    if task != "semantic" or any((image.label_file or "").endswith(".json") for image in evaluation.images):
+        samples = {x["file_name"]: x for x in get_dataset_dicts(evaluation.dataset)}
 
     def make(image: ImageResult) -> tuple[Example, ClassStyle]:
-        if image.file_name not in samples:
+        sample = samples.get(image.file_name)
+        if task == "semantic":
+            if sample is None and image.label_file is not None:
+                sample = {"sem_seg_file_name": image.label_file, "label_format": predictor.label_format}
+            return label_example(image, sample, predictor), evaluation.style
+        if sample is None:
             raise UserError(f"{image.file_name} is no image of {evaluation.dataset}; evaluate again")
-        return segment_example(samples[image.file_name], evaluation.dataset, evaluation.task_name, predictor)
+        return segment_example(sample, evaluation.dataset, task, predictor)
 
     return make
 
 
-def label_example(image: ImageResult, predictor: Predictor) -> Example:
-    """An image's predicted and true labels."""
+def label_example(image: ImageResult, sample: dict[str, Any] | None, predictor: Predictor) -> Example:
+    """An image's predicted labels, and the true ones of `sample` where there are any."""
     pixels = read_image(image.file_name)
-    truth = None
-    if image.label_file is not None:
-        truth = read_sample_labels({"sem_seg_file_name": image.label_file, "label_format": predictor.label_format})
-        if truth.shape != pixels.shape[:2]:
-            raise UserError(f"{image.label_file}: not of the size of its image {image.file_name}")
+    truth = None if sample is None else read_sample_labels(sample)
+    if truth is not None and truth.shape != pixels.shape[:2]:
+        raise UserError(f"{image.label_file}: not of the size of its image {image.file_name}")
     prediction = predictor(pixels, priors=predictor.has_priors)
     return Example(Path(image.file_name).name, pixels, prediction.labels, truth, prediction.priors)
 

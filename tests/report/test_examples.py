@@ -10,11 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from semask_d2 import Predictor, get_cfg
-from semask_d2.d2 import build_model
+from semask_d2.d2 import DatasetCatalog, build_model
 from semask_d2.data import get_dataset_dicts
 from semask_d2.data.datasets import toy_painter
+from semask_d2.data.labels import CocoLabels, LabelFormat
 from semask_d2.data.segment_mapper import read_true_segments
 from semask_d2.evaluation import InstanceEvaluator, PanopticEvaluator
 from semask_d2.inference.panels import ClassStyle
@@ -23,6 +25,7 @@ from semask_d2.report import examples, write_report
 from semask_d2.report.examples import IGNORED, NO_SEGMENT, numbered_alike, segment_example
 from semask_d2.utils.errors import UserError
 from tests.helpers.commands import ROOT, TINY
+from tests.report.conftest import make_evaluation, make_image
 from tests.report.test_page import Page
 
 STYLE = ClassStyle(["sky", "ball", "cat"], np.array([[0, 0, 9], [9, 0, 0], [0, 9, 0]], np.uint8))
@@ -142,6 +145,35 @@ def test_what_the_page_cannot_show_is_a_line_in_it(segment_run: Path) -> None:
     (folder / "metrics.json").write_text(content)
     text = write_report(segment_run, images=1, predictor=predictor).read_text(encoding="utf-8")
     assert "No images: data set &quot;toy_scenes_gone&quot;" in text
+
+
+@pytest.fixture
+def labels_of_coco(tmp_path: Path):
+    """The name of a data set of one gray image, whose labels a COCO file has: the left half is of class 2."""
+    box = [[0, 0, 8, 0, 8, 16, 0, 16]]
+    sample = {
+        "file_name": str(tmp_path / "gray.png"),
+        "sem_seg_file_name": str(tmp_path / "labels.json"),
+        "coco_labels": CocoLabels("labels.json", 16, 16, 255, ((2, box),)),
+    }
+    Image.new("RGB", (16, 16), (90, 90, 90)).save(sample["file_name"])
+    DatasetCatalog.register("made_up", lambda: [sample])
+    yield sample
+    DatasetCatalog.remove("made_up")
+
+
+def test_true_labels_are_read_as_the_data_set_has_them(labels_of_coco: dict, tmp_path: Path) -> None:
+    predictor = task_predictor("panoptic")
+    predictor.label_format = LabelFormat(id_map=((7, 0), (9, 1)))
+    Image.fromarray(np.array([[7, 9]], np.uint8).repeat(16, 0).repeat(8, 1)).save(tmp_path / "labels.png")
+    left = np.arange(16) < 8
+    for ending, row in ((".json", np.where(left, 2, 255)), (".png", np.where(left, 0, 1))):
+        image = make_image(labels_of_coco["file_name"], 50.0)
+        image["sem_seg_file_name"] = str(tmp_path / f"labels{ending}")
+        evaluation = make_evaluation(tmp_path, np.eye(3, dtype=int), ["a", "b", "c"], [image])
+        example, style = examples.example_maker(evaluation, predictor)(evaluation.images[0])
+        np.testing.assert_array_equal(example.truth, np.tile(row, (16, 1)))
+        assert style.names == ["a", "b", "c"]
 
 
 def test_a_prediction_of_another_task_is_refused() -> None:
