@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from semask_d2 import Predictor, get_cfg
-from semask_d2.d2 import DatasetCatalog, build_model
+from semask_d2.d2 import DatasetCatalog, MetadataCatalog, build_model
 from semask_d2.data import get_dataset_dicts
 from semask_d2.data.datasets import toy_painter
 from semask_d2.data.labels import CocoLabels, LabelFormat
@@ -158,8 +158,10 @@ def labels_of_coco(tmp_path: Path):
     }
     Image.new("RGB", (16, 16), (90, 90, 90)).save(sample["file_name"])
     DatasetCatalog.register("made_up", lambda: [sample])
+    MetadataCatalog.get("made_up")
     yield sample
     DatasetCatalog.remove("made_up")
+    MetadataCatalog.remove("made_up")
 
 
 def test_true_labels_are_read_as_the_data_set_has_them(labels_of_coco: dict, tmp_path: Path) -> None:
