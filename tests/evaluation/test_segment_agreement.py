@@ -23,6 +23,7 @@ CLASSES, THINGS = 3, (0, 2)
 SIZES = ((40, 60), (130, 200), (100, 90))  # small, medium and large objects
 
 
+@pytest.mark.slow  # importing torchmetrics.detection is
 def test_torchmetrics() -> None:
     """Where no prediction is void: torchmetrics takes such pixels out of the truth, and COCO's tool does not."""
     detection = pytest.importorskip("torchmetrics.detection", reason="torchmetrics is not installed")
@@ -40,7 +41,7 @@ def test_torchmetrics() -> None:
     ours = np.stack([counts.by_class()[name] for name in ("PQ", "SQ", "RQ")], 1)
     theirs = 100 * metric.compute().double().reshape(-1, 3).numpy()
     np.testing.assert_allclose(ours[[*THINGS, *stuff]], theirs, rtol=1e-6)
-    assert (counts.counts > 5).all()
+    assert (counts.counts >= 5).all()
 
 
 def one_stuff_segment(ids: np.ndarray, segments: list[dict[str, Any]]) -> tuple[np.ndarray, list[dict[str, Any]]]:
@@ -83,27 +84,26 @@ def instance_case(tmp_path: Path):
     for number in range(14):
         size = SIZES[number % len(SIZES)]
         images.append({"id": number + 1, "file_name": f"{number}.jpg", "height": size[0], "width": size[1]})
-        masks = [random_blob(rng, size) for _ in range(0 if number in (3, 4) else 6)]
-        for mask in masks:
-            if not mask.any():
-                continue
+        masks = [mask for _ in range(0 if number in (3, 4) else 6) if (mask := random_blob(rng, size)).any()]
+        classes = rng.integers(0, CLASSES, len(masks) + 8)
+        for mask, category in zip(masks, classes.tolist(), strict=False):
             crowd = int(rng.random() < 0.2)
             segmentation: Any = encoded(mask)
             annotations.append({"iscrowd": crowd, "area": float(mask.sum()), "bbox": [0, 0, *size[::-1]]})
             if not crowd and rng.random() < 0.3:
                 left, top, right, bottom = 2.0, 3.0, 2.0 + rng.integers(9, 30), 3.0 + rng.integers(9, 30)
                 segmentation = [[left, top, right, top, right, bottom, left, bottom]]
-            annotations[-1] |= {"segmentation": segmentation, "category_id": int(rng.integers(CLASSES))}
+            annotations[-1] |= {"segmentation": segmentation, "category_id": category}
             annotations[-1] |= {"image_id": number + 1, "id": len(annotations)}
         guesses = [] if number in (2, 4) else [*masks, *(random_blob(rng, size) for _ in range(8))]
         shifted = np.array([np.roll(mask, rng.integers(-2, 3, 2), (0, 1)) for mask in guesses], bool)
         shifted = shifted.reshape(-1, *size)
         scores = torch.rand(len(shifted), generator=torch.Generator().manual_seed(number))
-        classes = torch.from_numpy(rng.integers(0, CLASSES, len(shifted)))
-        for mask, score, category in zip(shifted, scores.tolist(), classes.tolist(), strict=True):
+        found = torch.from_numpy(np.where(rng.random(len(classes)) < 0.8, classes, 0))[: len(shifted)]
+        for mask, score, category in zip(shifted, scores.tolist(), found.tolist(), strict=True):
             entry = {"image_id": number + 1, "category_id": category, "score": score, "segmentation": encoded(mask)}
             results.append(entry)
-        fields = {"pred_masks": torch.from_numpy(shifted), "scores": scores, "pred_classes": classes}
+        fields = {"pred_masks": torch.from_numpy(shifted), "scores": scores, "pred_classes": found}
         outputs.append(Instances(size, pred_boxes=Boxes(torch.zeros(len(shifted), 4)), **fields))
     content = {"images": images, "annotations": annotations, "categories": [{"id": i} for i in range(CLASSES)]}
     (tmp_path / "truth.json").write_text(json.dumps(content))
