@@ -4,10 +4,10 @@
     python benchmarks/panoptic.py [--size 512 640 1024] [--queries 100] [--classes 133] [--segments 20]
                                   [--peer transformers] [--repeats N] [--json FILE]
 
-A size is a side of the square map. Of the queries `--segments` are sure of a class, as in a trained model; the others
-are of no object. Each way runs in a process of its own, on the same logits at stride 4. "Whole maps" is the rule of the
-papers (arXiv 2107.06278, section 3.4) as it stands there. The peer transformers (pip install transformers) goes through
-masks of 384 x 384, by its own rule, whatever the size; its map is therefore another one.
+A size is a side of the square map. Of the queries `--segments` are sure of a class, as in a trained model, and all of
+them become segments; the others are of no object. Each way runs in a process of its own, on the same logits at stride
+4. "Whole maps" is the rule of the papers (arXiv 2107.06278, section 3.4) as it stands there. The peer transformers (pip
+install transformers) goes through masks of 384 x 384 whatever the size, so its map is another one.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ THING_SHARE = 0.6  # of the classes; COCO has 80 of 133
 
 
 def make_logits(size: int, queries: int, classes: int, segments: int) -> tuple[Tensor, Tensor]:
-    """Class logits (Q, K + 1) and mask logits (Q, h, w): discs, the first `segments` of them of a class."""
+    """Class logits (Q, K + 1) and mask logits (Q, h, w): of `segments` cells that share the map, and of discs."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     side = size // STRIDE
     class_logits = torch.randn(queries, classes + 1, device=device)
@@ -38,8 +38,11 @@ def make_logits(size: int, queries: int, classes: int, segments: int) -> tuple[T
     class_logits[torch.arange(queries, device=device), wanted] += 12
     centers = torch.rand(queries, 2, device=device)
     place = (torch.arange(side, device=device) + 0.5) / side
-    distance = (centers[:, :1, None] - place[:, None]).square() + (centers[:, 1:, None] - place).square()
-    return class_logits, 8 * (1 - distance.sqrt() * segments**0.5)
+    distance = ((centers[:, :1, None] - place[:, None]).square() + (centers[:, 1:, None] - place).square()).sqrt()
+    limit = torch.full_like(distance, 0.2)
+    nearest = distance[:segments].topk(min(2, segments), 0, largest=False).values
+    limit[:segments] = torch.where(distance[:segments] == nearest[0], nearest[-1], nearest[0])
+    return class_logits, 40 * (limit - distance)
 
 
 def things_of(classes: int) -> range:
