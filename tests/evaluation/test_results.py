@@ -97,8 +97,11 @@ def measured(evaluator: SemanticEvaluator, folder: Path, model: EvaluatedModel, 
     evaluator.evaluate()
 
 
-def test_results_of_another_model_move_the_earlier_ones_aside(evaluator: SemanticEvaluator, tmp_path: Path) -> None:
+def test_results_of_another_model_move_the_earlier_ones_aside(
+    evaluator: SemanticEvaluator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = tmp_path / "inference/results_test"
+    monkeypatch.setattr("semask_d2.evaluation.results.draw_confusion", lambda *_: np.zeros((4, 4, 3), np.uint8))
 
     def held() -> list:
         """The checkpoint, the iteration and the accuracy of what is there, and of each that was moved."""
