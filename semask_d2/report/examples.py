@@ -110,13 +110,15 @@ def numbered_alike(
         i: true_numbers[partner[i]] if i in partner else number_of(category, is_thing)
         for i, category, is_thing in predicted[1]
     }
-    several, seen = Counter(owners), Counter()
+    seen: Counter[int] = Counter()
     titles = []
     for category in owners:
         seen[category] += 1
-        name = style.names[category]
-        titles.append(f"{name} {seen[category]}" if several[category] > 1 else name)
-    colors = np.concatenate([style.colors, np.array(distinct_colors(len(owners)), np.uint8).reshape(-1, 3)])
+        titles.append(f"{style.names[category]} {seen[category]}")
+    shown = {*true_numbers.values(), *numbers.values()}
+    stuff = [style.colors[number] for number in shown if 0 <= number < len(style.names)]
+    own_colors = np.array(distinct_colors(len(owners), unlike=stuff), np.uint8).reshape(-1, 3)
+    colors = np.concatenate([style.colors, own_colors])
     return (
         _numbered(predicted[0], numbers, NO_SEGMENT),
         _numbered(true[0], true_numbers, void),
