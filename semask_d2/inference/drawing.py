@@ -12,6 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from semask_d2.config import get_cfg
+from semask_d2.config.transformers_folders import is_transformers_folder
 from semask_d2.d2 import CfgNode
 from semask_d2.data.image_io import check_labels, read_image, save_picture
 from semask_d2.data.labels import read_sample_labels
@@ -37,8 +38,9 @@ def choose_config(
 ) -> CfgNode:
     """The config, with MODEL.WEIGHTS, of the model that the user means; `data` is a data set's file.
 
-    `weights` are a checkpoint or a run folder. A config file without weights takes those beside it; without either,
-    the newest trained run under `output` is taken and named. Raises `UserError` where nothing trained is found.
+    `weights` are a checkpoint, a run folder, or a folder of transformers, whose config is derived. A config file
+    without weights takes those beside it; without either, the newest trained run under `output` is taken and named.
+    Raises `UserError` where nothing trained is found.
     """
     if "MODEL.WEIGHTS" in opts[::2] and config_file:
         return get_cfg(config_file, list(opts), data=data)
@@ -46,13 +48,15 @@ def choose_config(
         path = Path(weights)
         if not os.path.exists(path):
             raise UserError(f"--weights {weights}: there is no such file or run folder")
-        if path.is_dir():
+        if is_transformers_folder(path):
+            config_file = config_file or weights
+        elif path.is_dir():
             path, config_file = require_run(path), config_file or str(path / CONFIG_NAME)
         config_file = config_file or str(path.parent / CONFIG_NAME)
-        if not Path(config_file).is_file():
+        if not os.path.exists(config_file):
             raise UserError(f"--weights {weights}: no config at {config_file}; add --config-file FILE")
     elif config_file:
-        path = run_weights(Path(config_file).parent)
+        path = None if is_transformers_folder(config_file) else run_weights(Path(config_file).parent)
     else:
         run = newest_run(RUNS)
         if run is None:
