@@ -10,6 +10,7 @@ from semask_d2.d2 import CfgNode, DatasetCatalog, MetadataCatalog
 from semask_d2.data.datasets.ade20k import ADE20K
 from semask_d2.data.datasets.camvid import CAMVID
 from semask_d2.data.datasets.cityscapes import CITYSCAPES
+from semask_d2.data.datasets.coco import COCO_INSTANCE, COCO_PANOPTIC
 from semask_d2.data.datasets.coco_segments import SegmentDataset
 from semask_d2.data.datasets.coco_stuff10k import COCO_STUFF_10K
 from semask_d2.data.datasets.folder import FolderDataset, require_folder
@@ -18,7 +19,10 @@ from semask_d2.data.datasets.toy_segments import TOY_SCENES_INSTANCE, TOY_SCENES
 from semask_d2.utils.errors import UserError
 from semask_d2.utils.visualization import distinct_colors
 
-DATASETS = (TOY_SCENES, CAMVID, ADE20K, CITYSCAPES, COCO_STUFF_10K, TOY_SCENES_PANOPTIC, TOY_SCENES_INSTANCE)
+DATASETS = (
+    *(TOY_SCENES, CAMVID, ADE20K, CITYSCAPES, COCO_STUFF_10K),
+    *(TOY_SCENES_PANOPTIC, TOY_SCENES_INSTANCE, COCO_PANOPTIC, COCO_INSTANCE),
+)
 
 
 def register_all() -> None:
