@@ -135,6 +135,14 @@ def test_a_folder_of_transformers_becomes_a_config_that_trains_and_loads(tmp_pat
     assert (cfg.MODEL.WEIGHTS, cfg.INPUT.FORMAT, cfg.MODEL.SWIN.NUM_SEM_BLOCKS) == ("theirs", "RGB", 0)
     assert sum(x.numel() for x in build_model(cfg).backbone.parameters())
 
+    resnet = {"model_type": "resnet", "depths": [3, 4, 23, 3], "out_features": ["stage1", "stage2", "stage3", "stage4"]}
+    Path("theirs/config.json").write_text(json.dumps({**settings, "backbone_config": resnet}))
+    tool.main(["theirs", "--output", "resnet.yaml"])
+    cfg = get_cfg("resnet.yaml")
+    assert (cfg.MODEL.BACKBONE.NAME, cfg.MODEL.RESNETS.DEPTH) == ("build_resnet_backbone", 101)
+    assert (cfg.MODEL.RESNETS.NORM, cfg.MODEL.RESNETS.STRIDE_IN_1X1) == ("FrozenBN", False)
+    assert cfg == get_cfg("theirs")  # a folder is as good as its file
+
     Path("theirs/config.json").write_text(json.dumps({**settings, "model_type": "detr"}))
     with pytest.raises(UserError, match=r"theirs/config\.json: model_type: expected one of mask2former, maskformer"):
         tool.main(["theirs", "--output", "other.yaml"])

@@ -17,8 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from semask_d2.d2 import BACKBONE_REGISTRY, Backbone, CfgNode, ShapeSpec, configurable
 from semask_d2.modeling.backbones.base import FREEZE_KEY
-from semask_d2.modeling.layers import conv
-from semask_d2.modeling.layers.conv import GROUPS, ConvNorm
+from semask_d2.modeling.layers.conv import ConvNorm
 from semask_d2.modeling.layers.frozen_batch_norm import FrozenBatchNorm
 from semask_d2.utils.arguments import arguments_from, require, value_of
 
@@ -27,7 +26,11 @@ logger = logging.getLogger(__name__)
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}  # by depth
 BASIC = (18, 34)  # depths whose blocks are two convolutions, not bottlenecks of three
 STAGES = ("res2", "res3", "res4", "res5")
-NORMS: dict[str, Callable[[int], nn.Module]] = {"FrozenBN": FrozenBatchNorm, **conv.NORMS}
+NORMS: dict[str, Callable[[int], nn.Module]] = {
+    "FrozenBN": FrozenBatchNorm,
+    "BN": nn.BatchNorm2d,
+    "SyncBN": nn.SyncBatchNorm,
+}
 DEEPLAB_KEYS = {
     "stem_type": "MODEL.RESNETS.STEM_TYPE",
     "res4_dilation": "MODEL.RESNETS.RES4_DILATION",
@@ -176,10 +179,7 @@ class ResNet(Backbone):
             "res2_out_channels": res2_out_channels,
             "width_per_group": width_per_group,
         }.items():
-            divisor, wanted = (
-                (GROUPS, f"a multiple of {GROUPS} (GroupNorm's groups)") if norm == "GN" else (1, "above 0")
-            )
-            require(count > 0 and count % divisor == 0, self, name, wanted, count)
+            require(count >= 2, self, name, "at least 2", count)
         self.check_dilation(res4_dilation, res5_dilation, res5_multi_grid)
         if depth in BASIC:
             for name, found, only in (
