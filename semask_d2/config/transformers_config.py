@@ -94,6 +94,11 @@ FAMILIES = {
     ),
 }
 OFFSET = 255  # pixels there are in 0..1, here in 0..255
+# how pictures are resized, in either generation of their files
+SIDES = {
+    "INPUT.MIN_SIZE_TEST": ("size.shortest_edge", "size"),
+    "INPUT.MAX_SIZE_TEST": ("size.longest_edge", "max_size"),
+}
 
 
 def values_from_transformers(config: dict[str, Any], processor: dict[str, Any], source: str) -> dict[str, Any]:
@@ -115,9 +120,9 @@ def values_from_transformers(config: dict[str, Any], processor: dict[str, Any], 
         numbers = processor.get(name)
         if isinstance(numbers, list) and len(numbers) == 3 and all(isinstance(x, (int, float)) for x in numbers):
             values[key] = [OFFSET * x for x in numbers]
-    for name, key in (("shortest_edge", "INPUT.MIN_SIZE_TEST"), ("longest_edge", "INPUT.MAX_SIZE_TEST")):
-        if type(side := lookup(processor, f"size.{name}", None)) is int:
-            values[key] = side
+    for key, names in SIDES.items():
+        sides = [side for name in names if type(side := lookup(processor, name, None)) is int]
+        values |= {key: sides[0]} if sides else {}
     return values
 
 

@@ -11,9 +11,11 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from semask_d2.checkpoint.transformers_folder import metadata_of_folder
 from semask_d2.config import get_cfg
 from semask_d2.config.transformers_folders import is_transformers_folder
 from semask_d2.d2 import CfgNode
+from semask_d2.data.datasets import with_classes
 from semask_d2.data.image_io import check_labels, read_image, save_picture
 from semask_d2.data.labels import read_sample_labels
 from semask_d2.inference import media
@@ -40,7 +42,8 @@ def choose_config(
 
     `weights` are a checkpoint, a run folder, or a folder of transformers, whose config is derived. A config file
     without weights takes those beside it; without either, the newest trained run under `output` is taken and named.
-    Raises `UserError` where nothing trained is found.
+    A model of transformers with the classes of a data set of ours has its colors and things, too. Raises `UserError`
+    where nothing trained is found.
     """
     if "MODEL.WEIGHTS" in opts[::2] and config_file:
         return get_cfg(config_file, list(opts), data=data)
@@ -67,7 +70,12 @@ def choose_config(
         path, config_file = require_run(run), str(run / CONFIG_NAME)
         print(printable(f"Using the newest trained run: {path}"))
     chosen = [] if path is None else ["MODEL.WEIGHTS", str(path)]
-    return get_cfg(config_file, [*opts, *chosen], data=data)
+    cfg = get_cfg(config_file, [*opts, *chosen], data=data)
+    weights = cfg.MODEL.WEIGHTS
+    if weights and is_transformers_folder(weights) and not cfg.DATASETS.TEST:  # which has neither things nor colors
+        known = with_classes(metadata_of_folder(weights)["class_names"])
+        cfg.DATASETS.TEST = (known,) if known else ()
+    return cfg
 
 
 def set_task(cfg: CfgNode, task: str | None) -> str:

@@ -7,13 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from semask_d2 import Predictor, build_model, get_cfg
 from semask_d2.checkpoint.transformers_folder import write_folder
 from semask_d2.commands import show_config
 from semask_d2.config.transformers_config import config_for_transformers, processor_for_transformers
-from semask_d2.d2 import CfgNode
+from semask_d2.d2 import CfgNode, MetadataCatalog
+from semask_d2.inference.drawing import choose_config
 from tests.helpers.tiny_model import randomize, tiny_cfg
 
 NAMES = ["road", "sky", "car", "tree", "house", "pole"]
@@ -84,6 +86,26 @@ def test_settings_over_it_and_a_config_without_weights(in_process, folder: Path)
     code, _, err = in_process("demo/demo.py", "--config-file", "theirs", "--output", "b.png", *words)
     assert code == 0, err
     assert Path("a.png").read_bytes() == Path("b.png").read_bytes()
+
+
+def test_classes_of_a_known_data_set_have_its_colors_and_things(
+    in_process, folder: Path, ours: tuple[CfgNode, dict]
+) -> None:
+    """Here the toy data set's, as a model of COCO has COCO's; of other classes nothing says which are things."""
+    words = ("demo/demo.py", "--weights", "again", "--input", "x.png", "--output", "a.png", "--task", "panoptic")
+    cfg, state = ours
+    metadata = MetadataCatalog.get("toy_scenes_panoptic_val")
+    for names, known in ((metadata.stuff_classes, True), (NAMES + NAMES, False)):
+        cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = len(names)
+        for name in [name for name in state if "class_embed" in name]:
+            state[name] = torch.randn(len(names) + 1, *state[name].shape[1:])
+        write_folder("again", state, config_for_transformers(cfg, names), processor_for_transformers(cfg))
+        code, out, err = in_process(*words)
+        assert code == (0 if known else 1), err
+        assert known or "which classes are things" in err
+        assert "Traceback" not in out + err
+    cfg = choose_config(None, "again")
+    assert Predictor(cfg).class_names == NAMES + NAMES
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,10 @@ import pytest
 import yaml
 from PIL import Image
 
+from semask_d2 import get_cfg
 from semask_d2.d2 import BACKEND, DatasetCatalog, MetadataCatalog
-from semask_d2.data import get_dataset_dicts, register_all
+from semask_d2.data import build_mapper, get_dataset_dicts, register_all
+from semask_d2.data.datasets import with_classes
 from semask_d2.data.datasets.coco import CATEGORIES, COCO_INSTANCE, COCO_PANOPTIC, STUFF, THINGS
 from semask_d2.evaluation.tasks import main_metric
 from semask_d2.utils.errors import UserError
@@ -104,6 +106,24 @@ def test_panoptic_maps_are_listed_with_classes(coco: Path) -> None:
     assert first["pan_seg_file_name"] == str(coco / "panoptic_val2017/000000000004.png")
     assert [(x["id"], x["category_id"]) for x in first["segments_info"]] == [(6, 132)]
     assert [(x["id"], x["category_id"]) for x in second["segments_info"]] == [(5, 79)]
+
+
+@pytest.mark.parametrize(("task", "name"), [("instance", "coco_2017_val"), ("panoptic", "coco_2017_val_panoptic")])
+def test_a_config_of_coco_maps_them(coco: Path, task: str, name: str) -> None:
+    cfg = get_cfg(f"coco_{task}/r50_m2f.yaml", ["INPUT.IMAGE_SIZE", "64", "INPUT.MIN_SCALE", "1"])
+    sample = next(x for x in get_dataset_dicts(name) if x["image_id"] == 9)
+    mapped = build_mapper(cfg, is_train=True)(sample, rng=np.random.default_rng(0))
+    assert mapped["image"].shape == (3, 64, 64)
+    assert mapped["segments"].classes.tolist() == [79]
+    assert mapped["segments"].masks.shape == mapped["sem_seg"].shape == (64, 64)
+
+
+def test_a_data_set_is_known_by_its_classes() -> None:
+    register_all()
+    names = [x.name for x in CATEGORIES]
+    assert with_classes(names) == "coco_2017_val_panoptic"
+    assert with_classes(names[:80]) == "coco_2017_val"
+    assert with_classes(names[:81]) is None
 
 
 @NEEDS_DETECTRON2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+from collections.abc import Sequence
 from typing import Any
 
 from semask_d2.d2 import CfgNode, DatasetCatalog, MetadataCatalog
@@ -89,6 +90,18 @@ def class_names(name: str) -> list[str] | None:
     """The classes of a registered data set, in its metadata those of stuff, else of things; None if unknown."""
     metadata = MetadataCatalog.get(name)
     return metadata.get("stuff_classes") or metadata.get("thing_classes")
+
+
+def with_classes(names: Sequence[str]) -> str | None:
+    """The registered name of the validation split of the data set of ours that has just these classes; None of none.
+
+    One that says which of them are things comes first.
+    """
+    for dataset in sorted(DATASETS, key=lambda x: not isinstance(x, SegmentDataset)):
+        (*_, name) = dataset.names()
+        if class_names(name) == list(names):
+            return name
+    return None
 
 
 def class_metadata(cfg: CfgNode) -> dict[str, Any] | None:
