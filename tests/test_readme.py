@@ -12,7 +12,7 @@ from semask_d2 import get_cfg
 from semask_d2.__main__ import COMMANDS as SUBCOMMANDS
 from semask_d2.commands import check, compare, init_data, report, show_config, web
 from semask_d2.commands.predict import argument_parser as demo_parser
-from semask_d2.engine.launch import argument_parser as train_parser
+from semask_d2.commands.train import argument_parser as train_parser
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "README.md").read_text()
@@ -52,7 +52,7 @@ def test_commands_parse(command: str) -> None:
     else:
         assert (ROOT / program).is_file()
     if program in ("train_net.py", "train", "eval"):
-        args = train_parser().parse_args(arguments)
+        args = train_parser(eval_only=program == "eval").parse_args(arguments)
         get_cfg(args.config_file, args.opts)
     elif program in ("demo/demo.py", "predict"):
         demo_parser().parse_args(arguments)

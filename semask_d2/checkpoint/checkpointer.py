@@ -12,7 +12,7 @@ import torch
 from fvcore.common.checkpoint import Checkpointer as FvcoreCheckpointer
 from torch import nn
 
-from semask_d2.checkpoint.class_metadata import METADATA
+from semask_d2.checkpoint.class_metadata import METADATA, warn_of_other_classes
 from semask_d2.checkpoint.loading import load_checkpoint
 from semask_d2.checkpoint.readers import read_checkpoint
 from semask_d2.checkpoint.semantic_windows import RECORD, windows_of_model
@@ -30,7 +30,8 @@ class Checkpointer(FvcoreCheckpointer):
     """Saves and loads a model and, with `trainer`, all that a resumed run needs.
 
     Files are `NAME.pth`, `{"model": ..., "trainer": ..., "iteration": N}`; `last_checkpoint` names the newest. With
-    `class_metadata`, names, colors and ignored id of the classes, all of them hold it as "metadata".
+    `class_metadata`, names, colors and ignored id of the classes, all of them hold it as "metadata",
+    and a file of other class names is loaded with a warning.
     Weights must fit the model wholly, except that a `training_start`, a run that does not resume, may lack what
     `load_weights` says, and with `drop_class_layers` leaves out what depends on the classes.
     """
@@ -142,6 +143,8 @@ class Checkpointer(FvcoreCheckpointer):
             if key not in data:
                 raise UserError(f'{path}: holds no state "{key}", so the run cannot resume from it')
         load_checkpoint(self.model, data, path, **allowances)
+        if self.class_metadata and not allowances.get("drop_class_layers"):
+            warn_of_other_classes(data, self.class_metadata, path)
         for key in checkpointables:
             self.checkpointables[key].load_state_dict(data.pop(key))
         return {key: value for key, value in data.items() if key not in ("model", RECORD, METADATA)}

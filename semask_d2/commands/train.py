@@ -14,14 +14,15 @@ from semask_d2.config import get_cfg
 from semask_d2.config.checks import check_evaluation, check_training
 from semask_d2.d2 import CfgNode, comm
 from semask_d2.data import register_custom, require_data
+from semask_d2.data.datasets import class_metadata
 from semask_d2.data.quick_check import quick_check
-from semask_d2.engine import Trainer
+from semask_d2.engine import Trainer, launch
 from semask_d2.engine.hooks import AVERAGED
-from semask_d2.engine.launch import argument_parser, run
 from semask_d2.engine.setup import setup, summary
 from semask_d2.evaluation import EvaluatedModel, MultiScaleFlip, main_metric
 from semask_d2.modeling.meta_arch import build_model
 from semask_d2.utils.errors import UserError
+from semask_d2.utils.runs import require_config, require_run
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +31,8 @@ EXAMPLE = "toy_scenes/semask_swin_mini_msfapn_m2f.yaml"
 
 def main(args: argparse.Namespace) -> None:
     """What each process does."""
+    if args.run:
+        take_run(args)
     if not args.config_file:
         given = next((word for word in args.opts if word.endswith((".yaml", ".yml"))), None)
         hint = f"write --config-file {given}" if given else f"name a config, such as configs/{EXAMPLE}"
@@ -53,6 +56,15 @@ def main(args: argparse.Namespace) -> None:
                 metrics = of_kind.get(name, of_kind)  # the results of a single set come without its name
                 group, metric = main_metric(name)
                 print(f"{name}{kind} {metric} {metrics[group][metric]:.2f}", flush=True)
+
+
+def take_run(args: argparse.Namespace) -> None:
+    """Let `--run DIR` stand for the run's config, its best weights, and the run as the folder of what is written."""
+    if args.config_file:
+        raise UserError(f"--run {args.run} and --config-file {args.config_file}: give one; a run has its own config")
+    weights = require_run(args.run)
+    args.config_file = str(require_config(args.run))
+    args.opts = ["MODEL.WEIGHTS", str(weights), "OUTPUT_DIR", args.run, *args.opts]
 
 
 def train(cfg: CfgNode, args: argparse.Namespace) -> dict[str, Any]:
@@ -82,7 +94,7 @@ def evaluate(cfg: CfgNode, *, resume: bool) -> dict[str, Any]:
     counts = require_data(cfg, cfg.DATASETS.TEST)
     model = Trainer.build_model(cfg)
     logger.info("Evaluation:\n%s", summary(cfg, model, counts, training=False))
-    checkpointer = Checkpointer(model, cfg.OUTPUT_DIR)
+    checkpointer = Checkpointer(model, cfg.OUTPUT_DIR, class_metadata=class_metadata(cfg))
     file = checkpointer.get_checkpoint_file() if resume else ""
     iteration = checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume).get("iteration")
     done = min(iteration + 1, cfg.SOLVER.MAX_ITER) if isinstance(iteration, int) else None
@@ -91,9 +103,16 @@ def evaluate(cfg: CfgNode, *, resume: bool) -> dict[str, Any]:
     return Trainer.test(cfg, tested, evaluated=evaluated)
 
 
+def argument_parser(prog: str | None = None, *, eval_only: bool = False) -> argparse.ArgumentParser:
+    """The command line of `semask train`, and with `eval_only` of `semask eval`."""
+    parser = launch.argument_parser(prog)
+    parser.set_defaults(run=None)
+    if eval_only:
+        parser.set_defaults(eval_only=True)
+        parser.add_argument("--run", metavar="DIR", help="run folder: its config.yaml and its best weights")
+    return parser
+
+
 def command_line(arguments: Sequence[str] | None = None, *, prog: str | None = None, eval_only: bool = False) -> int:
     """Run the words of a command line, by default this process's; returns the exit code."""
-    parser = argument_parser(prog)
-    args = parser.parse_args(arguments)
-    args.eval_only |= eval_only
-    return run(main, args)
+    return launch.run(main, argument_parser(prog, eval_only=eval_only).parse_args(arguments))

@@ -96,8 +96,7 @@ def read_evaluations(run: str | os.PathLike) -> list[Evaluation]:
     ]
     if not folders:
         raise UserError(
-            f"{run}: no evaluation there ({FOLDER}/DATA_SET/{METRICS_FILE}); make one with semask eval --config-file "
-            f"{run}/config.yaml MODEL.WEIGHTS {run}/model_best.pth"
+            f"{run}: no evaluation there ({FOLDER}/DATA_SET/{METRICS_FILE}); make one with semask eval --run {run}"
         )
     return [read_evaluation(folder) for folder in folders]
 

@@ -46,6 +46,26 @@ def test_without_resume_only_weights_are_loaded(tmp_path) -> None:
     assert fresh.count == 0
 
 
+def classes(*names: str) -> dict:
+    return {"class_names": list(names), "class_colors": [[0, 0, 0]] * len(names), "ignore_label": 255}
+
+
+def test_weights_of_other_class_names_are_loaded_with_a_warning(tmp_path, caplog) -> None:
+    Checkpointer(nn.Linear(2, 2), str(tmp_path), class_metadata=classes("sky", "pole", "car")).save("model_0000004")
+    path = str(tmp_path / "model_0000004.pth")
+    Checkpointer(nn.Linear(2, 2), class_metadata=classes("sky", "car", "pole")).resume_or_load(path, resume=False)
+    assert "HAVE OTHER CLASS NAMES" in caplog.text
+    assert 'id 1 is "pole" there and "car" here, and 1 more differ' in caplog.text
+
+
+@pytest.mark.parametrize("here", [classes("sky", "pole"), None])
+def test_equal_or_unknown_class_names_are_not_warned_of(tmp_path, caplog, here) -> None:
+    Checkpointer(nn.Linear(2, 2), str(tmp_path), class_metadata=classes("sky", "pole")).save("model_0000004")
+    path = str(tmp_path / "model_0000004.pth")
+    Checkpointer(nn.Linear(2, 2), class_metadata=here).resume_or_load(path, resume=False)
+    assert "CLASS NAMES" not in caplog.text
+
+
 def test_a_crash_while_saving_leaves_the_older_checkpoint(tmp_path, monkeypatch) -> None:
     model = nn.Linear(2, 2)
     checkpointer = Checkpointer(model, str(tmp_path))

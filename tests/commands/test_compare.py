@@ -43,3 +43,30 @@ def test_what_is_no_run_is_named_before_anything_is_evaluated(tiny_run: Path, tm
     assert compare(tiny_run, tmp_path / "missing", "--output", tmp_path / "table") == 1
     assert f"{tmp_path / 'missing'}: there is no such file or run folder" in capsys.readouterr().err
     assert not (tmp_path / "table").exists()
+
+
+@pytest.mark.slow
+def test_a_run_stands_for_its_config_its_weights_and_its_folder(
+    toy_data, tiny_run: Path, tmp_path: Path, capsys
+) -> None:
+    run = tmp_path / "moved"
+    shutil.copytree(tiny_run, run)
+    with restored_loggers():
+        assert main(["eval", "--run", str(run)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("toy_scenes_val mIoU ")
+    written = json.loads((run / "inference/toy_scenes_val/metrics.json").read_text())
+    assert written["checkpoint"] == str(run / "model_best.pth")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--run", "nowhere"], "nowhere: no config.yaml there; expected a run folder"),
+        (["--run", "nowhere", "--config-file", "some.yaml"], "--run nowhere and --config-file some.yaml: give one"),
+    ],
+)
+def test_what_is_no_run_is_not_evaluated(words: list[str], message: str, capsys) -> None:
+    assert main(["eval", *words]) == 1
+    err = capsys.readouterr().err
+    assert message in err
+    assert len(err.splitlines()) == 1

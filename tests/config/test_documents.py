@@ -11,8 +11,8 @@ import pytest
 from semask_d2 import get_cfg
 from semask_d2.__main__ import COMMANDS as SUBCOMMANDS
 from semask_d2.commands.compare import argument_parser as compare_parser
+from semask_d2.commands.train import argument_parser as train_parser
 from semask_d2.config.checks import check_training
-from semask_d2.engine.launch import argument_parser as train_parser
 from tests.helpers.commands import ROOT
 
 PAGES = ("fine_tuning.md", "getting_started.md")
@@ -39,8 +39,8 @@ def test_commands_parse(command: str) -> None:
     if name == "compare":
         compare_parser().parse_args(words)
         return
-    args = train_parser().parse_args(words)
-    get_cfg(MODEL if args.config_file.startswith("output/") else args.config_file, args.opts)
+    args = train_parser(eval_only=name == "eval").parse_args(words)
+    get_cfg(MODEL if args.run else args.config_file, args.opts)
 
 
 def test_there_are_configs_and_commands() -> None:

@@ -13,8 +13,9 @@ from torch.autograd.function import once_differentiable
 from semask_d2.modeling.layers.linear import Linear, in_graph, linear
 
 PART = 2**18  # attention weights that a CPU holds at a time, so that they stay in cache
-# exp(-75) / N is nothing beside 1, and still a normal number: a CPU multiplies denormal ones a hundred times slower
-LEAST_EXPONENT = -75.0
+# Below exp(-40), nothing beside 1 also in fp64, a weight is zero: masked ones of a shifted window, at exp(-100), and
+# gradients times small ones are denormal numbers, which a CPU multiplies a hundred times slower.
+LEAST_EXPONENT = -40.0
 
 
 def attention(
@@ -93,7 +94,7 @@ def weights_of(q: Tensor, k: Tensor, bias: Tensor | None, heads: slice, scale: f
     if bias is not None:
         logits += bias[heads]
     logits -= logits.amax(-1, keepdim=True)
-    weights = logits.clamp_(min=LEAST_EXPONENT).exp_()
+    weights = F.threshold_(logits, LEAST_EXPONENT, -torch.inf).exp_()
     return weights.div_(weights.sum(-1, keepdim=True))
 
 

@@ -53,14 +53,21 @@ def test_attention_equals_its_formula_with_gradients(
     torch.testing.assert_close(list(gradients), list(torch.autograd.grad(reference, inputs, upstream)))
 
 
-def test_no_weight_is_denormal() -> None:
+def has_denormals(x: Tensor) -> bool:
+    return bool(((x != 0) & (x.abs() < torch.finfo(x.dtype).tiny)).any())
+
+
+def test_no_weight_and_no_gradient_is_denormal() -> None:
     """A CPU multiplies denormal numbers a hundred times slower; logits of semantic attention are not scaled."""
-    q, k = (10 * torch.randn(1, 1, 200, 30) for _ in range(2))
+    q, k, v = (factor * torch.randn(1, 1, 200, 30) for factor in (10, 10, 1))
     weights = module.weights_of(q, k, None, slice(None), 1.0)
-    assert weights.min() >= torch.finfo(torch.float32).tiny
     expected = (q.double() @ k.double().transpose(2, 3)).softmax(-1)
     torch.testing.assert_close(weights.double(), expected, atol=1e-6, rtol=1e-3)
-    assert expected.min() < 1e-300  # else the test shows nothing
+    inputs = [x.requires_grad_() for x in (q, k, v)]
+    output = LeanSelfAttention.apply(*inputs, None, 1.0)
+    gradients = torch.autograd.grad(output, inputs, 1e-8 * torch.randn_like(output))
+    assert not any(map(has_denormals, (weights, *gradients)))
+    assert has_denormals(expected.float())  # else the test shows nothing
 
 
 def test_gradcheck_of_lean_self_attention() -> None:
