@@ -36,7 +36,10 @@ def ours(request: pytest.FixtureRequest) -> tuple[CfgNode, dict]:
     """The config of a small plain model of ours, and its weights."""
     decoder = {"MODEL__SEM_SEG_HEAD__PIXEL_DECODER_NAME": "MSDeformAttnPixelDecoder", "INPUT__MIN_SIZE_TEST": 96}
     cfg = tiny_cfg(**decoder, **BACKBONES[request.param])
-    return cfg, randomize(build_model(cfg)).state_dict()
+    state = randomize(build_model(cfg)).state_dict()
+    for name in ("class_embed", "query_feat", "mask_embed.layers.2"):  # so that it sees several classes
+        state[f"sem_seg_head.predictor.{name}.weight"].mul_(30)
+    return cfg, state
 
 
 @pytest.fixture
@@ -73,7 +76,7 @@ def test_its_config_is_derived(folder: Path, ours: tuple[CfgNode, dict], capsys:
         for key, value in cfg.MODEL[section].items():
             if not key.startswith("SEM_"):
                 assert value == ours[0].MODEL[section][key], key
-    assert show_config.command_line(["theirs", "--set"]) == 0
+    assert show_config.command_line(["--set", "theirs"]) == 0
     printed = capsys.readouterr().out.splitlines()
     assert f"# {folder}" in next(line for line in printed if line.startswith("MODEL.SEM_SEG_HEAD.NUM_CLASSES "))
     assert any("# configs/recipes/m2f.yaml" in line for line in printed)

@@ -173,7 +173,10 @@ MODEL:
 DATASETS:
   TRAIN: ("coco_2017_train_panoptic",)
   TEST: ("coco_2017_val_panoptic",)
-SOLVER: {STEPS: (327778, 355092), WARMUP_ITERS: 10, LR_SCHEDULER_NAME: "WarmupMultiStepLR"}
+SOLVER:
+  STEPS: (327778, 355092)
+  WARMUP_ITERS: 10
+  LR_SCHEDULER_NAME: "WarmupMultiStepLR"
 INPUT: {IMAGE_SIZE: 1024, MIN_SCALE: 0.1, MAX_SCALE: 2.0, DATASET_MAPPER_NAME: "coco_panoptic_lsj"}
 """
 # of its ResNet-101, DeepLab's variant
