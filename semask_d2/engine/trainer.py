@@ -44,7 +44,7 @@ from semask_d2.engine.hooks import (
     ProgressLine,
     StopOnSignal,
 )
-from semask_d2.engine.optimizer import build_optimizer, build_poly_scheduler
+from semask_d2.engine.optimizer import build_optimizer, build_scheduler
 from semask_d2.engine.pictures import CurveWriter, PredictionPictures, report_training
 from semask_d2.engine.setup import DETAIL, write_config
 from semask_d2.engine.step import TrainingStep
@@ -267,9 +267,10 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer) -> Any:
-        """Our "WarmupPolyLR"; any other name is Detectron2's to build."""
-        if cfg.SOLVER.LR_SCHEDULER_NAME == "WarmupPolyLR":
-            return build_poly_scheduler(cfg, optimizer)
+        """Our "WarmupPolyLR" and "WarmupMultiStepLR"; any other name is Detectron2's to build."""
+        scheduler = build_scheduler(cfg, optimizer)
+        if scheduler is not None:
+            return scheduler
         try:
             return super().build_lr_scheduler(cfg, optimizer)
         except ValueError as error:
