@@ -38,6 +38,7 @@ def test_all_of_them(tmp_path: Path) -> None:
         "start-up",
         "criterion",
         "labels",
+        "panoptic map",
         "mapper",
         "loader",
         "inference",
@@ -48,7 +49,7 @@ def test_all_of_them(tmp_path: Path) -> None:
     for layer in ("linear layer", "deformable attention", "feature alignment", "window attention", "3x3 convolution"):
         assert f"| {layer}" in summary
     ways = ["standard operators", "fast paths, bf16"]
-    for way in [*ways, *(["transformers' Mask2Former", "OpenVINO, fp32"] if PEERS_INSTALLED else [])]:
+    for way in [*ways, *(["transformers' Mask2Former", "transformers", "OpenVINO, fp32"] if PEERS_INSTALLED else [])]:
         assert f"| {way} |" in out
     plot = cv2.imread(str(tmp_path / "figures.png"))
     assert plot.std() > 0
