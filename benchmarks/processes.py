@@ -7,9 +7,10 @@ import multiprocessing
 import sys
 from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
+from types import MappingProxyType
 
 import torch
-from timing import Way, show, time_of
+from timing import Columns, Way, show, time_of
 
 from semask_d2.utils.memory import keep_freed_memory, peak_memory
 
@@ -56,7 +57,9 @@ def measure(makers: Mapping[str, Maker], repeats: int) -> tuple[dict[str, list[f
     return seconds, peaks
 
 
-def report_processes(title: str, makers: Mapping[str, Maker], arguments: argparse.Namespace) -> None:
-    """Measure the ways, print the table and write the JSON."""
+def report_processes(
+    title: str, makers: Mapping[str, Maker], arguments: argparse.Namespace, columns: Columns = MappingProxyType({})
+) -> None:
+    """Measure the ways, print the table and write the JSON; `columns` are as `show` takes them."""
     seconds, peaks = measure(makers, arguments.repeats)
-    show(title, seconds, arguments, peaks)
+    show(title, seconds, arguments, peaks, columns)

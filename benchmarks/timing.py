@@ -10,9 +10,11 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 Way = Callable[[], object]
 Seconds = Mapping[str, list[float]]
+Columns = Mapping[str, Mapping[str, float]]
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
@@ -63,21 +65,31 @@ def report(title: str, ways: Mapping[str, Way], arguments: argparse.Namespace) -
     show(title, time_in_turn(ways, arguments.repeats), arguments)
 
 
-def show(title: str, seconds: Seconds, arguments: argparse.Namespace, peaks: Mapping[str, float] | None = None) -> None:
-    """Print seconds and, where given, peak memory in MB of each way beside those of the first; write them as JSON."""
+def show(
+    title: str,
+    seconds: Seconds,
+    arguments: argparse.Namespace,
+    peaks: Mapping[str, float] | None = None,
+    columns: Columns = MappingProxyType({}),
+) -> None:
+    """Print seconds and, where given, peak memory in MB of each way beside those of the first; write them as JSON.
+
+    `columns` are further figures of some of the ways, by what they are called.
+    """
     base = next(iter(seconds))
     memory = "" if peaks is None else " peak MB | times less |"
     print(f"\n{title} ({machine()})\n")
-    print(f"| way | median, ms | lowest | highest | times faster |{memory}")
-    print("|---|---|---|---|---|" + ("" if peaks is None else "---|---|"))
+    print(f"| way | median, ms | lowest | highest | times faster |{memory}{''.join(f' {name} |' for name in columns)}")
+    print("|---|---|---|---|---|" + ("" if peaks is None else "---|---|") + "---|" * len(columns))
     for name, values in seconds.items():
         median = statistics.median(values)
         row = f"| {name} | {1000 * median:.1f} | {1000 * min(values):.1f} | {1000 * max(values):.1f} "
         row += f"| {statistics.median(seconds[base]) / median:.2f} |"
         if peaks is not None:
             row += f" {peaks[name]:.0f} | {peaks[base] / max(peaks[name], 1):.2f} |"
+        row += "".join(f" {values[name]:.2f} |" if name in values else " |" for values in columns.values())
         print(row, flush=True)
-    figures = {"machine": machine(), "seconds": dict(seconds)}
+    figures = {"machine": machine(), "seconds": dict(seconds)} | {name: dict(x) for name, x in columns.items()}
     keep(title, figures if peaks is None else {**figures, "peak MB": dict(peaks)}, arguments.json)
 
 

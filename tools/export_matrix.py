@@ -1,18 +1,19 @@
 #!/usr/bin/env python3
-"""Export every family in every format, and print how each file agrees with its model as docs/deployment.md shows it.
+"""Write the table of docs/deployment.md: every family in every format, and how each file agrees with its model.
 
-    python tools/export_matrix.py [--size 128] [--family NAME ...]
+    python tools/export_matrix.py
 
-The models are those of configs/toy_scenes with random weights, every parameter moved from where it starts. A cell is
-by how much the model's score of a label lies below its highest at most, and the share of equal labels, the worst over
-all pictures: of several sizes and batches where the size is free. Minutes on two cores.
+The models are those of configs/toy_scenes with random weights, every parameter moved from where it starts, and give
+scores. A cell is the worst over all pictures, which are of several sizes and batches where the size is free: the
+largest difference of a score, and the share of equal labels; or, where there is no such file, the number of the reason
+that stands below the table. Minutes on two cores.
 """
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -23,7 +24,10 @@ from semask_d2.export.proof import Agreement
 from semask_d2.export.writing import SUFFIXES, GraphSettings
 from semask_d2.modeling.meta_arch.base import SemanticSegmenter
 from semask_d2.utils.errors import UserError
+from semask_d2.utils.files import atomic_write
 
+PAGE = Path(__file__).resolve().parents[1] / "docs/deployment.md"
+START, END = "<!-- start of the table that tools/export_matrix.py writes -->", "<!-- end of that table -->"
 FAMILIES = {
     "Swin FPN": "semask_swin_mini_fpn",
     "Swin MaskFormer": "semask_swin_mini_mf",
@@ -34,20 +38,27 @@ FAMILIES = {
     "MiT Mask2Former": "semask_mit_b0_m2f",
     "timm Mask2Former": "semask_timm_resnet18_m2f",
 }
+FIXED, DYNAMIC = GraphSettings(size=(70, 106)), GraphSettings(size=None, batch=None)
 
 
-def columns(size: int) -> dict[str, tuple[str, GraphSettings]]:
-    """What the table's columns export."""
-    fixed, free = GraphSettings(size=(size, size)), GraphSettings(size=None, batch=None)
-    gathers = free._replace(grid_sample=False)
-    return {
-        "ONNX, fixed": ("onnx", fixed),
-        "ONNX, dynamic": ("onnx", free),
-        "ONNX without GridSample, dynamic": ("onnx", gathers),
-        "OpenVINO, fixed": ("openvino", fixed),
-        "OpenVINO, dynamic": ("openvino", free),
-        "torch.export, fixed": ("torch_export", fixed),
-    }
+class Column(NamedTuple):
+    """A format, and what its files take."""
+
+    kind: str
+    settings: GraphSettings
+
+
+COLUMNS = {
+    "ONNX, fixed": Column("onnx", FIXED),
+    "ONNX, dynamic": Column("onnx", DYNAMIC),
+    "ONNX, dynamic, `--no-grid-sample`": Column("onnx", DYNAMIC._replace(grid_sample=False)),
+    "ONNX, dynamic, `--resize`": Column("onnx", DYNAMIC._replace(resize=True)),
+    "OpenVINO, fixed": Column("openvino", FIXED),
+    "OpenVINO, dynamic": Column("openvino", DYNAMIC),
+    "OpenVINO, dynamic, `--resize`": Column("openvino", DYNAMIC._replace(resize=True)),
+    "torch.export, fixed": Column("torch_export", FIXED),
+    "torch.export, dynamic": Column("torch_export", DYNAMIC),
+}
 
 
 def random_model(config: str) -> tuple[SemanticSegmenter, CfgNode]:
@@ -62,32 +73,56 @@ def random_model(config: str) -> tuple[SemanticSegmenter, CfgNode]:
     return model, cfg
 
 
-def cell(agreements: list[Agreement]) -> str:
-    """The worst of some agreements."""
+def exported(model: SemanticSegmenter, cfg: CfgNode, column: Column) -> list[Agreement]:
+    """How a file of a column agrees with its model."""
+    count = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+    classes = {"class_names": [str(i) for i in range(count)], "class_colors": [[0] * 3] * count, "ignore_label": 255}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, f"model{SUFFIXES[column.kind]}")
+        return export_model(model, cfg, classes, column.kind, path, column.settings, outputs="scores")
+
+
+def worst(agreements: list[Agreement]) -> str:
+    """The cell of some agreements."""
     equal = min(agreement.equal for agreement in agreements if agreement.equal is not None)
     return f"{max(agreement.error for agreement in agreements):.0e}, {100 * equal:.2f} %"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", type=int, default=128, help="side of the pictures where it is fixed")
-    parser.add_argument("--family", nargs="+", choices=FAMILIES, default=list(FAMILIES))
-    arguments = parser.parse_args()
-    kinds = columns(arguments.size)
-    print(f"| family | {' | '.join(kinds)} |\n|{'---|' * (len(kinds) + 1)}", flush=True)
-    for name in arguments.family:
-        model, cfg = random_model(FAMILIES[name])
-        count = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
-        classes = {"class_names": [str(i) for i in range(count)], "class_colors": [[0] * 3] * count}
+def table() -> str:
+    """The rows, each printed as it is ready, and the reasons of what is refused."""
+    lines = [f"| family | {' | '.join(COLUMNS)} |", f"|{'---|' * (len(COLUMNS) + 1)}"]
+    reasons: list[str] = []
+    for name, config in FAMILIES.items():
+        model, cfg = random_model(config)
         cells = []
-        for kind, settings in kinds.values():
-            with tempfile.TemporaryDirectory() as folder:
-                path = Path(folder, f"model{SUFFIXES[kind]}")
-                try:
-                    cells.append(cell(export_model(model, cfg, {**classes, "ignore_label": 255}, kind, path, settings)))
-                except UserError as error:
-                    cells.append(str(error).partition("(")[2].partition(";")[0] or str(error))
-        print(f"| {name} | {' | '.join(cells)} |", flush=True)
+        for column in COLUMNS.values():
+            try:
+                cells.append(worst(exported(model, cfg, column)))
+            except UserError as error:
+                if str(error) not in reasons:
+                    reasons.append(str(error))
+                cells.append(f"({reasons.index(str(error)) + 1})")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+        print(lines[-1], flush=True)
+    return "\n".join([*lines, "", *(f"{number}. `{reason}`" for number, reason in enumerate(reasons, 1))])
+
+
+def with_table(page: str, text: str) -> str:
+    """A page with another table between the marks."""
+    before, start, rest = page.partition(START)
+    _, end, after = rest.partition(END)
+    if not end:
+        raise UserError(f"{PAGE}: expected the lines {START!r} and {END!r}, between which the table goes")
+    return f"{before}{start}\n\n{text}\n\n{end}{after}"
+
+
+def main() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    with_table(page, "")  # before minutes go by
+    text = table()
+    with atomic_write(PAGE) as file:
+        file.write(with_table(page, text))
+    print(PAGE)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
+from semask_d2.data.augmentation import image_tensor
 from semask_d2.data.image_io import read_image
 from semask_d2.engine.launch import guarded
+from semask_d2.export.exporting import check_settings, export_model
+from semask_d2.export.writing import GraphSettings, size_of
 from semask_d2.inference import media
 from semask_d2.inference.drawing import choose_config
 from semask_d2.inference.predictor import Predictor
@@ -31,11 +34,14 @@ def argument_parser(prog: str | None = None) -> argparse.ArgumentParser:
     parser.add_argument("--format", choices=("onnx", "openvino", "torch_export"), default="onnx")
     parser.add_argument("--output", required=True, metavar="FILE", help="ends in .onnx, .xml (OpenVINO) or .pt2")
     sizes = parser.add_mutually_exclusive_group()
-    sizes.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="pictures have this size, resized before")
+    sizes.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="pictures have this one size")
     sizes.add_argument("--dynamic", action="store_true", help="pictures have any size (the default)")
     parser.add_argument("--batch", default="1", metavar="N", help="pictures in a batch, or any (default 1)")
     parser.add_argument("--outputs", choices=("labels", "scores", "logits"), default="labels")
     parser.add_argument("--input", choices=("uint8", "float"), default="uint8", help="type of the pictures, 0 to 255")
+    parser.add_argument(
+        "--resize", action="store_true", help="the graph resizes, as INPUT.MIN_SIZE_TEST says (default: its caller)"
+    )
     parser.add_argument("--no-normalize", action="store_true", help="pictures come normalized (needs --input float)")
     parser.add_argument("--no-grid-sample", action="store_true", help="gathers and products in place of GridSample")
     parser.add_argument("--fp16", action="store_true", help="weights in half precision: half the file")
@@ -47,9 +53,6 @@ def argument_parser(prog: str | None = None) -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     """Write the file; `UserError` where it cannot be written or does not do what the model does."""
-    from semask_d2.export.exporting import check_settings, export_model
-    from semask_d2.export.writing import GraphSettings, size_of
-
     if args.batch != "any" and not args.batch.isdecimal():
         raise UserError(f"--batch {args.batch}: expected a whole number of at least 1, or any")
     settings = GraphSettings(
@@ -58,8 +61,9 @@ def main(args: argparse.Namespace) -> None:
         input_type=args.input,
         grid_sample=not args.no_grid_sample,
         half_weights=args.fp16,
+        resize=args.resize,
     )
-    check_settings(args.format, settings, normalize=not args.no_normalize)
+    check_settings(args.format, settings, args.outputs, normalize=not args.no_normalize)
     predictor = Predictor(choose_config(args.config_file, args.run, [*args.opts, *PLAIN]))
     if not isinstance(predictor.model, SemanticSegmenter):
         raise UserError(
@@ -68,38 +72,36 @@ def main(args: argparse.Namespace) -> None:
     agreements = export_model(
         predictor.model,
         predictor.cfg,
-        {
-            "class_names": predictor.class_names,
-            "class_colors": predictor.class_colors.tolist(),
-            "ignore_label": predictor.ignore_label,
-        },
+        predictor.classes,
         args.format,
         args.output,
         settings,
         outputs=args.outputs,
         normalize=not args.no_normalize,
-        pictures=given_pictures(predictor, args.images or [], settings.size, settings.batch),
+        pictures=given_pictures(predictor, args.images or [], settings),
     )
     for agreement in agreements:
         print(agreement)
     print(printable(f"Wrote {args.output}, {size_of(Path(args.output)) / 2**20:.1f} MB"))
 
 
-def given_pictures(
-    predictor: Predictor, words: Sequence[str], size: tuple[int, int] | None, batch: int | None
-) -> list[np.ndarray]:
-    """The pictures of a command line as batches (B, 3, H, W), resized as in evaluation; of `size` alone where fixed."""
+def given_pictures(predictor: Predictor, words: Sequence[str], settings: GraphSettings) -> list[np.ndarray]:
+    """The pictures of a command line as batches (B, 3, H, W), as the graph takes them."""
     pictures = []
     for path in media.find_inputs(words) if words else []:
         if media.is_video(path):
             raise UserError(f"--images {path}: expected pictures, not videos")
-        image = predictor.prepare(read_image(path))["image"].numpy()
-        if size is not None and image.shape[1:] != size:
+        picture = read_image(path)
+        if settings.resize:
+            image, when = image_tensor(picture, predictor.cfg.INPUT.FORMAT).numpy(), ""
+        else:
+            image, when = predictor.prepare(picture)["image"].numpy(), " after resizing by INPUT.MIN_SIZE_TEST"
+        if settings.size is not None and image.shape[1:] != settings.size:
             raise UserError(
-                f"--images {path}: it is {image.shape[1]} x {image.shape[2]} after resizing by INPUT.MIN_SIZE_TEST, "
-                f"--size is {size[0]} x {size[1]}; give pictures of that size, or leave --images out"
+                f"--images {path}: it is {image.shape[1]} x {image.shape[2]}{when}, --size is {settings.size[0]} x "
+                f"{settings.size[1]}; give pictures of that size, or leave --images out"
             )
-        pictures.append(np.repeat(image[None], batch or 1, axis=0))
+        pictures.append(np.repeat(image[None], settings.batch or 1, axis=0))
     return pictures
 
 

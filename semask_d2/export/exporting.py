@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from semask_d2.d2 import CfgNode
-from semask_d2.export.graph import Outputs, SegmentationGraph, output_names
+from semask_d2.export.graph import Outputs, SegmentationGraph, output_names, resizes_masks_first
 from semask_d2.export.metadata import ExportMetadata
 from semask_d2.export.proof import HALF_TOLERANCE, TOLERANCE, Agreement, prove
 from semask_d2.export.running import ExportedModel, OnnxModel, OpenVinoModel, TorchModel
@@ -20,7 +20,6 @@ from semask_d2.utils.errors import UserError
 from semask_d2.utils.files import require_writable
 from semask_d2.version import __version__
 
-STRIDE = 32  # of the coarsest features
 RUNNERS: dict[str, Callable[[Path], ExportedModel]] = {
     "torch_export": TorchModel,
     "onnx": OnnxModel,
@@ -39,7 +38,7 @@ def describe(
         class_names=list(classes["class_names"]),
         class_colors=[[int(channel) for channel in color] for color in classes["class_colors"]],
         ignore_label=int(classes["ignore_label"]),
-        min_size=int(cfg.INPUT.MIN_SIZE_TEST),
+        min_size=int(cfg.INPUT.MIN_SIZE_TEST) if graph.size_rule is None else 0,  # else there is no more to resize
         max_size=int(cfg.INPUT.MAX_SIZE_TEST),
         channel_order=cfg.INPUT.FORMAT,
         size_divisibility=model.size_divisibility,
@@ -48,21 +47,16 @@ def describe(
         pixel_std=[float(x) for x in cfg.MODEL.PIXEL_STD],
         outputs=list(output_names(model, graph.outputs)),
         scores_are_probabilities=model.scores_are_probabilities,
-        resize_masks_first=getattr(model, "resize_masks_first", False),
+        resize_masks_first=resizes_masks_first(model),
         input_type=settings.input_type,
     )
 
 
-def check_settings(kind: str, settings: GraphSettings, *, normalize: bool, pads: bool = True) -> None:
+def check_settings(kind: str, settings: GraphSettings, outputs: Outputs, *, normalize: bool, pads: bool = True) -> None:
     """Raise `UserError` for what a format cannot do; `pads`: whether the model pads its pictures."""
     if kind == "torch_export" and settings.size is None:
         raise UserError(
             "--dynamic: torch_export takes a fixed size, for which add --size H W; onnx and openvino take any"
-        )
-    whole = settings.size is not None and not any(side % STRIDE for side in settings.size) and settings.batch == 1
-    if kind == "openvino" and not (pads or whole):  # its shapes of odd maps in the backbone do not fit each other
-        raise UserError(
-            f"--format openvino: this model pads nothing: add --size H W, multiples of {STRIDE}, and --batch 1"
         )
     if kind == "torch_export" and settings.half_weights:
         raise UserError("--fp16: expected --format onnx or openvino; a program of torch.export keeps its weights")
@@ -72,6 +66,10 @@ def check_settings(kind: str, settings: GraphSettings, *, normalize: bool, pads:
         raise UserError(f"--batch {settings.batch}: expected at least 1, or any")
     if not normalize and settings.input_type == "uint8":
         raise UserError("--no-normalize: add --input float, as normalized pictures are not whole numbers")
+    if settings.resize and not normalize:
+        raise UserError("--resize: leave out --no-normalize, as what is resized are pictures of 0 to 255")
+    if settings.resize and outputs == "logits":
+        raise UserError("--resize: expected --outputs labels or scores, as logits have the size of the resized picture")
 
 
 def export_model(
@@ -93,11 +91,12 @@ def export_model(
     path that cannot be, and, leaving no file and an older one as it was, where file and model disagree.
     """
     path = Path(path)
-    check_settings(kind, settings, normalize=normalize, pads=model.size_divisibility > 0)
+    check_settings(kind, settings, outputs, normalize=normalize)
     if path.suffix != SUFFIXES[kind]:
         raise UserError(f"--output {path}: expected a name that ends in {SUFFIXES[kind]} for --format {kind}")
     require_writable(path.parent, "--output")
-    graph = SegmentationGraph(model, outputs, normalize=normalize).eval()
+    size_rule = (int(cfg.INPUT.MIN_SIZE_TEST), int(cfg.INPUT.MAX_SIZE_TEST)) if settings.resize else None
+    graph = SegmentationGraph(model, outputs, normalize=normalize, size_rule=size_rule).eval()
     metadata = describe(cfg, classes, graph, settings)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.stem}.") as folder:
         temporary = Path(folder, f"model{path.suffix}")

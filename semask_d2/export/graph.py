@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from semask_d2.export.resizing import resize_pictures
 from semask_d2.modeling.meta_arch.base import SemanticSegmenter
 from semask_d2.modeling.transformer_decoders import MaskPredictions
 
@@ -27,18 +28,30 @@ class SegmentationGraph(nn.Module):
     """Pictures (B, 3, H, W) in 0..255 to `labels` (B, H, W) int64 or `scores` (B, K, H, W), at the pictures' size.
 
     As "logits", those of the head: `class_logits` (B, Q, K + 1) and `mask_logits` (B, Q, h, w) of the padded picture at
-    stride 4, or the `logits` (B, K, h, w) of Semantic FPN. With `normalize` False pictures come normalized.
+    stride 4, or the `logits` (B, K, h, w) of Semantic FPN. With `normalize` False pictures come normalized. With a
+    `size_rule`, the short edge and the longest side of `resized_shape`, pictures go through the model at that size.
     """
 
-    def __init__(self, model: SemanticSegmenter, outputs: Outputs = "labels", *, normalize: bool = True):
+    def __init__(
+        self,
+        model: SemanticSegmenter,
+        outputs: Outputs = "labels",
+        *,
+        normalize: bool = True,
+        size_rule: tuple[int, int] | None = None,
+    ):
         super().__init__()
         self.model = model
         self.outputs: Outputs = outputs
         self.normalize = normalize
+        self.size_rule = size_rule
 
     def forward(self, image: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """The graph's outputs, in the order of `output_names`."""
         x = image.float()
+        size = (image.shape[-2], image.shape[-1])
+        if self.size_rule is not None:
+            x = resize_pictures(x, *self.size_rule)
         if self.normalize:
             x = (x - self.model.normalizer.mean) / self.model.normalizer.std
         height, width = x.shape[-2:]
@@ -50,11 +63,15 @@ class SegmentationGraph(nn.Module):
             class_logits, mask_logits = predictions.class_logits[-1], predictions.mask_logits()
             if self.outputs == "logits":
                 return class_logits, mask_logits
-            scores = mask_scores(class_logits, upsampled(mask_logits, (x.shape[-2], x.shape[-1]))[..., :height, :width])
+            masks = upsampled(mask_logits, (x.shape[-2], x.shape[-1]))[..., :height, :width]
+            if self.size_rule is None:
+                scores = mask_scores(class_logits, masks)
+            else:
+                scores = resized_scores(class_logits, masks, size, masks_first=resizes_masks_first(self.model))
         else:
             if self.outputs == "logits":
                 return predictions
-            scores = upsampled(predictions, (height, width))
+            scores = upsampled(predictions, size)
         return scores.argmax(1) if self.outputs == "labels" else scores
 
 
@@ -71,3 +88,15 @@ def mask_scores(class_logits: Tensor, mask_logits: Tensor) -> Tensor:
     probability = class_logits.softmax(-1)[..., :-1].transpose(1, 2)  # (B, K, Q)
     scores = torch.matmul(probability, mask_logits.sigmoid().flatten(2))
     return scores.unflatten(2, mask_logits.shape[-2:])
+
+
+def resizes_masks_first(model: SemanticSegmenter) -> bool:
+    """Whether a model brings masks to a picture's own size before it makes scores of them."""
+    return getattr(model, "resize_masks_first", False)
+
+
+def resized_scores(class_logits: Tensor, mask_logits: Tensor, size: tuple[int, int], *, masks_first: bool) -> Tensor:
+    """`mask_scores` at another `size` (H, W): resized, or with `masks_first` of resized mask logits."""
+    if masks_first:
+        return mask_scores(class_logits, upsampled(mask_logits, size))
+    return upsampled(mask_scores(class_logits, mask_logits), size)

@@ -7,16 +7,18 @@ from typing import NamedTuple, cast
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
+from semask_d2.data.augmentation import resized_tensor
 from semask_d2.export.graph import SegmentationGraph
 from semask_d2.export.running import ExportedModel
 from semask_d2.export.writing import GraphSettings
-from semask_d2.modeling.meta_arch.base import SemanticSegmenter
 
 TOLERANCE, HALF_TOLERANCE = 1e-3, 5e-2  # of a score, or of a logit in units of the largest
 EQUAL = 0.999  # of the labels; others may be where two classes' scores differ by less than the tolerance
 SIZES = ((64, 96), (96, 64), (70, 106), (128, 128), (33, 97))
+SHORT_EDGE = 80  # that those sizes are for where pictures are resized: some are smaller and some larger
 
 
 class Agreement(NamedTuple):
@@ -41,10 +43,12 @@ class Agreement(NamedTuple):
         return f"{batch} x {height} x {width}: maximal error {self.error:.2g}{labels}"
 
 
-def random_pictures(settings: GraphSettings) -> Iterable[np.ndarray]:
+def random_pictures(settings: GraphSettings, size_rule: tuple[int, int] | None) -> Iterable[np.ndarray]:
     """Batches (B, 3, H, W) uint8 of random pictures: of the graph's size, or of several."""
     generator = np.random.default_rng(0)
     sizes = SIZES if settings.size is None else (settings.size,)
+    if settings.size is None and size_rule is not None and size_rule[0] > 0:
+        sizes = [(height * size_rule[0] // SHORT_EDGE, width * size_rule[0] // SHORT_EDGE) for height, width in SIZES]
     for number, (height, width) in enumerate(sizes):
         batch = 1 + number % 2 if settings.batch is None else settings.batch
         coarse = generator.integers(0, 256, (batch, 3, -(-height // 8), -(-width // 8)), np.uint8)
@@ -64,7 +68,7 @@ def compare(exported: ExportedModel, graph: SegmentationGraph, image: np.ndarray
         expected = graph(torch.from_numpy(given))
         pairs = zip(found, expected if isinstance(expected, tuple) else (expected,), strict=True)
         return Agreement(image.shape, max(relative(x, y) for x, y in pairs), None)
-    scores = model_scores(graph.model, image)
+    scores = model_scores(graph, image)
     if graph.outputs == "scores":
         error = relative(found[0], scores) if not graph.model.scores_are_probabilities else worst(found[0] - scores)
         return Agreement(image.shape, error, share_of_equals(found[0].argmax(1), scores.argmax(1)))
@@ -75,9 +79,15 @@ def compare(exported: ExportedModel, graph: SegmentationGraph, image: np.ndarray
     return Agreement(image.shape, error, share_of_equals(found[0], scores.argmax(1)))
 
 
-def model_scores(model: SemanticSegmenter, image: np.ndarray) -> Tensor:
-    """The scores (B, K, H, W) of pictures (B, 3, H, W) by the model itself, not by its graph."""
-    results = model.predict([{"image": torch.from_numpy(x)} for x in image], scores=True)
+def model_scores(graph: SegmentationGraph, image: np.ndarray) -> Tensor:
+    """The scores (B, K, H, W) of pictures (B, 3, H, W) by the model itself, resized as `Predictor` does it."""
+    inputs: list[dict] = [{"image": torch.from_numpy(x)} for x in image]
+    if graph.size_rule is not None:
+        height, width = image.shape[2:]
+        pictures = [Image.fromarray(x) for x in np.ascontiguousarray(image.transpose(0, 2, 3, 1))]
+        resized = [resized_tensor(picture, *graph.size_rule, "RGB") for picture in pictures]  # its channels stay
+        inputs = [{"image": x, "height": height, "width": width} for x in resized]
+    results = graph.model.predict(inputs, scores=True)
     return torch.stack([cast(Tensor, result.scores) for result in results])
 
 
@@ -103,4 +113,5 @@ def prove(
     pictures: Sequence[np.ndarray] = (),
 ) -> list[Agreement]:
     """Compare on `pictures`, batches (B, 3, H, W) uint8, or on random ones where there are none."""
-    return [compare(exported, graph, x, settings.input_type) for x in (pictures or random_pictures(settings))]
+    batches = pictures or random_pictures(settings, graph.size_rule)
+    return [compare(exported, graph, batch, settings.input_type) for batch in batches]

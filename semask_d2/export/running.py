@@ -23,9 +23,13 @@ def require_library(*names: str) -> None:
 
 
 class ExportedModel:
-    """A file that is run: `image` (B, 3, H, W) in, the arrays of `metadata.outputs` out. Threads may share one."""
+    """A file that is run: `image` (B, 3, H, W) in, the arrays of `metadata.outputs` out. Threads may share one.
+
+    `shape` is what `image` must have, None where it is free.
+    """
 
     metadata: ExportMetadata
+    shape: tuple[int | None, ...] = (None, 3, None, None)
 
     def __call__(self, image: np.ndarray) -> list[np.ndarray]:
         """Run the graph."""
@@ -46,6 +50,7 @@ class OnnxModel(ExportedModel):
         except Exception as error:  # its own types, which have no common base
             raise unreadable(path, error) from error
         self.metadata = ExportMetadata.from_text(self.session.get_modelmeta().custom_metadata_map.get(KEY), path)
+        self.shape = tuple(x if isinstance(x, int) else None for x in self.session.get_inputs()[0].shape)
 
     def __call__(self, image: np.ndarray) -> list[np.ndarray]:
         return self.session.run(self.metadata.outputs, {"image": image})
@@ -64,6 +69,8 @@ class OpenVinoModel(ExportedModel):
             text = model.get_rt_info([KEY]).astype(str) if model.has_rt_info([KEY]) else None
             self.metadata = ExportMetadata.from_text(text, path)
             self.compiled: Any = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": precision})
+            dimensions = self.compiled.input(0).partial_shape
+            self.shape = tuple(x.get_length() if x.is_static else None for x in dimensions)
         except RuntimeError as error:
             raise unreadable(path, error) from error
 

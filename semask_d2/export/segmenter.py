@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import cast
 
 import numpy as np
@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from semask_d2.export.graph import mask_scores, upsampled
+from semask_d2.export.graph import resized_scores, upsampled
 from semask_d2.export.running import ExportedModel
 from semask_d2.modeling.meta_arch.base import output_size
 from semask_d2.modeling.meta_arch.score_maps import ScoreMap, row_elements, rows_of
@@ -70,16 +70,26 @@ class ExportedSegmenter(Segmenter):
             divisor = max(1, self.metadata.size_divisibility)
             padded = (height + -height % divisor, width + -width % divisor)
             masks = upsampled(outputs["mask_logits"], padded)[..., :height, :width]
-            if self.metadata.resize_masks_first:
-                masks = upsampled(masks, size)
-            whole = upsampled(mask_scores(outputs["class_logits"], masks), size)
+            masks_first = self.metadata.resize_masks_first
+            whole = resized_scores(outputs["class_logits"], masks, size, masks_first=masks_first)
         return Segmentation(whole[0].argmax(0), whole[0] if scores else None)
 
     def _run(self, image: Tensor) -> list[np.ndarray]:
-        """The graph's outputs of a picture (1, 3, H, W) uint8."""
+        """The graph's outputs of a picture (1, 3, H, W) uint8; `UserError` where the file is for others."""
         metadata = self.metadata
         given = image.numpy() if metadata.input_type == "uint8" else image.numpy().astype(np.float32)
         if not metadata.normalized:
             mean, std = (np.array(x, np.float32)[:, None, None] for x in (metadata.pixel_mean, metadata.pixel_std))
             given = (given - mean) / std
+        wanted = self.exported.shape
+        if any(length not in (None, own) for length, own in zip(wanted, given.shape, strict=True)):
+            raise UserError(
+                f"this exported file takes batches of {spelled(wanted)}, this picture is one of {spelled(given.shape)} "
+                "after resizing; export it with --dynamic and --batch 1"
+            )
         return self.exported(given)
+
+
+def spelled(shape: Sequence[int | None]) -> str:
+    """A shape (B, 3, H, W) in a message."""
+    return " x ".join("any" if length is None else str(length) for length in shape)

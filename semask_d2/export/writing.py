@@ -31,13 +31,17 @@ EXAMPLE = 64, 96  # the size that a graph of any size is made with
 
 
 class GraphSettings(NamedTuple):
-    """What a graph takes, pictures of `size` (H, W) in batches of `batch` (None: any), and how it is made."""
+    """What a graph takes, pictures of `size` (H, W) in batches of `batch` (None: any), and how it is made.
+
+    With `resize` the graph itself brings pictures to the size that they go through the model at.
+    """
 
     size: tuple[int, int] | None
     batch: int | None = 1
     input_type: str = "uint8"
     grid_sample: bool = True
     half_weights: bool = False
+    resize: bool = False
 
     def free_axes(self) -> dict[int, str]:
         """The axes of the picture that may be of any size."""
@@ -95,7 +99,7 @@ def write_openvino(graph: SegmentationGraph, path: Path, metadata: ExportMetadat
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         onnx_file = Path(folder, "model.onnx")
         write_onnx(graph, onnx_file, metadata, settings._replace(half_weights=False))
-        model = openvino.convert_model(onnx_file)
+        model = openvino.Core().read_model(onnx_file)  # convert_model's own changes lose some dynamic paddings
         model.set_rt_info(metadata.as_text(), [KEY])
         openvino.save_model(model, path, compress_to_fp16=settings.half_weights)
 

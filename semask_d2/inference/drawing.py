@@ -24,7 +24,7 @@ from semask_d2.utils.errors import UnreadableFile, UserError, printable
 from semask_d2.utils.files import atomic_write, remove_stale, require_writable
 from semask_d2.utils.memory import out_of_memory
 from semask_d2.utils.runs import CONFIG_NAME, newest_run, require_run, run_weights
-from semask_d2.utils.segment_drawing import Drawn, draw_segments, drawn_segments, map_of_masks
+from semask_d2.utils.segment_drawing import draw_segments, drawn_segments, map_of_masks
 from semask_d2.utils.visualization import draw_panels, draw_segmentation
 
 RUNS = "output"
@@ -96,18 +96,20 @@ def set_task(cfg: CfgNode, task: str | None) -> str:
     return task
 
 
-def drawn_prediction(predictor: Predictor, prediction: Prediction) -> Drawn:
-    """What to draw of a prediction's panoptic segments, or of its instances of a score of `LEAST_SCORE` or more."""
-    style = {"names": predictor.class_names, "colors": predictor.class_colors}
-    if (panoptic := prediction.segments) is not None:
-        segments = [(x["id"], x["category_id"], x["isthing"]) for x in panoptic.info]
-        return drawn_segments(panoptic.ids, segments, **style)
-    instances = prediction.instances
-    assert instances is not None  # as `set_task` has set the config
-    ids = map_of_masks(instances.masks, instances.scores, LEAST_SCORE)
-    seen = set(np.unique(ids).tolist())
-    segments = [(i + 1, int(category), True) for i, category in enumerate(instances.classes) if i + 1 in seen]
-    return drawn_segments(ids, segments, **style)
+def shown_segments(prediction: Prediction, task: str) -> tuple[np.ndarray, list[tuple[int, int, bool]]]:
+    """A map (H, W) of ids, 0 for none, and the id, the class and whether it is a thing of each segment to be shown.
+
+    For "panoptic" its segments, for "instance" its instances of a score of `LEAST_SCORE` or more, the surest on top.
+    Raises `UserError` where the model did not look for them.
+    """
+    panoptic, instances = prediction.segments, prediction.instances
+    if task == "panoptic" and panoptic is not None:
+        return panoptic.ids, [(x["id"], x["category_id"], x["isthing"]) for x in panoptic.info]
+    if task == "instance" and instances is not None:
+        ids = map_of_masks(instances.masks, instances.scores, LEAST_SCORE)
+        seen = set(np.unique(ids).tolist())
+        return ids, [(i + 1, int(category), True) for i, category in enumerate(instances.classes) if i + 1 in seen]
+    raise UserError(f"the model finds no segments: set MODEL.MASK_FORMER.TEST.{task.upper()}_ON True")
 
 
 class DrawingJob:
@@ -285,9 +287,9 @@ class DrawingJob:
         """The picture of one image, and its class ids."""
         prediction = predictor(image, priors=self.priors)
         if self.task != "semantic":
-            return draw_segments(
-                image, drawn_prediction(predictor, prediction), opacity=self.opacity
-            ), prediction.labels
+            ids, segments = shown_segments(prediction, self.task)
+            drawn = drawn_segments(ids, segments, names=predictor.class_names, colors=predictor.class_colors)
+            return draw_segments(image, drawn, opacity=self.opacity), prediction.labels
         style = {"names": predictor.class_names, "colors": predictor.class_colors, "opacity": self.opacity}
         if truth is None and not self.priors:
             return draw_segmentation(image, prediction.labels, **style), prediction.labels

@@ -189,6 +189,12 @@ class Predictor:
         return [predictions[i] for i in range(len(images))]
 
     @property
+    def classes(self) -> dict[str, Any]:
+        """`class_names`, `class_colors` and `ignore_label` in plain values, as files hold them."""
+        colors = self.class_colors.tolist()
+        return {"class_names": self.class_names, "class_colors": colors, "ignore_label": self.ignore_label}
+
+    @property
     def has_priors(self) -> bool:
         """Whether the model has semantic maps to show."""
         return self.model.has_priors

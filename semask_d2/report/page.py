@@ -94,7 +94,8 @@ def _page(run: Path, cfg: CfgNode, evaluations: list[Evaluation], sections: list
 
 
 def _headline(evaluation: Evaluation) -> str:
-    return f"mIoU {evaluation.metrics.get('mIoU', math.nan):.2f} on {evaluation.title}"
+    metric = evaluation.task.metric
+    return f"{metric} {evaluation.metrics.get(metric, math.nan):.2f} on {evaluation.title}"
 
 
 def _summary(run: Path, cfg: CfgNode, evaluations: list[Evaluation]) -> str:
@@ -125,7 +126,7 @@ def _curves(run: Path) -> str:
     records = read_metrics(path) if path.is_file() else {}
     if not records:
         return f"<p>The run has no {METRICS_NAME}.</p>"
-    alternative = "losses, mean IoU and learning rate over the iterations"
+    alternative = "losses, the main metric and learning rate over the iterations"
     return f'<div class="curves scroll" role="img" aria-label="{alternative}">{curves_as_svg(records)}</div>'
 
 
@@ -137,11 +138,19 @@ def _data_set(evaluation: Evaluation, prefix: str, images: int, predictor: Predi
     return f"""<section id="{prefix}"><h2>{escape(evaluation.title)}</h2>
 <h3>Classes</h3>
 {class_table(evaluation, prefix, gallery.failing)}
-<h3>Confusion</h3>
-<div class="beside">
-{confusion_matrix(evaluation)}
-{confusions(evaluation)}
-</div>
-<h3>Images</h3>
+{_confusion(evaluation)}<h3>Images</h3>
 {gallery.html or "<p>None are shown.</p>"}
 </section>"""
+
+
+def _confusion(evaluation: Evaluation) -> str:
+    """What is taken for what, where labels were evaluated."""
+    if evaluation.confusion is None:
+        return ""
+    arguments = (evaluation.confusion, evaluation.classes)
+    return f"""<h3>Confusion</h3>
+<div class="beside">
+{confusion_matrix(*arguments)}
+{confusions(*arguments)}
+</div>
+"""

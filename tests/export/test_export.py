@@ -32,14 +32,17 @@ def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def exported(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The tiny run's model in files that give labels, scores and logits."""
+    """The tiny run's model in files that give labels, scores and logits, and in one that resizes."""
     folder = tmp_path_factory.mktemp("exported")
-    files = {"labels": folder / "labels.onnx", "scores": folder / "scores.xml", "logits": folder / "logits.onnx"}
-    for outputs, file in files.items():
-        kind = "openvino" if file.suffix == ".xml" else "onnx"
-        words = ["--run", tiny_run, "--format", kind, "--output", file, "--outputs", outputs]
-        assert main(["export", *map(str, words)]) == 0
-    return files
+    files = {
+        "labels": (folder / "labels.onnx", ["--outputs", "labels"]),
+        "scores": (folder / "scores.xml", ["--format", "openvino", "--outputs", "scores"]),
+        "logits": (folder / "logits.onnx", ["--outputs", "logits"]),
+        "resized": (folder / "resized.onnx", ["--resize"]),
+    }
+    for file, words in files.values():
+        assert main(["export", "--run", str(tiny_run), "--output", str(file), *words]) == 0
+    return {name: file for name, (file, _) in files.items()}
 
 
 @pytest.mark.slow
@@ -56,6 +59,10 @@ def test_predictions_are_the_models(exported: dict[str, Path], tiny_run: Path) -
     assert (labels(own).labels == model(own).labels).mean() > 0.999
     assert labels(doubled).labels.shape == (128, 192)
     assert (labels(doubled).labels == model(doubled).labels).mean() > 0.9
+    resized = Predictor.from_export(exported["resized"])
+    for image in (own, doubled, picture(100, 72, seed=2), picture(48, 200, seed=3)):
+        assert resized(image).labels.shape == image.shape[:2]
+        assert (resized(image).labels == model(image).labels).mean() > 0.999
 
 
 @pytest.mark.slow
@@ -71,9 +78,12 @@ def test_it_knows_classes_and_colors_by_itself(exported: dict[str, Path]) -> Non
 
 
 @pytest.mark.slow
-def test_it_draws_the_demos_picture(exported: dict[str, Path], tiny_run: Path, tmp_path: Path) -> None:
-    cv2.imwrite(str(tmp_path / "in.png"), picture(64, 96))
-    for name, weights in (("run", tiny_run), ("file", exported["labels"])):
+@pytest.mark.parametrize(("kind", "size"), [("labels", (64, 96)), ("resized", (100, 150)), ("scores", (100, 150))])
+def test_it_draws_the_demos_picture(
+    kind: str, size: tuple[int, int], exported: dict[str, Path], tiny_run: Path, tmp_path: Path
+) -> None:
+    cv2.imwrite(str(tmp_path / "in.png"), picture(*size))
+    for name, weights in (("run", tiny_run), ("file", exported[kind])):
         words = ["--input", tmp_path / "in.png", "--output", tmp_path / f"{name}.png", "--weights", weights]
         assert main(["predict", *map(str, words)]) == 0
     assert np.array_equal(cv2.imread(str(tmp_path / "run.png")), cv2.imread(str(tmp_path / "file.png")))
@@ -106,6 +116,10 @@ def test_given_pictures_are_compared(tiny_run: Path, tmp_path: Path, capsys: pyt
     assert "equal labels 100.0000 %" in out
     assert main(["export", *map(str, words), "--size", "64", "64"]) == 1
     assert "it is 64 x 80 after resizing" in capsys.readouterr().err
+    assert main(["export", *map(str, words), "--resize"]) == 0
+    assert "1 x 128 x 160: maximal error" in capsys.readouterr().out
+    assert main(["export", *map(str, words), "--resize", "--size", "64", "80"]) == 1
+    assert "it is 128 x 160, --size is 64 x 80" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -197,6 +211,8 @@ def test_files_that_are_no_exported_model_are_refused(tmp_path: Path) -> None:
         (["--format", "torch_export"], "--dynamic: torch_export takes a fixed size"),
         (["--format", "torch_export", "--size", "8", "8", "--fp16"], "--fp16: expected --format onnx or openvino"),
         (["--no-normalize"], "--no-normalize: add --input float"),
+        (["--resize", "--no-normalize", "--input", "float"], "--resize: leave out --no-normalize"),
+        (["--resize", "--outputs", "logits"], "--resize: expected --outputs labels or scores"),
         ([], "model.bin: expected a name that ends in .onnx for --format onnx"),
         (["--images", "*.mp4"], "*.mp4: matches no image"),
     ],

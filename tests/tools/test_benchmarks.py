@@ -16,6 +16,7 @@ from tests.helpers.commands import ROOT
 
 pytestmark = pytest.mark.slow
 PEERS_INSTALLED = all(find_spec(name) for name in ("transformers", "openvino"))
+EXPORTS_INSTALLED = all(find_spec(name) for name in ("onnx", "onnxruntime", "openvino"))
 
 
 def start(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -38,20 +39,35 @@ def test_all_of_them(tmp_path: Path) -> None:
         "start-up",
         "criterion",
         "labels",
+        "panoptic map",
         "mapper",
         "loader",
         "inference",
+        "exported files",
         "training step",
         "growth of inference by size",
     ):
         assert any(title.startswith(part) for title in figures), part
     for layer in ("linear layer", "deformable attention", "feature alignment", "window attention", "3x3 convolution"):
         assert f"| {layer}" in summary
-    ways = ["standard operators", "fast paths, bf16"]
-    for way in [*ways, *(["transformers' Mask2Former", "OpenVINO, fp32"] if PEERS_INSTALLED else [])]:
+    ways = ["standard operators", "fast paths, bf16", "torch.export"]
+    ways += ["onnxruntime, fp32", "onnxruntime, int8", "OpenVINO, fp32"] if EXPORTS_INSTALLED else []
+    for way in [*ways, *(["transformers' Mask2Former", "transformers", "OpenVINO, fp32"] if PEERS_INSTALLED else [])]:
         assert f"| {way} |" in out
     plot = cv2.imread(str(tmp_path / "figures.png"))
     assert plot.std() > 0
+
+
+@pytest.mark.skipif(not EXPORTS_INSTALLED, reason="no library for exported files")
+def test_exported_files_of_a_run_have_an_accuracy(tiny_run: Path, toy_data: Path, tmp_path: Path) -> None:
+    done = start("export", "--run", str(tiny_run), "--size", "64", "--json", str(tmp_path / "figures.json"))
+    assert done.returncode == 0, done.stderr
+    ((title, figures),) = json.loads((tmp_path / "figures.json").read_text()).items()
+    assert title == f"exported files, {tiny_run}/config.yaml, 64 x 64"
+    assert figures["mIoU"]["onnxruntime, fp32"] == pytest.approx(figures["mIoU"]["the model"], abs=0.1)
+    assert figures["mIoU"].keys() == figures["seconds"].keys() - {"torch.export"}
+    sizes = figures["file MB"]
+    assert sizes["onnxruntime, int8"] < sizes["onnxruntime, fp32"]
 
 
 def test_a_way_that_fails_is_named() -> None:

@@ -1,0 +1,120 @@
+#!/usr/bin/env python3
+"""Labels of a picture by exported files, beside the model that they are of: torch.export, onnxruntime, OpenVINO.
+
+    python benchmarks/export.py [--config-file FILE | --run DIR] [--size 512] [--repeats N] [--json FILE]
+
+Seconds and peak memory, each way in a process of its own, and the size of its file. ONNX and OpenVINO files take
+pictures of any size, as `semask export` writes them. bf16 is measured where the processor has it; int8 are the weights
+of the matrix products, by onnxruntime's quantize_dynamic. Weights are random; with a run folder they are its best ones,
+and the mIoU on its test set is measured as well, of every way whose file takes pictures of any size. Ways whose library
+is not installed are left out: pip install "semask_d2[export]".
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from inference import fast_paths
+from processes import Maker, report_processes
+from timing import Way, parser
+
+from semask_d2 import Predictor, build_model, get_cfg
+from semask_d2.d2 import CfgNode
+from semask_d2.engine import Trainer
+from semask_d2.evaluation import SemanticEvaluator
+from semask_d2.export.exporting import export_model
+from semask_d2.export.running import ExportedModel, OnnxModel, OpenVinoModel, TorchModel
+from semask_d2.export.segmenter import ExportedSegmenter
+from semask_d2.export.writing import GraphSettings, size_of
+from semask_d2.modeling.meta_arch.segmenter import Segmenter
+from semask_d2.utils.runs import CONFIG_NAME, require_run
+
+ANY = GraphSettings(size=None)
+
+
+class Exported(NamedTuple):
+    """An exported file, and what opens it."""
+
+    path: Path
+    open: Callable[[Path], ExportedModel]
+    any_size: bool = True
+
+
+def labels_of(file: Exported, size: int) -> Way:
+    """The labels of a picture, from an exported file."""
+    model = file.open(file.path)
+    return partial(model, np.random.default_rng(0).integers(0, 256, (1, 3, size, size), np.uint8))
+
+
+def quantize(source: Path, target: Path) -> None:
+    """Write an ONNX file with the weights of its matrix products in 8 bits, and products of 8 bits."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    logging.disable(logging.WARNING)  # it advises a preparation, which fails on sizes that are free
+    quantize_dynamic(source, target, op_types_to_quantize=["MatMul", "Gemm"], weight_type=QuantType.QInt8)
+    logging.disable(logging.NOTSET)
+
+
+def write_files(predictor: Predictor, folder: Path, size: int) -> dict[str, Exported]:
+    """A model's files in `folder`, by the names of the ways."""
+    write = partial(export_model, predictor.model, predictor.cfg, predictor.classes)
+    files = {"torch.export": Exported(folder / "model.pt2", TorchModel, any_size=False)}
+    write("torch_export", folder / "model.pt2", ANY._replace(size=(size, size)))
+    if find_spec("onnx") and find_spec("onnxruntime"):
+        write("onnx", folder / "model.onnx", ANY)
+        quantize(folder / "model.onnx", folder / "int8.onnx")
+        files["onnxruntime, fp32"] = Exported(folder / "model.onnx", OnnxModel)
+        files["onnxruntime, int8"] = Exported(folder / "int8.onnx", OnnxModel)
+    if find_spec("onnx") and find_spec("openvino"):
+        import peer_openvino
+
+        write("openvino", folder / "model.xml", ANY)
+        for precision in peer_openvino.supported(["fp32", "bf16"]):
+            opened = partial(OpenVinoModel, precision=peer_openvino.PRECISIONS[precision])
+            files[f"OpenVINO, {precision}"] = Exported(folder / "model.xml", opened)
+    return files
+
+
+def mean_iou(cfg: CfgNode, model: Segmenter) -> float:
+    """The mIoU, in percent, on the first test set of a config."""
+    return Trainer.test(cfg, model, [SemanticEvaluator(cfg.DATASETS.TEST[0])])["sem_seg"]["mIoU"]
+
+
+def main() -> None:
+    made = parser(__doc__)
+    source = made.add_mutually_exclusive_group()
+    source.add_argument("--config-file", default="ade20k/semask_swin_t_msfapn_m2f.yaml")
+    source.add_argument("--run", metavar="DIR", help="a run folder with a model_best.pth")
+    made.add_argument("--size", type=int, default=512)
+    arguments = made.parse_args()
+    config, options = arguments.config_file, ["MODEL.DEVICE", "cpu"]
+    torch.manual_seed(0)
+    if arguments.run:
+        config = str(Path(arguments.run, CONFIG_NAME))
+        predictor = Predictor(get_cfg(config, [*options, "MODEL.WEIGHTS", str(require_run(arguments.run))]))
+    else:
+        cfg = get_cfg(config, options)
+        predictor = Predictor.of_model(cfg, build_model(cfg).eval())
+    with tempfile.TemporaryDirectory() as folder:
+        files = write_files(predictor, Path(folder), arguments.size)
+        columns = {"file MB": {name: size_of(file.path) / 1e6 for name, file in files.items()}}
+        if arguments.run:
+            models = {name: ExportedSegmenter(file.open(file.path)) for name, file in files.items() if file.any_size}
+            models = {"the model": predictor.model, **models}
+            columns["mIoU"] = {name: mean_iou(predictor.cfg, model) for name, model in models.items()}
+        makers: dict[str, Maker] = {"the model": partial(fast_paths, config, options, arguments.size)}
+        makers |= {name: partial(labels_of, file, arguments.size) for name, file in files.items()}
+        title = f"exported files, {config}, {arguments.size} x {arguments.size}"
+        report_processes(title, makers, arguments, columns)
+
+
+if __name__ == "__main__":
+    main()
