@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import torch
 from labels_from_scores import whole_maps
+from panoptic import OBJECT_MASK_THRESHOLD, OVERLAP_THRESHOLD, make_logits, things_of
 from timing import Way
 from torch import Tensor
 from training_step import CLASSES_SHOWN, batch
-from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, SwinConfig
+from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, Mask2FormerImageProcessor, SwinConfig
 
 
 def mask2former(classes: int) -> torch.nn.Module:
@@ -32,6 +35,26 @@ def inference(size: int, classes: int) -> Way:
         out = model(pixel_values=image)
         probability = out.class_queries_logits[0].softmax(-1)[:, :-1]
         return whole_maps(out.masks_queries_logits[0], probability, (size, size))
+
+    return segment
+
+
+def panoptic(size: int, queries: int, classes: int, segments: int) -> Way:
+    """The panoptic map of the logits that the project has."""
+    class_logits, mask_logits = make_logits(size, queries, classes, segments)
+    out = SimpleNamespace(class_queries_logits=class_logits[None], masks_queries_logits=mask_logits[None])
+    processor = Mask2FormerImageProcessor()
+    stuff = {*range(classes)} - {*things_of(classes)}
+
+    @torch.inference_mode()
+    def segment() -> None:
+        processor.post_process_panoptic_segmentation(
+            out,
+            threshold=OBJECT_MASK_THRESHOLD,
+            overlap_mask_area_threshold=OVERLAP_THRESHOLD,
+            label_ids_to_fuse=stuff,
+            target_sizes=[(size, size)],
+        )
 
     return segment
 

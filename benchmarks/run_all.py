@@ -45,6 +45,11 @@ RUNS = (
     Run("layers", ("--backward",), ("--size", "64", "--backward")),
     Run("criterion", quick=("--classes", "3", "--layers", "2", "--queries", "5", "--size", "64", "--points", "64")),
     Run("labels_from_scores", quick=("--size", "32", "64", "--queries", "3", "--classes", "4")),
+    Run(
+        "panoptic",
+        quick=("--size", "64", "--queries", "6", "--classes", "5", "--segments", "3"),
+        peers=("transformers",),
+    ),
     Run("mapper", quick=("--size", "40", "60", "--crop", "24", "--images", "2")),
     Run("inference", BOTH_PRECISIONS, None, ("openvino",)),
     Run("inference", (*M2F, *BOTH_PRECISIONS), (*TINY, *BOTH_PRECISIONS), ("transformers", "openvino")),

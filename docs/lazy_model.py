@@ -60,7 +60,6 @@ model = call(
             feedforward_dim=256,
             num_layers=3,
             mask_dim=WIDTH,
-            dropout=0.0,
             enforce_input_proj=False,
         ),
         in_feature=None,

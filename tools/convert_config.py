@@ -4,9 +4,9 @@
     python tools/convert_config.py published.yaml --output literal.yaml
     python tools/convert_config.py mask2former-swin-large --output swin_l.yaml
 
-Of a folder, whose MODEL.WEIGHTS it sets, the config of Mask2Former or MaskFormer on Swin is written: model, pixel mean
-and number of classes; the data set is the user's. A published file is written without executable YAML tags: the lists
-that its expressions stand for, literally.
+Of a folder, whose MODEL.WEIGHTS it sets, the config of Mask2Former or MaskFormer on Swin or ResNet is written: model,
+pixel mean and number of classes; the data set is the user's. A published file is written without executable YAML tags:
+the lists that its expressions stand for, literally.
 
 It understands lists of the form `!!python/object/apply:eval ["[int(x * 0.1 * 640) for x in range(5, 21)]"]`, computes
 them itself and executes nothing. Anything else with a tag is refused. The rest of the text stays as it is; a config
@@ -22,8 +22,7 @@ from pathlib import Path
 
 import yaml
 
-from semask_d2.checkpoint.transformers_folder import CONFIG, PROCESSOR, read_json
-from semask_d2.config.transformers_config import FAMILIES, put, values_from_transformers
+from semask_d2.config.transformers_folders import config_of_folder
 from semask_d2.config.yaml_files import BASE_KEY, read_yaml, short_tag, tagged_values
 from semask_d2.utils.errors import UserError
 from semask_d2.utils.files import atomic_write
@@ -103,15 +102,8 @@ def literal_config(path: Path) -> str:
 
 def transformers_text(folder: Path) -> str:
     """The text of the config of the model in a folder of transformers."""
-    processor = folder / PROCESSOR
-    values = values_from_transformers(
-        read_json(folder / CONFIG), read_json(processor) if processor.is_file() else {}, str(folder / CONFIG)
-    )
-    recipe = FAMILIES[read_json(folder / CONFIG)["model_type"]].recipe
-    nested: dict = {BASE_KEY: ["backbones/swin_t.yaml", recipe]}
-    for key, value in (values | {"MODEL.WEIGHTS": str(folder)}).items():
-        put(nested, key, value)
-    return yaml.safe_dump(nested, sort_keys=False, default_flow_style=None)
+    bases, values = config_of_folder(folder)
+    return yaml.safe_dump({BASE_KEY: bases, **values}, sort_keys=False, default_flow_style=None)
 
 
 def main(arguments: list[str] | None = None) -> None:

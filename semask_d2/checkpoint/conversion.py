@@ -14,6 +14,7 @@ VERSION_1 = r"sem_seg_head\.(?!pixel_decoder\.|predictor\.)"  # where older file
 # what a classifier has and a backbone has not, and buffers that the model computes
 SWIN_LEFT_OUT = r"norm\.|head\.|.*\.(relative_position_index|attn_mask)$"
 MIT_LEFT_OUT = r"head\."
+RESNET_LEFT_OUT = r"(stem\.)?fc\.|linear\."
 TIMM_LEFT_OUT = r"(head|fc|classifier|norm|conv_head|bn2)\."  # what follows the last feature
 
 TIMM_BODY = "backbone.body."
@@ -49,6 +50,19 @@ def timm_swin_name(name: str) -> str | None:
 def mit_name(name: str) -> str | None:
     """Our name of a tensor of a published Mix Transformer; None for its classifier."""
     return None if re.match(MIT_LEFT_OUT, name) else f"backbone.{name}"
+
+
+def resnet_name(name: str) -> str | None:
+    """Our name of a tensor of Detectron2's ImageNet ResNet, made of any publisher's; None for its classifier."""
+    return None if re.match(RESNET_LEFT_OUT, name) else f"backbone.{name}"
+
+
+def torchvision_resnet_name(name: str) -> str | None:
+    """Our name of a tensor of torchvision's ResNet, whose norms stand beside the convolutions."""
+    name = re.sub(r"^(conv1|bn1)\.", r"stem.\1.", name)
+    name = re.sub(r"^layer(\d)\.", lambda match: f"res{int(match[1]) + 1}.", name)
+    name = re.sub(r"\bdownsample\.1\.", "shortcut.norm.", re.sub(r"\bdownsample\.0\.", "shortcut.", name))
+    return resnet_name(re.sub(r"\bbn(\d)\.", r"conv\1.norm.", name))
 
 
 def timm_body_name(name: str) -> str | None:

@@ -85,6 +85,11 @@ def imagenet_swin(publisher: str, rename: Callable[[str], str | None], *, holds:
     )
 
 
+def imagenet_resnet(publisher: str, rename: Callable[[str], str | None], *holds: str) -> Kind:
+    """A ResNet trained on ImageNet."""
+    return Kind(f"ImageNet ResNet of {publisher}", holds, rename=rename, fresh=HEAD, fresh_words="head")
+
+
 def plain_model(name: str, *holds: str, **fields: Any) -> Kind:
     """A whole model without semantic layers, which the training of one with them can start from."""
     return Kind(
@@ -136,6 +141,8 @@ KINDS = (
     imagenet_swin(
         "timm", conversion.timm_swin_name, holds=r"layers\.1\.downsample\.", lacks=r"layers\.0\.downsample\."
     ),
+    imagenet_resnet("Detectron2", conversion.resnet_name, r"stem\.conv1\.weight$", r"res2\.0\.conv1\.weight$"),
+    imagenet_resnet("torchvision", conversion.torchvision_resnet_name, r"bn1\.weight$", r"layer1\.0\.conv1\.weight$"),
     Kind(
         "ImageNet Mix Transformer",
         (r"patch_embed1\.proj\.", r"block1\.0\.attn\.kv\."),

@@ -13,8 +13,9 @@ import safetensors
 
 from semask_d2.checkpoint.class_metadata import METADATA
 from semask_d2.checkpoint.integrity import Damaged, Unsound, check_safetensors, header_of
-from semask_d2.checkpoint.transformers_folder import is_transformers_folder, metadata_of_folder, weights_of
+from semask_d2.checkpoint.transformers_folder import metadata_of_folder, weights_of
 from semask_d2.checkpoint.unpickling import load_pickle, load_torch
+from semask_d2.config.transformers_folders import is_transformers_folder
 from semask_d2.d2 import PathManager
 from semask_d2.utils.errors import UserError
 from semask_d2.utils.registry import suggestion

@@ -63,6 +63,6 @@ def compare(own: dict[str, Tensor], state: dict[str, Tensor]) -> LoadReport:
             for name, value in own.items()
             if name not in state and value.data_ptr() not in found and not name.endswith(COMPUTED)
         ],
-        unexpected=[name for name in state if name not in own],
+        unexpected=[name for name in state if name not in own and not name.endswith(COMPUTED)],
         misshaped=[f"{name} {theirs} (model: {ours})" for name, (theirs, ours) in shapes.items() if theirs != ours],
     )

@@ -9,24 +9,16 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from torch import Tensor
 
 from semask_d2.checkpoint.report import COMPUTED
-from semask_d2.checkpoint.transformers_names import ENCODER, MASK2FORMER, MASKFORMER, split_names
+from semask_d2.checkpoint.transformers_names import ENCODER, MASK2FORMER, MASKFORMER, State, split_names
 from semask_d2.config.transformers_config import class_names
+from semask_d2.config.transformers_folders import CONFIG, PROCESSOR, read_json
 from semask_d2.utils.errors import UserError
 from semask_d2.utils.files import atomic_write
-from semask_d2.utils.runs import CONFIG_NAME
 from semask_d2.utils.visualization import distinct_colors
 
-CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-MAX_CONFIG = 2**24  # bytes
-
-
-def is_transformers_folder(path: str | os.PathLike) -> bool:
-    """Whether a folder holds a `config.json` and is no run of ours."""
-    return Path(path, CONFIG).is_file() and not Path(path, CONFIG_NAME).exists()
 
 
 def metadata_of_folder(folder: str | os.PathLike) -> dict[str, Any]:
@@ -49,24 +41,7 @@ def weights_of(folder: str | os.PathLike) -> Path:
     return found[0]
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The object that a JSON file holds. Raises `UserError` where it holds none."""
-    try:
-        if path.stat().st_size > MAX_CONFIG:
-            raise ValueError(f"larger than {MAX_CONFIG} bytes")
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: no JSON of a model's settings: {str(error) or type(error).__name__}") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: expected settings by name, got a {type(value).__name__}")
-    return value
-
-
-def write_folder(
-    folder: str | os.PathLike, state: dict[str, Tensor], config: dict[str, Any], processor: dict[str, Any]
-) -> int:
+def write_folder(folder: str | os.PathLike, state: State, config: dict[str, Any], processor: dict[str, Any]) -> int:
     """Write a model of ours without semantic layers as a folder that `from_pretrained` loads; its number of tensors.
 
     `config` is what `config_for_transformers` gives. Raises `UserError` for tensors that transformers has no place for.
@@ -76,7 +51,7 @@ def write_folder(
     homeless = [name for name in homeless if not name.endswith(COMPUTED)]
     if homeless:
         raise UserError(f"transformers' {config['model_type']} has no place for {homeless[0]} ({len(homeless)} such)")
-    theirs |= unused_tensors(config)
+    theirs = unused_tensors(config, theirs) | theirs
     tensors = {name: value.contiguous().clone() for name, value in theirs.items()}
     content = safetensors.torch.save(tensors, {"format": "pt"})
     for name, values in ((CONFIG, config), (PROCESSOR, processor)):
@@ -87,10 +62,19 @@ def write_folder(
     return len(tensors)
 
 
-def unused_tensors(config: dict[str, Any]) -> dict[str, Tensor]:
-    """What their models hold besides: a norm that nothing goes through, and the class weights of the loss."""
-    norm = {"mask2former": f"{ENCODER}swin.layernorm", "maskformer": f"{ENCODER}model.layernorm"}[config["model_type"]]
-    dim = 8 * config["backbone_config"]["embed_dim"]
+def unused_tensors(config: dict[str, Any], theirs: State) -> State:
+    """What their models hold besides: the class weights of the loss, and after a Swin a norm that nothing goes through.
+
+    In a ResNet also the counters of batch norms, which `theirs` lack where those are frozen.
+    """
     weight = torch.ones(len(config["id2label"]) + 1)
     weight[-1] = config["no_object_weight"]
-    return {f"{norm}.weight": torch.ones(dim), f"{norm}.bias": torch.zeros(dim), "criterion.empty_weight": weight}
+    unused = {"criterion.empty_weight": weight}
+    statistics = [name for name in theirs if name.endswith(".running_mean")]
+    unused |= {name.replace("running_mean", "num_batches_tracked"): torch.tensor(0) for name in statistics}
+    if "embed_dim" in config["backbone_config"]:
+        part = {"mask2former": "swin", "maskformer": "model"}[config["model_type"]]
+        dim = 8 * config["backbone_config"]["embed_dim"]
+        unused |= {f"{ENCODER}{part}.layernorm.weight": torch.ones(dim)}
+        unused |= {f"{ENCODER}{part}.layernorm.bias": torch.zeros(dim)}
+    return unused

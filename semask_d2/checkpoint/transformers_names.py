@@ -43,6 +43,23 @@ def swin_rows(encoder: str) -> Rows:
     ]
 
 
+def resnet_rows() -> Rows:
+    """A ResNet, in which the norm beside a convolution there is the convolution's own here."""
+    pairs = [("embedder.embedder", "stem.conv1")]
+    for n in range(4):
+        theirs, ours = f"encoder.stages.{n}.layers.{{i}}.", f"res{n + 2}.{{i}}."
+        pairs += [(f"{theirs}shortcut", f"{ours}shortcut")]
+        pairs += [(f"{theirs}layer.{k}", f"{ours}conv{k + 1}") for k in range(3)]
+    return [
+        row
+        for theirs, ours in pairs
+        for row in (
+            (f"{ENCODER}{theirs}.normalization.{{x}}", f"backbone.{ours}.norm.{{x}}"),
+            (f"{ENCODER}{theirs}.convolution.{{x}}", f"backbone.{ours}.{{x}}"),
+        )
+    ]
+
+
 def attention_rows(theirs: str, ours: str) -> Rows:
     """An attention of queries: projections apart, as their own attention has them, or joined, as torch's."""
     return [
@@ -63,6 +80,7 @@ ENCODER_LAYER, OUR_ENCODER_LAYER = (
 )
 MASK2FORMER_ROWS: Rows = [
     *swin_rows(f"{ENCODER}(|swin.|model.)"),
+    *resnet_rows(),
     *((f"{ENCODER}hidden_states_norms.stage{n + 1}.{{x}}", f"backbone.norm{n}.{{x}}") for n in range(4)),
     (f"{DECODER}level_embed", f"{PIXEL_DECODER}transformer.level_embed"),
     (f"{DECODER}input_projections.{{x}}", f"{PIXEL_DECODER}input_proj.{{x}}"),
@@ -96,6 +114,7 @@ MASK2FORMER_ROWS: Rows = [
 OUR_LAYER = f"{PREDICTOR}transformer.decoder.layers.{{i}}."
 MASKFORMER_ROWS: Rows = [
     *swin_rows(f"{ENCODER}(model.|swin.|)"),
+    *resnet_rows(),
     (  # which is written alone, as Mask2Former's files are without it
         f"{ENCODER}(model.|)encoder.layers.{{i}}.blocks.{{j}}.attention.self.relative_position_index",
         "backbone.layers.{i}.blocks.{j}.attn.relative_position_index",

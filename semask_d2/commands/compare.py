@@ -17,7 +17,8 @@ from semask_d2.d2 import CfgNode
 from semask_d2.data.datasets.custom import register_custom
 from semask_d2.engine.launch import guarded
 from semask_d2.engine.setup import setup
-from semask_d2.evaluation.results import is_nan, write_json
+from semask_d2.evaluation import main_metric
+from semask_d2.evaluation.results import TASKS, is_nan, write_json
 from semask_d2.inference.drawing import choose_config
 from semask_d2.inference.media import distinct_names
 from semask_d2.utils.files import atomic_write
@@ -38,7 +39,7 @@ def argument_parser(prog: str | None = None) -> argparse.ArgumentParser:
     parser.add_argument("weights", nargs="+", metavar="RUN_OR_FILE", help="run folders or checkpoints")
     parser.add_argument("--config-file", metavar="FILE", help="config of all (default: config.yaml beside each)")
     parser.add_argument("--output", metavar="DIR", default="output/compare", help="folder (default output/compare)")
-    parser.add_argument("--per-class", action="store_true", help="also print the IoU of each class")
+    parser.add_argument("--per-class", action="store_true", help="also print the metric of each class")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="config options as KEY VALUE pairs, last")
     return parser
@@ -68,28 +69,40 @@ def evaluated(name: str, cfg: CfgNode) -> list[Row]:
     setup(cfg, training=False, resume=False)
     results = evaluate(cfg, resume=False)
     return [
-        Row(name, cfg.MODEL.WEIGHTS, dataset, results.get(dataset, results)["sem_seg"]) for dataset in cfg.DATASETS.TEST
+        Row(name, cfg.MODEL.WEIGHTS, dataset, results.get(dataset, results)[main_metric(dataset)[0]])
+        for dataset in cfg.DATASETS.TEST
     ]
 
 
 def summary_table(rows: Sequence[Row]) -> str:
     """Every model's metrics but those of single classes."""
-    names = [name for name in rows[0].metrics if "-" not in name]
+    names = [name for name in metric_names(rows) if "-" not in name]
     lines = [(row.model, row.dataset, *(row.metrics.get(name) for name in names)) for row in rows]
     return tabulate(lines, headers=["model", "data set", *names], floatfmt=".2f", tablefmt="github")
 
 
 def class_table(rows: Sequence[Row]) -> str:
-    """The IoU of each class, a column per model."""
-    names = list(dict.fromkeys(name for row in rows for name in row.metrics if name.startswith("IoU-")))
-    lines = [(name.removeprefix("IoU-"), *(row.metrics.get(name) for row in rows)) for name in names]
-    headers = ["IoU", *(row.model for row in rows)]
-    return tabulate(lines, headers=headers, floatfmt=".2f", tablefmt="github")
+    """For each task the metric of each class, a column per model."""
+    tables = []
+    for task in TASKS.values():
+        start = f"{task.class_metric}-"
+        names = [name for name in metric_names(rows) if name.startswith(start)]
+        own = [row for row in rows if task.metric in row.metrics]
+        lines = [(name.removeprefix(start), *(row.metrics.get(name) for row in own)) for name in names]
+        headers = [task.class_metric, *(row.model for row in own)]
+        if own:
+            tables.append(tabulate(lines, headers=headers, floatfmt=".2f", tablefmt="github"))
+    return "\n\n".join(tables)
+
+
+def metric_names(rows: Sequence[Row]) -> list[str]:
+    """The names of the metrics that any of the rows has, in order."""
+    return list(dict.fromkeys(name for row in rows for name in row.metrics))
 
 
 def write(rows: Sequence[Row], folder: Path) -> None:
     """Write the table of all metrics."""
-    names = list(dict.fromkeys(name for row in rows for name in row.metrics))
+    names = metric_names(rows)
     fields = ["model", "checkpoint", "dataset"]
     with atomic_write(folder / "compare.csv") as file:
         table = csv.DictWriter(file, [*fields, *names], lineterminator="\n")

@@ -77,6 +77,8 @@ TRAINING: dict[str, Range] = {
     "SOLVER.BACKBONE_MULTIPLIER": at_least(0),
     "SOLVER.WEIGHT_DECAY": at_least(0),
     "SOLVER.MOMENTUM": at_least(0),
+    "SOLVER.GAMMA": at_least(0),
+    "SOLVER.STEPS": Range(lambda steps: list(steps) == sorted({*steps}), "iterations that increase"),
     "SOLVER.WARMUP_ITERS": at_least(0),
     "SOLVER.WARMUP_METHOD": one_of("linear", "constant"),
     "TEST.EVAL_PERIOD": at_least(0),

@@ -142,11 +142,13 @@ DEFAULTS: dict[str, Any] = {
     "MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD": 0.0,
     "MODEL.MASK_FORMER.TEST.OVERLAP_THRESHOLD": 0.0,
     "MODEL.MASK_FORMER.TEST.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE": False,
+    # DeepLab's ResNet
+    # Detectron2's project DeepLab adds these keys; the backbone build_resnet_deeplab_backbone alone reads them.
+    "MODEL.RESNETS.STEM_TYPE": "basic",  # or "deeplab": three convolutions in the place of one
+    "MODEL.RESNETS.RES4_DILATION": 1,  # 2 keeps its stride at 8, with a RES5_DILATION of 4
+    "MODEL.RESNETS.RES5_MULTI_GRID": [1, 1, 1],  # by which the dilation of each of its blocks is multiplied
     # DeepLab
     # Published files hold these keys, and no model of ours reads them.
-    "MODEL.RESNETS.STEM_TYPE": "basic",
-    "MODEL.RESNETS.RES4_DILATION": 1,
-    "MODEL.RESNETS.RES5_MULTI_GRID": [1, 1, 1],
     "MODEL.SEM_SEG_HEAD.LOSS_TYPE": "cross_entropy",
     "MODEL.SEM_SEG_HEAD.PROJECT_FEATURES": ["res2"],
     "MODEL.SEM_SEG_HEAD.PROJECT_CHANNELS": [48],

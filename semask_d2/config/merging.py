@@ -31,7 +31,8 @@ def get_cfg(
 ) -> CfgNode:
     """A whole config: Detectron2's and the project's defaults, then `config_file`, `data`, `opts` (KEY VALUE ...).
 
-    `config_file` is a path, or the name of a config of the package ("ade20k/semask_swin_l_m2f.yaml"). `data` is a data
+    `config_file` is a path, the name of a config of the package ("ade20k/semask_swin_l_m2f.yaml"), or a folder of
+    transformers' Mask2Former or MaskFormer, whose `config.json` is read and whose weights are named. `data` is a data
     set's YAML file, which sets DATASETS, NUM_CLASSES and IGNORE_VALUE (`register_custom` registers it). With `fit` the
     device is by default what the machine has, and what it cannot do (CUDA, SyncBN without CUDA) is replaced with a
     warning. Raises `UserError` for a missing file, a YAML tag, an unknown key or a value of the wrong type.
@@ -152,6 +153,7 @@ def fit_to_machine(cfg: CfgNode) -> None:
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         logger.warning("MODEL.DEVICE is %s, but this machine has no CUDA device: using cpu", cfg.MODEL.DEVICE)
         cfg.MODEL.DEVICE = "cpu"
-    if cfg.MODEL.SEM_SEG_HEAD.NORM == "SyncBN" and not cfg.MODEL.DEVICE.startswith("cuda"):
-        logger.warning("MODEL.SEM_SEG_HEAD.NORM is SyncBN, which needs CUDA: using BN")
-        cfg.MODEL.SEM_SEG_HEAD.NORM = "BN"
+    for section in ("SEM_SEG_HEAD", "RESNETS"):
+        if cfg.MODEL[section].NORM == "SyncBN" and not cfg.MODEL.DEVICE.startswith("cuda"):
+            logger.warning("MODEL.%s.NORM is SyncBN, which needs CUDA: using BN", section)
+            cfg.MODEL[section].NORM = "BN"

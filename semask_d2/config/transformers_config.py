@@ -1,72 +1,36 @@
-"""transformers' settings of Mask2Former and MaskFormer on Swin beside our config keys, read in both directions."""
+"""transformers' settings of Mask2Former and MaskFormer beside our config keys, read in both directions."""
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from semask_d2.config.transformers_backbones import RESNET_BACKBONE, SWIN_BACKBONE, Setting, TheirBackbone
 from semask_d2.d2 import CfgNode
 from semask_d2.utils.arguments import value_of
 from semask_d2.utils.errors import UserError
 
 
-class Setting(NamedTuple):
-    """A setting of theirs, its key here, and the value that a file without it means."""
-
-    theirs: str
-    ours: str
-    default: Any
-
-
 class Family(NamedTuple):
-    """A kind of model: what can be set, what must be as it is there (`fixed`) and here (`ours`)."""
+    """A kind of model: what can be set but its backbone, what must be as it is there (`fixed`) and here (`ours`).
+
+    `backbones` are those it can have, by transformers' `model_type` of them, of which the first of a kind is written.
+    """
 
     architecture: str
     recipe: str
     settings: tuple[Setting, ...]
     fixed: dict[str, Any]
     ours: dict[str, Any]
+    backbones: dict[str, TheirBackbone]
 
 
-SWIN, HEAD, MASKS = "MODEL.SWIN", "MODEL.SEM_SEG_HEAD", "MODEL.MASK_FORMER"
-STAGES = ["stage1", "stage2", "stage3", "stage4"]
-SWIN_SETTINGS = tuple(
-    Setting(f"backbone_config.{theirs}", f"{SWIN}.{ours}", default)
-    for theirs, ours, default in (
-        ("embed_dim", "EMBED_DIM", 96),
-        ("depths", "DEPTHS", [2, 2, 6, 2]),
-        ("num_heads", "NUM_HEADS", [3, 6, 12, 24]),
-        ("window_size", "WINDOW_SIZE", 7),
-        ("mlp_ratio", "MLP_RATIO", 4.0),
-        ("qkv_bias", "QKV_BIAS", True),
-        ("image_size", "PRETRAIN_IMG_SIZE", 224),
-        ("drop_path_rate", "DROP_PATH_RATE", 0.1),
-        ("hidden_dropout_prob", "DROP_RATE", 0.0),
-        ("attention_probs_dropout_prob", "ATTN_DROP_RATE", 0.0),
-    )
-)
-SWIN_FIXED = {
-    "backbone_config.patch_size": 4,
-    "backbone_config.hidden_act": "gelu",
-    "backbone_config.use_absolute_embeddings": False,
-    "backbone_config.layer_norm_eps": 1e-5,
-    "backbone_config.out_features": STAGES,
-}
-OUR_SWIN = {
-    "MODEL.BACKBONE.NAME": "D2SeMaskSwinTransformer",
-    f"{SWIN}.NUM_SEM_BLOCKS": 0,
-    f"{SWIN}.PATCH_SIZE": 4,
-    f"{SWIN}.APE": False,
-    f"{SWIN}.PATCH_NORM": True,
-    f"{SWIN}.QK_SCALE": None,
-    f"{HEAD}.NORM": "GN",
-    f"{HEAD}.IN_FEATURES": ["res2", "res3", "res4", "res5"],
-}
+NAME, HEAD, MASKS = "MODEL.BACKBONE.NAME", "MODEL.SEM_SEG_HEAD", "MODEL.MASK_FORMER"
+OUR_HEAD = {f"{HEAD}.NORM": "GN", f"{HEAD}.IN_FEATURES": ["res2", "res3", "res4", "res5"]}
 FAMILIES = {
     "mask2former": Family(
         "Mask2FormerForUniversalSegmentation",
         "recipes/m2f.yaml",
         (
-            *SWIN_SETTINGS,
             Setting("feature_size", f"{HEAD}.CONVS_DIM", 256),
             Setting("mask_feature_size", f"{HEAD}.MASK_DIM", 256),
             Setting("encoder_layers", f"{HEAD}.TRANSFORMER_ENC_LAYERS", 6),
@@ -87,25 +51,24 @@ FAMILIES = {
             Setting("importance_sample_ratio", f"{MASKS}.IMPORTANCE_SAMPLE_RATIO", 0.75),
         ),
         {
-            **SWIN_FIXED,
             "pre_norm": False,
             "activation_function": "relu",
             "encoder_feedforward_dim": 1024,
             "feature_strides": [4, 8, 16, 32],
         },
         {
-            **OUR_SWIN,
+            **OUR_HEAD,
             f"{HEAD}.PIXEL_DECODER_NAME": "MSDeformAttnPixelDecoder",
             f"{HEAD}.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES": ["res3", "res4", "res5"],
             f"{HEAD}.DEFORMABLE_TRANSFORMER_ENCODER_N_POINTS": 4,
             f"{MASKS}.TRANSFORMER_DECODER_NAME": "MultiScaleMaskedTransformerDecoder",
         },
+        {"swin": SWIN_BACKBONE, "resnet": RESNET_BACKBONE},
     ),
     "maskformer": Family(
         "MaskFormerForInstanceSegmentation",
         "recipes/mf.yaml",
         (
-            *SWIN_SETTINGS,
             Setting("fpn_feature_size", f"{HEAD}.CONVS_DIM", 256),
             Setting("mask_feature_size", f"{HEAD}.MASK_DIM", 256),
             Setting("decoder_config.d_model", f"{MASKS}.HIDDEN_DIM", 256),
@@ -119,18 +82,23 @@ FAMILIES = {
             Setting("dice_weight", f"{MASKS}.DICE_WEIGHT", 1.0),
             Setting("no_object_weight", f"{MASKS}.NO_OBJECT_WEIGHT", 0.1),
         ),
-        {**SWIN_FIXED, "decoder_config.model_type": "detr", "decoder_config.activation_function": "relu"},
+        {"decoder_config.model_type": "detr", "decoder_config.activation_function": "relu"},
         {
-            **OUR_SWIN,
+            **OUR_HEAD,
             f"{HEAD}.PIXEL_DECODER_NAME": "BasePixelDecoder",
             f"{MASKS}.TRANSFORMER_DECODER_NAME": "StandardTransformerDecoder",
             f"{MASKS}.TRANSFORMER_IN_FEATURE": "res5",
         },
+        # transformers has two Swins
+        {"maskformer-swin": SWIN_BACKBONE, "swin": SWIN_BACKBONE, "resnet": RESNET_BACKBONE},
     ),
 }
-# how the backbone is called: transformers has two Swins, of which MaskFormer's writes the second
-BACKBONES = {"mask2former": ("swin",), "maskformer": ("maskformer-swin", "swin")}
 OFFSET = 255  # pixels there are in 0..1, here in 0..255
+# how pictures are resized, in either generation of their files
+SIDES = {
+    "INPUT.MIN_SIZE_TEST": ("size.shortest_edge", "size"),
+    "INPUT.MAX_SIZE_TEST": ("size.longest_edge", "max_size"),
+}
 
 
 def values_from_transformers(config: dict[str, Any], processor: dict[str, Any], source: str) -> dict[str, Any]:
@@ -139,33 +107,49 @@ def values_from_transformers(config: dict[str, Any], processor: dict[str, Any], 
     Raises `UserError`, naming `source` and the key, where it is a model that there is none of here.
     """
     family = family_of(config.get("model_type"), f"{source}: model_type")
-    backbone = lookup(config, "backbone_config.model_type", None)
-    known = BACKBONES[config["model_type"]]
-    if backbone not in known:
-        raise UserError(f"{source}: backbone_config.model_type: expected {' or '.join(known)}, got {backbone!r}")
-    for key, wanted in family.fixed.items():
+    backbone = their_backbone(config, source)
+    for key, wanted in (backbone.fixed | family.fixed).items():
         found = lookup(config, key, wanted)
         if found != wanted:
             raise UserError(f"{source}: {key}: a model with {found!r} cannot be built here, only with {wanted!r}")
-    values = {setting.ours: lookup(config, setting.theirs, setting.default) for setting in family.settings}
-    values |= family.ours | {f"{HEAD}.NUM_CLASSES": len(class_names(config))}
+    settings = (*backbone.settings, *family.settings)
+    values = {setting.ours: lookup(config, setting.theirs, setting.default) for setting in settings}
+    values |= backbone.to_ours(config, source)
+    values |= backbone.ours | family.ours | {f"{HEAD}.NUM_CLASSES": len(class_names(config))}
     for name, key in (("image_mean", "MODEL.PIXEL_MEAN"), ("image_std", "MODEL.PIXEL_STD")):
         numbers = processor.get(name)
         if isinstance(numbers, list) and len(numbers) == 3 and all(isinstance(x, (int, float)) for x in numbers):
             values[key] = [OFFSET * x for x in numbers]
+    for key, names in SIDES.items():
+        sides = [side for name in names if type(side := lookup(processor, name, None)) is int]
+        values |= {key: sides[0]} if sides else {}
     return values
+
+
+def their_backbone(config: dict[str, Any], source: str) -> TheirBackbone:
+    """The kind of backbone in the `config.json` of a known family; `UserError`, naming `source`, for any other."""
+    known = family_of(config.get("model_type"), f"{source}: model_type").backbones
+    name = lookup(config, "backbone_config.model_type", None)
+    if not isinstance(name, str) or name not in known:
+        raise UserError(f"{source}: backbone_config.model_type: expected {' or '.join(known)}, got {name!r}")
+    return known[name]
 
 
 def config_for_transformers(cfg: CfgNode, names: list[str] | None = None) -> dict[str, Any]:
     """The `config.json` of a config's model, whose classes are called `names`, where they are known.
 
-    Raises `UserError`, naming the key, for a model that transformers has not: with semantic layers, on another
-    backbone, with another pixel decoder.
+    Raises `UserError`, naming the key, for a model that transformers has not: with semantic layers, on a backbone other
+    than Swin and ResNet, with another pixel decoder.
     """
     decoders = {"MultiScaleMaskedTransformerDecoder": "mask2former", "StandardTransformerDecoder": "maskformer"}
     name = decoders.get(cfg.MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME, "")
     family = family_of(name, f"{MASKS}.TRANSFORMER_DECODER_NAME {cfg.MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME}")
-    for key, wanted in family.ours.items():
+    backbones = {kind.ours[NAME]: (name, kind) for name, kind in reversed(family.backbones.items())}
+    if cfg.MODEL.BACKBONE.NAME not in backbones:
+        known = " and ".join(backbones)
+        raise UserError(f"{NAME}: transformers has no model with {cfg.MODEL.BACKBONE.NAME!r}, only with {known}")
+    backbone_name, backbone = backbones[cfg.MODEL.BACKBONE.NAME]
+    for key, wanted in (backbone.ours | family.ours).items():
         found = value_of(cfg, key)
         if (list(found) if isinstance(found, tuple) else found) != wanted:
             raise UserError(f"{key}: transformers has no model with {found!r}, only with {wanted!r}")
@@ -175,11 +159,11 @@ def config_for_transformers(cfg: CfgNode, names: list[str] | None = None) -> dic
         "model_type": name,
         "id2label": {str(i): label for i, label in enumerate(names)},
         "label2id": {label: i for i, label in enumerate(names)},
-        "backbone_config": {"model_type": BACKBONES[name][0]},
+        "backbone_config": {"model_type": backbone_name},
     }
-    for key, value in family.fixed.items():
+    for key, value in (backbone.fixed | family.fixed | backbone.to_theirs(cfg)).items():
         put(config, key, value)
-    for setting in family.settings:
+    for setting in (*backbone.settings, *family.settings):
         value = value_of(cfg, setting.ours)
         put(config, setting.theirs, list(value) if isinstance(value, tuple) else value)
     return config

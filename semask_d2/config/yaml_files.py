@@ -10,6 +10,7 @@ from pathlib import Path
 import yaml
 
 from semask_d2.config.finding import configs_folder
+from semask_d2.config.transformers_folders import config_of_folder, is_transformers_folder
 from semask_d2.config.yaml_limits import MAX_DEPTH, MAX_FILES, check_structure, read_text
 from semask_d2.utils.errors import UserError
 
@@ -45,7 +46,13 @@ def read_yaml(
 
 
 def read_values(path: Path, chain: tuple[Path, ...], clean: Callable[[str, Path], str] | None) -> dict:
-    """The values of a YAML file alone, the key `_BASE_` among them. The arguments are those of `read_yaml`."""
+    """The values of a YAML file alone, the key `_BASE_` among them. The arguments are those of `read_yaml`.
+
+    A folder of transformers stands for a file with the settings of its model.
+    """
+    if is_transformers_folder(path):
+        bases, values = config_of_folder(path)
+        return {BASE_KEY: [str(configs_folder().resolve() / base) for base in bases], **values}
     try:
         text = read_text(path)
     except OSError as error:

@@ -1,5 +1,8 @@
 """Detectron2's own objects under the project's names: the only file that imports `detectron2`."""
 
+import importlib
+from contextlib import suppress
+
 from detectron2 import __version__ as BACKEND_VERSION
 from detectron2.config import CfgNode, configurable, get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -38,6 +41,9 @@ from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import setup_logger
 
 BACKEND = "detectron2"
+
+with suppress(ImportError):  # which not every installation of Detectron2 has
+    importlib.import_module("detectron2.projects.deeplab")  # registers build_resnet_deeplab_backbone
 
 __all__ = [
     "BACKBONE_REGISTRY",

@@ -175,6 +175,22 @@ class LargeScaleJitter(SegmentMapper):
         return View(*full, top, left, height, width)
 
 
+def read_true_segments(sample: dict[str, Any]) -> tuple[np.ndarray, list[dict[str, Any]]]:
+    """The segment ids (H, W) of a data set's dict, 0 for none, and `id`, `category_id` and `iscrowd` of each.
+
+    Of its panoptic file, else of its annotations as instances, of which smaller ones lie on larger ones.
+    """
+    if (path := sample.get("pan_seg_file_name")) is not None:
+        return read_segment_ids(path), sample["segments_info"]
+    height, width = sample["height"], sample["width"]
+    masks = [decoded_mask(x["segmentation"], height, width, sample["file_name"]) for x in sample["annotations"]]
+    ids = np.zeros((height, width), np.int64)
+    for i in sorted(range(len(masks)), key=lambda i: -int(masks[i].sum())):
+        ids[masks[i]] = i + 1
+    segments = [{**x, "id": i} for i, x in enumerate(sample["annotations"], start=1)]
+    return ids, segments
+
+
 def read_segment_ids(path: str) -> np.ndarray:
     """The segment ids (H, W) int64 of COCO's panoptic PNG: R + 256 G + 65536 B."""
     colors = read_colors(path)

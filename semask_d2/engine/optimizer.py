@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -85,42 +86,40 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     return add_clipping(cfg, optimizer)
 
 
-def poly_with_warmup(
-    *,
-    max_iter: int,
-    power: float,
-    constant_ending: float,
-    warmup_iters: int,
-    warmup_factor: float,
-    warmup_method: str = "linear",
-) -> Callable[[int], float]:
-    """The factor on the learning rate at each iteration: (1 - i / max_iter)^power, not below `constant_ending`.
+def decay_of(cfg: CfgNode) -> Callable[[int], float] | None:
+    """The factor on the learning rate at an iteration, without warm-up; None for a schedule that is none of ours.
 
-    Over the first `warmup_iters` it is multiplied by a line from `warmup_factor` to 1, or with `warmup_method`
-    "constant" by `warmup_factor`.
+    "WarmupPolyLR": (1 - i / MAX_ITER)^POLY_LR_POWER, not below POLY_LR_CONSTANT_ENDING. "WarmupMultiStepLR", as
+    Detectron2's: GAMMA to the power of how many of STEPS are past.
     """
+    solver = cfg.SOLVER
+    if solver.LR_SCHEDULER_NAME == "WarmupPolyLR":
+        max_iter, power, ending = solver.MAX_ITER, solver.POLY_LR_POWER, solver.POLY_LR_CONSTANT_ENDING
+        return lambda iteration: max((1 - min(iteration / max_iter, 1)) ** power, ending)
+    if solver.LR_SCHEDULER_NAME == "WarmupMultiStepLR":
+        steps, gamma = list(solver.STEPS), solver.GAMMA
+        return lambda iteration: gamma ** bisect_right(steps, iteration)
+    return None
+
+
+def build_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> LambdaLR | None:
+    """The schedule that SOLVER.LR_SCHEDULER_NAME names, stepped once an iteration; None for one that is none of ours.
+
+    Over the first WARMUP_ITERS it is multiplied by a line from WARMUP_FACTOR to 1, or with a WARMUP_METHOD "constant"
+    by WARMUP_FACTOR.
+    """
+    decay = decay_of(cfg)
+    if decay is None:
+        return None
+    iterations, start = cfg.SOLVER.WARMUP_ITERS, cfg.SOLVER.WARMUP_FACTOR
+    constant = cfg.SOLVER.WARMUP_METHOD == "constant"
 
     def factor(iteration: int) -> float:
-        poly = max((1 - min(iteration / max_iter, 1)) ** power, constant_ending)
-        if iteration >= warmup_iters:
-            return poly
-        done = 0 if warmup_method == "constant" else iteration / warmup_iters
-        return poly * (warmup_factor * (1 - done) + done)
+        if iteration >= iterations:
+            return decay(iteration)
+        done = 0 if constant else iteration / iterations
+        return decay(iteration) * (start * (1 - done) + done)
 
-    return factor
-
-
-def build_poly_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> LambdaLR:
-    """The schedule "WarmupPolyLR", stepped once an iteration."""
-    solver = cfg.SOLVER
-    factor = poly_with_warmup(
-        max_iter=solver.MAX_ITER,
-        power=solver.POLY_LR_POWER,
-        constant_ending=solver.POLY_LR_CONSTANT_ENDING,
-        warmup_iters=solver.WARMUP_ITERS,
-        warmup_factor=solver.WARMUP_FACTOR,
-        warmup_method=solver.WARMUP_METHOD,
-    )
     return LambdaLR(optimizer, factor)
 
 

@@ -19,10 +19,14 @@ from semask_d2.d2 import CfgNode, EventWriter, HookBase, get_event_storage
 from semask_d2.data.datasets import get_dataset_dicts
 from semask_d2.data.image_io import read_image, save_picture
 from semask_d2.data.labels import read_sample_labels
+from semask_d2.evaluation.results import FOLDER as EVALUATIONS
+from semask_d2.evaluation.results import IMAGES_FILE
+from semask_d2.evaluation.tasks import dataset_task
+from semask_d2.inference.panels import ClassStyle, Example
 from semask_d2.inference.predictor import Predictor
 from semask_d2.report import write_report
-from semask_d2.report.evaluations import FOLDER as EVALUATIONS
-from semask_d2.report.evaluations import IMAGES_FILE, read_evaluation
+from semask_d2.report.evaluations import read_evaluation
+from semask_d2.report.examples import segment_example
 from semask_d2.utils.curves import draw_curves
 from semask_d2.utils.runs import read_metrics
 from semask_d2.utils.visualization import draw_panels
@@ -71,7 +75,7 @@ class PredictionPictures(HookBase):
         try:
             predictor = Predictor.of_model(self.cfg, self.model)
             for file, tag, x in chosen:
-                panels = draw_example(predictor, x)
+                panels = draw_example(predictor, x, name)
                 save_picture(Path(self.cfg.OUTPUT_DIR, FOLDER, f"{done:07d}_{file}.png"), panels)
                 self.trainer.storage.put_image(tag, torch.from_numpy(panels.transpose(2, 0, 1).copy()))
         finally:
@@ -140,7 +144,7 @@ def evenly(items: list, count: int) -> list:
 
 
 def worst(evaluation: Path, dicts: list[dict], count: int) -> list[dict]:
-    """The `count` of `dicts` whose mIoU is lowest, the worst first; none where the evaluation's folder lacks images."""
+    """The `count` of `dicts` that the evaluation found worst, in order; none where its folder lacks images."""
     if not (evaluation / IMAGES_FILE).is_file():
         return []
     by_file = {x["file_name"]: x for x in dicts}
@@ -148,17 +152,23 @@ def worst(evaluation: Path, dicts: list[dict], count: int) -> list[dict]:
     return [by_file[image.file_name] for image in images if image.file_name in by_file]
 
 
-def draw_example(predictor: Predictor, example: dict) -> np.ndarray:
-    """The panels of one data set dict."""
-    image = read_image(example["file_name"])
-    truth = read_sample_labels(example) if "sem_seg_file_name" in example else None
-    prediction = predictor(image, priors=predictor.has_priors)
+def draw_example(predictor: Predictor, example: dict, dataset_name: str) -> np.ndarray:
+    """The panels of one dict of a data set, for its task."""
+    task = dataset_task(dataset_name)
+    if task != "semantic":
+        found, style = segment_example(example, dataset_name, task, predictor)
+    else:
+        image = read_image(example["file_name"])
+        truth = read_sample_labels(example) if "sem_seg_file_name" in example else None
+        prediction = predictor(image, priors=predictor.has_priors)
+        found = Example("", image, prediction.labels, truth, prediction.priors)
+        style = ClassStyle(predictor.class_names, predictor.class_colors, predictor.ignore_label)
     return draw_panels(
-        image,
-        prediction.labels,
-        names=predictor.class_names,
-        colors=predictor.class_colors,
-        truth=truth,
-        priors=prediction.priors,
-        ignore_label=predictor.ignore_label,
+        found.image,
+        found.labels,
+        names=style.names,
+        colors=style.colors,
+        truth=found.truth,
+        priors=found.priors,
+        ignore_label=style.ignore_label,
     )

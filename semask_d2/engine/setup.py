@@ -17,7 +17,7 @@ from semask_d2.modeling.layers.precision import autocast_dtype
 from semask_d2.modeling.layers.triton_deformable_attention import triton_serves as attention_served
 from semask_d2.modeling.layers.triton_deformable_conv import triton_serves as convolution_served
 from semask_d2.utils.errors import printable
-from semask_d2.utils.files import atomic_write, remove_stale, require_writable
+from semask_d2.utils.files import atomic_write, move_aside, remove_stale, require_writable
 from semask_d2.utils.memory import keep_freed_memory
 from semask_d2.utils.runs import CONFIG_NAME
 
@@ -155,10 +155,4 @@ def set_aside(folder: str) -> None:
     old = [path for pattern in RUN_FILES for path in Path(folder).glob(pattern)]
     if not any(path.name.startswith("model_") for path in old):
         return  # nothing that took work to make
-    number = 1
-    while (target := Path(folder, f"previous_{number}")).exists():
-        number += 1
-    target.mkdir()
-    for path in old:
-        path.rename(target / path.name)
-    print(f"{folder} held an earlier run: moved to {target} (use --resume to continue one)")
+    print(f"{folder} held an earlier run: moved to {move_aside(folder, old)} (use --resume to continue one)")

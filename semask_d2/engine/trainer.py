@@ -44,24 +44,23 @@ from semask_d2.engine.hooks import (
     ProgressLine,
     StopOnSignal,
 )
-from semask_d2.engine.optimizer import build_optimizer, build_poly_scheduler
+from semask_d2.engine.optimizer import build_optimizer, build_scheduler
 from semask_d2.engine.pictures import CurveWriter, PredictionPictures, report_training
 from semask_d2.engine.setup import DETAIL, write_config
 from semask_d2.engine.step import TrainingStep
 from semask_d2.engine.trackers import build_trackers
 from semask_d2.evaluation import (
     EvaluatedModel,
-    InstanceEvaluator,
+    Evaluator,
     LabelsOnly,
     MultiScaleFlip,
-    PanopticEvaluator,
     SemanticEvaluator,
     TimedEvaluator,
     build_evaluator,
     main_metric,
     mean_loss,
 )
-from semask_d2.evaluation.tasks import SEMANTIC
+from semask_d2.evaluation.results import TASKS
 from semask_d2.modeling.layers.precision import autocast_dtype
 from semask_d2.modeling.meta_arch import SemanticSegmenter, build_model, with_sliding
 from semask_d2.utils.errors import UserError
@@ -228,18 +227,18 @@ class Trainer(DefaultTrainer):
     ) -> dict[str, Any]:
         """Detectron2's `test`, in the windows of TEST.SLIDING; `evaluated` is what the results' files say of `model`.
 
-        For `SemanticEvaluator` alone, models make labels and no scores. This project's evaluators are timed.
+        For `SemanticEvaluator` alone, models make labels and no scores. This project's evaluators are timed; results of
+        another model in the folders that they write to move aside.
         """
         if not isinstance(model, MultiScaleFlip):  # which has the windows in it
             model = with_sliding(cfg, model)
         if evaluators is None:
             evaluators = [cls.build_evaluator(cfg, name) for name in cfg.DATASETS.TEST]
-        ours = (SemanticEvaluator, PanopticEvaluator, InstanceEvaluator)
-        if isinstance(evaluators, list) and all(isinstance(x, ours) for x in evaluators):
+        if isinstance(evaluators, list) and all(isinstance(x, Evaluator) for x in evaluators):
             if all(isinstance(x, SemanticEvaluator) for x in evaluators):
                 model = LabelsOnly(model)
             for evaluator in evaluators:
-                evaluator.evaluated = evaluated
+                evaluator.begin(evaluated)
             evaluators = [TimedEvaluator(evaluator, model, evaluator.dataset_name) for evaluator in evaluators]
         return super().test(cfg, model, evaluators)
 
@@ -248,7 +247,7 @@ class Trainer(DefaultTrainer):
         """The scalar that says which model is best: the first test set's mIoU, PQ or AP."""
         names = self.cfg.DATASETS.TEST
         several = f"{names[0]}/" if len(names) > 1 else ""
-        return several + "/".join(main_metric(names[0]) if names else SEMANTIC)
+        return several + "/".join(main_metric(names[0]) if names else TASKS["semantic"][:2])
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
@@ -267,9 +266,10 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer) -> Any:
-        """Our "WarmupPolyLR"; any other name is Detectron2's to build."""
-        if cfg.SOLVER.LR_SCHEDULER_NAME == "WarmupPolyLR":
-            return build_poly_scheduler(cfg, optimizer)
+        """Our "WarmupPolyLR" and "WarmupMultiStepLR"; any other name is Detectron2's to build."""
+        scheduler = build_scheduler(cfg, optimizer)
+        if scheduler is not None:
+            return scheduler
         try:
             return super().build_lr_scheduler(cfg, optimizer)
         except ValueError as error:

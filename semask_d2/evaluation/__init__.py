@@ -2,6 +2,7 @@
 
 from semask_d2.evaluation.boundary import BoundaryMetrics
 from semask_d2.evaluation.confusion import ConfusionMatrix
+from semask_d2.evaluation.evaluator import Evaluator
 from semask_d2.evaluation.instances import InstanceEvaluator
 from semask_d2.evaluation.loss import mean_loss
 from semask_d2.evaluation.multi_scale import MultiScaleFlip
@@ -15,6 +16,7 @@ __all__ = [
     "BoundaryMetrics",
     "ConfusionMatrix",
     "EvaluatedModel",
+    "Evaluator",
     "InstanceEvaluator",
     "LabelsOnly",
     "MultiScaleFlip",

@@ -1,35 +1,35 @@
-"""COCO's average precision of instances, by pycocotools, of the predictions of all processes."""
+"""COCO's average precision of instances, by faster-coco-eval or pycocotools, of the predictions of all processes."""
 
 from __future__ import annotations
 
-import contextlib
-import io
 import logging
+import os
 from collections import OrderedDict
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
-from tabulate import tabulate
 
-from semask_d2.d2 import DatasetEvaluator, Instances, MetadataCatalog, comm
+from semask_d2.d2 import Instances, MetadataCatalog, comm
 from semask_d2.data.datasets import get_dataset_dicts
 from semask_d2.data.labels import decoded_mask, run_lengths
-from semask_d2.evaluation.results import EvaluatedModel
+from semask_d2.evaluation.coco import coco_precision
+from semask_d2.evaluation.evaluator import Evaluator
+from semask_d2.evaluation.results import ImageResult
 from semask_d2.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
-METRICS: tuple[str, ...] = ("AP", "AP50", "AP75", "APs", "APm", "APl")  # the first of `COCOeval.stats`
 
 
-class InstanceEvaluator(DatasetEvaluator):
+class InstanceEvaluator(Evaluator):
     """AP of masks in percent by COCO's rules: over IoU 0.5 to 0.95, at 0.5 and 0.75, by size, and `AP-NAME` of a class.
 
-    Predictions are gathered from all processes as run lengths with torch.distributed, so no disk is shared.
+    Predictions are gathered from all processes as run lengths with torch.distributed, so no disk is shared. An image's
+    own AP is that of a data set of it alone.
     """
 
-    def __init__(self, dataset_name: str, *, max_instances: int = 100):
+    task: ClassVar = "instance"
+
+    def __init__(self, dataset_name: str, *, max_instances: int = 100, output_dir: str | os.PathLike | None = None):
         metadata = MetadataCatalog.get(dataset_name)
         names = metadata.get("thing_classes")
         if names is None:
@@ -37,10 +37,10 @@ class InstanceEvaluator(DatasetEvaluator):
                 f'data set "{dataset_name}" has no class names, which its metrics need: add '
                 f'MetadataCatalog.get("{dataset_name}").set(thing_classes=[...])'
             )
-        self.dataset_name = dataset_name
-        self.class_names = list(names)
+        super().__init__(
+            dataset_name, class_names=names, class_colors=metadata.get("thing_colors"), output_dir=output_dir
+        )
         self.max_instances = max_instances
-        self.evaluated = EvaluatedModel()
         self.samples = get_dataset_dicts(dataset_name)
         self.number_of = {x["file_name"]: i for i, x in enumerate(self.samples)}
         self.reset()
@@ -49,9 +49,10 @@ class InstanceEvaluator(DatasetEvaluator):
         """Forget all images."""
         self.found: list[dict[str, Any]] = []
         self.seen: list[int] = []
+        self.images: list[ImageResult] = []
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
-        """Keep `instances` of `outputs` for the comparison with the annotations."""
+        """Keep `instances` of `outputs` for the comparison with the annotations, and compare those of each image."""
         for x, output in zip(inputs, outputs, strict=True):
             if "instances" not in output:
                 raise UserError(
@@ -59,38 +60,40 @@ class InstanceEvaluator(DatasetEvaluator):
                     "MODEL.MASK_FORMER.TEST.INSTANCE_ON True"
                 )
             number = self.number_of[x["file_name"]]
+            found = coco_results(output["instances"], number)
             self.seen.append(number)
-            self.found += coco_results(output["instances"], number)
+            self.found += found
+            self.images.append(self.image_result(number, found))
+
+    def image_result(self, number: int, found: list[dict[str, Any]]) -> ImageResult:
+        """The AP of one image, over the classes that its truth holds."""
+        own = coco_precision(self.truth([number]), found, self.max_instances, by_size=False)
+        present = {name: float(x) for name, x in zip(self.class_names, own.by_class()["AP"], strict=True)}
+        classes = {name: x for name, x in present.items() if not np.isnan(x)}
+        return ImageResult(self.samples[number]["file_name"], {}, own.metrics(), classes)
 
     def evaluate(self) -> OrderedDict:
-        """Gather from the processes, log a table, and return {"segm": metrics}; every process has them."""
-        shares = comm.all_gather((self.found, self.seen))
-        seen = sorted({number for _, numbers in shares for number in numbers})
+        """Gather from the processes, log a table of classes, write the files, and return {"segm": metrics}.
+
+        Every process has them.
+        """
+        shares = comm.all_gather((self.found, self.seen, self.images))
+        seen = sorted({number for _, numbers, _ in shares for number in numbers})
         if not seen:
             raise UserError(f"{self.dataset_name}: no image to measure, as none could be read")
-        found: Any = [x for own, _ in shares for x in own]
-        with contextlib.redirect_stdout(io.StringIO()):  # what pycocotools prints of its steps
-            truth = self.truth(seen)
-            evaluation = COCOeval(truth, truth.loadRes(found) if found else COCO(), "segm")
-            evaluation.params.imgIds = seen
-            evaluation.params.maxDets = [1, 10, self.max_instances]
-            if found:
-                evaluation.evaluate()
-                evaluation.accumulate()
-                metrics = summarized(evaluation)
-            else:
-                logger.warning("%s: the model finds no instance", self.dataset_name)
-                metrics = dict.fromkeys(METRICS, 0.0)
-        results = OrderedDict(metrics)
-        precision = evaluation.eval["precision"][:, :, :, 0, -1] if found else np.zeros((1, 1, len(self.class_names)))
-        for number, name in enumerate(self.class_names):
-            results[f"AP-{name}"] = mean_precision(precision[:, :, number])
-        table = tabulate([[*metrics.values()]], headers=[*metrics], floatfmt=".2f", tablefmt="github")
-        logger.info("%s, %d images, %d instances found:\n%s", self.dataset_name, len(seen), len(found), table)
-        return OrderedDict(segm=results)
+        found = [x for own, _, _ in shares for x in own]
+        images = [image for _, _, own in shares for image in own]
+        truth = self.truth(seen)
+        precision = coco_precision(truth, found, self.max_instances)
+        by_class = precision.by_class()
+        metrics = precision.metrics()
+        metrics |= {f"AP-{name}": float(x) for name, x in zip(self.class_names, by_class["AP"], strict=True)}
+        true_classes = [x["category_id"] for x in truth["annotations"] if not x["iscrowd"]]
+        counts = np.bincount(true_classes, minlength=len(self.class_names))
+        return self.results(metrics, by_class, counts, images, remark=f", {len(found)} instances found")
 
-    def truth(self, numbers: list[int]) -> COCO:
-        """The annotations of these images in pycocotools' form."""
+    def truth(self, numbers: list[int]) -> dict[str, Any]:
+        """What COCO's file would hold of these images, with classes for category ids."""
         images, annotations = [], []
         for number in numbers:
             sample = self.samples[number]
@@ -98,25 +101,19 @@ class InstanceEvaluator(DatasetEvaluator):
             images.append({"id": number, "height": height, "width": width})
             for x in sample["annotations"]:
                 mask = decoded_mask(x["segmentation"], height, width, sample["file_name"])
-                kept = {key: x[key] for key in ("category_id", "iscrowd")}
-                area = float(x.get("area", mask.sum()))
-                box = x.get("bbox", [0, 0, width, height])
-                encoded = run_lengths(mask)
                 annotations.append(
                     {
-                        **kept,
                         "id": len(annotations) + 1,
                         "image_id": number,
-                        "area": area,
-                        "bbox": box,
-                        "segmentation": encoded,
+                        "category_id": x["category_id"],
+                        "iscrowd": x["iscrowd"],
+                        "area": float(x.get("area", mask.sum())),
+                        "bbox": x.get("bbox", [0, 0, width, height]),
+                        "segmentation": run_lengths(mask),
                     }
                 )
-        coco: Any = COCO()
         categories = [{"id": i, "name": name} for i, name in enumerate(self.class_names)]
-        coco.dataset = {"info": {}, "images": images, "annotations": annotations, "categories": categories}
-        coco.createIndex()
-        return coco
+        return {"info": {}, "images": images, "annotations": annotations, "categories": categories}
 
 
 def coco_results(instances: Instances, image_id: int) -> list[dict[str, Any]]:
@@ -127,19 +124,3 @@ def coco_results(instances: Instances, image_id: int) -> list[dict[str, Any]]:
         {"image_id": image_id, "category_id": category, "score": score, "segmentation": run_lengths(mask)}
         for mask, score, category in zip(masks, scores, classes, strict=True)
     ]
-
-
-def summarized(evaluation: COCOeval) -> dict[str, float]:
-    """`METRICS` in percent, NaN where there is no truth of that size; pycocotools' own summary takes 100 instances."""
-    precision, params = evaluation.eval["precision"], evaluation.params
-    at = {"AP": slice(None), "AP50": slice(0, 1), "AP75": slice(5, 6)}
-    values = {name: mean_precision(precision[part, :, :, 0, -1]) for name, part in at.items()}
-    for name, area in zip(("APs", "APm", "APl"), ("small", "medium", "large"), strict=True):
-        values[name] = mean_precision(precision[:, :, :, params.areaRngLbl.index(area), -1])
-    return values
-
-
-def mean_precision(precision: np.ndarray) -> float:
-    """The mean of those entries that stand for something, in percent; NaN where none does."""
-    counted = precision[precision > -1]
-    return float(100 * counted.mean()) if counted.size else float("nan")

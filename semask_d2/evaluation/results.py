@@ -1,7 +1,7 @@
 """What an evaluation leaves on disk: metrics, a table of classes, every image, and a picture of the confusion matrix.
 
-`metrics.json`, `classes.csv`, `images.json` and `confusion.png`, in a folder per data set. What is not a number, as the
-IoU of a class that the truth lacks, is null, and empty in the table.
+`metrics.json`, `classes.csv`, `images.json` and, of labels, `confusion.png`, in a folder per data set. What is not a
+number, as the IoU of a class that the truth lacks, is null, and empty in the table.
 """
 
 from __future__ import annotations
@@ -10,24 +10,45 @@ import csv
 import json
 import logging
 import math
-from dataclasses import asdict, dataclass
+import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from semask_d2.data.image_io import save_picture
-from semask_d2.evaluation.confusion import ConfusionMatrix, mean_of_present
-from semask_d2.utils.files import atomic_write
+from semask_d2.evaluation.confusion import ConfusionMatrix
+from semask_d2.utils.files import atomic_write, move_aside
 
 logger = logging.getLogger(__name__)
 
 FOLDER = "inference"
+METRICS_FILE, IMAGES_FILE, CLASSES_FILE, CONFUSION_FILE = "metrics.json", "images.json", "classes.csv", "confusion.png"
 NUMBERED_CLASSES = 25  # up to which the cells of the picture hold their percentages
 
 
+class Task(NamedTuple):
+    """How a task is measured: Detectron2's name for its results, its main metric, that of a class, what has classes."""
+
+    group: str
+    metric: str
+    class_metric: str
+    counted: str
+
+
+TASKS = {
+    "semantic": Task("sem_seg", "mIoU", "IoU", "pixels"),
+    "panoptic": Task("panoptic_seg", "PQ", "PQ", "segments"),
+    "instance": Task("segm", "AP", "AP", "instances"),
+}
+
+
 class EvaluatedModel(NamedTuple):
-    """Which weights were evaluated: their file, the iterations they were trained, and whether they are an average."""
+    """Which weights were evaluated: their file, the iterations they were trained, and whether they are an average.
+
+    The model of a training has no file.
+    """
 
     checkpoint: str | None = None
     iteration: int | None = None
@@ -36,73 +57,102 @@ class EvaluatedModel(NamedTuple):
 
 @dataclass
 class ImageResult:
-    """One image's metrics in percent; `classes` has the IoU of those that the truth holds."""
+    """One image: its file, that of its truth by the data set's key, metrics, and the main metric of its classes."""
 
     file_name: str
-    sem_seg_file_name: str
-    mIoU: float
-    pixel_accuracy: float
+    truth: dict[str, str]
+    metrics: dict[str, float]
     classes: dict[str, float]
 
-    @classmethod
-    def of(cls, image: str, labels: str, confusion: ConfusionMatrix, class_names: list[str]) -> ImageResult:
-        """The metrics of an image's own confusion matrix."""
-        iou, total = 100 * confusion.iou, confusion.counts.sum()
-        accuracy = 100 * confusion.counts.diagonal().sum() / total if total else math.nan
-        present = {class_names[i]: float(iou[i]) for i in np.flatnonzero(~np.isnan(iou))}
-        return cls(image, labels, mean_of_present(iou), float(accuracy), present)
+    def entry(self) -> dict[str, Any]:
+        """What `images.json` has of it."""
+        return {"file_name": self.file_name, **self.truth, **self.metrics, "classes": self.classes}
 
 
 @dataclass
 class DatasetResult:
-    """All that was measured on a data set. `class_metrics` are each class's in percent, by the metric's name."""
+    """All that was measured on a data set.
+
+    `class_metrics` are each class's in percent, by the metric's name, and `class_counts` (K,) how many pixels, segments
+    or instances the truth has of it. Only labels have a confusion matrix.
+    """
 
     dataset: str
+    task: str
     model: EvaluatedModel
     metrics: dict[str, float]
     class_names: list[str]
     class_colors: list[list[int]]
     class_metrics: dict[str, np.ndarray]
-    ignore_label: int
-    confusion: ConfusionMatrix
+    class_counts: np.ndarray
     images: list[ImageResult]
+    confusion: ConfusionMatrix | None = None
 
     def write(self, folder: Path) -> None:
-        """Write the four files into `folder`."""
+        """Write the files into `folder`."""
         rows = self.class_rows()
-        write_json(
-            folder / "metrics.json",
-            {
-                "dataset": self.dataset,
-                "checkpoint": self.model.checkpoint,
-                "iteration": self.model.iteration,
-                "averaged": self.model.averaged,
-                "images": len(self.images),
-                "metrics": self.metrics,
-                "classes": [
-                    {**row, "color": list(map(int, color))} for row, color in zip(rows, self.class_colors, strict=True)
-                ],
-                "ignore_label": self.ignore_label,
-                "confusion": self.confusion.counts.tolist(),
-            },
-        )
-        write_json(folder / "images.json", [asdict(image) for image in self.images])
-        with atomic_write(folder / "classes.csv") as file:
+        content = {
+            "dataset": self.dataset,
+            "task": self.task,
+            "checkpoint": self.model.checkpoint,
+            "iteration": self.model.iteration,
+            "averaged": self.model.averaged,
+            "images": len(self.images),
+            "metrics": self.metrics,
+            "classes": [
+                {**row, "color": list(map(int, color))} for row, color in zip(rows, self.class_colors, strict=True)
+            ],
+        }
+        if self.confusion is not None:
+            content |= {"ignore_label": self.confusion.ignore_label, "confusion": self.confusion.counts.tolist()}
+        write_json(folder / METRICS_FILE, content)
+        write_json(folder / IMAGES_FILE, [image.entry() for image in self.images])
+        with atomic_write(folder / CLASSES_FILE) as file:
             table = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
             table.writeheader()
             table.writerows({key: "" if is_nan(value) else value for key, value in row.items()} for row in rows)
-        try:
-            save_picture(folder / "confusion.png", draw_confusion(self.confusion.counts, self.class_names))
-        except Exception as error:  # it is for looking at, and ends no training
-            logger.warning("No picture of the confusion matrix: %s: %s", type(error).__name__, error)
+        if self.confusion is not None:
+            try:
+                save_picture(folder / CONFUSION_FILE, draw_confusion(self.confusion.counts, self.class_names))
+            except Exception as error:  # it is for looking at, and ends no training
+                logger.warning("No picture of the confusion matrix: %s: %s", type(error).__name__, error)
 
     def class_rows(self) -> list[dict[str, Any]]:
-        """A row per class: its name, metrics and labeled pixels."""
-        pixels = self.confusion.counts.sum(1)
+        """A row per class: its name, its metrics, and how often the truth has it."""
         return [
-            {"name": name, **{key: float(x[i]) for key, x in self.class_metrics.items()}, "pixels": int(pixels[i])}
+            {
+                "name": name,
+                **{key: float(x[i]) for key, x in self.class_metrics.items()},
+                TASKS[self.task].counted: int(self.class_counts[i]),
+            }
             for i, name in enumerate(self.class_names)
         ]
+
+
+def keep_earlier(folder: Path, model: EvaluatedModel) -> None:
+    """Move the files of another model's results in `folder` to `previous_N` in it, so that nothing overwrites them.
+
+    Results of one checkpoint replace each other, and so do those of one training.
+    """
+    file = folder / METRICS_FILE
+    if not file.is_file():
+        return
+    try:
+        earlier = json.loads(file.read_text(encoding="utf-8"))
+        checkpoint, iteration = earlier["checkpoint"], earlier["iteration"]
+        if checkpoint is None and model.checkpoint is None:
+            return
+        if (_real(checkpoint), iteration) == (_real(model.checkpoint), model.iteration):
+            return
+        whose = checkpoint or f"the training's model after {iteration} iterations"
+    except (OSError, ValueError, KeyError, TypeError):
+        whose = "an unknown model"
+    old = [path for path in folder.iterdir() if not path.name.startswith("previous_")]
+    logger.info("%s held the results of %s: moved to %s", folder, whose, move_aside(folder, old))
+
+
+def _real(checkpoint: str | None) -> str | None:
+    return None if checkpoint is None else os.path.realpath(checkpoint)
 
 
 def is_nan(value: Any) -> bool:

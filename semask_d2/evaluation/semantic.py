@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections import OrderedDict
 from functools import cached_property
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from tabulate import tabulate
+import numpy as np
 from torch import Tensor, nn
 
-from semask_d2.d2 import DatasetEvaluator, MetadataCatalog, comm
+from semask_d2.d2 import MetadataCatalog, comm
 from semask_d2.data.datasets import get_dataset_dicts
 from semask_d2.data.image_io import check_labels
 from semask_d2.data.labels import read_sample_labels
 from semask_d2.evaluation.boundary import BoundaryMetrics
-from semask_d2.evaluation.confusion import ConfusionMatrix
-from semask_d2.evaluation.results import DatasetResult, EvaluatedModel, ImageResult
+from semask_d2.evaluation.confusion import ConfusionMatrix, mean_of_present
+from semask_d2.evaluation.evaluator import Evaluator
+from semask_d2.evaluation.results import ImageResult
 from semask_d2.evaluation.submission import SubmissionWriter
 from semask_d2.modeling.meta_arch import as_segmenter
 from semask_d2.utils.errors import UnreadableFile, UserError
-from semask_d2.utils.visualization import distinct_colors
 
 logger = logging.getLogger(__name__)
 
@@ -42,14 +42,15 @@ class LabelsOnly(nn.Module):
         return [{"sem_seg": labels} for labels in self.model.predict_labels(batched_inputs)]
 
 
-class SemanticEvaluator(DatasetEvaluator):
+class SemanticEvaluator(Evaluator):
     """mIoU, frequency-weighted IoU, pixel and mean accuracy, and IoU and accuracy of each class, in percent.
 
     With `boundary` also boundary and trimap IoU. Counts are summed over processes with torch.distributed, so no disk is
     shared, and every process has the result. An image whose label file cannot be read is left out, with a warning and
-    a count at the end. With `output_dir` the main process writes the files of `results` to `output_dir/DATA_SET`, and
-    where `save_predictions` all write their predictions to `predictions/` in it. `evaluated` says whose they are.
+    a count at the end. Where `save_predictions` all write their predictions to `predictions/` in the folder of results.
     """
+
+    task: ClassVar = "semantic"
 
     def __init__(
         self,
@@ -66,27 +67,18 @@ class SemanticEvaluator(DatasetEvaluator):
                 f'data set "{dataset_name}" has no class names, which its metrics need: add '
                 f'MetadataCatalog.get("{dataset_name}").set(stuff_classes=[...], ignore_label=255)'
             )
-        self.dataset_name = dataset_name
-        self.class_names = list(names)
-        self.class_colors = metadata.get("stuff_colors") or distinct_colors(len(self.class_names))
+        super().__init__(
+            dataset_name, class_names=names, class_colors=metadata.get("stuff_colors"), output_dir=output_dir
+        )
         self.ignore_label = metadata.get("ignore_label", 255)
-        self.output_dir = output_dir
         self.measures_boundary = boundary
         self.save_predictions = save_predictions
-        self.evaluated = EvaluatedModel()
         self.reset()
 
     @cached_property
     def samples(self) -> dict[str, dict[str, Any]]:
         """The data set's dict of each image file, for loaders that do not hand its label file on."""
         return {x["file_name"]: x for x in get_dataset_dicts(self.dataset_name)}
-
-    @property
-    def folder(self) -> Path | None:
-        """Where results go."""
-        if self.output_dir is None:
-            return None
-        return Path(self.output_dir, *(["ema"] if self.evaluated.averaged else []), self.dataset_name)
 
     def reset(self) -> None:
         """Forget all images."""
@@ -120,7 +112,7 @@ class SemanticEvaluator(DatasetEvaluator):
                     f"{x['file_name']} {prediction.shape[1]} x {prediction.shape[0]}; they must agree"
                 )
             own = self.confusion.update(prediction, truth)
-            self.images.append(ImageResult.of(str(x["file_name"]), str(path), own, self.class_names))
+            self.images.append(image_result(str(x["file_name"]), str(path), own, self.class_names))
             if self.boundary is not None:
                 self.boundary.update(prediction, truth)
 
@@ -141,21 +133,20 @@ class SemanticEvaluator(DatasetEvaluator):
         if boundary is not None:
             results |= boundary.metrics(self.class_names)
             class_metrics |= boundary.by_class()
-        rows = zip(self.class_names, *class_metrics.values(), strict=True)
-        table = tabulate(rows, headers=["class", *class_metrics], floatfmt=".2f", tablefmt="github")
-        left_out = f", {unreadable} more left out for want of a readable label file" if unreadable else ""
-        logger.info("%s, %d images%s, each class in percent:\n%s", self.dataset_name, len(images), left_out, table)
-        if self.folder is not None and comm.is_main_process():
-            DatasetResult(
-                dataset=self.dataset_name,
-                model=self.evaluated,
-                metrics=results,
-                class_names=self.class_names,
-                class_colors=[list(color) for color in self.class_colors],
-                class_metrics=class_metrics,
-                ignore_label=self.ignore_label,
-                confusion=confusion,
-                images=images,
-            ).write(self.folder)
-            logger.info("Written to %s: metrics.json, classes.csv, images.json, confusion.png", self.folder)
-        return OrderedDict(sem_seg=results)
+        return self.results(
+            results,
+            class_metrics,
+            confusion.counts.sum(1),
+            images,
+            remark=f", {unreadable} more left out for want of a readable label file" if unreadable else "",
+            confusion=confusion,
+        )
+
+
+def image_result(image: str, labels: str, confusion: ConfusionMatrix, class_names: list[str]) -> ImageResult:
+    """The metrics in percent of an image's own confusion matrix; the IoU of those classes that its truth holds."""
+    iou, total = 100 * confusion.iou, confusion.counts.sum()
+    accuracy = 100 * confusion.counts.diagonal().sum() / total if total else math.nan
+    present = {class_names[i]: float(iou[i]) for i in np.flatnonzero(~np.isnan(iou))}
+    metrics = {"mIoU": mean_of_present(iou), "pixel_accuracy": float(accuracy)}
+    return ImageResult(image, {"sem_seg_file_name": labels}, metrics, present)

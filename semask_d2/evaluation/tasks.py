@@ -7,28 +7,34 @@ import os
 from semask_d2.d2 import CfgNode, DatasetEvaluator, MetadataCatalog
 from semask_d2.evaluation.instances import InstanceEvaluator
 from semask_d2.evaluation.panoptic import PanopticEvaluator
-from semask_d2.evaluation.results import FOLDER
+from semask_d2.evaluation.results import FOLDER, TASKS
 from semask_d2.evaluation.semantic import SemanticEvaluator
 
-METRICS = {"coco_panoptic_seg": ("panoptic_seg", "PQ"), "coco": ("segm", "AP")}  # by Detectron2's `evaluator_type`
-SEMANTIC = ("sem_seg", "mIoU")
+TASK_OF = {"coco_panoptic_seg": "panoptic", "coco": "instance"}  # by Detectron2's `evaluator_type`
+
+
+def dataset_task(dataset_name: str) -> str:
+    """The task of a data set, of `results.TASKS`."""
+    return TASK_OF.get(MetadataCatalog.get(dataset_name).get("evaluator_type", ""), "semantic")
 
 
 def main_metric(dataset_name: str) -> tuple[str, str]:
     """The metric that says how good a model is on a data set: the group of results it stands in, and its name there."""
-    return METRICS.get(MetadataCatalog.get(dataset_name).get("evaluator_type", ""), SEMANTIC)
+    task = TASKS[dataset_task(dataset_name)]
+    return task.group, task.metric
 
 
 def build_evaluator(cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
-    """The evaluator for a data set's kind; that of labels also writes into `inference/` in the output folder."""
-    group, _ = main_metric(dataset_name)
-    if group == "panoptic_seg":
-        return PanopticEvaluator(dataset_name)
-    if group == "segm":
-        return InstanceEvaluator(dataset_name, max_instances=cfg.TEST.DETECTIONS_PER_IMAGE)
+    """The evaluator for a data set's task, which also writes into `inference/` in the output folder."""
+    output_dir = os.path.join(cfg.OUTPUT_DIR, FOLDER)
+    task = dataset_task(dataset_name)
+    if task == "panoptic":
+        return PanopticEvaluator(dataset_name, output_dir=output_dir)
+    if task == "instance":
+        return InstanceEvaluator(dataset_name, max_instances=cfg.TEST.DETECTIONS_PER_IMAGE, output_dir=output_dir)
     return SemanticEvaluator(
         dataset_name,
-        output_dir=os.path.join(cfg.OUTPUT_DIR, FOLDER),
+        output_dir=output_dir,
         boundary=cfg.TEST.BOUNDARY,
         save_predictions=cfg.TEST.SAVE_PREDICTIONS,
     )

@@ -11,8 +11,11 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from semask_d2.checkpoint.transformers_folder import metadata_of_folder
 from semask_d2.config import get_cfg
+from semask_d2.config.transformers_folders import is_transformers_folder
 from semask_d2.d2 import CfgNode
+from semask_d2.data.datasets import with_classes
 from semask_d2.data.image_io import check_labels, read_image, save_picture
 from semask_d2.data.labels import read_sample_labels
 from semask_d2.inference import media
@@ -21,7 +24,7 @@ from semask_d2.utils.errors import UnreadableFile, UserError, printable
 from semask_d2.utils.files import atomic_write, remove_stale, require_writable
 from semask_d2.utils.memory import out_of_memory
 from semask_d2.utils.runs import CONFIG_NAME, newest_run, require_run, run_weights
-from semask_d2.utils.segment_drawing import Drawn, draw_segments, drawn_segments, map_of_masks
+from semask_d2.utils.segment_drawing import draw_segments, drawn_segments, map_of_masks
 from semask_d2.utils.visualization import draw_panels, draw_segmentation
 
 RUNS = "output"
@@ -37,8 +40,10 @@ def choose_config(
 ) -> CfgNode:
     """The config, with MODEL.WEIGHTS, of the model that the user means; `data` is a data set's file.
 
-    `weights` are a checkpoint or a run folder. A config file without weights takes those beside it; without either,
-    the newest trained run under `output` is taken and named. Raises `UserError` where nothing trained is found.
+    `weights` are a checkpoint, a run folder, or a folder of transformers, whose config is derived. A config file
+    without weights takes those beside it; without either, the newest trained run under `output` is taken and named.
+    A model of transformers with the classes of a data set of ours has its colors and things, too. Raises `UserError`
+    where nothing trained is found.
     """
     if "MODEL.WEIGHTS" in opts[::2] and config_file:
         return get_cfg(config_file, list(opts), data=data)
@@ -46,13 +51,15 @@ def choose_config(
         path = Path(weights)
         if not os.path.exists(path):
             raise UserError(f"--weights {weights}: there is no such file or run folder")
-        if path.is_dir():
+        if is_transformers_folder(path):
+            config_file = config_file or weights
+        elif path.is_dir():
             path, config_file = require_run(path), config_file or str(path / CONFIG_NAME)
         config_file = config_file or str(path.parent / CONFIG_NAME)
-        if not Path(config_file).is_file():
+        if not os.path.exists(config_file):
             raise UserError(f"--weights {weights}: no config at {config_file}; add --config-file FILE")
     elif config_file:
-        path = run_weights(Path(config_file).parent)
+        path = None if is_transformers_folder(config_file) else run_weights(Path(config_file).parent)
     else:
         run = newest_run(RUNS)
         if run is None:
@@ -63,7 +70,12 @@ def choose_config(
         path, config_file = require_run(run), str(run / CONFIG_NAME)
         print(printable(f"Using the newest trained run: {path}"))
     chosen = [] if path is None else ["MODEL.WEIGHTS", str(path)]
-    return get_cfg(config_file, [*opts, *chosen], data=data)
+    cfg = get_cfg(config_file, [*opts, *chosen], data=data)
+    weights = cfg.MODEL.WEIGHTS
+    if weights and is_transformers_folder(weights) and not cfg.DATASETS.TEST:  # which has neither things nor colors
+        known = with_classes(metadata_of_folder(weights)["class_names"])
+        cfg.DATASETS.TEST = (known,) if known else ()
+    return cfg
 
 
 def set_task(cfg: CfgNode, task: str | None) -> str:
@@ -84,18 +96,20 @@ def set_task(cfg: CfgNode, task: str | None) -> str:
     return task
 
 
-def drawn_prediction(predictor: Predictor, prediction: Prediction) -> Drawn:
-    """What to draw of a prediction's panoptic segments, or of its instances of a score of `LEAST_SCORE` or more."""
-    style = {"names": predictor.class_names, "colors": predictor.class_colors}
-    if (panoptic := prediction.segments) is not None:
-        segments = [(x["id"], x["category_id"], x["isthing"]) for x in panoptic.info]
-        return drawn_segments(panoptic.ids, segments, **style)
-    instances = prediction.instances
-    assert instances is not None  # as `set_task` has set the config
-    ids = map_of_masks(instances.masks, instances.scores, LEAST_SCORE)
-    seen = set(np.unique(ids).tolist())
-    segments = [(i + 1, int(category), True) for i, category in enumerate(instances.classes) if i + 1 in seen]
-    return drawn_segments(ids, segments, **style)
+def shown_segments(prediction: Prediction, task: str) -> tuple[np.ndarray, list[tuple[int, int, bool]]]:
+    """A map (H, W) of ids, 0 for none, and the id, the class and whether it is a thing of each segment to be shown.
+
+    For "panoptic" its segments, for "instance" its instances of a score of `LEAST_SCORE` or more, the surest on top.
+    Raises `UserError` where the model did not look for them.
+    """
+    panoptic, instances = prediction.segments, prediction.instances
+    if task == "panoptic" and panoptic is not None:
+        return panoptic.ids, [(x["id"], x["category_id"], x["isthing"]) for x in panoptic.info]
+    if task == "instance" and instances is not None:
+        ids = map_of_masks(instances.masks, instances.scores, LEAST_SCORE)
+        seen = set(np.unique(ids).tolist())
+        return ids, [(i + 1, int(category), True) for i, category in enumerate(instances.classes) if i + 1 in seen]
+    raise UserError(f"the model finds no segments: set MODEL.MASK_FORMER.TEST.{task.upper()}_ON True")
 
 
 class DrawingJob:
@@ -273,9 +287,9 @@ class DrawingJob:
         """The picture of one image, and its class ids."""
         prediction = predictor(image, priors=self.priors)
         if self.task != "semantic":
-            return draw_segments(
-                image, drawn_prediction(predictor, prediction), opacity=self.opacity
-            ), prediction.labels
+            ids, segments = shown_segments(prediction, self.task)
+            drawn = drawn_segments(ids, segments, names=predictor.class_names, colors=predictor.class_colors)
+            return draw_segments(image, drawn, opacity=self.opacity), prediction.labels
         style = {"names": predictor.class_names, "colors": predictor.class_colors, "opacity": self.opacity}
         if truth is None and not self.priors:
             return draw_segmentation(image, prediction.labels, **style), prediction.labels

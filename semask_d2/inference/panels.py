@@ -27,7 +27,7 @@ OPAQUE = 255
 
 @dataclass(frozen=True)
 class ClassStyle:
-    """Names and colors (K, 3) of the classes, and the id of pixels that do not count."""
+    """Names and colors (K, 3) of the classes, or of numbered segments, and the id of pixels that do not count."""
 
     names: Sequence[str]
     colors: np.ndarray
@@ -36,7 +36,10 @@ class ClassStyle:
 
 @dataclass(frozen=True)
 class Example:
-    """An RGB image (H, W, 3) with its class ids (H, W), and where they are there its ground truth (H, W) and priors."""
+    """An RGB image (H, W, 3) with its class ids (H, W), and where they are there its ground truth (H, W) and priors.
+
+    Segments have numbers in the place of class ids, below 0 what is in none.
+    """
 
     title: str
     image: np.ndarray

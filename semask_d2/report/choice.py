@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from semask_d2.report.evaluations import Evaluation, ImageResult
 
-FAILED = 50.0  # percent of IoU below which an image fails a class
+FAILED = 50.0  # percent of the class's metric below which an image fails a class
 Groups = dict[str, list[ImageResult]]
 
 
@@ -27,11 +27,9 @@ def choose_images(evaluation: Evaluation, count: int) -> Groups:
 
 
 def worst_of_each_class(evaluation: Evaluation) -> Iterator[ImageResult]:
-    """For each class that an image fails, the weakest class first, the image where its IoU is lowest."""
-    weakest = sorted(
-        (result for result in evaluation.classes if not math.isnan(result.iou)), key=lambda result: result.iou
-    )
-    for result in weakest:
+    """For each class that an image fails, the weakest class first, the image where its metric is lowest."""
+    scores = [(evaluation.class_score(result), result) for result in evaluation.classes]
+    for _, result in sorted((x for x in scores if not math.isnan(x[0])), key=lambda x: x[0]):
         failed = [image for image in evaluation.images if image.classes.get(result.name, math.nan) < FAILED]
         if failed:
             yield min(failed, key=lambda image: (image.classes[result.name], image.file_name))

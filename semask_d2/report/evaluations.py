@@ -7,65 +7,71 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
-from semask_d2.evaluation.results import FOLDER
+from semask_d2.evaluation.results import FOLDER, IMAGES_FILE, METRICS_FILE, TASKS, Task
 from semask_d2.inference.panels import ClassStyle
 from semask_d2.utils.errors import UserError
 from semask_d2.utils.visualization import distinct_colors
 
 AVERAGED_FOLDER = "ema"  # in it, the evaluations of averaged weights
-METRICS_FILE, IMAGES_FILE = "metrics.json", "images.json"
-CLASS_FIELDS = ("name", "color", "pixels")  # of a class's entry; the others are its metrics, in percent
+IMAGE_FIELDS = ("file_name", "sem_seg_file_name", "pan_seg_file_name", "classes")  # the others are its metrics
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class ClassResult:
-    """One class: its labeled pixels, and its metrics in percent by name; NaN where the ground truth lacks it."""
+    """One class: how many pixels, segments or instances the truth has, and metrics in percent by name.
+
+    These are NaN where the ground truth lacks it.
+    """
 
     name: str
     color: tuple[int, int, int]
-    pixels: int
+    count: int
     metrics: dict[str, float]
-
-    @property
-    def iou(self) -> float:
-        """Intersection over union in percent."""
-        return self.metrics.get("IoU", math.nan)
 
 
 @dataclass(frozen=True)
 class ImageResult:
-    """One image: its files, mIoU and pixel accuracy in percent, and the IoU of the classes in it by name."""
+    """One image: its files, its metrics by name, and the main metric of the classes in it by name.
+
+    `label_file` is there for semantic segmentation.
+    """
 
     file_name: str
     label_file: str | None
-    miou: float
-    pixel_accuracy: float
+    metrics: dict[str, float]
     classes: dict[str, float]
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One data set's results; `confusion` (K, K) counts pixels, rows are the truth.
+    """One data set's results; `confusion` (K, K) counts pixels, rows are the truth; None where there are no labels.
 
     `averaged` says that they are of a training's averaged weights, and not of the model itself.
     """
 
     dataset: str
+    task_name: str
     averaged: bool
     checkpoint: str
     iteration: int | None
     image_count: int
     metrics: dict[str, float]
     classes: list[ClassResult]
-    confusion: np.ndarray
+    confusion: np.ndarray | None
     ignore_label: int
     images: list[ImageResult]
+
+    @property
+    def task(self) -> Task:
+        """How it was measured."""
+        return TASKS[self.task_name]
 
     @property
     def title(self) -> str:
@@ -78,10 +84,18 @@ class Evaluation:
         colors = np.array([result.color for result in self.classes], np.uint8).reshape(-1, 3)
         return ClassStyle([result.name for result in self.classes], colors, self.ignore_label)
 
+    def class_score(self, result: ClassResult) -> float:
+        """The main metric of a class in percent."""
+        return result.metrics.get(self.task.class_metric, math.nan)
+
+    def image_score(self, image: ImageResult) -> float:
+        """The main metric of an image in percent."""
+        return image.metrics[self.task.metric]
+
     def worst_images(self, count: int) -> list[ImageResult]:
-        """The `count` images of the lowest mIoU, the worst first; those without one are left out."""
-        measured = [image for image in self.images if not math.isnan(image.miou)]
-        return sorted(measured, key=lambda image: (image.miou, image.file_name))[:count]
+        """The `count` images of the lowest main metric, the worst first; those without one are left out."""
+        measured = [image for image in self.images if not math.isnan(self.image_score(image))]
+        return sorted(measured, key=lambda image: (self.image_score(image), image.file_name))[:count]
 
 
 def read_evaluations(run: str | os.PathLike) -> list[Evaluation]:
@@ -106,7 +120,7 @@ def read_evaluation(folder: Path) -> Evaluation:
     content = _load(folder / METRICS_FILE)
     images = _load(folder / IMAGES_FILE) if (folder / IMAGES_FILE).is_file() else []
     evaluation = _checked(folder / METRICS_FILE, _evaluation, content)
-    evaluation.images.extend(_checked(folder / IMAGES_FILE, _images, images))
+    evaluation.images.extend(_checked(folder / IMAGES_FILE, partial(_images, evaluation.task), images))
     return evaluation
 
 
@@ -130,15 +144,20 @@ def _wrong(path: Path, error: Exception) -> UserError:
 
 
 def _evaluation(content: Any) -> Evaluation:
+    name = str(content.get("task", "semantic"))  # which files of older versions do not say
+    task = TASKS[name]
     entries = content["classes"]
     fallback = distinct_colors(len(entries))
-    classes = [_class(entry, color) for entry, color in zip(entries, fallback, strict=True)]
-    confusion = np.array(content["confusion"], np.int64)
-    if confusion.shape != (len(classes), len(classes)):
-        raise ValueError(f"confusion of shape {confusion.shape} for {len(classes)} classes")
+    classes = [_class(task, entry, color) for entry, color in zip(entries, fallback, strict=True)]
+    confusion = None
+    if name == "semantic":
+        confusion = np.array(content["confusion"], np.int64)
+        if confusion.shape != (len(classes), len(classes)):
+            raise ValueError(f"confusion of shape {confusion.shape} for {len(classes)} classes")
     iteration = content.get("iteration")
     return Evaluation(
         dataset=str(content["dataset"]),
+        task_name=name,
         averaged=bool(content.get("averaged")),
         checkpoint=str(content.get("checkpoint") or ""),
         iteration=None if iteration is None else int(iteration),
@@ -151,19 +170,20 @@ def _evaluation(content: Any) -> Evaluation:
     )
 
 
-def _class(entry: Any, fallback: tuple[int, int, int]) -> ClassResult:
+def _class(task: Task, entry: Any, fallback: tuple[int, int, int]) -> ClassResult:
     red, green, blue = (min(255, max(0, int(value))) for value in entry.get("color") or fallback)
-    metrics = _numbers({key: value for key, value in entry.items() if key not in CLASS_FIELDS})
-    return ClassResult(str(entry["name"]), (red, green, blue), int(entry["pixels"]), metrics)
+    metrics = _numbers({key: value for key, value in entry.items() if key not in ("name", "color", task.counted)})
+    return ClassResult(str(entry["name"]), (red, green, blue), int(entry[task.counted]), metrics)
 
 
-def _images(content: Any) -> list[ImageResult]:
+def _images(task: Task, content: Any) -> list[ImageResult]:
     return [
         ImageResult(
             file_name=str(entry["file_name"]),
             label_file=None if entry.get("sem_seg_file_name") is None else str(entry["sem_seg_file_name"]),
-            miou=_number(entry["mIoU"]),
-            pixel_accuracy=_number(entry["pixel_accuracy"]),
+            metrics=_numbers(
+                {task.metric: entry[task.metric]} | {k: v for k, v in entry.items() if k not in IMAGE_FIELDS}
+            ),
             classes=_numbers(entry["classes"]),
         )
         for entry in content

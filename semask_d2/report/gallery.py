@@ -12,16 +12,17 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from semask_d2.data.image_io import read_image, read_labels
-from semask_d2.inference.panels import Example, panels_html, swatch
+from semask_d2.inference.panels import panels_html, swatch
 from semask_d2.inference.predictor import Predictor
 from semask_d2.report.choice import FAILED, Groups
 from semask_d2.report.evaluations import Evaluation, ImageResult
+from semask_d2.report.examples import example_maker
 from semask_d2.report.tables import class_id, percent
 from semask_d2.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
 
+COUNTS = ("matched", "wrong", "missed")  # of an image's segments; its other metrics are percentages
 LISTED_CLASSES = 12  # of an image, the weakest
 LINKED_IMAGES = 4  # of a class
 
@@ -41,6 +42,11 @@ def make_gallery(
 
     An image that cannot be read or does not fit its labels is a line in the page and in the log.
     """
+    try:
+        make = example_maker(evaluation, predictor)
+    except UserError as error:
+        logger.warning("The report has no images of %s: %s", evaluation.dataset, error)
+        return Gallery(f'<p class="note">No images: {escape(str(error))}</p>', {})
     numbered = [(title, image) for title, images in groups.items() for image in images]
     shown: dict[str, list[tuple[str, ImageResult]]] = {title: [] for title in groups}
     cards: dict[str, list[str]] = {title: [] for title in groups}
@@ -56,7 +62,7 @@ def make_gallery(
         left -= 1
         anchor = f"{prefix}-image-{number}"
         try:
-            cards[title].append(_card(evaluation, image, anchor, prefix, predictor))
+            cards[title].append(_card(evaluation, image, anchor, prefix, panels_html(*make(image))))
             shown[title].append((anchor, image))
         except UserError as error:
             logger.warning("The report leaves out %s: %s", image.file_name, error)
@@ -77,35 +83,37 @@ def _fails(name: str, images: list[tuple[str, ImageResult]]) -> list[tuple[str, 
     ]
 
 
-def _card(evaluation: Evaluation, image: ImageResult, anchor: str, prefix: str, predictor: Predictor) -> str:
+def _card(evaluation: Evaluation, image: ImageResult, anchor: str, prefix: str, panels: str) -> str:
     """One image's article."""
-    pixels = read_image(image.file_name)
-    truth = None if image.label_file is None else read_labels(image.label_file)
-    if truth is not None and truth.shape != pixels.shape[:2]:
-        raise UserError(f"{image.label_file}: not of the size of its image {image.file_name}")
-    prediction = predictor(pixels, priors=predictor.has_priors)
-    title = Path(image.file_name).name
-    example = Example(title, pixels, prediction.labels, truth, prediction.priors)
+    title, metric = Path(image.file_name).name, evaluation.task.class_metric
     return (
         f'<article id="{anchor}" class="example"><h5>{escape(title)}</h5>'
-        f'<p class="figures">mIoU {percent(image.miou)}, pixel accuracy {percent(image.pixel_accuracy)} '
+        f'<p class="figures">{escape(figures(image))} '
         f'<small title="{escape(image.file_name)}">{escape(image.file_name)}</small></p>'
-        f"{panels_html(example, evaluation.style)}"
-        f'<ul class="chips" aria-label="IoU of the classes in {escape(title)}">'
+        f"{panels}"
+        f'<ul class="chips" aria-label="{metric} of the classes in {escape(title)}">'
         f"{''.join(_chips(evaluation, image, prefix))}</ul></article>"
     )
 
 
+def figures(image: ImageResult) -> str:
+    """The metrics of an image in words, percentages before counts."""
+    shares = [(name, value) for name, value in image.metrics.items() if name not in COUNTS]
+    words = [f"{name.replace('_', ' ')} {percent(value)}" for name, value in shares]
+    counts = [f"{image.metrics[name]:.0f} {name}" for name in COUNTS if name in image.metrics]
+    return ", ".join(words) + (f"; segments: {', '.join(counts)}" if counts else "")
+
+
 def _chips(evaluation: Evaluation, image: ImageResult, prefix: str) -> Iterator[str]:
-    """The classes of an image with their IoU, the weakest first, each with a link to its row."""
+    """The classes of an image with their metric, the weakest first, each with a link to its row."""
     numbers = {result.name: number for number, result in enumerate(evaluation.classes)}
-    measured = [(iou, name) for name, iou in image.classes.items() if name in numbers and not math.isnan(iou)]
-    for iou, name in sorted(measured)[:LISTED_CLASSES]:
+    measured = [(score, name) for name, score in image.classes.items() if name in numbers and not math.isnan(score)]
+    for score, name in sorted(measured)[:LISTED_CLASSES]:
         number = numbers[name]
-        kind = ' class="fails"' if iou < FAILED else ""
+        kind = ' class="fails"' if score < FAILED else ""
         yield (
             f'<li{kind}><a href="#{class_id(prefix, number)}">{swatch(evaluation.classes[number].color)} '
-            f"{escape(name)} {iou:.0f} %</a></li>"
+            f"{escape(name)} {score:.0f} %</a></li>"
         )
     if len(measured) > LISTED_CLASSES:
         yield f"<li>and {len(measured) - LISTED_CLASSES} better ones</li>"

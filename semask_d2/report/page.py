@@ -13,6 +13,7 @@ from string import Template
 
 from semask_d2.config import get_cfg
 from semask_d2.d2 import CfgNode
+from semask_d2.inference.drawing import LEAST_SCORE
 from semask_d2.inference.panels import panels_css
 from semask_d2.inference.predictor import Predictor
 from semask_d2.report.choice import choose_images
@@ -28,6 +29,12 @@ logger = logging.getLogger(__name__)
 
 REPORT_NAME = "report.html"
 IMAGES = 6  # of each kind: worst, best, worst for a class
+_ONE_COLOR = "An object has one color in ground truth and prediction where they agree on it (IoU above 0.5)"
+KEYS = {  # how to read the images
+    "semantic": "",
+    "panoptic": f"<p>{_ONE_COLOR}; stuff has the color of its class.</p>",
+    "instance": f"<p>{_ONE_COLOR}. Predictions of a score of {LEAST_SCORE} or more are shown.</p>",
+}
 
 
 def write_report(
@@ -94,7 +101,8 @@ def _page(run: Path, cfg: CfgNode, evaluations: list[Evaluation], sections: list
 
 
 def _headline(evaluation: Evaluation) -> str:
-    return f"mIoU {evaluation.metrics.get('mIoU', math.nan):.2f} on {evaluation.title}"
+    metric = evaluation.task.metric
+    return f"{metric} {evaluation.metrics.get(metric, math.nan):.2f} on {evaluation.title}"
 
 
 def _summary(run: Path, cfg: CfgNode, evaluations: list[Evaluation]) -> str:
@@ -125,7 +133,7 @@ def _curves(run: Path) -> str:
     records = read_metrics(path) if path.is_file() else {}
     if not records:
         return f"<p>The run has no {METRICS_NAME}.</p>"
-    alternative = "losses, mean IoU and learning rate over the iterations"
+    alternative = "losses, the main metric and learning rate over the iterations"
     return f'<div class="curves scroll" role="img" aria-label="{alternative}">{curves_as_svg(records)}</div>'
 
 
@@ -134,14 +142,23 @@ def _data_set(evaluation: Evaluation, prefix: str, images: int, predictor: Predi
     gallery = Gallery("", {})
     if predictor is not None and not evaluation.averaged:
         gallery = make_gallery(evaluation, choose_images(evaluation, images), prefix, predictor, seconds)
+    shown = f"{KEYS[evaluation.task_name]}{gallery.html}" if gallery.html else "<p>None are shown.</p>"
     return f"""<section id="{prefix}"><h2>{escape(evaluation.title)}</h2>
 <h3>Classes</h3>
 {class_table(evaluation, prefix, gallery.failing)}
-<h3>Confusion</h3>
-<div class="beside">
-{confusion_matrix(evaluation)}
-{confusions(evaluation)}
-</div>
-<h3>Images</h3>
-{gallery.html or "<p>None are shown.</p>"}
+{_confusion(evaluation)}<h3>Images</h3>
+{shown}
 </section>"""
+
+
+def _confusion(evaluation: Evaluation) -> str:
+    """What is taken for what, where labels were evaluated."""
+    if evaluation.confusion is None:
+        return ""
+    arguments = (evaluation.confusion, evaluation.classes)
+    return f"""<h3>Confusion</h3>
+<div class="beside">
+{confusion_matrix(*arguments)}
+{confusions(*arguments)}
+</div>
+"""

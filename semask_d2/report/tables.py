@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
 import numpy as np
@@ -19,8 +19,19 @@ TITLES = {
     "fwIoU": "frequency-weighted IoU",
     "mBoundaryIoU": "mean boundary IoU",
     "mTrimapIoU": "mean trimap IoU",
+    "PQ": "panoptic quality (PQ)",
+    "SQ": "segmentation quality (SQ)",
+    "RQ": "recognition quality (RQ)",
+    **{f"{name}_th": f"{name} of things" for name in ("PQ", "SQ", "RQ")},
+    **{f"{name}_st": f"{name} of stuff" for name in ("PQ", "SQ", "RQ")},
+    "AP": "average precision (AP)",
+    "AP50": "AP at IoU 0.5",
+    "AP75": "AP at IoU 0.75",
+    "APs": "AP of small objects",
+    "APm": "AP of medium objects",
+    "APl": "AP of large objects",
 }
-OF_A_CLASS = ("IoU-", "ACC-", "BoundaryIoU-", "TrimapIoU-")  # metrics that the table of classes has
+OF_A_CLASS = ("IoU-", "ACC-", "BoundaryIoU-", "TrimapIoU-", "PQ-", "AP-")  # metrics that the table of classes has
 MATRIX_CLASSES = 30  # more make a matrix that nobody reads
 CONFUSIONS = 8  # pairs of classes that are listed
 WHITE_FROM = 0.55  # share from which a cell's figure is white
@@ -32,7 +43,7 @@ def percent(value: float) -> str:
 
 
 def tiles(evaluation: Evaluation) -> str:
-    """The metrics of the whole data set, mIoU first."""
+    """The metrics of the whole data set, the main one first."""
     known = [name for name in TITLES if name in evaluation.metrics]
     others = [name for name in evaluation.metrics if name not in TITLES and not name.startswith(OF_A_CLASS)]
     cells = [
@@ -52,13 +63,22 @@ def class_id(prefix: str, number: int) -> str:
 def class_table(evaluation: Evaluation, prefix: str, failing: Mapping[str, Iterable[tuple[str, str]]]) -> str:
     """A row for each class; `failing` are the anchor and the title of the shown images that fail a class, by name."""
     metrics = list(dict.fromkeys(name for result in evaluation.classes for name in result.metrics))
-    total = max(1, sum(result.pixels for result in evaluation.classes))
-    heads = ["class", *(name.replace("_", " ") for name in metrics), "pixels, %", "shown images that fail it"]
+    counted = evaluation.task.counted
+    total = max(1, sum(result.count for result in evaluation.classes))
+    amount = "pixels, %" if counted == "pixels" else counted  # of pixels nobody can read the number
+    heads = ["class", *(name.replace("_", " ") for name in metrics), amount, "shown images that fail it"]
     head = "".join(f'<th scope="col">{escape(text)}</th>' for text in heads[:-1])
-    rows = [
-        _class_row(result, class_id(prefix, number), metrics, 100 * result.pixels / total, failing.get(result.name, ()))
-        for number, result in enumerate(evaluation.classes)
-    ]
+    rows = []
+    for number, result in enumerate(evaluation.classes):
+        cells = "".join(
+            _number_cell(result.metrics.get(name, math.nan), bar=name == evaluation.task.class_metric)
+            for name in metrics
+        )
+        if counted == "pixels":
+            cells += _number_cell(100 * result.count / total)
+        else:
+            cells += f'<td class="number" data-value="{result.count}">{result.count}</td>'
+        rows.append(_class_row(result, class_id(prefix, number), cells, failing.get(result.name, ())))
     return (
         f'<div class="scroll"><table class="classes sortable"><caption>Each class, in percent</caption>'
         f'<thead><tr>{head}<th scope="col" class="unsorted">{heads[-1]}</th></tr></thead>'
@@ -66,13 +86,10 @@ def class_table(evaluation: Evaluation, prefix: str, failing: Mapping[str, Itera
     )
 
 
-def _class_row(
-    result: ClassResult, anchor: str, metrics: list[str], share: float, failing: Iterable[tuple[str, str]]
-) -> str:
-    cells = "".join(_number_cell(result.metrics.get(name, math.nan), bar=name == "IoU") for name in metrics)
+def _class_row(result: ClassResult, anchor: str, cells: str, failing: Iterable[tuple[str, str]]) -> str:
     links = ", ".join(f'<a href="#{image}">{escape(title)}</a>' for image, title in failing)
     name = f'<th scope="row" data-value="{escape(result.name)}">{swatch(result.color)} {escape(result.name)}</th>'
-    return f'<tr id="{anchor}">{name}{cells}{_number_cell(share)}<td>{links}</td></tr>'
+    return f'<tr id="{anchor}">{name}{cells}<td>{links}</td></tr>'
 
 
 def _number_cell(value: float, *, bar: bool = False) -> str:
@@ -81,17 +98,17 @@ def _number_cell(value: float, *, bar: bool = False) -> str:
     return f'<td class="number" data-value="{number}">{drawn}{percent(value)}</td>'
 
 
-def confusions(evaluation: Evaluation) -> str:
-    """The pairs of classes between which most pixels go wrong, as a list."""
-    wrong = evaluation.confusion * (1 - np.eye(len(evaluation.classes), dtype=np.int64))
-    total = evaluation.confusion.sum()
+def confusions(confusion: np.ndarray, classes: Sequence[ClassResult]) -> str:
+    """The pairs of classes between which most pixels go wrong, of a confusion matrix (K, K), as a list."""
+    wrong = confusion * (1 - np.eye(len(classes), dtype=np.int64))
+    total = confusion.sum()
     order = np.argsort(-wrong, axis=None, kind="stable")[:CONFUSIONS]
     items = []
     for truth, predicted in zip(*np.unravel_index(order, wrong.shape), strict=True):
         if wrong[truth, predicted] == 0:
             break
-        of_class = wrong[truth, predicted] / evaluation.confusion[truth].sum()
-        names = [f"{swatch(x.color)} {escape(x.name)}" for x in (evaluation.classes[i] for i in (truth, predicted))]
+        of_class = wrong[truth, predicted] / confusion[truth].sum()
+        names = [f"{swatch(x.color)} {escape(x.name)}" for x in (classes[i] for i in (truth, predicted))]
         items.append(
             f"<li>{names[0]} taken for {names[1]}: {100 * of_class:.1f} % of the class, "
             f"{100 * wrong[truth, predicted] / total:.2f} % of all pixels</li>"
@@ -101,16 +118,15 @@ def confusions(evaluation: Evaluation) -> str:
     return f'<div class="confusions"><p>Most pixels go wrong here:</p><ul>{"".join(items)}</ul></div>'
 
 
-def confusion_matrix(evaluation: Evaluation) -> str:
-    """The confusion matrix by row in percent; of many classes those with the most wrong pixels."""
-    counts = evaluation.confusion
+def confusion_matrix(counts: np.ndarray, classes: Sequence[ClassResult]) -> str:
+    """A confusion matrix (K, K) by row in percent; of many classes those with the most wrong pixels."""
     of_truth = counts.sum(1)
     wrong = of_truth + counts.sum(0) - 2 * counts.diagonal()
     chosen = np.sort(np.argsort(-wrong, kind="stable")[:MATRIX_CLASSES])
-    names = [escape(evaluation.classes[i].name) for i in chosen]
-    swatches = [swatch(evaluation.classes[i].color) for i in chosen]
+    names = [escape(classes[i].name) for i in chosen]
+    swatches = [swatch(classes[i].color) for i in chosen]
     heads = "".join(
-        f'<th scope="col" title="{name}"><span>{square} {escape(short(evaluation.classes[i].name, 14))}</span></th>'
+        f'<th scope="col" title="{name}"><span>{square} {escape(short(classes[i].name, 14))}</span></th>'
         for name, square, i in zip(names, swatches, chosen, strict=True)
     )
     rows = []

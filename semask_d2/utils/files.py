@@ -8,7 +8,7 @@ import re
 import stat
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
@@ -124,6 +124,17 @@ def require_writable(folder: str | os.PathLike, key: str) -> None:
         if error.errno in FULL:
             raise UserError(f"{key} {folder}: the disk is full; make room or choose another folder") from error
         raise UserError(f"{key} {folder}: cannot be written to: {error.strerror}; choose another folder") from error
+
+
+def move_aside(folder: str | os.PathLike, paths: Iterable[Path]) -> Path:
+    """Move `paths`, which lie in `folder`, to the first `previous_N` in it that there is not yet, and return that."""
+    number = 1
+    while (target := Path(folder, f"previous_{number}")).exists():
+        number += 1
+    target.mkdir()
+    for path in paths:
+        path.rename(target / path.name)
+    return target
 
 
 def remove_stale(folder: str | os.PathLike, older_than_seconds: float = 3600) -> list[Path]:

@@ -44,11 +44,13 @@ def drawn_segments(
 ) -> Drawn:
     """What to draw of a map (H, W) of segment ids, with the id, the class and whether it is a thing of each segment.
 
-    Stuff has its class's color. Things have colors of their own, and a number where there are several of a class.
+    Stuff has its class's color. Things have colors of their own, unlike those, and a number where there are several of
+    a class.
     """
     numbers = np.full(ids.shape, -1, np.int32)
     counts = np.bincount([category for _, category, is_thing in segments if is_thing], minlength=len(names))
-    own_colors = iter(distinct_colors(len(segments)))
+    stuff = {category for _, category, is_thing in segments if not is_thing}
+    own_colors = iter(distinct_colors(len(segments), unlike=[colors[category] for category in stuff]))
     seen = np.zeros(len(names), int)
     titles, painted = [], []
     for number, (segment, category, is_thing) in enumerate(segments):

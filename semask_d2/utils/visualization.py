@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 
 import cv2
 import numpy as np
@@ -15,14 +16,20 @@ NAMED_SHARE_PRIOR = 0.02  # the priors' maps are ragged
 LEGEND_ROW = 16  # pixels below which a row of the legend cannot be read
 PANEL_SIDES = (300, 640)  # between these is a panel's longer side
 GOLDEN_ANGLE = 137.508 / 360
+NEAR = 100  # of two colors in RGB, below which they are hard to tell apart over a photograph
 BACKGROUND, INK, WRONG = (255, 255, 255), (30, 30, 30), (230, 30, 30)
 
 
-def distinct_colors(count: int) -> list[tuple[int, int, int]]:
-    """`count` different RGB colors: hues a golden angle apart, in three shades in turn."""
+def distinct_colors(count: int, unlike: Iterable[Sequence[int]] = ()) -> list[tuple[int, int, int]]:
+    """`count` different RGB colors: hues a golden angle apart, in three shades in turn.
+
+    Where there are enough of them, none is near one of `unlike`.
+    """
     shades = ((0.85, 0.95), (0.6, 0.7), (0.95, 0.5))
-    colors = (colorsys.hsv_to_rgb(i * GOLDEN_ANGLE % 1, *shades[i % 3]) for i in range(count))
-    return [(round(255 * red), round(255 * green), round(255 * blue)) for red, green, blue in colors]
+    others = [tuple(map(int, color)) for color in unlike]
+    colors = (colorsys.hsv_to_rgb(i * GOLDEN_ANGLE % 1, *shades[i % 3]) for i in range(count + 60 * bool(others)))
+    whole = [(round(255 * red), round(255 * green), round(255 * blue)) for red, green, blue in colors]
+    return sorted(whole, key=lambda color: any(math.dist(color, other) < NEAR for other in others))[:count]
 
 
 def colorize(labels: np.ndarray, colors: np.ndarray) -> np.ndarray:
@@ -99,8 +106,12 @@ def overlay(
     opacity: float,
     named_share: float = NAMED_SHARE,
 ) -> np.ndarray:
-    """The image under its classes' colors, with the names of regions that fill `named_share` of it."""
-    canvas = cv2.addWeighted(image, 1 - opacity, colorize(labels, colors), opacity, 0)
+    """The image under its classes' colors, with the names of regions that fill `named_share` of it.
+
+    Below 0 it stays as it is.
+    """
+    canvas = cv2.addWeighted(image, 1 - opacity, colorize(np.maximum(labels, 0), colors), opacity, 0)
+    canvas[labels < 0] = image[labels < 0]
     centers = [
         (area, x, y, short(names[i]))
         for i in map(int, np.unique(labels))

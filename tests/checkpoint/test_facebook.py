@@ -8,13 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from torch import Tensor
 
 from semask_d2 import build_model
 from semask_d2.checkpoint import load_weights
 from semask_d2.d2 import CfgNode
 from semask_d2.utils.errors import UserError
-from tests.helpers.small_models import same, snapshot
+from tests.helpers.small_models import same, snapshot, with_statistics
 from tests.helpers.tiny_model import randomize, tiny_cfg
 
 HEADS = {
@@ -28,8 +29,17 @@ HEADS = {
 VERSIONS = ("newest", "without the buffer", "static_query", "version 1")
 
 
-def config(decoder: str, num_blocks: int = 0) -> CfgNode:
-    return tiny_cfg(MODEL__SWIN__NUM_SEM_BLOCKS=num_blocks, **HEADS[decoder])
+R50 = {
+    "MODEL__BACKBONE__NAME": "build_resnet_backbone",
+    "MODEL__RESNETS__STEM_OUT_CHANNELS": 8,
+    "MODEL__RESNETS__RES2_OUT_CHANNELS": 16,
+    "MODEL__RESNETS__WIDTH_PER_GROUP": 4,
+    "MODEL__RESNETS__OUT_FEATURES": ["res2", "res3", "res4", "res5"],
+}
+
+
+def config(decoder: str, num_blocks: int = 0, **options: object) -> CfgNode:
+    return tiny_cfg(MODEL__SWIN__NUM_SEM_BLOCKS=num_blocks, **HEADS[decoder], **options)
 
 
 def released(state: dict[str, Tensor], version: str, folder: Path) -> Path:
@@ -59,6 +69,30 @@ def test_every_version_loads_whole(decoder: str, version: str, tmp_path: Path) -
     )
     assert report.unexpected == []
     assert report.dropped == (["criterion.empty_weight"] if named else [])
+
+
+@pytest.mark.parametrize("decoder", HEADS)
+@pytest.mark.parametrize("trained_with", ["FrozenBN", "BN"])
+def test_so_do_those_on_a_resnet_however_its_norms_were_trained(
+    decoder: str, trained_with: str, tmp_path: Path, log: pytest.LogCaptureFixture
+) -> None:
+    source = with_statistics(build_model(config(decoder, **R50, MODEL__RESNETS__NORM=trained_with)))
+    model = build_model(config(decoder, **R50))
+    report = load_weights(model, released(snapshot(source), "newest", tmp_path))
+    assert report.kind == f"{decoder} of facebookresearch"
+    assert report.complete
+    assert report.unexpected == []
+    assert "no place for" not in log.text
+    own, theirs = snapshot(model), snapshot(source)
+    assert {name for name in theirs if name not in own} == {
+        name for name in theirs if name.endswith("num_batches_tracked")
+    }
+    assert {"backbone.stem.conv1.norm.running_mean", "backbone.res4.5.conv3.weight"} <= own.keys()
+    assert same(own, {name: theirs[name] for name in own})
+    image = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        found, expected = (x.eval().backbone(image)["res5"] for x in (model, source))
+    assert torch.equal(found, expected)
 
 
 @pytest.mark.parametrize("version", VERSIONS)

@@ -24,8 +24,9 @@ from semask_d2.config.transformers_config import (
 )
 from semask_d2.d2 import META_ARCH_REGISTRY, CfgNode
 from semask_d2.utils.errors import UserError
-from tests.helpers.small_models import same, snapshot
+from tests.helpers.small_models import same, snapshot, with_statistics
 from tests.helpers.transformers_models import (
+    BACKBONES,
     FAMILIES,
     model_class,
     our_logits,
@@ -35,11 +36,14 @@ from tests.helpers.transformers_models import (
 )
 
 NAMES = {"mask2former": "Mask2Former", "maskformer": "MaskFormer"}
-SWINS = {
-    "t": {"embed_dim": 96, "depths": [2, 2, 6, 2], "num_heads": [3, 6, 12, 24], "window_size": 7},
-    "s": {"embed_dim": 96, "depths": [2, 2, 18, 2], "num_heads": [3, 6, 12, 24], "window_size": 7},
-    "b": {"embed_dim": 128, "depths": [2, 2, 18, 2], "num_heads": [4, 8, 16, 32], "window_size": 12},
-    "l": {"embed_dim": 192, "depths": [2, 2, 18, 2], "num_heads": [6, 12, 24, 48], "window_size": 12},
+SIZES = {
+    "swin_t": {"embed_dim": 96, "depths": [2, 2, 6, 2], "num_heads": [3, 6, 12, 24], "window_size": 7},
+    "swin_s": {"embed_dim": 96, "depths": [2, 2, 18, 2], "num_heads": [3, 6, 12, 24], "window_size": 7},
+    "swin_b": {"embed_dim": 128, "depths": [2, 2, 18, 2], "num_heads": [4, 8, 16, 32], "window_size": 12},
+    "swin_l": {"embed_dim": 192, "depths": [2, 2, 18, 2], "num_heads": [6, 12, 24, 48], "window_size": 12},
+    "resnet_18": {"depths": [2, 2, 2, 2], "hidden_sizes": [64, 128, 256, 512], "layer_type": "basic"},
+    "resnet_50": {},
+    "resnet_101": {"depths": [3, 4, 23, 3]},
 }
 
 
@@ -66,8 +70,9 @@ def settings_in(folder: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_folder_computes_the_same_here(family: str, tmp_path: Path) -> None:
-    theirs = their_model(family)
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_a_folder_computes_the_same_here(family: str, backbone: str, tmp_path: Path) -> None:
+    theirs = their_model(family, backbone)
     folder = saved(theirs, tmp_path / "theirs")
     model = build_model(config_of(settings_in(folder))).eval()
     report = load_weights(model, folder)
@@ -103,12 +108,13 @@ def test_both_generations_of_names_in_both_formats(family: str, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_what_is_written_loads_there_and_here(family: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_what_is_written_loads_there_and_here(family: str, backbone: str, tmp_path: Path) -> None:
     """Ours to theirs to ours, every tensor the same; theirs misses none and computes the same."""
     torch.manual_seed(3)
-    cfg = config_of(their_config(family).to_dict() | {"model_type": family})
+    cfg = config_of(their_config(family, backbone=backbone).to_dict() | {"model_type": family})
     cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = [10.0, 20.0, 30.0], [50.0, 60.0, 70.0]
-    model = build_model(cfg).eval()
+    model = with_statistics(build_model(cfg)).eval()
     names = [f"class {i}" for i in range(6)]
     config = config_for_transformers(cfg, names)
     write_folder(tmp_path / "out", model.state_dict(), config, processor_for_transformers(cfg))
@@ -139,16 +145,18 @@ def test_what_is_written_loads_there_and_here(family: str, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("size", SWINS)
+@pytest.mark.parametrize("size", SIZES)
 def test_names_and_shapes_of_the_published_sizes(family: str, size: str) -> None:
-    config = their_config(family, small=False, classes=133, **SWINS[size])
+    config = their_config(family, backbone=size.split("_")[0], small=False, classes=133, **SIZES[size])
     with torch.device("meta"):
         theirs = model_class(family)(config).state_dict()
         cfg = config_of(config.to_dict())
         ours = META_ARCH_REGISTRY.get("SeMaskMaskFormer")(cfg).state_dict()
     state, _ = recognize(theirs, {}).convert(theirs, {})
-    expected = {name: value.shape for name, value in ours.items() if not name.endswith(COMPUTED)}
-    assert {name: value.shape for name, value in state.items()} == expected
+    found, expected = (
+        {name: value.shape for name, value in x.items() if not name.endswith(COMPUTED)} for x in (state, ours)
+    )
+    assert found == expected
 
 
 # As the start of a training with semantic layers
@@ -230,8 +238,34 @@ def test_folders_that_hold_no_model(folder: Path) -> None:
     ("key", "value", "message"),
     [
         ("model_type", "oneformer", "model_type: expected one of mask2former, maskformer, got 'oneformer'"),
-        ("backbone_config", {"model_type": "resnet"}, "backbone_config.model_type: expected swin, got 'resnet'"),
-        ("backbone_config", "swin", "backbone_config.model_type: expected swin, got None"),
+        ("backbone_config", {"model_type": "bit"}, "backbone_config.model_type: expected swin or resnet, got 'bit'"),
+        ("backbone_config", "swin", "backbone_config.model_type: expected swin or resnet, got None"),
+        (
+            "backbone_config",
+            {"model_type": ["swin"]},
+            "backbone_config.model_type: expected swin or resnet, got ['swin']",
+        ),
+        (
+            "backbone_config",
+            {"model_type": "resnet", "depths": [1, 1, 1, 1]},
+            "backbone_config.depths: expected those of a ResNet of depth 18, 34, 50, 101, 152, got [1, 1, 1, 1] blocks",
+        ),
+        (
+            "backbone_config",
+            {"model_type": "resnet", "depths": [2, 2, 2, 2]},
+            "got [2, 2, 2, 2] blocks of layer_type 'bottleneck'",
+        ),
+        (
+            "backbone_config",
+            {"model_type": "resnet", "hidden_sizes": [16, 32, 64, 64]},
+            "hidden_sizes: expected four widths of which each is twice the one before, got [16, 32, 64, 64]",
+        ),
+        ("backbone_config", {"model_type": "resnet", "hidden_sizes": "wide"}, "got 'wide'"),
+        (
+            "backbone_config",
+            {"model_type": "resnet", "downsample_in_first_stage": True},
+            "backbone_config.downsample_in_first_stage: a model with True cannot be built here, only with False",
+        ),
         ("pre_norm", True, "pre_norm: a model with True cannot be built here, only with False"),
         ("encoder_feedforward_dim", 512, "encoder_feedforward_dim: a model with 512 cannot be built"),
         ("id2label", {"one": "x"}, None),
@@ -251,10 +285,15 @@ def test_settings_of_no_model_of_ours_are_named(folder: Path, key: str, value: A
 def test_settings_that_a_file_leaves_out_are_transformers_own() -> None:
     """Files of version 4 hold only what differs from the defaults."""
     their_config(FAMILIES[0])  # skips where transformers is not there
-    from transformers import SwinConfig
+    from transformers import ResNetConfig, SwinConfig
 
     for family in FAMILIES:
         whole = model_class(family).config_class().to_dict()
+        body = {**ResNetConfig().to_dict(), "out_features": ["stage1", "stage2", "stage3", "stage4"]}
+        found, expected = (
+            values_from_transformers(whole | {"backbone_config": x}, {}, "c") for x in ({"model_type": "resnet"}, body)
+        )
+        assert found == expected
         short = {"model_type": family, "backbone_config": {"model_type": "swin"}, "id2label": whole["id2label"]}
         found, expected = (values_from_transformers(x, {}, "c") for x in (short, whole))
         swin = {key for key in found if key.startswith("MODEL.SWIN.")}
@@ -279,6 +318,31 @@ def test_what_transformers_has_no_model_of_is_not_written(folder: Path, options:
     with pytest.raises(UserError) as caught:
         config_for_transformers(config_of(settings_in(folder), *options))
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("NORM", "GN"), "MODEL.RESNETS.NORM: transformers has no model with 'GN', only with BatchNorm"),
+        (
+            ("WIDTH_PER_GROUP", "8"),
+            "WIDTH_PER_GROUP: transformers has no model with 8, only with a quarter of RES2_OUT_CH",
+        ),
+        (("NUM_GROUPS", "32"), "MODEL.RESNETS.NUM_GROUPS: transformers has no model with 32, only with 1"),
+        (("DEPTH", "7"), "MODEL.RESNETS.DEPTH: expected one of [18, 34, 50, 101, 152], got 7"),
+    ],
+)
+def test_resnets_that_transformers_has_not_are_named(options: tuple[str, str], message: str) -> None:
+    key, value = options
+    cfg = get_cfg("ade20k/r50_m2f.yaml", ["MODEL.DEVICE", "cpu", f"MODEL.RESNETS.{key}", value])
+    with pytest.raises(UserError) as caught:
+        config_for_transformers(cfg)
+    assert message in str(caught.value)
+    cfg.MODEL.BACKBONE.NAME = "build_resnet_deeplab_backbone"
+    with pytest.raises(
+        UserError, match=r"BACKBONE\.NAME: transformers has no model with 'build_resnet_deeplab_backbone'"
+    ):
+        config_for_transformers(cfg)
 
 
 def test_tensors_that_transformers_has_no_place_for_are_named(folder: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from semask_d2.__main__ import main
+from semask_d2.commands.compare import Row, class_table, summary_table
 from tests.helpers.loggers import restored_loggers
 
 
@@ -37,6 +38,25 @@ def test_runs_and_files_in_one_table(toy_data, tiny_run: Path, tmp_path: Path, c
     written = json.loads((output / rows[0]["model"] / "inference/toy_scenes_val/metrics.json").read_text())
     assert written["metrics"] == rows[0]["metrics"]
     assert written["checkpoint"] == str(tiny_run / "model_best.pth")
+
+
+def test_models_of_several_tasks_are_in_one_table() -> None:
+    rows = [
+        Row("a", "a.pth", "labels", {"mIoU": 10.0, "IoU-sky": 11.0, "IoU-box": 12.0}),
+        Row("b", "b.pth", "segments", {"PQ": 20.0, "PQ_th": 21.0, "PQ-sky": 22.0}),
+        Row("c", "c.pth", "segments", {"PQ": 30.0, "PQ_th": 31.0, "PQ-sky": 32.0}),
+    ]
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in summary_table(rows).splitlines()]
+    assert lines[0] == ["model", "data set", "mIoU", "PQ", "PQ_th"]
+    assert lines[2:] == [
+        ["a", "labels", "10.00", "", ""],
+        ["b", "segments", "", "20.00", "21.00"],
+        ["c", "segments", "", "30.00", "31.00"],
+    ]
+    first, second = (table.splitlines() for table in class_table(rows).split("\n\n"))
+    assert first[0].split() == ["|", "IoU", "|", "a", "|"]
+    assert second[0].split() == ["|", "PQ", "|", "b", "|", "c", "|"]
+    assert second[2].split() == ["|", "sky", "|", "22.00", "|", "32.00", "|"]
 
 
 def test_what_is_no_run_is_named_before_anything_is_evaluated(tiny_run: Path, tmp_path: Path, capsys) -> None:

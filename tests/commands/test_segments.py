@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -29,10 +30,22 @@ def test_a_run_is_trained_measured_and_drawn(in_process, toy_data: Path, tmp_pat
     last = rf"toy_scenes_{task}_val {metric} \d+\.\d\d"
     assert re.fullmatch(last, out.splitlines()[-1])
     assert f'"{scalar}"' in (run / "metrics.json").read_text()
+    drawn = {path.name.rpartition("_")[0] for path in (run / "pictures").glob("*_*.png")}
+    assert {"0000002", "0000002_worst1"} <= drawn
+    page = (run / "report.html").read_text()
+    assert f"{metric} " in page.partition("<header>")[2].partition("</header>")[0]
+    assert "<figcaption>ground truth" in page
+    assert "No pictures" not in out
+    evaluated = run / f"inference/toy_scenes_{task}_val"
+    assert json.loads((evaluated / "metrics.json").read_text())["iteration"] == 2
     assert (run / "model_best.pth").is_file()
     code, out, err = in_process("train_net.py", "--eval-only", *words, "MODEL.WEIGHTS", run / "model_final.pth")
     assert code == 0, err
     assert re.fullmatch(last, out.splitlines()[-1])
+    kept, new = (json.loads((evaluated / name).read_text()) for name in ("previous_1/metrics.json", "metrics.json"))
+    assert kept["checkpoint"] is None
+    assert new["checkpoint"] == str(run / "model_final.pth")
+    assert kept["metrics"] == new["metrics"]
 
     picture = next((toy_data / "toy_scenes/images/validation").iterdir())
     drawing = ("demo/demo.py", "--input", picture, "--weights", run / "model_final.pth", "--output")

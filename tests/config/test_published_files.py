@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from semask_d2 import get_cfg
+from semask_d2.d2 import BACKBONE_REGISTRY, build_backbone
 
 BASE = """
 VERSION: 2
@@ -134,7 +136,66 @@ MODEL:
   WEIGHTS: swin_large_patch4_window12_384_22k.pkl
 INPUT: {IMAGE_SIZE: 1024, MIN_SCALE: 0.1, MAX_SCALE: 2.0, DATASET_MAPPER_NAME: coco_panoptic_lsj}
 """
-FILES = {"base": BASE, "head": HEAD, "swin": SWIN}
+# MaskFormer's own, of another pixel decoder; lists as Python's tuples, as their authors write them
+MASKFORMER = """
+_BASE_: base.yaml
+MODEL:
+  META_ARCHITECTURE: "MaskFormer"
+  SEM_SEG_HEAD:
+    NAME: "MaskFormerHead"
+    IN_FEATURES: ["res2", "res3", "res4", "res5"]
+    IGNORE_VALUE: 255
+    NUM_CLASSES: 150
+    COMMON_STRIDE: 4 # not used, hard-coded
+    LOSS_WEIGHT: 1.0
+    CONVS_DIM: 256
+    MASK_DIM: 256
+    NORM: "GN"
+    PIXEL_DECODER_NAME: "TransformerEncoderPixelDecoder"
+    TRANSFORMER_ENC_LAYERS: 6
+  MASK_FORMER:
+    TRANSFORMER_IN_FEATURE: "res5"
+    DEEP_SUPERVISION: True
+    NO_OBJECT_WEIGHT: 0.1
+    DICE_WEIGHT: 1.0
+    MASK_WEIGHT: 20.0
+    HIDDEN_DIM: 256
+    NUM_OBJECT_QUERIES: 100
+    NHEADS: 8
+    DROPOUT: 0.1
+    DIM_FEEDFORWARD: 2048
+    ENC_LAYERS: 0
+    DEC_LAYERS: 6
+    PRE_NORM: False
+    ENFORCE_INPUT_PROJ: False
+    SIZE_DIVISIBILITY: 32
+    TEST: {PANOPTIC_ON: True, OVERLAP_THRESHOLD: 0.8, OBJECT_MASK_THRESHOLD: 0.8}
+DATASETS:
+  TRAIN: ("coco_2017_train_panoptic",)
+  TEST: ("coco_2017_val_panoptic",)
+SOLVER:
+  STEPS: (327778, 355092)
+  WARMUP_ITERS: 10
+  LR_SCHEDULER_NAME: "WarmupMultiStepLR"
+INPUT: {IMAGE_SIZE: 1024, MIN_SCALE: 0.1, MAX_SCALE: 2.0, DATASET_MAPPER_NAME: "coco_panoptic_lsj"}
+"""
+# of its ResNet-101, DeepLab's variant
+R101C = """
+_BASE_: maskformer.yaml
+MODEL:
+  BACKBONE: {NAME: "build_resnet_deeplab_backbone"}
+  WEIGHTS: "detectron2://DeepLab/R-103.pkl"
+  PIXEL_STD: [57.375, 57.120, 58.395]
+  RESNETS:
+    DEPTH: 101
+    STEM_TYPE: "deeplab"
+    STEM_OUT_CHANNELS: 128
+    STRIDE_IN_1X1: False
+    OUT_FEATURES: ["res2", "res3", "res4", "res5"]
+    RES5_MULTI_GRID: [1, 2, 4]
+"""
+FILES = {"base": BASE, "head": HEAD, "swin": SWIN, "maskformer": MASKFORMER, "r101c": R101C}
+BACKBONES = {"swin": "D2SeMaskSwinTransformer", "r101c": "build_resnet_deeplab_backbone"}
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -142,8 +203,24 @@ def test_a_published_file_merges(name: str, tmp_path: Path) -> None:
     for key, text in FILES.items():
         (tmp_path / f"{key}.yaml").write_text(text)
     cfg = get_cfg(tmp_path / f"{name}.yaml")
-    assert cfg.MODEL.RESNETS.DEPTH == 50
-    assert cfg.MODEL.RESNETS.RES5_MULTI_GRID == [1, 1, 1]
+    deeplab = name == "r101c"
+    assert (101 if deeplab else 50) == cfg.MODEL.RESNETS.DEPTH
+    assert ([1, 2, 4] if deeplab else [1, 1, 1]) == cfg.MODEL.RESNETS.RES5_MULTI_GRID
     assert cfg.SOLVER.POLY_LR_POWER == 0.9
-    assert ("D2SeMaskSwinTransformer" if name == "swin" else "build_resnet_backbone") == cfg.MODEL.BACKBONE.NAME
-    assert (6 if name == "base" else 10) == cfg.MODEL.MASK_FORMER.DEC_LAYERS
+    assert BACKBONES.get(name, "build_resnet_backbone") == cfg.MODEL.BACKBONE.NAME
+    assert (10 if name in ("head", "swin") else 6) == cfg.MODEL.MASK_FORMER.DEC_LAYERS
+    assert cfg.MODEL.BACKBONE.NAME in BACKBONE_REGISTRY
+    if name == "maskformer":
+        assert tuple(cfg.DATASETS.TEST) == ("coco_2017_val_panoptic",)
+        assert tuple(cfg.SOLVER.STEPS) == (327778, 355092)
+
+
+@pytest.mark.parametrize(("name", "norms"), [("head", 53), ("r101c", 106)])
+def test_its_backbone_is_built(name: str, norms: int, tmp_path: Path) -> None:
+    for key, text in FILES.items():
+        (tmp_path / f"{key}.yaml").write_text(text)
+    cfg = get_cfg(tmp_path / f"{name}.yaml", ["MODEL.DEVICE", "cpu"])
+    with torch.device("meta"):
+        backbone = build_backbone(cfg)
+    assert [shape.channels for shape in backbone.output_shape().values()] == [256, 512, 1024, 2048]
+    assert len([key for key in backbone.state_dict() if key.endswith("running_mean")]) == norms

@@ -76,10 +76,13 @@ def test_windowed_stages_stand_in_the_section_of_the_runs_backbone_alone(path: P
 
     Plain models, whose names lack "semask", have none to state.
     """
-    section = SECTIONS[get_cfg(path).MODEL.BACKBONE.NAME]
+    name = get_cfg(path).MODEL.BACKBONE.NAME
     stated = [key for key in values_of(path) if key.endswith(("SEM_WINDOWED_STAGES", "NUM_SEM_BLOCKS"))]
     plain = not path.stem.startswith("semask_")
-    assert stated == [f"MODEL.{section}.{'NUM_SEM_BLOCKS' if plain else 'SEM_WINDOWED_STAGES'}"]
+    if name == "build_resnet_backbone":
+        assert (stated, plain) == ([], True)
+    else:
+        assert stated == [f"MODEL.{SECTIONS[name]}.{'NUM_SEM_BLOCKS' if plain else 'SEM_WINDOWED_STAGES'}"]
 
 
 def test_what_runs_state_besides_their_model() -> None:
@@ -94,8 +97,9 @@ def test_what_runs_state_besides_their_model() -> None:
         ("ade20k/semask_swin_t_fpn", "INPUT.CROP.SINGLE_CATEGORY_MAX_AREA"): 0.75,
         ("cityscapes/semask_swin_b_fpn", "SOLVER.WARMUP_FACTOR"): 1e-6,
         **{
-            (f"coco_{task}/swin_l_m2f", f"SOLVER.{key}"): value  # twice as long as the smaller ones
+            (f"coco_{task}/{model}", f"SOLVER.{key}"): value  # twice as long as the smaller ones
             for task in ("panoptic", "instance")
+            for model in ("swin_l_m2f", "semask_swin_l_m2f")
             for key, value in {"MAX_ITER": 737500, "STEPS": [655556, 710184]}.items()
         },
     }
@@ -271,20 +275,53 @@ def test_published_recipe(name: str) -> None:
     assert {key: list(value) if isinstance(value, tuple) else value for key, value in found.items()} == expected
 
 
-@pytest.mark.parametrize("name", [name_of(path) for path in RUNS if not path.stem.startswith("semask_")])
+@pytest.mark.parametrize("name", [name_of(path) for path in RUNS if path.stem.startswith("swin_")])
 def test_a_plain_model_is_its_semask_twin_without_semantic_layers(name: str) -> None:
-    """Twins differ in the semantic layers, and those of COCO have none yet."""
     cfg = get_cfg(CONFIGS / f"{name}.yaml")
     assert cfg.MODEL.SWIN.NUM_SEM_BLOCKS == 0
     size = name.split("/swin_")[1][0]
     assert SWINS[size][:2] == (cfg.MODEL.SWIN.EMBED_DIM, cfg.MODEL.SWIN.DEPTHS)
-    twin = CONFIGS / f"{name.replace('/', '/semask_')}.yaml"
-    if twin.is_file():
-        other = get_cfg(twin)
-        for key in ("NUM_SEM_BLOCKS", "SEM_WINDOWED_STAGES", "SEM_WINDOW_SIZE"):
-            other.MODEL.SWIN[key] = cfg.MODEL.SWIN[key]
-        other.OUTPUT_DIR = cfg.OUTPUT_DIR
-        assert other == cfg
+    other = get_cfg(CONFIGS / f"{name.replace('/', '/semask_')}.yaml")
+    for key in ("NUM_SEM_BLOCKS", "SEM_WINDOWED_STAGES", "SEM_WINDOW_SIZE"):
+        other.MODEL.SWIN[key] = cfg.MODEL.SWIN[key]
+    other.OUTPUT_DIR = cfg.OUTPUT_DIR
+    assert other == cfg
+
+
+# The plain models on ResNet-50: what their authors published of them
+M2F_COCO = M2F_HEAD | solver(368750, 16, 1e-4, 0.05, 0.1, 0.9, 10, 1, True, True)
+M2F_COCO |= {"SOLVER.STEPS": [327778, 355092], "INPUT.IMAGE_SIZE": 1024, "INPUT.MIN_SIZE_TEST": 800}
+M2F_512 = M2F | crop(tenths(512), [512, 512]) | sizes(512, 2048, 512)
+MF_512 = (
+    M2F_512 | head("BasePixelDecoder", 1, 20, 1, 0.1, 6) | solver(160000, 16, 1e-4, 1e-4, 0.1, 0.9, 0, 1, False, True)
+)
+PLAIN = {
+    "ade20k/r50_m2f": ("47.2 mIoU", M2F_512),
+    "ade20k/r50_mf": ("44.5 mIoU", MF_512),
+    "cityscapes/r50_m2f": ("79.4 mIoU", {key: M2F_CITY[key] for key in M2F_CITY if "SWIN" not in key}),
+    "coco_panoptic/r50_m2f": ("51.9 PQ", M2F_COCO),
+    "coco_instance/r50_m2f": ("43.7 AP", M2F_COCO),
+}
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_published_recipe_of_a_plain_model(name: str) -> None:
+    cfg = get_cfg(CONFIGS / f"{name}.yaml", ["MODEL.DEVICE", "cpu"])
+    resnets = cfg.MODEL.RESNETS
+    assert (resnets.DEPTH, resnets.NORM, resnets.STRIDE_IN_1X1, cfg.MODEL.BACKBONE.FREEZE_AT) == (
+        50,
+        "FrozenBN",
+        False,
+        0,
+    )
+    figure, expected = PLAIN[name]
+    found = {key: value_at(cfg, key) for key in expected}
+    assert {key: list(value) if isinstance(value, tuple) else value for key, value in found.items()} == expected
+    decoder = "MaskFormer" if name.endswith("_mf") else "Mask2Former"
+    (first, *_) = (CONFIGS / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
+    assert first.removesuffix(" (single scale)") == f"# Published by {decoder}: {figure}"
+    zoo = (CONFIGS.parent / "MODEL_ZOO.md").read_text(encoding="utf-8")
+    assert f"| R50 | {decoder} | [{name}.yaml](configs/{name}.yaml) | {figure} |" in zoo
 
 
 def test_first_lines_tell_the_published_models_and_the_model_zoo_repeats_their_figures() -> None:
@@ -294,7 +331,7 @@ def test_first_lines_tell_the_published_models_and_the_model_zoo_repeats_their_f
     for name in PUBLISHED:
         figures = re.search(r"[\d.]+ / [\d.]+", first[name]).group()
         assert f"(configs/{name}.yaml) | {figures} |" in zoo
-    others = {line for name, line in first.items() if name not in PUBLISHED and name.split("/")[0] in CLASSES}
+    others = {first[name] for name in first.keys() - PUBLISHED.keys() - PLAIN.keys() if name.split("/")[0] in CLASSES}
     assert others == {"# Not among the published models"}
 
 

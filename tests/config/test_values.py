@@ -102,6 +102,8 @@ def test_without_a_config_an_argument_is_named() -> None:
         ("DATALOADER.NUM_WORKERS", "-1", "at least 0"),
         ("SOLVER.BASE_LR", "-1", "at least 0"),
         ("SOLVER.WARMUP_METHOD", "cosine", '"linear" or "constant"'),
+        ("SOLVER.STEPS", "(20, 10)", "iterations that increase"),
+        ("SOLVER.GAMMA", "-0.1", "at least 0"),
         ("INPUT.MIN_SIZE_TEST", "-5", "at least 0"),
         ("INPUT.MAX_SIZE_TEST", "0", "at least 1"),
         ("MODEL.DEVICE", "meta", '"cpu", "cuda"'),

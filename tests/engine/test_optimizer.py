@@ -6,12 +6,18 @@ import copy
 
 import pytest
 import torch
+from fvcore.common.param_scheduler import (
+    CompositeParamScheduler,
+    ConstantParamScheduler,
+    LinearParamScheduler,
+    MultiStepParamScheduler,
+)
 from torch import nn
 
 from semask_d2 import build_model, get_cfg
 from semask_d2.engine.optimizer import (
     build_optimizer,
-    build_poly_scheduler,
+    build_scheduler,
     load_optimizer_state,
     load_scheduler_state,
     parameter_groups,
@@ -56,7 +62,7 @@ def test_frozen_parameters_are_left_out(cfg) -> None:
 def test_poly_with_warmup_follows_the_formula(cfg) -> None:
     cfg.SOLVER.MAX_ITER, cfg.SOLVER.WARMUP_ITERS, cfg.SOLVER.WARMUP_FACTOR = 20, 5, 0.1
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=2.0)
-    scheduler = build_poly_scheduler(cfg, optimizer)
+    scheduler = build_scheduler(cfg, optimizer)
     rates = []
     for _ in range(20):
         rates.append(optimizer.param_groups[0]["lr"])
@@ -68,11 +74,26 @@ def test_poly_with_warmup_follows_the_formula(cfg) -> None:
     assert rates == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("method", ["linear", "constant"])
+def test_steps_after_warmup_are_those_of_fvcores_schedules(cfg, method: str) -> None:
+    """Which Detectron2's "WarmupMultiStepLR" is made of."""
+    settings = {"MAX_ITER": 20, "STEPS": (9, 15, 40), "GAMMA": 0.1, "WARMUP_ITERS": 4, "WARMUP_FACTOR": 0.25}
+    for key, value in {"LR_SCHEDULER_NAME": "WarmupMultiStepLR", "WARMUP_METHOD": method, **settings}.items():
+        cfg.SOLVER[key] = value
+    steps = MultiStepParamScheduler([1, 0.1, 0.01], milestones=[9, 15], num_updates=20)
+    warmup = LinearParamScheduler(0.25, 1) if method == "linear" else ConstantParamScheduler(0.25)
+    parts = CompositeParamScheduler([warmup, steps], [0.2, 0.8], ["rescaled", "fixed"])
+    factor = build_scheduler(cfg, torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=2.0)).lr_lambdas[0]
+    assert [factor(i) for i in range(20)] == pytest.approx([parts(i / 20) for i in range(20)])
+    cfg.SOLVER.LR_SCHEDULER_NAME = "WarmupCosineLR"
+    assert build_scheduler(cfg, torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=2.0)) is None
+
+
 def test_the_schedule_keeps_the_groups_ratio_and_ends_at_its_constant(cfg) -> None:
     cfg.SOLVER.MAX_ITER, cfg.SOLVER.WARMUP_ITERS, cfg.SOLVER.POLY_LR_CONSTANT_ENDING = 4, 0, 0.25
     groups = [{"params": [nn.Parameter(torch.zeros(1))], "lr": lr} for lr in (1.0, 0.1)]
     optimizer = torch.optim.SGD(groups)
-    scheduler = build_poly_scheduler(cfg, optimizer)
+    scheduler = build_scheduler(cfg, optimizer)
     for _ in range(6):
         optimizer.step()
         scheduler.step()
@@ -138,7 +159,7 @@ def test_nesterov_and_a_constant_warm_up_are_obeyed(cfg) -> None:
     cfg.SOLVER.WARMUP_METHOD, cfg.SOLVER.WARMUP_FACTOR, cfg.SOLVER.WARMUP_ITERS = "constant", 0.1, 3
     optimizer = build_optimizer(cfg, build_model(cfg))
     assert all(group["nesterov"] for group in optimizer.param_groups)
-    factor = build_poly_scheduler(cfg, optimizer).lr_lambdas[0]
+    factor = build_scheduler(cfg, optimizer).lr_lambdas[0]
     without = (1 - 2 / cfg.SOLVER.MAX_ITER) ** cfg.SOLVER.POLY_LR_POWER
     assert factor(2) == pytest.approx(0.1 * without)
 
@@ -207,7 +228,7 @@ def test_a_state_of_another_optimizer_is_refused() -> None:
 def test_a_schedule_continues_at_its_iteration_with_this_runs_rates(cfg) -> None:
     def make(rate: float):
         optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=rate)
-        return optimizer, build_poly_scheduler(cfg, optimizer)
+        return optimizer, build_scheduler(cfg, optimizer)
 
     optimizer, scheduler = make(2.0)
     for _ in range(7):

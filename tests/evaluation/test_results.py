@@ -43,8 +43,9 @@ def test_the_files_hold_what_was_measured(evaluator: SemanticEvaluator, tmp_path
     content = json.loads((folder / "metrics.json").read_text())
     assert content["metrics"]["mIoU"] == pytest.approx(metrics["mIoU"]) == pytest.approx(50)
     assert content["metrics"]["IoU-c"] is None  # the truth lacks it
-    assert {key: content[key] for key in ("dataset", "checkpoint", "iteration", "averaged", "images")} == {
+    assert {key: content[key] for key in ("dataset", "task", "checkpoint", "iteration", "averaged", "images")} == {
         "dataset": "results_test",
+        "task": "semantic",
         "checkpoint": "weights.pth",
         "iteration": 7,
         "averaged": False,
@@ -87,6 +88,41 @@ def test_averaged_weights_have_a_folder_of_their_own(evaluator: SemanticEvaluato
     evaluator.evaluate()
     assert json.loads((tmp_path / "inference/ema/results_test/metrics.json").read_text())["averaged"]
     assert not (tmp_path / "inference/results_test").exists()
+
+
+def measured(evaluator: SemanticEvaluator, folder: Path, model: EvaluatedModel, prediction: int) -> None:
+    evaluator.begin(model)
+    evaluator.reset()
+    process(evaluator, folder, "one", [[0]], [[prediction]])
+    evaluator.evaluate()
+
+
+def test_results_of_another_model_move_the_earlier_ones_aside(
+    evaluator: SemanticEvaluator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "inference/results_test"
+    monkeypatch.setattr("semask_d2.evaluation.results.draw_confusion", lambda *_: np.zeros((4, 4, 3), np.uint8))
+
+    def held() -> list:
+        """The checkpoint, the iteration and the accuracy of what is there, and of each that was moved."""
+        folders = [folder, *sorted(folder.glob("previous_*"))]
+        contents = [json.loads((x / "metrics.json").read_text()) for x in folders]
+        return [(x["checkpoint"], x["iteration"], x["metrics"]["pACC"]) for x in contents]
+
+    measured(evaluator, tmp_path, EvaluatedModel(None, 100), 0)
+    measured(evaluator, tmp_path, EvaluatedModel(None, 200), 1)
+    assert held() == [(None, 200, 0)]  # a training goes on
+    measured(evaluator, tmp_path, EvaluatedModel("model_best.pth", 100), 0)
+    assert held() == [("model_best.pth", 100, 100), (None, 200, 0)]
+    measured(evaluator, tmp_path, EvaluatedModel(str(Path("model_best.pth").resolve()), 100), 1)
+    assert held()[0][1:] == (100, 0)  # the same file by another path
+    assert len(held()) == 2
+    measured(evaluator, tmp_path, EvaluatedModel("model_best.pth", 300), 0)  # trained on meanwhile
+    assert [x[1:] for x in held()] == [(300, 100), (200, 0), (100, 0)]
+    assert {x.name for x in (folder / "previous_2").iterdir()} == {x.name for x in folder.iterdir() if x.is_file()}
+    (folder / "metrics.json").write_text("{")
+    measured(evaluator, tmp_path, EvaluatedModel("model_best.pth", 300), 0)
+    assert (folder / "previous_3/metrics.json").read_text() == "{"
 
 
 def test_a_picture_that_fails_is_a_warning(evaluator, tmp_path, monkeypatch, caplog: pytest.LogCaptureFixture) -> None:

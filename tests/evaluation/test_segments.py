@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 from pathlib import Path
@@ -103,10 +104,10 @@ def instance_output(sample: dict[str, Any], *, without: int = 0) -> dict[str, An
     return {"instances": Instances((height, width), **fields)}
 
 
-def measure(kind: str, share: slice, without: int) -> dict[str, float]:
-    """The results of an evaluation of these images of toy_scenes."""
+def measure(kind: str, share: slice, without: int, folder: Path | None = None) -> dict[str, float]:
+    """The results of an evaluation of these images of toy_scenes, whose files may go to `folder`."""
     name = f"toy_scenes_{kind}_val"
-    evaluator = PanopticEvaluator(name) if kind == "panoptic" else InstanceEvaluator(name)
+    evaluator = (PanopticEvaluator if kind == "panoptic" else InstanceEvaluator)(name, output_dir=folder)
     make = panoptic_output if kind == "panoptic" else instance_output
     for sample in get_dataset_dicts(name)[share]:
         evaluator.process([sample], [make(sample, without=without)])
@@ -130,19 +131,55 @@ def test_without_a_single_instance_precision_is_zero(toy_data: Path) -> None:
     assert measure("instance", slice(None), 99)["AP"] == 0
 
 
+@pytest.mark.parametrize("kind", ["panoptic", "instance"])
+def test_the_files_hold_what_was_measured(toy_data: Path, tmp_path: Path, kind: str) -> None:
+    results = measure(kind, slice(None), 1, tmp_path)
+    folder = tmp_path / f"toy_scenes_{kind}_val"
+    assert {path.name for path in folder.iterdir()} == {"metrics.json", "images.json", "classes.csv"}
+    content = json.loads((folder / "metrics.json").read_text())
+    assert content["task"] == kind
+    assert {name: x for name, x in content["metrics"].items() if x is not None} == results
+    samples = get_dataset_dicts(f"toy_scenes_{kind}_val")
+    key = "segments_info" if kind == "panoptic" else "annotations"
+    main, others = ("PQ", ("SQ", "RQ")) if kind == "panoptic" else ("AP", ("AP50", "AP75"))
+    counted = {"panoptic": "segments", "instance": "instances"}[kind]
+    with open(folder / "classes.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [*rows[0]] == ["name", main, *others, counted]
+    for row, entry in zip(rows, content["classes"], strict=True):
+        assert row["name"] == entry["name"]
+        assert (float(row[main]) if row[main] else None) == entry[main] == results.get(f"{main}-{row['name']}")
+    assert sum(int(row[counted]) for row in rows) == sum(len(x[key]) for x in samples)
+    images = json.loads((folder / "images.json").read_text())
+    assert [x["file_name"] for x in images] == [x["file_name"] for x in samples]
+    for place, (image, sample) in enumerate(zip(images, samples, strict=True)):
+        alone = measure(kind, slice(place, place + 1), 1)
+        if kind == "panoptic":
+            assert (image["matched"], image["wrong"], image["missed"]) == (len(sample[key]) - 1, 0, 1)
+            assert image["pan_seg_file_name"] == sample["pan_seg_file_name"]
+        of_classes = {name.removeprefix(f"{main}-"): x for name, x in alone.items() if name.startswith(f"{main}-")}
+        assert image["classes"] == of_classes
+        for name in (main, *others):
+            assert image[name] == alone.get(name)  # none in an image without objects
+
+
 def one_of_two(rank: int, folder: Path, kind: str) -> None:
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/{kind}", rank=rank, world_size=2)
-    (folder / f"{kind}{rank}.json").write_text(json.dumps(measure(kind, slice(rank, None, 2), 1)))
+    share = slice(0, 3) if rank == 0 else slice(3, None)
+    (folder / f"{kind}{rank}.json").write_text(json.dumps(measure(kind, share, 1, folder / "two")))
     torch.distributed.destroy_process_group()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["panoptic", "instance"])
 def test_two_processes_measure_what_one_does(toy_data: Path, tmp_path: Path, kind: str) -> None:
-    alone = measure(kind, slice(None), 1)
+    alone = measure(kind, slice(None), 1, tmp_path / "one")
     torch.multiprocessing.spawn(one_of_two, (tmp_path, kind), nprocs=2)
     for rank in range(2):
         assert json.loads((tmp_path / f"{kind}{rank}.json").read_text()) == pytest.approx(alone, rel=1e-9)
+    for name in ("metrics.json", "images.json", "classes.csv"):
+        one, two = (tmp_path / f"{count}/toy_scenes_{kind}_val/{name}" for count in ("one", "two"))
+        assert one.read_bytes() == two.read_bytes()
 
 
 def test_models_that_do_not_find_what_is_measured_are_told(toy_data: Path) -> None:

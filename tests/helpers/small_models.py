@@ -86,6 +86,17 @@ def mit_model() -> SmallModel:
     return randomize(SmallModel(backbone, HEADS["FPN"])).eval()
 
 
+def with_statistics(model: nn.Module) -> nn.Module:
+    """`model` with norms that do something, as batch norms do next to nothing to begin with."""
+    with torch.no_grad():
+        for name, value in model.state_dict().items():
+            if name.endswith("running_var"):
+                value.uniform_(0.5, 2)
+            elif value.ndim == 1:
+                value.add_(0.2 * torch.randn_like(value))
+    return model
+
+
 def snapshot(model: nn.Module) -> dict[str, Tensor]:
     """A copy of a model's state."""
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}

@@ -11,41 +11,57 @@ from torch import Tensor, nn
 from tests.helpers.tiny_model import CLASSES, randomize
 
 FAMILIES = ("mask2former", "maskformer")
-SMALL = {"embed_dim": 16, "depths": [1, 2, 1, 1], "num_heads": [1, 2, 2, 4], "window_size": 4}
+BACKBONES = ("swin", "resnet")
+SMALL = {
+    "swin": {"embed_dim": 16, "depths": [1, 2, 1, 1], "num_heads": [1, 2, 2, 4], "window_size": 4},
+    "resnet": {"embedding_size": 8, "hidden_sizes": [16, 32, 64, 128]},
+}
 
 
-def their_config(family: str, *, classes: int = CLASSES, small: bool = True, **swin: Any) -> Any:
-    """transformers' config of a model of this family; without `small`, of the size of the published ones."""
+def their_config(
+    family: str, *, backbone: str = "swin", classes: int = CLASSES, small: bool = True, **settings: Any
+) -> Any:
+    """transformers' config of a model of this family; without `small`, of the size of the published ones.
+
+    `settings` are those of its backbone.
+    """
     pytest.importorskip("transformers", reason="needs transformers, of the extra dev")
-    from transformers import DetrConfig, Mask2FormerConfig, MaskFormerConfig, SwinConfig
+    from transformers import DetrConfig, Mask2FormerConfig, MaskFormerConfig, ResNetConfig, SwinConfig
 
-    backbone = SwinConfig(
-        **(SMALL if small else {}) | swin, drop_path_rate=0.0, out_features=["stage1", "stage2", "stage3", "stage4"]
-    )
+    settings = (SMALL[backbone] if small else {}) | settings
+    settings["out_features"] = ["stage1", "stage2", "stage3", "stage4"]
+    body = SwinConfig(**settings, drop_path_rate=0.0) if backbone == "swin" else ResNetConfig(**settings)
     sizes = {"mask_feature_size": 16} if small else {}
     if family == "mask2former":
         if small:
             sizes |= {"feature_size": 32, "hidden_dim": 32, "dim_feedforward": 48, "encoder_layers": 1}
             sizes |= {"decoder_layers": 4, "num_attention_heads": 4, "num_queries": 8}
-        return Mask2FormerConfig(backbone_config=backbone, num_labels=classes, **sizes)
+        return Mask2FormerConfig(backbone_config=body, num_labels=classes, **sizes)
     decoder = DetrConfig()
     if small:
         sizes |= {"fpn_feature_size": 32}
         decoder = DetrConfig(d_model=32, decoder_layers=2, decoder_attention_heads=4, decoder_ffn_dim=48, num_queries=8)
-    return MaskFormerConfig(backbone_config=backbone, decoder_config=decoder, num_labels=classes, **sizes)
+    return MaskFormerConfig(backbone_config=body, decoder_config=decoder, num_labels=classes, **sizes)
 
 
 def model_class(family: str) -> Any:
     """transformers' class of a family's models."""
+    pytest.importorskip("transformers", reason="needs transformers, of the extra dev")
     from transformers import Mask2FormerForUniversalSegmentation, MaskFormerForInstanceSegmentation
 
     return {"mask2former": Mask2FormerForUniversalSegmentation, "maskformer": MaskFormerForInstanceSegmentation}[family]
 
 
-def their_model(family: str) -> Any:
-    """A small model, every parameter random."""
-    config = their_config(family)
-    return randomize(model_class(family)(config)).eval()
+def their_model(family: str, backbone: str = "swin") -> Any:
+    """A small model, every parameter random; batch norms have the statistics of random images."""
+    model = randomize(model_class(family)(their_config(family, backbone=backbone)))
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    if norms:
+        for norm in norms:
+            norm.momentum = None  # the mean of all batches so far
+        with torch.no_grad():
+            model.train()(pixel_values=2 * torch.randn(4, 3, 64, 96))
+    return model.eval()
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -38,6 +39,21 @@ def make_evaluation(folder: Path, confusion: np.ndarray, names: list[str], image
     ]
     metrics = {"mIoU": float(np.nanmean(ious)), "IoU-" + names[0]: ious[0]}
     return read_evaluation(write_files(folder, "made_up", metrics, classes, confusion, list(images)))
+
+
+def make_panoptic_evaluation(folder: Path, images: list[dict]) -> Evaluation:
+    """Results of panoptic segmentation with a thing and with stuff that there is none of, written and read back."""
+    classes = [
+        {"name": "ball", "color": [200, 0, 0], "PQ": 40.0, "SQ": 80.0, "RQ": 50.0, "segments": 7},
+        {"name": "sky", "color": [0, 0, 200], "PQ": None, "SQ": None, "RQ": None, "segments": 0},
+    ]
+    content = {"dataset": "made_up", "task": "panoptic", "images": len(images), "classes": classes}
+    metrics = {"PQ": 40.0, "PQ_th": 40.0, "PQ-ball": 40.0, "PQ-sky": None}
+    run = folder / "inference/made_up"
+    run.mkdir(parents=True, exist_ok=True)
+    (run / "metrics.json").write_text(json.dumps({**content, "metrics": metrics}))
+    (run / "images.json").write_text(json.dumps(images))
+    return read_evaluation(run)
 
 
 def make_image(name: str, miou: float, **classes: float) -> dict:

@@ -14,7 +14,7 @@ import pytest
 from semask_d2.report.choice import choose_images
 from semask_d2.report.evaluations import read_evaluation, read_evaluations
 from semask_d2.utils.errors import UserError
-from tests.report.conftest import make_evaluation, make_image
+from tests.report.conftest import make_evaluation, make_image, make_panoptic_evaluation
 
 CONFUSION = np.array([[8, 2, 0], [1, 9, 0], [0, 0, 0]])
 
@@ -22,12 +22,12 @@ CONFUSION = np.array([[8, 2, 0], [1, 9, 0], [0, 0, 0]])
 def test_values_come_back_and_null_is_nan(tmp_path: Path) -> None:
     evaluation = make_evaluation(tmp_path, CONFUSION, ["a", "b", "c"], [make_image("x.jpg", math.nan, a=50.0)])
     assert [result.name for result in evaluation.classes] == ["a", "b", "c"]
-    assert evaluation.classes[0].iou == pytest.approx(800 / 11)
-    assert math.isnan(evaluation.classes[2].iou)
+    assert evaluation.class_score(evaluation.classes[0]) == pytest.approx(800 / 11)
+    assert math.isnan(evaluation.class_score(evaluation.classes[2]))
     assert evaluation.classes[1].color == (20, 0, 0)
     assert (evaluation.confusion == CONFUSION).all()
     assert (evaluation.image_count, evaluation.iteration, evaluation.ignore_label) == (1, 99, 255)
-    assert math.isnan(evaluation.images[0].miou)
+    assert math.isnan(evaluation.image_score(evaluation.images[0]))
     assert evaluation.images[0].classes == {"a": 50.0}
 
 
@@ -93,3 +93,34 @@ def test_images_of_each_kind_are_chosen_and_none_twice(tmp_path: Path) -> None:
     assert choose_images(evaluation, 0) == {}
     everything = choose_images(evaluation, 100)
     assert sorted(x.file_name for group in everything.values() for x in group) == [f"{i}.jpg" for i in range(8)]
+
+
+def test_segments_rank_images_by_their_quality(tmp_path: Path) -> None:
+    images = [
+        {
+            "file_name": f"{i}.jpg",
+            "pan_seg_file_name": f"{i}.png",
+            "PQ": quality,
+            "matched": 3,
+            "classes": {"ball": quality},
+        }
+        for i, quality in enumerate((70.0, None, 10.0, 90.0))
+    ]
+    evaluation = make_panoptic_evaluation(tmp_path, images)
+    assert evaluation.confusion is None
+    assert [x.file_name for x in evaluation.worst_images(9)] == ["2.jpg", "0.jpg", "3.jpg"]
+    assert evaluation.images[0].metrics == {"PQ": 70, "matched": 3}
+    chosen = {title: [x.file_name for x in group] for title, group in choose_images(evaluation, 1).items()}
+    assert chosen == {"Worst images": ["2.jpg"], "Best images": ["3.jpg"]}
+    for entry in images:
+        del entry["PQ"]
+    with pytest.raises(UserError, match=r"images\.json: not what an evaluation writes there \(no 'PQ'\)"):
+        make_panoptic_evaluation(tmp_path, images)
+
+
+def test_a_task_that_there_is_not_is_named(tmp_path: Path) -> None:
+    make_panoptic_evaluation(tmp_path, [])
+    path = tmp_path / "inference/made_up/metrics.json"
+    path.write_text(path.read_text().replace("panoptic", "depth"))
+    with pytest.raises(UserError, match=r"metrics\.json: not what an evaluation writes there \(no 'depth'\)"):
+        read_evaluation(path.parent)

@@ -39,6 +39,7 @@ def test_all_of_them(tmp_path: Path) -> None:
         "start-up",
         "criterion",
         "labels",
+        "panoptic map",
         "mapper",
         "loader",
         "inference",
@@ -51,7 +52,7 @@ def test_all_of_them(tmp_path: Path) -> None:
         assert f"| {layer}" in summary
     ways = ["standard operators", "fast paths, bf16", "torch.export"]
     ways += ["onnxruntime, fp32", "onnxruntime, int8", "OpenVINO, fp32"] if EXPORTS_INSTALLED else []
-    for way in [*ways, *(["transformers' Mask2Former", "OpenVINO, fp32"] if PEERS_INSTALLED else [])]:
+    for way in [*ways, *(["transformers' Mask2Former", "transformers", "OpenVINO, fp32"] if PEERS_INSTALLED else [])]:
         assert f"| {way} |" in out
     plot = cv2.imread(str(tmp_path / "figures.png"))
     assert plot.std() > 0

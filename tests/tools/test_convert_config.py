@@ -126,14 +126,24 @@ def test_a_folder_of_transformers_becomes_a_config_that_trains_and_loads(tmp_pat
     }
     Path("theirs").mkdir()
     Path("theirs/config.json").write_text(json.dumps(settings))
-    Path("theirs/preprocessor_config.json").write_text(json.dumps({"image_mean": [0.5, 0.4, 0.2]}))
+    processor = {"image_mean": [0.5, 0.4, 0.2], "size": 480, "max_size": 960}  # as their older versions write it
+    Path("theirs/preprocessor_config.json").write_text(json.dumps(processor))
     tool.main(["theirs", "--output", "ours.yaml"])
     cfg = get_cfg("ours.yaml")
     assert cfg.MODEL.SWIN.DEPTHS == [1, 1, 1, 1]
     assert (cfg.MODEL.SEM_SEG_HEAD.CONVS_DIM, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES) == (32, 3)
     assert pytest.approx([127.5, 102, 51]) == cfg.MODEL.PIXEL_MEAN
     assert (cfg.MODEL.WEIGHTS, cfg.INPUT.FORMAT, cfg.MODEL.SWIN.NUM_SEM_BLOCKS) == ("theirs", "RGB", 0)
+    assert (cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST) == (480, 960)
     assert sum(x.numel() for x in build_model(cfg).backbone.parameters())
+
+    resnet = {"model_type": "resnet", "depths": [3, 4, 23, 3], "out_features": ["stage1", "stage2", "stage3", "stage4"]}
+    Path("theirs/config.json").write_text(json.dumps({**settings, "backbone_config": resnet}))
+    tool.main(["theirs", "--output", "resnet.yaml"])
+    cfg = get_cfg("resnet.yaml")
+    assert (cfg.MODEL.BACKBONE.NAME, cfg.MODEL.RESNETS.DEPTH) == ("build_resnet_backbone", 101)
+    assert (cfg.MODEL.RESNETS.NORM, cfg.MODEL.RESNETS.STRIDE_IN_1X1) == ("FrozenBN", False)
+    assert cfg == get_cfg("theirs")  # a folder is as good as its file
 
     Path("theirs/config.json").write_text(json.dumps({**settings, "model_type": "detr"}))
     with pytest.raises(UserError, match=r"theirs/config\.json: model_type: expected one of mask2former, maskformer"):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
 from semask_d2.utils.visualization import (
+    NEAR,
     WRONG,
     colorize,
+    distinct_colors,
     draw_panels,
     draw_segmentation,
     error_map,
@@ -152,3 +156,12 @@ def test_names_do_not_cover_each_other() -> None:
     assert np.array_equal(canvas, alone)
     write_names(canvas, [(5, 100, 160, "small")])
     assert not np.array_equal(canvas, alone)
+
+
+def test_colors_keep_away_from_others_where_there_are_enough() -> None:
+    others = [*distinct_colors(4), (120, 120, 120)]
+    found = distinct_colors(12, unlike=others)
+    assert len(set(found)) == 12
+    assert min(math.dist(a, b) for a in found for b in others) >= NEAR
+    everywhere = [(r, g, b) for r in range(0, 256, 60) for g in range(0, 256, 60) for b in range(0, 256, 60)]
+    assert distinct_colors(6, unlike=everywhere) == distinct_colors(6)

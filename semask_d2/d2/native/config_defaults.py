@@ -16,6 +16,11 @@ DEFAULTS = CfgNode({
         "PIXEL_MEAN": [103.530, 116.280, 123.675], "PIXEL_STD": [1.0, 1.0, 1.0],  # ImageNet's mean, in BGR order
         "MASK_ON": False, "KEYPOINT_ON": False, "LOAD_PROPOSALS": False,
         "BACKBONE": {"NAME": "build_resnet_backbone", "FREEZE_AT": 2},
+        "RESNETS": {
+            "DEPTH": 50, "OUT_FEATURES": ["res4"], "NUM_GROUPS": 1, "NORM": "FrozenBN", "WIDTH_PER_GROUP": 64,
+            "STRIDE_IN_1X1": True, "RES5_DILATION": 1, "RES2_OUT_CHANNELS": 256, "STEM_OUT_CHANNELS": 64,
+            "DEFORM_ON_PER_STAGE": [False, False, False, False], "DEFORM_MODULATED": False, "DEFORM_NUM_GROUPS": 1,
+        },
         "SEM_SEG_HEAD": {
             "NAME": "SemSegFPNHead", "IN_FEATURES": ["p2", "p3", "p4", "p5"], "IGNORE_VALUE": 255,
             "NUM_CLASSES": 54, "CONVS_DIM": 128, "COMMON_STRIDE": 4, "NORM": "GN", "LOSS_WEIGHT": 1.0,
@@ -56,7 +61,7 @@ DEFAULTS = CfgNode({
     "VIS_PERIOD": 0, "GLOBAL": {"HACK": 1.0},
 })
 for _name in (
-    "ANCHOR_GENERATOR", "FPN", "PANOPTIC_FPN", "PROPOSAL_GENERATOR", "RESNETS", "RETINANET", "ROI_BOX_CASCADE_HEAD",
+    "ANCHOR_GENERATOR", "FPN", "PANOPTIC_FPN", "PROPOSAL_GENERATOR", "RETINANET", "ROI_BOX_CASCADE_HEAD",
     "ROI_BOX_HEAD", "ROI_HEADS", "ROI_KEYPOINT_HEAD", "ROI_MASK_HEAD", "RPN",
 ):
     DEFAULTS.MODEL[_name] = CfgNode(new_allowed=True)

@@ -8,18 +8,34 @@ import os
 import random
 import sys
 import time
+from typing import Any
 
 import numpy as np
 import torch
-from iopath.common.file_io import HTTPURLHandler
+from iopath.common.file_io import HTTPURLHandler, PathHandler
 from iopath.common.file_io import PathManager as _PathManager
 from tabulate import tabulate
 
 BACKEND = "native"
 BACKEND_VERSION = f"fvcore {importlib.metadata.version('fvcore')}"
 
+
+class Detectron2Handler(PathHandler):
+    """Weights that Detectron2 publishes, by their names in its configs: `detectron2://ImageNetPretrained/...`."""
+
+    PREFIX = "detectron2://"
+    ADDRESS = "https://dl.fbaipublicfiles.com/detectron2/"
+
+    def _get_supported_prefixes(self) -> list[str]:
+        return [self.PREFIX]
+
+    def _get_local_path(self, path: str, force: bool = False, **kwargs: Any) -> str:
+        return PathManager.get_local_path(self.ADDRESS + path.removeprefix(self.PREFIX), force=force, **kwargs)
+
+
 PathManager = _PathManager()
 PathManager.register_handler(HTTPURLHandler())
+PathManager.register_handler(Detectron2Handler())
 
 
 def collect_env_info() -> str:

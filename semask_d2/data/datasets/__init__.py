@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import difflib
 import os
+from collections.abc import Sequence
 from typing import Any
 
 from semask_d2.d2 import CfgNode, DatasetCatalog, MetadataCatalog
 from semask_d2.data.datasets.ade20k import ADE20K
 from semask_d2.data.datasets.camvid import CAMVID
 from semask_d2.data.datasets.cityscapes import CITYSCAPES
+from semask_d2.data.datasets.coco import COCO_INSTANCE, COCO_PANOPTIC
 from semask_d2.data.datasets.coco_segments import SegmentDataset
 from semask_d2.data.datasets.coco_stuff10k import COCO_STUFF_10K
 from semask_d2.data.datasets.folder import FolderDataset, require_folder
@@ -18,7 +20,10 @@ from semask_d2.data.datasets.toy_segments import TOY_SCENES_INSTANCE, TOY_SCENES
 from semask_d2.utils.errors import UserError
 from semask_d2.utils.visualization import distinct_colors
 
-DATASETS = (TOY_SCENES, CAMVID, ADE20K, CITYSCAPES, COCO_STUFF_10K, TOY_SCENES_PANOPTIC, TOY_SCENES_INSTANCE)
+DATASETS = (
+    *(TOY_SCENES, CAMVID, ADE20K, CITYSCAPES, COCO_STUFF_10K),
+    *(TOY_SCENES_PANOPTIC, TOY_SCENES_INSTANCE, COCO_PANOPTIC, COCO_INSTANCE),
+)
 
 
 def register_all() -> None:
@@ -85,6 +90,18 @@ def class_names(name: str) -> list[str] | None:
     """The classes of a registered data set, in its metadata those of stuff, else of things; None if unknown."""
     metadata = MetadataCatalog.get(name)
     return metadata.get("stuff_classes") or metadata.get("thing_classes")
+
+
+def with_classes(names: Sequence[str]) -> str | None:
+    """The registered name of the validation split of the data set of ours that has just these classes; None of none.
+
+    One that says which of them are things comes first.
+    """
+    for dataset in sorted(DATASETS, key=lambda x: not isinstance(x, SegmentDataset)):
+        (*_, name) = dataset.names()
+        if class_names(name) == list(names):
+            return name
+    return None
 
 
 def class_metadata(cfg: CfgNode) -> dict[str, Any] | None:

@@ -1,7 +1,8 @@
-"""Hierarchical backbones with a semantic layer after each stage. Importing this package registers them."""
+"""Backbones with a semantic layer after each stage, and the plain ResNet. Importing this package registers them."""
 
 from semask_d2.modeling.backbones.mit import D2SeMaskMixTransformer
+from semask_d2.modeling.backbones.resnet import ResNet
 from semask_d2.modeling.backbones.swin import D2SeMaskSwinTransformer
 from semask_d2.modeling.backbones.timm_backbone import SeMaskTimm
 
-__all__ = ["D2SeMaskMixTransformer", "D2SeMaskSwinTransformer", "SeMaskTimm"]
+__all__ = ["D2SeMaskMixTransformer", "D2SeMaskSwinTransformer", "ResNet", "SeMaskTimm"]

@@ -21,7 +21,7 @@ def get_norm(name: str, channels: int) -> nn.Module | None:
 
 
 class ConvNorm(nn.Conv2d):
-    """Convolution, then `norm`, then `activation`; it has a bias only where no norm follows.
+    """Convolution, padded by half its extent, then `norm`, then `activation`; it has a bias only where no norm follows.
 
     The norm is the child `norm`, so parameters are `weight`, `norm.weight`, `norm.bias`.
     Initialized with kaiming_uniform (a = 1) and zero bias.
@@ -35,16 +35,26 @@ class ConvNorm(nn.Conv2d):
         *,
         norm: str | nn.Module | None = "",
         activation: Callable[[Tensor], Tensor] | None = None,
+        stride: int = 1,
+        dilation: int = 1,
+        groups: int = 1,
     ):
         super().__init__(
-            in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=norm == "" or norm is None
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride=stride,
+            padding=kernel_size // 2 * dilation,
+            dilation=dilation,
+            groups=groups,
+            bias=norm == "" or norm is None,
         )
         self.norm = get_norm(norm, out_channels) if isinstance(norm, str) else norm
         self.activation = activation
         init_conv(self)
 
     def forward(self, input: Tensor) -> Tensor:
-        """(B, C_in, H, W) -> (B, C_out, H, W)."""
+        """(B, C_in, H, W) -> (B, C_out, ceil(H / stride), ceil(W / stride))."""
         return self.follow(super().forward(input))
 
     def follow(self, x: Tensor) -> Tensor:

@@ -15,13 +15,15 @@ from semask_d2.d2 import Backbone, CfgNode, ImageList, build_backbone, build_sem
 from semask_d2.modeling.backbones.base import HierarchicalBackbone
 from semask_d2.modeling.layers.linear import in_graph
 from semask_d2.modeling.layers.precision import autocast_dtype
+from semask_d2.modeling.layers.recomputation import CHECKPOINTING_KEY
 from semask_d2.modeling.layers.semantic_decoder import SEMANTIC_MAPS, decode_semantic_prior
 from semask_d2.modeling.losses.class_weights import class_weight_tensor
 from semask_d2.modeling.losses.cross_entropy import pixel_loss
 from semask_d2.modeling.losses.targets import Targets, build_segment_targets, build_targets
 from semask_d2.modeling.meta_arch.score_maps import ScoreMap
 from semask_d2.modeling.meta_arch.segmenter import Priors, Segmenter
-from semask_d2.utils.arguments import require
+from semask_d2.utils.arguments import require, value_of
+from semask_d2.utils.errors import UserError
 
 # of MODEL.COMPILE, which are torch.compile's modes; "" compiles nothing
 COMPILATIONS = ("", "default", "reduce-overhead")
@@ -61,6 +63,8 @@ def build_backbone_and_head(cfg: CfgNode) -> tuple[Backbone, nn.Module]:
     if isinstance(backbone, HierarchicalBackbone):
         used = (*cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES, cfg.MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE)
         backbone.freeze_unused_outputs(used)
+    elif stages := [x for x in value_of(cfg, CHECKPOINTING_KEY) if x != "pixel_decoder"]:
+        raise UserError(f"{CHECKPOINTING_KEY}: {cfg.MODEL.BACKBONE.NAME} cannot do it; leave {', '.join(stages)} out")
     return backbone, head
 
 

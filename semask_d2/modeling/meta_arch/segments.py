@@ -34,17 +34,20 @@ def panoptic_segmentation(
     if not number:
         return torch.zeros(height, width, dtype=torch.int32, device=device), []
     scores, classes = scores[kept], classes[kept].tolist()
-    winners = torch.empty(height, width, dtype=torch.int32, device=device)  # `number` where the winner's is below 0.5
-    won, own, painted = (torch.zeros(number, dtype=torch.int64, device=device) for _ in range(3))
+    # of each pixel the winner, plus `number` where it is painted
+    places = torch.empty(height, width, dtype=torch.int32, device=device)
+    own, counts = (torch.zeros(length, dtype=torch.int64, device=device) for length in (number, 2 * number))
     for start, logits in queries.bands(kept):
         probability = logits.sigmoid()
         winner = argmax_of_channels(probability * scores)
         reaches = probability.gather(-1, winner[..., None])[..., 0] >= 0.5
-        won += winner.flatten().bincount(minlength=number)
-        own += (probability >= 0.5).sum((0, 1))
-        painted += winner[reaches].bincount(minlength=number)
-        winners[start : start + len(logits)] = torch.where(reaches, winner, number)
-    id_of_query = torch.zeros(number + 1, dtype=torch.int32)
+        place = torch.add(winner, reaches, alpha=number)
+        counts += place.flatten().bincount(minlength=2 * number)
+        own += probability.ge_(0.5).sum(0).sum(0, dtype=torch.int64)  # several times as fast as sums of bool
+        places[start : start + len(logits)] = place
+    painted = counts[number:]
+    won = counts[:number] + painted
+    id_of_place = torch.zeros(2 * number, dtype=torch.int32)
     segments: list[dict[str, Any]] = []
     id_of_stuff: dict[int, int] = {}
     shares = (won.double() / own.clamp(min=1)).tolist()
@@ -53,13 +56,13 @@ def panoptic_segmentation(
             continue
         is_thing = category in things
         if not is_thing and category in id_of_stuff:
-            id_of_query[query] = id_of_stuff[category]
+            id_of_place[number + query] = id_of_stuff[category]
             continue
         segments.append({"id": len(segments) + 1, "isthing": is_thing, "category_id": category, "score": score})
-        id_of_query[query] = len(segments)
+        id_of_place[number + query] = len(segments)
         if not is_thing:
             id_of_stuff[category] = len(segments)
-    return id_of_query.to(device)[winners.long()], segments
+    return id_of_place.to(device).index_select(0, places.flatten()).view(height, width), segments
 
 
 def instance_segmentation(queries: QueryMasks, *, classes: Collection[int] | None, limit: int) -> Instances:

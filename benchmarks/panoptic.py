@@ -1,0 +1,127 @@
+#!/usr/bin/env python3
+"""Panoptic inference, from class and mask logits to a panoptic map: the plain formula, this project, and a peer.
+
+    python benchmarks/panoptic.py [--size 512 640 1024] [--queries 100] [--classes 133] [--segments 20]
+                                  [--peer transformers] [--repeats N] [--json FILE]
+
+A size is a side of the square map. Of the queries `--segments` are sure of a class, as in a trained model, and all of
+them become segments; the others are of no object. Each way runs in a process of its own, on the same logits at stride
+4. "Whole maps" is the rule of the papers (arXiv 2107.06278, section 3.4) as it stands there. The peer transformers (pip
+install transformers) goes through masks of 384 x 384 whatever the size, so its map is another one.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from processes import Maker, report_processes
+from timing import Way, parser
+from torch import Tensor
+
+from semask_d2.modeling.meta_arch.score_maps import QueryMasks
+from semask_d2.modeling.meta_arch.segments import panoptic_segmentation
+
+STRIDE = 4
+OBJECT_MASK_THRESHOLD = OVERLAP_THRESHOLD = 0.8
+THING_SHARE = 0.6  # of the classes; COCO has 80 of 133
+
+
+def make_logits(size: int, queries: int, classes: int, segments: int) -> tuple[Tensor, Tensor]:
+    """Class logits (Q, K + 1) and mask logits (Q, h, w): of `segments` cells that share the map, and of discs."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    side = size // STRIDE
+    class_logits = torch.randn(queries, classes + 1, device=device)
+    wanted = torch.full((queries,), classes, device=device)
+    wanted[:segments] = torch.randint(classes, (segments,), device=device)
+    class_logits[torch.arange(queries, device=device), wanted] += 12
+    centers = torch.rand(queries, 2, device=device)
+    place = (torch.arange(side, device=device) + 0.5) / side
+    distance = ((centers[:, :1, None] - place[:, None]).square() + (centers[:, 1:, None] - place).square()).sqrt()
+    limit = torch.full_like(distance, 0.2)
+    nearest = distance[:segments].topk(min(2, segments), 0, largest=False).values
+    limit[:segments] = torch.where(distance[:segments] == nearest[0], nearest[-1], nearest[0])
+    return class_logits, 40 * (limit - distance)
+
+
+def things_of(classes: int) -> range:
+    """The classes whose segments stay apart."""
+    return range(int(THING_SHARE * classes))
+
+
+def whole_maps(class_logits: Tensor, mask_logits: Tensor, size: tuple[int, int]) -> tuple[Tensor, list[dict]]:
+    """The map (H, W) of segment ids and what they are."""
+    classes = class_logits.shape[1] - 1
+    things = things_of(classes)
+    masks = F.interpolate(mask_logits[None], size=size, mode="bilinear", align_corners=False)[0].sigmoid()
+    scores, labels = class_logits.softmax(-1).max(-1)
+    kept = (labels != classes) & (scores > OBJECT_MASK_THRESHOLD)
+    masks, scores, labels = masks[kept], scores[kept], labels[kept].tolist()
+    result = torch.zeros(size, dtype=torch.int32, device=masks.device)
+    segments: list[dict] = []
+    stuff: dict[int, int] = {}
+    if not labels:
+        return result, segments
+    winner = (scores[:, None, None] * masks).argmax(0)
+    for query, label in enumerate(labels):
+        won, own = winner == query, masks[query] >= 0.5
+        painted = won & own
+        if not painted.any() or won.sum() / own.sum() < OVERLAP_THRESHOLD:
+            continue
+        if label in stuff:
+            result[painted] = stuff[label]
+            continue
+        segments.append({"id": len(segments) + 1, "isthing": label in things, "category_id": label})
+        result[painted] = len(segments)
+        if label not in things:
+            stuff[label] = len(segments)
+    return result, segments
+
+
+def bands(class_logits: Tensor, mask_logits: Tensor, size: tuple[int, int]) -> tuple[Tensor, list[dict]]:
+    """As `whole_maps`, as the project's models make them."""
+    return panoptic_segmentation(
+        QueryMasks(class_logits, mask_logits, size, size, size),
+        things=things_of(class_logits.shape[1] - 1),
+        object_mask_threshold=OBJECT_MASK_THRESHOLD,
+        overlap_threshold=OVERLAP_THRESHOLD,
+    )
+
+
+WAYS = {"whole maps": whole_maps, "this project": bands}
+
+
+def segmenting(way: str, size: int, queries: int, classes: int, segments: int) -> Way:
+    """The panoptic map of made-up logits."""
+    logits = make_logits(size, queries, classes, segments)
+
+    @torch.inference_mode()
+    def segment() -> None:
+        WAYS[way](*logits, (size, size))
+
+    return segment
+
+
+def main() -> None:
+    made = parser(__doc__)
+    made.add_argument("--size", type=int, nargs="+", default=[512, 640, 1024])
+    made.add_argument("--queries", type=int, default=100)
+    made.add_argument("--classes", type=int, default=133)
+    made.add_argument("--segments", type=int, default=20)
+    made.add_argument("--peer", nargs="+", choices=["transformers"], default=[])
+    arguments = made.parse_args()
+    queries, classes, segments = arguments.queries, arguments.classes, arguments.segments
+    for size in arguments.size:
+        shape = (size, queries, classes, segments)
+        makers: dict[str, Maker] = {way: partial(segmenting, way, *shape) for way in WAYS}
+        if "transformers" in arguments.peer:
+            import peer_transformers
+
+            makers["transformers"] = partial(peer_transformers.panoptic, *shape)
+        title = f"panoptic map, {queries} queries, {segments} of them segments, {classes} classes, {size} x {size}"
+        report_processes(title, makers, arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""What this project's evaluators share: the classes, whose results they measure, and the files of these."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from tabulate import tabulate
+
+from semask_d2.d2 import DatasetEvaluator, comm
+from semask_d2.evaluation.confusion import ConfusionMatrix
+from semask_d2.evaluation.results import TASKS, DatasetResult, EvaluatedModel, ImageResult, keep_earlier
+from semask_d2.utils.visualization import distinct_colors
+
+logger = logging.getLogger(__name__)
+
+
+class Evaluator(DatasetEvaluator):
+    """An evaluator of one data set; with `output_dir` the main process writes its files to `output_dir/DATA_SET`.
+
+    Those of a training's averaged weights go to `output_dir/ema/DATA_SET`. `evaluated` says whose they are.
+    """
+
+    task: ClassVar[str]  # of `results.TASKS`
+
+    def __init__(
+        self,
+        dataset_name: str,
+        *,
+        class_names: Sequence[str],
+        class_colors: Sequence[Sequence[int]] | None,
+        output_dir: str | os.PathLike | None,
+    ):
+        self.dataset_name = dataset_name
+        self.class_names = list(class_names)
+        self.class_colors = class_colors or distinct_colors(len(self.class_names))
+        self.output_dir = output_dir
+        self.evaluated = EvaluatedModel()
+
+    @property
+    def folder(self) -> Path | None:
+        """Where results go."""
+        if self.output_dir is None:
+            return None
+        return Path(self.output_dir, *(["ema"] if self.evaluated.averaged else []), self.dataset_name)
+
+    def begin(self, evaluated: EvaluatedModel) -> None:
+        """Say whose results follow; those of another model move aside. All processes call it, before any image."""
+        self.evaluated = evaluated
+        if self.folder is not None and comm.is_main_process():
+            keep_earlier(self.folder, evaluated)
+        comm.synchronize()
+
+    def results(
+        self,
+        metrics: dict[str, float],
+        class_metrics: dict[str, np.ndarray],
+        class_counts: np.ndarray,
+        images: list[ImageResult],
+        *,
+        remark: str = "",
+        confusion: ConfusionMatrix | None = None,
+    ) -> OrderedDict:
+        """Log a table of classes, write the files, and return the metrics as Detectron2 has them: {group: metrics}."""
+        rows = zip(self.class_names, *class_metrics.values(), strict=True)
+        table = tabulate(rows, headers=["class", *class_metrics], floatfmt=".2f", tablefmt="github")
+        logger.info("%s, %d images%s, each class in percent:\n%s", self.dataset_name, len(images), remark, table)
+        if self.folder is not None and comm.is_main_process():
+            DatasetResult(
+                dataset=self.dataset_name,
+                task=self.task,
+                model=self.evaluated,
+                metrics=metrics,
+                class_names=self.class_names,
+                class_colors=[list(color) for color in self.class_colors],
+                class_metrics=class_metrics,
+                class_counts=class_counts,
+                images=images,
+                confusion=confusion,
+            ).write(self.folder)
+            logger.info("Written to %s", self.folder)
+        return OrderedDict({TASKS[self.task].group: metrics})

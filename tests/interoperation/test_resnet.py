@@ -1,0 +1,61 @@
+"""Our ResNet beside Detectron2's: the same names in the same order, the same parts that learn, the same features."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from semask_d2 import get_cfg
+from semask_d2.d2 import BACKBONE_REGISTRY, ShapeSpec
+from semask_d2.modeling.backbones import resnet
+from tests.helpers.examples import NEEDS_DETECTRON2
+from tests.helpers.small_models import with_statistics
+
+pytestmark = NEEDS_DETECTRON2
+
+SMALL = {"STEM_OUT_CHANNELS": 16, "RES2_OUT_CHANNELS": 32, "WIDTH_PER_GROUP": 8}
+PLAIN, DEEPLAB = "build_resnet_backbone", "build_resnet_deeplab_backbone"
+CASES = [
+    (PLAIN, SMALL),
+    (PLAIN, {"DEPTH": 18, "RES2_OUT_CHANNELS": 64, "NORM": "BN"}),
+    (PLAIN, {"DEPTH": 34, "RES2_OUT_CHANNELS": 64, "OUT_FEATURES": ["res3", "stem"]}),
+    (PLAIN, {**SMALL, "DEPTH": 101, "NUM_GROUPS": 2, "STRIDE_IN_1X1": True, "NORM": "BN"}),
+    (PLAIN, {**SMALL, "RES5_DILATION": 2, "STEM_TYPE": "deeplab"}),
+    (DEEPLAB, {**SMALL, "STEM_TYPE": "deeplab", "RES5_MULTI_GRID": [1, 2, 4], "RES5_DILATION": 2}),
+    (DEEPLAB, {**SMALL, "DEPTH": 152, "RES4_DILATION": 2, "RES5_DILATION": 4, "NORM": "BN"}),
+]
+
+
+@pytest.mark.parametrize(("name", "settings"), CASES)
+@pytest.mark.parametrize("freeze_at", [0, 2])
+def test_both_are_the_same(name: str, settings: dict[str, object], freeze_at: int) -> None:
+    cfg = get_cfg("backbones/r50.yaml", ["MODEL.DEVICE", "cpu", "MODEL.BACKBONE.FREEZE_AT", str(freeze_at)])
+    cfg.merge_from_list([word for key, value in settings.items() for word in (f"MODEL.RESNETS.{key}", value)])
+    theirs = BACKBONE_REGISTRY.get(name)(cfg, ShapeSpec(channels=3))
+    ours = getattr(resnet, name)(cfg, ShapeSpec(channels=3))
+    assert type(theirs).__module__.startswith("detectron2.")
+    assert type(ours) is resnet.ResNet
+
+    def facts(model: torch.nn.Module) -> list[tuple]:
+        learning = {name for name, p in model.named_parameters() if p.requires_grad}
+        return [(name, value.shape, name in learning) for name, value in model.state_dict().items()]
+
+    assert facts(ours) == facts(theirs)
+    assert [n for n, _ in ours.named_parameters()] == [n for n, _ in theirs.named_parameters()]
+    assert ours.output_shape() == theirs.output_shape()
+    assert ours.size_divisibility == theirs.size_divisibility
+    ours.load_state_dict(with_statistics(theirs).state_dict())
+    image = torch.randn(2, 3, 64, 96)
+    for training in (False, True):
+        found, expected = ours.train(training)(image), theirs.train(training)(image)
+        assert list(found) == list(expected)
+        for key in expected:
+            torch.testing.assert_close(found[key], expected[key])
+    sum(x.square().mean() for x in found.values()).backward()
+    sum(x.square().mean() for x in expected.values()).backward()
+    for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert (mine.grad is None) == (other.grad is None)
+        if mine.grad is not None:
+            torch.testing.assert_close(mine.grad, other.grad)
+    for key, value in theirs.state_dict().items():
+        torch.testing.assert_close(ours.state_dict()[key], value)
