@@ -94,7 +94,7 @@ def weights_of(q: Tensor, k: Tensor, bias: Tensor | None, heads: slice, scale: f
     if bias is not None:
         logits += bias[heads]
     logits -= logits.amax(-1, keepdim=True)
-    weights = F.threshold_(logits, LEAST_EXPONENT, -torch.inf).exp_()
+    weights = torch.threshold_(logits, LEAST_EXPONENT, -torch.inf).exp_()
     return weights.div_(weights.sum(-1, keepdim=True))
 
 
