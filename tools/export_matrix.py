@@ -117,11 +117,11 @@ def with_table(page: str, text: str) -> str:
 
 
 def main() -> None:
-    page = PAGE.read_text(encoding="utf-8")
-    with_table(page, "")  # before minutes go by
+    with_table(PAGE.read_text(encoding="utf-8"), "")  # raises before minutes go by, in which the page may change
     text = table()
+    page = with_table(PAGE.read_text(encoding="utf-8"), text)
     with atomic_write(PAGE) as file:
-        file.write(with_table(page, text))
+        file.write(page)
     print(PAGE)
 
 

@@ -13,6 +13,7 @@ from string import Template
 
 from semask_d2.config import get_cfg
 from semask_d2.d2 import CfgNode
+from semask_d2.inference.drawing import LEAST_SCORE
 from semask_d2.inference.panels import panels_css
 from semask_d2.inference.predictor import Predictor
 from semask_d2.report.choice import choose_images
@@ -28,6 +29,12 @@ logger = logging.getLogger(__name__)
 
 REPORT_NAME = "report.html"
 IMAGES = 6  # of each kind: worst, best, worst for a class
+_ONE_COLOR = "An object has one color in ground truth and prediction where they agree on it (IoU above 0.5)"
+KEYS = {  # how to read the images
+    "semantic": "",
+    "panoptic": f"<p>{_ONE_COLOR}; stuff has the color of its class.</p>",
+    "instance": f"<p>{_ONE_COLOR}. Predictions of a score of {LEAST_SCORE} or more are shown.</p>",
+}
 
 
 def write_report(
@@ -135,11 +142,12 @@ def _data_set(evaluation: Evaluation, prefix: str, images: int, predictor: Predi
     gallery = Gallery("", {})
     if predictor is not None and not evaluation.averaged:
         gallery = make_gallery(evaluation, choose_images(evaluation, images), prefix, predictor, seconds)
+    shown = f"{KEYS[evaluation.task_name]}{gallery.html}" if gallery.html else "<p>None are shown.</p>"
     return f"""<section id="{prefix}"><h2>{escape(evaluation.title)}</h2>
 <h3>Classes</h3>
 {class_table(evaluation, prefix, gallery.failing)}
 {_confusion(evaluation)}<h3>Images</h3>
-{gallery.html or "<p>None are shown.</p>"}
+{shown}
 </section>"""
 
 

@@ -121,6 +121,7 @@ def test_the_page_of_segments(segment_run: Path) -> None:
     assert cards >= 2
     assert len(parsed.values("alt")) == 7 * cards  # truth, prediction, error, four maps
     assert words in shown
+    assert "An object has one color in ground truth and prediction" in shown
     entries = json.loads(next((segment_run / "inference").glob("*/images.json")).read_text())
     worst = min((x for x in entries if x[metric] is not None), key=lambda x: (x[metric], x["file_name"]))
     assert "<h4>Worst images</h4><article" in text

@@ -34,9 +34,8 @@ def panoptic_segmentation(
     if not number:
         return torch.zeros(height, width, dtype=torch.int32, device=device), []
     scores, classes = scores[kept], classes[kept].tolist()
-    places = torch.empty(
-        height, width, dtype=torch.int32, device=device
-    )  # the winner, plus `number` where it is painted
+    # of each pixel the winner, plus `number` where it is painted
+    places = torch.empty(height, width, dtype=torch.int32, device=device)
     own, counts = (torch.zeros(length, dtype=torch.int64, device=device) for length in (number, 2 * number))
     for start, logits in queries.bands(kept):
         probability = logits.sigmoid()
