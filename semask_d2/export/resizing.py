@@ -7,6 +7,8 @@ first; where Pillow does not, with pictures far taller than wide in some version
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -46,11 +48,11 @@ def target_size(
     return new_height, new_width
 
 
-def pillow_weights(source: int | Tensor, target: int | Tensor) -> tuple[Tensor, Tensor]:
+def pillow_weights(source: Any, target: Any) -> tuple[Tensor, Tensor]:
     """Pillow's weight of each of `source` pixels in each of `target` ones, in halves (target, source) of whole numbers.
 
     A triangle around the center of each target pixel, as wide as two pixels of the coarser grid; the first half in
-    units of 1 / HALF, the second of 1 / HALF^2.
+    units of 1 / HALF, the second of 1 / HALF^2. In a graph being traced both numbers are tensors ().
     """
     centers = (2 * torch.arange(target) + 1)[:, None] * source  # in units of 1 / (2 source target)
     positions = (2 * torch.arange(source) + 1) * target
