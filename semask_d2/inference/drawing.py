@@ -55,9 +55,10 @@ def choose_config(
             config_file = config_file or weights
         elif path.is_dir():
             path, config_file = require_run(path), config_file or str(path / CONFIG_NAME)
-        config_file = config_file or str(path.parent / CONFIG_NAME)
-        if not os.path.exists(config_file):
-            raise UserError(f"--weights {weights}: no config at {config_file}; add --config-file FILE")
+        if config_file is None:
+            config_file = str(path.parent / CONFIG_NAME)
+            if not os.path.exists(config_file):
+                raise UserError(f"--weights {weights}: no config at {config_file}; add --config-file FILE")
     elif config_file:
         path = None if is_transformers_folder(config_file) else run_weights(Path(config_file).parent)
     else:

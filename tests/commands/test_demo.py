@@ -154,6 +154,9 @@ def test_a_config_takes_the_weights_beside_it_or_the_options(demo, home: Path) -
     Path("output/run/model_best.pth").rename("lone.pth")
     opts = ("--opts", "MODEL.WEIGHTS", "lone.pth", "INPUT.MIN_SIZE_TEST", "48")
     assert demo("--config-file", "output/run/config.yaml", "--input", "photo.jpg", "--output", "b", *opts)[0] == 0
+    by_name = "toy_scenes/semask_swin_mini_msfapn_m2f.yaml"
+    words = ("--weights", "lone.pth", "--config-file", by_name, "--input", "photo.jpg", "--output", "c")
+    assert demo(*words, "--opts", *TINY)[0] == 0
 
 
 def test_all_kinds_of_inputs_and_outputs(demo, home: Path) -> None:
