@@ -10,7 +10,7 @@ import pytest
 
 from semask_d2 import get_cfg
 from semask_d2.__main__ import COMMANDS as SUBCOMMANDS
-from semask_d2.commands import check, compare, init_data, report, show_config, web
+from semask_d2.commands import check, compare, export, init_data, report, show_config, web
 from semask_d2.commands.predict import argument_parser as demo_parser
 from semask_d2.commands.train import argument_parser as train_parser
 
@@ -25,7 +25,7 @@ COMMANDS = [
     for command in line.split("&&")
 ]
 PROGRAMS = [command for command in COMMANDS if (".py " in command or "semask " in command) and "pip" not in command]
-OTHERS = {"check": check, "compare": compare, "init-data": init_data, "report": report, "web": web}
+OTHERS = {"check": check, "compare": compare, "export": export, "init-data": init_data, "report": report, "web": web}
 
 
 def test_the_first_block_is_the_two_commands() -> None:

@@ -7,7 +7,7 @@ first; where Pillow does not, with pictures far taller than wide in some version
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -48,25 +48,20 @@ def target_size(
     return new_height, new_width
 
 
-def pillow_weights(source: int | Tensor, target: int | Tensor) -> tuple[Tensor, Tensor]:
+def pillow_weights(source: Any, target: Any) -> tuple[Tensor, Tensor]:
     """Pillow's weight of each of `source` pixels in each of `target` ones, in halves (target, source) of whole numbers.
 
     A triangle around the center of each target pixel, as wide as two pixels of the coarser grid; the first half in
-    units of 1 / HALF, the second of 1 / HALF^2.
+    units of 1 / HALF, the second of 1 / HALF^2. In a graph being traced both numbers are tensors ().
     """
-    centers = odd_numbers(target)[:, None] * source  # in units of 1 / (2 source target)
-    positions = odd_numbers(source) * target
+    centers = (2 * torch.arange(target) + 1)[:, None] * source  # in units of 1 / (2 source target)
+    positions = (2 * torch.arange(source) + 1) * target
     reach = 2 * torch.maximum(torch.as_tensor(source), torch.as_tensor(target))
     weights = (reach - (centers - positions).abs()).clamp(min=0)
     total = weights.sum(1, keepdim=True)
     high = divided(weights * HALF, total)
     low = divided(2 * HALF * (weights * HALF - high * total) + total, 2 * total)  # long division, rounded at its end
     return high.float(), low.float()
-
-
-def odd_numbers(count: int | Tensor) -> Tensor:
-    """1, 3, 5, ..., `count` of them."""
-    return 2 * torch.arange(cast(int, count)) + 1  # which takes tensors, though its types do not say so
 
 
 def divided(numerator: Tensor, denominator: Tensor) -> Tensor:

@@ -14,9 +14,9 @@ import pytest
 import torch
 from PIL import Image
 
-from semask_d2 import Predictor
+from semask_d2 import Predictor, get_cfg
 from semask_d2.inference.media import Video, VideoFile
-from tests.helpers.commands import ROOT, TOY_CONFIG
+from tests.helpers.commands import ROOT, TINY, TOY_CONFIG
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DRAW_SECTION = re.search(r"## Draw\n+```bash\n(.*?)```", README, re.S)[1]
@@ -27,6 +27,7 @@ PROGRAM = re.search(r"In Python, .*?```python\n(.*?)```", README, re.S)[1]
 def home(tiny_run: Path, toy_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder with a trained run, pictures and a video, on a machine without a display."""
     shutil.copytree(tiny_run, tmp_path / "output/run")
+    panoptic_run(tiny_run, tmp_path / "output/panoptic_run")
     images = sorted((toy_root / "toy_scenes/images/validation").iterdir())
     labels = toy_root / "toy_scenes/annotations/validation"
     for folder in ("photos", "album", "labels"):
@@ -44,6 +45,14 @@ def home(tiny_run: Path, toy_root: Path, tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr("sys.platform", "linux")
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+def panoptic_run(run: Path, folder: Path) -> None:
+    """A run of a panoptic config with the weights of `run`, older than it."""
+    shutil.copytree(run, folder)
+    config = ROOT / "configs/toy_scenes_panoptic/semask_swin_mini_msfapn_m2f.yaml"
+    (folder / "config.yaml").write_text(get_cfg(config, list(TINY)).dump())
+    os.utime(folder / "model_best.pth", (0, 0))
 
 
 @pytest.fixture
@@ -118,7 +127,8 @@ def test_the_newest_run_is_taken_and_named(demo, home: Path) -> None:
 
 
 def test_without_a_trained_run_it_says_how_to_get_one(demo, home: Path) -> None:
-    Path("output/run/model_best.pth").unlink()
+    for file in Path("output").glob("*/model_best.pth"):
+        file.unlink()
     result = demo("--input", "photo.jpg", "--output", "pictures")
     assert_refused(result, "no trained model under", "semask train --config-file", "--weights")
     assert not files("pictures")
