@@ -99,7 +99,9 @@ def main() -> None:
     torch.manual_seed(0)
     if arguments.run:
         config = str(Path(arguments.run, CONFIG_NAME))
-        predictor = Predictor(get_cfg(config, [*options, "MODEL.WEIGHTS", str(require_run(arguments.run))]))
+        weights = ["MODEL.WEIGHTS", str(require_run(arguments.run))]
+        # no worker processes: OpenVINO crashes at the end of a process that was forked after it started
+        predictor = Predictor(get_cfg(config, [*options, *weights, "DATALOADER.NUM_WORKERS", "0"]))
     else:
         cfg = get_cfg(config, options)
         predictor = Predictor.of_model(cfg, build_model(cfg).eval())
