@@ -33,7 +33,8 @@ _ONE_COLOR = "An object has one color in ground truth and prediction where they 
 KEYS = {  # how to read the images
     "semantic": "",
     "panoptic": f"<p>{_ONE_COLOR}; stuff has the color of its class.</p>",
-    "instance": f"<p>{_ONE_COLOR}. Predictions of a score of {LEAST_SCORE} or more are shown.</p>",
+    "instance": f"<p>{_ONE_COLOR}. Shown are predictions of a score of {LEAST_SCORE} or more, without those that surer "
+    "ones hide more than half of. The semantic maps have no class for what is no object.</p>",
 }
 
 

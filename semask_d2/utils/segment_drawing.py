@@ -63,11 +63,15 @@ def drawn_segments(
 
 
 def map_of_masks(masks: np.ndarray, scores: np.ndarray, least_score: float) -> np.ndarray:
-    """Masks (N, H, W) in one map (H, W): i + 1 of those whose score is `least_score` or more, the surest on top."""
+    """Masks (N, H, W) in one map (H, W): i + 1 of those whose score is `least_score` or more, the surest on top.
+
+    Those that surer ones hide more than half of are left out: they are mostly second guesses at the same object.
+    """
     ids = np.zeros(masks.shape[1:], np.int32)
-    for i in np.argsort(scores, kind="stable"):
-        if scores[i] >= least_score:
-            ids[masks[i]] = i + 1
+    for i in np.argsort(-scores, kind="stable"):
+        seen = masks[i] & (ids == 0)
+        if scores[i] >= least_score and 2 * seen.sum() >= masks[i].sum():
+            ids[seen] = i + 1
     return ids
 
 

@@ -108,3 +108,6 @@ def test_pictures_of_one_size_are_drawn_in_one_size() -> None:
 def test_the_surest_mask_is_on_top() -> None:
     masks = np.array([[[1, 1, 0]], [[0, 1, 1]], [[1, 1, 1]]], bool)
     assert map_of_masks(masks, np.array([0.9, 0.6, 0.4]), 0.5).tolist() == [[1, 1, 2]]
+    # the third, of which surer ones hide two thirds, is left out, and not so where it is surer itself
+    assert map_of_masks(masks, np.array([0.9, 0.4, 0.6]), 0.5).tolist() == [[1, 1, 0]]
+    assert map_of_masks(masks, np.array([0.6, 0.4, 0.9]), 0.5).tolist() == [[3, 3, 3]]
