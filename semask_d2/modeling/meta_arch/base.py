@@ -47,13 +47,19 @@ class Normalizer(nn.Module):
     def forward(self, images: Sequence[Tensor], size_divisibility: int) -> ImageList:
         """Images (3, H_i, W_i) in 0..255 -> one normalized batch, zero-padded right and bottom."""
         images = [image.to(self.mean.device, non_blocking=True) for image in images]  # as bytes, all copies at once
-        if in_graph() or len({image.shape for image in images}) > 1:
+        if in_graph():
             return ImageList.from_tensors([(image - self.mean) / self.std for image in images], size_divisibility)
-        height, width = images[0].shape[-2:]
+        sizes = [(image.shape[-2], image.shape[-1]) for image in images]
+        height, width = (max(sides) for sides in zip(*sizes, strict=True))
         divisor = max(size_divisibility, 1)
-        batch = (torch.stack(images) - self.mean) / self.std
-        batch = F.pad(batch, (0, -width % divisor, 0, -height % divisor))
-        return ImageList(batch, [(height, width)] * len(images))
+        bottom, right = -height % divisor, -width % divisor
+        if len(set(sizes)) == 1:
+            batch = F.pad((torch.stack(images) - self.mean) / self.std, (0, right, 0, bottom))
+        else:
+            batch = self.mean.new_zeros(len(images), 3, height + bottom, width + right)
+            for x, image, (own_height, own_width) in zip(batch, images, sizes, strict=True):
+                x[:, :own_height, :own_width] = (image - self.mean) / self.std
+        return ImageList(batch, sizes)
 
 
 def build_backbone_and_head(cfg: CfgNode) -> tuple[Backbone, nn.Module]:
