@@ -42,7 +42,7 @@ def entry(name: str) -> Callable[[Sequence[str]], int]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
-    commands = "\n".join(f"  {name:9s}{text}" for name, text in COMMANDS.items())
+    commands = "\n".join(f"  {name:11s}{text}" for name, text in COMMANDS.items())
     parser = argparse.ArgumentParser(
         prog="semask",
         usage="semask COMMAND ... (semask COMMAND --help says more)",

@@ -73,6 +73,7 @@ def train(cfg: CfgNode, args: argparse.Namespace) -> dict[str, Any]:
     quick_check(cfg)
     trainer = Trainer(cfg)
     logger.info("Training:\n%s", summary(cfg, trainer.model, counts, training=True, resume=args.resume))
+    warn_of_long_warmup(cfg)
     trainer.resume_or_load(resume=args.resume)
     named = get_cfg(args.config_file, fit=False).MODEL.WEIGHTS
     if named and not cfg.MODEL.WEIGHTS and not trainer.start_iter:
@@ -82,6 +83,19 @@ def train(cfg: CfgNode, args: argparse.Namespace) -> dict[str, Any]:
             named,
         )
     return trainer.train()
+
+
+def warn_of_long_warmup(cfg: CfgNode) -> None:
+    """Warn where a shortened run is mostly warm-up."""
+    warmup, iterations = cfg.SOLVER.WARMUP_ITERS, cfg.SOLVER.MAX_ITER
+    if warmup > iterations / 2:
+        logger.warning(
+            "SOLVER.WARMUP_ITERS %d is more than half of SOLVER.MAX_ITER %d: the rate hardly reaches SOLVER.BASE_LR, "
+            "and little is learned; set SOLVER.WARMUP_ITERS %d",
+            warmup,
+            iterations,
+            iterations // 10,
+        )
 
 
 def evaluate(cfg: CfgNode, *, resume: bool) -> dict[str, Any]:
@@ -109,6 +123,11 @@ def argument_parser(prog: str | None = None, *, eval_only: bool = False) -> argp
     parser.set_defaults(run=None)
     if eval_only:
         parser.set_defaults(eval_only=True)
+        parser.epilog = f"""examples:
+  {parser.prog} --run output/run
+  {parser.prog} --run output/run --data my.yaml TEST.AUG.ENABLED True
+  {parser.prog} --config-file ade20k/semask_swin_l_m2f.yaml --num-gpus 8 MODEL.WEIGHTS weights.pth
+"""
         parser.add_argument("--run", metavar="DIR", help="run folder: its config.yaml and its best weights")
     return parser
 

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import compress
 from typing import Any
 
 import cv2
@@ -21,6 +22,7 @@ from semask_d2.utils.errors import UnreadableFile, UserError
 NEAR_BITS = 3  # of 64, by which the small pictures of near duplicates differ at most
 RARE_SHARE = 1e-4  # of the labeled pixels of a split, below which a class is nearly empty
 SHOWN_IDS = 8
+SHOWN_FILES = 3
 
 # kinds of faults; with those of the second table a training works, and its figures may mislead
 FAULTS = {
@@ -35,6 +37,7 @@ FAULTS = {
 WARNINGS = {
     "near": "nearly the same in both splits",
     "unlabeled": "no labeled pixel",
+    "repeated": "twice in one split",
     "exif": "EXIF data that cannot be read",
     "rare": "classes with hardly a pixel",
     "absent": "classes that a split lacks",
@@ -108,6 +111,7 @@ def check_data(dataset: CustomDataset, *, workers: int | None = None) -> DataChe
             result.dicts[split] = dicts
             result.facts[split] = list(map_files(examine, dicts, what=f"checking {split}", workers=workers))
             result.findings += [finding for facts in result.facts[split] for finding in facts.findings]
+    result.findings += repeated_images(result)
     result.findings += shared_images(result)
     result.findings += class_findings(result, dataset.classes)
     return result
@@ -177,6 +181,22 @@ def looks_of(pixels: np.ndarray) -> int:
     return int.from_bytes(np.packbits(bits).tobytes(), "big")
 
 
+def repeated_images(check: DataCheck) -> list[Finding]:
+    """Images that a split holds several times, all places of each in one finding."""
+    findings = []
+    for split, facts in check.facts.items():
+        names: dict[bytes, list[str]] = {}
+        for sample, own in zip(check.dicts[split], facts, strict=True):
+            if own.exact is not None:
+                names.setdefault(own.exact, []).append(sample["file_name"])
+        findings += [
+            Finding("repeated", f"{', '.join(same)} ({split}) are one picture, pixel by pixel")
+            for same in names.values()
+            if len(same) > 1
+        ]
+    return findings
+
+
 def shared_images(check: DataCheck) -> list[Finding]:
     """Images of the validation set that are in the training set as well, exactly or nearly."""
     if len(check.facts) < 2:
@@ -213,7 +233,12 @@ def class_findings(check: DataCheck, classes: Sequence[str]) -> list[Finding]:
             if not count:
                 findings.append(Finding("absent", f'{number} "{name}" has no pixel in {split}'))
             elif count / total < RARE_SHARE:
+                holders = [x["sem_seg_file_name"] for x in compress(check.dicts[split], pixels[:, number] > 0)]
+                where = ", ".join(holders[:SHOWN_FILES]) + (", ..." if len(holders) > SHOWN_FILES else "")
                 findings.append(
-                    Finding("rare", f'{number} "{name}" has {count} pixels of {total} in {split}, in {images} image(s)')
+                    Finding(
+                        "rare",
+                        f'{number} "{name}" has {count} pixels of {total} in {split}, in {images} image(s): {where}',
+                    )
                 )
     return findings

@@ -170,7 +170,9 @@ def as_yaml(guessed: Guess, root: Path) -> str:
     for split, where in guessed.splits.items():
         lines.append(f"{split}: {{images: {listed(where.images)}, labels: {listed(where.labels)}}}")
     if "val" not in guessed.splits:
-        lines.append(f"val: {VAL_FRACTION}  # this fraction of the images above; or images and labels of their own")
+        lines.append(
+            f"val: {VAL_FRACTION}  # about this fraction of them, by a hash of their names; or files of their own"
+        )
     values = guessed.colors or [i for i in guessed.ids if i != IGNORED]
     gaps = not guessed.colors and list(values) != list(range(len(values)))
     lines.append("names:  # what the classes are called: replace these")

@@ -45,6 +45,7 @@ def setup(cfg: CfgNode, *, training: bool, resume: bool) -> None:
         remove_stale(folder)
     comm.synchronize()
     logging.raiseExceptions = False  # a log that cannot be written must not bury the line that says so
+    end_logs()
     for name in LOGGERS:
         setup_logger(folder, distributed_rank=rank, name=name)
         for handler in logging.getLogger(name).handlers:
@@ -61,6 +62,14 @@ def setup(cfg: CfgNode, *, training: bool, resume: bool) -> None:
     if training:  # evaluation meets many sizes, each of which would be benchmarked
         torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
     set_product_precision(cfg)
+
+
+def end_logs() -> None:
+    """Take away the handlers of an earlier `setup` in this process, so that each of several jobs has its own log."""
+    for name in LOGGERS:
+        log = logging.getLogger(name)
+        log.handlers[:] = [handler for handler in log.handlers if _printable not in handler.filters]
+    setup_logger.cache_clear()
 
 
 def set_product_precision(cfg: CfgNode) -> None:

@@ -59,6 +59,7 @@ from semask_d2.evaluation import (
     build_evaluator,
     main_metric,
     mean_loss,
+    sizes_in_words,
 )
 from semask_d2.evaluation.results import TASKS
 from semask_d2.modeling.layers.precision import autocast_dtype
@@ -230,6 +231,7 @@ class Trainer(DefaultTrainer):
         For `SemanticEvaluator` alone, models make labels and no scores. This project's evaluators are timed; results of
         another model in the folders that they write to move aside.
         """
+        sizes = sizes_in_words(cfg, model)
         if not isinstance(model, MultiScaleFlip):  # which has the windows in it
             model = with_sliding(cfg, model)
         if evaluators is None:
@@ -237,6 +239,7 @@ class Trainer(DefaultTrainer):
         if isinstance(evaluators, list) and all(isinstance(x, Evaluator) for x in evaluators):
             if all(isinstance(x, SemanticEvaluator) for x in evaluators):
                 model = LabelsOnly(model)
+            evaluated = evaluated._replace(sizes=sizes)
             for evaluator in evaluators:
                 evaluator.begin(evaluated)
             evaluators = [TimedEvaluator(evaluator, model, evaluator.dataset_name) for evaluator in evaluators]

@@ -5,7 +5,7 @@ from semask_d2.evaluation.confusion import ConfusionMatrix
 from semask_d2.evaluation.evaluator import Evaluator
 from semask_d2.evaluation.instances import InstanceEvaluator
 from semask_d2.evaluation.loss import mean_loss
-from semask_d2.evaluation.multi_scale import MultiScaleFlip
+from semask_d2.evaluation.multi_scale import MultiScaleFlip, sizes_in_words
 from semask_d2.evaluation.pace import TimedEvaluator
 from semask_d2.evaluation.panoptic import PanopticEvaluator
 from semask_d2.evaluation.results import EvaluatedModel
@@ -26,4 +26,5 @@ __all__ = [
     "build_evaluator",
     "main_metric",
     "mean_loss",
+    "sizes_in_words",
 ]

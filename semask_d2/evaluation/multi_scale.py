@@ -14,14 +14,15 @@ from semask_d2.modeling.meta_arch import Segmenter, as_segmenter, in_batches, re
 from semask_d2.modeling.meta_arch.score_maps import ScoreMap
 from semask_d2.modeling.meta_arch.segmenter import Priors
 
+OWN_SIZE = 4  # below it a size is a factor on the image's own
 FACTORS = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)  # of the test size, as the published recipes have them
 
 
 class MultiScaleFlip(Segmenter):
     """Averages a model's class probabilities over sizes of the image's short side, each also flipped where `flip`.
 
-    A size below 4 is a factor on the image's own. Takes the evaluation's dicts and reads each image again from its
-    `file_name`. Where the model's scores are logits they go through a softmax first. An image and its flip are one
+    A size below `OWN_SIZE` is a factor on the image's own. Takes the evaluation's dicts and reads each image again from
+    its `file_name`. Where the model's scores are logits they go through a softmax first. An image and its flip are one
     batch; the mean is taken band by band, so that no view's scores are ever whole.
     """
 
@@ -101,3 +102,18 @@ class MultiScaleFlip(Segmenter):
             return total / len(maps)
 
         return ScoreMap(rows, maps[0].size, max(score_map.row_elements for score_map in maps), maps[0].device)
+
+
+def sizes_in_words(cfg: CfgNode, model: nn.Module | None = None) -> str:
+    """At which sizes `model`, one of `cfg` or its `MultiScaleFlip`, is tested, in words."""
+    test_size = cfg.INPUT.MIN_SIZE_TEST
+    if isinstance(model, MultiScaleFlip):
+        sides = ", ".join(f"{side:g}" for side in model.short_sides)
+        text = f"shorter sides {sides}" if max(model.short_sides) >= OWN_SIZE else f"{sides} times an image's own size"
+        text += ", also flipped" if model.flip else ""
+    else:
+        text = f"shorter side {test_size}, longer at most {cfg.INPUT.MAX_SIZE_TEST} pixels" if test_size else "own size"
+    if cfg.TEST.SLIDING.ENABLED:
+        height, width = cfg.TEST.SLIDING.SIZE if any(cfg.TEST.SLIDING.SIZE) else cfg.INPUT.CROP.SIZE
+        text += f", in windows of {height:g} x {width:g}"
+    return text

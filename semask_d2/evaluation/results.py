@@ -47,12 +47,13 @@ TASKS = {
 class EvaluatedModel(NamedTuple):
     """Which weights were evaluated: their file, the iterations they were trained, and whether they are an average.
 
-    The model of a training has no file.
+    The model of a training has no file. `sizes` says in words at which sizes images were tested.
     """
 
     checkpoint: str | None = None
     iteration: int | None = None
     averaged: bool = False
+    sizes: str | None = None
 
 
 @dataclass
@@ -97,6 +98,7 @@ class DatasetResult:
             "checkpoint": self.model.checkpoint,
             "iteration": self.model.iteration,
             "averaged": self.model.averaged,
+            "sizes": self.model.sizes,
             "images": len(self.images),
             "metrics": self.metrics,
             "classes": [
@@ -130,9 +132,9 @@ class DatasetResult:
 
 
 def keep_earlier(folder: Path, model: EvaluatedModel) -> None:
-    """Move the files of another model's results in `folder` to `previous_N` in it, so that nothing overwrites them.
+    """Move the files of other results in `folder` to `previous_N` in it, so that nothing overwrites them.
 
-    Results of one checkpoint replace each other, and so do those of one training.
+    Results of one checkpoint at the same sizes replace each other, and so do those of one training.
     """
     file = folder / METRICS_FILE
     if not file.is_file():
@@ -142,7 +144,8 @@ def keep_earlier(folder: Path, model: EvaluatedModel) -> None:
         checkpoint, iteration = earlier["checkpoint"], earlier["iteration"]
         if checkpoint is None and model.checkpoint is None:
             return
-        if (_real(checkpoint), iteration) == (_real(model.checkpoint), model.iteration):
+        sizes = earlier.get("sizes")
+        if (_real(checkpoint), iteration, sizes) == (_real(model.checkpoint), model.iteration, model.sizes):
             return
         whose = checkpoint or f"the training's model after {iteration} iterations"
     except (OSError, ValueError, KeyError, TypeError):

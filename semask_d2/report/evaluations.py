@@ -53,7 +53,8 @@ class ImageResult:
 class Evaluation:
     """One data set's results; `confusion` (K, K) counts pixels, rows are the truth; None where there are no labels.
 
-    `averaged` says that they are of a training's averaged weights, and not of the model itself.
+    `averaged` says that they are of a training's averaged weights, and not of the model itself; `sizes` says in words
+    at which sizes images were tested, None in files of older versions.
     """
 
     dataset: str
@@ -61,6 +62,7 @@ class Evaluation:
     averaged: bool
     checkpoint: str
     iteration: int | None
+    sizes: str | None
     image_count: int
     metrics: dict[str, float]
     classes: list[ClassResult]
@@ -161,6 +163,7 @@ def _evaluation(content: Any) -> Evaluation:
         averaged=bool(content.get("averaged")),
         checkpoint=str(content.get("checkpoint") or ""),
         iteration=None if iteration is None else int(iteration),
+        sizes=None if content.get("sizes") is None else str(content["sizes"]),
         image_count=int(content["images"]),
         metrics=_numbers(content["metrics"]),
         classes=classes,

@@ -13,6 +13,7 @@ from string import Template
 
 from semask_d2.config import get_cfg
 from semask_d2.d2 import CfgNode
+from semask_d2.evaluation import sizes_in_words
 from semask_d2.inference.drawing import LEAST_SCORE
 from semask_d2.inference.panels import panels_css
 from semask_d2.inference.predictor import Predictor
@@ -114,6 +115,8 @@ def _summary(run: Path, cfg: CfgNode, evaluations: list[Evaluation]) -> str:
         + ("" if evaluation.iteration is None else f", iteration {evaluation.iteration}")
         for evaluation in evaluations
     }
+    pictured = sizes_in_words(cfg)
+    tested = "; ".join(dict.fromkeys(evaluation.sizes or pictured for evaluation in evaluations))
     rows = {
         "run": str(run.resolve()),
         "model": f"{cfg.MODEL.META_ARCHITECTURE} on {cfg.MODEL.BACKBONE.NAME}, "
@@ -123,7 +126,7 @@ def _summary(run: Path, cfg: CfgNode, evaluations: list[Evaluation]) -> str:
         "weights": "; ".join(sorted(checkpoints)),
         "training": f"{solver.MAX_ITER} iterations of {solver.IMS_PER_BATCH} images, {solver.OPTIMIZER} at rate "
         f"{solver.BASE_LR:g}",
-        "test size": f"shorter side {cfg.INPUT.MIN_SIZE_TEST}, longer at most {cfg.INPUT.MAX_SIZE_TEST} pixels",
+        "tested at": tested if tested == pictured else f"{tested} (the pictures below: {pictured})",
         "written": f"{datetime.datetime.now():%Y-%m-%d %H:%M}",
     }
     return "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in rows.items())

@@ -38,6 +38,10 @@ def test_runs_and_files_in_one_table(toy_data, tiny_run: Path, tmp_path: Path, c
     written = json.loads((output / rows[0]["model"] / "inference/toy_scenes_val/metrics.json").read_text())
     assert written["metrics"] == rows[0]["metrics"]
     assert written["checkpoint"] == str(tiny_run / "model_best.pth")
+    for row in rows:  # each has a log of its own
+        log = (output / row["model"] / "log.txt").read_text()
+        assert log.count("Written to") == 1
+        assert row["checkpoint"] in log
 
 
 def test_models_of_several_tasks_are_in_one_table() -> None:

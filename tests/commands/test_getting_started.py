@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
 import shlex
@@ -94,8 +95,12 @@ def test_the_commands_lead_to_a_model_and_a_report(followed: tuple[Path, dict[st
     assert "class_" not in (folder / "my_data.yaml").read_text()
     for name in ("check.html", "output/mine/report.html"):
         assert "stripes" in (folder / name).read_text(encoding="utf-8")
-    for run in ("mine", "mine_sliding"):
-        assert (folder / "output" / run / "inference/my_data_val/metrics.json").is_file()
+    results = folder / "output/mine/inference/my_data_val"
+    sizes = [json.loads((results / x / "metrics.json").read_text())["sizes"] for x in ("", "previous_2", "previous_1")]
+    assert sizes[0].endswith(", in windows of 96 x 96")
+    assert sizes[1].startswith("shorter sides 64, 96, 128, ")
+    assert sizes[1].endswith(", also flipped")
+    assert sizes[2].startswith("shorter side 128, ")
     pictures = folder / "pictures"
     assert len(list(pictures.glob("*.jpg"))) + len(list(pictures.glob("*.png"))) == 2
     assert (pictures / "labels/classes.txt").read_text().startswith("0 sky\n1 water\n")

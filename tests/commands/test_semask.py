@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from semask_d2.__main__ import COMMANDS, main
+from semask_d2.commands.train import warn_of_long_warmup
 from semask_d2.config import get_cfg
 from semask_d2.config.sources import config_with_sources
-from tests.helpers.commands import TINY
+from tests.helpers.commands import TINY, TOY_CONFIG
 
 CONFIG = ("--config-file", "toy_scenes/semask_swin_mini_m2f.yaml")
 
@@ -127,6 +128,14 @@ def test_slips_of_the_command_line(words: list[str], expected: str, toy_data, tm
     monkeypatch.chdir(tmp_path)
     assert main(words) == 1
     assert expected in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("iterations", "warned"), [(30, True), (100, False)])
+def test_a_run_that_is_mostly_warm_up_is_told(iterations: int, warned: bool, caplog: pytest.LogCaptureFixture) -> None:
+    cfg = get_cfg(TOY_CONFIG, ["SOLVER.WARMUP_ITERS", "50", "SOLVER.MAX_ITER", str(iterations)])
+    warn_of_long_warmup(cfg)
+    assert ("WARMUP_ITERS 50 is more than half of SOLVER.MAX_ITER 30" in caplog.text) is warned
+    assert ("set SOLVER.WARMUP_ITERS 3" in caplog.text) is warned
 
 
 def test_an_evaluation_of_nothing_is_refused(toy_data, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -112,9 +112,21 @@ def test_class_pixels_and_hardly_seen_classes(tmp_path: Path) -> None:
     check = check_data(CustomDataset.from_section(get_cfg(data=file).DATASETS.CUSTOM), workers=0)
     assert check.pixels("train").tolist() == [[150 * 150 - 11, 1, 0]]
     assert [finding.text for finding in check.warnings] == [
-        '1 "road" has 1 pixels of 22490 in train, in 1 image(s)',
+        f'1 "road" has 1 pixels of 22490 in train, in 1 image(s): {tmp_path}/lab/a/0.png',
         '2 "car" has no pixel in train',
     ]
+
+
+def test_a_picture_that_a_split_holds_twice(tmp_path: Path) -> None:
+    file = write_data(tmp_path)
+    images = tmp_path / "img/a"
+    for copy in ("copy", "other"):
+        (images / f"{copy}.png").write_bytes((images / "1.png").read_bytes())
+        (tmp_path / f"lab/a/{copy}.png").write_bytes((tmp_path / "lab/a/0.png").read_bytes())
+    check = check_data(CustomDataset.from_section(get_cfg(data=file).DATASETS.CUSTOM), workers=0)
+    paths = ", ".join(str(images / name) for name in ("1.png", "copy.png", "other.png"))
+    assert [finding.text for finding in check.findings] == [f"{paths} (train) are one picture, pixel by pixel"]
+    assert check.findings == check.warnings
 
 
 def test_lossy_empty_and_stretched_label_files(tmp_path: Path) -> None:

@@ -120,9 +120,11 @@ def test_results_of_another_model_move_the_earlier_ones_aside(
     measured(evaluator, tmp_path, EvaluatedModel("model_best.pth", 300), 0)  # trained on meanwhile
     assert [x[1:] for x in held()] == [(300, 100), (200, 0), (100, 0)]
     assert {x.name for x in (folder / "previous_2").iterdir()} == {x.name for x in folder.iterdir() if x.is_file()}
+    measured(evaluator, tmp_path, EvaluatedModel("model_best.pth", 300, sizes="in windows"), 0)  # measured otherwise
+    assert len(held()) == 4
     (folder / "metrics.json").write_text("{")
     measured(evaluator, tmp_path, EvaluatedModel("model_best.pth", 300), 0)
-    assert (folder / "previous_3/metrics.json").read_text() == "{"
+    assert (folder / "previous_4/metrics.json").read_text() == "{"
 
 
 def test_a_picture_that_fails_is_a_warning(evaluator, tmp_path, monkeypatch, caplog: pytest.LogCaptureFixture) -> None:
