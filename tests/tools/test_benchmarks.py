@@ -97,4 +97,6 @@ def test_without_a_gpu_it_says_so() -> None:
         pytest.skip("there is a GPU")
     done = start("gpu")
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.strip() == "torch finds no GPU; --quick shows on a CPU that all of it works"
+    # above it a library may warn of what it calls
+    assert done.stderr.splitlines()[-1] == "torch finds no GPU; --quick shows on a CPU that all of it works"
+    assert "Traceback" not in done.stderr
