@@ -19,13 +19,13 @@ from semask_d2.engine.averaging import WeightAverage
 from semask_d2.engine.optimizer import load_scheduler_state
 from semask_d2.engine.step import TrainingStep
 from semask_d2.engine.stopping import Stopped
+from semask_d2.evaluation.results import AVERAGED
 from semask_d2.utils.memory import peak_memory
 from semask_d2.utils.runs import read_metrics
 
 logger = logging.getLogger(__name__)
 
 BEST_NAME = "model_best"
-AVERAGED = "ema"  # before the names of the averaged weights' metrics
 
 
 class LRScheduler(hooks.LRScheduler):  # under the name that Detectron2's trainers save its state by

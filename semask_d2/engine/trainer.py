@@ -36,7 +36,6 @@ from semask_d2.data.mappers import build_validation_mapper
 from semask_d2.engine.averaging import WeightAverage
 from semask_d2.engine.early_stopping import EarlyStopping, Finished
 from semask_d2.engine.hooks import (
-    AVERAGED,
     BestCheckpoint,
     EvaluateUnevaluated,
     LRScheduler,
@@ -61,7 +60,7 @@ from semask_d2.evaluation import (
     mean_loss,
     sizes_in_words,
 )
-from semask_d2.evaluation.results import TASKS
+from semask_d2.evaluation.results import AVERAGED, TASKS
 from semask_d2.modeling.layers.precision import autocast_dtype
 from semask_d2.modeling.meta_arch import SemanticSegmenter, build_model, with_sliding
 from semask_d2.utils.errors import UserError

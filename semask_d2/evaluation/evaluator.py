@@ -14,7 +14,7 @@ from tabulate import tabulate
 
 from semask_d2.d2 import DatasetEvaluator, comm
 from semask_d2.evaluation.confusion import ConfusionMatrix
-from semask_d2.evaluation.results import TASKS, DatasetResult, EvaluatedModel, ImageResult, keep_earlier
+from semask_d2.evaluation.results import AVERAGED, TASKS, DatasetResult, EvaluatedModel, ImageResult, keep_earlier
 from semask_d2.utils.visualization import distinct_colors
 
 logger = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ class Evaluator(DatasetEvaluator):
         """Where results go."""
         if self.output_dir is None:
             return None
-        return Path(self.output_dir, *(["ema"] if self.evaluated.averaged else []), self.dataset_name)
+        return Path(self.output_dir, *([AVERAGED] if self.evaluated.averaged else []), self.dataset_name)
 
     def begin(self, evaluated: EvaluatedModel) -> None:
         """Say whose results follow; those of another model move aside. All processes call it, before any image."""

@@ -24,6 +24,7 @@ from semask_d2.utils.files import atomic_write, move_aside
 logger = logging.getLogger(__name__)
 
 FOLDER = "inference"
+AVERAGED = "ema"  # in it the files of averaged weights, and before the names of their metrics
 METRICS_FILE, IMAGES_FILE, CLASSES_FILE, CONFUSION_FILE = "metrics.json", "images.json", "classes.csv", "confusion.png"
 NUMBERED_CLASSES = 25  # up to which the cells of the picture hold their percentages
 

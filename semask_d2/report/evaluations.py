@@ -13,12 +13,11 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from semask_d2.evaluation.results import FOLDER, IMAGES_FILE, METRICS_FILE, TASKS, Task
+from semask_d2.evaluation.results import AVERAGED, FOLDER, IMAGES_FILE, METRICS_FILE, TASKS, Task
 from semask_d2.inference.panels import ClassStyle
 from semask_d2.utils.errors import UserError
 from semask_d2.utils.visualization import distinct_colors
 
-AVERAGED_FOLDER = "ema"  # in it, the evaluations of averaged weights
 IMAGE_FIELDS = ("file_name", "sem_seg_file_name", "pan_seg_file_name", "classes")  # the others are its metrics
 T = TypeVar("T")
 
@@ -107,7 +106,7 @@ def read_evaluations(run: str | os.PathLike) -> list[Evaluation]:
     """
     folders = [
         path.parent
-        for pattern in (f"*/{METRICS_FILE}", f"{AVERAGED_FOLDER}/*/{METRICS_FILE}")
+        for pattern in (f"*/{METRICS_FILE}", f"{AVERAGED}/*/{METRICS_FILE}")
         for path in sorted(Path(run, FOLDER).glob(pattern))
     ]
     if not folders:

@@ -13,7 +13,8 @@ from semask_d2 import get_cfg
 from semask_d2.checkpoint import Checkpointer
 from semask_d2.engine import Trainer
 from semask_d2.engine.averaging import WeightAverage
-from semask_d2.engine.hooks import AVERAGED, BestCheckpoint
+from semask_d2.engine.hooks import BestCheckpoint
+from semask_d2.evaluation.results import AVERAGED
 from semask_d2.utils.errors import UserError
 from tests.helpers.commands import TINY, TOY_CONFIG
 
