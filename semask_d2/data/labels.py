@@ -142,3 +142,11 @@ def read_sample_labels(sample: dict[str, Any]) -> np.ndarray:
     label_format = sample.get("label_format")
     path = sample["sem_seg_file_name"]
     return read_labels(path) if label_format is None else label_format.read(path)
+
+
+def size_mismatch(image: str, size: tuple[int, int], kind: str, file: str, file_size: tuple[int, int]) -> str:
+    """What is wrong where an image and its file of labels, of a `kind`, have other sizes (width, height)."""
+    return (
+        f"{image} is {size[0]} x {size[1]} but its {kind} {file} is {file_size[0]} x {file_size[1]}: they must be of "
+        "one size"
+    )

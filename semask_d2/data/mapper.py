@@ -13,7 +13,7 @@ from semask_d2.d2 import META_ARCH_REGISTRY, CfgNode, MetadataCatalog, configura
 from semask_d2.data import augmentation
 from semask_d2.data.augmentation import image_tensor, resized_tensor
 from semask_d2.data.image_io import check_labels, open_picture
-from semask_d2.data.labels import read_sample_labels
+from semask_d2.data.labels import read_sample_labels, size_mismatch
 from semask_d2.utils.arguments import require
 from semask_d2.utils.errors import UserError
 
@@ -147,11 +147,9 @@ class SemanticMapper:
         if path is None:
             raise UserError(f"{sample['file_name']} has no sem_seg_file_name: training needs a label file per image")
         labels = read_sample_labels(sample)
-        if labels.shape != (sample["height"], sample["width"]):
-            raise UserError(
-                f"{sample['file_name']} is {sample['width']} x {sample['height']} but its label file "
-                f"{path} is {labels.shape[1]} x {labels.shape[0]}: they must be of one size"
-            )
+        size, (height, width) = (sample["width"], sample["height"]), labels.shape
+        if size != (width, height):
+            raise UserError(size_mismatch(sample["file_name"], size, "label file", path, (width, height)))
         check_labels(labels, num_classes=self.num_classes, ignore_label=self.ignore_label, path=path)
         return labels
 

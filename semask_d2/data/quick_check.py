@@ -12,7 +12,7 @@ import numpy as np
 from semask_d2.d2 import CfgNode
 from semask_d2.data.datasets import get_dataset_dicts
 from semask_d2.data.image_io import check_labels, picture_size
-from semask_d2.data.labels import read_sample_labels
+from semask_d2.data.labels import read_sample_labels, size_mismatch
 from semask_d2.utils.errors import UnreadableFile, UserError
 
 logger = logging.getLogger(__name__)
@@ -77,10 +77,7 @@ def size_fault(sample: dict[str, Any]) -> str | None:
         return None
     if size == label_size:
         return None
-    return (
-        f"{sample['file_name']} is {size[0]} x {size[1]} but its label file {sample['sem_seg_file_name']} is "
-        f"{label_size[0]} x {label_size[1]}: they must be of one size"
-    )
+    return size_mismatch(sample["file_name"], size, "label file", sample["sem_seg_file_name"], label_size)
 
 
 def id_fault(sample: dict[str, Any], num_classes: int, ignore_label: int) -> str | None:

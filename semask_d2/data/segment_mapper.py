@@ -12,7 +12,7 @@ from PIL import Image
 from semask_d2.d2 import CfgNode, configurable
 from semask_d2.data.augmentation import View, image_tensor
 from semask_d2.data.image_io import open_picture, read_colors
-from semask_d2.data.labels import decoded_mask
+from semask_d2.data.labels import decoded_mask, size_mismatch
 from semask_d2.data.mapper import SemanticMapper
 from semask_d2.modeling.losses.targets import Segments
 from semask_d2.utils.arguments import require
@@ -72,11 +72,9 @@ class PanopticMapper(SegmentMapper):
         if path is None:
             raise UserError(f"{sample['file_name']} has no pan_seg_file_name, which INPUT.DATASET_MAPPER_NAME asks for")
         ids = read_segment_ids(path)
-        if ids.shape != (sample["height"], sample["width"]):
-            raise UserError(
-                f"{sample['file_name']} is {sample['width']} x {sample['height']} but its panoptic file {path} is "
-                f"{ids.shape[1]} x {ids.shape[0]}: they must be of one size"
-            )
+        size, (height, width) = (sample["width"], sample["height"]), ids.shape
+        if size != (width, height):
+            raise UserError(size_mismatch(sample["file_name"], size, "panoptic file", path, (width, height)))
         values, places = np.unique(ids, return_inverse=True)
         number_of, class_of = np.zeros(len(values), np.int32), np.full(len(values), self.ignore_label)
         place = {value: i for i, value in enumerate(values.tolist())}

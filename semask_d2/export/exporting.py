@@ -52,8 +52,8 @@ def describe(
     )
 
 
-def check_settings(kind: str, settings: GraphSettings, outputs: Outputs, *, normalize: bool, pads: bool = True) -> None:
-    """Raise `UserError` for what a format cannot do; `pads`: whether the model pads its pictures."""
+def check_settings(kind: str, settings: GraphSettings, outputs: Outputs, *, normalize: bool) -> None:
+    """Raise `UserError` for what a format cannot do."""
     if kind == "torch_export" and settings.size is None:
         raise UserError(
             "--dynamic: torch_export takes a fixed size, for which add --size H W; onnx and openvino take any"

@@ -13,7 +13,7 @@ from torch import Tensor
 from semask_d2.export.graph import resized_scores, upsampled
 from semask_d2.export.running import ExportedModel
 from semask_d2.modeling.meta_arch.base import output_size
-from semask_d2.modeling.meta_arch.score_maps import ScoreMap, row_elements, rows_of
+from semask_d2.modeling.meta_arch.score_maps import ScoreMap
 from semask_d2.modeling.meta_arch.segmenter import Priors, Segmentation, Segmenter
 from semask_d2.utils.errors import UserError
 
@@ -38,9 +38,7 @@ class ExportedSegmenter(Segmenter):
     ) -> Iterator[tuple[ScoreMap, Priors | None]]:
         """The file's scores, which are whole."""
         for result in self.predict(batched_inputs, scores=True, priors=priors):
-            scores = cast(Tensor, result.scores)
-            size = (scores.shape[-2], scores.shape[-1])
-            yield ScoreMap(rows_of(scores), size, row_elements(len(scores), size), scores.device), None
+            yield ScoreMap.of_scores(cast(Tensor, result.scores)), None
 
     def predict(
         self, batched_inputs: list[dict], *, scores: bool = False, priors: bool = False, segments: bool = False

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from torch import Tensor, nn
 
-from semask_d2.modeling.meta_arch.score_maps import ScoreMap, row_elements, rows_of
+from semask_d2.modeling.meta_arch.score_maps import ScoreMap
 from semask_d2.modeling.meta_arch.segmenter import Priors, Segmentation, Segmenter
 
 
@@ -33,9 +33,7 @@ class ForeignSegmenter(Segmenter):
     ) -> Iterator[tuple[ScoreMap, Priors | None]]:
         """The model's own scores, which are whole."""
         for output in self.model(batched_inputs):
-            scores = output["sem_seg"].float()
-            size = (scores.shape[-2], scores.shape[-1])
-            yield ScoreMap(rows_of(scores), size, row_elements(len(scores), size), scores.device), None
+            yield ScoreMap.of_scores(output["sem_seg"].float()), None
 
     def predict(
         self, batched_inputs: list[dict], *, scores: bool = False, priors: bool = False, segments: bool = False

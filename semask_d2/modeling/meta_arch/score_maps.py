@@ -109,6 +109,12 @@ class ScoreMap(NamedTuple):
     device: torch.device
     queries: QueryMasks | None = None
 
+    @staticmethod
+    def of_scores(scores: Tensor) -> ScoreMap:
+        """The map of scores (K, H, W) that are whole already."""
+        size = (scores.shape[-2], scores.shape[-1])
+        return ScoreMap(rows_of(scores), size, row_elements(len(scores), size), scores.device)
+
     def scores(self) -> Tensor:
         """All scores: (K, H, W), with K innermost in memory."""
         return self._collect(lambda band: band).permute(2, 0, 1)
