@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -17,7 +16,7 @@ import torch
 from semask_d2.config import get_cfg
 from semask_d2.d2 import build_model
 from semask_d2.data.datasets import toy_scenes
-from tests.helpers.commands import ROOT, TINY, TOY_CONFIG
+from tests.helpers.commands import ROOT, TINY, TOY_CONFIG, load_script
 from tests.helpers.loggers import reset_loggers, restored_loggers
 
 
@@ -87,9 +86,7 @@ def in_process(toy_data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     def call(script: str, *arguments: object, env: dict[str, str] | None = None) -> tuple[int, str, str]:
         for name, value in (env or {}).items():
             monkeypatch.setenv(name, value)
-        spec = importlib.util.spec_from_file_location(Path(script).stem, ROOT / script)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+        module = load_script(script)
         capsys.readouterr()
         with restored_loggers():
             code = module.command_line([str(word) for word in arguments])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import re
@@ -13,27 +12,18 @@ import subprocess
 import sys
 import urllib.request
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
 from semask_d2.__main__ import main
 from semask_d2.utils.errors import UserError
-from tests.helpers.commands import ROOT, TINY_MODEL
+from tests.helpers.commands import ROOT, TINY_MODEL, load_script
 from tests.helpers.loggers import restored_loggers
 
 SCRIPT = "datasets/make_toy_folder.py"
 
 
-def load(path: str) -> ModuleType:
-    """A script as a module."""
-    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-tool, toy_folder = load("tools/getting_started_notebook.py"), load(SCRIPT)
+tool, toy_folder = load_script("tools/getting_started_notebook.py"), load_script(SCRIPT)
 
 BLOCKS = tool.BLOCK.findall(tool.PAGE.read_text(encoding="utf-8"))
 COMMANDS = [block.strip().replace("\\\n    ", "") for language, block in BLOCKS if language == "bash"]

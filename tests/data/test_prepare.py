@@ -1,7 +1,7 @@
 """The scripts that bring the public releases into our layout."""
 
-import importlib.util
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -11,15 +11,11 @@ from scipy.io import savemat
 from semask_d2.data import get_dataset_dicts
 from semask_d2.data.image_io import read_labels
 from semask_d2.utils.errors import UserError
+from tests.helpers.commands import load_script
 
-SCRIPTS = Path(__file__).parents[2] / "datasets"
 
-
-def script(name: str):
-    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def script(name: str) -> ModuleType:
+    return load_script(f"datasets/{name}.py")
 
 
 def save(path: Path, ids) -> None:

@@ -20,9 +20,9 @@ from semask_d2.export.running import open_exported
 from semask_d2.utils.errors import UserError
 from tests.helpers.commands import ROOT
 
-onnx = pytest.importorskip("onnx")
-pytest.importorskip("onnxruntime")
-pytest.importorskip("openvino")
+onnx = pytest.importorskip("onnx", reason="onnx is not installed")
+pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+pytest.importorskip("openvino", reason="openvino is not installed")
 
 
 def picture(height: int, width: int, seed: int = 0) -> np.ndarray:

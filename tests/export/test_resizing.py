@@ -81,8 +81,8 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("shape", [(40, 50), (64, 64), (100, 83), (96, 500), (768, 1023)])
 def test_runtimes_do_the_same(shape: tuple[int, int], file: Path) -> None:
-    onnxruntime = pytest.importorskip("onnxruntime")
-    openvino = pytest.importorskip("openvino")
+    onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    openvino = pytest.importorskip("openvino", reason="openvino is not installed")
     batch = pictures(*shape)
     image, expected = np.ascontiguousarray(batch.transpose(0, 3, 1, 2)), as_evaluated(batch, 64, 120)
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])

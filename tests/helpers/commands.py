@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from pathlib import Path
+from types import ModuleType
 
 ROOT = Path(__file__).resolve().parents[2]
 TOY_CONFIG = ROOT / "configs/toy_scenes/semask_swin_mini_msfapn_m2f.yaml"
@@ -34,3 +37,13 @@ TINY_TRAINING: dict[str, object] = {
 }
 # the words of a command line; an iteration of it takes some tens of milliseconds
 TINY = tuple(str(word) for pair in (TINY_MODEL | TINY_TRAINING).items() for word in pair)
+
+
+def load_script(path: str) -> ModuleType:
+    """A script of the project, by its path in it, as a module."""
+    name = f"script_{Path(path).stem}"
+    spec = importlib.util.spec_from_file_location(name, ROOT / path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # where dataclasses look for their annotations
+    spec.loader.exec_module(module)
+    return module

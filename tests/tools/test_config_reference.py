@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
-import sys
 
 from semask_d2.config.defaults import DEFAULTS
-from tests.helpers.commands import ROOT
+from tests.helpers.commands import load_script
 
-SCRIPT = ROOT / "tools/config_reference.py"
-spec = importlib.util.spec_from_file_location("config_reference", SCRIPT)
-tool = importlib.util.module_from_spec(spec)
-sys.modules["config_reference"] = tool
-spec.loader.exec_module(tool)
+tool = load_script("tools/config_reference.py")
 
 PAGE = tool.as_page()
 ROWS = {row.split("`")[1]: row for row in PAGE.splitlines() if row.startswith("| `")}

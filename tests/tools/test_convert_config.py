@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 
@@ -10,11 +9,9 @@ import pytest
 
 from semask_d2 import build_model, get_cfg
 from semask_d2.utils.errors import UserError
+from tests.helpers.commands import load_script
 
-SCRIPT = Path(__file__).resolve().parents[2] / "tools/convert_config.py"
-spec = importlib.util.spec_from_file_location("convert_config", SCRIPT)
-tool = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(tool)
+tool = load_script("tools/convert_config.py")
 
 TAG = "!!python/object/apply:eval"
 

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
-import sys
 from pathlib import Path
 
 import pytest
 
 from semask_d2.utils.errors import UserError
-from tests.helpers.commands import ROOT
+from tests.helpers.commands import load_script
 from tests.helpers.tiny_model import randomize, tiny_cfg
 
-spec = importlib.util.spec_from_file_location("export_matrix", ROOT / "tools/export_matrix.py")
-tool = importlib.util.module_from_spec(spec)
-sys.modules["export_matrix"] = tool
-spec.loader.exec_module(tool)
+tool = load_script("tools/export_matrix.py")
 
 CELL = re.compile(r"\de[-+]\d\d, \d+\.\d\d %|\(\d+\)")
 
@@ -40,8 +35,8 @@ def test_the_page_holds_the_whole_matrix() -> None:
 
 @pytest.mark.slow
 def test_it_writes_its_table_into_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("onnx")
-    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx", reason="onnx is not installed")
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
     cfg = tiny_cfg()
     monkeypatch.setattr(tool, "PAGE", tmp_path / "page.md")
     monkeypatch.setattr(tool, "FAMILIES", {"tiny": "any"})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 from pathlib import Path
 
 import pytest
@@ -12,13 +11,11 @@ import torch
 from semask_d2 import build_model
 from semask_d2.checkpoint import load_weights
 from semask_d2.utils.errors import UserError
+from tests.helpers.commands import load_script
 from tests.helpers.small_models import same, snapshot
 from tests.helpers.tiny_model import randomize, tiny_cfg
 
-SCRIPT = Path(__file__).resolve().parents[2] / "tools/export_weights.py"
-spec = importlib.util.spec_from_file_location("export_weights", SCRIPT)
-tool = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(tool)
+tool = load_script("tools/export_weights.py")
 
 
 def export(weights: Path, output: Path, config_file: Path | None = None) -> None:
