@@ -157,6 +157,7 @@ class PanopticEvaluator(Evaluator):
                     "MODEL.MASK_FORMER.TEST.PANOPTIC_ON True"
                 )
             panoptic, segments = output["panoptic_seg"]
+            self.check_predicted(np.array([segment["category_id"] for segment in segments], int), x["file_name"])
             sample = self.samples[x["file_name"]]
             path = sample["pan_seg_file_name"]
             try:
