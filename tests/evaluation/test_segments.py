@@ -61,9 +61,11 @@ def plain_counts(predicted: np.ndarray, found: list, true: np.ndarray, truth: li
         counts[t["category_id"], 3] += missed
     for p in (x for x in found if x["id"] not in hit):
         own, excused = predicted == p["id"], true == 0
-        for t in truth:
+        crowd = None
+        for t in truth:  # panopticapi keeps one a class in a dict: the last
             if t["iscrowd"] and t["category_id"] == p["category_id"]:
-                excused = excused | (true == t["id"])
+                crowd = true == t["id"]
+        excused = excused if crowd is None else excused | crowd
         counts[p["category_id"], 2] += (own & excused).sum() <= own.sum() / 2
     return counts
 
@@ -79,6 +81,17 @@ def test_counts_equal_the_definition() -> None:
         np.testing.assert_allclose(counts.counts, plain_counts(predicted, found, true, truth))
         total += counts.counts
     assert total.min() > 3  # every kind of count in every class
+
+
+@pytest.mark.parametrize(("order", "wrong"), [((1, 2), 1), ((2, 1), 0), ((1, 2, 3), 1)])
+def test_of_several_crowds_of_a_class_the_last_counts(order: tuple[int, ...], wrong: int) -> None:
+    """A segment of 20 pixels, 14 of them in crowd 1 and 6 in crowd 2; crowd 3 has no pixel."""
+    true = np.repeat([1, 2], [14, 6])[None]
+    crowds = [{"id": i, "category_id": 0, "iscrowd": 1} for i in order]
+    others = [{"id": 9, "category_id": 1, "iscrowd": 1}]
+    counts = PanopticCounts(2)
+    counts.update(np.full((1, 20), 5), [{"id": 5, "category_id": 0}], true, [*crowds, *others])
+    assert counts.counts.tolist() == [[0, 0, wrong, 0], [0, 0, 0, 0]]
 
 
 def panoptic_output(sample: dict[str, Any], *, without: int = 0) -> dict[str, Any]:
