@@ -11,7 +11,7 @@ import numpy as np
 
 from semask_d2.d2 import Instances, MetadataCatalog, comm
 from semask_d2.data.datasets import get_dataset_dicts
-from semask_d2.data.labels import decoded_mask, run_lengths
+from semask_d2.data.annotations import decoded_mask, run_lengths
 from semask_d2.evaluation.coco import coco_precision
 from semask_d2.evaluation.evaluator import Evaluator
 from semask_d2.evaluation.results import ImageResult

@@ -13,7 +13,7 @@ from semask_d2.d2 import MetadataCatalog
 from semask_d2.data import get_dataset_dicts
 from semask_d2.data.datasets import toy_painter, toy_scenes, toy_segments
 from semask_d2.data.image_io import read_labels
-from semask_d2.data.labels import decoded_mask
+from semask_d2.data.annotations import decoded_mask
 from semask_d2.data.segment_mapper import read_segment_ids
 from semask_d2.utils.errors import UserError
 
