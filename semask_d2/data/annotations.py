@@ -126,7 +126,9 @@ def checked_run_lengths(encoded: Mapping[str, Any], height: int, width: int, sou
     """
     size, counts = encoded.get("size"), encoded.get("counts")
     if not isinstance(size, list | tuple) or list(size) != [height, width]:
-        raise UnusableAnnotation(f"{source}: its run lengths are of the size {shown(size)}; expected [{height}, {width}]")
+        raise UnusableAnnotation(
+            f"{source}: its run lengths are of the size {shown(size)}; expected [{height}, {width}]"
+        )
     if isinstance(counts, str | bytes):
         numbers = decompressed_counts(counts, source)
     else:

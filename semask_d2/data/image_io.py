@@ -221,14 +221,15 @@ def _orientation(image: Image.Image, path: Path) -> int:
     except MemoryError:
         raise
     except Exception as error:  # the parser's errors are of many types, as for damaged pixels
-        _warn_once(
+        warn_once(
             f"{path}: its EXIF data cannot be read and are left out, the orientation with them ({type(error).__name__})"
         )
         return 1
 
 
 @cache
-def _warn_once(message: str) -> None:
+def warn_once(message: str) -> None:
+    """Log a warning the first time it is given."""
     logger.warning(message)
 
 

@@ -10,12 +10,14 @@ from typing import Any, ClassVar
 import numpy as np
 
 from semask_d2.d2 import Instances, MetadataCatalog, comm
+from semask_d2.data.annotations import run_lengths
 from semask_d2.data.datasets import get_dataset_dicts
-from semask_d2.data.annotations import decoded_mask, run_lengths
+from semask_d2.data.segments import image_size, true_instances
 from semask_d2.evaluation.coco import coco_precision
 from semask_d2.evaluation.evaluator import Evaluator
 from semask_d2.evaluation.results import ImageResult
 from semask_d2.utils.errors import UserError
+from semask_d2.utils.foreign import is_positive
 
 logger = logging.getLogger(__name__)
 
@@ -97,19 +99,19 @@ class InstanceEvaluator(Evaluator):
         images, annotations = [], []
         for number in numbers:
             sample = self.samples[number]
-            height, width = sample["height"], sample["width"]
+            width, height = image_size(sample)
             images.append({"id": number, "height": height, "width": width})
-            for x in sample["annotations"]:
-                mask = decoded_mask(x["segmentation"], height, width, sample["file_name"])
+            for x in true_instances(sample, (width, height)):
+                area = x.annotation.get("area")
                 annotations.append(
                     {
                         "id": len(annotations) + 1,
                         "image_id": number,
-                        "category_id": x["category_id"],
-                        "iscrowd": x["iscrowd"],
-                        "area": float(x.get("area", mask.sum())),
-                        "bbox": x.get("bbox", [0, 0, width, height]),
-                        "segmentation": run_lengths(mask),
+                        "category_id": x.category_id,
+                        "iscrowd": int(x.is_crowd),
+                        "area": float(area if is_positive(area) else x.mask.sum()),
+                        "bbox": [0, 0, width, height],  # which average precision of masks does not read
+                        "segmentation": run_lengths(x.mask),
                     }
                 )
         categories = [{"id": i, "name": name} for i, name in enumerate(self.class_names)]

@@ -122,7 +122,15 @@ def test_sizes_are_bounded(size: tuple[int, int]) -> None:
 def test_harmless_forms_are_read() -> None:
     expected = painted_by_pycocotools([SQUARE])
     points = np.array(SQUARE, np.float32).reshape(-1, 2)
-    for form in (SQUARE, tuple(SQUARE), [np.array(SQUARE)], [points], points, [points.tolist()], [SQUARE, [1, 1, 2, 2]]):
+    for form in (
+        SQUARE,
+        tuple(SQUARE),
+        [np.array(SQUARE)],
+        [points],
+        points,
+        [points.tolist()],
+        [SQUARE, [1, 1, 2, 2]],
+    ):
         np.testing.assert_array_equal(decoded_mask(form, HEIGHT, WIDTH, "x"), expected)
     # four numbers of a part are two points here, a box in pycocotools
     assert checked_segmentation([SQUARE, [1, 1, 2, 2]], HEIGHT, WIDTH, "x") == [SQUARE]
