@@ -1,7 +1,7 @@
 """Masks of COCO's annotations: polygons and run lengths, checked before compiled code sees their numbers.
 
-pycocotools trusts what it is given: one coordinate of 1e18 writes through a null pointer, one that is not a number takes
-tens of gigabytes. Here every coordinate is finite and near the image, every run length positive, and sizes agree.
+pycocotools trusts what it is given: one coordinate of 1e18 writes through a null pointer, one that is not a number
+takes tens of gigabytes. Here every coordinate is finite and near the image, every run length positive, and sizes agree.
 """
 
 from __future__ import annotations

@@ -116,8 +116,8 @@ class CocoLabels:
         width, height = size
         if (self.width or width, self.height or height) != size:
             raise UserError(
-                f"{self.source} is {self.width} x {self.height} there, but the image is {width} x {height}: annotations "
-                "and image must be of one size"
+                f"{self.source} is {self.width} x {self.height} there, but the image is {width} x {height}: "
+                "annotations and image must be of one size"
             )
         counts, problems, unknown = [], [], list(self.unknown)
         for segment in self.segments:

@@ -1,7 +1,7 @@
 """Values of files that others wrote (JSON, YAML, metadata): each read with its type and range before it is used.
 
-Every function returns the value or raises `UserError` in one line, "`source`: expected ..., got ...". JSON's null counts
-as a missing value, a whole float such as 640.0 as an integer.
+Every function returns the value or raises `UserError` in one line, "`source`: expected ..., got ...". JSON's null
+counts as a missing value, a whole float such as 640.0 as an integer.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """COCO-format files of others: their values checked, and their images, annotations and categories related.
 
-What is wrong becomes a `Problem` with the id of its image or annotation. Annotations whose shape is unknown are left out
-and counted; where it is unknown which image or class an annotation belongs to, a training refuses the file.
+What is wrong becomes a `Problem` with the id of its image or annotation. Annotations whose shape is unknown are left
+out and counted; where it is unknown which image or class an annotation belongs to, a training refuses the file.
 """
 
 from __future__ import annotations
