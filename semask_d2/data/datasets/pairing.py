@@ -19,11 +19,15 @@ SHOWN = 3
 
 
 class Problem(NamedTuple):
-    """Something wrong with files, of one of check's kinds; `refused` where the labels of an image would be a guess."""
+    """Something wrong with files, of one of check's kinds; `refused` where the labels of an image would be a guess.
+
+    `sources` are the images it concerns, as `CocoLabels.source` calls them.
+    """
 
     kind: str
     text: str
     refused: bool = False
+    sources: tuple[str, ...] = ()
 
 
 LEFT_OUT = ("annotation", "area")  # the kinds of problems whose annotations a training goes on without
