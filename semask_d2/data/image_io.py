@@ -221,8 +221,8 @@ def _check_scans(image: Image.Image, path: Path) -> None:
         scans = count_scans(file)
     if scans > MAX_SCANS:
         raise UnreadableFile(
-            f"{path} is a JPEG file of more than {MAX_SCANS} scans, each of which costs as much time as a whole picture: "
-            "save it anew"
+            f"{path} is a JPEG file of more than {MAX_SCANS} scans, each of which takes as long as a whole "
+            "picture: save it anew"
         )
 
 

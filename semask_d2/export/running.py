@@ -10,6 +10,7 @@ import numpy as np
 
 from semask_d2.export.metadata import KEY, ExportMetadata
 from semask_d2.utils.errors import UserError
+from semask_d2.utils.extras import install_command
 
 REASON = 120  # characters of what a library says
 EXPORTED = (".onnx", ".xml")  # that `open_exported` reads
@@ -19,7 +20,7 @@ def require_library(*names: str) -> None:
     """Raise `UserError` where one of these packages is not installed."""
     for name in names:
         if find_spec(name) is None:
-            raise UserError(f"{name} is not installed, which exported files need; pip install 'semask_d2[export]'")
+            raise UserError(f"{name} is not installed, which exported files need; {install_command('export')}")
 
 
 class ExportedModel:

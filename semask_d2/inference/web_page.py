@@ -15,6 +15,7 @@ from semask_d2.inference.panels import ClassStyle, Example, class_shares, panels
 from semask_d2.inference.predictor import Predictor
 from semask_d2.inference.web_guard import MAX_UPLOAD, PageGuard
 from semask_d2.utils.errors import UserError, printable
+from semask_d2.utils.extras import install_command
 from semask_d2.utils.memory import out_of_memory
 from semask_d2.utils.runs import CONFIG_NAME, require_run
 
@@ -32,7 +33,7 @@ def import_gradio() -> Any:
     try:
         import gradio
     except ImportError as error:
-        raise UserError(f'the page needs gradio ({error}): pip install "semask_d2[web]"') from error
+        raise UserError(f"the page needs gradio ({error}): {install_command('web')}") from error
     return gradio
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import cv2
 import torch
 
-# What torch and the libraries beneath it say. A "primitive" is oneDNN's word for an operator with its buffers; that of a
-# primitive descriptor is another error, of an operator that there is not.
+# What torch and the libraries beneath it say. A "primitive" is oneDNN's word for an operator with its buffers; the error
+# of a primitive descriptor is another, of an operator that it does not have.
 MESSAGES = re.compile(
     "out of memory|not enough memory|DefaultCPUAllocator|STATUS_ALLOC_FAILED|bad_alloc|bad allocation"
     "|could not create a primitive(?! desc)|could not create a memory|[Ff]ailed to allocate memory"
