@@ -14,8 +14,9 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from semask_d2.data.jpeg_scans import MAX_SCANS, count_scans
 from semask_d2.utils.errors import UnreadableFile, UserError
-from semask_d2.utils.files import atomic_write
+from semask_d2.utils.files import atomic_write, require_regular
 
 Path = str | os.PathLike
 T = TypeVar("T")
@@ -171,10 +172,12 @@ def count_ids(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _read(path: Path, what: str, convert: Callable[[Image.Image], T], *, decode: bool = True) -> T:
     """What `convert` makes of the file, `decode`d or by its header; `what` is the file's role with its article."""
+    require_regular(path)
     try:
         with Image.open(path, formats=_formats()) as image:
             _check_size(image, path)
             if decode:
+                _check_scans(image, path)
                 image.load()
             return convert(image)
     except FileNotFoundError:
@@ -208,6 +211,19 @@ def _check_size(image: Image.Image, path: Path) -> None:
         raise _too_large(path, f"{width} x {height} pixels")
     if width * height == 0:
         raise UnreadableFile(f"{path} is {width} x {height} pixels, an empty image: replace or remove it")
+
+
+def _check_scans(image: Image.Image, path: Path) -> None:
+    """Raise UnreadableFile where decoding a JPEG file would take minutes for each of its megabytes."""
+    if image.format not in ("JPEG", "MPO"):
+        return
+    with open(path, "rb") as file:
+        scans = count_scans(file)
+    if scans > MAX_SCANS:
+        raise UnreadableFile(
+            f"{path} is a JPEG file of more than {MAX_SCANS} scans, each of which takes as long as a whole "
+            "picture: save it anew"
+        )
 
 
 def _too_large(path: Path, size: str) -> UnreadableFile:
