@@ -1,4 +1,4 @@
-"""Writing files so that a reader, or a crash, never meets half of one."""
+"""Writing files so that a reader, or a crash, never meets half of one, and which files may be read at all."""
 
 from __future__ import annotations
 
@@ -13,14 +13,49 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from semask_d2.utils.errors import UserError
+from semask_d2.utils.errors import UnreadableFile, UserError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 BROKEN = (errno.EIO, errno.EROFS, errno.EFBIG)  # of the disk or the file system, whatever was being written
 PROBE_BYTES = 2**20
+MAX_NAME_BYTES = 200  # of a name that becomes a folder's or a file's, with room for an ending
 MARK = ".semask-tmp"
 TEMPORARY = re.compile(rf"\..+{re.escape(MARK)}(\.\w+)?", re.DOTALL)
 NAME_BYTES = 100  # of the target's name in the temporary file's: both fit where names have at most 143 bytes
+
+
+def require_regular(path: str | os.PathLike, source: str = "") -> Path:
+    """Return `path`; `UnreadableFile` where it is there and no regular file, or a link to one, or is no file name.
+
+    A FIFO would be waited for without end, and a device may have no end. A missing file is left for `open` to report.
+    `source` is how a message calls the file, by default its path.
+    """
+    source = source or os.fspath(path)
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return Path(path)
+    except ValueError as error:
+        raise UnreadableFile(f"{source!r}: no file name: {error}") from error
+    if stat.S_ISDIR(mode):
+        raise UnreadableFile(f"{source}: expected a file, this is a folder")
+    if not stat.S_ISREG(mode):
+        raise UnreadableFile(f"{source}: not a regular file (a device, pipe or socket); save its content as a file")
+    return Path(path)
+
+
+def folder_name(name: str, source: str) -> str:
+    """Return `name` where it can be that of a folder or file inside another folder: one plain part of a path.
+
+    Raises `UserError`, which begins with `source`, for any other.
+    """
+    is_path = "/" in name or "\\" in name or name.strip() in ("", ".", "..")
+    if is_path or not name.isprintable() or len(os.fsencode(name)) > MAX_NAME_BYTES:
+        raise UserError(
+            f"{source}: {name[:60]!r} cannot name a folder; expected a name without slashes and control characters, "
+            f"other than . and .., of at most {MAX_NAME_BYTES} bytes"
+        )
+    return name
 
 
 class UnwritableFile(UserError, OSError):
