@@ -19,6 +19,7 @@ from semask_d2.export.graph import SegmentationGraph
 from semask_d2.export.metadata import KEY, ExportMetadata
 from semask_d2.export.running import require_library
 from semask_d2.modeling.layers.grid_sample import without_grid_sample
+from semask_d2.utils.files import put_in_place, temporary_beside
 
 if TYPE_CHECKING:
     import onnx
@@ -146,7 +147,9 @@ def files_of(path: Path) -> list[Path]:
 def move(source: Path, target: Path) -> None:
     """Put an exported file, and what belongs to it, in its place."""
     for part, place in zip(files_of(source), files_of(target), strict=True):
-        shutil.move(part, place)
+        with temporary_beside(place) as temporary:
+            shutil.copyfile(part, temporary)
+            put_in_place(temporary, place)
 
 
 @contextmanager
