@@ -221,7 +221,7 @@ def test_old_temporary_files_are_removed_and_nothing_else(tmp_path: Path) -> Non
         return path
 
     ours = []
-    for target, suffix in (("a.png", ""), ("clip.mp4", ".mp4"), (300 * "n", "")):
+    for target, suffix in (("a.png", ""), ("clip.mp4", ".mp4"), (255 * "n", "")):
         with temporary_beside(tmp_path / target, suffix) as temporary:
             ours.append(tmp_path / f"kept{len(ours)}")
             os.link(temporary, ours[-1])
