@@ -6,11 +6,13 @@
 
 Of a folder, whose MODEL.WEIGHTS it sets, the config of Mask2Former or MaskFormer on Swin or ResNet is written: model,
 pixel mean and number of classes; the data set is the user's. A published file is written without executable YAML tags:
-the lists that its expressions stand for, literally.
+the lists that its expressions stand for, literally. What a file of Mask2Former, MaskFormer or SeMask leaves to the
+defaults of its own code is filled in with these (the schedule, the decoder, which stages attend within windows), and its
+parts get the names that they have here; both are printed.
 
 It understands lists of the form `!!python/object/apply:eval ["[int(x * 0.1 * 640) for x in range(5, 21)]"]`, computes
-them itself and executes nothing. Anything else with a tag is refused. The rest of the text stays as it is; a config
-with a `_BASE_` is written as one file without it.
+them itself and executes nothing. Anything else with a tag is refused. The rest of the text stays as it is where nothing
+is filled in; a config with a `_BASE_` is written as one file without it.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from pathlib import Path
 
 import yaml
 
+from semask_d2.config.published import SEMASK_BACKBONE, STAGES_KEY, completed, value_at
 from semask_d2.config.transformers_folders import config_of_folder
 from semask_d2.config.yaml_files import BASE_KEY, read_yaml, short_tag, tagged_values
 from semask_d2.utils.errors import UserError
@@ -30,6 +33,7 @@ from semask_d2.utils.files import atomic_write
 EVAL_TAG = "tag:yaml.org,2002:python/object/apply:eval"
 LONGEST_EXPRESSION = 200  # characters
 LONGEST_LIST = 1000
+SEM_BLOCKS_KEY = "MODEL.SWIN.NUM_SEM_BLOCKS"
 
 
 def literal_list(expression: str) -> list[int]:
@@ -93,11 +97,17 @@ def convert(text: str, source: Path) -> str:
     return "".join([*parts, text[done:]])
 
 
-def literal_config(path: Path) -> str:
-    """The text of the literal config that the file at `path` stands for."""
+def literal_config(path: Path) -> tuple[str, list[str]]:
+    """The text of the literal config that the file at `path` stands for, and lines about what was filled in."""
     values = read_yaml(path, chain=(), clean=convert)  # says what is wrong with the file, and with those it starts from
     text = convert(path.read_text(encoding="utf-8"), path)
-    return yaml.safe_dump(values, sort_keys=False) if BASE_KEY in yaml.safe_load(text) else text
+    values, added = completed(values)
+    notes = [f"  {key}: {value}" for key, value in added.items()]
+    if value_at(values, "MODEL.BACKBONE.NAME") == SEMASK_BACKBONE and value_at(values, SEM_BLOCKS_KEY) != 0:
+        if value_at(values, STAGES_KEY) is None:
+            notes.append(f"  {STAGES_KEY} is not known for this number of classes: state the one of your training")
+    whole = bool(added) or BASE_KEY in (yaml.safe_load(text) or {})
+    return yaml.safe_dump(values, sort_keys=False) if whole else text, notes
 
 
 def transformers_text(folder: Path) -> str:
@@ -113,13 +123,19 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.output.exists():
         raise UserError(f"--output {options.output}: is there already; name another file, or remove it")
-    text = transformers_text(options.config) if options.config.is_dir() else literal_config(options.config)
+    notes: list[str] = []
+    if options.config.is_dir():
+        text = transformers_text(options.config)
+    else:
+        text, notes = literal_config(options.config)
     try:
         with atomic_write(options.output) as file:
             file.write(text)
     except OSError as error:
         raise UserError(f"--output {options.output}: cannot be written: {error.strerror}") from error
     print(f"{options.config} -> {options.output}")
+    if notes:
+        print("Filled in, as the file's own code has it:", *notes, sep="\n")
 
 
 if __name__ == "__main__":

@@ -1,15 +1,17 @@
-"""A function over many files at once, in data-loading processes, with a progress bar where someone is watching."""
+"""A function over many files at once, in data-loading processes, and what the main process does for all others."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from semask_d2.d2 import comm
 from semask_d2.data.workers import worker_settings
+from semask_d2.utils.errors import UserError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -44,6 +46,20 @@ def map_files(
     loader: Any = DataLoader(Mapped(function, items), batch_size=1, **worker_settings(min(workers, len(items)), "cpu"))
     for (result,) in tqdm(loader, desc=what, unit="file", disable=None, leave=False):
         yield result
+
+
+def on_main_process(function: Callable[[], Result]) -> Result:
+    """The result of `function`, which the main process alone calls; each process has it, or raises its UserError."""
+    result: Result | UserError | None = None
+    if comm.is_main_process():
+        try:
+            result = function()
+        except UserError as error:
+            result = error
+    result = cast("Result | UserError", comm.all_gather(result)[0])
+    if isinstance(result, UserError):
+        raise result
+    return result
 
 
 def usable_cores() -> int:

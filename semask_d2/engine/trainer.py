@@ -58,6 +58,7 @@ from semask_d2.evaluation import (
     MultiScaleFlip,
     SemanticEvaluator,
     TimedEvaluator,
+    TimedModel,
     build_evaluator,
     main_metric,
     mean_loss,
@@ -260,7 +261,8 @@ class Trainer(DefaultTrainer):
             evaluated = evaluated._replace(sizes=sizes)
             for evaluator in evaluators:
                 evaluator.begin(evaluated)
-            evaluators = [TimedEvaluator(evaluator, model, evaluator.dataset_name) for evaluator in evaluators]
+            model = timed = TimedModel(model)
+            evaluators = [TimedEvaluator(evaluator, timed, evaluator.dataset_name) for evaluator in evaluators]
         return super().test(cfg, model, evaluators)
 
     @property

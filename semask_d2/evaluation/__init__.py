@@ -6,7 +6,7 @@ from semask_d2.evaluation.evaluator import Evaluator
 from semask_d2.evaluation.instances import InstanceEvaluator
 from semask_d2.evaluation.loss import mean_loss
 from semask_d2.evaluation.multi_scale import MultiScaleFlip, sizes_in_words
-from semask_d2.evaluation.pace import TimedEvaluator
+from semask_d2.evaluation.pace import TimedEvaluator, TimedModel
 from semask_d2.evaluation.panoptic import PanopticEvaluator
 from semask_d2.evaluation.results import EvaluatedModel
 from semask_d2.evaluation.semantic import LabelsOnly, SemanticEvaluator
@@ -23,6 +23,7 @@ __all__ = [
     "PanopticEvaluator",
     "SemanticEvaluator",
     "TimedEvaluator",
+    "TimedModel",
     "build_evaluator",
     "main_metric",
     "mean_loss",

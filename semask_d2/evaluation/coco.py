@@ -37,9 +37,7 @@ class AveragePrecision(NamedTuple):
         }
 
 
-def coco_precision(
-    truth: dict[str, Any], found: list[dict[str, Any]], max_instances: int, *, by_size: bool = True
-) -> AveragePrecision:
+def coco_precision(truth: dict[str, Any], found: list[dict[str, Any]], max_instances: int) -> AveragePrecision:
     """Compare results in COCO's form with the content of a COCO file; `max_instances` of an image and class count."""
     coco, coco_eval = coco_classes()
     with contextlib.redirect_stdout(io.StringIO()):  # what it prints of its steps
@@ -53,10 +51,7 @@ def coco_precision(
             results.dataset = {**truth, "annotations": []}
             results.createIndex()
         evaluation = coco_eval(expected, results, "segm")
-        parameters = evaluation.params
-        parameters.maxDets = [max_instances]
-        if not by_size:
-            parameters.areaRng, parameters.areaRngLbl = parameters.areaRng[:1], parameters.areaRngLbl[:1]
+        evaluation.params.maxDets = [max_instances]
         evaluation.evaluate()
         evaluation.accumulate()
     return AveragePrecision(np.asarray(evaluation.eval["precision"])[..., -1])

@@ -15,6 +15,7 @@ from tabulate import tabulate
 from semask_d2.d2 import DatasetEvaluator, comm
 from semask_d2.evaluation.confusion import ConfusionMatrix
 from semask_d2.evaluation.results import AVERAGED, TASKS, DatasetResult, EvaluatedModel, ImageResult, keep_earlier
+from semask_d2.utils.errors import UserError
 from semask_d2.utils.files import folder_name
 from semask_d2.utils.visualization import distinct_colors
 
@@ -56,6 +57,16 @@ class Evaluator(DatasetEvaluator):
         if self.folder is not None and comm.is_main_process():
             keep_earlier(self.folder, evaluated)
         comm.synchronize()
+
+    def check_predicted(self, ids: np.ndarray, image: str) -> None:
+        """Raise UserError where a model of other classes predicts ids that are none of the data set's."""
+        count = len(self.class_names)
+        if ids.size and not (0 <= ids.min() and ids.max() < count):
+            wrong = np.unique(ids[(ids < 0) | (ids >= count)])[:8].tolist()
+            raise UserError(
+                f'{image}: the model predicts the class ids {wrong}, but data set "{self.dataset_name}" has the '
+                f"{count} classes 0..{count - 1}: evaluate a model of these classes, or map its ids to them"
+            )
 
     def results(
         self,

@@ -5,21 +5,32 @@ from __future__ import annotations
 import logging
 import os
 from collections import OrderedDict
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from semask_d2.d2 import Instances, MetadataCatalog, comm
 from semask_d2.data.annotations import run_lengths
 from semask_d2.data.datasets import get_dataset_dicts
+from semask_d2.data.parallel import on_main_process
 from semask_d2.data.segments import image_size, true_instances
 from semask_d2.evaluation.coco import coco_precision
 from semask_d2.evaluation.evaluator import Evaluator
+from semask_d2.evaluation.image_precision import image_precision
 from semask_d2.evaluation.results import ImageResult
 from semask_d2.utils.errors import UserError
 from semask_d2.utils.foreign import is_positive
 
 logger = logging.getLogger(__name__)
+
+
+class MeasuredImage(NamedTuple):
+    """An image by its number in the data set: its annotations and what was found, in COCO's form, and its own AP."""
+
+    number: int
+    truth: list[dict[str, Any]]
+    found: list[dict[str, Any]]
+    result: ImageResult
 
 
 class InstanceEvaluator(Evaluator):
@@ -49,9 +60,7 @@ class InstanceEvaluator(Evaluator):
 
     def reset(self) -> None:
         """Forget all images."""
-        self.found: list[dict[str, Any]] = []
-        self.seen: list[int] = []
-        self.images: list[ImageResult] = []
+        self.measured: list[MeasuredImage] = []
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
         """Keep `instances` of `outputs` for the comparison with the annotations, and compare those of each image."""
@@ -61,61 +70,68 @@ class InstanceEvaluator(Evaluator):
                     f'data set "{self.dataset_name}" is of instances, and the model finds none: set '
                     "MODEL.MASK_FORMER.TEST.INSTANCE_ON True"
                 )
+            self.check_predicted(output["instances"].pred_classes.cpu().numpy(), x["file_name"])
             number = self.number_of[x["file_name"]]
-            found = coco_results(output["instances"], number)
-            self.seen.append(number)
-            self.found += found
-            self.images.append(self.image_result(number, found))
+            truth, found = self.true_annotations(number), coco_results(output["instances"], number)
+            self.measured.append(MeasuredImage(number, truth, found, self.image_result(number, truth, found)))
 
-    def image_result(self, number: int, found: list[dict[str, Any]]) -> ImageResult:
+    def image_result(self, number: int, truth: list[dict[str, Any]], found: list[dict[str, Any]]) -> ImageResult:
         """The AP of one image, over the classes that its truth holds."""
-        own = coco_precision(self.truth([number]), found, self.max_instances, by_size=False)
-        present = {name: float(x) for name, x in zip(self.class_names, own.by_class()["AP"], strict=True)}
-        classes = {name: x for name, x in present.items() if not np.isnan(x)}
-        return ImageResult(self.samples[number]["file_name"], {}, own.metrics(), classes)
+        precision = image_precision(truth, found, len(self.class_names), self.max_instances)
+        by_class = zip(self.class_names, precision.by_class()["AP"], strict=True)
+        classes = {name: float(x) for name, x in by_class if not np.isnan(x)}
+        return ImageResult(self.samples[number]["file_name"], {}, precision.metrics(), classes)
 
     def evaluate(self) -> OrderedDict:
         """Gather from the processes, log a table of classes, write the files, and return {"segm": metrics}.
 
-        Every process has them.
+        The main process alone compares; every process has the metrics.
         """
-        shares = comm.all_gather((self.found, self.seen, self.images))
-        seen = sorted({number for _, numbers, _ in shares for number in numbers})
-        if not seen:
+        shares = comm.gather(self.measured)
+        return on_main_process(lambda: self.summary(sorted((x for share in shares for x in share), key=lambda x: x[0])))
+
+    def summary(self, measured: list[MeasuredImage]) -> OrderedDict:
+        """The results of all images, in their order."""
+        if not measured:
             raise UserError(f"{self.dataset_name}: no image to measure, as none could be read")
-        found = [x for own, _, _ in shares for x in own]
-        images = [image for _, _, own in shares for image in own]
-        truth = self.truth(seen)
+        annotations = [x for image in measured for x in image.truth]
+        truth = {
+            "info": {},
+            "images": [{"id": image.number, **self.size(image.number)} for image in measured],
+            "annotations": [{**x, "id": number} for number, x in enumerate(annotations, start=1)],
+            "categories": [{"id": i, "name": name} for i, name in enumerate(self.class_names)],
+        }
+        found = [x for image in measured for x in image.found]
         precision = coco_precision(truth, found, self.max_instances)
         by_class = precision.by_class()
         metrics = precision.metrics()
         metrics |= {f"AP-{name}": float(x) for name, x in zip(self.class_names, by_class["AP"], strict=True)}
-        true_classes = [x["category_id"] for x in truth["annotations"] if not x["iscrowd"]]
+        true_classes = [x["category_id"] for x in annotations if not x["iscrowd"]]
         counts = np.bincount(true_classes, minlength=len(self.class_names))
-        return self.results(metrics, by_class, counts, images, remark=f", {len(found)} instances found")
+        remark = f", {len(found)} instances found"
+        return self.results(metrics, by_class, counts, [image.result for image in measured], remark=remark)
 
-    def truth(self, numbers: list[int]) -> dict[str, Any]:
-        """What COCO's file would hold of these images, with classes for category ids."""
-        images, annotations = [], []
-        for number in numbers:
-            sample = self.samples[number]
-            width, height = image_size(sample)
-            images.append({"id": number, "height": height, "width": width})
-            for x in true_instances(sample, (width, height)):
-                area = x.annotation.get("area")
-                annotations.append(
-                    {
-                        "id": len(annotations) + 1,
-                        "image_id": number,
-                        "category_id": x.category_id,
-                        "iscrowd": int(x.is_crowd),
-                        "area": float(area if is_positive(area) else x.mask.sum()),
-                        "bbox": [0, 0, width, height],  # which average precision of masks does not read
-                        "segmentation": run_lengths(x.mask),
-                    }
-                )
-        categories = [{"id": i, "name": name} for i, name in enumerate(self.class_names)]
-        return {"info": {}, "images": images, "annotations": annotations, "categories": categories}
+    def size(self, number: int) -> dict[str, int]:
+        """Height and width of an image."""
+        width, height = image_size(self.samples[number])
+        return {"height": height, "width": width}
+
+    def true_annotations(self, number: int) -> list[dict[str, Any]]:
+        """What COCO's file would hold of an image but ids, with classes for category ids and run lengths of masks."""
+        annotations = []
+        for x in true_instances(self.samples[number]):
+            area = x.annotation.get("area")
+            annotations.append(
+                {
+                    "image_id": number,
+                    "category_id": x.category_id,
+                    "iscrowd": int(x.is_crowd),
+                    "area": float(area if is_positive(area) else x.mask.sum()),
+                    "bbox": [0, 0, *x.mask.shape[::-1]],  # which average precision of masks does not read
+                    "segmentation": run_lengths(x.mask),
+                }
+            )
+        return annotations
 
 
 def coco_results(instances: Instances, image_id: int) -> list[dict[str, Any]]:

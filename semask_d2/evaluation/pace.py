@@ -15,24 +15,43 @@ from semask_d2.utils.memory import peak_memory
 logger = logging.getLogger(__name__)
 
 
+class TimedModel(nn.Module):
+    """`model` and the seconds that its calls take; on a GPU each call is waited for, as scoring does.
+
+    A wrapper for the time of an evaluation, as a hook on the model would go on to slow the training down.
+    """
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+        self.training = model.training
+        self.seconds = 0.0
+
+    def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
+        start = time.perf_counter()
+        outputs = self.model(batched_inputs)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self.seconds += time.perf_counter() - start
+        return outputs
+
+
 class TimedEvaluator(DatasetEvaluator):
     """`evaluator`, with a line at the end: images per second of all processes, seconds per image, peak memory.
 
-    `model` is what the evaluation calls; hooks on it tell its time. On a GPU each call is waited for, as scoring does.
-    Seconds and memory are the main process's.
+    `model` is what the evaluation calls. Seconds and memory are the main process's.
     """
 
-    def __init__(self, evaluator: DatasetEvaluator, model: nn.Module, name: str):
+    def __init__(self, evaluator: DatasetEvaluator, model: TimedModel, name: str):
         self.evaluator = evaluator
+        self.model = model
         self.name = name
         self.reset()
-        model.register_forward_pre_hook(self._model_starts)
-        model.register_forward_hook(self._model_ends)
 
     def reset(self) -> None:
         self.evaluator.reset()
         self.images = 0
-        self.model_seconds = self.scoring_seconds = 0.0
+        self.scoring_seconds = self.model.seconds = 0.0
         self.start = time.perf_counter()
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
@@ -46,19 +65,11 @@ class TimedEvaluator(DatasetEvaluator):
         results = self.evaluator.evaluate()
         images = sum(comm.all_gather(self.images))
         if self.images:
-            waiting = max(0.0, seconds - self.model_seconds - self.scoring_seconds)
-            parts = {"data": waiting, "model": self.model_seconds, "scoring": self.scoring_seconds}
+            waiting = max(0.0, seconds - self.model.seconds - self.scoring_seconds)
+            parts = {"data": waiting, "model": self.model.seconds, "scoring": self.scoring_seconds}
             shares = ", ".join(f"{part} {value / self.images:.4f}" for part, value in parts.items())
             logger.info(
                 "%s: %.2f images per second (seconds per image: %s), peak memory %.0f MB",
                 *(self.name, images / seconds, shares, peak_memory() / 2**20),
             )
         return results
-
-    def _model_starts(self, *_: Any) -> None:
-        self.model_start = time.perf_counter()
-
-    def _model_ends(self, *_: Any) -> None:
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        self.model_seconds += time.perf_counter() - self.model_start

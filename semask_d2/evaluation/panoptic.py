@@ -48,7 +48,8 @@ def compare_segments(
 ) -> Comparison:
     """Compare two maps (H, W) of segment ids, 0 for void, with `id` and `category_id` of each segment.
 
-    True segments may be `iscrowd`: they are no misses, and what lies more than half in them, or in void, is not wrong.
+    True segments may be `iscrowd`: they are no misses, and what lies more than half in the one of its class, or in
+    void, is not wrong.
     One pass over the pixels counts all pairs of ids.
     """
     (own, own_areas), (ids, areas) = (np.unique(x, return_counts=True) for x in (predicted, true))
@@ -56,7 +57,8 @@ def compare_segments(
     overlaps = np.bincount(pairs, minlength=len(own) * len(ids)).reshape(len(own), len(ids))
     in_void = overlaps[:, ids == VOID].sum(1)
     row_of, column_of = ({int(x): i for i, x in enumerate(found)} for found in (own, ids))
-    crowds = [x for x in true_segments if x.get("iscrowd")]
+    # of several crowds of a class the last one alone, as panopticapi has it, by which papers' figures are measured
+    crowd_of = {x["category_id"]: x["id"] for x in true_segments if x.get("iscrowd")}
     truth = [x for x in true_segments if not x.get("iscrowd") and x["id"] in column_of]
     wanted = [x for x in predicted_segments if x["id"] in row_of]
     comparison = Comparison([], [], [])
@@ -78,8 +80,9 @@ def compare_segments(
         row, category = row_of[other["id"]], other["category_id"]
         if other["id"] in matched:
             continue
-        same = [column_of[x["id"]] for x in crowds if x["category_id"] == category and x["id"] in column_of]
-        if in_void[row] + overlaps[row, same].sum() <= own_areas[row] * 0.5:
+        column = column_of.get(crowd_of.get(category, -1))
+        in_crowd = 0 if column is None else overlaps[row, column]
+        if in_void[row] + in_crowd <= own_areas[row] * 0.5:
             comparison.wrong.append(category)
     return comparison
 
@@ -157,6 +160,7 @@ class PanopticEvaluator(Evaluator):
                     "MODEL.MASK_FORMER.TEST.PANOPTIC_ON True"
                 )
             panoptic, segments = output["panoptic_seg"]
+            self.check_predicted(np.array([segment["category_id"] for segment in segments], int), x["file_name"])
             sample = self.samples[x["file_name"]]
             path = sample["pan_seg_file_name"]
             try:

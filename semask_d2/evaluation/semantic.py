@@ -95,6 +95,7 @@ class SemanticEvaluator(Evaluator):
         for x, output in zip(inputs, outputs, strict=True):
             predicted = output["sem_seg"]
             prediction = (predicted if predicted.dim() == 2 else predicted.argmax(0)).cpu().numpy()
+            self.check_predicted(prediction, x["file_name"])
             if self.predictions is not None:
                 self.predictions.write(x["file_name"], prediction)
             sample = x if x.get("sem_seg_file_name") else self.samples[x["file_name"]]

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
+from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from semask_d2.data import workers
+from semask_d2 import get_cfg
+from semask_d2.d2 import Boxes, Instances
+from semask_d2.data import get_dataset_dicts, workers
 from semask_d2.data.loader import Batches
+from semask_d2.data.mappers import build_mapper
 from semask_d2.engine.failures import explain
+from semask_d2.modeling.losses.targets import Segments
 from semask_d2.utils.errors import UserError
+from tests.helpers.commands import TINY
 
 
 @pytest.mark.slow
@@ -35,9 +44,38 @@ def test_workers_leave_ctrl_c_to_the_trainer() -> None:
     assert (done.returncode, done.stdout) == (0, "on\n")
 
 
-def test_batches_travel_in_shared_memory() -> None:
-    (sample,) = workers.in_shared_memory([{"image": torch.zeros(3, 4, 4), "file_name": "a"}])
-    assert sample["image"].is_shared()
+@dataclass
+class Found:
+    """An object of a user's mapper."""
+
+    tensors: dict[str, list[torch.Tensor]]
+    array: np.ndarray
+
+
+def test_batches_travel_in_shared_memory_however_deep_their_tensors_are() -> None:
+    segments = Segments(torch.ones(2, 4, 4, dtype=torch.uint8), torch.tensor([1, 2]))
+    instances = Instances((4, 4), gt_masks=torch.ones(2, 4, 4), gt_boxes=Boxes(torch.zeros(2, 4)))
+    found = Found({"a": [torch.ones(3)]}, np.arange(3))
+    sample = {"image": torch.zeros(3, 4, 4), "file_name": "a", "segments": segments, "instances": instances}
+    sample["found"] = found
+    (shared,) = workers.in_shared_memory([sample])
+    assert shared is sample
+    tensors = (sample["image"], *segments, instances.gt_masks, instances.gt_boxes.tensor, found.tensors["a"][0])
+    assert all(tensor.is_shared() for tensor in tensors)
+    assert found.array.tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("kind", ["panoptic", "instance"])
+def test_segments_that_a_mapper_makes_travel_so(toy_data: Path, kind: str) -> None:
+    cfg = get_cfg(f"toy_scenes_{kind}/semask_swin_mini_msfapn_m2f.yaml", list(TINY))
+    sample = build_mapper(cfg, is_train=True)(get_dataset_dicts(f"toy_scenes_{kind}_train")[0])
+    (shared,) = workers.in_shared_memory([sample])
+    assert all(tensor.is_shared() for tensor in (shared["image"], shared["sem_seg"], *shared["segments"]))
+
+
+def test_what_cannot_travel_is_an_error_of_the_worker() -> None:
+    with pytest.raises((AttributeError, TypeError, pickle.PicklingError)):
+        workers.in_shared_memory([{"image": torch.zeros(1), "function": lambda: 0}])
 
 
 def test_an_error_in_shared_memory_reaches_the_training_process(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,7 +83,8 @@ def test_an_error_in_shared_memory_reaches_the_training_process(monkeypatch: pyt
         raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)")
 
     monkeypatch.setattr(torch.Tensor, "share_memory_", full)
-    batch = workers.in_shared_memory([{"image": torch.zeros(3, 4, 4)}])
+    nested = Segments(torch.zeros(4, 4), torch.zeros(1))
+    batch = workers.in_shared_memory([{"segments": nested}])
     with pytest.raises(UserError, match="no shared memory for a batch of 1 images") as caught:
         next(iter(Batches([batch])))
     assert "/dev/shm" in explain(caught.value)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import re
 import time
+import weakref
 
 import pytest
 import torch
@@ -13,7 +15,7 @@ from torch import nn
 from semask_d2 import get_cfg
 from semask_d2.d2 import DatasetEvaluator
 from semask_d2.engine import Trainer
-from semask_d2.evaluation import TimedEvaluator
+from semask_d2.evaluation import TimedEvaluator, TimedModel
 from tests.helpers.commands import TINY, TOY_CONFIG
 
 
@@ -48,7 +50,7 @@ def test_each_part_has_its_seconds(monkeypatch: pytest.MonkeyPatch, caplog: pyte
             clock.now += 2.0
             return inputs
 
-    model = Model()
+    model = TimedModel(Model())
     evaluator = TimedEvaluator(Counting(clock), model, "a_set")
     for _ in range(2):  # an evaluator starts anew
         evaluator.reset()
@@ -66,7 +68,7 @@ def test_each_part_has_its_seconds(monkeypatch: pytest.MonkeyPatch, caplog: pyte
 
 def test_an_evaluation_without_images_says_nothing(monkeypatch, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
-        assert TimedEvaluator(Counting(Clock(monkeypatch)), nn.Identity(), "empty").evaluate()
+        assert TimedEvaluator(Counting(Clock(monkeypatch)), TimedModel(nn.Identity()), "empty").evaluate()
     assert not caplog.messages
 
 
@@ -80,5 +82,38 @@ def test_the_trainer_says_its_pace(toy_data, tmp_path, caplog: pytest.LogCapture
     lines = [message for message in caplog.messages if "images per second" in message]
     assert len(lines) == 2
     assert all(line.startswith("toy_scenes_val: ") for line in lines)
-    assert not model._forward_hooks  # nothing of an evaluation stays with the model
-    assert not model._forward_pre_hooks
+
+
+def hooks_of(model: nn.Module) -> int:
+    return sum(len(x._forward_hooks) + len(x._forward_pre_hooks) for x in model.modules())
+
+
+@pytest.mark.parametrize("task", ["", "_panoptic", "_instance"])
+@pytest.mark.parametrize("fails", [False, True])
+def test_an_evaluation_leaves_nothing_with_the_model(task, fails, toy_data, tmp_path, monkeypatch) -> None:
+    """A hook would wait for the GPU in each later step of the training, and keep the evaluator."""
+    cfg = get_cfg(f"toy_scenes{task}/semask_swin_mini_msfapn_m2f.yaml", [*TINY, "OUTPUT_DIR", str(tmp_path)])
+    model = Trainer.build_model(cfg)
+    before, evaluators = hooks_of(model), []
+
+    class Watched(Trainer):
+        @classmethod
+        def build_evaluator(cls, cfg, dataset_name):
+            evaluator = super().build_evaluator(cfg, dataset_name)
+            evaluators.append(weakref.ref(evaluator))
+            if fails:
+                monkeypatch.setattr(type(evaluator), "process", broken)
+            return evaluator
+
+    def broken(self, inputs, outputs) -> None:
+        raise OSError("disk")
+
+    for _ in range(2):
+        if fails:
+            with pytest.raises(OSError, match="disk"):
+                Watched.test(cfg, model)
+        else:
+            Watched.test(cfg, model)
+    gc.collect()
+    assert hooks_of(model) == before
+    assert [evaluator() for evaluator in evaluators] == [None, None]

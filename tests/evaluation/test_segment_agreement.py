@@ -14,8 +14,9 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from semask_d2.d2 import Boxes, DatasetCatalog, Instances, MetadataCatalog
-from semask_d2.evaluation import InstanceEvaluator
+from semask_d2.evaluation import InstanceEvaluator, instances
 from semask_d2.evaluation import coco as coco_evaluation
+from semask_d2.evaluation.image_precision import image_precision
 from semask_d2.evaluation.panoptic import PanopticCounts
 from tests.evaluation.test_segments import blurred, random_segments
 
@@ -160,3 +161,43 @@ def test_faster_coco_eval(instance_case: tuple, monkeypatch: pytest.MonkeyPatch)
     for theirs, plain in zip(faster, [ours(instance_case), ours(instance_case, 3), ours(nothing)], strict=True):
         assert theirs == pytest.approx(plain, rel=1e-12, nan_ok=True)
     assert faster[2]["AP"] == 0
+
+
+@pytest.mark.parametrize("max_instances", [100, 3])
+def test_an_images_own_precision_is_that_of_a_data_set_of_it_alone(
+    instance_case: tuple, max_instances: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With equal scores and equal masks among the results, too."""
+    without_faster(monkeypatch)
+    name, dicts, outputs, *_ = instance_case
+    evaluator = InstanceEvaluator(name, max_instances=max_instances)
+    for number, (x, output) in enumerate(zip(dicts, outputs, strict=True)):
+        if number % 2:
+            output.scores[:] = (output.scores * 4).round() / 4
+        again = torch.arange(len(output) + len(output) // 3) % max(len(output), 1)
+        evaluator.process([x], [{"instances": output[again]}])
+    differing = 0
+    for image in evaluator.measured:
+        content = {
+            "info": {},
+            "images": [{"id": image.number, **evaluator.size(image.number)}],
+            "annotations": [{**x, "id": i} for i, x in enumerate(image.truth, start=1)],
+            "categories": [{"id": i} for i in range(CLASSES)],
+        }
+        alone = coco_evaluation.coco_precision(content, image.found, max_instances)
+        own = image_precision(image.truth, image.found, CLASSES, max_instances)
+        np.testing.assert_allclose(own.precision[..., 0], alone.precision[..., 0], rtol=1e-12)
+        differing += len(np.unique(own.precision)) > 3
+    assert differing >= 2
+
+
+def test_coco_evaluation_runs_once_for_all_images(instance_case: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def counted(truth: dict[str, Any], found: list[dict[str, Any]], max_instances: int):
+        calls.append(len(truth["images"]))
+        return coco_evaluation.coco_precision(truth, found, max_instances)
+
+    monkeypatch.setattr(instances, "coco_precision", counted)
+    ours(instance_case)
+    assert calls == [14]

@@ -75,6 +75,20 @@ def test_a_label_map_of_another_size_is_named(evaluator, tmp_path) -> None:
         evaluator.process(inputs, [{"sem_seg": torch.zeros(4, 2, 2)}])
 
 
+@pytest.mark.parametrize("wrong", [4, 255, -1])
+def test_predicted_ids_that_are_no_class_are_named(evaluator, tmp_path, wrong: int) -> None:
+    """A foreign model's, which would count as another pair of classes."""
+    Image.fromarray(np.zeros((2, 2), np.uint8)).save(tmp_path / "t.png")
+    inputs = [{"sem_seg_file_name": tmp_path / "t.png", "file_name": "image.jpg"}]
+    with pytest.raises(UserError, match=rf"image\.jpg: the model predicts the class ids \[{wrong}\].*classes 0\.\.3"):
+        evaluator.process(inputs, [{"sem_seg": torch.tensor([[0, wrong], [1, 3]])}])
+    scores = torch.zeros(6, 2, 2)
+    scores[5] = 1
+    with pytest.raises(UserError, match=r"class ids \[5\]"):
+        evaluator.process(inputs, [{"sem_seg": scores}])
+    assert not evaluator.confusion.counts.any()
+
+
 def labeled_inputs(folder: Path, count: int, unreadable: set[int]) -> list[dict]:
     """`count` images whose label files hold class 1, but those numbered in `unreadable`, which are damaged or gone."""
     inputs = [{"file_name": f"{i}.jpg", "sem_seg_file_name": str(folder / f"{i}.png")} for i in range(count)]

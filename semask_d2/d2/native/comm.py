@@ -78,6 +78,16 @@ def all_gather(data: Any, group: dist.ProcessGroup | None = None) -> list[Any]:
     return gathered
 
 
+def gather(data: Any, dst: int = 0, group: dist.ProcessGroup | None = None) -> list[Any]:
+    """Return every rank's picklable `data`, in rank order, on the rank `dst`, and an empty list on the others."""
+    if get_world_size() == 1:
+        return [data]
+    group = group or _cpu_group()
+    gathered: list[Any] | None = [None] * dist.get_world_size(group) if dist.get_rank(group) == dst else None
+    dist.gather_object(data, gathered, dst=dst, group=group)
+    return gathered or []
+
+
 def shared_random_seed() -> int:
     """Return the same random number on all ranks, drawn from NumPy's state on rank 0; all must call it."""
     return all_gather(np.random.randint(2**31))[0]  # noqa: NPY002 - `seed_all_rng` seeds this state

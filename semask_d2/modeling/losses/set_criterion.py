@@ -117,8 +117,9 @@ class SetCriterion(nn.Module):
             wanted[:, i].scatter_(1, match % (queries + 1), ids.expand_as(match))
         wanted = wanted[..., :queries]
         loss = F.cross_entropy(class_logits.flatten(0, 2), wanted.flatten(), weight=self.empty_weight, reduction="none")
-        weight = self.empty_weight[wanted]
-        return loss.view(layers, -1).sum(1) / weight.view(layers, -1).sum(1)
+        total = self.empty_weight[wanted].view(layers, -1).sum(1)
+        # a layer all of whose targets weigh nothing has no loss, where the mean would be 0 / 0
+        return loss.view(layers, -1).sum(1) / torch.where(total > 0, total, 1)
 
     def mask_losses(
         self, predictions: MaskPredictions, targets: Targets, matches: list[Tensor]

@@ -259,6 +259,22 @@ def test_class_loss_is_a_weighted_mean() -> None:
     torch.testing.assert_close(loss, expected[None])
 
 
+@pytest.mark.parametrize(
+    ("weights", "present"),
+    [((), [[], []]), ([1.0, 0, 1, 1, 1, 1], [[1], []])],
+    ids=["no targets", "targets of a class without weight"],
+)
+def test_a_batch_whose_targets_weigh_nothing_has_no_class_loss(weights: list, present: list[list[int]]) -> None:
+    predictions, targets = make_predictions(2), make_targets(present)
+    criterion = make_criterion(class_weights=weights)
+    criterion.empty_weight[-1] = 0  # MODEL.MASK_FORMER.NO_OBJECT_WEIGHT
+    losses = criterion(predictions, targets)
+    assert [value.item() for name, value in losses.items() if name.startswith("loss_ce")] == [0] * LAYERS
+    sum(losses.values()).backward()
+    assert not predictions.class_logits.grad.any()
+    assert all(torch.isfinite(x.grad).all() for x in (predictions.mask_embed, predictions.mask_features))
+
+
 def test_empty_weight_stays_out_of_checkpoints() -> None:
     assert not make_criterion().state_dict()
 
