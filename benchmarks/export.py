@@ -7,7 +7,7 @@ Seconds and peak memory, each way in a process of its own, and the size of its f
 pictures of any size, as `semask export` writes them. bf16 is measured where the processor has it; int8 are the weights
 of the matrix products, by onnxruntime's quantize_dynamic. Weights are random; with a run folder they are its best ones,
 and the mIoU on its test set is measured as well, of every way whose file takes pictures of any size. Ways whose library
-is not installed are left out: pip install "semask_d2[export]".
+is not installed are left out: pip install -e ".[export]".
 """
 
 from __future__ import annotations

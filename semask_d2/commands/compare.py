@@ -50,7 +50,7 @@ def main(args: argparse.Namespace) -> None:
     names = distinct_names([Path(os.path.abspath(word)) for word in args.weights])
     configs = []
     for name, word in zip(names, args.weights, strict=True):
-        cfg = choose_config(args.config_file, word, args.opts)
+        cfg = choose_config(args.config_file, word, args.opts, option="")
         cfg.OUTPUT_DIR = os.path.join(args.output, name)
         check_evaluation(cfg)
         configs.append(cfg)

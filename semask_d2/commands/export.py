@@ -64,7 +64,7 @@ def main(args: argparse.Namespace) -> None:
         resize=args.resize,
     )
     check_settings(args.format, settings, args.outputs, normalize=not args.no_normalize)
-    predictor = Predictor(choose_config(args.config_file, args.run, [*args.opts, *PLAIN]))
+    predictor = Predictor(choose_config(args.config_file, args.run, [*args.opts, *PLAIN], option="--run"))
     if not isinstance(predictor.model, SemanticSegmenter):
         raise UserError(
             f"MODEL.META_ARCHITECTURE {predictor.cfg.MODEL.META_ARCHITECTURE}: only this project's models are exported"

@@ -16,7 +16,7 @@ from semask_d2.d2 import CfgNode, comm
 from semask_d2.data import register_custom, require_data
 from semask_d2.data.datasets import class_metadata
 from semask_d2.data.quick_check import quick_check
-from semask_d2.engine import Trainer, launch
+from semask_d2.engine import Trainer, launch, locking
 from semask_d2.engine.setup import setup, summary
 from semask_d2.evaluation import EvaluatedModel, MultiScaleFlip, main_metric
 from semask_d2.evaluation.results import AVERAGED
@@ -48,8 +48,11 @@ def main(args: argparse.Namespace) -> None:
         without_memory.MODEL.DEVICE = "meta"
         with torch.device("meta"):
             build_model(without_memory)
-    setup(cfg, training=not args.eval_only, resume=args.resume)
-    results = evaluate(cfg, resume=args.resume) if args.eval_only else train(cfg, args)
+    try:
+        setup(cfg, training=not args.eval_only, resume=args.resume)
+        results = evaluate(cfg, resume=args.resume) if args.eval_only else train(cfg, args)
+    finally:
+        locking.release(cfg.OUTPUT_DIR)
     if comm.is_main_process() and results:
         for kind, of_kind in ((f" {AVERAGED}", results.get(AVERAGED, {})), ("", results)):
             for name in cfg.DATASETS.TEST if of_kind else ():

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from semask_d2.engine.launch import guarded
 from semask_d2.inference.drawing import RUNS
-from semask_d2.inference.web_page import build_page, cached_predictor, serve
+from semask_d2.inference.web_page import build_page, current_predictor, serve
 from semask_d2.utils.errors import UserError, printable
 from semask_d2.utils.runs import require_run, trained_runs
 
@@ -51,7 +51,7 @@ def choose_runs(first: str | None) -> list[Path]:
         runs = [chosen, *(run for run in runs if run.resolve() != chosen.resolve())]
     if not runs:
         raise UserError(f"no trained run under {Path(RUNS).resolve()}: name one with --run DIR, or train one")
-    cached_predictor(runs[0])  # what is wrong with it shows now
+    current_predictor(runs[0])  # what is wrong with it shows now
     return runs
 
 

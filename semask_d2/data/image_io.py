@@ -14,8 +14,9 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from semask_d2.data.jpeg_scans import MAX_SCANS, count_scans
 from semask_d2.utils.errors import UnreadableFile, UserError
-from semask_d2.utils.files import atomic_write
+from semask_d2.utils.files import atomic_write, require_regular
 
 Path = str | os.PathLike
 T = TypeVar("T")
@@ -171,10 +172,12 @@ def count_ids(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _read(path: Path, what: str, convert: Callable[[Image.Image], T], *, decode: bool = True) -> T:
     """What `convert` makes of the file, `decode`d or by its header; `what` is the file's role with its article."""
+    require_regular(path)
     try:
         with Image.open(path, formats=_formats()) as image:
             _check_size(image, path)
             if decode:
+                _check_scans(image, path)
                 image.load()
             return convert(image)
     except FileNotFoundError:
@@ -210,6 +213,19 @@ def _check_size(image: Image.Image, path: Path) -> None:
         raise UnreadableFile(f"{path} is {width} x {height} pixels, an empty image: replace or remove it")
 
 
+def _check_scans(image: Image.Image, path: Path) -> None:
+    """Raise UnreadableFile where decoding a JPEG file would take minutes for each of its megabytes."""
+    if image.format not in ("JPEG", "MPO"):
+        return
+    with open(path, "rb") as file:
+        scans = count_scans(file)
+    if scans > MAX_SCANS:
+        raise UnreadableFile(
+            f"{path} is a JPEG file of more than {MAX_SCANS} scans, each of which takes as long as a whole "
+            "picture: save it anew"
+        )
+
+
 def _too_large(path: Path, size: str) -> UnreadableFile:
     return UnreadableFile(f"{path} is {size}, but at most {MAX_PIXELS} are read: make it smaller first")
 
@@ -221,14 +237,15 @@ def _orientation(image: Image.Image, path: Path) -> int:
     except MemoryError:
         raise
     except Exception as error:  # the parser's errors are of many types, as for damaged pixels
-        _warn_once(
+        warn_once(
             f"{path}: its EXIF data cannot be read and are left out, the orientation with them ({type(error).__name__})"
         )
         return 1
 
 
 @cache
-def _warn_once(message: str) -> None:
+def warn_once(message: str) -> None:
+    """Log a warning the first time it is given."""
     logger.warning(message)
 
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from pycocotools import mask as coco_mask
 
-from semask_d2.data.image_io import read_colors, read_labels
+from semask_d2.data.annotations import EmptyAnnotation, UnusableAnnotation, flat_mask, run_length_counts
+from semask_d2.data.image_io import picture_size, read_colors, read_labels, warn_once
 from semask_d2.utils.errors import UserError
 
 NO_CLASS = -1
@@ -83,62 +83,83 @@ class LabelFormat:
         return np.uint8 if max(highest, self.ignore_label) < 256 else np.int64
 
 
+class CocoSegment(NamedTuple):
+    """An annotation of a COCO-format file: its id, its class, and its polygons or run lengths."""
+
+    id: Any
+    category: int
+    segmentation: Any
+
+
 @dataclass(frozen=True)
 class CocoLabels:
-    """The segments of one image of a COCO-format file, as (class, segmentation) with the topmost last.
+    """The segments of one image of a COCO-format file, of which smaller ones lie on larger ones.
 
-    `unlabeled` is the class of pixels in no segment; `source` names file and image in messages.
+    `unlabeled` is the class of pixels in no segment; `unknown` are the boxes [x, y, width, height] of annotations whose
+    shape is unknown, None for one without a box: what they may cover is ignored. `source` names file and image in
+    messages. A `height` or `width` of None is the image's.
     """
 
     source: str
-    height: int
-    width: int
+    height: int | None
+    width: int | None
     unlabeled: int
-    segments: tuple[tuple[int, Any], ...]
+    segments: tuple[CocoSegment, ...]
+    ignore_label: int = 255
+    unknown: tuple[list[float] | None, ...] = ()
 
-    def paint(self) -> np.ndarray:
-        """The class ids (H, W), uint8 or int64. Raises UserError for a segmentation that is none."""
-        highest = max((self.unlabeled, *(number for number, _ in self.segments)))
-        labels = np.full((self.height, self.width), self.unlabeled, np.uint8 if highest < 256 else np.int64)
-        for number, segmentation in self.segments:
-            labels[decoded_mask(segmentation, self.height, self.width, self.source)] = number
-        return labels
+    def paint(self, size: tuple[int, int]) -> tuple[np.ndarray, list[str]]:
+        """Return the class ids (H, W) at the image's `size` (width, height), uint8 or int64, and what was left out.
+
+        Raises `UserError` where the file says another size. Annotations that cannot be used are left out.
+        """
+        width, height = size
+        if (self.width or width, self.height or height) != size:
+            raise UserError(
+                f"{self.source} is {self.width} x {self.height} there, but the image is {width} x {height}: "
+                "annotations and image must be of one size"
+            )
+        counts, problems, unknown = [], [], list(self.unknown)
+        for segment in self.segments:
+            try:
+                runs = run_length_counts(segment.segmentation, height, width, f"{self.source}: annotation {segment.id}")
+            except EmptyAnnotation as error:
+                problems.append(str(error))
+            except UnusableAnnotation as error:
+                problems.append(str(error))
+                unknown.append(None)
+            else:
+                counts.append((int(runs[1::2].sum()), segment.category, runs))
+        highest = max((self.unlabeled, self.ignore_label, *(category for _, category, _ in counts)))
+        by_column = np.full((width, height), self.unlabeled, np.uint8 if highest < 256 else np.int64)
+        for box in unknown:
+            left, top, right, bottom = (0, 0, width, height) if box is None else pixels_of_box(box, width, height)
+            by_column[left:right, top:bottom] = self.ignore_label
+        flat = by_column.reshape(-1)
+        for _, category, runs in sorted(counts, key=lambda x: -x[0]):
+            flat[flat_mask(runs)] = category
+        return np.ascontiguousarray(by_column.T), problems
 
 
-def decoded_mask(segmentation: Any, height: int, width: int, source: str) -> np.ndarray:
-    """The mask (H, W) bool of COCO's polygons or run lengths; UserError that begins with `source` for what is none."""
-    try:
-        encoded: Any = segmentation
-        if isinstance(segmentation, list):
-            encoded = coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))
-        elif isinstance(segmentation["counts"], list):
-            if sum(segmentation["counts"]) != height * width:
-                raise ValueError(f"its runs are {sum(segmentation['counts'])} pixels long")
-            encoded = coco_mask.frPyObjects(segmentation, height, width)
-        mask = coco_mask.decode(encoded).astype(bool)
-    except Exception as error:  # whatever the library makes of values that are no polygon and no run lengths
-        raise UserError(f"{source}: a segmentation is neither polygons nor RLE: {error}") from error
-    if mask.shape != (height, width):
-        raise UserError(
-            f"{source}: an RLE is for {mask.shape[1]} x {mask.shape[0]} pixels, its image is {width} x {height}"
-        )
-    return mask
-
-
-def run_lengths(mask: np.ndarray) -> dict[str, Any]:
-    """COCO's compressed run lengths of a mask (H, W), as they stand in a file."""
-    encoded: Any = coco_mask.encode(np.asfortranarray(mask, np.uint8))
-    return {"size": list(encoded["size"]), "counts": encoded["counts"].decode()}
+def pixels_of_box(box: Sequence[float], width: int, height: int) -> tuple[int, int, int, int]:
+    """Return the left, top, right and bottom of the pixels that a box [x, y, width, height] touches."""
+    corners = np.array([box[0], box[1], box[0] + box[2], box[1] + box[3]])
+    corners[:2], corners[2:] = np.floor(corners[:2]), np.ceil(corners[2:])
+    left, top, right, bottom = np.clip(corners, 0, [width, height, width, height]).astype(int).tolist()
+    return left, top, right, bottom
 
 
 def read_sample_labels(sample: dict[str, Any]) -> np.ndarray:
     """The class ids (H, W) of a data set's dict; uint8, or int64 where they may be larger.
 
     The dict has `sem_seg_file_name` and, where its data set needs them, `label_format` or `coco_labels`. Raises
-    UnreadableFile and UserError as their readers do.
+    UnreadableFile and UserError as their readers do. Annotations that are left out are told of once a file.
     """
     if (segments := sample.get("coco_labels")) is not None:
-        return segments.paint()
+        labels, problems = segments.paint(picture_size(sample["file_name"]))
+        for problem in problems:
+            warn_once(f"{problem}; left out")
+        return labels
     label_format = sample.get("label_format")
     path = sample["sem_seg_file_name"]
     return read_labels(path) if label_format is None else label_format.read(path)

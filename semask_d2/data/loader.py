@@ -144,7 +144,7 @@ def build_train_loader(
 
 def has_instances(sample: dict[str, Any]) -> bool:
     """False for a dict whose `annotations` are none, or crowds alone."""
-    return "annotations" not in sample or any(not x["iscrowd"] for x in sample["annotations"])
+    return "annotations" not in sample or any(not x.get("iscrowd") for x in sample["annotations"])
 
 
 def run_seed(cfg: CfgNode) -> int:

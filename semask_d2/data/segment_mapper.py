@@ -11,9 +11,10 @@ from PIL import Image
 
 from semask_d2.d2 import CfgNode, configurable
 from semask_d2.data.augmentation import View, image_tensor
-from semask_d2.data.image_io import open_picture, read_colors
-from semask_d2.data.labels import decoded_mask, size_mismatch
+from semask_d2.data.image_io import check_labels, open_picture
+from semask_d2.data.labels import size_mismatch
 from semask_d2.data.mapper import SemanticMapper
+from semask_d2.data.segments import check_image_size, panoptic_segments, true_instances
 from semask_d2.modeling.losses.targets import Segments
 from semask_d2.utils.arguments import require
 from semask_d2.utils.errors import UserError
@@ -28,12 +29,21 @@ class SegmentMapper(SemanticMapper):
     def __call__(self, dataset_dict: dict[str, Any], rng: np.random.Generator | None = None) -> dict[str, Any]:
         """Map one dict; raises UserError naming the file for an unreadable one and for annotations that do not fit."""
         if not self.is_train:
-            return super().__call__(dataset_dict, rng)
+            mapped = super().__call__(dataset_dict, rng)
+            check_image_size(dataset_dict, (mapped["width"], mapped["height"]))
+            return mapped
         sample = dict(dataset_dict)
         image = open_picture(sample["file_name"])
+        check_image_size(sample, image.size)
         sample["height"], sample["width"] = image.height, image.width
         rng = rng if rng is not None else np.random.default_rng(np.random.randint(2**31))  # noqa: NPY002
         masks, classes, labels = self.read_segments(sample)
+        check_labels(
+            np.append(labels.ravel(), classes).astype(np.int64),
+            num_classes=self.num_classes,
+            ignore_label=self.ignore_label,
+            path=sample["file_name"],
+        )
         maps = [masks] if masks.ndim == 2 else list(masks)
         pixels, labels, maps = self._augment(image, labels, rng, sample.pop("wanted_class", None), maps)
         sample["image"] = image_tensor(pixels, self.image_format)
@@ -68,26 +78,20 @@ class PanopticMapper(SegmentMapper):
 
     def read_segments(self, sample: dict[str, Any]) -> tuple[np.ndarray, list[int], np.ndarray]:
         """One map, and labels that ignore what no segment covers."""
-        path = sample.get("pan_seg_file_name")
-        if path is None:
-            raise UserError(f"{sample['file_name']} has no pan_seg_file_name, which INPUT.DATASET_MAPPER_NAME asks for")
-        ids = read_segment_ids(path)
+        ids, segments = panoptic_segments(sample)
         size, (height, width) = (sample["width"], sample["height"]), ids.shape
         if size != (width, height):
+            path = sample["pan_seg_file_name"]
             raise UserError(size_mismatch(sample["file_name"], size, "panoptic file", path, (width, height)))
         values, places = np.unique(ids, return_inverse=True)
         number_of, class_of = np.zeros(len(values), np.int32), np.full(len(values), self.ignore_label)
         place = {value: i for i, value in enumerate(values.tolist())}
         classes: list[int] = []
-        for segment in sample["segments_info"]:
-            if (i := place.pop(segment["id"], None)) is None:
-                raise UserError(f"{path} has no pixel of the segment {segment['id']} that its annotations name")
-            class_of[i] = segment["category_id"]
+        for segment in segments:
+            class_of[place[segment["id"]]] = segment["category_id"]
             if not segment["iscrowd"]:
                 classes.append(segment["category_id"])
-                number_of[i] = len(classes)
-        if place.keys() - {0}:
-            raise UserError(f"{path} holds the segment ids {sorted(place.keys() - {0})[:8]}, which no annotation names")
+                number_of[place[segment["id"]]] = len(classes)
         places = places.reshape(ids.shape)
         return number_of[places], classes, class_of[places]
 
@@ -97,17 +101,13 @@ class InstanceMapper(SegmentMapper):
 
     def read_segments(self, sample: dict[str, Any]) -> tuple[np.ndarray, list[int], np.ndarray]:
         """One map where nothing overlaps, else a mask each; in the labels smaller objects lie on larger ones."""
-        if "annotations" not in sample:
-            raise UserError(f"{sample['file_name']} has no annotations, which INPUT.DATASET_MAPPER_NAME asks for")
-        height, width = sample["height"], sample["width"]
-        found = [
-            (decoded_mask(x["segmentation"], height, width, sample["file_name"]), x) for x in sample["annotations"]
-        ]
+        width, height = size = sample["width"], sample["height"]
+        instances = true_instances(sample, size)
         labels = np.full((height, width), self.ignore_label)
-        for mask, x in sorted(found, key=lambda pair: -int(pair[0].sum())):
-            labels[mask] = x["category_id"]
-        kept = [(mask, x["category_id"]) for mask, x in found if not x["iscrowd"] and mask.any()]
-        masks, classes = [mask for mask, _ in kept], [category for _, category in kept]
+        for x in sorted(instances, key=lambda x: -int(x.mask.sum())):
+            labels[x.mask] = x.category_id
+        kept = [x for x in instances if not x.is_crowd]
+        masks, classes = [x.mask for x in kept], [x.category_id for x in kept]
         if sum(int(mask.sum()) for mask in masks) > np.any(masks, axis=0).sum():
             return np.stack(masks), classes, labels
         ids = np.zeros((height, width), np.int32)
@@ -171,25 +171,3 @@ class LargeScaleJitter(SegmentMapper):
         height, width = (min(length, self.image_size) for length in full)
         top, left = int(rng.integers(full[0] - height + 1)), int(rng.integers(full[1] - width + 1))
         return View(*full, top, left, height, width)
-
-
-def read_true_segments(sample: dict[str, Any]) -> tuple[np.ndarray, list[dict[str, Any]]]:
-    """The segment ids (H, W) of a data set's dict, 0 for none, and `id`, `category_id` and `iscrowd` of each.
-
-    Of its panoptic file, else of its annotations as instances, of which smaller ones lie on larger ones.
-    """
-    if (path := sample.get("pan_seg_file_name")) is not None:
-        return read_segment_ids(path), sample["segments_info"]
-    height, width = sample["height"], sample["width"]
-    masks = [decoded_mask(x["segmentation"], height, width, sample["file_name"]) for x in sample["annotations"]]
-    ids = np.zeros((height, width), np.int64)
-    for i in sorted(range(len(masks)), key=lambda i: -int(masks[i].sum())):
-        ids[masks[i]] = i + 1
-    segments = [{**x, "id": i} for i, x in enumerate(sample["annotations"], start=1)]
-    return ids, segments
-
-
-def read_segment_ids(path: str) -> np.ndarray:
-    """The segment ids (H, W) int64 of COCO's panoptic PNG: R + 256 G + 65536 B."""
-    colors = read_colors(path)
-    return colors >> 16 | colors & 0xFF00 | (colors & 0xFF) << 16

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Sequence
 from typing import Any
 
 from semask_d2.checkpoint import Checkpointer
 from semask_d2.d2 import HookBase, comm
+from semask_d2.engine.hooks import recorded
 from semask_d2.utils.errors import UserError
-from semask_d2.utils.runs import read_metrics
 
 logger = logging.getLogger(__name__)
 
@@ -57,11 +56,12 @@ class EarlyStopping(HookBase):
 
     def before_train(self) -> None:
         done = self.trainer.start_iter
-        if done and comm.is_main_process() and os.path.isfile(self.metrics_file):
-            for iteration, record in read_metrics(self.metrics_file).items():
+        if done and comm.is_main_process():
+            for iteration, record in recorded(self.metrics_file).items():
                 if iteration < done and (found := [record[name] for name in self.metrics if name in record]):
                     self.values[iteration] = max(found)
         if done:
+            self.trainer.iter = done - 1  # which a checkpoint written now holds
             self.end_if_over(done)
 
     def state_dict(self) -> dict[str, Any]:

@@ -20,8 +20,9 @@ from semask_d2.engine.optimizer import load_scheduler_state
 from semask_d2.engine.step import TrainingStep
 from semask_d2.engine.stopping import Stopped
 from semask_d2.evaluation.results import AVERAGED
+from semask_d2.utils.foreign import Section, entries, integer, number, shown, text
 from semask_d2.utils.memory import peak_memory
-from semask_d2.utils.runs import read_metrics
+from semask_d2.utils.runs import FINAL_NAME, read_metrics
 
 logger = logging.getLogger(__name__)
 
@@ -35,16 +36,62 @@ class LRScheduler(hooks.LRScheduler):  # under the name that Detectron2's traine
         load_scheduler_state(self.scheduler, state_dict)
 
 
+class SmoothingWindow(HookBase):
+    """Keeps in checkpoints the latest values of each scalar, so that a resumed run's medians are the whole run's.
+
+    Those of a finished run whose last line was not written to `metrics_file` are written then. It stands before the
+    hook that writes checkpoints, on all processes. Seconds, which are a machine's, start anew.
+    """
+
+    def __init__(self, metrics_file: str, size: int = 20):
+        self.metrics_file = metrics_file
+        self.size = size
+        self.saved: dict[str, dict[str, Any]] = {}
+
+    def before_train(self) -> None:
+        done = self.trainer.start_iter
+        if done >= self.trainer.max_iter and done - 1 in recorded(self.metrics_file):
+            return
+        for name, scalar in self.saved.items():
+            for value, iteration in scalar["values"]:
+                self.trainer.storage.put_scalar(name, value, smoothing_hint=scalar["smooth"], cur_iter=iteration)
+
+    def state_dict(self) -> dict[str, Any]:
+        storage, iteration = self.trainer.storage, self.trainer.iter
+        hints = storage.smoothing_hints()
+        return {
+            name: {"smooth": hints[name], "values": [list(pair) for pair in history.values()[-self.size :]]}
+            for name, history in storage.histories().items()
+            if storage.latest()[name][1] == iteration and not name.endswith(("time", "seconds"))
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        for name, content in state_dict.items():
+            source = f"the checkpoint's latest values of {shown(name)}"
+            scalar = Section.of(content, source)
+            values = [entries(pair, source, 2) for pair in scalar.entries("values")]
+            self.saved[text(name, source)] = {
+                "smooth": scalar.flag("smooth"),
+                "values": [(number(value, source), integer(at, source, low=0)) for value, at in values[-self.size :]],
+            }
+
+
 class PeriodicCheckpoint(HookBase):
     """Saves `model_0000099` after the 100th iteration (period 100) and so on, and `model_final` after the last.
 
-    Of the numbered ones only the `kept` newest stay; 0 keeps all.
+    Of the numbered ones only the `kept` newest stay; 0 keeps all. A finished run that lacks its `model_final` gets it.
     """
 
     def __init__(self, checkpointer: Checkpointer, period: int, kept: int):
         self.checkpointer = checkpointer
         self.period = period
         self.kept = kept
+
+    def before_train(self) -> None:
+        done = self.trainer.start_iter
+        if done >= self.trainer.max_iter and not Path(self.checkpointer.save_dir, FINAL_NAME).exists():
+            self.trainer.iter = done - 1  # which the checkpoint holds
+            self.checkpointer.save("model_final", iteration=done - 1)
 
     def after_step(self) -> None:
         iteration = self.trainer.iter
@@ -113,10 +160,13 @@ class EvaluateUnevaluated(HookBase):
 
     def is_missing(self, iteration: int) -> bool:
         """Whether the metrics file holds no result of the iteration."""
-        if not os.path.isfile(self.metrics_file):
-            return True
-        found = read_metrics(self.metrics_file)  # a training's last evaluation is recorded one iteration later
-        return all(self.metric not in found.get(recorded, {}) for recorded in (iteration, iteration + 1))
+        found = recorded(self.metrics_file)  # a training's last evaluation is recorded one iteration later
+        return all(self.metric not in found.get(at, {}) for at in (iteration, iteration + 1))
+
+
+def recorded(metrics_file: str) -> dict[int, dict[str, float]]:
+    """The scalars of a run's metrics file by iteration; none where it is not there."""
+    return read_metrics(metrics_file) if os.path.lexists(metrics_file) else {}
 
 
 def flattened(results: dict[str, Any]) -> dict[str, float]:

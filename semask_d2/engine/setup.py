@@ -3,46 +3,36 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
 from torch import nn
 
 from semask_d2 import d2
 from semask_d2.d2 import CfgNode, collect_env_info, comm, seed_all_rng, setup_logger
+from semask_d2.engine import run_folder
 from semask_d2.modeling.layers.precision import autocast_dtype
 from semask_d2.modeling.layers.triton_deformable_attention import triton_serves as attention_served
 from semask_d2.modeling.layers.triton_deformable_conv import triton_serves as convolution_served
 from semask_d2.utils.errors import printable
-from semask_d2.utils.files import atomic_write, move_aside, remove_stale, require_writable
 from semask_d2.utils.memory import keep_freed_memory
-from semask_d2.utils.runs import CONFIG_NAME
 
 logger = logging.getLogger(__name__)
 
 LOGGERS = ("fvcore", "detectron2", "semask_d2")
 LIBRARY = {True: "torchvision", False: "plain"}  # what convolves on a GPU, and on a CPU
 DETAIL = {"detail": True}  # `extra` of a record that goes to log.txt alone
-RUN_FILES = (
-    *("model_*.pth", "last_checkpoint", "config.yaml", "metrics.json", "log.txt*", "events.out.tfevents.*"),
-    *("pictures", "inference", "non_finite_batch*.pth", "report.html", "trackers.json"),
-)
 
 
 def setup(cfg: CfgNode, *, training: bool, resume: bool) -> None:
     """Start a job's output folder, log and seeds; a training that does not resume moves an earlier run aside.
 
+    A training locks the folder, which `Trainer.train` gives back; see `locking`.
     A rank's seed is SEED plus its number; a negative SEED takes random ones.
     """
     folder, rank = cfg.OUTPUT_DIR, comm.get_rank()
-    if comm.is_main_process():
-        require_writable(folder, "OUTPUT_DIR")
-        if training and not resume:
-            set_aside(folder)
-        remove_stale(folder)
+    line = run_folder.prepare(folder, training=training, resume=resume) if comm.is_main_process() else ""
     comm.synchronize()
     logging.raiseExceptions = False  # a log that cannot be written must not bury the line that says so
     end_logs()
@@ -53,6 +43,8 @@ def setup(cfg: CfgNode, *, training: bool, resume: bool) -> None:
             if isinstance(handler, logging.StreamHandler) and handler.stream is sys.stdout:
                 handler.addFilter(_is_no_detail)
     logger.info("semask_d2 on the %s backend, %s", d2.BACKEND, d2.BACKEND_VERSION)
+    if line:
+        logger.info("%s", line)
     logger.info("Process %d of %d\n%s", rank, comm.get_world_size(), collect_env_info(), extra=DETAIL)
     logger.info("Command line: %s", " ".join(sys.argv), extra=DETAIL)
     logger.info("Config:\n%s", cfg.dump(), extra=DETAIL)
@@ -86,12 +78,6 @@ def _printable(record: logging.LogRecord) -> bool:
 
 def _is_no_detail(record: logging.LogRecord) -> bool:
     return not getattr(record, "detail", False)
-
-
-def write_config(cfg: CfgNode) -> None:
-    """Write `config.yaml` into the output folder, so that the run can be evaluated and drawn by itself."""
-    with atomic_write(os.path.join(cfg.OUTPUT_DIR, CONFIG_NAME)) as file:
-        file.write(cfg.dump())
 
 
 def summary(
@@ -157,11 +143,3 @@ def computation(cfg: CfgNode, device: torch.device, *, training: bool) -> str:
     in_parts = training and device.type == "cpu" and dtype == torch.float32  # see layers/attention.py
     attention = "attention in parts" if in_parts else "attention scaled_dot_product_attention"
     return ", ".join([name, attention, *paths, compiled])
-
-
-def set_aside(folder: str) -> None:
-    """Move the files of an earlier run in `folder` to `folder/previous_N`, so that a new one overwrites nothing."""
-    old = [path for pattern in RUN_FILES for path in Path(folder).glob(pattern)]
-    if not any(path.name.startswith("model_") for path in old):
-        return  # nothing that took work to make
-    print(f"{folder} held an earlier run: moved to {move_aside(folder, old)} (use --resume to continue one)")

@@ -22,6 +22,7 @@ import numpy as np
 
 from semask_d2.d2 import CfgNode, EventWriter, get_event_storage
 from semask_d2.utils.errors import UserError
+from semask_d2.utils.extras import install_command
 from semask_d2.utils.files import atomic_write
 
 logger = logging.getLogger(__name__)
@@ -178,9 +179,7 @@ def import_extra(library: str) -> ModuleType:
     try:
         return importlib.import_module(library)
     except ImportError as error:
-        raise UserError(
-            f'TRACKERS: "{library}" needs its library ({error}): pip install "semask_d2[{library}]"'
-        ) from error
+        raise UserError(f'TRACKERS: "{library}" needs its library ({error}): {install_command(library)}') from error
 
 
 def flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -33,6 +33,7 @@ from semask_d2.data.datasets import class_metadata
 from semask_d2.data.datasets.custom import register_custom
 from semask_d2.data.loader import Batches, TrainBatches, build_test_loader, build_train_loader, run_seed
 from semask_d2.data.mappers import build_validation_mapper
+from semask_d2.engine import locking
 from semask_d2.engine.averaging import WeightAverage
 from semask_d2.engine.early_stopping import EarlyStopping, Finished
 from semask_d2.engine.hooks import (
@@ -41,11 +42,13 @@ from semask_d2.engine.hooks import (
     LRScheduler,
     PeriodicCheckpoint,
     ProgressLine,
+    SmoothingWindow,
     StopOnSignal,
 )
 from semask_d2.engine.optimizer import build_optimizer, build_scheduler
 from semask_d2.engine.pictures import CurveWriter, PredictionPictures, report_training
-from semask_d2.engine.setup import DETAIL, write_config
+from semask_d2.engine.run_folder import write_config
+from semask_d2.engine.setup import DETAIL
 from semask_d2.engine.step import TrainingStep
 from semask_d2.engine.trackers import build_trackers
 from semask_d2.evaluation import (
@@ -113,45 +116,61 @@ class Trainer(DefaultTrainer):
     def train(self) -> Any:
         """Train from `start_iter` on, evaluate and save on the way and at the end; the last evaluation's results.
 
-        A signal to stop ends it after a step, with a checkpoint (`Stopped`).
+        Of a run that is finished only the end is done again, as a kill may have cut it short. A signal to stop ends it
+        after a step, with a checkpoint (`Stopped`). Raises `UserError` where another training is at work in the folder.
         """
-        if comm.is_main_process():
-            write_config(self.cfg)
+        is_main = comm.is_main_process()
+        if is_main and (line := locking.take(self.cfg.OUTPUT_DIR)):
+            logger.info("%s", line)
+        try:
+            if is_main:
+                write_config(self.cfg)
+            self._train()
+            if is_main and self.cfg.DATASETS.TEST:
+                report_training(self.cfg, self.checkpointer.model)
+        finally:
+            if is_main:
+                locking.release(self.cfg.OUTPUT_DIR)
+        return self.last_results
+
+    def _train(self) -> None:
         self.iterations_done = self.start_iter
         if self.start_iter >= self.max_iter:
-            logger.info("The run is finished, all %d iterations: it is only evaluated", self.max_iter)
-            return self.evaluate() if self.cfg.DATASETS.TEST else {}
-        loader = self.build_train_loader(self.cfg)
-        if isinstance(loader, TrainBatches):
-            loader = loader.starting_at(self.start_iter, seed=self._trainer.seed)
-        self._trainer.begin(loader)
+            logger.info("The run is finished, all %d iterations: only its end is done again", self.max_iter)
+        else:
+            loader = self.build_train_loader(self.cfg)
+            if isinstance(loader, TrainBatches):
+                loader = loader.starting_at(self.start_iter, seed=self._trainer.seed)
+            self._trainer.begin(loader)
         with self._trainer.stop_request.listening():
             try:
                 super().train()
             except Finished:
-                if self.iterations_done == self.start_iter:  # a run that had ended so, and is resumed
+                if not self.last_results:  # a run that had ended so, and is resumed
                     self.evaluate()
-        if comm.is_main_process() and self.cfg.DATASETS.TEST:
-            report_training(self.cfg, self.checkpointer.model)
-        return self.last_results
+
+    def after_train(self) -> None:
+        self.iter = min(self.iter, max(self.start_iter, self.max_iter))  # the loop over no iterations counts one more
+        super().after_train()
 
     def build_hooks(self) -> list[HookBase]:
         """Timing, learning rate, checkpoints, evaluation, the best model, pictures, writers, and what ends a run."""
         cfg, is_main = self.cfg, comm.is_main_process()
         checkpoints = None
+        metrics_file = os.path.join(cfg.OUTPUT_DIR, METRICS_NAME)
         built: list[HookBase] = [hooks.IterationTimer(), LRScheduler()]
+        if cfg.SOLVER.EMA.ENABLED:
+            self.average = WeightAverage(self.checkpointer.model, cfg.SOLVER.EMA.DECAY)
+            built.append(self.average)
+        built.append(SmoothingWindow(metrics_file))
         if is_main:
             checkpoints = PeriodicCheckpoint(
                 self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD, cfg.SOLVER.CHECKPOINTS_KEPT
             )
             built.append(checkpoints)
-        if cfg.SOLVER.EMA.ENABLED:
-            self.average = WeightAverage(self.checkpointer.model, cfg.SOLVER.EMA.DECAY)
-            built.insert(2, self.average)
         if cfg.DATASETS.TEST:
             for name in cfg.DATASETS.TEST:
                 self.build_evaluator(cfg, name)  # what is wrong with one shows before the first iteration
-            metrics_file = os.path.join(cfg.OUTPUT_DIR, METRICS_NAME)
             built.append(EvaluateUnevaluated(cfg.TEST.EVAL_PERIOD, self.evaluate, metrics_file, self.metric))
             built.append(hooks.EvalHook(cfg.TEST.EVAL_PERIOD, self.evaluate))
             if is_main:
@@ -166,7 +185,7 @@ class Trainer(DefaultTrainer):
                     period=cfg.TEST.EVAL_PERIOD,
                     patience=cfg.SOLVER.EARLY_STOPPING.PATIENCE,
                     min_delta=cfg.SOLVER.EARLY_STOPPING.MIN_DELTA,
-                    metrics_file=os.path.join(cfg.OUTPUT_DIR, METRICS_NAME),
+                    metrics_file=metrics_file,
                     checkpointer=self.checkpointer if is_main else None,
                 )
             )

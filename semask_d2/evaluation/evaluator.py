@@ -16,6 +16,7 @@ from semask_d2.d2 import DatasetEvaluator, comm
 from semask_d2.evaluation.confusion import ConfusionMatrix
 from semask_d2.evaluation.results import AVERAGED, TASKS, DatasetResult, EvaluatedModel, ImageResult, keep_earlier
 from semask_d2.utils.errors import UserError
+from semask_d2.utils.files import folder_name
 from semask_d2.utils.visualization import distinct_colors
 
 logger = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ class Evaluator(DatasetEvaluator):
         class_colors: Sequence[Sequence[int]] | None,
         output_dir: str | os.PathLike | None,
     ):
-        self.dataset_name = dataset_name
+        self.dataset_name = dataset_name if output_dir is None else folder_name(dataset_name, "name of a data set")
         self.class_names = list(class_names)
         self.class_colors = class_colors or distinct_colors(len(self.class_names))
         self.output_dir = output_dir

@@ -10,14 +10,16 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from semask_d2.d2 import Instances, MetadataCatalog, comm
+from semask_d2.data.annotations import run_lengths
 from semask_d2.data.datasets import get_dataset_dicts
-from semask_d2.data.labels import decoded_mask, run_lengths
 from semask_d2.data.parallel import on_main_process
+from semask_d2.data.segments import image_size, true_instances
 from semask_d2.evaluation.coco import coco_precision
 from semask_d2.evaluation.evaluator import Evaluator
 from semask_d2.evaluation.image_precision import image_precision
 from semask_d2.evaluation.results import ImageResult
 from semask_d2.utils.errors import UserError
+from semask_d2.utils.foreign import is_positive
 
 logger = logging.getLogger(__name__)
 
@@ -111,23 +113,22 @@ class InstanceEvaluator(Evaluator):
 
     def size(self, number: int) -> dict[str, int]:
         """Height and width of an image."""
-        return {key: self.samples[number][key] for key in ("height", "width")}
+        width, height = image_size(self.samples[number])
+        return {"height": height, "width": width}
 
     def true_annotations(self, number: int) -> list[dict[str, Any]]:
         """What COCO's file would hold of an image but ids, with classes for category ids and run lengths of masks."""
-        sample = self.samples[number]
-        height, width = sample["height"], sample["width"]
         annotations = []
-        for x in sample["annotations"]:
-            mask = decoded_mask(x["segmentation"], height, width, sample["file_name"])
+        for x in true_instances(self.samples[number]):
+            area = x.annotation.get("area")
             annotations.append(
                 {
                     "image_id": number,
-                    "category_id": x["category_id"],
-                    "iscrowd": x["iscrowd"],
-                    "area": float(x.get("area", mask.sum())),
-                    "bbox": x.get("bbox", [0, 0, width, height]),
-                    "segmentation": run_lengths(mask),
+                    "category_id": x.category_id,
+                    "iscrowd": int(x.is_crowd),
+                    "area": float(area if is_positive(area) else x.mask.sum()),
+                    "bbox": [0, 0, *x.mask.shape[::-1]],  # which average precision of masks does not read
+                    "segmentation": run_lengths(x.mask),
                 }
             )
         return annotations

@@ -12,7 +12,7 @@ import numpy as np
 
 from semask_d2.d2 import MetadataCatalog, comm
 from semask_d2.data.datasets import get_dataset_dicts
-from semask_d2.data.segment_mapper import read_segment_ids
+from semask_d2.data.segments import panoptic_segments
 from semask_d2.evaluation.confusion import mean_of_present
 from semask_d2.evaluation.evaluator import Evaluator
 from semask_d2.evaluation.results import ImageResult
@@ -164,7 +164,7 @@ class PanopticEvaluator(Evaluator):
             sample = self.samples[x["file_name"]]
             path = sample["pan_seg_file_name"]
             try:
-                true = read_segment_ids(path)
+                true, true_segments = panoptic_segments(sample)
             except UnreadableFile as error:
                 logger.warning("%s left out of the metrics: %s", x["file_name"], error)
                 self.unreadable += 1
@@ -174,7 +174,7 @@ class PanopticEvaluator(Evaluator):
                     f"{path} is {true.shape[1]} x {true.shape[0]} pixels, the image {x['file_name']} "
                     f"{panoptic.shape[1]} x {panoptic.shape[0]}; they must agree"
                 )
-            own = self.quality.update(panoptic.cpu().numpy(), segments, true, sample["segments_info"])
+            own = self.quality.update(panoptic.cpu().numpy(), segments, true, true_segments)
             self.images.append(image_result(str(x["file_name"]), str(path), own, self.class_names))
 
     def evaluate(self) -> OrderedDict:

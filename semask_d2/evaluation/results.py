@@ -19,13 +19,15 @@ import numpy as np
 
 from semask_d2.data.image_io import save_picture
 from semask_d2.evaluation.confusion import ConfusionMatrix
-from semask_d2.utils.files import atomic_write, move_aside
+from semask_d2.utils.files import atomic_write, move_aside, require_enclosed, require_regular
 
 logger = logging.getLogger(__name__)
 
 FOLDER = "inference"
 AVERAGED = "ema"  # in it the files of averaged weights, and before the names of their metrics
 METRICS_FILE, IMAGES_FILE, CLASSES_FILE, CONFUSION_FILE = "metrics.json", "images.json", "classes.csv", "confusion.png"
+PREDICTIONS = "predictions"  # the folder of what a benchmark takes
+RESULT_FILES = (METRICS_FILE, IMAGES_FILE, CLASSES_FILE, CONFUSION_FILE, f"{PREDICTIONS}/**/*.png")
 NUMBERED_CLASSES = 25  # up to which the cells of the picture hold their percentages
 
 
@@ -135,13 +137,15 @@ class DatasetResult:
 def keep_earlier(folder: Path, model: EvaluatedModel) -> None:
     """Move the files of other results in `folder` to `previous_N` in it, so that nothing overwrites them.
 
-    Results of one checkpoint at the same sizes replace each other, and so do those of one training.
+    Results of one checkpoint at the same sizes replace each other, and so do those of one training. What no evaluation
+    writes stays where it is.
     """
+    require_enclosed(folder, (*RESULT_FILES, PREDICTIONS))
     file = folder / METRICS_FILE
     if not file.is_file():
         return
     try:
-        earlier = json.loads(file.read_text(encoding="utf-8"))
+        earlier = json.loads(require_regular(file).read_text(encoding="utf-8"))
         checkpoint, iteration = earlier["checkpoint"], earlier["iteration"]
         if checkpoint is None and model.checkpoint is None:
             return
@@ -149,10 +153,15 @@ def keep_earlier(folder: Path, model: EvaluatedModel) -> None:
         if (_real(checkpoint), iteration, sizes) == (_real(model.checkpoint), model.iteration, model.sizes):
             return
         whose = checkpoint or f"the training's model after {iteration} iterations"
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         whose = "an unknown model"
-    old = [path for path in folder.iterdir() if not path.name.startswith("previous_")]
+    old = result_files(folder)
     logger.info("%s held the results of %s: moved to %s", folder, whose, move_aside(folder, old))
+
+
+def result_files(folder: Path) -> list[Path]:
+    """The files in a data set's folder that an evaluation writes."""
+    return [path for pattern in RESULT_FILES for path in folder.glob(pattern)]
 
 
 def _real(checkpoint: str | None) -> str | None:

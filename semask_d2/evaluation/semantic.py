@@ -19,7 +19,7 @@ from semask_d2.data.labels import read_sample_labels
 from semask_d2.evaluation.boundary import BoundaryMetrics
 from semask_d2.evaluation.confusion import ConfusionMatrix, mean_of_present
 from semask_d2.evaluation.evaluator import Evaluator
-from semask_d2.evaluation.results import ImageResult
+from semask_d2.evaluation.results import PREDICTIONS, ImageResult
 from semask_d2.evaluation.submission import SubmissionWriter
 from semask_d2.modeling.meta_arch import as_segmenter
 from semask_d2.utils.errors import UnreadableFile, UserError
@@ -88,7 +88,7 @@ class SemanticEvaluator(Evaluator):
         self.unreadable = 0
         self.predictions = None
         if self.folder is not None and self.save_predictions:
-            self.predictions = SubmissionWriter(self.folder / "predictions", self.dataset_name)
+            self.predictions = SubmissionWriter(self.folder / PREDICTIONS, self.dataset_name)
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
         """Compare `sem_seg` of `outputs`, scores (K, H, W) or labels (H, W), with the label file of each input."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
+import os
+import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,12 @@ from semask_d2.d2 import CfgNode
 from semask_d2.export.graph import Outputs, SegmentationGraph, output_names, resizes_masks_first
 from semask_d2.export.metadata import ExportMetadata
 from semask_d2.export.proof import HALF_TOLERANCE, TOLERANCE, Agreement, prove
-from semask_d2.export.running import ExportedModel, OnnxModel, OpenVinoModel, TorchModel
-from semask_d2.export.writing import SUFFIXES, WRITERS, GraphSettings, move
+from semask_d2.export.running import ExportedModel, OnnxModel, OpenVinoModel, TorchModel, UnusableExport, first_line
+from semask_d2.export.writing import SUFFIXES, WRITERS, GraphSettings, exported_beside, put_all_in_place
 from semask_d2.modeling.meta_arch.base import SemanticSegmenter
 from semask_d2.utils.errors import UserError
-from semask_d2.utils.files import require_writable
+from semask_d2.utils.files import remove_stale, require_writable
+from semask_d2.utils.memory import out_of_memory
 from semask_d2.version import __version__
 
 RUNNERS: dict[str, Callable[[Path], ExportedModel]] = {
@@ -92,19 +94,25 @@ def export_model(
     """
     path = Path(path)
     check_settings(kind, settings, outputs, normalize=normalize)
+    require_file_name(path, SUFFIXES[kind])
     if path.suffix != SUFFIXES[kind]:
         raise UserError(f"--output {path}: expected a name that ends in {SUFFIXES[kind]} for --format {kind}")
     require_writable(path.parent, "--output")
+    remove_stale(path.parent)
     size_rule = (int(cfg.INPUT.MIN_SIZE_TEST), int(cfg.INPUT.MAX_SIZE_TEST)) if settings.resize else None
     graph = SegmentationGraph(model, outputs, normalize=normalize, size_rule=size_rule).eval()
     metadata = describe(cfg, classes, graph, settings)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.stem}.") as folder:
-        temporary = Path(folder, f"model{path.suffix}")
+    with exported_beside(path) as temporary:
         try:
             WRITERS[kind](graph, temporary, metadata, settings)
             agreements = prove(RUNNERS[kind](temporary), graph, settings, pictures)
-        except RuntimeError as error:  # of a runtime that cannot compute what it has read
-            reason = str(error).strip().splitlines()[-1]
+        except Exception as error:
+            if out_of_memory(error):
+                raise UserError(f"{path}: not written, out of memory; choose a smaller --size, or --batch 1") from error
+            if not isinstance(error, (RuntimeError, UnusableExport)):
+                raise
+            # of a runtime that cannot compute what it has read
+            reason = error.reason if isinstance(error, UnusableExport) else first_line(error)
             raise UserError(f"{path}: not written, as {kind} cannot run it ({reason}); try another --format") from error
         tolerance = HALF_TOLERANCE if settings.half_weights else TOLERANCE
         wrong = [agreement for agreement in agreements if not agreement.within(tolerance)]
@@ -113,5 +121,19 @@ def export_model(
                 f"{path}: not written, as the file does not do what the model does ({wrong[0]}; up to {tolerance:g} "
                 "is allowed); try another --format, or --no-grid-sample"
             )
-        move(temporary, path)
+        put_all_in_place(temporary, path)
     return agreements
+
+
+def require_file_name(path: Path, suffix: str) -> None:
+    """Raise `UserError` where `path` is a folder or no name that a file can have; writing takes minutes."""
+    try:
+        is_folder = stat.S_ISDIR(os.stat(path).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except ValueError as error:
+        raise UserError(f"--output {path}: no file name: {error}") from error
+    except OSError as error:
+        raise UserError(f"--output {path}: cannot be written: {error.strerror}; choose another name") from error
+    if is_folder:
+        raise UserError(f"--output {path}: this is a folder; name a file in it, such as {path / f'model{suffix}'}")

@@ -5,12 +5,18 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import asdict, dataclass, fields
-from typing import Any
 
 from semask_d2.checkpoint.class_metadata import is_color
+from semask_d2.export.checksum import BLANK, FIELD
+from semask_d2.export.graph import LABELS, MASK_LOGITS, PIXEL_LOGITS, SCORES
 from semask_d2.utils.errors import UserError
+from semask_d2.utils.foreign import Section, integer, number, shown, text
 
 KEY = "semask_d2"  # the name that the metadata has in a file
+MAX_CLASSES = 100_000
+MAX_SIDE = 2**16  # pixels that a picture's shorter side can be resized to
+MAX_PIXEL_VALUE = 1e6
+LEAST_STD = 1e-6
 
 
 @dataclass(frozen=True)
@@ -40,36 +46,58 @@ class ExportMetadata:
     input_type: str
 
     def as_text(self) -> str:
-        """JSON, as it stands in the file."""
-        return json.dumps(asdict(self))
+        """JSON, as it stands in the file until its checksum is known."""
+        return json.dumps(asdict(self) | {FIELD: BLANK})
 
     @classmethod
-    def from_text(cls, text: str | None, path: str | os.PathLike) -> ExportMetadata:
-        """Read `as_text`'s text; `UserError` naming `path` where it is not that."""
+    def from_text(
+        cls, source_text: str | None, path: str | os.PathLike, *, has_checksum: bool = True
+    ) -> ExportMetadata:
+        """Read `as_text`'s text; `UserError` naming `path`, and the key that is wrong.
+
+        `has_checksum` says that the file's checksum was found and is right. Files of older versions have none.
+        """
         try:
-            values = json.loads(text or "")
+            values = json.loads(source_text or "")
         except (ValueError, RecursionError):
             values = None
-        if not isinstance(values, dict) or not _sound(values):
+        if not isinstance(values, dict):
             raise UserError(f"{path}: no metadata of a model of this project in it; write the file with semask export")
-        return cls(**{field.name: values[field.name] for field in fields(cls)})
+        unknown = values.keys() - {field.name for field in fields(cls)}
+        if unknown and not has_checksum:  # in no version: a checksum that is not whole, or a damaged key
+            raise UserError(f"{path}: damaged metadata ({shown(sorted(unknown)[0])}); write it with semask export")
+        return _read(Section(values, f"{path}: metadata"))
 
 
-def _sound(values: dict[str, Any]) -> bool:
-    """Whether every field is there with its type, and the classes have a name and a color each."""
-    types = {"str": str, "int": int, "bool": bool}
-    for field in fields(ExportMetadata):
-        value, kind = values.get(field.name), str(field.type)
-        if kind.startswith("list"):
-            if not isinstance(value, list):
-                return False
-        elif type(value) is not types[kind]:
-            return False
-    if not all(type(x) in (int, float) for x in (*values["pixel_mean"], *values["pixel_std"])):
-        return False
-    names, colors = values["class_names"], values["class_colors"]
-    if not all(isinstance(name, str) for name in (*names, *values["outputs"])) or not all(map(is_color, colors)):
-        return False
-    lengths = (len(names) == len(colors), len(values["pixel_mean"]) == 3, len(values["pixel_std"]) == 3)
-    sizes = 0 <= values["min_size"] <= values["max_size"]
-    return all(lengths) and sizes and values["channel_order"] in ("RGB", "BGR")
+def _read(section: Section) -> ExportMetadata:
+    """Return the metadata of a mapping, every value of its type and in its range."""
+    names = [text(name, f"{section.source}: class_names") for name in section.entries("class_names")]
+    integer(len(names), f"{section.source}: number of class_names", 1, MAX_CLASSES)
+    colors = section.entries("class_colors", length=len(names))
+    for color in colors:
+        if not is_color(color):
+            raise UserError(f"{section.source}: class_colors: expected [r, g, b] from 0 to 255, got {shown(color)}")
+    outputs = section.entries("outputs")
+    kinds = [list(kind) for kind in (LABELS, SCORES, MASK_LOGITS, PIXEL_LOGITS)]
+    if outputs not in kinds:
+        raise UserError(f"{section.source}: outputs: expected one of {kinds}, got {shown(outputs)}")
+    min_size = section.integer("min_size", low=0, high=MAX_SIDE)
+    mean, std = section.entries("pixel_mean", length=3), section.entries("pixel_std", length=3)
+    return ExportMetadata(
+        version=section.text("version"),
+        architecture=section.text("architecture"),
+        class_names=names,
+        class_colors=colors,
+        ignore_label=section.integer("ignore_label"),
+        min_size=min_size,
+        max_size=section.integer("max_size", low=min_size),
+        channel_order=section.text("channel_order", choices=("RGB", "BGR")),
+        size_divisibility=section.integer("size_divisibility", low=0, high=MAX_SIDE),
+        normalized=section.flag("normalized"),
+        pixel_mean=[number(x, f"{section.source}: pixel_mean", -MAX_PIXEL_VALUE, MAX_PIXEL_VALUE) for x in mean],
+        pixel_std=[number(x, f"{section.source}: pixel_std", LEAST_STD, MAX_PIXEL_VALUE) for x in std],
+        outputs=outputs,
+        scores_are_probabilities=section.flag("scores_are_probabilities"),
+        resize_masks_first=section.flag("resize_masks_first"),
+        input_type=section.text("input_type", choices=("uint8", "float")),
+    )

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from semask_d2.export.checksum import verify, verify_archive
+from semask_d2.export.interface import INPUT, Port, check_graph, check_results, spelled
 from semask_d2.export.metadata import KEY, ExportMetadata
 from semask_d2.utils.errors import UserError
+from semask_d2.utils.extras import install_command
+from semask_d2.utils.files import require_regular
+from semask_d2.utils.memory import MESSAGES, out_of_memory
+
+logger = logging.getLogger(__name__)
 
 REASON = 120  # characters of what a library says
+ARCHIVED = f"extra/{KEY}"  # the name of the metadata in a program of torch.export
 EXPORTED = (".onnx", ".xml")  # that `open_exported` reads
 
 
@@ -19,20 +30,42 @@ def require_library(*names: str) -> None:
     """Raise `UserError` where one of these packages is not installed."""
     for name in names:
         if find_spec(name) is None:
-            raise UserError(f"{name} is not installed, which exported files need; pip install 'semask_d2[export]'")
+            raise UserError(f"{name} is not installed, which exported files need; {install_command('export')}")
+
+
+class UnusableExport(UserError):
+    """An exported file that its library cannot read or run, for the `reason` that it gives."""
+
+    def __init__(self, path: Path, reason: str):
+        super().__init__(f"{path}: no model that can be run ({reason}); write it again with semask export")
+        self.reason = reason
 
 
 class ExportedModel:
     """A file that is run: `image` (B, 3, H, W) in, the arrays of `metadata.outputs` out. Threads may share one.
 
-    `shape` is what `image` must have, None where it is free.
+    `shape` is what `image` must have, None where it is free. Raises `UserError`, naming the file, for one that is
+    damaged, that its library refuses, or whose graph is not what the metadata says.
     """
 
+    path: Path
     metadata: ExportMetadata
     shape: tuple[int | None, ...] = (None, 3, None, None)
 
     def __call__(self, image: np.ndarray) -> list[np.ndarray]:
         """Run the graph."""
+        try:
+            results = self.run(image)
+        except Exception as error:  # of whatever type the library's are
+            if out_of_memory(error) or MESSAGES.search(str(error)):
+                raise MemoryError(first_line(error)) from error
+            reason = f"not run on a picture of {spelled(image.shape)}: {first_line(error)}"
+            raise UnusableExport(self.path, reason) from error
+        check_results(self.metadata, results, image.shape, self.path)
+        return results
+
+    def run(self, image: np.ndarray) -> list[np.ndarray]:
+        """Return what the library computes."""
         raise NotImplementedError
 
 
@@ -43,17 +76,34 @@ class OnnxModel(ExportedModel):
         require_library("onnxruntime")
         import onnxruntime
 
+        self.path = path
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors alone
-        try:
+        with refusing(path):
+            has_checksum = verify(files_of(path), path)
             self.session: Any = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # its own types, which have no common base
-            raise unreadable(path, error) from error
-        self.metadata = ExportMetadata.from_text(self.session.get_modelmeta().custom_metadata_map.get(KEY), path)
-        self.shape = tuple(x if isinstance(x, int) else None for x in self.session.get_inputs()[0].shape)
+            text = self.session.get_modelmeta().custom_metadata_map.get(KEY)
+            self.metadata = ExportMetadata.from_text(text, path, has_checksum=has_checksum)
+            inputs, outputs = map(onnx_ports, (self.session.get_inputs(), self.session.get_outputs()))
+        check_graph(self.metadata, inputs, outputs, path)
+        self.shape = inputs[0].shape
+        warn_without_checksum(path, has_checksum=has_checksum)
 
-    def __call__(self, image: np.ndarray) -> list[np.ndarray]:
-        return self.session.run(self.metadata.outputs, {"image": image})
+    def run(self, image: np.ndarray) -> list[np.ndarray]:
+        return self.session.run(self.metadata.outputs, {INPUT: image})
+
+
+def onnx_ports(nodes: Sequence[Any]) -> list[Port]:
+    """Return the inputs or outputs of an onnxruntime session."""
+    kinds = {"tensor(float)": "float32"}
+    return [
+        Port(
+            node.name,
+            kinds.get(node.type, node.type.removeprefix("tensor(").removesuffix(")")),
+            tuple(length if isinstance(length, int) else None for length in node.shape),
+        )
+        for node in nodes
+    ]
 
 
 class OpenVinoModel(ExportedModel):
@@ -63,21 +113,40 @@ class OpenVinoModel(ExportedModel):
         require_library("openvino")
         import openvino
 
+        self.path = path
+        weights = files_of(path)[-1]
+        if not require_regular(weights).is_file():
+            raise UserError(f"{path}: its weights are missing: expected {weights.name} beside it")
         core = openvino.Core()
-        try:
+        with refusing(path):
+            has_checksum = verify(files_of(path), path)
             model = core.read_model(path)
             text = model.get_rt_info([KEY]).astype(str) if model.has_rt_info([KEY]) else None
-            self.metadata = ExportMetadata.from_text(text, path)
+            self.metadata = ExportMetadata.from_text(text, path, has_checksum=has_checksum)
+            inputs, outputs = map(openvino_ports, (model.inputs, model.outputs))
+        check_graph(self.metadata, inputs, outputs, path)
+        with refusing(path):
             self.compiled: Any = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": precision})
-            dimensions = self.compiled.input(0).partial_shape
-            self.shape = tuple(x.get_length() if x.is_static else None for x in dimensions)
-        except RuntimeError as error:
-            raise unreadable(path, error) from error
+        self.shape = inputs[0].shape
+        warn_without_checksum(path, has_checksum=has_checksum)
 
-    def __call__(self, image: np.ndarray) -> list[np.ndarray]:
+    def run(self, image: np.ndarray) -> list[np.ndarray]:
         request = self.compiled.create_infer_request()  # one a call, so that threads do not meet
         request.infer([image])
         return [request.get_tensor(name).data.copy() for name in self.metadata.outputs]
+
+
+def openvino_ports(nodes: Sequence[Any]) -> list[Port]:
+    """Return the inputs or outputs of an OpenVINO model, one for each name of each."""
+    return [
+        Port(
+            name,
+            str(node.element_type.to_dtype()),
+            tuple(length.get_length() if length.is_static else None for length in node.partial_shape),
+        )
+        for node in nodes
+        for name in sorted(node.get_names())
+    ]
 
 
 class TorchModel(ExportedModel):
@@ -86,11 +155,13 @@ class TorchModel(ExportedModel):
     def __init__(self, path: Path):
         import torch
 
+        self.path = path
+        verify_archive(path, ARCHIVED)
         extra = {KEY: ""}
         self.program = torch.export.load(path, extra_files=extra).module()
         self.metadata = ExportMetadata.from_text(extra[KEY], path)
 
-    def __call__(self, image: np.ndarray) -> list[np.ndarray]:
+    def run(self, image: np.ndarray) -> list[np.ndarray]:
         import torch
 
         with torch.no_grad():
@@ -98,18 +169,42 @@ class TorchModel(ExportedModel):
         return [x.numpy() for x in (outputs if isinstance(outputs, tuple) else (outputs,))]
 
 
-def unreadable(path: Path, error: Exception) -> UserError:
-    """What to raise for a file that its library refuses."""
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
-    return UserError(f"{path}: no model that can be run ({reason[:REASON]}); write it again with semask export")
+@contextmanager
+def refusing(path: Path) -> Iterator[None]:
+    """Turn what a library raises in reading a file into a `UserError` that names it."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # of types that have no common base, and UnicodeDecodeError for damaged names
+        if out_of_memory(error) or MESSAGES.search(str(error)):
+            raise MemoryError(first_line(error)) from error
+        raise UnusableExport(path, first_line(error)) from error
+
+
+def warn_without_checksum(path: Path, *, has_checksum: bool) -> None:
+    """Log that damage to a file of an older version cannot be seen."""
+    if not has_checksum:
+        logger.warning("%s has no checksum, as files of older versions: damage cannot be seen; export it again", path)
+
+
+def first_line(error: Exception) -> str:
+    """Return the line of a library's message that says most, shortened."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1][:REASON]
+
+
+def files_of(path: Path) -> list[Path]:
+    """Return the files that make up an exported file, the one with the metadata first."""
+    return [path, path.with_suffix(".bin")] if path.suffix == ".xml" else [path]
 
 
 def open_exported(path: Path) -> ExportedModel:
-    """The model in an ONNX or OpenVINO file; `UserError` for any other, and where it is damaged."""
-    if not path.is_file():
+    """Return the model in an ONNX or OpenVINO file; `UserError` for any other, and where it is damaged."""
+    if not require_regular(path).is_file():
         raise UserError(f"{path}: there is no such file; expected one that semask export wrote")
-    if path.suffix == ".onnx":
-        return OnnxModel(path)
-    if path.suffix == ".xml":
-        return OpenVinoModel(path)
-    raise UserError(f"{path}: expected an exported file, {' or '.join(EXPORTED)}; others could run code when loaded")
+    models: dict[str, Callable[[Path], ExportedModel]] = {".onnx": OnnxModel, ".xml": OpenVinoModel}
+    if path.suffix not in models:
+        raise UserError(
+            f"{path}: expected an exported file, {' or '.join(EXPORTED)}; others could run code when loaded"
+        )
+    return models[path.suffix](path)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import cast
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from semask_d2.export.graph import resized_scores, upsampled
+from semask_d2.export.interface import spelled
 from semask_d2.export.running import ExportedModel
 from semask_d2.modeling.meta_arch.base import output_size
 from semask_d2.modeling.meta_arch.score_maps import ScoreMap
@@ -47,7 +48,7 @@ class ExportedSegmenter(Segmenter):
         if priors:
             raise ValueError("an exported file gives no semantic maps")
         if scores and self.metadata.outputs == ["labels"]:
-            raise UserError("this exported file gives labels alone; export it with --outputs scores or logits")
+            raise UserError(f"{self.exported.path}: gives labels alone; export it with --outputs scores or logits")
         return [self._one(inputs, scores=scores) for inputs in batched_inputs]
 
     def _one(self, inputs: dict, *, scores: bool) -> Segmentation:
@@ -82,12 +83,7 @@ class ExportedSegmenter(Segmenter):
         wanted = self.exported.shape
         if any(length not in (None, own) for length, own in zip(wanted, given.shape, strict=True)):
             raise UserError(
-                f"this exported file takes batches of {spelled(wanted)}, this picture is one of {spelled(given.shape)} "
-                "after resizing; export it with --dynamic and --batch 1"
+                f"{self.exported.path}: takes batches of {spelled(wanted)}, this picture is one of "
+                f"{spelled(given.shape)} after resizing; export it with --dynamic and --batch 1"
             )
         return self.exported(given)
-
-
-def spelled(shape: Sequence[int | None]) -> str:
-    """A shape (B, 3, H, W) in a message."""
-    return " x ".join("any" if length is None else str(length) for length in shape)

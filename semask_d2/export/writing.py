@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
-import shutil
-import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -15,10 +14,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
+from semask_d2.export.checksum import seal, sealed_archive
 from semask_d2.export.graph import SegmentationGraph
 from semask_d2.export.metadata import KEY, ExportMetadata
-from semask_d2.export.running import require_library
+from semask_d2.export.running import ARCHIVED, files_of, require_library
 from semask_d2.modeling.layers.grid_sample import without_grid_sample
+from semask_d2.utils.files import put_in_place, temporary_beside
 
 if TYPE_CHECKING:
     import onnx
@@ -60,19 +61,32 @@ def write_torch_export(graph: SegmentationGraph, path: Path, metadata: ExportMet
     shapes = {"image": {0: torch.export.Dim("batch")}} if settings.batch is None else None
     with torch.no_grad(), sampling(settings):
         program = torch.export.export(graph, (settings.example(),), dynamic_shapes=shapes)
-    torch.export.save(program, path, extra_files={KEY: metadata.as_text()})
+    file = io.BytesIO()  # torch's own writer of files ends the process where the disk is full
+    torch.export.save(program, file, extra_files={KEY: metadata.as_text()})
+    path.write_bytes(sealed_archive(file.getvalue(), ARCHIVED))
 
 
 def write_onnx(graph: SegmentationGraph, path: Path, metadata: ExportMetadata, settings: GraphSettings) -> None:
-    """Write one ONNX file, weights and all.
-
-    By tracing: torch.export takes minutes to follow a free height and width through a backbone's windows.
-    """
+    """Write one ONNX file, weights and all."""
     require_library("onnx")
     import onnx
 
+    trace(graph, path, metadata.outputs, settings)
+    model = onnx.load(path)
+    onnx.helper.set_model_props(model, {KEY: metadata.as_text()})
+    if settings.half_weights:
+        halve_weights(model)
+    onnx.save(model, path)
+    seal(files_of(path))
+
+
+def trace(graph: SegmentationGraph, path: Path, outputs: list[str], settings: GraphSettings) -> None:
+    """Write an ONNX file without metadata.
+
+    By tracing: torch.export takes minutes to follow a free height and width through a backbone's windows.
+    """
     names = settings.free_axes()
-    axes = {"image": names, **{name: free_outputs(name, names) for name in metadata.outputs}}
+    axes = {"image": names, **{name: free_outputs(name, names) for name in outputs}}
     with torch.no_grad(), sampling(settings), quiet():
         torch.onnx.export(
             graph,
@@ -81,27 +95,25 @@ def write_onnx(graph: SegmentationGraph, path: Path, metadata: ExportMetadata, s
             dynamo=False,
             opset_version=OPSET,
             input_names=["image"],
-            output_names=metadata.outputs,
+            output_names=outputs,
             dynamic_axes=axes,
         )
-    model = onnx.load(path)
-    onnx.helper.set_model_props(model, {KEY: metadata.as_text()})
-    if settings.half_weights:
-        halve_weights(model)
-    onnx.save(model, path)
 
 
 def write_openvino(graph: SegmentationGraph, path: Path, metadata: ExportMetadata, settings: GraphSettings) -> None:
-    """Write the XML file `path`, and the weights beside it as .bin."""
+    """Write the XML file `path`, and the weights beside it as .bin; for a while there is an .onnx file, too."""
     require_library("openvino", "onnx")
     import openvino
 
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        onnx_file = Path(folder, "model.onnx")
-        write_onnx(graph, onnx_file, metadata, settings._replace(half_weights=False))
+    onnx_file = path.with_suffix(SUFFIXES["onnx"])
+    try:
+        trace(graph, onnx_file, metadata.outputs, settings)
         model = openvino.Core().read_model(onnx_file)  # convert_model's own changes lose some dynamic paddings
         model.set_rt_info(metadata.as_text(), [KEY])
         openvino.save_model(model, path, compress_to_fp16=settings.half_weights)
+    finally:
+        onnx_file.unlink(missing_ok=True)
+    seal(files_of(path))
 
 
 WRITERS = {"torch_export": write_torch_export, "onnx": write_onnx, "openvino": write_openvino}
@@ -138,15 +150,26 @@ def halve_weights(model: onnx.ModelProto) -> None:
     model.graph.node.extend([*casts, *nodes])
 
 
-def files_of(path: Path) -> list[Path]:
-    """The files that make up an exported file, what it needs first."""
-    return [path.with_suffix(".bin"), path] if path.suffix == SUFFIXES["openvino"] else [path]
+@contextmanager
+def exported_beside(path: Path) -> Iterator[Path]:
+    """Within it there is a name beside `path` for an exported file, and for what belongs to it; removed after it.
+
+    Raises `UnwritableFile` where the system refuses to write.
+    """
+    with temporary_beside(path, path.suffix) as temporary:
+        try:
+            yield temporary
+        finally:
+            for part in files_of(temporary)[1:]:
+                part.unlink(missing_ok=True)
 
 
-def move(source: Path, target: Path) -> None:
-    """Put an exported file, and what belongs to it, in its place."""
-    for part, place in zip(files_of(source), files_of(target), strict=True):
-        shutil.move(part, place)
+def put_all_in_place(temporary: Path, path: Path) -> None:
+    """Rename an exported file that is written out to `path`, after what belongs to it."""
+    for part, place in reversed(list(zip(files_of(temporary), files_of(path), strict=True))):
+        with open(part, "rb+") as file:
+            os.fsync(file.fileno())
+        put_in_place(part, place)
 
 
 @contextmanager

@@ -32,25 +32,29 @@ TASKS = ("semantic", "instance", "panoptic")
 LEAST_SCORE = 0.5  # of an instance that is drawn
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
 FRAME = re.compile(r"\d{6,}\.png")  # the label file of a video's frame
-# what the allocators say, of the CPU and of libraries on a GPU, where it is no exception of its own type
 
 
 def choose_config(
-    config_file: str | None, weights: str | None, opts: Sequence[str] = (), *, data: str | None = None
+    config_file: str | None,
+    weights: str | None,
+    opts: Sequence[str] = (),
+    *,
+    data: str | None = None,
+    option: str = "--weights",
 ) -> CfgNode:
     """The config, with MODEL.WEIGHTS, of the model that the user means; `data` is a data set's file.
 
     `weights` are a checkpoint, a run folder, or a folder of transformers, whose config is derived. A config file
     without weights takes those beside it; without either, the newest trained run under `output` is taken and named.
-    A model of transformers with the classes of a data set of ours has its colors and things, too. Raises `UserError`
+    Messages call `weights` by the `option` that the command has for it, "" for a plain word. A model of transformers with the classes of a data set of ours has its colors and things, too. Raises `UserError`
     where nothing trained is found.
     """
     if "MODEL.WEIGHTS" in opts[::2] and config_file:
         return get_cfg(config_file, list(opts), data=data)
     if weights is not None:
-        path = Path(weights)
+        path, named = Path(weights), f"{option} {weights}".strip()
         if not os.path.exists(path):
-            raise UserError(f"--weights {weights}: there is no such file or run folder")
+            raise UserError(f"{named}: there is no such file or run folder")
         if is_transformers_folder(path):
             config_file = config_file or weights
         elif path.is_dir():
@@ -58,14 +62,14 @@ def choose_config(
         if config_file is None:
             config_file = str(path.parent / CONFIG_NAME)
             if not os.path.exists(config_file):
-                raise UserError(f"--weights {weights}: no config at {config_file}; add --config-file FILE")
+                raise UserError(f"{named}: no config at {config_file}; add --config-file FILE")
     elif config_file:
         path = None if is_transformers_folder(config_file) else run_weights(Path(config_file).parent)
     else:
         run = newest_run(RUNS)
         if run is None:
             raise UserError(
-                f"no trained model under {os.path.abspath(RUNS)}: give one with --weights FILE, or train one with "
+                f"no trained model under {os.path.abspath(RUNS)}: give one with {option} PATH, or train one with "
                 "semask train --config-file toy_scenes/semask_swin_mini_msfapn_m2f.yaml"
             )
         path, config_file = require_run(run), str(run / CONFIG_NAME)

@@ -14,8 +14,9 @@ from types import TracebackType
 import cv2
 import numpy as np
 
+from semask_d2.data.image_io import MAX_PIXELS
 from semask_d2.utils.errors import UnreadableFile, UserError
-from semask_d2.utils.files import put_in_place, temporary_beside
+from semask_d2.utils.files import put_in_place, require_regular, temporary_beside
 
 IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm"),
@@ -123,12 +124,19 @@ class Video:
 
     def __init__(self, source: str | os.PathLike | int):
         self.source = source
+        if not isinstance(source, int):
+            require_regular(source)
         self.capture = cv2.VideoCapture(source if isinstance(source, int) else str(source))
         if not self.capture.isOpened():
             if isinstance(source, int):
                 raise UserError(f"--webcam {source}: there is no camera of this number, or another program holds it")
             reason = "is no video that OpenCV reads" if os.path.exists(source) else "does not exist"
             raise UnreadableFile(f"{source} {reason}")
+        width, height = (int(self.capture.get(x)) for x in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
+        if width * height > MAX_PIXELS:
+            raise UnreadableFile(
+                f"{source} has frames of {width} x {height} pixels, but at most {MAX_PIXELS} are read: make it smaller"
+            )
         fps, count = self.capture.get(cv2.CAP_PROP_FPS), self.capture.get(cv2.CAP_PROP_FRAME_COUNT)
         self.fps = fps if 0 < fps < 1000 else DEFAULT_FPS
         self.count = int(count) if count > 0 else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from html import escape
 from importlib.resources import files
@@ -13,16 +13,17 @@ from typing import TYPE_CHECKING, Any
 from semask_d2.data.image_io import read_image
 from semask_d2.inference.panels import ClassStyle, Example, class_shares, panels_css, panels_html, swatch
 from semask_d2.inference.predictor import Predictor
-from semask_d2.utils.errors import UserError
+from semask_d2.inference.web_guard import MAX_UPLOAD, PageGuard
+from semask_d2.utils.errors import UserError, printable
+from semask_d2.utils.extras import install_command
 from semask_d2.utils.memory import out_of_memory
+from semask_d2.utils.runs import CONFIG_NAME, require_run
 
 if TYPE_CHECKING:
     from gradio import Blocks
 
 HINT = '<p class="hint">Drop a picture on the left, or click there to choose one.</p>'
 OPACITY = 60  # percent, at first
-# the browser may load nothing but from the page's own server: gradio's page would ask others for what it can do without
-POLICY = b"default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:"
 SET_OPACITY = "(percent) => { document.documentElement.style.setProperty('--opacity', percent / 100); return []; }"
 
 
@@ -32,25 +33,25 @@ def import_gradio() -> Any:
     try:
         import gradio
     except ImportError as error:
-        raise UserError(f'the page needs gradio ({error}): pip install "semask_d2[web]"') from error
+        raise UserError(f"the page needs gradio ({error}): {install_command('web')}") from error
     return gradio
 
 
 def build_page(runs: Sequence[Path]) -> Blocks:
     """The page of some run folders with weights, the first of them chosen; `UserError` without gradio."""
     gradio = import_gradio()
-    by_name = {str(run): run for run in runs}
+    by_name = {printable(str(run)): run for run in runs}
 
     def segment(picture: str | None, name: str) -> str:
         if picture is None:
             return HINT
         try:
-            return result_html(cached_predictor(by_name[name]), picture)
+            return result_html(current_predictor(by_name[name]), picture)
         except Exception as error:
             if not isinstance(error, UserError) and not out_of_memory(error):
                 raise
             words = str(error) if isinstance(error, UserError) else "out of memory; make the picture smaller"
-            raise gradio.Error(escape(words), print_exception=False) from error
+            raise gradio.Error(escape(printable(words)), print_exception=False) from error
 
     with gradio.Blocks(title="semask", analytics_enabled=False, delete_cache=(3600, 3600), fill_width=True) as page:
         gradio.HTML("<h1>Semantic segmentation</h1>")
@@ -64,6 +65,7 @@ def build_page(runs: Sequence[Path]) -> Blocks:
                     label="Picture",
                     elem_id="picture",
                 )
+                picture.preprocess = uploaded_path
                 opacity = gradio.Slider(0, 100, OPACITY, step=1, label="Opacity of the colors, %", elem_id="opacity")
             with gradio.Column(scale=3):
                 result = gradio.HTML(HINT, elem_id="result")
@@ -71,6 +73,11 @@ def build_page(runs: Sequence[Path]) -> Blocks:
             event(segment, [picture, run], result)
         opacity.change(None, [opacity], [], js=SET_OPACITY)
     return page
+
+
+def uploaded_path(picture: Any) -> str | None:
+    """Return the file that gradio has kept of an upload, which it would open first, to fail where that is damaged."""
+    return None if picture is None else picture.path
 
 
 def serve(page: Blocks, host: str, port: int) -> str:
@@ -92,32 +99,32 @@ def serve(page: Blocks, host: str, port: int) -> str:
             footer_links=[],
             theme=gradio.themes.Default(**own_fonts),
             css=css,
-            app_kwargs={"middleware": [Middleware(OwnServerOnly)]},
+            max_file_size=MAX_UPLOAD,
+            app_kwargs={"middleware": [Middleware(PageGuard, host=host)]},
         )
     except OSError as error:
         raise UserError(f"--host {host} --port {port}: no page can be served there ({error}); name another") from error
     return address
 
 
-class OwnServerOnly:
-    """Middleware that tells the browser to load nothing from other servers."""
+def current_predictor(run: Path) -> Predictor:
+    """Return the predictor of a run's config and best weights as they are now; errors as in `Predictor.from_run`.
 
-    def __init__(self, app: Callable[..., Awaitable[None]]):
-        self.app = app
-
-    async def __call__(self, scope: dict, receive: Callable, send: Callable[[dict], Awaitable[None]]) -> None:
-        async def send_with_policy(message: dict) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", []), (b"content-security-policy", POLICY)]
-            await send(message)
-
-        await self.app(scope, receive, send_with_policy)
+    The two used last stay loaded, as long as their files are not written anew.
+    """
+    weights = require_run(run)
+    return _predictor(run, weights, _version(weights), _version(run / CONFIG_NAME))
 
 
 @lru_cache(maxsize=2)
-def cached_predictor(run: Path) -> Predictor:
-    """The predictor of a run; the two used last stay loaded."""
-    return Predictor.from_run(run)
+def _predictor(run: Path, weights: Path, *_: tuple[int, int]) -> Predictor:
+    return Predictor.from_run(run, weights)
+
+
+def _version(path: Path) -> tuple[int, int]:
+    """Return what changes when a file is written anew."""
+    status = path.stat()
+    return status.st_mtime_ns, status.st_ino
 
 
 def result_html(predictor: Predictor, picture: str | os.PathLike) -> str:

@@ -13,7 +13,7 @@ from semask_d2.d2 import MetadataCatalog
 from semask_d2.data.datasets import get_dataset_dicts
 from semask_d2.data.image_io import read_image
 from semask_d2.data.labels import read_sample_labels
-from semask_d2.data.segment_mapper import read_true_segments
+from semask_d2.data.segments import read_true_segments
 from semask_d2.evaluation.panoptic import compare_segments
 from semask_d2.inference.drawing import shown_segments
 from semask_d2.inference.panels import ClassStyle, Example

@@ -9,7 +9,7 @@ class UserError(Exception):
 
 
 class UnreadableFile(UserError):
-    """A picture, label map or video that is missing, damaged or of no known format; it may be left out."""
+    """A file that is missing, damaged, of no known format or no regular file; of many, it may be left out."""
 
 
 def printable(text: str) -> str:

@@ -1,7 +1,7 @@
 """Values of files that others wrote (JSON, YAML, metadata): each read with its type and range before it is used.
 
-Every function returns the value or raises `UserError` in one line, "`source`: expected ..., got ...". JSON's null counts
-as a missing value, a whole float such as 640.0 as an integer.
+Every function returns the value or raises `UserError` in one line, "`source`: expected ..., got ...". JSON's null
+counts as a missing value, a whole float such as 640.0 as an integer.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from semask_d2.utils.errors import UserError
 
 MAX_TEXT = 1000  # characters of a name or a path
 MAX_INTEGER = 2**53  # beyond it JSON readers of other languages no longer tell neighbors apart
+MAX_NUMBER = 1e300  # a longer integer is no float
 REQUIRED: Any = object()
 
 _shortened = reprlib.Repr()
@@ -41,7 +42,7 @@ def integer(value: Any, source: str, low: int = -MAX_INTEGER, high: int = MAX_IN
 
 def number(value: Any, source: str, low: float = -math.inf, high: float = math.inf) -> float:
     """Return `value` as a finite float from `low` to `high`."""
-    is_number = type(value) in (int, float) and abs(value) < 1e300  # a longer integer is no float
+    is_number = type(value) in (int, float) and abs(value) < MAX_NUMBER
     if not is_number or not low <= value <= high:
         raise UserError(f"{source}: expected a finite number{_range(low, high)}, got {shown(value)}")
     return float(value)
@@ -70,6 +71,11 @@ def entries(value: Any, source: str, length: int | None = None) -> list[Any]:
         expected = "a list" if length is None else f"a list of {length} values"
         raise UserError(f"{source}: expected {expected}, got {shown(value)}")
     return value
+
+
+def is_positive(value: Any) -> bool:
+    """Return whether a value is a finite number above zero."""
+    return type(value) in (int, float) and 0 < value < MAX_NUMBER
 
 
 @dataclass(frozen=True)

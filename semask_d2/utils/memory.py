@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import ctypes
+import re
 import sys
 from pathlib import Path
 
 import cv2
 import torch
 
-TEXTS = ("out of memory", "not enough memory", "DefaultCPUAllocator", "STATUS_ALLOC_FAILED")  # of torch and its parts
+# What torch and the libraries beneath it say. A "primitive" is oneDNN's word for an operator with its buffers; the error
+# of a primitive descriptor is another, of an operator that it does not have.
+MESSAGES = re.compile(
+    "out of memory|not enough memory|DefaultCPUAllocator|STATUS_ALLOC_FAILED|bad_alloc|bad allocation"
+    "|could not create a primitive(?! desc)|could not create a memory|[Ff]ailed to allocate memory"
+)
 
 STATUS = Path("/proc/self/status")
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of glibc's malloc.h
@@ -21,7 +27,7 @@ def out_of_memory(error: BaseException) -> bool:
         return error.code == cv2.Error.StsNoMem
     if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
         return True
-    return isinstance(error, RuntimeError) and any(text in str(error) for text in TEXTS)
+    return isinstance(error, RuntimeError) and MESSAGES.search(str(error)) is not None
 
 
 def peak_memory() -> int:

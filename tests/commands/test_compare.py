@@ -65,7 +65,7 @@ def test_models_of_several_tasks_are_in_one_table() -> None:
 
 def test_what_is_no_run_is_named_before_anything_is_evaluated(tiny_run: Path, tmp_path: Path, capsys) -> None:
     assert compare(tiny_run, tmp_path / "missing", "--output", tmp_path / "table") == 1
-    assert f"{tmp_path / 'missing'}: there is no such file or run folder" in capsys.readouterr().err
+    assert f"error: {tmp_path / 'missing'}: there is no such file or run folder" in capsys.readouterr().err
     assert not (tmp_path / "table").exists()
 
 

@@ -220,7 +220,7 @@ def test_categories_may_be_mapped_by_their_ids(tmp_path: Path) -> None:
         ("[car, road]", {}, "1 image(s) without a label file"),
         ("[car, road]", {"images": []}, "3 image(s) without a label file"),
         ("[car, road]", {"annotations": 3}, "is not in COCO format"),
-        ("[car, road]", {"categories": []}, "has an annotation of a category that there is not: 11"),
+        ("[car, road]", {"categories": []}, "annotation 1 (0.png): an annotation with unknown category id 12"),
     ],
 )
 def test_what_is_wrong_with_a_coco_file(tmp_path: Path, names: str, changes: dict, message: str) -> None:

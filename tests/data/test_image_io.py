@@ -1,9 +1,11 @@
 """Reading pictures and labels of every kind, and the messages for those that cannot be read."""
 
 import io
+import os
 import struct
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ from PIL import Image
 
 from semask_d2.data import image_io
 from semask_d2.data.image_io import check_labels, count_ids, read_image, read_labels, save_picture
+from semask_d2.data.jpeg_scans import MAX_SCANS
 from semask_d2.inference.media import IMAGE_SUFFIXES
 from semask_d2.utils.errors import UnreadableFile, UserError
 from tests.helpers.commands import ROOT
@@ -243,3 +246,57 @@ def test_ids_out_of_range_are_named():
     many = np.arange(64, dtype=np.uint8)[None]
     with pytest.raises(UserError, match=r"ids 5, 6, 7, 8, 9, 10, 11, 12, \.\.\., but"):
         check_labels(many, num_classes=5, ignore_label=255, path="x.png")
+
+
+def jpeg_of_scans(path, scans, *, mode="L", after=b"", **options):
+    """Write a JPEG file whose last scan is repeated until it has `scans`."""
+    file = io.BytesIO()
+    Image.new(mode, (16, 16), 90).save(file, "JPEG", **options)
+    data = file.getvalue()
+    last, there = data.rindex(b"\xff\xda"), data.count(b"\xff\xda")
+    path.write_bytes(data[:last] + data[last:-2] * (scans - there + 1) + data[-2:] + after)
+
+
+@pytest.mark.parametrize("options", [{"progressive": True}, {"mode": "RGB", "progressive": True}, {}], ids=str)
+@pytest.mark.parametrize("read", [read_image, read_labels])
+def test_a_jpeg_file_of_hundreds_of_scans_is_refused(tmp_path, options, read):
+    jpeg_of_scans(tmp_path / "a.jpg", 300, **options)
+    with pytest.raises(UnreadableFile, match=rf"a\.jpg is a JPEG file of more than {MAX_SCANS} scans, each of .* save"):
+        read(tmp_path / "a.jpg")
+
+
+def test_what_only_looks_like_scans_is_not_counted(tmp_path):
+    exif = Image.Exif()
+    exif[0x010F] = b"\xff\xda" * 200
+    for name, options in {"exif": {"exif": exif}, "after": {"after": b"\xff\xda" * 200}}.items():
+        jpeg_of_scans(tmp_path / f"{name}.jpg", 20, progressive=True, **options)
+        assert (tmp_path / f"{name}.jpg").read_bytes().count(b"\xff\xda") > MAX_SCANS
+        assert read_image(tmp_path / f"{name}.jpg").shape == (16, 16, 3)
+    jpeg_of_scans(tmp_path / "most.jpg", MAX_SCANS, progressive=True)
+    assert read_image(tmp_path / "most.jpg").shape == (16, 16, 3)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "TIFF", "PNG"])
+def test_of_many_pictures_in_a_file_the_first_alone_is_decoded(tmp_path, kind):
+    first, *others = [Image.new("RGB", (32, 32), (i, 0, 200)) for i in range(5)]
+    whole = tmp_path / f"whole.{kind.lower()}"
+    first.save(whole, kind, save_all=True, append_images=others, **({"lossless": True} if kind == "WEBP" else {}))
+    np.testing.assert_array_equal(read_image(whole), np.asarray(first))
+
+
+def test_text_that_unpacks_to_far_more_than_the_file_is_refused(tmp_path):
+    chunk = b"zTXta\0\0" + zlib.compress(bytes(10**6))
+    file = io.BytesIO()
+    Image.fromarray(RGB).save(file, "PNG")
+    data = file.getvalue()  # the text stands after its header of 33 bytes
+    text = struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    (tmp_path / "a.png").write_bytes(data[:33] + 100 * text + data[33:])
+    with pytest.raises(UnreadableFile, match=r"a\.png cannot be read as an image .*text chunks"):
+        read_image(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("read", [read_image, read_labels, image_io.picture_size])
+def test_a_pipe_is_not_waited_for(tmp_path, read):
+    os.mkfifo(tmp_path / "a.jpg")
+    with pytest.raises(UnreadableFile, match=r"a\.jpg: not a regular file"):
+        read(tmp_path / "a.jpg")

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageDraw
 from pycocotools import mask as coco_mask
 
-from semask_d2.data.labels import CocoLabels, LabelFormat, read_sample_labels
+from semask_d2.data.labels import CocoLabels, CocoSegment, LabelFormat, read_sample_labels
 from semask_d2.utils.errors import UserError
 
 
@@ -95,7 +95,9 @@ def test_coco_segments_lie_upon_each_other() -> None:
     edges = np.flatnonzero(np.diff(flat)) + 1
     runs = np.diff([0, *edges, flat.size]).tolist()
     for small in (counts, {"size": [12, 14], "counts": runs}):
-        found = CocoLabels("x", 12, 14, 255, ((0, [square]), (3, small))).paint()
+        segments = (CocoSegment(1, 3, small), CocoSegment(2, 0, [square]))
+        found, problems = CocoLabels("x", 12, 14, 255, segments).paint((14, 12))
+        assert problems == []
         drawn = Image.new("L", (14, 12), 255)
         ImageDraw.Draw(drawn).rectangle((2, 2, 9, 7), fill=0)  # pixels whose center lies in the polygon
         expected = np.where(dot, 3, np.asarray(drawn))
@@ -103,8 +105,25 @@ def test_coco_segments_lie_upon_each_other() -> None:
 
 
 @pytest.mark.parametrize(
-    "segmentation", [[["x"]], {"size": [9, 9], "counts": [81]}, {"size": [4, 5]}, {"size": [4, 5], "counts": [3]}, 7]
+    "segmentation",
+    [[["x"]], {"size": [9, 9], "counts": [81]}, {"size": [4, 5]}, {"size": [4, 5], "counts": [3]}, 7, None],
 )
-def test_a_segmentation_that_is_none(segmentation: object) -> None:
-    with pytest.raises(UserError, match=r"^file: a\.jpg"):
-        CocoLabels("file: a.jpg", 4, 5, 255, ((0, segmentation),)).paint()
+def test_what_an_unusable_annotation_may_cover_is_ignored(segmentation: object) -> None:
+    segments = (CocoSegment(7, 3, segmentation), CocoSegment(8, 1, [[0, 0, 2, 0, 2, 2, 0, 2]]))
+    labels, (problem,) = CocoLabels("file: a.jpg", 4, 5, 0, segments).paint((5, 4))
+    assert problem.startswith("file: a.jpg: annotation 7: ")
+    expected = np.full((4, 5), 255)
+    expected[:2, :2] = 1
+    np.testing.assert_array_equal(labels, expected)
+
+
+def test_the_box_of_an_unusable_annotation_is_ignored_below_all_others() -> None:
+    segments = (CocoSegment(8, 1, [[0, 0, 2, 0, 2, 2, 0, 2]]), CocoSegment(9, 1, [[3, 3, 3, 3]]))
+    labels, (problem,) = CocoLabels("x", None, None, 0, segments, unknown=([0.5, 1.5, 2.0, 9.0],)).paint((5, 4))
+    assert "annotation 9: it has no polygon" in problem  # which covers nothing
+    assert labels.tolist() == [[1, 1, 0, 0, 0], [1, 1, 255, 0, 0], [255, 255, 255, 0, 0], [255, 255, 255, 0, 0]]
+
+
+def test_annotations_for_another_size_are_refused_before_anything_is_painted() -> None:
+    with pytest.raises(UserError, match="is 50000 x 50000 there, but the image is 60 x 40"):
+        CocoLabels("x", 50000, 50000, 0, (CocoSegment(1, 1, [[0, 0, 2, 0, 2, 2]]),)).paint((60, 40))

@@ -13,9 +13,11 @@ from PIL import Image
 from semask_d2.config import get_cfg
 from semask_d2.d2 import CfgNode
 from semask_d2.data import get_dataset_dicts
-from semask_d2.data.loader import build_train_loader, has_instances
+from semask_d2.data.loader import has_instances
 from semask_d2.data.mappers import build_mapper
 from semask_d2.data.segment_mapper import InstanceMapper, visible_segments
+from semask_d2.data.segments import panoptic_segments
+from semask_d2.evaluation.panoptic import PanopticCounts
 from semask_d2.utils.errors import UserError
 from tests.helpers.commands import ROOT, TINY
 
@@ -120,16 +122,80 @@ def test_what_does_not_fit_is_named(toy_data: Path, tmp_path: Path) -> None:
     sample = get_dataset_dicts("toy_scenes_panoptic_train")[0]
     with pytest.raises(UserError, match="which no annotation names"):
         mapper(sample | {"segments_info": sample["segments_info"][1:]})
-    extra = sample["segments_info"][0] | {"id": 999}
-    with pytest.raises(UserError, match="no pixel of the segment 999"):
-        mapper(sample | {"segments_info": [*sample["segments_info"], extra]})
     with pytest.raises(UserError, match="has no pan_seg_file_name"):
         mapper({"file_name": sample["file_name"]})
-    with pytest.raises(UserError, match="neither polygons nor RLE"):
-        plain_mapper()(make_sample(tmp_path, {"category_id": 0, "iscrowd": 0, "segmentation": [[1, 2]]}))
+    with pytest.raises(UserError, match="has no annotations"):
+        plain_mapper()({"file_name": sample["file_name"]})
+    wrong = {"category_id": 2, "iscrowd": 0, "segmentation": box(1, 1, 3, 3)}
+    with pytest.raises(UserError, match=r"a\.png holds label id 2, but MODEL.SEM_SEG_HEAD.NUM_CLASSES is 2"):
+        plain_mapper()(make_sample(tmp_path, wrong))
 
 
-def test_images_without_objects_are_left_out_of_training(toy_data: Path) -> None:
-    full = get_dataset_dicts("toy_scenes_instance_train")
-    count = sum(bool(x["annotations"]) for x in full)
-    assert len(build_train_loader(task_cfg("instance")).dicts) == count
+def test_a_segment_without_a_pixel_is_left_out(toy_data: Path, caplog: pytest.LogCaptureFixture) -> None:
+    mapper = build_mapper(task_cfg("panoptic"), is_train=True)
+    sample = get_dataset_dicts("toy_scenes_panoptic_train")[0]
+    ghost = sample["segments_info"][0] | {"id": 999}
+    one, other = (
+        mapper(sample | {"segments_info": [*sample["segments_info"], *more]}, rng=np.random.default_rng(0))
+        for more in ([], [ghost])
+    )
+    assert torch.equal(one["segments"].masks, other["segments"].masks)
+    assert torch.equal(one["segments"].classes, other["segments"].classes)
+    assert "has no pixel of the segment 999 that its annotations name; left out" in caplog.text
+
+
+def test_annotations_that_cannot_be_used_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    good = {"id": 5, "category_id": 1, "segmentation": box(1, 1, 3, 3)}
+    bad = [
+        {"id": 6, "category_id": 0, "iscrowd": None, "segmentation": [[1, 2]]},
+        {"id": 7, "category_id": 0, "segmentation": None, "bbox": [1, 1, 4, 4]},
+        {"id": 8, "category_id": 0, "segmentation": [[2, 2, float("nan"), 2, 4, 4]]},
+        {"id": 9, "category_id": 0, "segmentation": box(-9, -9, 3, 3)},
+        {"category_id": 0, "segmentation": []},
+    ]
+    masks, classes = plain_mapper()(make_sample(tmp_path, *bad, good))["segments"]
+    assert classes.tolist() == [1]
+    assert masks.nonzero().tolist() == [[y, x] for y in (1, 2, 3) for x in (1, 2, 3)]
+    for annotation in (6, 7, 8, 9, 4):  # one without an id goes by its number
+        assert f"a.png: annotation {annotation}: " in caplog.text
+
+
+@pytest.mark.parametrize("is_train", [True, False])
+@pytest.mark.parametrize("sides", [{"height": 40}, {"width": 48}, {"height": 40, "width": 48}])
+def test_annotations_for_another_size_are_refused(tmp_path: Path, is_train: bool, sides: dict[str, int]) -> None:
+    sample = make_sample(tmp_path, {"category_id": 1, "segmentation": box(1, 1, 3, 3)}) | sides
+    mapper = plain_mapper()
+    mapper.is_train = is_train
+    with pytest.raises(UserError, match=r"a\.png is 12 x 10, but its annotations are for .*one size"):
+        mapper(sample)
+
+
+def test_sizes_may_be_left_out(tmp_path: Path) -> None:
+    sample = make_sample(tmp_path, {"category_id": 1, "segmentation": box(1, 1, 3, 3)})
+    without = {key: value for key, value in sample.items() if key not in ("height", "width")}
+    for sizes in ({}, {"height": None, "width": None}):
+        mapped = plain_mapper()(without | sizes)
+        assert (mapped["height"], mapped["width"]) == (10, 12)
+        assert mapped["segments"].classes.tolist() == [1]
+
+
+@pytest.mark.parametrize("numbers", [(0, 1, 2), (1, 2, 3)])
+def test_a_segment_may_have_the_id_zero(tmp_path: Path, numbers: tuple[int, int, int]) -> None:
+    Image.new("RGB", (12, 10)).save(tmp_path / "a.png")
+    ids = np.zeros((10, 12, 3), np.uint8)
+    ids[..., 0] = np.repeat(numbers, 4)
+    Image.fromarray(ids).save(tmp_path / "p.png")
+    segments = [{"id": number, "category_id": i} for i, number in enumerate(numbers)]
+    sample = {"file_name": str(tmp_path / "a.png"), "pan_seg_file_name": str(tmp_path / "p.png")}
+    sample["segments_info"] = segments
+    found, facts = panoptic_segments(sample)
+    assert [(found[0, 4 * i], x["category_id"], x["iscrowd"]) for i, x in enumerate(facts)] == [
+        (x["id"], i, 0) for i, x in enumerate(facts)
+    ]
+    assert 0 not in found
+    quality = PanopticCounts(3)
+    quality.update(found, facts, found, facts)
+    assert quality.by_class()["PQ"].tolist() == [100.0] * 3
+    for wrong, message in (([segments[0]] * 2, "several segments"), (None, "no segments_info")):
+        with pytest.raises(UserError, match=message):
+            panoptic_segments(sample | {"segments_info": wrong})

@@ -11,10 +11,10 @@ import pytest
 
 from semask_d2.d2 import MetadataCatalog
 from semask_d2.data import get_dataset_dicts
+from semask_d2.data.annotations import decoded_mask
 from semask_d2.data.datasets import toy_painter, toy_scenes, toy_segments
 from semask_d2.data.image_io import read_labels
-from semask_d2.data.labels import decoded_mask
-from semask_d2.data.segment_mapper import read_segment_ids
+from semask_d2.data.segments import read_segment_ids
 from semask_d2.utils.errors import UserError
 
 
@@ -78,7 +78,10 @@ def test_faults_of_the_files_are_named(tmp_path: Path, monkeypatch: pytest.Monke
     content = json.loads(file.read_text())
     content["annotations"][0]["segments_info"][0]["category_id"] = 77
     file.write_text(json.dumps(content))
-    with pytest.raises(UserError, match=r"panoptic_training\.json: a segment is of category 77"):
+    with pytest.raises(
+        UserError,
+        match=r"panoptic_training\.json: .*0000\.jpg: segments_info\[0\]: a segment with unknown category id 77",
+    ):
         get_dataset_dicts("toy_scenes_panoptic_train")
     file.write_text(json.dumps(content | {"annotations": []}))
     with pytest.raises(UserError, match=r"0000\.jpg has 0 annotations"):

@@ -14,8 +14,8 @@ import torch
 
 from semask_d2.d2 import Boxes, Instances
 from semask_d2.data import get_dataset_dicts
-from semask_d2.data.labels import decoded_mask
-from semask_d2.data.segment_mapper import read_segment_ids
+from semask_d2.data.annotations import decoded_mask
+from semask_d2.data.segments import read_segment_ids
 from semask_d2.evaluation import InstanceEvaluator, PanopticEvaluator, instances
 from semask_d2.evaluation.panoptic import PanopticCounts
 from semask_d2.utils.errors import UserError

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from semask_d2.data.image_io import save_picture
+from semask_d2.inference import media
 from semask_d2.inference.media import Video, VideoFile, distinct_names, find_inputs, has_display, is_media, show
 from semask_d2.utils.errors import UnreadableFile, UserError
 from semask_d2.utils.files import remove_stale
@@ -220,9 +221,20 @@ def test_the_temporary_file_of_a_killed_video_is_known(tmp_path: Path) -> None:
 def test_what_is_no_video_is_named(tmp_path: Path) -> None:
     with pytest.raises(UnreadableFile, match=r"gone\.mp4 does not exist"):
         Video(tmp_path / "gone.mp4")
+    os.mkfifo(tmp_path / "pipe.mp4")
+    with pytest.raises(UnreadableFile, match=r"pipe\.mp4: not a regular file"):
+        Video(tmp_path / "pipe.mp4")
     (tmp_path / "text.mp4").write_text("no video")
     with pytest.raises(UnreadableFile, match=r"text\.mp4 is no video"):
         Video(tmp_path / "text.mp4")
+
+
+def test_a_video_of_frames_too_large_is_refused_before_one_is_decoded(tmp_path: Path, monkeypatch) -> None:
+    with VideoFile(tmp_path / "a.mp4", 25) as file:
+        file.write(np.zeros((64, 96, 3), np.uint8))
+    monkeypatch.setattr(media, "MAX_PIXELS", 64 * 96 - 1)
+    with pytest.raises(UnreadableFile, match=r"a\.mp4 has frames of 96 x 64 pixels, but at most 6143 are read"):
+        Video(tmp_path / "a.mp4")
 
 
 def test_a_window_without_opencvs_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

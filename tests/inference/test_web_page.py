@@ -12,12 +12,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from semask_d2 import Predictor
 from semask_d2.__main__ import main
 from semask_d2.commands.web import choose_runs
-from semask_d2.inference.web_page import POLICY, build_page, result_html, serve
+from semask_d2.inference.web_guard import MAX_UPLOAD, POLICY
+from semask_d2.inference.web_page import build_page, current_predictor, result_html, serve
 from semask_d2.utils.errors import UserError
 from tests.helpers.browser import asked_addresses, open_browser, wait_for
 
@@ -65,7 +67,7 @@ def test_without_gradio_the_extra_is_named(tiny_run: Path, monkeypatch, capsys: 
     assert main(["web", "--run", str(tiny_run)]) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: the page needs gradio (")
-    assert error.endswith('): pip install "semask_d2[web]"\n')
+    assert error.endswith("): pip install gradio\n")
 
 
 def test_slips_are_one_line(tmp_path: Path, monkeypatch, capsys: pytest.CaptureFixture) -> None:
@@ -85,6 +87,50 @@ def test_the_run_that_is_named_comes_first_and_the_others_after_it(tiny_run: Pat
     assert choose_runs("output/a") == [Path("output/a"), Path("output/b")]
     assert set(choose_runs(None)) == {Path("output/a"), Path("output/b")}
     assert choose_runs(str(tiny_run))[0] == tiny_run
+
+
+def test_weights_that_are_written_anew_are_loaded(tiny_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run)
+    first = current_predictor(run)
+    assert current_predictor(run) is first
+    state = torch.load(run / "model_best.pth")
+    torch.save({"model": {name: value + 1 for name, value in state["model"].items()}}, run / "newer.pth")
+    (run / "newer.pth").replace(run / "model_best.pth")  # as a training writes it
+    second = current_predictor(run)
+    assert second is not first
+    before, after = (next(iter(x.model.parameters())) for x in (first, second))
+    assert not torch.equal(before, after)
+    (run / "model_best.pth").replace(run / "model_final.pth")  # another name for the best that there is
+    assert current_predictor(run).cfg.MODEL.WEIGHTS.endswith("model_final.pth")
+    (run / "model_final.pth").unlink()
+    with pytest.raises(UserError, match="no checkpoint there"):
+        current_predictor(run)
+
+
+@pytest.mark.slow
+def test_other_pages_large_uploads_and_damaged_pictures_are_refused(
+    served: tuple[str, list[Path]], tmp_path: Path, picture: Path, capfd: pytest.CaptureFixture
+) -> None:
+    import gradio_client  # comes with gradio
+    import httpx
+
+    address, runs = served
+    form = {"files": ("x.jpg", b"\xff" * 1000)}
+    upload = f"{address}gradio_api/upload"
+    assert httpx.get(address, headers={"Host": "rebound.example"}).status_code == 403
+    assert httpx.post(upload, files=form, headers={"Origin": "http://other.example"}).status_code == 403
+    assert httpx.post(upload, files={"files": ("x.jpg", bytes(MAX_UPLOAD + 2**17))}).status_code == 413
+    assert httpx.post(upload, files=form).status_code == 200
+    client = gradio_client.Client(address, verbose=False)
+    (tmp_path / "broken.jpg").write_bytes(picture.read_bytes()[:2000])
+    (tmp_path / "text.png").write_text("no picture")
+    for file in ("broken.jpg", "text.png"):
+        with pytest.raises(gradio_client.exceptions.AppError, match=rf"{file} cannot be read as an image \(.*\): .*"):
+            client.predict(gradio_client.handle_file(tmp_path / file), str(runs[0]), api_name="/segment")
+    assert "chips" in client.predict(gradio_client.handle_file(picture), str(runs[0]), api_name="/segment")
+    out, err = capfd.readouterr()
+    assert "Traceback" not in out + err
 
 
 @pytest.mark.slow

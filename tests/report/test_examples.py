@@ -16,8 +16,8 @@ from semask_d2 import Predictor, get_cfg
 from semask_d2.d2 import DatasetCatalog, MetadataCatalog, build_model
 from semask_d2.data import get_dataset_dicts
 from semask_d2.data.datasets import toy_painter
-from semask_d2.data.labels import CocoLabels, LabelFormat
-from semask_d2.data.segment_mapper import read_true_segments
+from semask_d2.data.labels import CocoLabels, CocoSegment, LabelFormat
+from semask_d2.data.segments import read_true_segments
 from semask_d2.evaluation import InstanceEvaluator, PanopticEvaluator
 from semask_d2.inference.panels import ClassStyle
 from semask_d2.inference.predictor import FoundInstances, PanopticSegments, Prediction
@@ -155,7 +155,7 @@ def labels_of_coco(tmp_path: Path):
     sample = {
         "file_name": str(tmp_path / "gray.png"),
         "sem_seg_file_name": str(tmp_path / "labels.json"),
-        "coco_labels": CocoLabels("labels.json", 16, 16, 255, ((2, box),)),
+        "coco_labels": CocoLabels("labels.json", 16, 16, 255, (CocoSegment(1, 2, box),)),
     }
     Image.new("RGB", (16, 16), (90, 90, 90)).save(sample["file_name"])
     DatasetCatalog.register("made_up", lambda: [sample])

@@ -66,6 +66,10 @@ class EventStorage:
         """Return each scalar's last value and its iteration."""
         return self._latest
 
+    def smoothing_hints(self) -> dict[str, bool]:
+        """Return for each scalar whether writers show its median."""
+        return self._smoothing_hints
+
     def latest_with_smoothing_hint(self, window_size: int = 20) -> dict[str, tuple[float, int]]:
         """Return `latest`, with medians over the last `window_size` iterations where smoothing is hinted."""
         smoothed = dict(self._latest)

@@ -2,124 +2,117 @@
 
 from __future__ import annotations
 
-import json
-import os
+import unicodedata
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from semask_d2.data.datasets.pairing import few
-from semask_d2.data.labels import CocoLabels
+from semask_d2.data.datasets.coco_files import CocoFile
+from semask_d2.data.datasets.pairing import Problem, few
+from semask_d2.data.labels import CocoLabels, CocoSegment
 from semask_d2.utils.errors import UserError
 from semask_d2.utils.registry import suggestion
 
-BACKGROUND = "background"
+BACKGROUND = "background"  # with or without the underscores of labelme
 
 
 def coco_labels(
-    path: Path, *, names: Sequence[str], id_map: Mapping[int, int], ignore_label: int
+    file: CocoFile, *, names: Sequence[str], id_map: Mapping[int, int], ignore_label: int
 ) -> dict[str, CocoLabels]:
-    """The labels of each image of the file at `path` by the image's `file_name`.
+    """Return the labels of each image of a file by the image's `file_name`.
 
-    Categories are the classes of their names, or those that `id_map` gives for their ids. Smaller segments lie on
-    larger ones; pixels in none are of the class "background" where `names` has it, else ignored. Raises UserError for a
-    file of another kind, and for a category that is no class.
+    Categories are the classes of their names, or those that `id_map` gives for their ids. Pixels in no segment are of
+    the class "background" where `names` has it, else ignored. Raises `UserError` for a category that is no class.
     """
-    status = path.stat() if path.is_file() else None
-    if status is None:
-        raise UserError(f"{path} does not exist: expected labels in COCO format there")
-    content = read_coco(str(path), status.st_mtime_ns, status.st_size)
-    classes = classes_of(content["categories"], names, id_map, path)
-    unlabeled = names.index(BACKGROUND) if BACKGROUND in names else ignore_label
-    found = defaultdict(list)
-    for annotation in content["annotations"]:
-        found[annotation["image_id"]].append(annotation)
-    labels = {}
-    for image in content["images"]:
-        annotations = sorted(found[image["id"]], key=lambda x: -float(x.get("area", 0)))
-        for annotation in (x for x in annotations if x["category_id"] not in classes):
-            number = annotation["category_id"]
-            raise UserError(f"{path}: {image['file_name']} has an annotation of a category that there is not: {number}")
-        labels[image["file_name"]] = CocoLabels(
-            f"{path}: {image['file_name']}",
-            int(image["height"]),
-            int(image["width"]),
-            unlabeled,
-            tuple((classes[x["category_id"]], x["segmentation"]) for x in annotations),
+    classes = classes_of(file, names, id_map)
+    background = [i for i, name in enumerate(names) if name.strip("_").lower() == BACKGROUND]
+    return {
+        image.file_name: CocoLabels(
+            f"{file.path}: {image.file_name}",
+            image.height,
+            image.width,
+            unlabeled=background[0] if background else ignore_label,
+            ignore_label=ignore_label,
+            segments=tuple(
+                CocoSegment(x.get("id"), classes[x["category_id"]], x["segmentation"]) for x in image.annotations
+            ),
+            unknown=tuple(image.unknown),
         )
-    return labels
+        for image in file.images
+    }
 
 
-PARTS = {  # of a COCO-format file and of each of their entries, by what the annotations hold
-    "segmentations": (
-        ("images", ("id", "file_name", "height", "width")),
-        ("annotations", ("image_id", "category_id", "segmentation")),
-        ("categories", ("id", "name")),
-    ),
-    "segments_info": (
-        ("images", ("id", "file_name")),
-        ("annotations", ("image_id", "file_name", "segments_info")),
-        ("categories", ("id", "name", "isthing")),
-    ),
-}
-
-
-@lru_cache(maxsize=4)
-def read_coco(path: str, _changed: int, _size: int, kind: str = "segmentations") -> dict[str, Any]:
-    """The content of a COCO-format file, kept until it changes; UserError where it is none.
-
-    `kind` is what its annotations hold: "segmentations", or "segments_info" as panoptic ones do.
-    """
-    try:
-        with open(path, encoding="utf-8") as file:
-            content = json.load(file)
-        for key, needed in PARTS[kind]:
-            for item in content[key]:
-                for part in needed:
-                    item[part]
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read as JSON: {' '.join(str(error).split())}") from error
-    except (KeyError, TypeError) as error:
-        raise UserError(
-            f"{path} is not in COCO format: expected images, annotations with {kind}, and categories "
-            f"({type(error).__name__}: {error})"
-        ) from error
-    return content
-
-
-def classes_of(
-    categories: Sequence[dict[str, Any]], names: Sequence[str], id_map: Mapping[int, int], path: Path
-) -> dict[Any, int]:
-    """The class of each category id."""
+def classes_of(file: CocoFile, names: Sequence[str], id_map: Mapping[int, int]) -> dict[Any, int]:
+    """Return the class of each category id; categories that no annotation is of need no class."""
+    used = file.used_categories()
+    categories = [x for x in file.categories if x.id in used]
     if id_map:
-        if missing := [f"{x['id']} ({x['name']})" for x in categories if x["id"] not in id_map]:
-            raise UserError(f"{path}: `map` of the data set leaves out the categories {few(missing)}")
-        return {x["id"]: id_map[x["id"]] for x in categories}
+        if missing := [f"{x.id} ({x.name})" for x in categories if x.id not in id_map]:
+            raise UserError(f"{file.path}: `map` of the data set leaves out the categories {few(missing)}")
+        return {x.id: id_map[x.id] for x in categories}
     for category in categories:
-        if category["name"] not in names:
-            near = suggestion(str(category["name"]), list(names))
+        if category.name not in names:
+            near = suggestion(category.name, list(names))
             raise UserError(
-                f'{path}: the category "{category["name"]}" (id {category["id"]}) is not in `names`.{near} Add it, or '
+                f'{file.path}: the category "{category.name}" (id {category.id}) is not in `names`.{near} Add it, or '
                 "give `map` from the ids of categories to classes"
             )
-    return {x["id"]: list(names).index(x["name"]) for x in categories}
+    return {x.id: list(names).index(x.name) for x in categories}
 
 
-def match_images(
-    images: Mapping[str, Path], labels: Mapping[str, CocoLabels]
-) -> tuple[dict[str, CocoLabels], list[str]]:
-    """The labels of each image by its key, a path below the images' folder; also the file's images that are not there.
+class Matching(NamedTuple):
+    """The labels of images by their keys; keys whose labels are unclear, names of no image, and what is wrong."""
 
-    The file's names are compared as they are, then by their last part alone.
+    labels: dict[str, CocoLabels]
+    unclear: set[str]
+    missing: list[str]
+    problems: list[Problem]
+
+
+def match_images(images: Mapping[str, Path], labels: Mapping[str, CocoLabels], source: str) -> Matching:
+    """Match a file's labels, by `file_name`, with images by their keys, which are paths below the images' folder.
+
+    Names are compared as paths from their end, the longest first: images/a/1.jpg is a/1.jpg or else 1.jpg. Where a name
+    fits several images, or an image several names, a training refuses them, as the labels of each are unknown.
     """
-    by_place = {Path(name).as_posix(): name for name in labels}
-    by_name = {os.path.basename(name): name for name in labels}
-    matched = {}
+    by_ending: dict[str, list[str]] = defaultdict(list)
     for key, path in images.items():
-        name = by_place.get(key + path.suffix) or by_name.get(path.name)
-        if name is not None:
-            matched[key] = name
-    missing = sorted(labels.keys() - set(matched.values()))
-    return {key: labels[name] for key, name in matched.items()}, missing
+        for ending in endings(key + path.suffix if key else path.name):
+            by_ending[ending].append(key)
+    fitting: dict[str, list[tuple[int, str]]] = defaultdict(list)  # by image: how much of a name fits, and the name
+    result = Matching({}, set(), [], [])
+
+    def complain(text: str, keys: Iterable[str]) -> None:
+        result.unclear.update(keys)
+        problem = f"{source}: {text}; write their folders into file_name"
+        result.problems.append(Problem("relation", problem, refused=True))
+
+    for name in labels:
+        ending = next((ending for ending in endings(name) if ending in by_ending), "")
+        keys = by_ending.get(ending, [])
+        if len(keys) == 1:
+            fitting[keys[0]].append((len(ending), name))
+        elif keys:
+            complain(f"{name} fits several images: {few(images[key] for key in keys)}", keys)
+        else:
+            result.missing.append(name)
+    for key, names in fitting.items():
+        longest = max(length for length, _ in names)
+        result.missing.extend(name for length, name in names if length < longest)
+        nearest = [name for length, name in names if length == longest]
+        if len(nearest) > 1:
+            complain(f"{few(nearest)} all fit {images[key]}", [key])
+        elif key not in result.unclear:
+            result.labels[key] = labels[nearest[0]]
+    result.missing.sort()
+    return result
+
+
+def endings(name: str) -> list[str]:
+    """Return a path and what is left of it without its first folders, the longest first, in one spelling.
+
+    Slashes may be of either kind; letters are composed, which macOS does not do in the names of files.
+    """
+    parts = [x for x in unicodedata.normalize("NFC", name.replace("\\", "/")).split("/") if x not in ("", ".")]
+    return ["/".join(parts[start:]) for start in range(len(parts))]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from semask_d2.data.datasets.coco_labels import read_coco
+from semask_d2.data.datasets.coco_files import read_coco
 from semask_d2.data.datasets.folder import datasets_root, require_folder
+from semask_d2.data.datasets.pairing import require_sound
 from semask_d2.utils.errors import UserError
 
 
@@ -87,25 +87,23 @@ class SegmentDataset:
         path = root / files.annotations
         if not path.is_file():
             raise UserError(f'data set "{split}" is not there: no file {path}; {self.how_to_get}')
-        status = path.stat()
-        kind = "segments_info" if files.maps else "segmentations"
-        content = read_coco(str(path), status.st_mtime_ns, status.st_size, kind)
+        file = read_coco(path, "segments_info" if files.maps else "segmentation")
+        require_sound(file.problems)
         classes = {x.id: i for i, x in enumerate(self.classes)}
-        annotations = defaultdict(list)
-        for annotation in content["annotations"]:
-            annotations[annotation["image_id"]].append(annotation)
         dicts = []
-        for image in sorted(content["images"], key=lambda x: x["file_name"]):
-            sample = {"file_name": str(root / files.images / image["file_name"]), "image_id": image["id"]}
-            own = annotations[image["id"]]
+        for image in sorted(file.images, key=lambda x: x.file_name):
+            sample = {"file_name": str(root / files.images / image.file_name), "image_id": image.id}
             if files.maps:
-                if len(own) != 1:
-                    raise UserError(f"{path}: {image['file_name']} has {len(own)} annotations, a panoptic one has 1")
-                sample["pan_seg_file_name"] = str(root / files.maps / own[0]["file_name"])
-                sample["segments_info"] = [with_class(x, classes, path) for x in own[0]["segments_info"]]
+                if len(image.annotations) != 1:
+                    count = len(image.annotations)
+                    raise UserError(f"{path}: {image.file_name} has {count} annotations, a panoptic one has 1")
+                (panoptic,) = image.annotations
+                sample["pan_seg_file_name"] = str(root / files.maps / panoptic["file_name"])
+                sample["segments_info"] = [with_class(x, classes, path) for x in panoptic["segments_info"]]
             else:
-                sample |= {"height": image["height"], "width": image["width"]}
-                sample["annotations"] = [with_class(x, classes, path) for x in own]
+                sizes = {"height": image.height, "width": image.width}
+                sample |= {key: side for key, side in sizes.items() if side is not None}
+                sample["annotations"] = [with_class(x, classes, path) for x in image.annotations]
             dicts.append(sample)
         return dicts
 

@@ -10,9 +10,10 @@ from typing import Any
 
 from semask_d2.config.custom_data import check_section, rgb_of, split_names
 from semask_d2.d2 import CfgNode, DatasetCatalog, MetadataCatalog
+from semask_d2.data.datasets.coco_files import read_coco
 from semask_d2.data.datasets.coco_labels import coco_labels, match_images
 from semask_d2.data.datasets.pairing import Pairing, expand, find_pairs, merged
-from semask_d2.data.labels import CocoLabels, LabelFormat
+from semask_d2.data.labels import LabelFormat
 from semask_d2.utils.errors import UserError
 from semask_d2.utils.visualization import distinct_colors
 
@@ -78,7 +79,7 @@ class CustomDataset:
         chosen = self._chosen([Path(sample["file_name"]) for sample in dicts])
         kept = [i for i in range(len(dicts)) if (i in chosen) == (split == "val")]
         if split == "val":  # files without a partner are told of once
-            pairing.unlabeled, pairing.imageless = [], []
+            pairing.unlabeled, pairing.imageless, pairing.problems = [], [], []
         pairing.pairs = [pairing.pairs[i] for i in kept]
         return [dicts[i] for i in kept], pairing
 
@@ -107,22 +108,29 @@ class CustomDataset:
         source = f"{self.name}: {split}"
         if len(self.labels[split]) > 1:
             raise UserError(f"{source}: labels: expected one .json file, or files of label maps")
-        file = self.root / self.labels[split][0]
+        file = read_coco(self.root / self.labels[split][0])
         label_format = self.label_format
         images = merged([expand(word, self.root, f"{source}: images") for word in self.images[split]], source)
-        by_file: dict[str, CocoLabels] = coco_labels(
+        by_name = coco_labels(
             file, names=self.classes, id_map=dict(label_format.id_map), ignore_label=label_format.ignore_label
         )
-        matched, missing = match_images(images, by_file)
-        keys = sorted(matched)
+        matching = match_images(images, by_name, str(file.path))
+        keys = sorted(matching.labels)
         pairing = Pairing(
-            [(images[key], file) for key in keys],
-            [images[key] for key in sorted(images.keys() - matched.keys())],
-            [Path(f"{file}: {name}") for name in missing],
+            [(images[key], file.path) for key in keys],
+            [images[key] for key in sorted(images.keys() - matching.labels.keys() - matching.unclear)],
+            [Path(f"{file.path}: {name}") for name in matching.missing],
+            [*file.problems, *matching.problems],
         )
-        return [
-            {"file_name": str(images[key]), "sem_seg_file_name": str(file), "coco_labels": matched[key]} for key in keys
-        ], pairing
+        dicts = [
+            {
+                "file_name": str(images[key]),
+                "sem_seg_file_name": str(file.path),
+                "coco_labels": matching.labels[key],
+            }
+            for key in keys
+        ]
+        return dicts, pairing
 
 
 def register_custom(cfg: CfgNode) -> CustomDataset | None:

@@ -3,33 +3,63 @@
 from __future__ import annotations
 
 import glob
+import logging
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from semask_d2.utils.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm", ".jp2", ".avif")
 SHOWN = 3
 
 
+class Problem(NamedTuple):
+    """Something wrong with files, of one of check's kinds; `refused` where the labels of an image would be a guess.
+
+    `sources` are the images it concerns, as `CocoLabels.source` calls them.
+    """
+
+    kind: str
+    text: str
+    refused: bool = False
+    sources: tuple[str, ...] = ()
+
+
+LEFT_OUT = ("annotation", "area")  # the kinds of problems whose annotations a training goes on without
+
+
+def require_sound(problems: Sequence[Problem]) -> None:
+    """Raise `UserError` with the first problems that leave labels unknown; log a count of annotations left out."""
+    if refused := [problem.text for problem in problems if problem.refused]:
+        raise UserError(f"{few(refused, '; ')}; semask check lists all")
+    if left_out := [problem.text for problem in problems if problem.kind in LEFT_OUT]:
+        logger.warning("%d annotation(s) left out (semask check lists all): %s", len(left_out), few(left_out, "; "))
+
+
 @dataclass
 class Pairing:
-    """What patterns gave: pairs (image, label file) in the order of their names, and files without a partner."""
+    """What patterns gave: pairs (image, label file) in the order of their names, files without a partner, problems."""
 
     pairs: list[tuple[Path, Path]] = field(default_factory=list)
     unlabeled: list[Path] = field(default_factory=list)
     imageless: list[Path] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
 
     def add(self, other: Pairing) -> None:
         """Take the files of another one as well."""
         self.pairs += other.pairs
         self.unlabeled += other.unlabeled
         self.imageless += other.imageless
+        self.problems += other.problems
 
     def require_whole(self, source: str) -> None:
-        """Raise UserError with the first files that have no partner; `source` names the data set's split."""
+        """Raise UserError with the first problems, and files that have no partner; `source` names the split."""
+        require_sound(self.problems)
         complaints = []
         if self.unlabeled:
             complaints.append(f"{len(self.unlabeled)} image(s) without a label file: {few(self.unlabeled)}")
@@ -42,11 +72,11 @@ class Pairing:
             )
 
 
-def few(names: Iterable[object]) -> str:
-    """The first of some names and how many more there are."""
+def few(names: Iterable[object], separator: str = ", ") -> str:
+    """Return the first of some names and how many more there are."""
     texts = [str(name) for name in names]
     more = f" and {len(texts) - SHOWN} more" if len(texts) > SHOWN else ""
-    return ", ".join(texts[:SHOWN]) + more
+    return separator.join(texts[:SHOWN]) + more
 
 
 def find_pairs(images: Sequence[str], labels: Sequence[str], root: Path, source: str) -> Pairing:

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from semask_d2.data.annotations import run_lengths
 from semask_d2.data.datasets import toy_painter, toy_scenes
 from semask_d2.data.datasets.coco_segments import Category, SegmentDataset, SegmentFiles
-from semask_d2.data.labels import run_lengths
 from semask_d2.utils.errors import UserError
 
 FOLDER = "toy_scenes"

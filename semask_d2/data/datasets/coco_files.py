@@ -1,0 +1,260 @@
+"""COCO-format files of others: their values checked, and their images, annotations and categories related.
+
+What is wrong becomes a `Problem` with the id of its image or annotation. Annotations whose shape is unknown are left
+out and counted; where it is unknown which image or class an annotation belongs to, a training refuses the file.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from semask_d2.data.annotations import EmptyAnnotation, UnusableAnnotation, checked_segmentation
+from semask_d2.data.datasets.json_formats import read_json, require_format
+from semask_d2.data.datasets.pairing import Problem, few
+from semask_d2.data.image_io import MAX_PIXELS
+from semask_d2.utils import foreign
+from semask_d2.utils.errors import UserError
+from semask_d2.utils.foreign import Section, shown
+
+MAX_SIDE = 2**20
+MAX_SEGMENT_ID = 2**24 - 1  # three bytes of a panoptic PNG
+
+
+class FileCategory(NamedTuple):
+    """A category as the file has it."""
+
+    id: Any
+    name: str
+
+
+@dataclass
+class CocoImage:
+    """An image of a file with its usable annotations, or with the one that holds its `segments_info`.
+
+    `unknown` are the boxes [x, y, width, height] of the annotations whose shape is unknown; None where the box is, too.
+    """
+
+    id: Any
+    file_name: str
+    height: int | None
+    width: int | None
+    annotations: list[dict[str, Any]] = field(default_factory=list)
+    unknown: list[list[float] | None] = field(default_factory=list)
+
+
+@dataclass
+class CocoFile:
+    """The content of a COCO-format file, as far as it holds together.
+
+    `by_id` are the images whose ids are theirs alone, `shared_ids` the ids of several images.
+    """
+
+    path: Path
+    images: list[CocoImage] = field(default_factory=list)
+    categories: list[FileCategory] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    by_id: dict[Any, CocoImage] = field(default_factory=dict)
+    shared_ids: set[Any] = field(default_factory=set)
+
+    def used_categories(self) -> set[Any]:
+        """Return the ids of the categories that annotations or segments are of."""
+        annotations = [x for image in self.images for x in image.annotations]
+        segments = [segment for x in annotations for segment in x.get("segments_info", [x])]
+        return {x["category_id"] for x in segments}
+
+    def source(self, image: str) -> str:
+        """Return how messages call an image of the file."""
+        return f"{self.path}: {image}"
+
+    def report(self, kind: str, text: str, *images: str, refused: bool = False) -> None:
+        """Add a problem that concerns `images`, by their names."""
+        sources = tuple(self.source(image) for image in images)
+        self.problems.append(Problem(kind, f"{self.path}: {text}", refused, sources))
+
+
+def read_coco(path: Path, kind: str = "segmentation") -> CocoFile:
+    """Read the COCO-format file at `path`, whose annotations hold `kind`: "segmentation" or "segments_info".
+
+    Raises `UserError` where it is no such file, naming what it is where that is known.
+    """
+    content = read_json(path)
+    require_format(content, kind, path)
+    file = CocoFile(path)
+    for number, value in enumerate(content["categories"]):
+        category = Section.of(value, f"{path}: categories[{number}]")
+        name = category.text("name")
+        file.categories.append(FileCategory(identity(category.get("id"), f"{category.source}: id"), name))
+    for category_id, count in repeated(x.id for x in file.categories):
+        raise UserError(f"{path}: {count} categories have the id {category_id}; give each an id of its own")
+    read_images(file, content["images"])
+    if kind == "segmentation":
+        read_annotations(file, content["annotations"])
+    else:
+        read_panoptic(file, content["annotations"])
+    return file
+
+
+def identity(value: Any, source: str) -> Any:
+    """Return an id as it is compared: a whole number, also where it is written as text or as 7.0, else a text."""
+    if isinstance(value, str) and value.strip().isdecimal() and len(value) < 20:
+        return int(value)
+    return foreign.text(value, source) if isinstance(value, str) else foreign.integer(value, source)
+
+
+def repeated(values: Iterable[Any]) -> list[tuple[Any, int]]:
+    """Return the values that occur more than once, with how often."""
+    return [(value, count) for value, count in Counter(values).items() if count > 1]
+
+
+def read_images(file: CocoFile, entries: Sequence[Any]) -> None:
+    """Read the images, one for each file name, and relate them with their ids."""
+    by_name: dict[str, CocoImage] = {}
+    names_of: dict[Any, set[str]] = defaultdict(set)
+    ids_of: dict[str, list[Any]] = defaultdict(list)
+    texts = []
+    for number, value in enumerate(entries):
+        entry = Section.of(value, f"{file.path}: images[{number}]")
+        image_id = identity(entry.get("id"), f"{entry.source}: id")
+        texts += [image_id] if isinstance(entry.get("id"), str) and isinstance(image_id, int) else []
+        name = entry.text("file_name")
+        height, width = (entry.integer(side, None, 1, MAX_SIDE) for side in ("height", "width"))
+        if (height or 1) * (width or 1) > MAX_PIXELS:
+            file.report("size", f"image {name} is {width} x {height} there; at most {MAX_PIXELS} pixels are read", name)
+        image = by_name.setdefault(name, CocoImage(image_id, name, height, width))
+        if (image.height, image.width) != (height, width):
+            file.report("relation", f"image {name} is listed with two sizes", name, refused=True)
+        ids_of[name].append(image_id)
+        names_of[image_id].add(name)
+    file.images = list(by_name.values())
+    for name, ids in ids_of.items():
+        if len(set(ids)) > 1:
+            text = f"image {name} is listed with the ids {few(ids)}; the annotations of all are taken together"
+            file.report("relation", text, name)
+        elif len(ids) > 1:
+            file.report("form", f"image {name} (id {ids[0]}) is listed {len(ids)} times")
+    for image_id, names in names_of.items():
+        if len(names) > 1:
+            text = (
+                f"the id {image_id} is that of {len(names)} images ({few(sorted(names))}): whose are its annotations?"
+            )
+            file.report("relation", text, *names, refused=True)
+            file.shared_ids.add(image_id)
+        else:
+            file.by_id[image_id] = by_name[next(iter(names))]
+    if texts:
+        file.report("form", f"{len(texts)} image ids are texts, read as numbers: {few(texts)}")
+
+
+def read_annotations(file: CocoFile, entries: Sequence[Any]) -> None:
+    """Add each annotation with a usable segmentation to its image, without null values."""
+    known = {x.id for x in file.categories}
+    without_area, ids = [], []
+    for number, value in enumerate(entries):
+        annotation, image = relate(file, value, number)
+        if annotation is None or image is None:
+            continue
+        name, annotation_id = image.file_name, annotation.get("id", number)
+        source = f"annotation {annotation_id} ({name})"
+        ids.append(annotation_id)
+        try:
+            annotation["category_id"] = identity(annotation.get("category_id"), f"{source}: category_id")
+            if annotation["category_id"] not in known:
+                text = f"{source}: an annotation with unknown category id {annotation['category_id']}"
+                file.report("relation", text, name, refused=True)
+                continue
+            if "iscrowd" in annotation:
+                annotation["iscrowd"] = int(foreign.flag(annotation["iscrowd"], f"{source}: iscrowd"))
+            check_shape(annotation, image, source)
+        except UserError as error:
+            is_empty = isinstance(error, EmptyAnnotation)
+            file.report("area" if is_empty else "annotation", str(error), name)
+            box = box_of(annotation)
+            image.unknown += [] if is_empty and box is None else [box]
+            continue
+        if not foreign.is_positive(annotation.get("area")):
+            annotation.pop("area", None)
+            without_area.append(annotation_id)
+        if "bbox" in annotation and box_of(annotation) is None:
+            del annotation["bbox"]
+        image.annotations.append(annotation)
+    if without_area:
+        count = len(without_area)
+        file.report("form", f"{count} annotations have no area, which their masks give: {few(without_area)}")
+    if twice := [annotation_id for annotation_id, _ in repeated(ids)]:
+        file.report("form", f"{len(twice)} ids are those of several annotations: {few(twice)}")
+
+
+def relate(file: CocoFile, value: Any, number: int) -> tuple[dict[str, Any] | None, CocoImage | None]:
+    """Return an annotation without its null values, and its image; None, and report, for what there is not."""
+    if not isinstance(value, dict):
+        file.report("annotation", f"annotations[{number}] is no annotation: {shown(value)}")
+        return None, None
+    annotation = {key: x for key, x in value.items() if x is not None}
+    source = f"annotation {shown(annotation.get('id', number))}"
+    try:
+        if "id" in annotation:
+            annotation["id"] = identity(annotation["id"], f"{source}: id")
+        image_id = identity(annotation.get("image_id"), f"{source}: image_id")
+    except UserError as error:
+        file.report("annotation", str(error))
+        return None, None
+    image = file.by_id.get(image_id)
+    if image is None:
+        why = "an id of several images" if image_id in file.shared_ids else "which the file does not list"
+        file.report("relation", f"{source} is of the image {image_id}, {why}")
+    return annotation, image
+
+
+def check_shape(annotation: dict[str, Any], image: CocoImage, source: str) -> None:
+    """Check the segmentation of an annotation against its image, where the file says its size.
+
+    Polygons of too few points are taken out. Errors are those of `checked_segmentation`.
+    """
+    segmentation = annotation.get("segmentation")
+    if segmentation is None:
+        raise UnusableAnnotation(f"{source}: it has no segmentation, only a box; expected polygons or run lengths")
+    height, width = image.height, image.width
+    if height is None or width is None or height * width > MAX_PIXELS:
+        return  # told of, or compared with the image when that is read
+    usable = checked_segmentation(segmentation, height, width, source)
+    if not isinstance(usable, list):
+        return
+    xs, ys = ([x for polygon in usable for x in polygon[axis::2]] for axis in (0, 1))
+    if min(xs) >= width or max(xs) <= 0 or min(ys) >= height or max(ys) <= 0:
+        raise UnusableAnnotation(f"{source}: all of it lies outside the image of {width} x {height}")
+    if len(usable) != len(segmentation):
+        annotation["segmentation"] = usable
+
+
+def box_of(annotation: dict[str, Any]) -> list[float] | None:
+    """Return the box [x, y, width, height] of an annotation; None where it has none with an area."""
+    try:
+        box = [foreign.number(x, "") for x in foreign.entries(annotation.get("bbox"), "", 4)]
+    except UserError:
+        return None
+    return box if min(box[2:]) > 0 else None
+
+
+def read_panoptic(file: CocoFile, entries: Sequence[Any]) -> None:
+    """Add each annotation with `segments_info` to its image; raises `UserError` for one that is malformed."""
+    known = {x.id for x in file.categories}
+    for number, value in enumerate(entries):
+        annotation, image = relate(file, value, number)
+        if annotation is None or image is None:
+            continue
+        section = Section(annotation, f"{file.path}: the annotation of {image.file_name}")
+        segments = []
+        for place, segment in enumerate(section.entries("segments_info")):
+            values = Section.of(segment, f"{section.source}: segments_info[{place}]")
+            clean = {key: x for key, x in values.values.items() if x is not None}
+            clean["id"] = values.integer("id", low=0, high=MAX_SEGMENT_ID)
+            clean["category_id"] = identity(values.get("category_id"), f"{values.source}: category_id")
+            if clean["category_id"] not in known:
+                raise UserError(f"{values.source}: a segment with unknown category id {clean['category_id']}")
+            clean["iscrowd"] = int(values.flag("iscrowd", 0))
+            segments.append(clean)
+        image.annotations.append({"file_name": section.text("file_name"), "segments_info": segments})

@@ -1,0 +1,66 @@
+"""JSON files of label tools: reading them, and telling which of them are in COCO format."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from semask_d2.utils.errors import UserError
+from semask_d2.utils.files import require_regular
+from semask_d2.utils.foreign import shown
+
+# What other tools' files are known by, and what to export in their place
+OTHER_FORMATS = {
+    "_via_img_metadata": "a VGG Image Annotator project; export its annotations as COCO",
+    "shapes": "a labelme file; convert the folder with labelme2coco, or with labelme2voc.py to label maps",
+    "objects": "a Supervisely annotation; export masks, or convert the project to COCO",
+    "data_row": "a Labelbox export; convert it to COCO",
+}
+LIST_FORMATS = {
+    "data": "a Label Studio export in its own JSON; export as COCO instead",
+    "score": "a COCO results file; expected annotations, with images and categories",
+    "data_row": OTHER_FORMATS["data_row"],
+}
+
+
+def read_json(path: Path) -> Any:
+    """Return the content of a JSON file, with or without a byte-order mark."""
+    require_regular(path)
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            return json.load(file)
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist: expected labels in COCO format there") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read as JSON: {' '.join(str(error).split())}") from error
+
+
+def require_format(content: Any, kind: str, path: Path) -> None:
+    """Raise `UserError` where `content` is not that of a COCO-format file of this `kind`."""
+    if isinstance(content, list):
+        first = content[0] if content and isinstance(content[0], dict) else {}
+        known = next((what for key, what in LIST_FORMATS.items() if key in first), "a list")
+    else:
+        keys = content if isinstance(content, dict) else {}
+        known = next((what for key, what in OTHER_FORMATS.items() if key in keys), "")
+        if isinstance(content, dict) and not known:
+            parts = [key for key in ("images", "annotations", "categories") if not isinstance(content.get(key), list)]
+            known = f"lists of {', '.join(parts)} are missing" if parts else ""
+        if not isinstance(content, dict):
+            known = f"it holds {shown(content)}"
+    if known:
+        raise UserError(
+            f"{path} is not in COCO format: expected images, annotations with {kind}, and categories; {known}"
+        )
+    annotations = [x for x in content["annotations"] if isinstance(x, dict)]
+    other = {"segmentation": "segments_info", "segments_info": "segmentation"}[kind]
+    if annotations and not any(kind in x for x in annotations) and any(other in x for x in annotations):
+        is_panoptic = other == "segments_info"
+        advice = (
+            "a panoptic file; expected annotations with a segmentation, as COCO's instances_*.json. For labels of a "
+            "data set's file, name the folder of label maps instead"
+            if is_panoptic
+            else "a file of instances; expected annotations with segments_info, as COCO's panoptic_*.json"
+        )
+        raise UserError(f"{path}: it is {advice}")

@@ -1,0 +1,106 @@
+"""A job's output folder before it starts: nothing in it is lost, and nothing is written outside of it."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from semask_d2.d2 import CfgNode
+from semask_d2.engine import locking
+from semask_d2.evaluation.results import AVERAGED, FOLDER, result_files
+from semask_d2.utils.errors import UserError
+from semask_d2.utils.files import (
+    atomic_write,
+    move_aside,
+    remove_stale,
+    require_enclosed,
+    require_regular,
+    require_writable,
+)
+from semask_d2.utils.runs import CONFIG_NAME, METRICS_NAME
+
+MODEL_FILE = re.compile(r"model_(\d{7,}|final|best(_of_unknown_value(_\d+)?)?)\.pth")
+RUN_FILE = re.compile(
+    rf"{MODEL_FILE.pattern}|last_checkpoint|metrics\.json|log\.txt(\.rank\d+)?|report\.html"
+    r"|trackers\.json|events\.out\.tfevents\..+|non_finite_batch(_rank\d+)?\.pth"
+)
+PICTURE = re.compile(r"\d{7,}_.+\.png|curves\.png")
+CONFIG_KEYS = ("DATALOADER", "DATASETS", "MODEL", "OUTPUT_DIR", "SOLVER", "TEST", "VERSION")  # of any whole config
+LOGS = "log.txt*"
+EVALUATIONS = (FOLDER, f"{FOLDER}/*", f"{FOLDER}/{AVERAGED}/*")
+WRITTEN_BY_TRAINING = (
+    *("model_*.pth", "last_checkpoint", CONFIG_NAME, METRICS_NAME, "report.html", "trackers.json"),
+    *("events.out.tfevents.*", "non_finite_batch*.pth", "pictures", "pictures/*"),
+)
+
+
+def prepare(folder: str, *, training: bool, resume: bool) -> str:
+    """Make the output folder of a job and see that it may be written to; the main process calls it.
+
+    A training locks it, and one that does not resume moves an earlier run aside. Returns a line for the log, or "".
+    Raises `UserError` where another training is at work there, where a link leads out of the folder, or where a file
+    of the user would be overwritten.
+    """
+    require_writable(folder, "OUTPUT_DIR")
+    line = ""
+    if training:
+        line = locking.take(folder)
+        if not resume:
+            set_aside(folder)
+        require_run_config(Path(folder, CONFIG_NAME))
+    require_enclosed(folder, (LOGS, *EVALUATIONS, *(WRITTEN_BY_TRAINING if training else ())))
+    for path in (*Path(folder).glob(LOGS), Path(folder, METRICS_NAME)):  # which are appended to
+        require_regular(path)
+    remove_stale(folder)
+    return line
+
+
+def set_aside(folder: str) -> None:
+    """Move the files of an earlier run in `folder` to `folder/previous_N`, so that a new one overwrites nothing."""
+    old = list(run_files(Path(folder)))
+    if not any(MODEL_FILE.fullmatch(path.name) for path in old):
+        return  # nothing that took work to make
+    print(f"{folder} held an earlier run: moved to {move_aside(folder, old)} (use --resume to continue one)")
+
+
+def run_files(folder: Path) -> Iterator[Path]:
+    """The files in `folder` that a run writes, and no others."""
+    for path in sorted(folder.iterdir()):
+        if path.name == CONFIG_NAME:
+            if is_run_config(path):
+                yield path
+        elif RUN_FILE.fullmatch(path.name) and not path.is_dir():
+            yield path
+    yield from (path for path in sorted(folder.glob("pictures/*")) if PICTURE.fullmatch(path.name))
+    for pattern in EVALUATIONS[1:]:
+        for results in sorted(folder.glob(pattern)):
+            yield from result_files(results)
+            for earlier in sorted(results.glob("previous_*")):
+                yield from result_files(earlier)
+
+
+def write_config(cfg: CfgNode) -> None:
+    """Write `config.yaml` into the output folder, so that the run can be evaluated and drawn by itself."""
+    path = Path(cfg.OUTPUT_DIR, CONFIG_NAME)
+    require_run_config(path)
+    with atomic_write(path) as file:
+        file.write(cfg.dump())
+
+
+def require_run_config(path: Path) -> None:
+    """Raise `UserError` where there is a file at `path` that no run wrote."""
+    if os.path.lexists(path) and not is_run_config(path):
+        raise UserError(
+            f"{path}: no run wrote this file, and a training would overwrite it; rename it or choose another OUTPUT_DIR"
+        )
+
+
+def is_run_config(path: Path) -> bool:
+    """Return whether a file holds a whole config, as a run writes it and nobody does by hand."""
+    try:
+        text = require_regular(path).read_text(encoding="utf-8", errors="replace")
+    except (OSError, UserError):
+        return False
+    return all(re.search(rf"^{key}:", text, re.MULTILINE) for key in CONFIG_KEYS)

@@ -1,0 +1,116 @@
+"""A checksum of an exported file in its own metadata, so that a damaged file is refused and not run.
+
+It is the SHA-256 of the file's bytes, in which its own digits count as zeros; of OpenVINO's two files, of the XML and
+then the weights; of a program of torch.export, which is a zip archive, of the metadata and then each other member's
+name and content, in the order of the names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import mmap
+import os
+import re
+import zipfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from semask_d2.utils.errors import UserError
+
+FIELD = "sha256"
+BLANK = "0" * 64  # stands in the metadata until the file is written
+NAME = FIELD.encode()
+DIGITS = re.compile(NAME + rb'(?:"|&quot;): ?(?:"|&quot;)([0-9a-f]{64})(?:"|&quot;)')  # in JSON, and that in XML
+Bytes = bytes | mmap.mmap
+
+
+def seal(paths: Sequence[Path]) -> None:
+    """Fill in the digits in the first of the files that belong together, whose metadata has BLANK in their place."""
+    place, digits = _digest_of_files(paths)
+    assert place is not None, f"{paths[0]}: no checksum in the metadata that was written"
+    with open(paths[0], "r+b") as file:
+        file.seek(place)
+        file.write(digits)
+
+
+def verify(paths: Sequence[Path], source: str | os.PathLike) -> bool:
+    """Return whether files that belong together have a checksum; `UserError`, naming `source`, for a wrong one."""
+    place, digits = _digest_of_files(paths)
+    if place is None:
+        return False
+    with open(paths[0], "rb") as file:
+        file.seek(place)
+        _require_equal(file.read(len(digits)), digits, source)
+    return True
+
+
+def sealed_archive(data: bytes, member: str) -> bytes:
+    """Return a zip archive anew, without compression, with the digits filled in, in the `member` of the metadata."""
+    members = _members(data, member)
+    place, digits = _digest(_parts(members))
+    assert place is not None, f"no checksum in {member}"
+    name, metadata = members[0]
+    members[0] = (name, metadata[:place] + digits + metadata[place + len(digits) :])
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, content in members:
+            archive.writestr(zipfile.ZipInfo(name), content)
+    return file.getvalue()
+
+
+def verify_archive(path: Path, member: str) -> None:
+    """Raise `UserError` where a zip archive that `sealed_archive` wrote has changed."""
+    members = _members(path.read_bytes(), member)
+    place, digits = _digest(_parts(members))
+    if place is None:
+        raise UserError(f"{path}: no checksum in it; write it again with semask export")
+    _require_equal(members[0][1][place : place + len(digits)], digits, path)
+
+
+def _require_equal(written: bytes, digits: bytes, source: str | os.PathLike) -> None:
+    if written != digits:
+        raise UserError(f"{source}: damaged, as its checksum is another; copy it anew, or write it with semask export")
+
+
+def _digest_of_files(paths: Sequence[Path]) -> tuple[int | None, bytes]:
+    with ExitStack() as stack:
+        parts: list[Bytes] = []
+        for path in paths:
+            file = stack.enter_context(open(path, "rb"))
+            empty = os.fstat(file.fileno()).st_size == 0  # which cannot be mapped
+            parts.append(b"" if empty else stack.enter_context(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)))
+        return _digest(parts)
+
+
+def _digest(parts: Sequence[Bytes]) -> tuple[int | None, bytes]:
+    """Return where the one checksum in the first of `parts` begins, None without one, and what its digits must be."""
+    first, *others = parts
+    places, at = [], first.find(NAME)
+    while at >= 0:
+        if (match := DIGITS.match(first, at)) is not None:
+            places.append(match.start(1))
+        at = first.find(NAME, at + 1)
+    if len(places) != 1:
+        return None, b""
+    digest = hashlib.sha256()
+    with memoryview(first) as view:
+        digest.update(view[: places[0]])
+        digest.update(BLANK.encode())
+        digest.update(view[places[0] + len(BLANK) :])
+    for part in others:
+        digest.update(part)
+    return places[0], digest.hexdigest().encode()
+
+
+def _members(data: bytes, member: str) -> list[tuple[str, bytes]]:
+    """Return the names and contents of an archive, those of the metadata first."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        names = sorted(archive.namelist(), key=lambda name: (not name.endswith(member), name))
+        return [(name, archive.read(name)) for name in names]
+
+
+def _parts(members: Sequence[tuple[str, bytes]]) -> list[Bytes]:
+    (_, metadata), *others = members
+    return [metadata, *(part for name, content in others for part in (name.encode(), content))]
