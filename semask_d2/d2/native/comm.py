@@ -53,12 +53,9 @@ def create_local_process_group(num_workers_per_machine: int) -> None:
 
 def synchronize() -> None:
     """Wait until all processes are here."""
-    if get_world_size() == 1:
-        return
-    if dist.get_backend() == dist.Backend.NCCL:
-        dist.barrier(device_ids=[torch.cuda.current_device()])
-    else:
-        dist.barrier()
+    if get_world_size() > 1:
+        over_nccl = dist.get_backend() == dist.Backend.NCCL  # which else guesses the device, and warns
+        dist.barrier(device_ids=[torch.cuda.current_device()] if over_nccl else None)
 
 
 @functools.lru_cache

@@ -29,12 +29,12 @@ class TrainerBase:
     to its end. `storage` takes the scalars while `train` runs.
     """
 
+    storage: EventStorage
+    max_iter: int
+    iter = start_iter = 0
+
     def __init__(self) -> None:
         self._hooks: list[hooks.HookBase] = []
-        self.iter: int = 0
-        self.start_iter: int = 0
-        self.max_iter: int
-        self.storage: EventStorage
 
     def register_hooks(self, hooks: Sequence[hooks.HookBase | None]) -> None:
         """Append hooks, which run in this order; None entries are left out."""

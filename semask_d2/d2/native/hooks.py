@@ -131,8 +131,8 @@ class LRScheduler(HookBase):
         return rates.index(Counter(rates).most_common(1)[0][0])
 
     def after_step(self) -> None:
-        rate = self._optimizer.param_groups[self._shown_group]["lr"]
-        self.trainer.storage.put_scalar("lr", rate, smoothing_hint=False)
+        shown = self._optimizer.param_groups[self._shown_group]
+        self.trainer.storage.put_scalar("lr", shown["lr"], smoothing_hint=False)
         self.scheduler.step()
 
     def state_dict(self) -> dict[str, Any]:
