@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from semask_d2.d2 import CfgNode, comm
+from semask_d2.d2 import CfgNode
 from semask_d2.data.parallel import on_main_process
 from semask_d2.data.statistics import class_pixels
 from semask_d2.utils.files import atomic_write
@@ -45,7 +45,7 @@ def class_pixels_of_run(cfg: CfgNode, dicts: Sequence[dict[str, Any]]) -> np.nda
 
 
 def fingerprint_of(dicts: Sequence[dict[str, Any]], num_classes: int, ignore_label: int) -> str:
-    """What the counts depend on, as one number: the label files by name, size and time, how they are read, the classes."""
+    """Return what counts depend on, as one number: label files by name, size and time, how they are read, classes."""
     digest = hashlib.sha256(repr((num_classes, ignore_label)).encode())
     state_of: dict[str, tuple[int, int] | None] = {}
     for sample in dicts:

@@ -145,7 +145,7 @@ def computation(cfg: CfgNode, device: torch.device, *, training: bool) -> str:
 
 
 def operator(refusal: str, otherwise: str, device: torch.device) -> str:
-    """By what an operator computes: Triton, whose first use was checked, or `otherwise`, on a GPU with the reason."""
+    """Name what an operator computes by: Triton, once its first use was checked, or `otherwise`, on a GPU with why."""
     if not refusal:
         return "Triton (checked)"
     return f"{otherwise} ({refusal})" if device.type == "cuda" else otherwise

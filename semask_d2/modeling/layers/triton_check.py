@@ -34,7 +34,7 @@ Function = Callable[..., Tensor]
 
 
 def first_use(what: str, device: torch.device, dtype: torch.dtype) -> str:
-    """What is wrong with the operator `what` on `device`, in words to report; empty if it computes what it should."""
+    """Return what is wrong with the operator `what` on `device`, in words to report; empty if it computes rightly."""
     fused, plain, make = OPERATORS[what]
     try:
         with in_plain_torch(device):
@@ -72,7 +72,7 @@ def computed(function: Function, inputs: list[Any]) -> list[Tensor]:
 
 
 def difference(found: Tensor, expected: Tensor) -> float:
-    """The largest difference in units of the largest value expected; infinite for other shapes and what is no number."""
+    """The largest difference in units of the largest value; infinite for other shapes and what is no number."""
     if found.shape != expected.shape:
         return float("inf")
     worst = (found - expected).abs().max() / expected.abs().max()
@@ -87,8 +87,8 @@ def machine(device: torch.device) -> str:
 
 
 def parts(count: int) -> int:
-    """Return `count`, of heads or of groups, which are programs; the interpreter takes a second for each of them."""
-    return 2 if interpreted() else count
+    """Return `count`, of heads or of groups, which are programs; the interpreter takes seconds for each of them."""
+    return 1 if interpreted() else count
 
 
 def attention_inputs(dtype: torch.dtype) -> list[Any]:

@@ -18,7 +18,7 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def served(variable: str, what: str, device: torch.device, dtype: torch.dtype, *, wanted: bool = True) -> bool:
-    """Whether `what` is computed by Triton on `device`, for values of `dtype`; graphs take the answer for a constant.
+    """Return whether `what` is computed by Triton on `device`, for values of `dtype`; a constant in graphs.
 
     The arguments are those of `refusal`, which says why not.
     """
@@ -26,7 +26,7 @@ def served(variable: str, what: str, device: torch.device, dtype: torch.dtype, *
 
 
 def refusal(variable: str, what: str, device: torch.device, dtype: torch.dtype, *, wanted: bool = True) -> str:
-    """Why `what` is not computed by Triton on `device`, for values of `dtype`; empty if it is.
+    """Return why `what` is not computed by Triton on `device`, for values of `dtype`; empty if it is.
 
     The environment's `variable` is `auto`, or nothing: where it can and is `wanted`; `plain`: never; or `triton`:
     wherever it can, and `UserError` where it cannot. So is any other value. That it can is known after its first use on
@@ -57,7 +57,7 @@ def warn_once(text: str) -> None:
 
 
 def failed_check(what: str, device: torch.device, dtype: torch.dtype) -> str:
-    """What was wrong with Triton's `what` at its first use on `device`; empty if it computes what it should."""
+    """Return what was wrong with Triton's `what` at its first use on `device`; empty if it computes rightly."""
     if (what, str(device)) in FAILURES:
         return FAILURES[what, str(device)]
     if (what, str(device), dtype) not in PASSED:

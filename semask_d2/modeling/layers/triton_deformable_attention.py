@@ -112,7 +112,7 @@ deformable_attention_backward_op.register_autograd(_no_second_backward)
 
 
 def triton_serves(value: Tensor) -> bool:
-    """Whether the fused operator takes `value`: fp32, bf16 or fp16, on a GPU where it has computed as it should.
+    """Return whether the fused operator takes `value`: fp32, bf16 or fp16, on a GPU where it computes rightly.
 
     The environment's SEMASK_D2_DEFORMABLE_ATTENTION is `auto` (the default), `plain` for never, or `triton`, which
     raises `UserError` where it cannot; so does any other value.
@@ -121,5 +121,5 @@ def triton_serves(value: Tensor) -> bool:
 
 
 def triton_refusal(device: torch.device, dtype: torch.dtype) -> str:
-    """Why the fused operator does not take values of `dtype` on `device`; empty if it does."""
+    """Return why the fused operator does not take values of `dtype` on `device`; empty if it does."""
     return refusal(VARIABLE, WHAT, device, dtype)

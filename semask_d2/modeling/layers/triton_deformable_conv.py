@@ -108,7 +108,7 @@ deformable_convolution_backward_op.register_autograd(_no_second_backward)
 
 
 def triton_serves(x: Tensor) -> bool:
-    """Whether the fused operator takes `x`: of half precision, or under autocast, where it has computed as it should.
+    """Return whether the fused operator takes `x`, of half precision or under autocast, where it computes rightly.
 
     The environment's SEMASK_D2_DEFORMABLE_CONVOLUTION is `auto` (the default), `plain` for never, or `triton`, which
     takes fp32 too and raises `UserError` where it cannot; so does any other value.
@@ -118,5 +118,5 @@ def triton_serves(x: Tensor) -> bool:
 
 
 def triton_refusal(device: torch.device, dtype: torch.dtype) -> str:
-    """Why the fused operator does not take values of `dtype` on `device`; empty if it does."""
+    """Return why the fused operator does not take values of `dtype` on `device`; empty if it does."""
     return refusal(VARIABLE, WHAT, device, dtype, wanted=dtype.itemsize < 4)

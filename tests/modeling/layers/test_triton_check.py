@@ -102,9 +102,9 @@ def test_any_doubt_means_standard_operators_and_one_warning(what: str, doubt: st
     change, reason = DOUBTS[doubt]
     calls = stand_in(monkeypatch, what, change)
     module = PLAIN[what][0]
+    values = [torch.zeros(1, dtype=dtype) for dtype in (torch.bfloat16, torch.float16, torch.bfloat16)]
     with pytest.warns(UserWarning, match=rf"Triton's {what} fails on cpu with torch .*triton .*{reason}") as caught:
-        for dtype in (torch.bfloat16, torch.float16, torch.bfloat16):
-            assert not module.triton_serves(torch.zeros(1, dtype=dtype))
+        assert not sum(module.triton_serves(value) for value in values)
     assert len(caught) == len(calls) == 1  # of one dtype's failure the others are warned
     assert f"{what} is by standard operators" in str(caught[0].message)
     text = operator(module.triton_refusal(CPU, torch.bfloat16), "plain", torch.device("cuda"))

@@ -308,6 +308,7 @@ def test_serves_the_dtypes_it_has_kernels_for(monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(UserError, match=f"{VARIABLE}=triton, but values of torch.float64"):
         triton_serves(value.double())
 
+
 def wrong(*parts: Tensor) -> Any:
     results = tuple(1.5 * part for part in parts)
     return results if len(results) > 1 else results[0]
@@ -335,10 +336,9 @@ def test_a_broken_kernel_means_standard_operators_and_one_warning(
     monkeypatch.delenv(VARIABLE, raising=False)
     reason = "CompilationError: no kernel image" if break_it is raising else "differs from the formula by 0.5"
     with fresh_triton_state():
+        arguments = inputs()
         with pytest.warns(UserWarning, match=f"deformable attention fails on .*{reason}") as caught:
-            arguments = inputs()
-            for _ in range(2):
-                found = results(deformable_attention, arguments)
+            found, _ = (results(deformable_attention, arguments) for _ in range(2))
         assert len([x for x in caught if "by standard operators" in str(x.message)]) == 1
         monkeypatch.setenv(VARIABLE, "triton")
         with pytest.raises(UserError, match=f"{VARIABLE}=triton, but Triton's deformable attention fails on "):
