@@ -33,7 +33,7 @@ class SegmentMapper(SemanticMapper):
             check_image_size(dataset_dict, (mapped["width"], mapped["height"]))
             return mapped
         sample = dict(dataset_dict)
-        image = open_picture(sample["file_name"])
+        image = open_picture(sample["file_name"], self.value_range)
         check_image_size(sample, image.size)
         sample["height"], sample["width"] = image.height, image.width
         rng = rng if rng is not None else np.random.default_rng(np.random.randint(2**31))  # noqa: NPY002

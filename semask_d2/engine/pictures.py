@@ -17,7 +17,7 @@ from torch import nn
 
 from semask_d2.d2 import CfgNode, EventWriter, HookBase, get_event_storage
 from semask_d2.data.datasets import get_dataset_dicts
-from semask_d2.data.image_io import read_image, save_picture
+from semask_d2.data.image_io import save_picture
 from semask_d2.data.labels import read_sample_labels
 from semask_d2.evaluation.results import FOLDER as EVALUATIONS
 from semask_d2.evaluation.results import IMAGES_FILE
@@ -158,7 +158,7 @@ def draw_example(predictor: Predictor, example: dict, dataset_name: str) -> np.n
     if task != "semantic":
         found, style = segment_example(example, dataset_name, task, predictor)
     else:
-        image = read_image(example["file_name"])
+        image = predictor.read_image(example["file_name"])
         truth = read_sample_labels(example) if "sem_seg_file_name" in example else None
         prediction = predictor(image, priors=predictor.has_priors)
         found = Example("", image, prediction.labels, truth, prediction.priors)

@@ -168,7 +168,7 @@ def test_large_pictures_within_the_limit_are_read_without_a_warning(tmp_path):
 def test_values_that_are_no_numbers_are_black_and_white(tmp_path):
     values = np.array([[np.nan, -np.inf, np.inf, 0, 65535]], np.float32)
     Image.fromarray(values).save(tmp_path / "a.tif")
-    assert read_image(tmp_path / "a.tif")[0, :, 0].tolist() == [0, 0, 255, 0, 255]
+    assert read_image(tmp_path / "a.tif", value_range=(0, 65535))[0, :, 0].tolist() == [0, 0, 255, 0, 255]
 
 
 def test_a_jpeg_file_cannot_be_wider_than_the_format_allows(tmp_path):
