@@ -13,6 +13,7 @@ from semask_d2.d2 import CfgNode
 from semask_d2.data.datasets import get_dataset_dicts
 from semask_d2.data.image_io import check_labels, picture_size
 from semask_d2.data.labels import read_sample_labels, size_mismatch
+from semask_d2.data.parallel import on_main_process
 from semask_d2.utils.errors import UnreadableFile, UserError
 
 logger = logging.getLogger(__name__)
@@ -24,9 +25,15 @@ SHOWN = 5
 def quick_check(cfg: CfgNode) -> None:
     """Look at some pairs of the config's data sets, evenly spread, and log that it was done.
 
-    Raises UserError with the first faults: sizes that differ, ids that are no class's. Files that cannot be read are
-    left to whoever reads them. Images of both a training and a test set are a warning.
+    The main process looks; all call it, and raise the UserError with the first faults: sizes that differ, ids that are
+    no class's. Files that cannot be read are left to whoever reads them. Images of both a training and a test set are a
+    warning.
     """
+    on_main_process(lambda: check_some_pairs(cfg))
+
+
+def check_some_pairs(cfg: CfgNode) -> None:
+    """What `quick_check` does, in this process."""
     head = cfg.MODEL.SEM_SEG_HEAD
     faults, files = [], {}
     for name in dict.fromkeys((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)):

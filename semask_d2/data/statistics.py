@@ -19,7 +19,8 @@ def class_pixels(
 ) -> np.ndarray:
     """The pixels (images, K) int64 of each class in each image of a data set, without ignored ones.
 
-    `workers` processes read the label files (None: as many as there are cores). Raises UserError naming the first file
+    `workers` processes read the label files (None: as many as there are cores); of a job's processes one is to call it
+    (`class_counts`). Raises UserError naming the first file
     that cannot be read or holds other ids.
     """
     counts = np.zeros((len(dicts), num_classes), np.int64)
