@@ -108,6 +108,11 @@ def evaluate(cfg: CfgNode, *, resume: bool) -> dict[str, Any]:
             "an evaluation needs trained weights: add MODEL.WEIGHTS FILE, or --resume for the newest checkpoint "
             f"in OUTPUT_DIR ({cfg.OUTPUT_DIR})"
         )
+    if not cfg.DATASETS.TEST:
+        raise UserError(
+            "DATASETS.TEST is empty: there is nothing to evaluate on; name a data set there, or `val` in the file that "
+            "--data takes"
+        )
     counts = require_data(cfg, cfg.DATASETS.TEST)
     model = Trainer.build_model(cfg)
     logger.info("Evaluation:\n%s", summary(cfg, model, counts, training=False))

@@ -19,7 +19,7 @@ from semask_d2.data.image_io import has_broken_exif, open_picture, page_count, p
 from semask_d2.data.labels import read_sample_labels
 from semask_d2.data.parallel import map_files
 from semask_d2.data.pixel_values import ValueSpan, proposed_range
-from semask_d2.data.statistics import pixels_by_class
+from semask_d2.data.statistics import only_class, pixels_by_class
 from semask_d2.utils.errors import UnreadableFile, UserError
 
 NEAR_BITS = 3  # of 64, by which the small pictures of near duplicates differ at most
@@ -287,11 +287,12 @@ def class_findings(check: DataCheck, classes: Sequence[str], ignore_label: int) 
     for split in check.facts:
         pixels = check.pixels(split)
         total = max(int(pixels.sum()), 1)
+        everywhere = only_class(pixels.sum(0))
         for number, name in enumerate(classes):
             count, images = int(pixels[:, number].sum()), int((pixels[:, number] > 0).sum())
             if not count:
                 findings.append(Finding("absent", f'{number} "{name}" has no pixel in {split}'))
-            elif count == total:
+            elif number == everywhere:
                 ignored = sum(facts.ignored for facts in check.facts[split])
                 text = f'{number} "{name}" covers each of the {total} labeled pixels of {split}'
                 if ignored:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from semask_d2.d2 import CfgNode, comm
+from semask_d2.d2 import CfgNode
 from semask_d2.data.parallel import on_main_process
 from semask_d2.data.statistics import class_pixels
 from semask_d2.utils.files import atomic_write

@@ -15,6 +15,7 @@ from semask_d2.data.image_io import check_labels, open_picture
 from semask_d2.data.labels import size_mismatch
 from semask_d2.data.mapper import SemanticMapper
 from semask_d2.data.segments import check_image_size, panoptic_segments, true_instances
+from semask_d2.data.segments import read_segment_ids as read_segment_ids  # programs look for it here
 from semask_d2.modeling.losses.targets import Segments
 from semask_d2.utils.arguments import require
 from semask_d2.utils.errors import UserError

@@ -70,7 +70,9 @@ def segment_example(
     if truth.shape != pixels.shape[:2]:
         raise UserError(f"{sample['file_name']}: not of the size of its segments")
     prediction = predictor(pixels, priors=predictor.has_priors)
-    things = MetadataCatalog.get(dataset).thing_dataset_id_to_contiguous_id.values()
+    metadata = MetadataCatalog.get(dataset)
+    all_things = dict(enumerate(range(len(predictor.class_names))))  # of data sets of instances that do not say it
+    things = metadata.get("thing_dataset_id_to_contiguous_id", all_things).values()
     void = IGNORED if "pan_seg_file_name" in sample else NO_SEGMENT
     style = ClassStyle(predictor.class_names, predictor.class_colors, IGNORED)
     labels, true_labels, style = numbered_alike(
