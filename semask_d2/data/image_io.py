@@ -230,10 +230,11 @@ def _decode(image: Image.Image, path: Path) -> None:
 def _deep_values(image: Image.Image, path: Path) -> tuple[np.ndarray | None, Image.Transpose | None]:
     """Decode a file; return its values where they have more than 8 bits, and what is left to put it upright.
 
-    Whether its colors have 16 bits is told by what decoding empties; that of TIFF also turns the image.
+    Whether its colors have 16 bits is told by what decoding empties. Both decoders of TIFF put it upright themselves.
     """
     if has_deep_colors(image):
-        return deep_colors(image, path), UPRIGHT.get(_orientation(image, path))
+        values = deep_colors(image, path)
+        return values, None if image.format == "TIFF" else UPRIGHT.get(_orientation(image, path))
     _decode(image, path)
     return np.asarray(image) if is_deep(image) else None, UPRIGHT.get(_orientation(image, path))
 

@@ -55,12 +55,12 @@ def has_deep_colors(image: Image.Image) -> bool:
 
 
 def deep_colors(image: Image.Image, path: str | os.PathLike) -> np.ndarray:
-    """Return the values (H, W, 3) of a file that `has_deep_colors`; transparency is dropped."""
+    """Return the values (H, W, 3) of a file that `has_deep_colors`, those of TIFF upright; transparency is dropped."""
     values = None
     if getattr(image, "tag_v2", {}).get(PLANAR_CONFIGURATION, 1) == 1:  # OpenCV reads others wrongly
         with open(path, "rb") as file:
             values = cv2.imdecode(np.frombuffer(file.read(), np.uint8), cv2.IMREAD_UNCHANGED)
-    if values is None or values.shape[:2] != (image.height, image.width) or values.ndim != 3:
+    if values is None or values.ndim != 3 or sorted(values.shape[:2]) != sorted(image.size):
         raise UnreadableFile(f"{path} cannot be read as an image of 16 bits a channel: write it anew, as PNG or TIFF")
     return values[:, :, 2::-1]  # which OpenCV has as blue, green, red
 

@@ -13,7 +13,7 @@ from PIL import Image
 from semask_d2 import get_cfg, read_image
 from semask_d2.__main__ import main
 from semask_d2.config.checks import check_evaluation
-from semask_d2.data.image_io import value_span
+from semask_d2.data.image_io import picture_size, value_span
 from semask_d2.data.mapper import SemanticMapper
 from semask_d2.data.pixel_values import ValueSpan, proposed_range
 from semask_d2.utils.errors import UnreadableFile, UserError
@@ -95,6 +95,7 @@ def test_orientation_is_applied_once_to_deep_colors(tmp_path: Path) -> None:
     plain = read_image(tmp_path / "a.tif", value_range=(0, 4095))
     (tmp_path / "b.tif").write_bytes(with_tags((tmp_path / "a.tif").read_bytes(), {274: 6}, without=284))
     np.testing.assert_array_equal(read_image(tmp_path / "b.tif", value_range=(0, 4095)), np.rot90(plain, -1))
+    assert picture_size(tmp_path / "b.tif") == (12, 16)
 
 
 def test_planes_of_16_bits_and_many_bands_are_told_apart(tmp_path: Path) -> None:
