@@ -109,8 +109,11 @@ def picture_size(path: Path, *, upright: bool = True) -> tuple[int, int]:
     """
 
     def size(image: Image.Image) -> tuple[int, int]:
-        turned = upright and _orientation(image, path) in TURNED
-        return (image.height, image.width) if turned else image.size
+        width, height = image.size
+        if image.format == "TIFF":  # put upright in decoding, also for labels; new versions of Pillow say so before
+            width, height = image.tag_v2.get(256, width), image.tag_v2.get(257, height)  # type: ignore[attr-defined]
+        turned = (upright or image.format == "TIFF") and _orientation(image, path) in TURNED
+        return (height, width) if turned else (width, height)
 
     return _read(path, "an image", size, decode=False)
 

@@ -68,6 +68,10 @@ def test_every_orientation_is_applied_once(tmp_path, orientation, kind):
     turned = np.rot90(RGB, {1: 0, 2: 0, 3: 2, 4: 2, 5: -1, 6: -1, 7: 1, 8: 1}[orientation])
     expected = turned[:, ::-1] if orientation in (2, 4, 5, 7) else turned
     np.testing.assert_array_equal(read_image(tmp_path / f"a.{kind}"), expected)
+    assert image_io.picture_size(tmp_path / f"a.{kind}") == expected.shape[1::-1]
+    Image.fromarray(RGB[:, :, 0]).save(tmp_path / f"labels.{kind}", exif=exif)
+    labels = read_labels(tmp_path / f"labels.{kind}")
+    assert image_io.picture_size(tmp_path / f"labels.{kind}", upright=False) == labels.shape[::-1]
 
 
 @pytest.mark.parametrize(
