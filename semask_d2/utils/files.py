@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shutil
 import stat
 import tempfile
 import time
@@ -20,6 +21,7 @@ BROKEN = (errno.EIO, errno.EROFS, errno.EFBIG)  # of the disk or the file system
 PROBE_BYTES = 2**20
 MAX_NAME_BYTES = 200  # of a name that becomes a folder's or a file's, with room for an ending
 MARK = ".semask-tmp"
+DESCRIPTOR = re.compile(r"/dev/(std(in|out|err)|fd/.+)|/proc/.+")  # names of what a program has open
 TEMPORARY = re.compile(rf"\..+{re.escape(MARK)}(\.\w+)?", re.DOTALL)
 NAME_BYTES = 100  # of the target's name in the temporary file's: both fit where names have at most 143 bytes
 
@@ -74,6 +76,7 @@ class UnwritableFile(UserError, OSError):
 def atomic_write(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
     """Open a temporary file beside `path` and rename it to `path` when the block ends without an error.
 
+    A link at `path` stays, and the file that it leads to is written. A device or pipe is written to, not replaced.
     `mode` is "w" (UTF-8 text) or "wb". On an error the temporary file is removed and an older `path` stays as it was.
     Raises `UnwritableFile` where the system refuses; errors of other files, which name them, pass as they are.
     """
@@ -90,14 +93,19 @@ def atomic_write(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
 def temporary_beside(path: str | os.PathLike, suffix: str = "") -> Iterator[Path]:
     """An empty temporary file in the folder of `path`, which is made where it is missing; removed after the block.
 
-    Its name ends in MARK and `suffix`. Errors are those of `atomic_write`.
+    That of a link is beside the file that it leads to, that of a device or pipe in the folder for temporary files. Its
+    name ends in MARK and `suffix`. Errors are those of `atomic_write`; a folder at `path` is one.
     """
     path = Path(path)
     temporary = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if is_written_through(path):
+            folder = Path(tempfile.gettempdir())
+        else:
+            folder = Path(os.path.realpath(path)).parent
+            folder.mkdir(parents=True, exist_ok=True)
         name = path.name.encode(errors="ignore")[:NAME_BYTES].decode(errors="ignore")
-        descriptor, file = tempfile.mkstemp(dir=path.parent, prefix=f".{name}.", suffix=MARK + suffix)
+        descriptor, file = tempfile.mkstemp(dir=folder, prefix=f".{name}.", suffix=MARK + suffix)
         os.close(descriptor)
         temporary = Path(file)
         yield temporary
@@ -112,11 +120,48 @@ def temporary_beside(path: str | os.PathLike, suffix: str = "") -> Iterator[Path
 
 
 def put_in_place(temporary: str | os.PathLike, path: str | os.PathLike) -> None:
-    """Rename a temporary file that is written out to `path`, with the permissions of any new file."""
+    """Rename a temporary file that is written out to `path`, with the permissions of any new file.
+
+    Links and what is no file are treated as `atomic_write` says.
+    """
+    if is_written_through(path):
+        return _copy_through(temporary, path)
     umask = os.umask(0)
     os.umask(umask)
     os.chmod(temporary, 0o666 & ~umask)  # mkstemp's 0600 would hide the file from the user's group
-    os.replace(temporary, path)
+    os.replace(temporary, os.path.realpath(path))
+    return None
+
+
+def is_written_through(path: str | os.PathLike) -> bool:
+    """Return whether there is a device, a pipe or an open descriptor at `path`: renaming a file to it would remove it.
+
+    Raises `UnwritableFile` for a disk, `OSError` for a folder or links in a circle.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        return False
+    except ValueError as error:
+        raise UnwritableFile(f"{os.fspath(path)!r}: cannot be written: no file name: {error}") from error
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, "there is a folder of this name", os.fspath(path))
+    if stat.S_ISBLK(mode):
+        raise UnwritableFile(f"{path}: cannot be written: it is a disk; name a file")
+    return not stat.S_ISREG(mode) or DESCRIPTOR.fullmatch(os.path.abspath(path)) is not None
+
+
+def _copy_through(source: str | os.PathLike, path: str | os.PathLike) -> None:
+    """Append the content of `source` to a device, pipe or descriptor."""
+    try:  # a pipe that nobody reads would be waited for
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | getattr(os, "O_NONBLOCK", 0))
+    except OSError as error:
+        if error.errno != errno.ENXIO:
+            raise
+        raise UnwritableFile(f"{path}: cannot be written: nobody reads it; start its reader, or name a file") from error
+    os.set_blocking(descriptor, True)
+    with open(source, "rb") as content, open(descriptor, "wb") as target:
+        shutil.copyfileobj(content, target)
 
 
 def unwritable(path: Path, error: BaseException) -> UnwritableFile | None:
@@ -145,30 +190,55 @@ def _is_of(path: Path, error: OSError) -> bool:
     if not isinstance(error.filename, str | bytes | os.PathLike):
         return True
     file = Path(os.fsdecode(error.filename))
-    return file == path or file in path.parents or TEMPORARY.fullmatch(file.name) is not None
+    if TEMPORARY.fullmatch(file.name):
+        return True
+    return any(file == name or file in name.parents for name in (path, Path(os.path.realpath(path))))
 
 
 def require_writable(folder: str | os.PathLike, key: str) -> None:
     """Make `folder` where it is missing; `UserError`, naming the setting `key`, if it takes no file of 1 MB."""
-    probe = Path(folder, ".writable")
     try:
-        with atomic_write(probe, "wb") as file:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".probe.", suffix=MARK) as file:
             file.write(bytes(PROBE_BYTES))
-        probe.unlink()
+            file.flush()
+            os.fsync(file.fileno())
     except OSError as error:
         if error.errno in FULL:
             raise UserError(f"{key} {folder}: the disk is full; make room or choose another folder") from error
         raise UserError(f"{key} {folder}: cannot be written to: {error.strerror}; choose another folder") from error
 
 
+def require_enclosed(folder: str | os.PathLike, patterns: Iterable[str]) -> None:
+    """Raise `UserError` where a path in `folder` that matches one of `patterns` is a link that leads out of it.
+
+    The folder may be a stranger's, and what is written into it must stay there.
+    """
+    home = os.path.realpath(folder)
+    for path in (path for pattern in patterns for path in Path(folder).glob(pattern)):
+        target = os.path.realpath(path)
+        if os.path.commonpath([home, target]) != home:
+            raise UserError(
+                f"{path} is a link that leads out of its folder, to {target}, and would be written to; remove the link"
+            )
+
+
 def move_aside(folder: str | os.PathLike, paths: Iterable[Path]) -> Path:
-    """Move `paths`, which lie in `folder`, to the first `previous_N` in it that there is not yet, and return that."""
+    """Move `paths`, which lie in `folder`, to the first `previous_N` in it that there is not yet, and return that.
+
+    They keep their places in the folder's own folders; those that are empty then are removed.
+    """
     number = 1
-    while (target := Path(folder, f"previous_{number}")).exists():
+    while os.path.lexists(target := Path(folder, f"previous_{number}")):
         number += 1
     target.mkdir()
     for path in paths:
-        path.rename(target / path.name)
+        place = target / path.relative_to(folder)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        path.rename(place)
+        with suppress(OSError):  # what is not empty stays
+            for parent in path.relative_to(folder).parents[:-1]:
+                Path(folder, parent).rmdir()
     return target
 
 
