@@ -6,7 +6,6 @@ import json
 import random
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -15,6 +14,7 @@ from semask_d2 import build_model, get_cfg
 from semask_d2.checkpoint.transformers_folder import metadata_of_folder
 from semask_d2.config.transformers_config import config_for_transformers, processor_for_transformers
 from tests.helpers.refusals import refusal
+from tests.helpers.strange_values import damage
 from tests.helpers.tiny_model import tiny_cfg
 
 TRIES = 120
@@ -27,29 +27,6 @@ DECODERS = {
         "MODEL__MASK_FORMER__TRANSFORMER_IN_FEATURE": "res5",
     },
 }
-STRANGE: tuple[Any, ...] = (
-    *(None, True, False, 0, -1, 1, 3.5, 2.0, 10**400, float("nan"), float("-inf"), 1e308, 2**31, -(2**70)),
-    *("", "swin", "\0", "\udcff", "9" * 5000, [], {}, [[]], [1, 2], [1] * 4, [0] * 4, [-4] * 4, {"a": 1}),
-)
-
-
-def changed(value: Any, generator: random.Random) -> Any:
-    """A strange value, or one near by."""
-    near = [value + 1, value - 1, -value, value * 2, value / 3] if type(value) in (int, float) else [value, [value]]
-    return generator.choice(STRANGE if generator.random() < 0.6 else near)
-
-
-def damage(settings: dict[str, Any], generator: random.Random) -> None:
-    """Change a value somewhere in nested settings, or remove it."""
-    place: Any = settings
-    key: Any = generator.choice(sorted(place))
-    while isinstance(place[key], (dict, list)) and place[key] and generator.random() < 0.85:
-        place = place[key]
-        key = generator.choice(sorted(place)) if isinstance(place, dict) else generator.randrange(len(place))
-    if isinstance(place, dict) and generator.random() < 0.1:
-        del place[key]
-    else:
-        place[key] = changed(place[key], generator)
 
 
 def build(folder: Path) -> None:
@@ -59,6 +36,7 @@ def build(folder: Path) -> None:
         build_model(get_cfg(folder, ["MODEL.DEVICE", "meta"]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", DECODERS)
 def test_changed_settings_are_a_model_or_one_line(family: str, tmp_path: Path) -> None:
     cfg = tiny_cfg(MODEL__SWIN__NUM_SEM_BLOCKS=0, **DECODERS[family])
