@@ -118,8 +118,10 @@ def test_a_tracker_that_does_not_start_is_one_line(cfg: CfgNode, storage: EventS
 
 @pytest.mark.parametrize(
     "text",
-    ["[" * 10**5, "[1]", "{", "\xff", '{"wandb": 3}', '{"wandb": "../../x"}', '{"wandb": "a\\u0000"}']
-    + ['{"wandb": ["x"]}', f'{{"wandb": "{"x" * 200}"}}', f'{{"wandb": {"9" * 5000}}}'],
+    [
+        *("[" * 10**5, "[1]", "{", "\xff", '{"wandb": 3}', '{"wandb": "../../x"}', '{"wandb": "a\\u0000"}'),
+        *('{"wandb": ["x"]}', f'{{"wandb": "{"x" * 200}"}}', f'{{"wandb": {"9" * 5000}}}'),
+    ],
 )
 def test_a_strangers_numbers_of_runs_are_left_out(tmp_path: Path, text: str, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "trackers.json").write_bytes(text.encode("latin-1"))
