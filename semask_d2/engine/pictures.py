@@ -28,6 +28,7 @@ from semask_d2.report import write_report
 from semask_d2.report.evaluations import read_evaluation
 from semask_d2.report.examples import segment_example
 from semask_d2.utils.curves import draw_curves
+from semask_d2.utils.errors import printable
 from semask_d2.utils.runs import read_metrics
 from semask_d2.utils.visualization import draw_panels
 
@@ -65,9 +66,8 @@ class PredictionPictures(HookBase):
         done = min(self.trainer.iter + 1, self.trainer.max_iter)
         name = self.cfg.DATASETS.TEST[0]
         dicts = get_dataset_dicts(name)
-        chosen = [
-            (Path(x["file_name"]).stem, f"predictions/{Path(x['file_name']).stem}", x) for x in evenly(dicts, COUNT)
-        ]
+        stems = [(Path(x["file_name"]).stem, x) for x in evenly(dicts, COUNT)]
+        chosen = [(stem, f"predictions/{printable(stem)}", x) for stem, x in stems]
         for rank, x in enumerate(worst(Path(self.cfg.OUTPUT_DIR, EVALUATIONS, name), dicts, COUNT), start=1):
             chosen.append((f"worst{rank}_{Path(x['file_name']).stem}", f"worst predictions/{rank}", x))
         was_training = self.model.training

@@ -46,8 +46,8 @@ def choose_config(
 
     `weights` are a checkpoint, a run folder, or a folder of transformers, whose config is derived. A config file
     without weights takes those beside it; without either, the newest trained run under `output` is taken and named.
-    Messages call `weights` by the `option` that the command has for it, "" for a plain word. A model of transformers with the classes of a data set of ours has its colors and things, too. Raises `UserError`
-    where nothing trained is found.
+    A model of transformers with the classes of a data set of ours has its colors and things, too. Raises `UserError`
+    where nothing trained is found; it calls `weights` by the command's `option` for it, "" for a plain word.
     """
     if "MODEL.WEIGHTS" in opts[::2] and config_file:
         return get_cfg(config_file, list(opts), data=data)
