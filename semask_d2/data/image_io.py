@@ -110,7 +110,7 @@ def picture_size(path: Path, *, upright: bool = True) -> tuple[int, int]:
 
     def size(image: Image.Image) -> tuple[int, int]:
         width, height = image.size
-        if image.format == "TIFF":  # put upright in decoding, also for labels; new versions of Pillow say its size after it
+        if image.format == "TIFF":  # put upright in decoding, labels too; new versions of Pillow say its size after it
             width, height = image.tag_v2.get(256, width), image.tag_v2.get(257, height)  # type: ignore[attr-defined]
         turned = (upright or image.format == "TIFF") and _orientation(image, path) in TURNED
         return (height, width) if turned else (width, height)
@@ -140,7 +140,7 @@ def read_labels(path: Path) -> np.ndarray:
     Palette files give their indices. Raises UnreadableFile naming the file if it is missing, truncated, larger than
     MAX_PIXELS or no image, UserError if it is in color instead of ids.
     """
-    image = _read(path, "a label file", lambda image: _upright_tiff(image, path))
+    image = _read(path, "a label file", lambda image: image)
     if image.mode == "F" or len(image.getbands()) > 1:
         kind = "an RGB file" if image.mode in ("RGB", "RGBA") else f'a file of mode "{image.mode}"'
         raise UserError(
@@ -153,18 +153,12 @@ def read_labels(path: Path) -> np.ndarray:
     return labels if labels.dtype == np.uint8 else labels.astype(np.int64)
 
 
-def _upright_tiff(image: Image.Image, path: Path) -> Image.Image:
-    """Turn a TIFF file that Pillow has not: it does so in decoding, but for some without compression."""
-    turn = UPRIGHT.get(_orientation(image, path)) if image.format == "TIFF" else None
-    return image if turn is None else image.transpose(turn)
-
-
 def read_colors(path: Path) -> np.ndarray:
     """Read a label file that is in color as (H, W) int64 numbers 0xRRGGBB; palette files give their colors.
 
     Raises UnreadableFile as `read_labels`.
     """
-    pixels = np.asarray(_read(path, "a label file", lambda image: _upright_tiff(image, path).convert("RGB")))
+    pixels = np.asarray(_read(path, "a label file", lambda image: image.convert("RGB")))
     pixels = pixels.astype(np.int64)
     return pixels[:, :, 0] << 16 | pixels[:, :, 1] << 8 | pixels[:, :, 2]
 
@@ -213,7 +207,8 @@ def _read(path: Path, what: str, convert: Callable[[Image.Image], T], *, decode:
     """What `convert` makes of the file, `decode`d or by its header; `what` is the file's role with its article."""
     require_regular(path)
     try:
-        with Image.open(path, formats=_formats()) as image:
+        # opened here, as Pillow maps files that it opens itself into memory where it can, and does not turn these
+        with open(path, "rb") as file, Image.open(file, formats=_formats()) as image:
             _check_size(image, path)
             if decode:
                 _decode(image, path)
