@@ -140,7 +140,7 @@ class CustomDataset:
             matching, problems = self._match_coco(path, images)
             labels |= {images[key]: x for key, x in matching.labels.items()}
             listed_sources = {x.source for x in matching.labels.values()}
-            result.problems += [x for x in problems if not x.sources or listed_sources.intersection(x.sources)]
+            result.problems += [x for x in problems if listed_sources.intersection(x.sources)]
             result.problems += matching.problems
             result.unlabeled += [images[key] for key in images.keys() - matching.labels.keys() - matching.unclear]
         result.pairs = [(image, path) for image, path in listed.pairs if image in labels]
