@@ -98,7 +98,13 @@ def test_what_a_file_leaves_out_is_its_own_codes(name: str, tmp_path: Path) -> N
 
 @pytest.mark.parametrize(
     ("name", "windows"),
-    [("cityscapes", [12] * 4), ("fapn", [12, 12, None, None]), ("plain_swin", []), ("coco", []), ("maskformer_base", [])],
+    [
+        ("cityscapes", [12] * 4),
+        ("fapn", [12, 12, None, None]),
+        ("plain_swin", []),
+        ("coco", []),
+        ("maskformer_base", []),
+    ],
 )
 def test_it_builds_what_the_code_builds(name: str, windows: list[int | None], tmp_path: Path) -> None:
     cfg = converted(name, tmp_path)
