@@ -10,10 +10,11 @@ from typing import Any
 
 from semask_d2.config.yaml_files import read_values
 from semask_d2.d2 import CfgNode
+from semask_d2.utils import foreign
 from semask_d2.utils.errors import UserError
 from semask_d2.utils.registry import suggestion
 
-KEYS = ("name", "root", "train", "val", "names", "ignore", "colors", "map", "rgb", "reduce_zero_label")
+KEYS = ("name", "root", "train", "val", "names", "ignore", "colors", "map", "rgb", "reduce_zero_label", "value_range")
 SPLIT_KEYS = ("images", "labels")
 HEX_COLOR = re.compile(r"#[0-9a-fA-F]{6}")
 MAX_ID = 2**16 - 1  # of a label file of 16 bits
@@ -44,6 +45,7 @@ def read_data_file(path: str | os.PathLike) -> dict[str, Any]:
         "MAP": table_of(values.get("map"), "map", path),
         "RGB": table_of(values.get("rgb"), "rgb", path),
         "REDUCE_ZERO_LABEL": values.get("reduce_zero_label", False),
+        "VALUE_RANGE": value_range(values.get("value_range"), path),
     }
     section["COLORS"] = class_colors(values.get("colors"), section, path)
     check_section(section, str(path))
@@ -140,6 +142,17 @@ def rgb_of(color: Any, source: str) -> tuple[int, int, int]:
     raise UserError(f'{source}: expected a color as "#804080" (with its quotes) or [128, 64, 128], got {color!r}')
 
 
+def value_range(value: Any, path: Path) -> list[float]:
+    """The values of black and of white in images of more than 8 bits; [] where they go by the files' type."""
+    if value is None:
+        return []
+    source = f"{path}: value_range"
+    low, high = (foreign.number(x, source) for x in foreign.entries(value, source, 2))
+    if low >= high:
+        raise UserError(f"{source}: expected the value of black and a higher one of white, got {foreign.shown(value)}")
+    return [low, high]
+
+
 def is_id(value: Any) -> bool:
     """Whether a value is a whole number that a label file can hold."""
     return type(value) is int and 0 <= value <= MAX_ID
@@ -193,6 +206,7 @@ def check_section(section: Any, source: str) -> None:
 def apply_data(cfg: CfgNode, path: str | os.PathLike) -> None:
     """Make `cfg` one of the data set that the YAML file at `path` describes: its splits, classes and ignored id."""
     section = read_data_file(path)
+    cfg.INPUT.VALUE_RANGE = section.pop("VALUE_RANGE")
     custom = cfg.DATASETS.CUSTOM
     for key, value in section.items():
         custom[key] = CfgNode(value) if isinstance(value, dict) else value

@@ -66,7 +66,7 @@ class SmoothingWindow(HookBase):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        for name, content in state_dict.items():
+        for name, content in Section.of(state_dict, "the checkpoint's latest values of scalars").values.items():
             source = f"the checkpoint's latest values of {shown(name)}"
             scalar = Section.of(content, source)
             values = [entries(pair, source, 2) for pair in scalar.entries("values")]

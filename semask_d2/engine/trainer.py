@@ -33,7 +33,6 @@ from semask_d2.data.datasets import class_metadata
 from semask_d2.data.datasets.custom import register_custom
 from semask_d2.data.loader import Batches, TrainBatches, build_test_loader, build_train_loader, run_seed
 from semask_d2.data.mappers import build_validation_mapper
-from semask_d2.engine import locking
 from semask_d2.engine.averaging import WeightAverage
 from semask_d2.engine.early_stopping import EarlyStopping, Finished
 from semask_d2.engine.hooks import (
@@ -67,6 +66,7 @@ from semask_d2.evaluation import (
 from semask_d2.evaluation.results import AVERAGED, TASKS
 from semask_d2.modeling.layers.precision import autocast_dtype
 from semask_d2.modeling.meta_arch import SemanticSegmenter, build_model, with_sliding
+from semask_d2.utils import locking
 from semask_d2.utils.errors import UserError
 from semask_d2.utils.runs import METRICS_NAME
 

@@ -21,6 +21,7 @@ from semask_d2.d2 import CfgNode, Instances
 from semask_d2.data.augmentation import View, image_tensor, resize_image, resized_shape
 from semask_d2.data.datasets import class_metadata
 from semask_d2.data.datasets.custom import register_custom
+from semask_d2.data.image_io import read_image
 from semask_d2.data.labels import LabelFormat
 from semask_d2.export.running import open_exported
 from semask_d2.export.segmenter import ExportedSegmenter
@@ -225,6 +226,10 @@ class Predictor:
                 )
             )
         return predictions
+
+    def read_image(self, path: str | os.PathLike) -> np.ndarray:
+        """Read a file as the model's training did, with INPUT.VALUE_RANGE; errors as in `semask_d2.read_image`."""
+        return read_image(path, value_range=self.cfg.INPUT.VALUE_RANGE)
 
     def prepare(self, image: np.ndarray) -> dict:
         """The model's input for one image: resized as in evaluation, in the config's channel order."""

@@ -80,9 +80,10 @@ def atomic_write(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
     `mode` is "w" (UTF-8 text) or "wb". On an error the temporary file is removed and an older `path` stays as it was.
     Raises `UnwritableFile` where the system refuses; errors of other files, which name them, pass as they are.
     """
-    encoding = None if "b" in mode else "utf-8"
+    # a file's name need not be text: what no encoding has is spelled out, as \udcff
+    text = {} if "b" in mode else {"encoding": "utf-8", "errors": "backslashreplace"}
     with temporary_beside(path) as temporary:
-        with open(temporary, mode, encoding=encoding) as file:
+        with open(temporary, mode, **text) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
