@@ -81,9 +81,9 @@ def atomic_write(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
     Raises `UnwritableFile` where the system refuses; errors of other files, which name them, pass as they are.
     """
     # a file's name need not be text: what no encoding has is spelled out, as \udcff
-    text = {} if "b" in mode else {"encoding": "utf-8", "errors": "backslashreplace"}
+    encoding, errors = (None, None) if "b" in mode else ("utf-8", "backslashreplace")
     with temporary_beside(path) as temporary:
-        with open(temporary, mode, **text) as file:
+        with open(temporary, mode, encoding=encoding, errors=errors) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
