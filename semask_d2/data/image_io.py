@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from semask_d2.utils.errors import UnreadableFile, UserError
-from semask_d2.utils.files import atomic_write
+from semask_d2.utils.files import atomic_write, require_regular
 
 Path = str | os.PathLike
 T = TypeVar("T")
@@ -172,7 +172,7 @@ def count_ids(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _read(path: Path, what: str, convert: Callable[[Image.Image], T], *, decode: bool = True) -> T:
     """What `convert` makes of the file, `decode`d or by its header; `what` is the file's role with its article."""
     try:
-        with Image.open(path, formats=_formats()) as image:
+        with Image.open(require_regular(path), formats=_formats()) as image:
             _check_size(image, path)
             if decode:
                 image.load()

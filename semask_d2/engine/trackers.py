@@ -22,7 +22,7 @@ import numpy as np
 
 from semask_d2.d2 import CfgNode, EventWriter, get_event_storage
 from semask_d2.utils.errors import UserError
-from semask_d2.utils.files import atomic_write
+from semask_d2.utils.files import atomic_write, require_regular
 
 logger = logging.getLogger(__name__)
 
@@ -194,9 +194,9 @@ def flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def read_ids(folder: str | os.PathLike) -> dict[str, str]:
     """Each tracker's number for the run of a folder; empty where it has none or the file is damaged."""
     try:
-        ids = json.loads(Path(folder, IDS_FILE).read_text(encoding="utf-8"))
+        ids = json.loads(require_regular(Path(folder, IDS_FILE)).read_text(encoding="utf-8"))
         return {str(name): str(number) for name, number in ids.items()}
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError, UserError):
         return {}
 
 

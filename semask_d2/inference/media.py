@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from semask_d2.utils.errors import UnreadableFile, UserError
-from semask_d2.utils.files import put_in_place, temporary_beside
+from semask_d2.utils.files import put_in_place, require_regular, temporary_beside
 
 IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm"),
@@ -123,7 +123,7 @@ class Video:
 
     def __init__(self, source: str | os.PathLike | int):
         self.source = source
-        self.capture = cv2.VideoCapture(source if isinstance(source, int) else str(source))
+        self.capture = cv2.VideoCapture(source if isinstance(source, int) else str(require_regular(source)))
         if not self.capture.isOpened():
             if isinstance(source, int):
                 raise UserError(f"--webcam {source}: there is no camera of this number, or another program holds it")

@@ -16,6 +16,7 @@ import numpy as np
 from semask_d2.evaluation.results import AVERAGED, FOLDER, IMAGES_FILE, METRICS_FILE, TASKS, Task
 from semask_d2.inference.panels import ClassStyle
 from semask_d2.utils.errors import UserError
+from semask_d2.utils.files import require_regular
 from semask_d2.utils.visualization import distinct_colors
 
 IMAGE_FIELDS = ("file_name", "sem_seg_file_name", "pan_seg_file_name", "classes")  # the others are its metrics
@@ -127,7 +128,7 @@ def read_evaluation(folder: Path) -> Evaluation:
 
 def _load(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(require_regular(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise _wrong(path, error) from error
 
