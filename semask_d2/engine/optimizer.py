@@ -178,11 +178,13 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, state: Any) -> None:
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     sizes = [len(group["params"]) for group in optimizer.param_groups]
     try:
-        saved_sizes = [len(group["params"]) for group in state["param_groups"]]
-        order = [integer(index, "a parameter's number") for group in state["param_groups"] for index in group["params"]]
-        states = dict(state["state"])
-    except (KeyError, TypeError, ValueError, UserError) as error:
-        raise UserError(message.format(f"it is no optimizer state ({type(error).__name__}: {error})")) from error
+        saved = Section.of(state, "the whole")
+        groups = [Section.of(group, "a group").entries("params") for group in saved.entries("param_groups")]
+        order = [integer(index, "a parameter's number") for group in groups for index in group]
+        states = dict(saved.section("state").values)
+    except UserError as error:
+        raise UserError(message.format(f"it is no optimizer state ({error})")) from error
+    saved_sizes = [len(group) for group in groups]
     if saved_sizes != sizes or len(set(order)) != len(order):
         raise UserError(message.format(f"it has groups of {saved_sizes} parameters, this run's has {sizes}"))
     wanted = [name for name in STATE if name in expected_state(optimizer)]
@@ -198,8 +200,8 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, state: Any) -> None:
         if states
     }
     indices = iter(order)
-    groups = [{**group, "params": [next(indices) for _ in group["params"]]} for group in optimizer.param_groups]
-    optimizer.load_state_dict({"state": states, "param_groups": groups})
+    own_groups = [{**group, "params": [next(indices) for _ in group["params"]]} for group in optimizer.param_groups]
+    optimizer.load_state_dict({"state": states, "param_groups": own_groups})
 
 
 def matching(name: str, value: Any, parameter: nn.Parameter, owner: Owner) -> Any:

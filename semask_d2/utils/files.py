@@ -54,8 +54,8 @@ def folder_name(name: str, source: str) -> str:
     is_path = "/" in name or "\\" in name or name.strip() in ("", ".", "..")
     if is_path or not name.isprintable() or len(os.fsencode(name)) > MAX_NAME_BYTES:
         raise UserError(
-            f"{source}: {name[:60]!r} is no plain name; expected one without slashes and control characters, other than "
-            f". and .., of at most {MAX_NAME_BYTES} bytes"
+            f"{source}: {name[:60]!r} is no plain name; expected one without slashes and control characters, not . "
+            f"or .., of at most {MAX_NAME_BYTES} bytes"
         )
     return name
 

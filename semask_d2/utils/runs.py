@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -105,4 +104,4 @@ def read_metrics(path: str | os.PathLike) -> dict[int, dict[str, float]]:
 
 def is_scalar(value: Any) -> bool:
     """Return whether a value is a number that computing with floats can take, or NaN."""
-    return type(value) in (int, float) and (abs(value) < MAX_SCALAR or math.isnan(value))
+    return type(value) in (int, float) and not abs(value) >= MAX_SCALAR  # which is false of NaN
