@@ -45,7 +45,7 @@ def class_pixels_of_run(cfg: CfgNode, dicts: Sequence[dict[str, Any]]) -> np.nda
 
 
 def fingerprint_of(dicts: Sequence[dict[str, Any]], num_classes: int, ignore_label: int) -> str:
-    """What the counts depend on, as one number: the label files by name, size and time, how they are read, the classes."""
+    """Return what counts depend on, as one number: label files by name, size and time, how they are read, classes."""
     digest = hashlib.sha256(repr((num_classes, ignore_label)).encode())
     state_of: dict[str, tuple[int, int] | None] = {}
     for sample in dicts:

@@ -34,7 +34,7 @@ def quick_check(cfg: CfgNode) -> None:
 
 
 def check_some_pairs(cfg: CfgNode) -> None:
-    """What `quick_check` does, in this process."""
+    """Look as `quick_check` says, in this process."""
     head = cfg.MODEL.SEM_SEG_HEAD
     faults, files = [], {}
     for name in dict.fromkeys((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)):

@@ -40,7 +40,7 @@ class SerializedDicts(Sequence[dict[str, Any]]):
             return [self[i] for i in range(*index.indices(len(self)))]
         place = range(len(self))[index]  # also from the end; IndexError beyond
         start, stop = self._ends[place : place + 2]
-        return _Reader(io.BytesIO(memoryview(self._bytes)[start:stop]), self._formats).load()
+        return _Reader(io.BytesIO(self._bytes[start:stop].tobytes()), self._formats).load()
 
 
 class _Writer(pickle.Pickler):
