@@ -25,11 +25,10 @@ LIST_FORMATS = {
 
 
 def read_json(path: Path) -> Any:
-    """Return the content of a JSON file, with or without a byte-order mark."""
+    """Return the content of a JSON file in any of Unicode's encodings, with or without a byte-order mark."""
     require_regular(path)
     try:
-        with open(path, encoding="utf-8-sig") as file:
-            return json.load(file)
+        return json.loads(path.read_bytes())
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: expected labels in COCO format there") from None
     except (OSError, ValueError, RecursionError) as error:
