@@ -72,7 +72,7 @@ def check_structure(text: str, path: Path) -> None:
 
 
 class KeysOfSections:
-    """The keys of the sections around an event of a YAML file, of which YAML's readers would keep the last of equals."""
+    """Keys of the sections around an event of a YAML file; of equal keys YAML's readers would keep the last."""
 
     def __init__(self, path: Path):
         self.path = path
