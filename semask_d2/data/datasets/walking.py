@@ -29,8 +29,8 @@ def files_below(folder: str | os.PathLike, depth: int | None = None) -> list[Pat
     """Return the regular files below `folder` in the order of their paths, with those of its folders down to `depth`.
 
     A `depth` of 1 is the folder alone. A folder that several links lead to is taken by its own path where that is below
-    `folder`, else by the first link. Links to a folder that `folder` is in are left out. Raises `UserError` for a folder
-    that cannot be listed.
+    `folder`, else by the first link. Links to a folder that `folder` is in are left out. Raises `UserError` for
+    one that cannot be listed.
     """
     home = os.path.realpath(folder)
     folders, links = deque([(Path(folder), 1)]), deque[tuple[Path, int]]()
