@@ -52,9 +52,10 @@ def main(args: argparse.Namespace) -> None:
         raise UserError(f"{printable(folder)}: names of files in it are not in UTF-8; rename them") from error
     with atomic_write(output) as file:
         file.write(text)
-    lines = [*guessed.remarks, f"Wrote {output} ({', '.join(guessed.splits)}; label files hold {guessed.held})"]
     advice = "see that its names are right" if guessed.classes.are_named else "put the classes' names in"
-    print(printable("\n".join(lines) + f": {advice}, then semask check {shlex.quote(str(output))}"))
+    seen = f"{', '.join(guessed.splits)}; label files hold {guessed.held}"
+    written = f"Wrote {output} ({seen}): {advice}, then semask check {shlex.quote(str(output))}"
+    print(printable("\n".join([written, *guessed.remarks])))
 
 
 def default_name(folder: Path) -> str:

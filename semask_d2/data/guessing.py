@@ -16,7 +16,7 @@ from pathlib import Path
 from semask_d2.data.datasets.coco_files import FileCategory
 from semask_d2.data.datasets.coco_labels import is_background, is_ignored_name
 from semask_d2.data.datasets.pairing import expand, few
-from semask_d2.data.datasets.walking import SUFFIXES, files_below
+from semask_d2.data.datasets.walking import SUFFIXES, files_below, stem_of
 from semask_d2.data.guessing_ids import Classes, classes_of_files, nothing_to_learn
 from semask_d2.data.guessing_looks import is_lossy_label, is_overlay, looks, median_looks
 from semask_d2.data.guessing_names import find_names, usable_names
@@ -61,7 +61,7 @@ def guess(folder: Path, *, images: str = "", labels: str = "", workers: int | No
     if not any(map(is_picture, files)):
         raise UserError(f"{folder}: no picture in it or in the folders in it ({', '.join(SUFFIXES[:5])}, ...)")
     search = Search(folder, files, images, labels)
-    partners = search.partners() or search.partners(by_kind=True)
+    partners = search.partners() or search.partners(by_kind=True) or search.partners(by_looks=True)
     if not partners:
         raise search.nothing_found()
     splits, used, remarks = splits_of(folder, partners)
@@ -92,14 +92,16 @@ class Search:
         self.remarks: list[str] = []
         self.sides: tuple[list[Place], list[Place]] = ([], [])
 
-    def partners(self, *, by_kind: bool = False) -> list[tuple[Place, Place]]:
-        """Return pairs of images and labels; `by_kind` tells files of one folder apart by their endings."""
+    def partners(self, *, by_kind: bool = False, by_looks: bool = False) -> list[tuple[Place, Place]]:
+        """Return pairs of images and labels; `by_kind` tells files of one folder apart by their endings.
+
+        `by_looks` compares those that look like labels with each other, as scans and their labels do.
+        """
         self.remarks = []
         images, labels = self.sides = self.candidates(by_kind)
-        partners = self.claims(images, labels)
-        if not partners and not (self.images and self.labels):
-            partners = self.related(images, labels)
-        return self.unrivaled(partners)
+        if by_looks and self.images and self.labels:
+            return []
+        return self.unrivaled(self.related(images, labels) if by_looks else self.claims(images, labels))
 
     def candidates(self, by_kind: bool) -> tuple[list[Place], list[Place]]:
         """Return the places of images and those of labels, by what the user says or by how they look."""
@@ -275,10 +277,8 @@ def over_each_other(one: Place, two: Place, label: Place) -> bool:
 
 def files_by_name(place: Place) -> Callable[[str], Path]:
     """Return the lookup of a place's files by the names to pair them by."""
-    ending = place.pattern.name.partition("*")[2]
-    stem = ending.rpartition(".")[0]
-    files = sorted(place.files)
-    return lambda name: next(path for path in files if path.name.startswith(f"{name}{stem}"))
+    files = {stem_of(path.name).removesuffix(place.ending): path for path in place.files}
+    return files.__getitem__
 
 
 def classes_of_categories(categories: Iterable[FileCategory]) -> tuple[Classes, bool]:

@@ -112,5 +112,5 @@ def nothing_to_learn(values: Iterable[str], kind: str) -> list[str]:
     held = f"one {kind}, {values[0]}" if values else f"no {kind} of a class"
     return [
         f"WARNING: there is nothing to learn: the label files hold {held}. A training needs two classes, so give "
-        f"pixels that are not of this class a{'n' if kind == 'id' else ''} {kind} of their own (not one that is ignored)"
+        f"pixels of anything else {'an' if kind == 'id' else 'a'} {kind} of their own, and not one that is ignored"
     ]

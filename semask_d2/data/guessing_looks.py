@@ -33,7 +33,7 @@ class Looks(NamedTuple):
 
     def is_plainer(self, other: Looks) -> bool:
         """Return whether it is a label map beside `other`, an image: far fewer values and borders."""
-        return 2 * self.values <= other.values and 2 * self.borders <= other.borders
+        return 2 * self.values <= other.values and 3 * self.borders <= other.borders
 
 
 def looks(path: Path) -> Looks | None:

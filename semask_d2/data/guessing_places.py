@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import glob
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
 from semask_d2.data.datasets.coco_files import CocoFile, coco_file
+from semask_d2.data.datasets.coco_labels import endings
 from semask_d2.data.datasets.json_formats import other_format, read_json
 from semask_d2.data.datasets.pairing import SHOWN
-from semask_d2.data.datasets.walking import MAGIC, SUFFIXES, composed, stem_of
+from semask_d2.data.datasets.walking import SUFFIXES, composed, is_pattern, stem_of
 from semask_d2.data.quick_check import evenly
 from semask_d2.utils.errors import UserError
 
@@ -21,11 +23,15 @@ MANY = 10  # JSON files in a folder, from which on they are one an image
 
 @dataclass(frozen=True, eq=False)
 class Place:
-    """Files of one kind: their pattern, or the path of a COCO-format file; `names` are those to pair them by."""
+    """Files of one kind: their pattern, or the path of a COCO-format file; `names` are those to pair them by.
+
+    `ending` is what their stems have behind these names.
+    """
 
     pattern: Path
     files: tuple[Path, ...]
     names: frozenset[str]
+    ending: str = ""
     coco: CocoFile | None = None
 
     def below(self, folder: Path) -> str:
@@ -47,16 +53,22 @@ def picture_places(pictures: Iterable[Path], pattern: str = "", *, by_kind: bool
     `by_kind` tells the endings apart that occur with the same beginnings, as "" and "_mask" of a.png and a_mask.png.
     A `pattern` is the last part of the one that all were found by.
     """
+    pictures = list(pictures)
+    beginnings: dict[str, set[str]] = defaultdict(set)  # by what is left of a name, its endings
+    for stem in {composed(path.stem) for path in pictures} if by_kind else ():
+        for ending in ("", *endings_of(stem)):
+            beginnings[stem.removesuffix(ending)].add(ending)
     by_suffix: dict[tuple[Path, str], list[Path]] = defaultdict(list)
     for path in pictures:
         by_suffix[path.parent, path.suffix.lower()].append(path)
     places = []
     for (folder, _), files in by_suffix.items():
-        kinds = endings_by_kind(files) if by_kind else {common_ending([composed(path.stem) for path in files]): files}
+        stems = [composed(path.stem) for path in files]
+        kinds = endings_by_kind(files, beginnings) if by_kind else {common_ending(stems): files}
         for ending, some in kinds.items():
-            name = pattern if any(letter in pattern for letter in MAGIC) else f"*{ending}{some[0].suffix}"
+            name = pattern if is_pattern([pattern]) else f"*{glob.escape(ending)}{some[0].suffix}"
             names = frozenset(stem_of(path.name).removesuffix(ending) for path in some)
-            places.append(Place(folder / name, tuple(some), names))
+            places.append(Place(folder / name, tuple(some), names, ending))
     return places
 
 
@@ -67,32 +79,28 @@ def common_ending(stems: Sequence[str]) -> str:
 
 
 def endings_of(stem: str) -> list[str]:
-    """Return the endings of a name from each "_" or "-" on that a pattern can hold, the longest first."""
-    endings = [stem[at:] for at, letter in enumerate(stem) if at and letter in "_-"]
-    return [ending for ending in endings if not any(letter in ending for letter in MAGIC)]
+    """Return the endings of a name from each "_" or "-" on, the longest first."""
+    return [stem[at:] for at, letter in enumerate(stem) if at and letter in "_-"]
 
 
-def endings_by_kind(files: Sequence[Path]) -> dict[str, list[Path]]:
-    """Return the files of a folder by the longest of their endings that tells kinds of files apart.
+def endings_by_kind(files: Sequence[Path], beginnings: Mapping[str, set[str]]) -> dict[str, list[Path]]:
+    """Return the files of a folder by the commonest, longest of their endings that tells kinds of files apart.
 
     Such an ending has letters, and most of its names without it are also those of other files, with or without another.
+    `beginnings` are names of all pictures without endings, with the endings of each.
     """
     stems = {path: composed(path.stem) for path in files}
     counts = Counter(ending for stem in stems.values() for ending in endings_of(stem))
-    beginnings: dict[str, set[str]] = defaultdict(set)  # by what is left of a name, its endings
-    for stem in stems.values():
-        for ending in ("", *endings_of(stem)):
-            beginnings[stem.removesuffix(ending)].add(ending)
     telling = {
         ending
         for ending, count in counts.items()
-        if count > 1
-        and any(letter.isalpha() for letter in ending)
+        if any(letter.isalpha() for letter in ending)
         and 2 * sum(len(beginnings[x.removesuffix(ending)]) > 1 for x in stems.values() if x.endswith(ending)) > count
     }
     result = defaultdict(list)
     for path, stem in stems.items():
-        result[next((ending for ending in endings_of(stem) if ending in telling), "")].append(path)
+        known = [ending for ending in endings_of(stem) if ending in telling]
+        result[max(known, key=lambda x: counts[x], default="")].append(path)
     return dict(result)
 
 
@@ -125,8 +133,8 @@ def is_coco(content: Any) -> bool:
 def coco_place(path: Path, content: Any) -> Place:
     """Return the place that a COCO-format file is; `UserError` where its content cannot be read as one."""
     file = coco_file(content, path)
-    names = frozenset(stem_of(PureWindowsPath(image.file_name).name) for image in file.images)
-    return Place(path, (path,), names, file)
+    names = frozenset(stem_of(x) for image in file.images for x in endings(image.file_name) if "/" not in x)
+    return Place(path, (path,), names, coco=file)
 
 
 def is_picture(path: Path) -> bool:

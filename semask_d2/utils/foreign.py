@@ -59,9 +59,7 @@ def text(value: Any, source: str, choices: Collection[str] = (), *, max_length: 
     if len(value) > max_length or "\0" in value:
         raise UserError(f"{source}: expected at most {max_length} characters, none of them zero, got {shown(value)}")
     if any("\ud800" <= letter <= "\udfff" for letter in value):
-        raise UserError(
-            f"{source}: expected letters of Unicode, got {shown(value)}; a name with others must be changed"
-        )
+        raise UserError(f"{source}: expected letters of Unicode, got {shown(value)}; change the name")
     return value
 
 

@@ -29,7 +29,7 @@ def pairs(root: Path, images: str | list[str], labels: str | list[str]) -> list[
     """The pairs, which must be all there is, below `root`."""
     words = [[x] if isinstance(x, str) else x for x in (images, labels)]
     found = find_pairs(*words, root, "mine")
-    assert not (found.unlabeled or found.imageless or found.problems)
+    assert [*found.unlabeled, *found.imageless, *found.problems] == []
     return [(os.path.relpath(image, root), os.path.relpath(label, root)) for image, label in found.pairs]
 
 

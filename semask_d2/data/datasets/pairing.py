@@ -5,13 +5,13 @@ from __future__ import annotations
 import codecs
 import logging
 import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 from semask_d2.data.datasets.walking import (
-    MAGIC,
     SUFFIXES,
     composed,
     existing_part,
@@ -26,6 +26,7 @@ from semask_d2.utils.files import require_regular
 logger = logging.getLogger(__name__)
 
 SHOWN = 3
+ESCAPED = re.compile(r"\[([*?[])\]")  # a letter of patterns that stands for itself
 
 
 class Problem(NamedTuple):
@@ -186,7 +187,10 @@ def expand(word: str, root: Path, source: str) -> dict[str, Path]:
 def ending_of(pattern: Sequence[str]) -> str:
     """Return the letters between the * of a pattern's last part and the suffix; "" where there is more than one *."""
     before, star, after = composed(pattern[-1] if pattern else "").partition("*")
-    return "" if not star or any(letter in before + after for letter in MAGIC) else os.path.splitext(f"x{after}")[0][1:]
+    plain = ESCAPED.sub("", before + after)
+    if not star or is_pattern([plain]):
+        return ""
+    return os.path.splitext(f"x{ESCAPED.sub(lambda found: found[1], after)}")[0][1:]
 
 
 def merged(parts: Sequence[dict[str, Path]], source: str) -> dict[str, Path]:
