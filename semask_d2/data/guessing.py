@@ -13,14 +13,15 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from semask_d2.data.datasets.coco_files import FileCategory
-from semask_d2.data.datasets.coco_labels import is_background, is_ignored_name
+from semask_d2.data.datasets.coco_files import CocoFile, FileCategory
+from semask_d2.data.datasets.coco_labels import is_background, is_ignored_name, match_images
 from semask_d2.data.datasets.pairing import expand, few
 from semask_d2.data.datasets.walking import SUFFIXES, files_below, stem_of
 from semask_d2.data.guessing_ids import Classes, classes_of_files, nothing_to_learn
 from semask_d2.data.guessing_looks import is_lossy_label, is_overlay, looks, median_looks
 from semask_d2.data.guessing_names import find_names, usable_names
 from semask_d2.data.guessing_places import JsonFiles, Place, is_picture, json_places, nearness, picture_places
+from semask_d2.data.labels import CocoLabels
 from semask_d2.data.quick_check import evenly
 from semask_d2.utils.errors import UserError
 
@@ -198,6 +199,8 @@ class Search:
             for other, same in partners[place + 1 :]:
                 if same is not label or other is image or not image.names & other.names & label.names:
                     continue
+                if label.coco is not None and told_apart(label.coco, [image, other], self.folder):
+                    continue
                 alike = nearness(image, label)[0], nearness(other, label)[0]
                 if alike[0] == alike[1]:
                     raise self.choice("images", [image, other], label)
@@ -279,6 +282,15 @@ def files_by_name(place: Place) -> Callable[[str], Path]:
     """Return the lookup of a place's files by the names to pair them by."""
     files = {stem_of(path.name).removesuffix(place.ending): path for path in place.files}
     return files.__getitem__
+
+
+def told_apart(file: CocoFile, places: Sequence[Place], folder: Path) -> bool:
+    """Return whether the images of several places are told apart by the folders in a COCO-format file's names."""
+    images = {path.relative_to(folder).with_suffix("").as_posix(): path for place in places for path in place.files}
+    labels = {image.file_name: CocoLabels("", None, None, 0, ()) for image in file.images}
+    matching = match_images(images, labels, "")
+    matched = {images[key] for key in matching.labels}
+    return not matching.problems and all(matched & set(place.files) for place in places)
 
 
 def classes_of_categories(categories: Iterable[FileCategory]) -> tuple[Classes, bool]:

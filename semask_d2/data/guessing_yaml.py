@@ -63,6 +63,7 @@ def escaped(letter: str) -> str:
     """Return a letter as it stands between YAML's double quotes."""
     if letter in '\\"':
         return f"\\{letter}"
-    if letter.isprintable() and letter != "\ufeff":
+    is_surrogate = "\ud800" <= letter <= "\udfff"  # of a name that is no Unicode, which no file in UTF-8 can hold
+    if (letter.isprintable() and letter != "\ufeff") or is_surrogate:
         return letter
     return f"\\x{ord(letter):02x}" if ord(letter) < 256 else f"\\U{ord(letter):08x}"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -182,6 +184,15 @@ def test_three_hundred_classes_are_accepted_by_the_check(tmp_path: Path) -> None
     assert main(["check", str(tmp_path / "new.yaml"), "--workers", "0"]) == 0
 
 
+def test_the_remark_on_255_can_be_followed(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    with_ids(tmp_path / "data", np.array((0, 255), np.uint8))
+    described(tmp_path / "data", tmp_path)
+    assert "255 is taken for a class here, as without it one is left; `map`" in capsys.readouterr().out
+    text = (tmp_path / "new.yaml").read_text()
+    (tmp_path / "new.yaml").write_text(text.replace("  255: 1\n", "  255: 255\n"))
+    assert painted(tmp_path / "new.yaml") == {0, 255}
+
+
 # Two candidates are two
 
 
@@ -329,6 +340,29 @@ def test_label_files_saved_as_jpeg_are_named(tmp_path: Path, capsys: pytest.Capt
     assert "look like label files saved as JPEG, which changes ids at every border" in capsys.readouterr().err
 
 
+def test_several_coco_files_of_one_split(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    for name in label_tools.SQUARES:
+        label_tools.save(tmp_path / f"data/batch_{name}/{name}.jpg", label_tools.photograph(name))
+        label_tools.write_json(tmp_path / f"data/batch_{name}/labels.JSON", label_tools.coco({name: f"{name}.jpg"}))
+    assert main(["init-data", str(tmp_path / "data"), "--output", str(tmp_path / "new.yaml")]) == 1
+    message = capsys.readouterr().err
+    assert "batch_a/labels.JSON and batch_b/labels.JSON are COCO-format files of one split" in message
+    words = shlex.split(message.partition("say which is meant with ")[2])
+    content = follow(tmp_path / "data", tmp_path, words)
+    assert content["train"] == {"images": "batch_a/*.jpg", "labels": "batch_a/labels.JSON"}
+
+
+def test_one_coco_file_of_several_folders(tmp_path: Path) -> None:
+    """Also of equal names, which the file tells apart by their folders."""
+    files = {name: f"{folder}/0.jpg" for name, folder in (("a", "x"), ("b", "y"))}
+    for name, file in files.items():
+        label_tools.save(tmp_path / f"data/images/{file}", label_tools.photograph(name))
+    label_tools.write_json(tmp_path / "data/labels.json", label_tools.coco(files))
+    content = follow(tmp_path / "data", tmp_path, [])
+    assert content["train"] == {"images": "images", "labels": "labels.json"}
+    assert content["names"] == {0: "background", 1: "cat"}
+
+
 # Names of files and folders
 
 
@@ -364,6 +398,16 @@ def test_folders_of_any_name(tmp_path: Path, name: str, monkeypatch: pytest.Monk
 def test_a_text_is_quoted_as_yaml_reads_it() -> None:
     text = "".join(map(chr, [*range(1, 700), 0x2028, 0x2029, 0xFEFF, 0xFFFD, 0x1F600, 0x10FFFF]))
     assert yaml.safe_load(quoted(text)) == text
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems keep names in Unicode")
+def test_names_that_are_no_unicode(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/data/\xff"))
+    with_ids(folder, IDS)
+    assert main(["init-data", str(tmp_path / "data"), "--output", str(tmp_path / "new.yaml")]) == 1
+    assert "names of files in it are not in UTF-8; rename them" in capsys.readouterr().err
+    folder.rename(tmp_path / "data/renamed")
+    follow(tmp_path / "data", tmp_path, [])
 
 
 def test_mixed_suffixes(tmp_path: Path) -> None:

@@ -106,6 +106,14 @@ def test_labels_that_keep_the_images_suffix(tmp_path: Path) -> None:
     assert pairs(tmp_path, "img", "m") == expected
 
 
+def test_labels_of_images_of_two_suffixes(tmp_path: Path) -> None:
+    """Each has the labels of its whole name, and a label file of the bare name goes before one of the whole name."""
+    touch(*(tmp_path / name for name in ("img/a.jpg", "img/b.png", "m/a.jpg.png", "m/b.png", "m/b.png.png")))
+    found = find_pairs(["img"], ["m"], tmp_path, "mine")
+    assert [(x.name, y.name) for x, y in found.pairs] == [("a.jpg", "a.jpg.png"), ("b.png", "b.png")]
+    assert [path.name for path in found.imageless] == ["b.png.png"]
+
+
 def test_patterns_that_share_one_side_are_paired_together(tmp_path: Path) -> None:
     touch(tmp_path / "i/a.jpg", tmp_path / "i/b.png", tmp_path / "l/a.png", tmp_path / "l/b.png")
     expected = [("i/a.jpg", "l/a.png"), ("i/b.png", "l/b.png")]

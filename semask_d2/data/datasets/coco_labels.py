@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from semask_d2.data.datasets.coco_files import CocoFile
 from semask_d2.data.datasets.pairing import Problem, few
-from semask_d2.data.datasets.walking import composed
+from semask_d2.data.datasets.walking import composed, small_suffix
 from semask_d2.data.labels import CocoLabels, CocoSegment
 from semask_d2.utils.errors import UserError
 from semask_d2.utils.registry import suggestion
@@ -135,10 +135,10 @@ def match_images(images: Mapping[str, Path], labels: Mapping[str, CocoLabels], s
 def endings(name: str) -> list[str]:
     """Return a path and what is left of it without its first folders, the longest first, in one spelling.
 
-    Slashes may be of either kind; letters are composed, which macOS does not do in the names of files. The last is the
-    file's name without what Label Studio puts before it.
+    Slashes may be of either kind, a picture's suffix in capitals; letters are composed, which macOS does not do in the
+    names of files. The last is the file's name without what Label Studio puts before it.
     """
-    parts = [x for x in composed(name.replace("\\", "/")).split("/") if x not in ("", ".")]
+    parts = [x for x in small_suffix(composed(name.replace("\\", "/"))).split("/") if x not in ("", ".")]
     result = ["/".join(parts[start:]) for start in range(len(parts))]
     if parts and LABEL_STUDIO.match(parts[-1]):
         result.append(LABEL_STUDIO.sub("", parts[-1], count=1))

@@ -100,7 +100,8 @@ def find_pairs(images: Sequence[str], labels: Sequence[str], root: Path, source:
     `source`, where a pattern matches nothing or two files have one name.
     """
     if not labels:
-        return listed_pairs(root / images[0], root, source)
+        base, missing = existing_part(images[0], root)
+        return listed_pairs(base.joinpath(*missing), root, source)
     if len(images) == len(labels):
         groups = grouped(images, labels)
     else:
@@ -140,7 +141,15 @@ def apart(images: dict[str, Path], labels: dict[str, Path]) -> tuple[dict[str, P
 
 
 def paired(images: dict[str, Path], labels: dict[str, Path]) -> Pairing:
-    """Return the pairs of equal names, in their order, and what has no partner."""
+    """Return the pairs of equal names, in their order, and what has no partner.
+
+    Labels may be named by the whole name of their image, as a.jpg.png by a.jpg.
+    """
+    labels = dict(labels)
+    for key in sorted(labels.keys() - images.keys()):
+        stem = stem_of(key)
+        if stem in images and stem not in labels:
+            labels[stem] = labels.pop(key)
     return Pairing(
         [(images[key], labels[key]) for key in sorted(images.keys() & labels.keys())],
         [images[key] for key in sorted(images.keys() - labels.keys())],
@@ -178,7 +187,7 @@ def expand(word: str, root: Path, source: str) -> dict[str, Path]:
     ending = ending_of(pattern)
     names: dict[str, Path] = {}
     for picture in pictures:
-        key = stem_of(picture.relative_to(base).as_posix()).removesuffix(ending)
+        key = os.path.splitext(composed(picture.relative_to(base).as_posix()))[0].removesuffix(ending)
         if (other := names.setdefault(key, picture)) != picture:
             raise UserError(f"{source}: {other} and {picture} have one name; rename one of them")
     return names
@@ -198,7 +207,7 @@ def merged(parts: Sequence[dict[str, Path]], source: str) -> dict[str, Path]:
     names: dict[str, Path] = {}
     for part in parts:
         for key, path in part.items():
-            key = key or stem_of(path.name)
+            key = key or composed(path.stem)
             if (other := names.setdefault(key, path)) != path:
                 raise UserError(
                     f"{source}: {other} and {path} have one name; give as many patterns of images as of labels, which "

@@ -128,7 +128,6 @@ def small_suffix(name: str) -> str:
 
 
 def stem_of(place: str) -> str:
-    """Return a path, composed, without the suffix of a picture, or two of them, as labels of a.jpg in a.jpg.png."""
-    stem = os.path.splitext(composed(place))[0]
-    inner, suffix = os.path.splitext(stem)
-    return inner if suffix.lower() in SUFFIXES else stem
+    """Return a path, composed, without the suffixes of pictures that it ends in, as a of a.jpg.png."""
+    stem, suffix = os.path.splitext(composed(place))
+    return stem_of(stem) if suffix.lower() in SUFFIXES else stem + suffix
