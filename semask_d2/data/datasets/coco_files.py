@@ -60,11 +60,12 @@ class CocoFile:
     by_id: dict[Any, CocoImage] = field(default_factory=dict)
     shared_ids: set[Any] = field(default_factory=set)
 
-    def used_categories(self) -> set[Any]:
-        """Return the ids of the categories that annotations or segments are of."""
+    def used(self) -> list[FileCategory]:
+        """Return the categories that annotations or segments are of."""
         annotations = [x for image in self.images for x in image.annotations]
         segments = [segment for x in annotations for segment in x.get("segments_info", [x])]
-        return {x["category_id"] for x in segments}
+        ids = {x["category_id"] for x in segments}
+        return [x for x in self.categories if x.id in ids]
 
     def source(self, image: str) -> str:
         """Return how messages call an image of the file."""
@@ -81,7 +82,11 @@ def read_coco(path: Path, kind: str = "segmentation") -> CocoFile:
 
     Raises `UserError` where it is no such file, naming what it is where that is known.
     """
-    content = read_json(path)
+    return coco_file(read_json(path), path, kind)
+
+
+def coco_file(content: Any, path: Path, kind: str = "segmentation") -> CocoFile:
+    """Return the `content` of the COCO-format file at `path`; errors as in `read_coco`."""
     require_format(content, kind, path)
     file = CocoFile(path)
     for number, value in enumerate(content["categories"]):
