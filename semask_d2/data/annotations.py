@@ -101,7 +101,7 @@ def is_plain_polygon(polygon: Any, height: int, width: int) -> bool:
         return False
     try:
         xs, ys = polygon[::2], polygon[1::2]
-        inside = 0 <= min(xs) and max(xs) <= width and 0 <= min(ys) and max(ys) <= height
+        inside = min(xs) >= 0 and max(xs) <= width and min(ys) >= 0 and max(ys) <= height
         return inside and max(xs) > 1 and math.isfinite(sum(polygon))  # not finite where one is no number
     except (TypeError, ValueError, OverflowError):
         return False
