@@ -49,7 +49,7 @@ def main(args: argparse.Namespace) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise UserError(f"{printable(folder)}: names of files in it are not in UTF-8; rename them") from error
+        raise UserError(f"{printable(str(folder))}: names of files in it are not in UTF-8; rename them") from error
     with atomic_write(output) as file:
         file.write(text)
     advice = "see that its names are right" if guessed.classes.are_named else "put the classes' names in"
