@@ -7,8 +7,8 @@
 Of a folder, whose MODEL.WEIGHTS it sets, the config of Mask2Former or MaskFormer on Swin or ResNet is written: model,
 pixel mean and number of classes; the data set is the user's. A published file is written without executable YAML tags:
 the lists that its expressions stand for, literally. What a file of Mask2Former, MaskFormer or SeMask leaves to the
-defaults of its own code is filled in with these (the schedule, the decoder, which stages attend within windows), and its
-parts get the names that they have here; both are printed.
+defaults of its own code is filled in with these (the schedule, the decoder, which stages attend within windows), and
+its parts get the names that they have here; both are printed.
 
 It understands lists of the form `!!python/object/apply:eval ["[int(x * 0.1 * 640) for x in range(5, 21)]"]`, computes
 them itself and executes nothing. Anything else with a tag is refused. The rest of the text stays as it is where nothing
@@ -33,7 +33,7 @@ from semask_d2.utils.files import atomic_write
 EVAL_TAG = "tag:yaml.org,2002:python/object/apply:eval"
 LONGEST_EXPRESSION = 200  # characters
 LONGEST_LIST = 1000
-SEM_BLOCKS_KEY = "MODEL.SWIN.NUM_SEM_BLOCKS"
+BACKBONE_KEY, SEM_BLOCKS_KEY = "MODEL.BACKBONE.NAME", "MODEL.SWIN.NUM_SEM_BLOCKS"
 
 
 def literal_list(expression: str) -> list[int]:
@@ -103,9 +103,9 @@ def literal_config(path: Path) -> tuple[str, list[str]]:
     text = convert(path.read_text(encoding="utf-8"), path)
     values, added = completed(values)
     notes = [f"  {key}: {value}" for key, value in added.items()]
-    if value_at(values, "MODEL.BACKBONE.NAME") == SEMASK_BACKBONE and value_at(values, SEM_BLOCKS_KEY) != 0:
-        if value_at(values, STAGES_KEY) is None:
-            notes.append(f"  {STAGES_KEY} is not known for this number of classes: state the one of your training")
+    has_layers = value_at(values, BACKBONE_KEY) == SEMASK_BACKBONE and value_at(values, SEM_BLOCKS_KEY) != 0
+    if has_layers and value_at(values, STAGES_KEY) is None:
+        notes.append(f"  {STAGES_KEY} is not known for this number of classes: state the one of your training")
     whole = bool(added) or BASE_KEY in (yaml.safe_load(text) or {})
     return yaml.safe_dump(values, sort_keys=False) if whole else text, notes
 

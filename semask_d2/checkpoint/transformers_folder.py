@@ -23,8 +23,9 @@ WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 def metadata_of_folder(folder: str | os.PathLike) -> dict[str, Any]:
     """Names of the classes, colors made for them, and the ignored id, as our checkpoints record them."""
-    config = read_json(Path(folder, CONFIG))
-    names = class_names(config)
+    path = Path(folder, CONFIG)
+    config = read_json(path)
+    names = class_names(config, str(path))
     colors = [list(color) for color in distinct_colors(len(names))]
     ignored = config.get("ignore_value", 255)
     return {"class_names": names, "class_colors": colors, "ignore_label": ignored if type(ignored) is int else 255}

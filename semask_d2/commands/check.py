@@ -35,12 +35,13 @@ def main(args: argparse.Namespace) -> None:
     """Check, print and write; raise `UserError` where there is any fault."""
     if args.workers is not None and args.workers < 0:
         raise UserError(f"--workers {args.workers}: expected 0, to use this process alone, or more")
-    dataset = CustomDataset.from_section(get_cfg(data=args.file).DATASETS.CUSTOM)
-    check = check_data(dataset, workers=args.workers)
+    cfg = get_cfg(data=args.file)
+    dataset = CustomDataset.from_section(cfg.DATASETS.CUSTOM)
+    check = check_data(dataset, value_range=cfg.INPUT.VALUE_RANGE, workers=args.workers)
     print(printable(as_text(dataset, check)))
     if args.html:
         with atomic_write(args.html) as file:
-            file.write(as_page(dataset, check))
+            file.write(as_page(dataset, check, cfg.INPUT.VALUE_RANGE))
         print(printable(f"Wrote {args.html}"))
     if args.list:
         write_lists(Path(args.list), dataset, check)
@@ -56,7 +57,6 @@ def write_lists(path: Path, dataset: CustomDataset, check: DataCheck) -> None:
         lines = [
             "\t".join(below(x[key], dataset.root) for key in ("file_name", "sem_seg_file_name"))
             for x in check.good(split)
-            if "coco_labels" not in x
         ]
         if not lines:
             raise UserError(f"--list {path}: no good pair of files in {split} to write")

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 
 from semask_d2.data.augmentation import image_tensor
-from semask_d2.data.image_io import read_image
 from semask_d2.engine.launch import guarded
 from semask_d2.export.exporting import check_settings, export_model
 from semask_d2.export.writing import GraphSettings, size_of
@@ -91,7 +90,7 @@ def given_pictures(predictor: Predictor, words: Sequence[str], settings: GraphSe
     for path in media.find_inputs(words) if words else []:
         if media.is_video(path):
             raise UserError(f"--images {path}: expected pictures, not videos")
-        picture = read_image(path)
+        picture = predictor.read_image(path)
         if settings.resize:
             image, when = image_tensor(picture, predictor.cfg.INPUT.FORMAT).numpy(), ""
         else:

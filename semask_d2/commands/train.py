@@ -16,11 +16,12 @@ from semask_d2.d2 import CfgNode, comm
 from semask_d2.data import register_custom, require_data
 from semask_d2.data.datasets import class_metadata
 from semask_d2.data.quick_check import quick_check
-from semask_d2.engine import Trainer, launch, locking
+from semask_d2.engine import Trainer, launch
 from semask_d2.engine.setup import setup, summary
 from semask_d2.evaluation import EvaluatedModel, MultiScaleFlip, main_metric
 from semask_d2.evaluation.results import AVERAGED
 from semask_d2.modeling.meta_arch import build_model
+from semask_d2.utils import locking
 from semask_d2.utils.errors import UserError
 from semask_d2.utils.runs import require_config, require_run
 
@@ -107,6 +108,11 @@ def evaluate(cfg: CfgNode, *, resume: bool) -> dict[str, Any]:
         raise UserError(
             "an evaluation needs trained weights: add MODEL.WEIGHTS FILE, or --resume for the newest checkpoint "
             f"in OUTPUT_DIR ({cfg.OUTPUT_DIR})"
+        )
+    if not cfg.DATASETS.TEST:
+        raise UserError(
+            "DATASETS.TEST is empty: there is nothing to evaluate on; name a data set there, or `val` in the file that "
+            "--data takes"
         )
     counts = require_data(cfg, cfg.DATASETS.TEST)
     model = Trainer.build_model(cfg)

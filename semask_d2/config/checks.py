@@ -13,6 +13,7 @@ import torch
 from semask_d2.d2 import CfgNode
 from semask_d2.d2 import get_cfg as get_detectron2_cfg
 from semask_d2.modeling.layers.precision import gpu_has_bf16
+from semask_d2.utils import foreign
 from semask_d2.utils.arguments import value_of
 from semask_d2.utils.errors import UserError
 
@@ -53,6 +54,15 @@ def is_device(name: str) -> bool:
     return name == "cpu" or (name == "mps" and torch.backends.mps.is_available())
 
 
+def is_value_range(value: Any) -> bool:
+    """Return whether a value is [], or two finite numbers of which the second is larger."""
+    if not isinstance(value, list | tuple) or len(value) not in (0, 2):
+        return False
+    return all(type(x) in (int, float) and abs(x) < foreign.MAX_NUMBER for x in value) and list(value) == sorted(
+        {*value}
+    )
+
+
 COMMON: dict[str, Range] = {
     "MODEL.DEVICE": Range(is_device, '"cpu", "cuda" or "cuda:N" of a GPU that is there'),
     "MODEL.META_ARCHITECTURE": Range(
@@ -62,6 +72,7 @@ COMMON: dict[str, Range] = {
     "DATALOADER.NUM_WORKERS": at_least(0),
     "INPUT.MAX_SIZE_TEST": at_least(1),
     "INPUT.MIN_SIZE_TEST": at_least(0),  # 0 takes images as they are
+    "INPUT.VALUE_RANGE": Range(is_value_range, "[], or the values of black and of white, as [0, 4095]"),
     "FLOAT32_PRECISION": one_of("", "highest", "high", "medium"),
     "OUTPUT_DIR": Range(bool, "a folder's name"),
 }

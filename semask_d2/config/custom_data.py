@@ -17,7 +17,7 @@ from semask_d2.utils.files import folder_name
 from semask_d2.utils.foreign import Section, shown
 from semask_d2.utils.registry import suggestion
 
-KEYS = ("name", "root", "train", "val", "names", "ignore", "colors", "map", "rgb", "reduce_zero_label")
+KEYS = ("name", "root", "train", "val", "names", "ignore", "colors", "map", "rgb", "reduce_zero_label", "value_range")
 SPLIT_KEYS = ("images", "labels")
 HEX_COLOR = re.compile(r"#[0-9a-fA-F]{6}")
 DIGITS = re.compile(r"-?[0-9]{1,10}")  # of an id that is written as a text, as JSON writes all keys
@@ -55,6 +55,7 @@ def read_data_file(path: str | os.PathLike) -> dict[str, Any]:
         "MAP": table_of(file.get("map", None), "map", path),
         "RGB": table_of(file.get("rgb", None), "rgb", path),
         "REDUCE_ZERO_LABEL": file.get("reduce_zero_label", False),
+        "VALUE_RANGE": value_range(file.get("value_range", None), path),
     }
     section["COLORS"] = class_colors(file.get("colors", None), section, path)
     check_section(section, str(path))
@@ -195,6 +196,17 @@ def rgb_of(color: Any, source: str) -> tuple[int, int, int]:
     raise UserError(f'{source}: expected a color as "#804080" (with its quotes) or [128, 64, 128], got {shown(color)}')
 
 
+def value_range(value: Any, path: Path) -> list[float]:
+    """Return the values of black and of white in images of more than 8 bits; [] where they go by the files' type."""
+    if value is None:
+        return []
+    source = f"{path}: value_range"
+    low, high = (foreign.number(x, source) for x in foreign.entries(value, source, 2))
+    if low >= high:
+        raise UserError(f"{source}: expected the value of black and a higher one of white, got {shown(value)}")
+    return [low, high]
+
+
 def check_section(section: Any, source: str) -> None:
     """Raise `UserError` where a section DATASETS.CUSTOM, of the file `source`, describes no data set."""
 
@@ -247,6 +259,7 @@ def check_section(section: Any, source: str) -> None:
 def apply_data(cfg: CfgNode, path: str | os.PathLike) -> None:
     """Make `cfg` one of the data set that the YAML file at `path` describes: its splits, classes and ignored id."""
     section = read_data_file(path)
+    cfg.INPUT.VALUE_RANGE = section.pop("VALUE_RANGE")
     custom = cfg.DATASETS.CUSTOM
     for key, value in section.items():
         custom[key] = CfgNode(value) if isinstance(value, dict) else value

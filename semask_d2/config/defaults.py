@@ -44,6 +44,9 @@ DEFAULTS: dict[str, Any] = {
     "INPUT.MAX_SCALE": 2.0,
     "INPUT.COLOR_AUG_SSD": False,
     "INPUT.CROP.SINGLE_CATEGORY_MAX_AREA": 1.0,  # no class may fill more than this part of a crop
+    # in images of more than 8 bits, the values that become black and white, as [0, 4095]; []: by the type, [0, 65535]
+    # for whole numbers and [0, 1] for floats. `value_range` of a data set's file sets it
+    "INPUT.VALUE_RANGE": [],
     "INPUT.SKIP_UNREADABLE": False,  # train on without the images that cannot be read
     "INPUT.SIZE_DIVISIBILITY": -1,  # above 0: training images are padded to this side (see configs/recipes)
     # above 0 (0.01, say): images are drawn by their rare classes, which crops then show; the lower, the rarer

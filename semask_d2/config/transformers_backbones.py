@@ -3,19 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 from semask_d2.d2 import CfgNode
 from semask_d2.modeling.backbones.resnet import BASIC, BLOCKS
 from semask_d2.utils.errors import UserError
+from semask_d2.utils.foreign import entries, flag, integer, number, shown
+
+Reader = Callable[[Any, str], Any]
+
+
+def whole(low: int, high: int) -> Reader:
+    """Return the reader of an integer from `low` to `high`."""
+    return partial(integer, low=low, high=high)
+
+
+def real(low: float, high: float) -> Reader:
+    """Return the reader of a number from `low` to `high`."""
+    return partial(number, low=low, high=high)
+
+
+def whole_numbers(length: int, low: int, high: int) -> Reader:
+    """Return the reader of a list of `length` integers from `low` to `high`."""
+    return lambda value, source: [integer(x, source, low, high) for x in entries(value, source, length)]
+
+
+RATE = real(0, 1)
 
 
 class Setting(NamedTuple):
-    """A setting of theirs, its key here, and the value that a file without it means."""
+    """A setting of theirs, its key here, the value that a file without it means, and what reads and checks one."""
 
     theirs: str
     ours: str
     default: Any
+    read: Reader
 
 
 class TheirBackbone(NamedTuple):
@@ -38,18 +61,18 @@ STAGES = ["stage1", "stage2", "stage3", "stage4"]
 SWIN_BACKBONE = TheirBackbone(
     "backbones/swin_t.yaml",
     tuple(
-        Setting(f"backbone_config.{theirs}", f"{SWIN}.{ours}", default)
-        for theirs, ours, default in (
-            ("embed_dim", "EMBED_DIM", 96),
-            ("depths", "DEPTHS", [2, 2, 6, 2]),
-            ("num_heads", "NUM_HEADS", [3, 6, 12, 24]),
-            ("window_size", "WINDOW_SIZE", 7),
-            ("mlp_ratio", "MLP_RATIO", 4.0),
-            ("qkv_bias", "QKV_BIAS", True),
-            ("image_size", "PRETRAIN_IMG_SIZE", 224),
-            ("drop_path_rate", "DROP_PATH_RATE", 0.1),
-            ("hidden_dropout_prob", "DROP_RATE", 0.0),
-            ("attention_probs_dropout_prob", "ATTN_DROP_RATE", 0.0),
+        Setting(f"backbone_config.{theirs}", f"{SWIN}.{ours}", default, read)
+        for theirs, ours, default, read in (
+            ("embed_dim", "EMBED_DIM", 96, whole(1, 1024)),
+            ("depths", "DEPTHS", [2, 2, 6, 2], whole_numbers(4, 1, 100)),
+            ("num_heads", "NUM_HEADS", [3, 6, 12, 24], whole_numbers(4, 1, 256)),
+            ("window_size", "WINDOW_SIZE", 7, whole(1, 64)),
+            ("mlp_ratio", "MLP_RATIO", 4.0, real(0.01, 64)),
+            ("qkv_bias", "QKV_BIAS", True, flag),
+            ("image_size", "PRETRAIN_IMG_SIZE", 224, whole(1, 2**16)),
+            ("drop_path_rate", "DROP_PATH_RATE", 0.1, RATE),
+            ("hidden_dropout_prob", "DROP_RATE", 0.0, RATE),
+            ("attention_probs_dropout_prob", "ATTN_DROP_RATE", 0.0, RATE),
         )
     ),
     {
@@ -69,6 +92,7 @@ SWIN_BACKBONE = TheirBackbone(
     },
 )
 BATCH_NORMS = ("FrozenBN", "BN", "SyncBN")  # which are the same in evaluation
+MAX_WIDTH = 2**14  # of a ResNet's first stage
 REDUCTION = 4  # of the channels within their bottlenecks
 
 
@@ -80,15 +104,15 @@ def resnet_to_ours(config: dict[str, Any], source: str) -> dict[str, Any]:
     if depth is None:
         known = ", ".join(map(str, BLOCKS))
         raise UserError(
-            f"{source}: backbone_config.depths: expected those of a ResNet of depth {known}, got {blocks!r} blocks of "
-            f"layer_type {kind!r}"
+            f"{source}: backbone_config.depths: expected those of a ResNet of depth {known}, got "
+            f"{shown(blocks)} blocks of layer_type {shown(kind)}"
         )
-    sizes = backbone.get("hidden_sizes", [256, 512, 1024, 2048])
-    first = sizes[0] if isinstance(sizes, list) and sizes and type(sizes[0]) is int else 0
-    if first < REDUCTION or sizes != [first * 2**i for i in range(4)]:
+    sizes = entries(backbone.get("hidden_sizes", [256, 512, 1024, 2048]), f"{source}: backbone_config.hidden_sizes", 4)
+    first = integer(sizes[0], f"{source}: backbone_config.hidden_sizes", REDUCTION, MAX_WIDTH)
+    if sizes != [first * 2**i for i in range(4)]:
         raise UserError(
             f"{source}: backbone_config.hidden_sizes: expected four widths of which each is twice the one before, got "
-            f"{sizes!r}"
+            f"{shown(sizes)}"
         )
     width = 64 if depth in BASIC else first // REDUCTION
     return {f"{RESNETS}.DEPTH": depth, f"{RESNETS}.RES2_OUT_CHANNELS": first, f"{RESNETS}.WIDTH_PER_GROUP": width}
@@ -117,8 +141,8 @@ def resnet_to_theirs(cfg: CfgNode) -> dict[str, Any]:
 RESNET_BACKBONE = TheirBackbone(
     "backbones/r50.yaml",
     (
-        Setting("backbone_config.embedding_size", f"{RESNETS}.STEM_OUT_CHANNELS", 64),
-        Setting("backbone_config.downsample_in_bottleneck", f"{RESNETS}.STRIDE_IN_1X1", False),
+        Setting("backbone_config.embedding_size", f"{RESNETS}.STEM_OUT_CHANNELS", 64, whole(1, MAX_WIDTH)),
+        Setting("backbone_config.downsample_in_bottleneck", f"{RESNETS}.STRIDE_IN_1X1", False, flag),
     ),
     {
         "backbone_config.num_channels": 3,

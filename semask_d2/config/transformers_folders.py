@@ -9,6 +9,7 @@ from typing import Any
 
 from semask_d2.config.transformers_config import FAMILIES, put, their_backbone, values_from_transformers
 from semask_d2.utils.errors import UserError
+from semask_d2.utils.files import require_regular
 from semask_d2.utils.runs import CONFIG_NAME
 
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
@@ -27,9 +28,10 @@ def config_of_folder(folder: str | os.PathLike) -> tuple[list[str], dict[str, An
     """
     path = Path(folder, CONFIG)
     settings = read_json(path)
-    processor = read_json(Path(folder, PROCESSOR)) if Path(folder, PROCESSOR).is_file() else {}
+    beside = Path(folder, PROCESSOR)
+    processor = read_json(beside) if beside.is_file() else {}
     nested: dict[str, Any] = {}
-    values = values_from_transformers(settings, processor, str(path))
+    values = values_from_transformers(settings, processor, str(path), str(beside))
     for key, value in (values | {"MODEL.WEIGHTS": os.fspath(folder)}).items():
         put(nested, key, value)
     return [their_backbone(settings, str(path)).file, FAMILIES[settings["model_type"]].recipe], nested
@@ -38,7 +40,7 @@ def config_of_folder(folder: str | os.PathLike) -> tuple[list[str], dict[str, An
 def read_json(path: Path) -> dict[str, Any]:
     """The object that a JSON file holds. Raises `UserError` where it holds none."""
     try:
-        if path.stat().st_size > MAX_CONFIG:
+        if require_regular(path).stat().st_size > MAX_CONFIG:
             raise ValueError(f"larger than {MAX_CONFIG} bytes")
         value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import stat
 from pathlib import Path
 
 import yaml
 
 from semask_d2.utils.errors import UserError
+from semask_d2.utils.files import require_regular
 
 MERGE = "<<"  # the key of other sections' values, which may stand several times
 MAX_CHARACTERS = 2**20  # of a file; a config has a few thousand
 MAX_VALUE = 50_000  # characters of one value
 MAX_NODES = 20_000  # keys, values, lists and sections of a file, each again where an alias repeats it
 MAX_DEPTH = 50  # of lists and sections within each other, and of files that start from each other
-MAX_FILES = 200  # in one config, each as often as it is named
+MAX_FILES = 200  # in one config
+MAX_NAMED = 1000  # times that the files of one config are named
 
 
 def read_text(path: Path) -> str:
     """The text of a regular file. Raises `UserError` where it is longer than a config is, `OSError` and so on."""
-    if stat.S_ISDIR(mode := path.stat().st_mode):
-        raise UserError(f"{path}: cannot be read as a config file: Is a directory")
-    if not stat.S_ISREG(mode):  # a pipe would be waited for, a device may have no end
-        raise UserError(f"{path}: cannot be read as a config file: not a regular file; save it as one")
-    with path.open(encoding="utf-8") as file:
+    with require_regular(path).open(encoding="utf-8") as file:
         text = file.read(MAX_CHARACTERS + 1)
     if len(text) > MAX_CHARACTERS:
         raise UserError(f"{path}: larger than {MAX_CHARACTERS} characters, so no config file")

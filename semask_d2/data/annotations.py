@@ -6,6 +6,7 @@ takes tens of gigabytes. Here every coordinate is finite and near the image, eve
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -75,6 +76,8 @@ def checked_segmentation(segmentation: Any, height: int, width: int, source: str
         raise UnusableAnnotation(f"{source}: expected polygons or run lengths, got {shown(segmentation)}")
     if segmentation and all(type(x) in (int, float) for x in segmentation):
         segmentation = [segmentation]
+    if segmentation and all(is_plain_polygon(polygon, height, width) for polygon in segmentation):
+        return segmentation if isinstance(segmentation, list) else list(segmentation)
     polygons = [checked_polygon(polygon, height, width, source) for polygon in segmentation]
     if sum(map(len, polygons)) > 2 * MAX_POINTS:
         raise UnusableAnnotation(f"{source}: its polygons have more than {MAX_POINTS} points")
@@ -87,6 +90,21 @@ def checked_segmentation(segmentation: Any, height: int, width: int, source: str
     if not usable:
         raise EmptyAnnotation(f"{source}: it has no polygon of {MIN_POINTS} points or more")
     return usable
+
+
+def is_plain_polygon(polygon: Any, height: int, width: int) -> bool:
+    """Return whether a polygon is a list of coordinates in which nothing is to be mended; by far most are.
+
+    A tenth of the time of `checked_polygon`, which says what is wrong with the others.
+    """
+    if not isinstance(polygon, list) or not 2 * MIN_POINTS <= len(polygon) <= 2 * MAX_POINTS or len(polygon) % 2:
+        return False
+    try:
+        xs, ys = polygon[::2], polygon[1::2]
+        inside = 0 <= min(xs) and max(xs) <= width and 0 <= min(ys) and max(ys) <= height
+        return inside and max(xs) > 1 and math.isfinite(sum(polygon))  # not finite where one is no number
+    except (TypeError, ValueError, OverflowError):
+        return False
 
 
 def checked_polygon(polygon: Any, height: int, width: int, source: str) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from html import escape
 
 import numpy as np
@@ -67,7 +67,7 @@ def class_cells(dataset: CustomDataset, check: DataCheck) -> list[list[float]]:
     return cells
 
 
-def as_page(dataset: CustomDataset, check: DataCheck) -> str:
+def as_page(dataset: CustomDataset, check: DataCheck, value_range: Sequence[float] = ()) -> str:
     """The page: what is wrong, how often each class occurs, and some images of each split under their labels."""
     findings = "".join(
         f'<h3 class="{"fault" if kind in FAULTS else "warning"}">{escape(title)} ({len(texts)})</h3>'
@@ -87,7 +87,9 @@ def as_page(dataset: CustomDataset, check: DataCheck) -> str:
             rows += f"</span></td><td>{images}</td>"
         rows += "</tr>"
     pictures = "".join(
-        f"<h2>{split}</h2>{''.join(figures(dataset, check, split))}" for split in check.dicts if check.good(split)
+        f"<h2>{split}</h2>{''.join(figures(dataset, check, split, value_range))}"
+        for split in check.dicts
+        if check.good(split)
     )
     state = "fault" if check.faults else "good"
     return (
@@ -98,10 +100,10 @@ def as_page(dataset: CustomDataset, check: DataCheck) -> str:
     )
 
 
-def figures(dataset: CustomDataset, check: DataCheck, split: str) -> Iterator[str]:
+def figures(dataset: CustomDataset, check: DataCheck, split: str, value_range: Sequence[float]) -> Iterator[str]:
     """Some good pairs of a split, evenly spread: the image beside itself under its labels."""
     for sample in evenly(check.good(split), PICTURES):
-        image = read_image(sample["file_name"])
+        image = read_image(sample["file_name"], value_range=value_range)
         drawn = overlay(
             image,
             read_sample_labels(sample),

@@ -12,15 +12,19 @@ from typing import Any
 import cv2
 import numpy as np
 
+from semask_d2.data.annotations import EmptyAnnotation
 from semask_d2.data.datasets.custom import CustomDataset
-from semask_d2.data.image_io import has_broken_exif, open_picture
+from semask_d2.data.datasets.pairing import Problem
+from semask_d2.data.image_io import has_broken_exif, open_picture, page_count, picture_size, value_span
 from semask_d2.data.labels import read_sample_labels
 from semask_d2.data.parallel import map_files
-from semask_d2.data.statistics import pixels_by_class
+from semask_d2.data.pixel_values import ValueSpan, proposed_range
+from semask_d2.data.statistics import only_class, pixels_by_class
 from semask_d2.utils.errors import UnreadableFile, UserError
 
 NEAR_BITS = 3  # of 64, by which the small pictures of near duplicates differ at most
 RARE_SHARE = 1e-4  # of the labeled pixels of a split, below which a class is nearly empty
+DARK = 8  # times that the stated range of values is wider than what images use of it
 SHOWN_IDS = 8
 SHOWN_FILES = 3
 
@@ -33,6 +37,9 @@ FAULTS = {
     "ids": "wrong ids or colors in label files",
     "lossy": "label files that lost ids by their format",
     "duplicate": "in both splits",
+    "relation": "ids and names of a COCO file that do not fit together",
+    "annotation": "annotations that cannot be used (a training leaves them out)",
+    "degenerate": "NOTHING TO LEARN: one class is everywhere",
 }
 WARNINGS = {
     "near": "nearly the same in both splits",
@@ -41,6 +48,10 @@ WARNINGS = {
     "exif": "EXIF data that cannot be read",
     "rare": "classes with hardly a pixel",
     "absent": "classes that a split lacks",
+    "single": "one class is everywhere, so that a split's figures mean nothing",
+    "values": "values of images",
+    "area": "annotations without an area (a training leaves them out)",
+    "form": "unusual, and read as it is meant",
 }
 
 
@@ -56,13 +67,15 @@ class Finding:
 class PairFacts:
     """What one pair was found to be: pixels (K,) by class, a hash of all pixels, and one of how it looks (64 bits).
 
-    An image that cannot be read has no `exact`.
+    An image that cannot be read has no `exact`. `span` is that of the values of an image of more than 8 bits.
     """
 
     findings: list[Finding]
     pixels: np.ndarray
     exact: bytes | None = None
     looks: int = 0
+    ignored: int = 0
+    span: ValueSpan | None = None
 
 
 @dataclass
@@ -93,9 +106,18 @@ class DataCheck:
         return [sample for sample, facts in pairs if not any(finding.kind in FAULTS for finding in facts.findings)]
 
 
-def check_data(dataset: CustomDataset, *, workers: int | None = None) -> DataCheck:
-    """Read every pair of a data set in `workers` processes (None: as many as there are cores) and tell all faults."""
+def check_data(dataset: CustomDataset, *, value_range: Sequence[float] = (), workers: int | None = None) -> DataCheck:
+    """Read every pair of a data set in `workers` processes (None: as many as there are cores) and tell all faults.
+
+    `value_range` is INPUT.VALUE_RANGE.
+    """
     result = DataCheck()
+    examine = partial(
+        examine_pair,
+        num_classes=len(dataset.classes),
+        ignore_label=dataset.label_format.ignore_label,
+        value_range=value_range,
+    )
     for split in dataset.splits():
         try:
             dicts, pairing = dataset.list_split(split)
@@ -104,57 +126,91 @@ def check_data(dataset: CustomDataset, *, workers: int | None = None) -> DataChe
             continue
         result.findings += [Finding("partner", f"{path} ({split}) has no label file") for path in pairing.unlabeled]
         result.findings += [Finding("partner", f"{path} ({split}) has no image") for path in pairing.imageless]
-        examine = partial(
-            examine_pair, num_classes=len(dataset.classes), ignore_label=dataset.label_format.ignore_label
-        )
+        result.findings += [Finding(problem.kind, problem.text) for problem in pairing.problems]
         if dicts:
             result.dicts[split] = dicts
             result.facts[split] = list(map_files(examine, dicts, what=f"checking {split}", workers=workers))
             result.findings += [finding for facts in result.facts[split] for finding in facts.findings]
+            spoil(result, split, pairing.problems)
     result.findings += repeated_images(result)
     result.findings += shared_images(result)
-    result.findings += class_findings(result, dataset.classes)
+    result.findings += class_findings(result, dataset.classes, dataset.label_format.ignore_label)
+    result.findings += value_findings(result, value_range)
     return result
 
 
-def examine_pair(sample: dict[str, Any], *, num_classes: int, ignore_label: int) -> PairFacts:
+def spoil(check: DataCheck, split: str, problems: Sequence[Problem]) -> None:
+    """Note faults of a COCO file, which are told of once, with the images that they concern."""
+    faults = {source: problem for problem in problems if problem.kind in FAULTS for source in problem.sources}
+    for sample, facts in zip(check.dicts[split], check.facts[split], strict=True):
+        labels = sample.get("coco_labels")
+        if labels is not None and labels.source in faults:
+            problem = faults[labels.source]
+            facts.findings.append(Finding(problem.kind, problem.text))
+
+
+def examine_pair(
+    sample: dict[str, Any], *, num_classes: int, ignore_label: int, value_range: Sequence[float] = ()
+) -> PairFacts:
     """Read one pair and tell all that is wrong with it."""
     facts = PairFacts([], np.zeros(num_classes, np.int64))
     path, label_path = sample["file_name"], sample["sem_seg_file_name"]
+    size = examine_image(path, facts, value_range)
+    if label_path.lower().endswith((".jpg", ".jpeg")):
+        facts.findings.append(Finding("lossy", f"{label_path} is a JPEG file, whose ids change in saving: write PNG"))
+    coco = sample.get("coco_labels")
+    try:
+        if coco is None:
+            labels = read_sample_labels(sample)
+        elif size is None or not coco.fits(size):
+            if size is not None:
+                text = f"{coco.source} is {coco.width} x {coco.height} there, the image {size[0]} x {size[1]}"
+                facts.findings.append(Finding("size", text + turned_hint(size, (coco.width, coco.height))))
+            return facts
+        else:
+            labels, problems = coco.paint(size)
+            kinds = {True: "area", False: "annotation"}
+            facts.findings += [Finding(kinds[isinstance(x, EmptyAnnotation)], str(x)) for x in problems]
+    except UserError as error:
+        kind = "unreadable" if isinstance(error, UnreadableFile) else "ids"
+        facts.findings.append(Finding(kind, str(error)))
+        return facts
+    label_size = labels.shape[1], labels.shape[0]
+    if size is not None and size != label_size:
+        text = f"{path} is {size[0]} x {size[1]}, its labels {label_path} {label_size[0]} x {label_size[1]}"
+        facts.findings.append(Finding("size", text + turned_hint(size, label_size)))
+    label_path = label_path if coco is None else coco.source
+    if wrong := describe_wrong_ids(labels, num_classes, ignore_label):
+        facts.findings.append(Finding("ids", f"{label_path}: {wrong}"))
+    facts.pixels = pixels_by_class(labels, num_classes, ignore_label)
+    facts.ignored = int((labels == ignore_label).sum())
+    if not wrong and not facts.pixels.any():
+        facts.findings.append(Finding("unlabeled", f"{label_path}: every pixel is ignored ({ignore_label})"))
+    return facts
+
+
+def examine_image(path: str, facts: PairFacts, value_range: Sequence[float]) -> tuple[int, int] | None:
+    """Read an image for `facts`, and return its width and height, as far as it can be read."""
     size = None
     try:
-        image = open_picture(path)
-        size = image.size
-        pixels = np.asarray(image)
+        size = picture_size(path)
+        facts.span = value_span(path)
+        if (pages := page_count(path)) > 1:
+            facts.findings.append(Finding("values", f"{path} has {pages} pages, of which the first is read"))
+        pixels = np.asarray(open_picture(path, value_range))
         facts.exact = hashlib.sha1(repr(size).encode() + pixels.tobytes(), usedforsecurity=False).digest()
         facts.looks = looks_of(pixels)
         if has_broken_exif(path):
             facts.findings.append(Finding("exif", f"{path}: its EXIF data cannot be read and are left out"))
     except UnreadableFile as error:
         facts.findings.append(Finding("unreadable", str(error)))
-    if label_path.lower().endswith((".jpg", ".jpeg")):
-        facts.findings.append(Finding("lossy", f"{label_path} is a JPEG file, whose ids change in saving: write PNG"))
-    try:
-        labels = read_sample_labels(sample)
-    except UserError as error:
-        kind = "unreadable" if isinstance(error, UnreadableFile) else "ids"
-        facts.findings.append(Finding(kind, str(error)))
-        return facts
-    if size is not None and size != labels.shape[::-1]:
-        turned = size == labels.shape
-        hint = " (does its EXIF tag turn the picture, or did the annotation tool ignore it?)" if turned else ""
-        facts.findings.append(
-            Finding(
-                "size",
-                f"{path} is {size[0]} x {size[1]}, its labels {label_path} {labels.shape[1]} x {labels.shape[0]}{hint}",
-            )
-        )
-    if wrong := describe_wrong_ids(labels, num_classes, ignore_label):
-        facts.findings.append(Finding("ids", f"{label_path}: {wrong}"))
-    facts.pixels = pixels_by_class(labels, num_classes, ignore_label)
-    if not wrong and not facts.pixels.any():
-        facts.findings.append(Finding("unlabeled", f"{label_path}: every pixel is ignored ({ignore_label})"))
-    return facts
+    return size
+
+
+def turned_hint(size: tuple[int, int], label_size: tuple[int | None, int | None]) -> str:
+    """Return what may have happened where one size is the other one turned."""
+    is_turned = size == label_size[::-1]
+    return " (does its EXIF tag turn the picture, or did the annotation tool ignore it?)" if is_turned else ""
 
 
 def describe_wrong_ids(labels: np.ndarray, num_classes: int, ignore_label: int) -> str:
@@ -222,16 +278,27 @@ def shared_images(check: DataCheck) -> list[Finding]:
     return findings
 
 
-def class_findings(check: DataCheck, classes: Sequence[str]) -> list[Finding]:
-    """Classes that a split lacks, or nearly."""
+def class_findings(check: DataCheck, classes: Sequence[str], ignore_label: int) -> list[Finding]:
+    """Classes that a split lacks, or nearly, and splits in which one class is everywhere."""
     findings = []
+    if len(classes) == 1:
+        text = f'`names` has one class, "{classes[0]}", and nothing to tell it from: name the rest, as background, too'
+        findings.append(Finding("degenerate", text))
     for split in check.facts:
         pixels = check.pixels(split)
         total = max(int(pixels.sum()), 1)
+        everywhere = only_class(pixels.sum(0))
         for number, name in enumerate(classes):
             count, images = int(pixels[:, number].sum()), int((pixels[:, number] > 0).sum())
             if not count:
                 findings.append(Finding("absent", f'{number} "{name}" has no pixel in {split}'))
+            elif number == everywhere:
+                ignored = sum(facts.ignored for facts in check.facts[split])
+                text = f'{number} "{name}" covers each of the {total} labeled pixels of {split}'
+                if ignored:
+                    share = 100 * ignored / (ignored + total)
+                    text += f"; {share:.0f} % of all are {ignore_label}, ignored: is that a class? `map` makes it one"
+                findings.append(Finding("degenerate" if split == "train" else "single", text))
             elif count / total < RARE_SHARE:
                 holders = [x["sem_seg_file_name"] for x in compress(check.dicts[split], pixels[:, number] > 0)]
                 where = ", ".join(holders[:SHOWN_FILES]) + (", ..." if len(holders) > SHOWN_FILES else "")
@@ -241,4 +308,29 @@ def class_findings(check: DataCheck, classes: Sequence[str]) -> list[Finding]:
                         f'{number} "{name}" has {count} pixels of {total} in {split}, in {images} image(s): {where}',
                     )
                 )
+    return findings
+
+
+def value_findings(check: DataCheck, value_range: Sequence[float]) -> list[Finding]:
+    """Images of more than 8 bits that are dark, or clipped, by the range in which all are read."""
+    findings = []
+    for split, facts in check.facts.items():
+        spans = [x.span for x in facts if x.span is not None]
+        if not spans:
+            continue
+        low, high = min(span.low for span in spans), max(span.high for span in spans)
+        holds = f"{len(spans)} image(s) of {split} of more than 8 bits hold the values {low:g} to {high:g}"
+        if not_numbers := sum(span.not_numbers > 0 for span in spans):
+            findings.append(Finding("values", f"{not_numbers} image(s) of {split} hold values that are no numbers"))
+        if value_range and (low < value_range[0] or high > value_range[1]):
+            text = f"those beyond `value_range` {list(value_range)} are clipped"
+            findings.append(Finding("values", f"{holds}: {text}"))
+        elif not value_range and (proposed := proposed_range(spans)) is not None:
+            shown = ", ".join(f"{x:g}" for x in proposed)
+            text = f"state what is black and white in the data set's file, `value_range: [{shown}]`"
+            findings.append(Finding("values", f"{holds}, which are read as {spans[0].default_range}: {text}"))
+        else:
+            stated = value_range or spans[0].default_range
+            if high - low < (stated[1] - stated[0]) / DARK:
+                findings.append(Finding("values", f"{holds}, of {list(stated)}: they are nearly of one gray"))
     return findings

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from semask_d2.d2 import CfgNode
+from semask_d2.data.class_counts import class_pixels_of_run
 from semask_d2.data.datasets import get_dataset_dicts
-from semask_d2.data.statistics import class_pixels
 from semask_d2.modeling.losses.class_weights import AUTO
 from semask_d2.utils.errors import UserError
 
@@ -63,19 +61,13 @@ def balanced_weights(pixels: np.ndarray) -> list[float]:
     return [round(float(weight), 4) for weight in weights]
 
 
-def pixels_of(cfg: CfgNode, dicts: Sequence[dict[str, Any]]) -> np.ndarray:
-    """`class_pixels` of a training set by the config's classes."""
-    head = cfg.MODEL.SEM_SEG_HEAD
-    return class_pixels(dicts, head.NUM_CLASSES, head.IGNORE_VALUE)
-
-
 def with_class_weights(cfg: CfgNode) -> CfgNode:
     """`cfg`, or where its class weights are ["auto"] a copy with those that the training sets' pixels ask for."""
     head = cfg.MODEL.SEM_SEG_HEAD
     if list(head.CLASS_WEIGHTS) != [AUTO]:
         return cfg
     dicts = [sample for name in cfg.DATASETS.TRAIN for sample in get_dataset_dicts(name)]
-    weights = balanced_weights(pixels_of(cfg, dicts).sum(0))
+    weights = balanced_weights(class_pixels_of_run(cfg, dicts).sum(0))
     logger.info("%s from the training set: %s", WEIGHTS_KEY, ", ".join(f"{weight:g}" for weight in weights))
     frozen, cfg = cfg.is_frozen(), cfg.clone()
     cfg.defrost()

@@ -6,7 +6,7 @@ import logging
 import os
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import TypeVar
 
@@ -15,6 +15,15 @@ import numpy as np
 from PIL import Image
 
 from semask_d2.data.jpeg_scans import MAX_SCANS, count_scans
+from semask_d2.data.pixel_values import (
+    ValueSpan,
+    as_gray_levels,
+    deep_colors,
+    describe_unread_tiff,
+    has_deep_colors,
+    is_deep,
+    span_of,
+)
 from semask_d2.utils.errors import UnreadableFile, UserError
 from semask_d2.utils.files import atomic_write, require_regular
 
@@ -45,32 +54,52 @@ logger = logging.getLogger(__name__)
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # MAX_PIXELS takes its place
 
 
-def read_image(path: Path, format: str = "RGB") -> np.ndarray:
+def read_image(path: Path, format: str = "RGB", *, value_range: Sequence[float] = ()) -> np.ndarray:
     """Read a picture as (H, W, 3) uint8 in `format` order ("RGB" or "BGR"), upright as its EXIF tag says.
 
-    Gray, 16-bit, palette, transparent and CMYK files are converted; transparency is dropped.
-    Raises UnreadableFile naming the file if it is missing, truncated, larger than MAX_PIXELS or no image.
+    Gray, palette, transparent and CMYK files are converted; transparency is dropped. In files of more than 8 bits the
+    values of `value_range` (low, high) become 0 to 255, by default 0 to 65535 of whole numbers and 0 to 1 of floats.
+    Raises UnreadableFile naming the file if it is missing, truncated, larger than MAX_PIXELS or no image, or holds
+    other values.
     """
     if format not in ("RGB", "BGR"):
         raise UserError(f'INPUT.FORMAT is "{format}"; images are read as "RGB" or "BGR"')
-    image = open_picture(path)
+    image = open_picture(path, value_range)
     pixels = np.asarray(image)
     return pixels if format == "RGB" else pixels[:, :, ::-1]
 
 
-def open_picture(path: Path) -> Image.Image:
-    """Read a picture as an upright PIL image in mode RGB; errors as in `read_image`."""
+def open_picture(path: Path, value_range: Sequence[float] = ()) -> Image.Image:
+    """Read a picture as an upright PIL image in mode RGB; `value_range` and errors as in `read_image`."""
 
     def upright_rgb(image: Image.Image) -> Image.Image:
-        turn = UPRIGHT.get(_orientation(image, path))
+        values, turn = _deep_values(image, path)
+        if values is not None:
+            levels = as_gray_levels(values, value_range, path)
+            image = Image.fromarray(levels if levels.ndim == 3 else np.repeat(levels[:, :, None], 3, axis=2))
         if turn is not None:
             image = image.transpose(turn)
-        if image.mode.startswith(("I", "F")):
-            return _eight_bits(np.asarray(image))
         image.info.pop("transparency", None)  # the conversion would only complain of a malformed one
         return image if image.mode == "RGB" else image.convert("RGB")
 
-    return _read(path, "an image", upright_rgb)
+    return _read(path, "an image", upright_rgb, decode=False)
+
+
+def value_span(path: Path) -> ValueSpan | None:
+    """Return the span of the values of a file of more than 8 bits, None for others; errors as in `read_image`."""
+
+    def span(image: Image.Image) -> ValueSpan | None:
+        if not is_deep(image) and not has_deep_colors(image):
+            return None
+        values, _ = _deep_values(image, path)
+        return None if values is None else span_of(values)
+
+    return _read(path, "an image", span, decode=False)
+
+
+def page_count(path: Path) -> int:
+    """Return how many pages or frames a file has, of which the first is read; errors as in `picture_size`."""
+    return _read(path, "an image", lambda image: int(getattr(image, "n_frames", 1)), decode=False)
 
 
 def picture_size(path: Path, *, upright: bool = True) -> tuple[int, int]:
@@ -80,8 +109,11 @@ def picture_size(path: Path, *, upright: bool = True) -> tuple[int, int]:
     """
 
     def size(image: Image.Image) -> tuple[int, int]:
-        turned = upright and _orientation(image, path) in TURNED
-        return (image.height, image.width) if turned else image.size
+        width, height = image.size
+        if image.format == "TIFF":  # put upright in decoding, labels too; new versions of Pillow say its size after it
+            width, height = image.tag_v2.get(256, width), image.tag_v2.get(257, height)  # type: ignore[attr-defined]
+        turned = (upright or image.format == "TIFF") and _orientation(image, path) in TURNED
+        return (height, width) if turned else (width, height)
 
     return _read(path, "an image", size, decode=False)
 
@@ -126,7 +158,8 @@ def read_colors(path: Path) -> np.ndarray:
 
     Raises UnreadableFile as `read_labels`.
     """
-    pixels = np.asarray(_read(path, "a label file", lambda image: image.convert("RGB"))).astype(np.int64)
+    pixels = np.asarray(_read(path, "a label file", lambda image: image.convert("RGB")))
+    pixels = pixels.astype(np.int64)
     return pixels[:, :, 0] << 16 | pixels[:, :, 1] << 8 | pixels[:, :, 2]
 
 
@@ -174,11 +207,11 @@ def _read(path: Path, what: str, convert: Callable[[Image.Image], T], *, decode:
     """What `convert` makes of the file, `decode`d or by its header; `what` is the file's role with its article."""
     require_regular(path)
     try:
-        with Image.open(path, formats=_formats()) as image:
+        # opened here, as Pillow maps files that it opens itself into memory where it can, and does not turn these
+        with open(path, "rb") as file, Image.open(file, formats=_formats()) as image:
             _check_size(image, path)
             if decode:
-                _check_scans(image, path)
-                image.load()
+                _decode(image, path)
             return convert(image)
     except FileNotFoundError:
         raise UnreadableFile(f"{path} does not exist: expected {what} there") from None
@@ -188,13 +221,39 @@ def _read(path: Path, what: str, convert: Callable[[Image.Image], T], *, decode:
     except (MemoryError, UnreadableFile):
         raise
     except Image.UnidentifiedImageError:
-        kinds = ", ".join(_formats())
-        raise UnreadableFile(
-            f"{path} cannot be read as {what} (it is none of {kinds}): convert, replace or remove it"
-        ) from None
+        raise UnreadableFile(f"{path} cannot be read as {what} ({_unidentified(path)})") from None
     except Exception as error:  # PIL's readers of damaged files raise whatever their format's parser does
         text = " ".join(f"{type(error).__name__}: {error}".split())
         raise UnreadableFile(f"{path} cannot be read as {what} ({text}): replace or remove it") from None
+
+
+def _decode(image: Image.Image, path: Path) -> None:
+    _check_scans(image, path)
+    image.load()
+
+
+def _deep_values(image: Image.Image, path: Path) -> tuple[np.ndarray | None, Image.Transpose | None]:
+    """Decode a file; return its values where they have more than 8 bits, and what is left to put it upright.
+
+    Whether its colors have 16 bits is told by what decoding empties. Both decoders of TIFF put it upright themselves.
+    """
+    if has_deep_colors(image):
+        values = deep_colors(image, path)
+        return values, None if image.format == "TIFF" else UPRIGHT.get(_orientation(image, path))
+    _decode(image, path)
+    return np.asarray(image) if is_deep(image) else None, UPRIGHT.get(_orientation(image, path))
+
+
+def _unidentified(path: Path) -> str:
+    """Return why Pillow knows no reader for a file, and what to do."""
+    with open(path, "rb") as file:
+        bands = describe_unread_tiff(file)
+    if bands:
+        return (
+            f"it is {bands}; read are one gray band of up to 32 bits, RGB of 8 or 16, and RGBA: write one "
+            "or three of its bands into such a file"
+        )
+    return f"it is none of {', '.join(_formats())}: convert, replace or remove it"
 
 
 @cache
@@ -247,12 +306,3 @@ def _orientation(image: Image.Image, path: Path) -> int:
 def warn_once(message: str) -> None:
     """Log a warning the first time it is given."""
     logger.warning(message)
-
-
-def _eight_bits(values: np.ndarray) -> Image.Image:
-    """Gray values of 16 bits (or floats up to that range) as an RGB image of 8 bits."""
-    values = np.nan_to_num(values, posinf=65535.0)
-    if values.max(initial=0) > 255:
-        values = values / 257.0  # 65535 -> 255
-    gray = np.clip(values, 0, 255).round().astype(np.uint8)
-    return Image.fromarray(np.repeat(gray[:, :, None], 3, axis=2))

@@ -108,13 +108,17 @@ class CocoLabels:
     ignore_label: int = 255
     unknown: tuple[list[float] | None, ...] = ()
 
-    def paint(self, size: tuple[int, int]) -> tuple[np.ndarray, list[str]]:
+    def fits(self, size: tuple[int, int]) -> bool:
+        """Return whether the file says no other size (width, height)."""
+        return (self.width or size[0], self.height or size[1]) == size
+
+    def paint(self, size: tuple[int, int]) -> tuple[np.ndarray, list[UnusableAnnotation]]:
         """Return the class ids (H, W) at the image's `size` (width, height), uint8 or int64, and what was left out.
 
         Raises `UserError` where the file says another size. Annotations that cannot be used are left out.
         """
         width, height = size
-        if (self.width or width, self.height or height) != size:
+        if not self.fits(size):
             raise UserError(
                 f"{self.source} is {self.width} x {self.height} there, but the image is {width} x {height}: "
                 "annotations and image must be of one size"
@@ -123,11 +127,9 @@ class CocoLabels:
         for segment in self.segments:
             try:
                 runs = run_length_counts(segment.segmentation, height, width, f"{self.source}: annotation {segment.id}")
-            except EmptyAnnotation as error:
-                problems.append(str(error))
             except UnusableAnnotation as error:
-                problems.append(str(error))
-                unknown.append(None)
+                problems.append(error)
+                unknown += [] if isinstance(error, EmptyAnnotation) else [None]
             else:
                 counts.append((int(runs[1::2].sum()), segment.category, runs))
         highest = max((self.unlabeled, self.ignore_label, *(category for _, category, _ in counts)))

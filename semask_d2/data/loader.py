@@ -11,10 +11,12 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from semask_d2.d2 import CfgNode, MetadataCatalog, comm
-from semask_d2.data.class_balance import RareClasses, pixels_of
+from semask_d2.data.class_balance import RareClasses
+from semask_d2.data.class_counts import class_pixels_of_run
 from semask_d2.data.datasets import class_names, get_dataset_dicts
 from semask_d2.data.mappers import build_mapper
 from semask_d2.data.sampler import PositionedDataset, PositionSampler, ShardedDataset
+from semask_d2.data.serialized import SerializedDicts
 from semask_d2.data.workers import worker_settings
 from semask_d2.utils.errors import UnreadableFile, UserError
 
@@ -128,6 +130,7 @@ def build_train_loader(
             check_classes(cfg, name)
         if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
             dicts = [sample for sample in dicts if has_instances(sample)]
+    dicts = SerializedDicts(dicts)
     temperature = cfg.DATALOADER.RARE_CLASS_TEMPERATURE
     return TrainBatches(
         dicts,
@@ -137,7 +140,7 @@ def build_train_loader(
         workers=cfg.DATALOADER.NUM_WORKERS,
         skip_unreadable=cfg.INPUT.SKIP_UNREADABLE,
         seed=run_seed(cfg),
-        rare_classes=RareClasses(pixels_of(cfg, dicts), temperature) if temperature else None,
+        rare_classes=RareClasses(class_pixels_of_run(cfg, dicts), temperature) if temperature else None,
         device=cfg.MODEL.DEVICE,
     )
 

@@ -29,6 +29,7 @@ class SemanticMapper:
         "crop_size": "INPUT.CROP.SIZE",
         "short_edges": "INPUT.MIN_SIZE_TRAIN",
         "max_size": "INPUT.MAX_SIZE_TRAIN",
+        "value_range": "INPUT.VALUE_RANGE",
     }
 
     @configurable
@@ -48,11 +49,13 @@ class SemanticMapper:
         horizontal_flip: bool = False,
         pad_to: int = 0,
         compact_labels: bool = True,
+        value_range: Sequence[float] = (),
     ) -> None:
         """`short_edges` and `max_size` as in Detectron2's ResizeShortestEdge (short edge 0: as it is);
 
         `crop_size` (height, width) or None; `pad_to` is the side of the padded square, 0 or less for none;
-        `compact_labels` hands label maps on as uint8 where all ids fit, an eighth of the bytes.
+        `compact_labels` hands label maps on as uint8 where all ids fit, an eighth of the bytes; `value_range` as in
+        `read_image`.
         """
         if crop_size is not None:
             require(
@@ -64,6 +67,7 @@ class SemanticMapper:
         ordered = sampling != "range" or short_edges[0] <= short_edges[-1]
         require(ordered, self, "short_edges", "the smaller end of the range first", short_edges)
         require(max_size >= 1, self, "max_size", "at least 1", max_size)
+        self.value_range = tuple(value_range)
         self.is_train = is_train
         self.image_format = image_format
         self.num_classes = num_classes
@@ -90,6 +94,7 @@ class SemanticMapper:
         arguments = {
             "is_train": is_train,
             "image_format": settings.FORMAT,
+            "value_range": settings.VALUE_RANGE,
             "num_classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
             "compact_labels": model_says(cfg, "takes_uint8_labels"),
             "ignore_label": MetadataCatalog.get(names[0]).get("ignore_label", ignored) if len(names) else ignored,
@@ -128,7 +133,7 @@ class SemanticMapper:
         of another size, and ids that are out of range.
         """
         sample = dict(dataset_dict)
-        image = open_picture(sample["file_name"])
+        image = open_picture(sample["file_name"], self.value_range)
         sample["height"], sample["width"] = image.height, image.width
         if self.is_train:
             rng = rng if rng is not None else np.random.default_rng(np.random.randint(2**31))  # noqa: NPY002

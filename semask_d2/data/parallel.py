@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Generic, TypeVar, cast
 
+import torch
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
@@ -56,10 +57,14 @@ def on_main_process(function: Callable[[], Result]) -> Result:
             result = function()
         except UserError as error:
             result = error
-    result = cast("Result | UserError", comm.all_gather(result)[0])
+    if comm.get_world_size() > 1:
+        comm.all_gather(None)  # the others wait here, where they do so longest: 30 minutes, on NCCL it is 10
+        received = [result]
+        torch.distributed.broadcast_object_list(received, src=0)
+        (result,) = received
     if isinstance(result, UserError):
         raise result
-    return result
+    return cast("Result", result)
 
 
 def usable_cores() -> int:

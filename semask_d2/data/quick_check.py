@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 
 from semask_d2.d2 import CfgNode
-from semask_d2.data.datasets import get_dataset_dicts
-from semask_d2.data.image_io import check_labels, picture_size
-from semask_d2.data.labels import read_sample_labels, size_mismatch
+from semask_d2.data.datasets import class_names, get_dataset_dicts
+from semask_d2.data.image_io import picture_size
+from semask_d2.data.labels import size_mismatch
+from semask_d2.data.parallel import on_main_process
+from semask_d2.data.statistics import class_pixels_of, only_class
 from semask_d2.utils.errors import UnreadableFile, UserError
 
 logger = logging.getLogger(__name__)
@@ -24,9 +26,15 @@ SHOWN = 5
 def quick_check(cfg: CfgNode) -> None:
     """Look at some pairs of the config's data sets, evenly spread, and log that it was done.
 
-    Raises UserError with the first faults: sizes that differ, ids that are no class's. Files that cannot be read are
-    left to whoever reads them. Images of both a training and a test set are a warning.
+    The main process looks; all call it, and raise the UserError with the first faults: sizes that differ, ids that are
+    no class's. Files that cannot be read are left to whoever reads them. Images of both a training and a test set are a
+    warning.
     """
+    on_main_process(lambda: check_some_pairs(cfg))
+
+
+def check_some_pairs(cfg: CfgNode) -> None:
+    """Look as `quick_check` says, in this process."""
     head = cfg.MODEL.SEM_SEG_HEAD
     faults, files = [], {}
     for name in dict.fromkeys((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)):
@@ -34,9 +42,17 @@ def quick_check(cfg: CfgNode) -> None:
         files[name] = {os.path.realpath(x["file_name"]) for x in dicts if "file_name" in x}
         labeled = [x for x in dicts if "file_name" in x and "sem_seg_file_name" in x]
         sized, read = evenly(labeled, SIZES), evenly(labeled, LABELS)
-        found = [size_fault(x) for x in sized]
-        found += [id_fault(x, head.NUM_CLASSES, head.IGNORE_VALUE) for x in read]
-        faults += filter(None, found)
+        faults += filter(None, map(size_fault, sized))
+        pixels = np.zeros(head.NUM_CLASSES, np.int64)
+        for sample in read:
+            try:
+                pixels += class_pixels_of(sample, head.NUM_CLASSES, head.IGNORE_VALUE)
+            except UnreadableFile:
+                continue
+            except UserError as error:
+                faults.append(str(error))
+        warn_of_one_class(name, pixels, f"{len(read)} label files looked at")
+        warn_of_one_class(name, pixels, f"{len(read)} label files looked at")
         logger.info(
             "%s: %d pairs; of %d the sizes were checked, of %d the ids (semask check reads all of a data set's file)",
             name,
@@ -44,6 +60,7 @@ def quick_check(cfg: CfgNode) -> None:
             len(sized),
             len(read),
         )
+    faults = list(dict.fromkeys(faults))
     if faults:
         more = f"\n  and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
         several = "".join(f"\n  {fault}" for fault in faults[1:SHOWN])
@@ -65,12 +82,28 @@ def evenly(items: Sequence[Any], count: int) -> list[Any]:
     return [items[i] for i in np.linspace(0, len(items) - 1, min(count, len(items))).astype(int)]
 
 
+def warn_of_one_class(name: str, pixels: np.ndarray, what: str) -> None:
+    """Warn where one class has all of the pixels (K,) by class that were counted in `what` of the data set `name`."""
+    everywhere = only_class(pixels)
+    if everywhere is not None:
+        classes = class_names(name)
+        called = f' "{classes[everywhere]}"' if classes and everywhere < len(classes) else ""
+        logger.warning(
+            "%s: ONE CLASS IS EVERYWHERE: each labeled pixel of %s is of class %d%s, so that the loss teaches nothing "
+            "and figures mean nothing; are the ids of the others ignored? semask check says more",
+            name,
+            what,
+            everywhere,
+            called,
+        )
+
+
 def size_fault(sample: dict[str, Any]) -> str | None:
-    """What is wrong with the sizes of a pair, by their files' headers."""
+    """Return what is wrong with the sizes of a pair, by their files' headers."""
     try:
         size = picture_size(sample["file_name"])
         if (labels := sample.get("coco_labels")) is not None:
-            label_size = (labels.width, labels.height)
+            label_size = (labels.width or size[0], labels.height or size[1])
         else:
             label_size = picture_size(sample["sem_seg_file_name"], upright=False)
     except UnreadableFile:
@@ -78,15 +111,3 @@ def size_fault(sample: dict[str, Any]) -> str | None:
     if size == label_size:
         return None
     return size_mismatch(sample["file_name"], size, "label file", sample["sem_seg_file_name"], label_size)
-
-
-def id_fault(sample: dict[str, Any], num_classes: int, ignore_label: int) -> str | None:
-    """What is wrong with the ids of a label file."""
-    try:
-        path = sample["sem_seg_file_name"]
-        check_labels(read_sample_labels(sample), num_classes=num_classes, ignore_label=ignore_label, path=path)
-    except UnreadableFile:
-        return None
-    except UserError as error:
-        return str(error)
-    return None

@@ -15,6 +15,7 @@ import numpy as np
 from torch.utils.data import Dataset, Sampler
 
 from semask_d2.data.class_balance import RareClasses
+from semask_d2.data.serialized import SerializedDicts
 from semask_d2.utils.errors import UnreadableFile, UserError
 
 logger = logging.getLogger(__name__)
@@ -108,7 +109,7 @@ class ShardedDataset(Dataset):
         world_size: int,
     ) -> None:
         share = range(len(dicts) * rank // world_size, len(dicts) * (rank + 1) // world_size)
-        self.dicts = [dicts[i] for i in share]
+        self.dicts = SerializedDicts(dicts[i] for i in share)
         self.mapper = mapper
 
     def __len__(self) -> int:

@@ -15,6 +15,7 @@ from semask_d2.data.image_io import check_labels, open_picture
 from semask_d2.data.labels import size_mismatch
 from semask_d2.data.mapper import SemanticMapper
 from semask_d2.data.segments import check_image_size, panoptic_segments, true_instances
+from semask_d2.data.segments import read_segment_ids as read_segment_ids  # programs look for it here
 from semask_d2.modeling.losses.targets import Segments
 from semask_d2.utils.arguments import require
 from semask_d2.utils.errors import UserError
@@ -33,7 +34,7 @@ class SegmentMapper(SemanticMapper):
             check_image_size(dataset_dict, (mapped["width"], mapped["height"]))
             return mapped
         sample = dict(dataset_dict)
-        image = open_picture(sample["file_name"])
+        image = open_picture(sample["file_name"], self.value_range)
         check_image_size(sample, image.size)
         sample["height"], sample["width"] = image.height, image.width
         rng = rng if rng is not None else np.random.default_rng(np.random.randint(2**31))  # noqa: NPY002

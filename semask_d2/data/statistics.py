@@ -19,7 +19,8 @@ def class_pixels(
 ) -> np.ndarray:
     """The pixels (images, K) int64 of each class in each image of a data set, without ignored ones.
 
-    `workers` processes read the label files (None: as many as there are cores). Raises UserError naming the first file
+    `workers` processes read the label files (None: as many as there are cores); of a job's processes one is to call it
+    (`class_counts`). Raises UserError naming the first file
     that cannot be read or holds other ids.
     """
     counts = np.zeros((len(dicts), num_classes), np.int64)
@@ -31,13 +32,24 @@ def class_pixels(
     return counts
 
 
+def only_class(pixels: np.ndarray) -> int | None:
+    """Return the class that has all of the pixels (K,) by class; None where several have, or none."""
+    present = np.flatnonzero(pixels)
+    return int(present[0]) if len(present) == 1 else None
+
+
+def class_pixels_of(sample: dict[str, Any], num_classes: int, ignore_label: int) -> np.ndarray:
+    """Return the pixels (K,) int64 of each class in a dict's labels; errors are those of their readers."""
+    labels = read_sample_labels(sample)
+    check_labels(labels, num_classes=num_classes, ignore_label=ignore_label, path=sample["sem_seg_file_name"])
+    return pixels_by_class(labels, num_classes, ignore_label)
+
+
 def _count(sample: dict[str, Any], *, num_classes: int, ignore_label: int) -> np.ndarray | UserError:
     try:
-        labels = read_sample_labels(sample)
-        check_labels(labels, num_classes=num_classes, ignore_label=ignore_label, path=sample["sem_seg_file_name"])
+        return class_pixels_of(sample, num_classes, ignore_label)
     except UserError as error:
         return error
-    return pixels_by_class(labels, num_classes, ignore_label)
 
 
 def pixels_by_class(labels: np.ndarray, num_classes: int, ignore_label: int) -> np.ndarray:

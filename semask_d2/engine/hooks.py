@@ -22,7 +22,7 @@ from semask_d2.engine.stopping import Stopped
 from semask_d2.evaluation.results import AVERAGED
 from semask_d2.utils.foreign import Section, entries, integer, number, shown, text
 from semask_d2.utils.memory import peak_memory
-from semask_d2.utils.runs import FINAL_NAME, read_metrics
+from semask_d2.utils.runs import FINAL_NAME, is_scalar, read_metrics
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ class SmoothingWindow(HookBase):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        for name, content in state_dict.items():
+        for name, content in Section.of(state_dict, "the checkpoint's latest values of scalars").values.items():
             source = f"the checkpoint's latest values of {shown(name)}"
             scalar = Section.of(content, source)
             values = [entries(pair, source, 2) for pair in scalar.entries("values")]
@@ -198,7 +198,7 @@ class BestCheckpoint(HookBase):
         path = Path(self.checkpointer.save_dir, f"{BEST_NAME}.pth")
         if self.trainer.start_iter > 0 and path.is_file():
             best = read_checkpoint(path).get("best")
-            if isinstance(best, (int, float)):
+            if is_scalar(best) and not math.isnan(best):
                 self.best = float(best)
                 logger.info("Best %s so far: %.2f", self.metric, self.best)
             else:

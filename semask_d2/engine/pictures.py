@@ -17,7 +17,7 @@ from torch import nn
 
 from semask_d2.d2 import CfgNode, EventWriter, HookBase, get_event_storage
 from semask_d2.data.datasets import get_dataset_dicts
-from semask_d2.data.image_io import read_image, save_picture
+from semask_d2.data.image_io import save_picture
 from semask_d2.data.labels import read_sample_labels
 from semask_d2.evaluation.results import FOLDER as EVALUATIONS
 from semask_d2.evaluation.results import IMAGES_FILE
@@ -28,6 +28,7 @@ from semask_d2.report import write_report
 from semask_d2.report.evaluations import read_evaluation
 from semask_d2.report.examples import segment_example
 from semask_d2.utils.curves import draw_curves
+from semask_d2.utils.errors import printable
 from semask_d2.utils.runs import read_metrics
 from semask_d2.utils.visualization import draw_panels
 
@@ -65,9 +66,8 @@ class PredictionPictures(HookBase):
         done = min(self.trainer.iter + 1, self.trainer.max_iter)
         name = self.cfg.DATASETS.TEST[0]
         dicts = get_dataset_dicts(name)
-        chosen = [
-            (Path(x["file_name"]).stem, f"predictions/{Path(x['file_name']).stem}", x) for x in evenly(dicts, COUNT)
-        ]
+        stems = [(Path(x["file_name"]).stem, x) for x in evenly(dicts, COUNT)]
+        chosen = [(stem, f"predictions/{printable(stem)}", x) for stem, x in stems]
         for rank, x in enumerate(worst(Path(self.cfg.OUTPUT_DIR, EVALUATIONS, name), dicts, COUNT), start=1):
             chosen.append((f"worst{rank}_{Path(x['file_name']).stem}", f"worst predictions/{rank}", x))
         was_training = self.model.training
@@ -158,7 +158,7 @@ def draw_example(predictor: Predictor, example: dict, dataset_name: str) -> np.n
     if task != "semantic":
         found, style = segment_example(example, dataset_name, task, predictor)
     else:
-        image = read_image(example["file_name"])
+        image = predictor.read_image(example["file_name"])
         truth = read_sample_labels(example) if "sem_seg_file_name" in example else None
         prediction = predictor(image, priors=predictor.has_priors)
         found = Example("", image, prediction.labels, truth, prediction.priors)

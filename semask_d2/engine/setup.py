@@ -13,8 +13,8 @@ from semask_d2 import d2
 from semask_d2.d2 import CfgNode, collect_env_info, comm, seed_all_rng, setup_logger
 from semask_d2.engine import run_folder
 from semask_d2.modeling.layers.precision import autocast_dtype
-from semask_d2.modeling.layers.triton_deformable_attention import triton_serves as attention_served
-from semask_d2.modeling.layers.triton_deformable_conv import triton_serves as convolution_served
+from semask_d2.modeling.layers.triton_deformable_attention import triton_refusal as attention_refusal
+from semask_d2.modeling.layers.triton_deformable_conv import triton_refusal as convolution_refusal
 from semask_d2.utils.errors import printable
 from semask_d2.utils.memory import keep_freed_memory
 
@@ -134,12 +134,18 @@ def computation(cfg: CfgNode, device: torch.device, *, training: bool) -> str:
     decoder = cfg.MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME if "MaskFormer" in cfg.MODEL.SEM_SEG_HEAD.NAME else ""
     paths = []
     if decoder.startswith("MSDeform"):
-        by_triton = attention_served(torch.empty(0, dtype=dtype, device=device))
-        paths.append("deformable attention " + ("Triton" if by_triton else "plain"))
+        paths.append("deformable attention " + operator(attention_refusal(device, dtype), "plain", device))
     if decoder.endswith("FANDecoder"):
-        by_triton = convolution_served(torch.empty(0, dtype=dtype, device=device))
-        paths.append("deformable convolution " + ("Triton" if by_triton else LIBRARY[device.type == "cuda"]))
+        library = LIBRARY[device.type == "cuda"]
+        paths.append("deformable convolution " + operator(convolution_refusal(device, dtype), library, device))
     compiled = f"compiled ({cfg.MODEL.COMPILE})" if cfg.MODEL.COMPILE else "not compiled"
     in_parts = training and device.type == "cpu" and dtype == torch.float32  # see layers/attention.py
     attention = "attention in parts" if in_parts else "attention scaled_dot_product_attention"
     return ", ".join([name, attention, *paths, compiled])
+
+
+def operator(refusal: str, otherwise: str, device: torch.device) -> str:
+    """Name what an operator computes by: Triton, once its first use was checked, or `otherwise`, on a GPU with why."""
+    if not refusal:
+        return "Triton (checked)"
+    return f"{otherwise} ({refusal})" if device.type == "cuda" else otherwise

@@ -23,12 +23,14 @@ import numpy as np
 from semask_d2.d2 import CfgNode, EventWriter, get_event_storage
 from semask_d2.utils.errors import UserError
 from semask_d2.utils.extras import install_command
-from semask_d2.utils.files import atomic_write
+from semask_d2.utils.files import atomic_write, require_regular
+from semask_d2.utils.foreign import Section, shown
 
 logger = logging.getLogger(__name__)
 
 IDS_FILE = "trackers.json"  # of a run folder: each tracker's number for the run
 MLFLOW_LETTERS = re.compile(r"[^\w\-. :/]")  # those that a metric's name cannot have
+RUN_ID = re.compile(r"\w[\w .@+=~-]{0,127}")  # no path, and nothing that a path could begin with
 WINDOW = 20  # iterations whose median is recorded, as in metrics.json
 PARAMETER_LENGTH = 500  # letters that every MLflow server takes
 
@@ -191,12 +193,23 @@ def flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def read_ids(folder: str | os.PathLike) -> dict[str, str]:
-    """Each tracker's number for the run of a folder; empty where it has none or the file is damaged."""
+    """Each tracker's number for the run of a folder; empty where it has none.
+
+    What is damaged, or cannot be a number that a tracker gave, is left out with a warning: a tracker's library takes
+    the number for the name of a folder.
+    """
+    path = Path(folder, IDS_FILE)
     try:
-        ids = json.loads(Path(folder, IDS_FILE).read_text(encoding="utf-8"))
-        return {str(name): str(number) for name, number in ids.items()}
-    except (OSError, ValueError, AttributeError):
+        ids = Section.of(json.loads(require_regular(path).read_text(encoding="utf-8")), str(path)).values
+    except FileNotFoundError:
         return {}
+    except (OSError, ValueError, RecursionError, UserError) as error:
+        logger.warning("%s is left out, trackers begin new runs: %s", path, error)
+        return {}
+    good = {name: number for name, number in ids.items() if isinstance(number, str) and RUN_ID.fullmatch(number)}
+    for name in ids.keys() - good.keys():
+        logger.warning("%s: %s: expected a run's number, got %s; a new run begins", path, shown(name), shown(ids[name]))
+    return good
 
 
 def write_id(folder: str | os.PathLike, library: str, run_id: str) -> None:

@@ -61,7 +61,7 @@ class Evaluator(DatasetEvaluator):
     def check_predicted(self, ids: np.ndarray, image: str) -> None:
         """Raise UserError where a model of other classes predicts ids that are none of the data set's."""
         count = len(self.class_names)
-        if ids.size and not (0 <= ids.min() and ids.max() < count):
+        if ids.size and not (ids.min() >= 0 and ids.max() < count):
             wrong = np.unique(ids[(ids < 0) | (ids >= count)])[:8].tolist()
             raise UserError(
                 f'{image}: the model predicts the class ids {wrong}, but data set "{self.dataset_name}" has the '

@@ -33,14 +33,13 @@ def image_precision(
         )
         hits, excused = matched(np.reshape(ious, (len(ranked), len(true))), crowd)
         precision[:, :, category, 0] = [
-            precision_at_recalls(hit[~ignored], int((~crowd).sum()))
-            for hit, ignored in zip(hits, excused, strict=True)
+            precision_at_recalls(hit[~ignored], int((~crowd).sum())) for hit, ignored in zip(hits, excused, strict=True)
         ]
     return AveragePrecision(precision)
 
 
 def matched(ious: np.ndarray, crowd: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Which results hit a true object and which lie in a crowd, two masks (thresholds, D).
+    """Return which results hit a true object and which lie in a crowd, two masks (thresholds, D).
 
     `ious` (D, G) are of results in the order of their scores, `crowd` (G,) says what stands for many objects. Each
     result takes the best object that is left, of equals the last; a crowd takes any number.
@@ -60,7 +59,7 @@ def matched(ious: np.ndarray, crowd: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 
 def precision_at_recalls(hits: np.ndarray, true_objects: int) -> np.ndarray:
-    """The precision (101,) at each recall, of results in the order of their scores: the best at that recall or above."""
+    """Precision (101,) at each recall of results in the order of their scores: the best at that recall or above."""
     right = hits.cumsum().astype(float)
     wrong = (~hits).cumsum()
     precision = right / (wrong + right)

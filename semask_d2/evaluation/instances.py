@@ -120,7 +120,7 @@ class InstanceEvaluator(Evaluator):
         """What COCO's file would hold of an image but ids, with classes for category ids and run lengths of masks."""
         annotations = []
         for x in true_instances(self.samples[number]):
-            area = x.annotation.get("area")
+            area: Any = x.annotation.get("area")
             annotations.append(
                 {
                     "image_id": number,

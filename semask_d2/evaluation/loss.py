@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
@@ -26,7 +27,7 @@ def mean_loss(model: SemanticSegmenter, batches: Iterable[list[dict]]) -> float:
     try:
         with torch.random.fork_rng():
             for inputs in (inputs for batch in batches for inputs in batch):
-                torch.manual_seed(zlib.crc32(Path(inputs["file_name"]).name.encode()))
+                torch.manual_seed(zlib.crc32(os.fsencode(Path(inputs["file_name"]).name)))
                 losses = model([inputs])
                 assert isinstance(losses, dict)
                 total += float(sum(losses.values()))

@@ -37,6 +37,7 @@ class MultiScaleFlip(Segmenter):
         max_size: int,
         flip: bool,
         image_format: str,
+        value_range: Sequence[float] = (),
     ):
         super().__init__()
         self.model = as_segmenter(model)
@@ -45,6 +46,7 @@ class MultiScaleFlip(Segmenter):
         self.max_size = max_size
         self.flip = flip
         self.image_format = image_format
+        self.value_range = tuple(value_range)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, model: nn.Module) -> MultiScaleFlip:
@@ -64,6 +66,7 @@ class MultiScaleFlip(Segmenter):
             max_size=cfg.TEST.AUG.MAX_SIZE,
             flip=cfg.TEST.AUG.FLIP,
             image_format=cfg.INPUT.FORMAT,
+            value_range=cfg.INPUT.VALUE_RANGE,
         )
 
     def forward(self, batched_inputs: list[dict]) -> list[dict[str, Tensor]]:
@@ -79,7 +82,7 @@ class MultiScaleFlip(Segmenter):
 
     def mean_scores(self, inputs: dict) -> ScoreMap:
         """The mean over all views of one image."""
-        picture = open_picture(inputs["file_name"])
+        picture = open_picture(inputs["file_name"], self.value_range)
         size = {"height": inputs["height"], "width": inputs["width"]}
         maps: list[ScoreMap] = []
         for side in self.short_sides:

@@ -16,6 +16,7 @@ from semask_d2.d2 import MetadataCatalog, comm
 from semask_d2.data.datasets import get_dataset_dicts
 from semask_d2.data.image_io import check_labels
 from semask_d2.data.labels import read_sample_labels
+from semask_d2.data.quick_check import warn_of_one_class
 from semask_d2.evaluation.boundary import BoundaryMetrics
 from semask_d2.evaluation.confusion import ConfusionMatrix, mean_of_present
 from semask_d2.evaluation.evaluator import Evaluator
@@ -129,6 +130,8 @@ class SemanticEvaluator(Evaluator):
                 f"{self.dataset_name}: no labeled pixel to measure; every image or its label file was unreadable or is "
                 f"ignored as a whole (ignore label {self.ignore_label})"
             )
+        if comm.is_main_process():
+            warn_of_one_class(self.dataset_name, confusion.counts.sum(1), f"{len(images)} images")
         results = confusion.metrics(self.class_names)
         class_metrics = {"IoU": 100 * confusion.iou, "accuracy": 100 * confusion.accuracy}
         if boundary is not None:

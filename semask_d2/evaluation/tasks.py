@@ -14,8 +14,11 @@ TASK_OF = {"coco_panoptic_seg": "panoptic", "coco": "instance"}  # by Detectron2
 
 
 def dataset_task(dataset_name: str) -> str:
-    """The task of a data set, of `results.TASKS`."""
-    return TASK_OF.get(MetadataCatalog.get(dataset_name).get("evaluator_type", ""), "semantic")
+    """Return the task of a data set, of `results.TASKS`: by its `evaluator_type`, else by the classes it names."""
+    metadata = MetadataCatalog.get(dataset_name)
+    has_things_alone = metadata.get("thing_classes") is not None and metadata.get("stuff_classes") is None
+    by_classes = "instance" if has_things_alone else "semantic"
+    return TASK_OF.get(metadata.get("evaluator_type", ""), "semantic") if metadata.get("evaluator_type") else by_classes
 
 
 def main_metric(dataset_name: str) -> tuple[str, str]:

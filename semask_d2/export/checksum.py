@@ -62,7 +62,10 @@ def sealed_archive(data: bytes, member: str) -> bytes:
 
 def verify_archive(path: Path, member: str) -> None:
     """Raise `UserError` where a zip archive that `sealed_archive` wrote has changed."""
-    members = _members(path.read_bytes(), member)
+    try:
+        members = _members(path.read_bytes(), member)
+    except Exception as error:  # zipfile's own, and those of what it meets
+        raise _damaged(path) from error
     place, digits = _digest(_parts(members))
     if place is None:
         raise UserError(f"{path}: no checksum in it; write it again with semask export")
@@ -71,7 +74,11 @@ def verify_archive(path: Path, member: str) -> None:
 
 def _require_equal(written: bytes, digits: bytes, source: str | os.PathLike) -> None:
     if written != digits:
-        raise UserError(f"{source}: damaged, as its checksum is another; copy it anew, or write it with semask export")
+        raise _damaged(source)
+
+
+def _damaged(source: str | os.PathLike) -> UserError:
+    return UserError(f"{source}: damaged, as its checksum is another; copy it anew, or write it with semask export")
 
 
 def _digest_of_files(paths: Sequence[Path]) -> tuple[int | None, bytes]:

@@ -71,7 +71,9 @@ class SegmentationGraph(nn.Module):
         else:
             if self.outputs == "logits":
                 return predictions
-            scores = upsampled(predictions, size)
+            scores = upsampled(predictions, (height, width))
+            if self.size_rule is not None:
+                scores = upsampled(scores, size)  # once more, as `SeMaskFPN` does it
         return scores.argmax(1) if self.outputs == "labels" else scores
 
 

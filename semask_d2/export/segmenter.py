@@ -62,7 +62,7 @@ class ExportedSegmenter(Segmenter):
                 labels = F.interpolate(labels[None].double(), size, mode="nearest-exact")[0].long()
             return Segmentation(labels[0])
         if "logits" in outputs:
-            whole = upsampled(outputs["logits"], size)
+            whole = upsampled(upsampled(outputs["logits"], (height, width)), size)  # twice, as `SeMaskFPN` does it
         elif "scores" in outputs:
             whole = upsampled(outputs["scores"], size)
         else:

@@ -16,7 +16,7 @@ from semask_d2.config import get_cfg
 from semask_d2.config.transformers_folders import is_transformers_folder
 from semask_d2.d2 import CfgNode
 from semask_d2.data.datasets import with_classes
-from semask_d2.data.image_io import check_labels, read_image, save_picture
+from semask_d2.data.image_io import check_labels, save_picture
 from semask_d2.data.labels import read_sample_labels
 from semask_d2.inference import media
 from semask_d2.inference.predictor import Prediction, Predictor
@@ -46,8 +46,8 @@ def choose_config(
 
     `weights` are a checkpoint, a run folder, or a folder of transformers, whose config is derived. A config file
     without weights takes those beside it; without either, the newest trained run under `output` is taken and named.
-    Messages call `weights` by the `option` that the command has for it, "" for a plain word. A model of transformers with the classes of a data set of ours has its colors and things, too. Raises `UserError`
-    where nothing trained is found.
+    A model of transformers with the classes of a data set of ours has its colors and things, too. Raises `UserError`
+    where nothing trained is found; it calls `weights` by the command's `option` for it, "" for a plain word.
     """
     if "MODEL.WEIGHTS" in opts[::2] and config_file:
         return get_cfg(config_file, list(opts), data=data)
@@ -262,7 +262,7 @@ class DrawingJob:
 
     def _picture(self, predictor: Predictor, path: Path, target: Path | None) -> bool:
         """Draw one picture; False where the user closes the window."""
-        image = read_image(path)
+        image = predictor.read_image(path)
         truth = None if self.compare is None else self._truth(predictor, path, image.shape[:2])
         picture, labels = self._draw(predictor, image, truth)
         if target is None:

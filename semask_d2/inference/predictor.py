@@ -21,6 +21,7 @@ from semask_d2.d2 import CfgNode, Instances
 from semask_d2.data.augmentation import View, image_tensor, resize_image, resized_shape
 from semask_d2.data.datasets import class_metadata
 from semask_d2.data.datasets.custom import register_custom
+from semask_d2.data.image_io import read_image
 from semask_d2.data.labels import LabelFormat
 from semask_d2.export.running import open_exported
 from semask_d2.export.segmenter import ExportedSegmenter
@@ -171,7 +172,9 @@ class Predictor:
         """Segment one uint8 RGB image (H, W, 3), or each of a list, at its own size.
 
         Images that have one size after resizing go through the model together, at most `batch_size` at a time, on which
-        memory depends; the others by themselves, so that no image changes the prediction of another.
+        memory depends; the others by themselves, as none is padded to the size of another. Beside others a prediction
+        is the same but for rounding, as products of other shapes sum in another order: scores differ by up to 2e-6
+        (float32), and labels where two classes are as close as that. With a `batch_size` of 1 they are equal.
         """
         if isinstance(images, np.ndarray):
             return self([images], scores=scores, priors=priors)[0]
@@ -225,6 +228,10 @@ class Predictor:
                 )
             )
         return predictions
+
+    def read_image(self, path: str | os.PathLike) -> np.ndarray:
+        """Read a file as the model's training did, with INPUT.VALUE_RANGE; errors as in `semask_d2.read_image`."""
+        return read_image(path, value_range=self.cfg.INPUT.VALUE_RANGE)
 
     def prepare(self, image: np.ndarray) -> dict:
         """The model's input for one image: resized as in evaluation, in the config's channel order."""

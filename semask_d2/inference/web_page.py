@@ -10,7 +10,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from semask_d2.data.image_io import read_image
 from semask_d2.inference.panels import ClassStyle, Example, class_shares, panels_css, panels_html, swatch
 from semask_d2.inference.predictor import Predictor
 from semask_d2.inference.web_guard import MAX_UPLOAD, PageGuard
@@ -129,7 +128,7 @@ def _version(path: Path) -> tuple[int, int]:
 
 def result_html(predictor: Predictor, picture: str | os.PathLike) -> str:
     """The classes of a picture with their shares, and its panels."""
-    image = read_image(picture)
+    image = predictor.read_image(picture)
     prediction = predictor(image, priors=predictor.has_priors)
     style = ClassStyle(predictor.class_names, predictor.class_colors, predictor.ignore_label)
     shares = class_shares(prediction.labels, style)

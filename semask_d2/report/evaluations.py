@@ -16,9 +16,13 @@ import numpy as np
 from semask_d2.evaluation.results import AVERAGED, FOLDER, IMAGES_FILE, METRICS_FILE, TASKS, Task
 from semask_d2.inference.panels import ClassStyle
 from semask_d2.utils.errors import UserError
+from semask_d2.utils.files import require_regular
+from semask_d2.utils.foreign import Section, entries, integer, text
 from semask_d2.utils.visualization import distinct_colors
 
 IMAGE_FIELDS = ("file_name", "sem_seg_file_name", "pan_seg_file_name", "classes")  # the others are its metrics
+MAX_PATH = 4096  # characters, which are Linux's bytes
+MAX_COUNT = 2**50  # pixels or objects, so that some hundred squared of them still have a sum
 T = TypeVar("T")
 
 
@@ -127,74 +131,88 @@ def read_evaluation(folder: Path) -> Evaluation:
 
 def _load(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(require_regular(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise _wrong(path, error) from error
 
 
-def _checked(path: Path, read: Callable[[Any], T], content: Any) -> T:
+def _checked(path: Path, read: Callable[[Any, str], T], content: Any) -> T:
     try:
-        return read(content)
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        return read(content, path.name)
+    except UserError as error:
         raise _wrong(path, error) from error
 
 
 def _wrong(path: Path, error: Exception) -> UserError:
-    text = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
+    text = " ".join(str(error).split())
     return UserError(f"{path}: not what an evaluation writes there ({text}); evaluate again")
 
 
-def _evaluation(content: Any) -> Evaluation:
-    name = str(content.get("task", "semantic"))  # which files of older versions do not say
+def _evaluation(content: Any, source: str) -> Evaluation:
+    file = Section.of(content, source)
+    name = file.text("task", "semantic", choices=tuple(TASKS))  # which files of older versions do not say
     task = TASKS[name]
-    entries = content["classes"]
-    fallback = distinct_colors(len(entries))
-    classes = [_class(task, entry, color) for entry, color in zip(entries, fallback, strict=True)]
-    confusion = None
-    if name == "semantic":
-        confusion = np.array(content["confusion"], np.int64)
-        if confusion.shape != (len(classes), len(classes)):
-            raise ValueError(f"confusion of shape {confusion.shape} for {len(classes)} classes")
-    iteration = content.get("iteration")
+    listed = file.entries("classes")
+    fallback = distinct_colors(len(listed))
+    entry_source = f"{source}: classes"
+    classes = [
+        _class(task, Section.of(entry, entry_source), color) for entry, color in zip(listed, fallback, strict=True)
+    ]
     return Evaluation(
-        dataset=str(content["dataset"]),
+        dataset=file.text("dataset"),
         task_name=name,
-        averaged=bool(content.get("averaged")),
-        checkpoint=str(content.get("checkpoint") or ""),
-        iteration=None if iteration is None else int(iteration),
-        sizes=None if content.get("sizes") is None else str(content["sizes"]),
-        image_count=int(content["images"]),
-        metrics=_numbers(content["metrics"]),
+        averaged=file.flag("averaged", False),
+        checkpoint=text(file.get("checkpoint", ""), f"{source}: checkpoint", max_length=MAX_PATH),
+        iteration=file.integer("iteration", None),
+        sizes=file.text("sizes", None),
+        image_count=file.integer("images", low=0),
+        metrics=_numbers(file.section("metrics")),
         classes=classes,
-        confusion=confusion,
-        ignore_label=int(content.get("ignore_label", 255)),
+        confusion=_confusion(file, len(classes)) if name == "semantic" else None,
+        ignore_label=file.integer("ignore_label", 255),
         images=[],
     )
 
 
-def _class(task: Task, entry: Any, fallback: tuple[int, int, int]) -> ClassResult:
-    red, green, blue = (min(255, max(0, int(value))) for value in entry.get("color") or fallback)
-    metrics = _numbers({key: value for key, value in entry.items() if key not in ("name", "color", task.counted)})
-    return ClassResult(str(entry["name"]), (red, green, blue), int(entry[task.counted]), metrics)
+def _confusion(file: Section, count: int) -> np.ndarray:
+    """The matrix (K, K) of a file of `count` classes."""
+    source = f"{file.source}: confusion"
+    rows = [entries(row, source, count) for row in file.entries("confusion", length=count)]
+    counts = [integer(value, source, 0, MAX_COUNT) for row in rows for value in row]
+    return np.array(counts, np.int64).reshape(count, count)
 
 
-def _images(task: Task, content: Any) -> list[ImageResult]:
-    return [
-        ImageResult(
-            file_name=str(entry["file_name"]),
-            label_file=None if entry.get("sem_seg_file_name") is None else str(entry["sem_seg_file_name"]),
-            metrics=_numbers(
-                {task.metric: entry[task.metric]} | {k: v for k, v in entry.items() if k not in IMAGE_FIELDS}
-            ),
-            classes=_numbers(entry["classes"]),
-        )
-        for entry in content
-    ]
+def _class(task: Task, entry: Section, fallback: tuple[int, int, int]) -> ClassResult:
+    color = [integer(x, f"{entry.source}: color", 0, 255) for x in entry.entries("color", fallback, 3)]
+    metrics = {key: value for key, value in entry.values.items() if key not in ("name", "color", task.counted)}
+    count = entry.integer(task.counted, low=0, high=MAX_COUNT)
+    return ClassResult(
+        entry.text("name"), (color[0], color[1], color[2]), count, _numbers(Section(metrics, entry.source))
+    )
 
 
-def _numbers(content: Any) -> dict[str, float]:
-    return {str(name): _number(value) for name, value in content.items()}
+def _images(task: Task, content: Any, source: str) -> list[ImageResult]:
+    return [_image(task, Section.of(entry, source)) for entry in entries(content, source)]
 
 
-def _number(value: Any) -> float:
-    return math.nan if value is None else float(value)
+def _image(task: Task, entry: Section) -> ImageResult:
+    label_file = entry.get("sem_seg_file_name", None)
+    if task.metric not in entry.values:
+        raise UserError(f"{entry.source}: {task.metric} is missing")
+    metrics = {task.metric: entry.values[task.metric]}
+    metrics |= {key: value for key, value in entry.values.items() if key not in IMAGE_FIELDS}
+    return ImageResult(
+        file_name=_path(entry.get("file_name"), entry.source),
+        label_file=None if label_file is None else _path(label_file, entry.source),
+        metrics=_numbers(Section(metrics, entry.source)),
+        classes=_numbers(entry.section("classes")),
+    )
+
+
+def _path(value: Any, source: str) -> str:
+    return text(value, f"{source}: a file's name", max_length=MAX_PATH)
+
+
+def _numbers(section: Section) -> dict[str, float]:
+    """The numbers of a section by name; NaN for null, which stands for it in JSON."""
+    return {name: section.number(name, math.nan) for name in section.values}

@@ -11,7 +11,6 @@ import numpy as np
 
 from semask_d2.d2 import MetadataCatalog
 from semask_d2.data.datasets import get_dataset_dicts
-from semask_d2.data.image_io import read_image
 from semask_d2.data.labels import read_sample_labels
 from semask_d2.data.segments import read_true_segments
 from semask_d2.evaluation.panoptic import compare_segments
@@ -50,7 +49,7 @@ def example_maker(evaluation: Evaluation, predictor: Predictor) -> MakeExample:
 
 def label_example(image: ImageResult, sample: dict[str, Any] | None, predictor: Predictor) -> Example:
     """An image's predicted labels, and the true ones of `sample` where there are any."""
-    pixels = read_image(image.file_name)
+    pixels = predictor.read_image(image.file_name)
     truth = None if sample is None else read_sample_labels(sample)
     if truth is not None and truth.shape != pixels.shape[:2]:
         raise UserError(f"{image.label_file}: not of the size of its image {image.file_name}")
@@ -66,12 +65,14 @@ def segment_example(
     Classes come first, as which stuff is drawn, and then the things, each with a number of its own. What is one thing
     in truth and prediction, as panoptic quality has it, is one number.
     """
-    pixels = read_image(sample["file_name"])
+    pixels = predictor.read_image(sample["file_name"])
     truth, true_segments = read_true_segments(sample)
     if truth.shape != pixels.shape[:2]:
         raise UserError(f"{sample['file_name']}: not of the size of its segments")
     prediction = predictor(pixels, priors=predictor.has_priors)
-    things = MetadataCatalog.get(dataset).thing_dataset_id_to_contiguous_id.values()
+    metadata = MetadataCatalog.get(dataset)
+    all_things = dict(enumerate(range(len(predictor.class_names))))  # of data sets of instances that do not say it
+    things = metadata.get("thing_dataset_id_to_contiguous_id", all_things).values()
     void = IGNORED if "pan_seg_file_name" in sample else NO_SEGMENT
     style = ClassStyle(predictor.class_names, predictor.class_colors, IGNORED)
     labels, true_labels, style = numbered_alike(

@@ -61,9 +61,11 @@ def _figure(records: Records, plot_size: tuple[float, float]) -> Figure:
             points = [(iteration, record[name]) for iteration, record in records.items() if name in record]
             points = points[:: math.ceil(len(points) / MAX_POINTS)]
             marker = "o" if len(points) < MARKED_POINTS else None
-            axes.plot(*zip(*points, strict=True), label=name, marker=marker, markersize=3)
+            label = name.replace("$", r"\$")  # which would begin a formula
+            axes.plot(*zip(*points, strict=True), label=label, marker=marker, markersize=3)
         axes.set_xlim(min(records) - margin, max(records) + margin)  # as of the others
-        axes.set(title=title, xlabel="iteration", yscale="log" if title == "loss" else "linear")
+        is_logarithmic = title == "loss" and any(value > 0 for line in axes.lines for value in line.get_ydata())
+        axes.set(title=title, xlabel="iteration", yscale="log" if is_logarithmic else "linear")
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
         if len(series) > 1:

@@ -25,9 +25,9 @@ _shortened.maxlist = _shortened.maxtuple = _shortened.maxdict = 6
 
 
 def shown(value: Any) -> str:
-    """Return `repr(value)` shortened for a message, whatever the value is."""
+    """Return `repr(value)` in a line, shortened for a message, whatever the value is."""
     try:
-        return _shortened.repr(value)
+        return " ".join(_shortened.repr(value).split())
     except ValueError:  # Python refuses to write out integers of thousands of digits
         return f"an integer of {value.bit_length()} bits" if isinstance(value, int) else f"a {type(value).__name__}"
 
@@ -65,7 +65,7 @@ def text(value: Any, source: str, choices: Collection[str] = (), *, max_length: 
 
 def flag(value: Any, source: str) -> bool:
     """Return `value` as true or false; 0 and 1 stand for them."""
-    if value in (0, 1) and isinstance(value, int):
+    if isinstance(value, int) and value in (0, 1):
         return bool(value)
     raise UserError(f"{source}: expected true or false, got {shown(value)}")
 

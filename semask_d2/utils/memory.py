@@ -10,8 +10,8 @@ from pathlib import Path
 import cv2
 import torch
 
-# What torch and the libraries beneath it say. A "primitive" is oneDNN's word for an operator with its buffers; the error
-# of a primitive descriptor is another, of an operator that it does not have.
+# What torch and the libraries beneath it say. A "primitive" is oneDNN's word for an operator with its buffers; an error
+# of a primitive descriptor is another, of an operator that it lacks.
 MESSAGES = re.compile(
     "out of memory|not enough memory|DefaultCPUAllocator|STATUS_ALLOC_FAILED|bad_alloc|bad allocation"
     "|could not create a primitive(?! desc)|could not create a memory|[Ff]ailed to allocate memory"

@@ -239,7 +239,7 @@ def test_folders_that_hold_no_model(folder: Path) -> None:
     [
         ("model_type", "oneformer", "model_type: expected one of mask2former, maskformer, got 'oneformer'"),
         ("backbone_config", {"model_type": "bit"}, "backbone_config.model_type: expected swin or resnet, got 'bit'"),
-        ("backbone_config", "swin", "backbone_config.model_type: expected swin or resnet, got None"),
+        ("backbone_config", "swin", "backbone_config: expected a mapping of keys to values, got 'swin'"),
         (
             "backbone_config",
             {"model_type": ["swin"]},
@@ -268,18 +268,60 @@ def test_folders_that_hold_no_model(folder: Path) -> None:
         ),
         ("pre_norm", True, "pre_norm: a model with True cannot be built here, only with False"),
         ("encoder_feedforward_dim", 512, "encoder_feedforward_dim: a model with 512 cannot be built"),
-        ("id2label", {"one": "x"}, None),
+        ("id2label", {"one": "x"}, "id2label: expected class ids such as '0', each once, got 'one'"),
+        ("id2label", {"0": "x", "00": "y"}, "id2label: expected class ids such as '0', each once, got '00'"),
+        ("id2label", {"²": "x"}, "id2label: expected class ids such as '0', each once, got '²'"),
+        ("id2label", [], "id2label: expected a mapping of keys to values, got []"),
+        ("id2label", {str(i): "x" for i in range(100_001)}, "id2label: number of classes: expected a whole number"),
+        ("hidden_dim", -256, "hidden_dim: expected a whole number from 1 to 8192, got -256"),
+        ("num_queries", 1e9, "num_queries: expected a whole number from 1 to 10000, got 1000000000.0"),
+        ("class_weight", float("nan"), "class_weight: expected a finite number from 0 to 1000000.0, got nan"),
+        ("dropout", "0.1", "dropout: expected a finite number from 0 to 1, got '0.1'"),
+        ("enforce_input_projection", "no", "enforce_input_projection: expected true or false, got 'no'"),
+        ("backbone_config", {"model_type": "swin", "depths": [2, 2, 2]}, "depths: expected a list of 4 values"),
+        ("backbone_config", {"model_type": "swin", "window_size": 10**5}, "window_size: expected a whole number from"),
+        ("model_type", ["swin"], "model_type: expected one of mask2former, maskformer, got ['swin']"),
     ],
 )
-def test_settings_of_no_model_of_ours_are_named(folder: Path, key: str, value: Any, message: str | None) -> None:
+def test_settings_of_no_model_of_ours_are_named(folder: Path, key: str, value: Any, message: str) -> None:
     settings = settings_in(folder) | {key: value}
-    if message is None:  # without names there are two classes, as transformers has it
-        assert values_from_transformers(settings, {}, "c")["MODEL.SEM_SEG_HEAD.NUM_CLASSES"] == 2
-        return
     with pytest.raises(UserError) as caught:
         values_from_transformers(settings, {}, "folder/config.json")
     assert message in str(caught.value)
     assert "folder/config.json" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("processor", "message"),
+    [
+        ({"image_mean": [0.5]}, "image_mean: expected a list of 3 values, got [0.5]"),
+        ({"image_mean": [0, 0, float("nan")]}, "image_mean: expected a finite number from -1000 to 1000, got nan"),
+        ({"image_std": [1, 0, 1]}, "image_std: expected a finite number from 1e-06 to 1000, got 0"),
+        ({"size": {"shortest_edge": -1}}, "size.shortest_edge: expected a whole number from 0 to"),
+        ({"size": {"longest_edge": 10**20}}, "size.longest_edge: expected a whole number from 0 to"),
+        ({"size": "large"}, "size: expected a whole number from 0 to"),
+        ({"size": 640, "max_size": True}, "max_size: expected a whole number from 0 to"),
+    ],
+)
+def test_settings_of_pictures_are_read_with_their_ranges(folder: Path, processor: dict, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        values_from_transformers(settings_in(folder), processor, "config.json", "x/preprocessor_config.json")
+    assert str(caught.value).startswith(f"x/preprocessor_config.json: {message}")
+
+
+def test_both_forms_of_a_pictures_size(folder: Path) -> None:
+    expected = {"INPUT.MIN_SIZE_TEST": 640, "INPUT.MAX_SIZE_TEST": 2560}
+    for processor in ({"size": 640, "max_size": 2560}, {"size": {"shortest_edge": 640, "longest_edge": 2560}}):
+        values = values_from_transformers(settings_in(folder), processor, "config.json")
+        assert {key: value for key, value in values.items() if key.startswith("INPUT")} == expected
+    values = values_from_transformers(settings_in(folder), {"size": {"height": 384, "width": 384}}, "config.json")
+    assert not [key for key in values if key.startswith("INPUT")]
+
+
+def test_without_names_there_are_two_classes_as_in_transformers(folder: Path) -> None:
+    for labels in ({}, {"id2label": None}):
+        settings = {key: value for key, value in settings_in(folder).items() if key != "id2label"} | labels
+        assert values_from_transformers(settings, {}, "c")["MODEL.SEM_SEG_HEAD.NUM_CLASSES"] == 2
 
 
 def test_settings_that_a_file_leaves_out_are_transformers_own() -> None:

@@ -153,7 +153,25 @@ def test_a_missed_evaluation_is_run_on_resume(train, tmp_path: Path) -> None:
     assert "has no result" not in out
 
 
-def test_a_finished_run_is_only_evaluated(train, tmp_path: Path) -> None:
+def test_a_second_training_in_a_folder_is_refused_until_the_first_has_ended(start, train, tmp_path: Path) -> None:
+    process = start(tmp_path, *LONG)
+    wait_for(lambda: trains(tmp_path), process)
+    for flags in ((), ("--resume",)):
+        code, out, err = train(*LONG, "OUTPUT_DIR", tmp_path, flags=flags)
+        assert code == 1, out
+        (line,) = err.splitlines()
+        assert re.search(
+            rf"^error: OUTPUT_DIR .*a training is at work there \(process {process.pid} on .*, since 20", line
+        )
+    process.kill()
+    process.communicate()
+    code, out, err = train(*LONG, "SOLVER.MAX_ITER", "1", "OUTPUT_DIR", tmp_path)
+    assert code == 0, err
+    assert re.search(rf"its training has ended \(process {process.pid} on .*\); taken over", out)
+    assert not (tmp_path / "training.lock").exists()
+
+
+def test_of_a_finished_run_only_the_end_is_done_again(train, tmp_path: Path) -> None:
     options = ("SOLVER.MAX_ITER", "2", "OUTPUT_DIR", tmp_path)
     assert train(*options)[0] == 0
     before = weights(tmp_path / "model_final.pth")

@@ -142,6 +142,28 @@ def test_lossy_empty_and_stretched_label_files(tmp_path: Path) -> None:
     assert "514 (192 pixels, first at x 0, y 0); 8-bit ids stretched to 16 bits" in texts
 
 
+@pytest.mark.parametrize(
+    ("text", "told", "code"),
+    [
+        ("names: [a]\nmap: {0: 0, 1: 255, 2: 255}\n", '`names` has one class, "a", and nothing to tell it from', 1),
+        ("names: [a, b]\nmap: {0: 0, 1: 255, 2: 255}\n", '0 "a" covers each of the', 1),
+        ("names: [a, b]\nmap: {0: 255, 1: 1, 2: 1}\n", '1 "b" covers each of the', 1),
+        ("names: [a, b]\nmap: {0: 0, 1: 1, 2: 255}\n", "0 fault(s)", 0),
+    ],
+)
+def test_data_of_one_class_is_a_fault(
+    tmp_path: Path, text: str, told: str, code: int, capsys: pytest.CaptureFixture
+) -> None:
+    file = write_data(tmp_path, TEXT.replace("names: [sky, road, car]\n", text))
+    assert main(["check", str(file), "--workers", "0"]) == code
+    out = capsys.readouterr().out
+    assert told in out
+    assert ("NOTHING TO LEARN" in out) == bool(code)
+    if "covers" in told:  # in val it is a warning
+        assert re.search(r"covers each of the \d+ labeled pixels of train; \d+ % of all are 255, ignored", out)
+        assert re.search(r"warning: one class is everywhere.*\n.*labeled pixels of val", out)
+
+
 def test_wrong_ids_are_those_of_a_loop() -> None:
     rng = np.random.default_rng(0)
     labels = rng.choice([-3, 0, 1, 2, 3, 9, 255, 300], (6, 7))

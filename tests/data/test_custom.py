@@ -281,6 +281,30 @@ def test_the_quick_check_leaves_unreadable_files_to_their_readers(tmp_path: Path
     quick_check(cfg)
 
 
+def test_one_class_everywhere_is_said_loudly(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = write_data(tmp_path, TEXT.replace("[sky, road, car]", "[sky, road]") + "map: {0: 0, 1: 255, 2: 255}\n")
+    cfg = get_cfg(data=file)
+    register_custom(cfg)
+    quick_check(cfg)
+    for split in ("train", "val"):
+        assert f"mine_{split}: ONE CLASS IS EVERYWHERE: each labeled pixel of 4 label files looked at" in caplog.text
+    assert 'is of class 0 "sky"' in caplog.text
+    caplog.clear()
+    evaluator = SemanticEvaluator("mine_val")
+    sample = get_dataset_dicts("mine_val")[0]
+    evaluator.process([sample], [{"sem_seg": torch.zeros(read_sample_labels(sample).shape, dtype=torch.long)}])
+    assert evaluator.evaluate()["sem_seg"]["mIoU"] == 100
+    assert "mine_val: ONE CLASS IS EVERYWHERE: each labeled pixel of 1 images" in caplog.text
+
+
+def test_a_fraction_that_leaves_no_training_image_is_refused(tmp_path: Path) -> None:
+    register_custom(
+        get_cfg(data=write_data(tmp_path, "train: {images: img/a, labels: lab/a}\nval: 0.99\nnames: [a, b, c]\n"))
+    )
+    with pytest.raises(UserError, match=r"val: 0\.99 of 4 image\(s\) leaves none for train: give more images"):
+        get_dataset_dicts("mine_train")
+
+
 def test_the_public_reader_turns_pictures_upright(tmp_path: Path) -> None:
     image = Image.new("RGB", (4, 2))
     exif = image.getexif()

@@ -68,6 +68,10 @@ def test_every_orientation_is_applied_once(tmp_path, orientation, kind):
     turned = np.rot90(RGB, {1: 0, 2: 0, 3: 2, 4: 2, 5: -1, 6: -1, 7: 1, 8: 1}[orientation])
     expected = turned[:, ::-1] if orientation in (2, 4, 5, 7) else turned
     np.testing.assert_array_equal(read_image(tmp_path / f"a.{kind}"), expected)
+    assert image_io.picture_size(tmp_path / f"a.{kind}") == expected.shape[1::-1]
+    Image.fromarray(RGB[:, :, 0]).save(tmp_path / f"labels.{kind}", exif=exif)
+    labels = read_labels(tmp_path / f"labels.{kind}")
+    assert image_io.picture_size(tmp_path / f"labels.{kind}", upright=False) == labels.shape[::-1]
 
 
 @pytest.mark.parametrize(
@@ -168,7 +172,7 @@ def test_large_pictures_within_the_limit_are_read_without_a_warning(tmp_path):
 def test_values_that_are_no_numbers_are_black_and_white(tmp_path):
     values = np.array([[np.nan, -np.inf, np.inf, 0, 65535]], np.float32)
     Image.fromarray(values).save(tmp_path / "a.tif")
-    assert read_image(tmp_path / "a.tif")[0, :, 0].tolist() == [0, 0, 255, 0, 255]
+    assert read_image(tmp_path / "a.tif", value_range=(0, 65535))[0, :, 0].tolist() == [0, 0, 255, 0, 255]
 
 
 def test_a_jpeg_file_cannot_be_wider_than_the_format_allows(tmp_path):

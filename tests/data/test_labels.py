@@ -111,7 +111,7 @@ def test_coco_segments_lie_upon_each_other() -> None:
 def test_what_an_unusable_annotation_may_cover_is_ignored(segmentation: object) -> None:
     segments = (CocoSegment(7, 3, segmentation), CocoSegment(8, 1, [[0, 0, 2, 0, 2, 2, 0, 2]]))
     labels, (problem,) = CocoLabels("file: a.jpg", 4, 5, 0, segments).paint((5, 4))
-    assert problem.startswith("file: a.jpg: annotation 7: ")
+    assert str(problem).startswith("file: a.jpg: annotation 7: ")
     expected = np.full((4, 5), 255)
     expected[:2, :2] = 1
     np.testing.assert_array_equal(labels, expected)
@@ -120,7 +120,7 @@ def test_what_an_unusable_annotation_may_cover_is_ignored(segmentation: object) 
 def test_the_box_of_an_unusable_annotation_is_ignored_below_all_others() -> None:
     segments = (CocoSegment(8, 1, [[0, 0, 2, 0, 2, 2, 0, 2]]), CocoSegment(9, 1, [[3, 3, 3, 3]]))
     labels, (problem,) = CocoLabels("x", None, None, 0, segments, unknown=([0.5, 1.5, 2.0, 9.0],)).paint((5, 4))
-    assert "annotation 9: it has no polygon" in problem  # which covers nothing
+    assert "annotation 9: it has no polygon" in str(problem)  # which covers nothing
     assert labels.tolist() == [[1, 1, 0, 0, 0], [1, 1, 255, 0, 0], [255, 255, 255, 0, 0], [255, 255, 255, 0, 0]]
 
 

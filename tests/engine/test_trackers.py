@@ -16,7 +16,7 @@ from semask_d2.config import get_cfg
 from semask_d2.config.checks import check_training
 from semask_d2.d2 import CfgNode
 from semask_d2.engine import trackers
-from semask_d2.engine.trackers import Tracker, build_trackers, flat
+from semask_d2.engine.trackers import Tracker, build_trackers, flat, read_ids, write_id
 from semask_d2.utils.errors import UserError
 from tests.helpers.commands import TOY_CONFIG
 from tests.helpers.detectron2_names import EventStorage
@@ -114,6 +114,23 @@ def test_a_tracker_that_does_not_start_is_one_line(cfg: CfgNode, storage: EventS
     with pytest.raises(UserError, match=r'TRACKERS: "json" does not start \(ValueError: no key\)'):
         tracker.write()
     tracker.close()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("[" * 10**5, "[1]", "{", "\xff", '{"wandb": 3}', '{"wandb": "../../x"}', '{"wandb": "a\\u0000"}'),
+        *('{"wandb": ["x"]}', f'{{"wandb": "{"x" * 200}"}}', f'{{"wandb": {"9" * 5000}}}'),
+    ],
+)
+def test_a_strangers_numbers_of_runs_are_left_out(tmp_path: Path, text: str, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "trackers.json").write_bytes(text.encode("latin-1"))
+    assert read_ids(tmp_path) == {}
+    (record,) = caplog.records
+    assert record.getMessage().startswith(f"{tmp_path / 'trackers.json'}")
+    assert len(record.getMessage()) < 500
+    write_id(tmp_path, "mlflow", "0a1b-2")
+    assert read_ids(tmp_path) == {"mlflow": "0a1b-2"}
 
 
 @pytest.mark.parametrize("name", ["wandb", "mlflow"])

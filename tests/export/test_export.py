@@ -15,7 +15,6 @@ from semask_d2 import Predictor
 from semask_d2.__main__ import main
 from semask_d2.data.datasets.toy_scenes import TOY_SCENES
 from semask_d2.export import exporting, running
-from semask_d2.export.metadata import ExportMetadata
 from semask_d2.export.running import open_exported
 from semask_d2.utils.errors import UserError
 from tests.helpers.commands import ROOT
@@ -140,53 +139,10 @@ def test_a_file_that_says_something_else_is_removed(
     assert list(tmp_path.iterdir()) == [target]
 
 
-METADATA = ExportMetadata(
-    version="1",
-    architecture="SeMaskMaskFormer",
-    class_names=["sky", "sea"],
-    class_colors=[[0, 0, 1], [2, 3, 4]],
-    ignore_label=255,
-    min_size=64,
-    max_size=128,
-    channel_order="RGB",
-    size_divisibility=32,
-    normalized=True,
-    pixel_mean=[1.0, 2.0, 3.0],
-    pixel_std=[1.0, 1.0, 1.0],
-    outputs=["labels"],
-    scores_are_probabilities=True,
-    resize_masks_first=False,
-    input_type="uint8",
-)
-
-
-def test_metadata_comes_back() -> None:
-    assert ExportMetadata.from_text(METADATA.as_text(), "x") == METADATA
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        None,
-        "",
-        "[" * 10**5,
-        "[]",
-        "{}",
-        METADATA.as_text().replace('"sky", ', ""),
-        METADATA.as_text().replace("255", '"a"'),
-        METADATA.as_text().replace("[2, 3, 4]", "[2, 3, 400]"),
-        METADATA.as_text().replace('"RGB"', '"GBR"'),
-        METADATA.as_text().replace("true", "1"),
-    ],
-)
-def test_other_metadata_is_refused(text: str | None) -> None:
-    with pytest.raises(UserError, match=r"x\.onnx: no metadata of a model of this project"):
-        ExportMetadata.from_text(text, "x.onnx")
-
-
 def test_files_that_are_no_exported_model_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nothing\.onnx: there is no such file"):
         open_exported(tmp_path / "nothing.onnx")
+    (tmp_path / "a.bin").touch()
     for name in ("a.onnx", "a.xml"):
         (tmp_path / name).write_bytes(b"damaged")
         with pytest.raises(UserError, match=rf"{name}: no model that can be run"):

@@ -34,7 +34,7 @@ def make_evaluation(folder: Path, confusion: np.ndarray, names: list[str], image
     truth, predicted, right = confusion.sum(1), confusion.sum(0), confusion.diagonal()
     ious = [100 * r / (t + p - r) if t else float("nan") for t, p, r in zip(truth, predicted, right, strict=True)]
     classes = [
-        {"name": name, "color": [20 * i, 0, 0], "IoU": iou, "accuracy": iou, "pixels": int(count)}
+        {"name": name, "color": [20 * i % 256, 0, 0], "IoU": iou, "accuracy": iou, "pixels": int(count)}
         for i, (name, iou, count) in enumerate(zip(names, ious, truth, strict=True))
     ]
     metrics = {"mIoU": float(np.nanmean(ious)), "IoU-" + names[0]: ious[0]}

@@ -49,11 +49,11 @@ def damage(content: Any) -> dict[str, Callable[[], Any]]:
 @pytest.mark.parametrize(
     ("what", "words"),
     [
-        ("confusion", r"confusion of shape \(1, 1\) for 3 classes"),
-        ("classes", "no 'classes'"),
-        ("color", "invalid literal"),
-        ("metrics", "could not convert"),
-        ("images", "not 'list'"),
+        ("confusion", r"confusion: expected a list of 3 values, got \[\[1\]\]"),
+        ("classes", "classes is missing"),
+        ("color", "classes: color: expected a list of 3 values, got 'red'"),
+        ("metrics", "metrics: mIoU: expected a finite number, got 'high'"),
+        ("images", r"images: expected a whole number of at least 0, got \[\]"),
     ],
 )
 def test_a_file_of_another_form_is_named(tmp_path: Path, what: str, words: str) -> None:
@@ -114,7 +114,9 @@ def test_segments_rank_images_by_their_quality(tmp_path: Path) -> None:
     assert chosen == {"Worst images": ["2.jpg"], "Best images": ["3.jpg"]}
     for entry in images:
         del entry["PQ"]
-    with pytest.raises(UserError, match=r"images\.json: not what an evaluation writes there \(no 'PQ'\)"):
+    with pytest.raises(
+        UserError, match=r"images\.json: not what an evaluation writes there \(images.json: PQ is missing\)"
+    ):
         make_panoptic_evaluation(tmp_path, images)
 
 
@@ -122,5 +124,8 @@ def test_a_task_that_there_is_not_is_named(tmp_path: Path) -> None:
     make_panoptic_evaluation(tmp_path, [])
     path = tmp_path / "inference/made_up/metrics.json"
     path.write_text(path.read_text().replace("panoptic", "depth"))
-    with pytest.raises(UserError, match=r"metrics\.json: not what an evaluation writes there \(no 'depth'\)"):
+    with pytest.raises(
+        UserError,
+        match=r"metrics\.json: not what an evaluation writes there \(metrics.json: task: expected .*, got 'depth'\)",
+    ):
         read_evaluation(path.parent)

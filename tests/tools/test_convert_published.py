@@ -38,7 +38,8 @@ MODEL:
   SEM_SEG_HEAD: {PIXEL_DECODER_NAME: "BasePixelDecoder", TRANSFORMER_ENC_LAYERS: 0}
   MASK_FORMER: {TRANSFORMER_IN_FEATURE: "res5", DROPOUT: 0.1, DEC_LAYERS: 6}
 """
-SIZES = '_BASE_: {}.yaml\nINPUT:\n  MIN_SIZE_TRAIN: !!python/object/apply:eval ["[int(x * 0.1 * 640) for x in range(5, 21)]"]'
+EXPRESSION = "[int(x * 0.1 * 640) for x in range(5, 21)]"
+SIZES = f'_BASE_: swin.yaml\nINPUT:\n  MIN_SIZE_TRAIN: !!python/object/apply:eval ["{EXPRESSION}"]'
 ALIGNED = '_BASE_: swin.yaml\nMODEL: {{SEM_SEG_HEAD: {{PIXEL_DECODER_NAME: "{}"}}}}'
 STATED_DECODER = "    TRANSFORMER_DECODER_NAME: MultiScaleMaskedTransformerDecoder\n"
 SCHEDULE = "  LR_SCHEDULER_NAME: WarmupPolyLR\n"
@@ -52,7 +53,7 @@ PUBLISHED = {
     "msfapn": ALIGNED.format("MSDeformAttnPixelFANDecoder"),
     "cityscapes": "_BASE_: swin.yaml\nMODEL: {SEM_SEG_HEAD: {NUM_CLASSES: 19}}",
     "others": "_BASE_: swin.yaml\nMODEL: {SEM_SEG_HEAD: {NUM_CLASSES: 21}}",
-    "sizes": SIZES.format("swin"),
+    "sizes": SIZES,
     "coco_base": FILES["base"].replace(SCHEDULE, ""),
     "coco_head": FILES["head"].replace("base.yaml", "coco_base.yaml"),
     "coco": "_BASE_: coco_head.yaml" + COCO,
@@ -87,9 +88,9 @@ def converted(name: str, folder: Path) -> Any:
 def test_what_a_file_leaves_out_is_its_own_codes(name: str, tmp_path: Path) -> None:
     cfg = converted(name, tmp_path)
     decoder, schedule, blocks, stages = EXPECTED[name]
-    assert cfg.MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME == decoder
-    assert cfg.SOLVER.LR_SCHEDULER_NAME == schedule
-    assert cfg.MODEL.SWIN.NUM_SEM_BLOCKS == blocks
+    assert decoder == cfg.MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME
+    assert schedule == cfg.SOLVER.LR_SCHEDULER_NAME
+    assert blocks == cfg.MODEL.SWIN.NUM_SEM_BLOCKS
     if stages is not None:
         assert stages == cfg.MODEL.SWIN.SEM_WINDOWED_STAGES
     assert (cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.SEM_SEG_HEAD.NAME) == ("SeMaskMaskFormer", "BranchMaskFormerHead")
@@ -98,7 +99,13 @@ def test_what_a_file_leaves_out_is_its_own_codes(name: str, tmp_path: Path) -> N
 
 @pytest.mark.parametrize(
     ("name", "windows"),
-    [("cityscapes", [12] * 4), ("fapn", [12, 12, None, None]), ("plain_swin", []), ("coco", []), ("maskformer_base", [])],
+    [
+        ("cityscapes", [12] * 4),
+        ("fapn", [12, 12, None, None]),
+        ("plain_swin", []),
+        ("coco", []),
+        ("maskformer_base", []),
+    ],
 )
 def test_it_builds_what_the_code_builds(name: str, windows: list[int | None], tmp_path: Path) -> None:
     cfg = converted(name, tmp_path)

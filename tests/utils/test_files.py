@@ -6,21 +6,18 @@ import errno
 import os
 import pickle
 import shutil
-import socket
 import stat
 import time
 from pathlib import Path
 
 import pytest
 
-from semask_d2.utils.errors import UnreadableFile, UserError
+from semask_d2.utils.errors import UserError
 from semask_d2.utils.files import (
     TEMPORARY,
     UnwritableFile,
     atomic_write,
-    folder_name,
     remove_stale,
-    require_regular,
     require_writable,
     temporary_beside,
 )
@@ -248,36 +245,3 @@ def test_old_temporary_files_are_removed_and_nothing_else(tmp_path: Path) -> Non
     assert sorted(os.listdir(tmp_path)) == sorted(kept)
     assert os.listdir(tmp_path / "sub") == [".a.x.semask-tmp"]
     assert remove_stale(tmp_path / "nowhere") == []
-
-
-def test_only_regular_files_are_read(tmp_path: Path) -> None:
-    regular, pipe, link, bound = (tmp_path / name for name in ("regular", "pipe", "link", "socket"))
-    regular.write_text("x")
-    os.mkfifo(pipe)
-    link.symlink_to(regular)
-    with socket.socket(socket.AF_UNIX) as server:
-        server.bind(os.fspath(bound))
-        for path in (regular, link, tmp_path / "missing"):  # which `open` reports better
-            assert require_regular(path) == path
-        for path in (pipe, bound, "/dev/zero", "/dev/null"):
-            with pytest.raises(UnreadableFile, match=rf"^{path}: not a regular file"):
-                require_regular(path)
-    with pytest.raises(UnreadableFile, match="this is a folder"):
-        require_regular(tmp_path)
-    with pytest.raises(UnreadableFile, match="no file name"):
-        require_regular("a\0b")
-    with pytest.raises(UnreadableFile, match=r"^images: key 3: not a regular file"):
-        require_regular(pipe, "images: key 3")
-
-
-@pytest.mark.parametrize("name", ["ade20k_sem_seg_val", "my data (2)", "données", ".hidden", "a" * 200])
-def test_plain_names_become_folders(name: str) -> None:
-    assert folder_name(name, "name") == name
-
-
-@pytest.mark.parametrize(
-    "name", ["", " ", ".", "..", "../x", "/etc", "a/b", "a\\b", "a\0b", "a\nb", "\udcff", "a" * 201, "é" * 101]
-)
-def test_a_name_that_is_a_path_becomes_no_folder(name: str) -> None:
-    with pytest.raises(UserError, match=r"^DATASETS.TEST: .* cannot name a folder"):
-        folder_name(name, "DATASETS.TEST")

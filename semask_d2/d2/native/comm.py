@@ -53,12 +53,9 @@ def create_local_process_group(num_workers_per_machine: int) -> None:
 
 def synchronize() -> None:
     """Wait until all processes are here."""
-    if get_world_size() == 1:
-        return
-    if dist.get_backend() == dist.Backend.NCCL:
-        dist.barrier(device_ids=[torch.cuda.current_device()])
-    else:
-        dist.barrier()
+    if get_world_size() > 1:
+        over_nccl = dist.get_backend() == dist.Backend.NCCL  # which else guesses the device, and warns
+        dist.barrier(device_ids=[torch.cuda.current_device()] if over_nccl else None)
 
 
 @functools.lru_cache
@@ -70,22 +67,26 @@ def _cpu_group() -> dist.ProcessGroup:
 
 def all_gather(data: Any, group: dist.ProcessGroup | None = None) -> list[Any]:
     """Return every rank's picklable `data`, in rank order, on every rank."""
-    if get_world_size() == 1:
-        return [data]
-    group = group or _cpu_group()
-    gathered = [None] * dist.get_world_size(group)
-    dist.all_gather_object(gathered, data, group=group)
-    return gathered
+    return _exchange(data, group, None)
 
 
 def gather(data: Any, dst: int = 0, group: dist.ProcessGroup | None = None) -> list[Any]:
     """Return every rank's picklable `data`, in rank order, on the rank `dst`, and an empty list on the others."""
-    if get_world_size() == 1:
+    return _exchange(data, group, dst)
+
+
+def _exchange(data: Any, group: dist.ProcessGroup | None, receiver: int | None) -> list[Any]:
+    """Return what all ranks hand in, on the `receiver` alone where there is one."""
+    if not _is_distributed():
         return [data]
-    group = group or _cpu_group()
-    gathered: list[Any] | None = [None] * dist.get_world_size(group) if dist.get_rank(group) == dst else None
-    dist.gather_object(data, gathered, dst=dst, group=group)
-    return gathered or []
+    members = group or _cpu_group()
+    receives = receiver in (None, get_rank())
+    parts: list[Any] = [None] * dist.get_world_size(members) if receives else []
+    if receiver is None:
+        dist.all_gather_object(parts, data, group=members)
+    else:
+        dist.gather_object(data, parts if receives else None, dst=receiver, group=members)
+    return parts
 
 
 def shared_random_seed() -> int:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from torch import nn
@@ -28,12 +29,12 @@ class TrainerBase:
     to its end. `storage` takes the scalars while `train` runs.
     """
 
+    storage: EventStorage
+    max_iter: int
+    iter = start_iter = 0
+
     def __init__(self) -> None:
         self._hooks: list[hooks.HookBase] = []
-        self.iter: int = 0
-        self.start_iter: int = 0
-        self.max_iter: int
-        self.storage: EventStorage
 
     def register_hooks(self, hooks: Sequence[hooks.HookBase | None]) -> None:
         """Append hooks, which run in this order; None entries are left out."""
@@ -43,23 +44,18 @@ class TrainerBase:
                 self._hooks.append(hook)
 
     def train(self, start_iter: int, max_iter: int) -> None:
-        """Run the iterations from `start_iter` to below `max_iter`."""
+        """Run the iterations from `start_iter` to below `max_iter`; `after_train` comes last, whatever happens."""
         _loop_logger.info("Starting training from iteration %d", start_iter)
-        self.iter = self.start_iter = start_iter
-        self.max_iter = max_iter
-        with EventStorage(start_iter) as self.storage:
-            try:
-                self.before_train()
-                for self.iter in range(start_iter, max_iter):
-                    self.before_step()
-                    self.run_step()
-                    self.after_step()
+        self.start_iter, self.max_iter = start_iter, max_iter
+        self.iter = start_iter
+        with EventStorage(start_iter) as storage, ExitStack() as at_the_end, _failures_logged():
+            self.storage = storage
+            at_the_end.callback(self.after_train)
+            self.before_train()
+            while self.iter < max_iter:
+                for part in (self.before_step, self.run_step, self.after_step):
+                    part()
                 self.iter += 1
-            except Exception:
-                _loop_logger.exception("Exception during training:")
-                raise
-            finally:
-                self.after_train()
 
     def before_train(self) -> None:
         self._call_hooks("before_train")
@@ -104,6 +100,16 @@ class TrainerBase:
                 _loop_logger.warning(f"Cannot find the hook '{name}', its state_dict is ignored.")
             else:
                 hook.load_state_dict(state)
+
+
+@contextmanager
+def _failures_logged() -> Iterator[None]:
+    """Log an error with its traceback on its way out."""
+    try:
+        yield
+    except Exception:
+        _loop_logger.exception("Exception during training:")
+        raise
 
 
 def _of_inner_trainer(name: str) -> property:

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Any
 
 from fvcore.common.checkpoint import PeriodicCheckpointer as _PeriodicCheckpointer
-from fvcore.common.timer import Timer
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler as _TorchScheduler
 
@@ -50,30 +49,27 @@ class IterationTimer(HookBase):
     """Puts "time", an iteration's seconds up to this hook, from iteration `warmup_iter` on; logs the total."""
 
     def __init__(self, warmup_iter: int = 3) -> None:
-        self._warmup_iter = warmup_iter
-        self._start_time = time.perf_counter()  # after_train runs even where another hook failed before this one began
-        self._step_timer = Timer()
-        self._total_timer = Timer()
+        self._unmeasured = warmup_iter - 1  # iterations at the start
+        self._in_steps = 0.0  # seconds
+        self.before_train()  # after_train runs even where another hook failed before this one began
+        self.before_step()
 
     def before_train(self) -> None:
-        self._start_time = time.perf_counter()
-        self._total_timer.reset()
-        self._total_timer.pause()
+        self._training_began = time.perf_counter()
 
     def before_step(self) -> None:
-        self._step_timer.reset()
-        self._total_timer.resume()
+        self._step_began = time.perf_counter()
 
     def after_step(self) -> None:
-        self._total_timer.pause()
-        if self.trainer.iter + 1 - self.trainer.start_iter >= self._warmup_iter:
-            self.trainer.storage.put_scalars(time=self._step_timer.seconds())
+        seconds = time.perf_counter() - self._step_began
+        self._in_steps += seconds
+        if self.trainer.iter - self.trainer.start_iter >= self._unmeasured:
+            self.trainer.storage.put_scalars(time=seconds)
 
     def after_train(self) -> None:
-        total = time.perf_counter() - self._start_time
-        on_hooks = total - self._total_timer.seconds()
-        total, on_hooks = (datetime.timedelta(seconds=int(seconds)) for seconds in (total, on_hooks))
-        _logger.info(f"Total training time: {total} ({on_hooks} on hooks)")
+        total = time.perf_counter() - self._training_began
+        shown = [datetime.timedelta(seconds=int(seconds)) for seconds in (total, total - self._in_steps)]
+        _logger.info("Total training time: %s (%s on hooks)", *shown)
 
 
 class PeriodicWriter(HookBase):
@@ -135,8 +131,8 @@ class LRScheduler(HookBase):
         return rates.index(Counter(rates).most_common(1)[0][0])
 
     def after_step(self) -> None:
-        rate = self._optimizer.param_groups[self._shown_group]["lr"]
-        self.trainer.storage.put_scalar("lr", rate, smoothing_hint=False)
+        shown = self._optimizer.param_groups[self._shown_group]
+        self.trainer.storage.put_scalar("lr", shown["lr"], smoothing_hint=False)
         self.scheduler.step()
 
     def state_dict(self) -> dict[str, Any]:

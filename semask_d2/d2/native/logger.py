@@ -16,7 +16,14 @@ from semask_d2.d2.native.env import PathManager
 _DATE_FORMAT = "%m/%d %H:%M:%S"
 
 
-class _ConsoleFormatter(logging.Formatter):
+class _Formatter(logging.Formatter):
+    """Spells out what no stream can take, as of a file's name that is no text."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return super().format(record).encode(errors="backslashreplace").decode()
+
+
+class _ConsoleFormatter(_Formatter):
     """Colors time and level, and shortens the name of the root logger."""
 
     def __init__(self, root_name: str, short_name: str) -> None:
@@ -50,7 +57,7 @@ def setup_logger(
     logger = logging.getLogger(name)
     logger.setLevel(logging.DEBUG)
     logger.propagate = enable_propagation
-    plain = logging.Formatter("[%(asctime)s] %(name)s %(levelname)s: %(message)s", datefmt=_DATE_FORMAT)
+    plain = _Formatter("[%(asctime)s] %(name)s %(levelname)s: %(message)s", datefmt=_DATE_FORMAT)
     if configure_stdout and distributed_rank == 0:
         if abbrev_name is None:
             abbrev_name = "d2" if name == "detectron2" else name

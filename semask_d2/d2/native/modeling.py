@@ -72,15 +72,15 @@ def build_model(cfg: CfgNode) -> nn.Module:
     return META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)(cfg).to(torch.device(cfg.MODEL.DEVICE))
 
 
+@dataclass(eq=False)
 class ImageList:
     """Images of several sizes in one `tensor` (N, ..., H, W), padded at the right and the bottom.
 
     `image_sizes` holds each image's own (height, width); indexing cuts the padding off.
     """
 
-    def __init__(self, tensor: Tensor, image_sizes: list[tuple[int, int]]) -> None:
-        self.tensor = tensor
-        self.image_sizes = image_sizes
+    tensor: Tensor
+    image_sizes: list[tuple[int, int]]
 
     def __len__(self) -> int:
         return len(self.image_sizes)

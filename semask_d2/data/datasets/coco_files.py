@@ -105,6 +105,8 @@ def coco_file(content: Any, path: Path, kind: str = "segmentation") -> CocoFile:
 
 def identity(value: Any, source: str) -> Any:
     """Return an id as it is compared: a whole number, also where it is written as text or as 7.0, else a text."""
+    if type(value) is int and abs(value) <= foreign.MAX_INTEGER:
+        return value
     if isinstance(value, str) and value.strip().isdecimal() and len(value) < 20:
         return int(value)
     return foreign.text(value, source) if isinstance(value, str) else foreign.integer(value, source)
@@ -237,11 +239,10 @@ def check_shape(annotation: dict[str, Any], image: CocoImage, source: str) -> No
 
 def box_of(annotation: dict[str, Any]) -> list[float] | None:
     """Return the box [x, y, width, height] of an annotation; None where it has none with an area."""
-    try:
-        box = [foreign.number(x, "") for x in foreign.entries(annotation.get("bbox"), "", 4)]
-    except UserError:
+    box = annotation.get("bbox")
+    if not isinstance(box, list) or len(box) != 4 or not all(type(x) in (int, float) for x in box):
         return None
-    return box if min(box[2:]) > 0 else None
+    return box if abs(sum(box)) < foreign.MAX_NUMBER and foreign.is_positive(min(box[2:])) else None
 
 
 def read_panoptic(file: CocoFile, entries: Sequence[Any]) -> None:

@@ -96,14 +96,15 @@ class Matching(NamedTuple):
 def match_images(images: Mapping[str, Path], labels: Mapping[str, CocoLabels], source: str) -> Matching:
     """Match a file's labels, by `file_name`, with images by their keys, which are paths below the images' folder.
 
-    Names are compared as paths from their end, the longest first: images/a/1.jpg is a/1.jpg or else 1.jpg. Where a name
-    fits several images, or an image several names, a training refuses them, as the labels of each are unknown.
+    Names are compared as paths from their end, the longest first: images/a/1.jpg is a/1.jpg or else 1.jpg. Of several
+    names that fit an image the one of which least is left out is meant. Where a name fits several images, or several
+    fit an image as well, a training refuses them, as the labels of each are unknown.
     """
     by_ending: dict[str, list[str]] = defaultdict(list)
     for key, path in images.items():
         for ending in endings(key + path.suffix if key else path.name):
             by_ending[ending].append(key)
-    fitting: dict[str, list[tuple[int, str]]] = defaultdict(list)  # by image: how much of a name fits, and the name
+    fitting: dict[str, list[tuple[int, str]]] = defaultdict(list)  # by image: folders of a name left out, and the name
     result = Matching({}, set(), [], [])
 
     def complain(text: str, keys: Iterable[str]) -> None:
@@ -112,18 +113,17 @@ def match_images(images: Mapping[str, Path], labels: Mapping[str, CocoLabels], s
         result.problems.append(Problem("relation", problem, refused=True))
 
     for name in labels:
-        ending = next((ending for ending in endings(name) if ending in by_ending), "")
-        keys = by_ending.get(ending, [])
+        left_out, keys = next(((i, by_ending[x]) for i, x in enumerate(endings(name)) if x in by_ending), (0, []))
         if len(keys) == 1:
-            fitting[keys[0]].append((len(ending), name))
+            fitting[keys[0]].append((left_out, name))
         elif keys:
             complain(f"{name} fits several images: {few(images[key] for key in keys)}", keys)
         else:
             result.missing.append(name)
     for key, names in fitting.items():
-        longest = max(length for length, _ in names)
-        result.missing.extend(name for length, name in names if length < longest)
-        nearest = [name for length, name in names if length == longest]
+        least, _ = min(names)
+        result.missing.extend(name for left_out, name in names if left_out > least)
+        nearest = [name for left_out, name in names if left_out == least]
         if len(nearest) > 1:
             complain(f"{few(nearest)} all fit {images[key]}", [key])
         elif key not in result.unclear:

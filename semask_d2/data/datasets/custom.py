@@ -11,13 +11,14 @@ from typing import Any
 from semask_d2.config.custom_data import check_section, rgb_of, split_names
 from semask_d2.d2 import CfgNode, DatasetCatalog, MetadataCatalog
 from semask_d2.data.datasets.coco_files import read_coco
-from semask_d2.data.datasets.coco_labels import coco_labels, match_images
-from semask_d2.data.datasets.pairing import Pairing, expand, find_pairs, merged
-from semask_d2.data.labels import LabelFormat
+from semask_d2.data.datasets.coco_labels import Matching, coco_labels, match_images
+from semask_d2.data.datasets.pairing import Pairing, Problem, expand, find_pairs, merged
+from semask_d2.data.labels import CocoLabels, LabelFormat
 from semask_d2.utils.errors import UserError
 from semask_d2.utils.visualization import distinct_colors
 
 HASH_RANGE = 2**64
+JSON = ".json"
 _registered: dict[str, CustomDataset] = {}  # by the names of splits
 
 
@@ -80,6 +81,11 @@ class CustomDataset:
         kept = [i for i in range(len(dicts)) if (i in chosen) == (split == "val")]
         if split == "val":  # files without a partner are told of once
             pairing.unlabeled, pairing.imageless, pairing.problems = [], [], []
+        if dicts and not kept:
+            raise UserError(
+                f"{self.name}: val: {self.val_fraction:g} of {len(dicts)} image(s) leaves none for {split}: give more "
+                "images, or name those of val"
+            )
         pairing.pairs = [pairing.pairs[i] for i in kept]
         return [dicts[i] for i in kept], pairing
 
@@ -96,9 +102,11 @@ class CustomDataset:
         images, labels = self.images[split], self.labels[split]
         if not images:
             raise UserError(f"{self.name}: it has no {split} images; add `{split}` to the data set's file")
-        if any(word.lower().endswith(".json") for word in labels):
+        if any(word.lower().endswith(JSON) for word in labels):
             return self._list_coco(split)
         pairing = find_pairs(images, labels, self.root, f"{self.name}: {split}")
+        if any(label.suffix.lower() == JSON for _, label in pairing.pairs):
+            return self._list_coco_pairs(pairing)
         extra = {} if self.label_format == LabelFormat(self.label_format.ignore_label) else {
             "label_format": self.label_format
         }  # fmt: skip
@@ -108,29 +116,47 @@ class CustomDataset:
         source = f"{self.name}: {split}"
         if len(self.labels[split]) > 1:
             raise UserError(f"{source}: labels: expected one .json file, or files of label maps")
-        file = read_coco(self.root / self.labels[split][0])
-        label_format = self.label_format
+        path = self.root / self.labels[split][0]
         images = merged([expand(word, self.root, f"{source}: images") for word in self.images[split]], source)
-        by_name = coco_labels(
-            file, names=self.classes, id_map=dict(label_format.id_map), ignore_label=label_format.ignore_label
-        )
-        matching = match_images(images, by_name, str(file.path))
+        matching, problems = self._match_coco(path, images)
         keys = sorted(matching.labels)
         pairing = Pairing(
-            [(images[key], file.path) for key in keys],
+            [(images[key], path) for key in keys],
             [images[key] for key in sorted(images.keys() - matching.labels.keys() - matching.unclear)],
-            [Path(f"{file.path}: {name}") for name in matching.missing],
-            [*file.problems, *matching.problems],
+            [Path(f"{path}: {name}") for name in matching.missing],
+            [*problems, *matching.problems],
         )
-        dicts = [
-            {
-                "file_name": str(images[key]),
-                "sem_seg_file_name": str(file.path),
-                "coco_labels": matching.labels[key],
-            }
-            for key in keys
-        ]
-        return dicts, pairing
+        return [coco_dict(images[key], path, matching.labels[key]) for key in keys], pairing
+
+    def _list_coco_pairs(self, listed: Pairing) -> tuple[list[dict[str, Any]], Pairing]:
+        """Pairs of a list in which COCO files stand for label files; what is wrong elsewhere in these is left out."""
+        result = Pairing()
+        labels: dict[Path, CocoLabels] = {}
+        for path in dict.fromkeys(label for _, label in listed.pairs):
+            if path.suffix.lower() != JSON:
+                raise UserError(f"{path}: a list of pairs holds either .json files or label maps; write two data sets")
+            images = {image.relative_to(image.anchor).with_suffix("").as_posix(): image for image, x in listed.pairs
+                      if x == path}  # fmt: skip
+            matching, problems = self._match_coco(path, images)
+            labels |= {images[key]: x for key, x in matching.labels.items()}
+            listed_sources = {x.source for x in matching.labels.values()}
+            result.problems += [x for x in problems if listed_sources.intersection(x.sources)]
+            result.problems += matching.problems
+            result.unlabeled += [images[key] for key in images.keys() - matching.labels.keys() - matching.unclear]
+        result.pairs = [(image, path) for image, path in listed.pairs if image in labels]
+        return [coco_dict(image, path, labels[image]) for image, path in result.pairs], result
+
+    def _match_coco(self, path: Path, images: dict[str, Path]) -> tuple[Matching, list[Problem]]:
+        """The labels that a COCO file holds for images, and what is wrong with it."""
+        file = read_coco(path)
+        id_map, ignore_label = dict(self.label_format.id_map), self.label_format.ignore_label
+        by_name = coco_labels(file, names=self.classes, id_map=id_map, ignore_label=ignore_label)
+        return match_images(images, by_name, str(path)), file.problems
+
+
+def coco_dict(image: Path, path: Path, labels: CocoLabels) -> dict[str, Any]:
+    """The dict of an image whose labels are in the COCO file at `path`."""
+    return {"file_name": str(image), "sem_seg_file_name": str(path), "coco_labels": labels}
 
 
 def register_custom(cfg: CfgNode) -> CustomDataset | None:

@@ -11,29 +11,63 @@ import torch
 
 from semask_d2.utils.errors import UserError
 
+# of this process: what failed at its first use on a device, and what did not, for which values
+FAILURES: dict[tuple[str, str], str] = {}
+PASSED: set[tuple[str, str, torch.dtype]] = set()
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def served(variable: str, what: str, device: torch.device, dtype: torch.dtype, *, wanted: bool = True) -> bool:
-    """Whether `what` is computed by Triton on `device`, for values of `dtype`; graphs take the answer for a constant.
+    """Return whether `what` is computed by Triton on `device`, for values of `dtype`; a constant in graphs.
+
+    The arguments are those of `refusal`, which says why not.
+    """
+    return not refusal(variable, what, device, dtype, wanted=wanted)
+
+
+def refusal(variable: str, what: str, device: torch.device, dtype: torch.dtype, *, wanted: bool = True) -> str:
+    """Return why `what` is not computed by Triton on `device`, for values of `dtype`; empty if it is.
 
     The environment's `variable` is `auto`, or nothing: where it can and is `wanted`; `plain`: never; or `triton`:
-    wherever it can, and `UserError` where it cannot. So is any other value.
+    wherever it can, and `UserError` where it cannot. So is any other value. That it can is known after its first use on
+    a device, a small case computed in both ways; of a GPU that it cannot serve a warning tells, once.
     """
     choice = os.environ.get(variable) or "auto"
     if choice not in ("auto", "triton", "plain"):
         raise UserError(f"{variable}={choice!r}: expected auto, triton or plain; unset it to choose by the machine")
-    if choice == "plain" or (choice == "auto" and not wanted):
-        return False
+    if choice == "plain":
+        return f"{variable}=plain"
+    if choice == "auto" and not wanted:
+        return f"for {str(dtype).removeprefix('torch.')}"
     if dtype not in DTYPES:
         problem = f"values of {dtype} are none of fp32, bf16 and fp16"
     else:
-        problem = obstacle(device, interpreted())
+        problem = obstacle(device, interpreted()) or failed_check(what, device, dtype)
     if choice == "triton" and problem:
         raise UserError(f"{variable}=triton, but {problem}; unset it to choose by the machine")
-    if problem and device.type == "cuda":
-        warnings.warn(f"{problem}: {what} is by standard operators, which are slower", stacklevel=2)
-    return not problem
+    if problem and (device.type == "cuda" or interpreted()):
+        warn_once(f"{problem}: {what} is by standard operators, which are slower")
+    return problem
+
+
+@functools.cache
+def warn_once(text: str) -> None:
+    """Warn, unless this process has done so."""
+    warnings.warn(text, stacklevel=4)
+
+
+def failed_check(what: str, device: torch.device, dtype: torch.dtype) -> str:
+    """Return what was wrong with Triton's `what` at its first use on `device`; empty if it computes rightly."""
+    if (what, str(device)) in FAILURES:
+        return FAILURES[what, str(device)]
+    if (what, str(device), dtype) not in PASSED:
+        from semask_d2.modeling.layers.triton_check import first_use  # which imports the operators, and they this file
+
+        if problem := first_use(what, device, dtype):
+            FAILURES[what, str(device)] = problem
+            return problem
+        PASSED.add((what, str(device), dtype))
+    return ""
 
 
 # what `torch.compiler.assume_constant_result` does; that would import the compiler, a second and more for everyone

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from semask_d2.modeling.layers.triton_choice import served
+from semask_d2.modeling.layers.triton_choice import refusal, served
 
-VARIABLE = "SEMASK_D2_DEFORMABLE_ATTENTION"
+VARIABLE, WHAT = "SEMASK_D2_DEFORMABLE_ATTENTION", "deformable attention"
 
 
 def fused_deformable_attention(
@@ -112,9 +112,14 @@ deformable_attention_backward_op.register_autograd(_no_second_backward)
 
 
 def triton_serves(value: Tensor) -> bool:
-    """Whether the fused operator can take `value`: fp32, bf16 or fp16, on a GPU for which Triton can compile.
+    """Return whether the fused operator takes `value`: fp32, bf16 or fp16, on a GPU where it computes rightly.
 
     The environment's SEMASK_D2_DEFORMABLE_ATTENTION is `auto` (the default), `plain` for never, or `triton`, which
     raises `UserError` where it cannot; so does any other value.
     """
-    return served(VARIABLE, "deformable attention", value.device, value.dtype)
+    return served(VARIABLE, WHAT, value.device, value.dtype)
+
+
+def triton_refusal(device: torch.device, dtype: torch.dtype) -> str:
+    """Return why the fused operator does not take values of `dtype` on `device`; empty if it does."""
+    return refusal(VARIABLE, WHAT, device, dtype)

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from semask_d2.modeling.layers.triton_choice import served
+from semask_d2.modeling.layers.triton_choice import refusal, served
 
-VARIABLE = "SEMASK_D2_DEFORMABLE_CONVOLUTION"
+VARIABLE, WHAT = "SEMASK_D2_DEFORMABLE_CONVOLUTION", "deformable convolution"
 
 
 def fused_deform_conv2d(x: Tensor, offsets: Tensor, weight: Tensor, bias: Tensor, mask: Tensor) -> Tensor:
@@ -108,10 +108,15 @@ deformable_convolution_backward_op.register_autograd(_no_second_backward)
 
 
 def triton_serves(x: Tensor) -> bool:
-    """Whether the fused operator takes `x`: of half precision, or under autocast, on a GPU Triton can compile for.
+    """Return whether the fused operator takes `x`, of half precision or under autocast, where it computes rightly.
 
     The environment's SEMASK_D2_DEFORMABLE_CONVOLUTION is `auto` (the default), `plain` for never, or `triton`, which
     takes fp32 too and raises `UserError` where it cannot; so does any other value.
     """
     dtype = effective_dtype(x)
-    return served(VARIABLE, "deformable convolution", x.device, dtype, wanted=dtype.itemsize < 4)
+    return served(VARIABLE, WHAT, x.device, dtype, wanted=dtype.itemsize < 4)
+
+
+def triton_refusal(device: torch.device, dtype: torch.dtype) -> str:
+    """Return why the fused operator does not take values of `dtype` on `device`; empty if it does."""
+    return refusal(VARIABLE, WHAT, device, dtype, wanted=dtype.itemsize < 4)

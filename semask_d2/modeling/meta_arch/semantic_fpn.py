@@ -98,10 +98,14 @@ class SeMaskFPN(SemanticSegmenter):
         return [list(group) for _, group in groupby(batched_inputs, key=lambda inputs: inputs["image"].shape)]
 
     def score_maps(self, batched_inputs: list[dict], images: ImageList, predictions: Tensor) -> list[ScoreMap]:
-        """The logits (B, K, h, w) of images of one size, straight from stride 4 to each one's output size."""
+        """The logits (B, K, h, w) of images of one size, resized to the network's input, then to each output size.
+
+        Bilinear both times, as the published models have it, which is not the same as once.
+        """
         source = (predictions.shape[-2], predictions.shape[-1])
-        sizes = map(output_size, batched_inputs, images.image_sizes)
-        return [
-            ScoreMap(resized(rows_of(x), source, size), size, row_elements(len(x), size, source), x.device)
-            for x, size in zip(predictions.float(), sizes, strict=True)
-        ]
+        given = (images.tensor.shape[-2], images.tensor.shape[-1])
+        maps = []
+        for logits, size in zip(predictions.float(), map(output_size, batched_inputs, images.image_sizes), strict=True):
+            rows = resized(resized(rows_of(logits), source, given), given, size)
+            maps.append(ScoreMap(rows, size, row_elements(len(logits), size, given, source), logits.device))
+        return maps

@@ -20,6 +20,7 @@ from semask_d2.modeling.layers import triton_choice, triton_deformable_attention
 from semask_d2.modeling.layers.triton_deformable_attention import VARIABLE, fused_deformable_attention, triton_serves
 from semask_d2.utils.errors import UserError
 from tests.helpers.commands import ROOT
+from tests.helpers.triton_state import fresh_triton_state
 
 CASES = "tests/modeling/layers/triton_deformable_attention_cases.py"
 needs_triton = pytest.mark.skipif(
@@ -147,10 +148,8 @@ def _fresh(monkeypatch: pytest.MonkeyPatch):
     """No answer about Triton from before, none left, and neither variable."""
     for name in (VARIABLE, "TRITON_INTERPRET"):
         monkeypatch.delenv(name, raising=False)
-    forget = triton_choice.obstacle.cache_clear
-    forget()
-    yield
-    forget()
+    with fresh_triton_state():
+        yield
 
 
 @pytest.mark.usefixtures("_fresh")

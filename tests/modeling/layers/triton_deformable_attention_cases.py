@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from semask_d2.modeling.layers.deformable_attention import deformable_attention
 from semask_d2.modeling.layers.triton_deformable_attention import (
     VARIABLE,
     deformable_attention_backward_op,
@@ -24,8 +26,11 @@ from semask_d2.modeling.layers.triton_deformable_attention import (
     triton_serves,
 )
 from semask_d2.utils.errors import UserError
+from tests.helpers.triton_state import fresh_triton_state
 
 pytest.importorskip("triton")
+
+from semask_d2.modeling.layers import deformable_attention_kernels as kernels
 
 DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
 SIZES = [(2, 3), (5, 4), (1, 1)]
@@ -302,3 +307,41 @@ def test_serves_the_dtypes_it_has_kernels_for(monkeypatch: pytest.MonkeyPatch) -
     assert triton_serves(value)
     with pytest.raises(UserError, match=f"{VARIABLE}=triton, but values of torch.float64"):
         triton_serves(value.double())
+
+
+def wrong(*parts: Tensor) -> Any:
+    results = tuple(1.5 * part for part in parts)
+    return results if len(results) > 1 else results[0]
+
+
+def raising(*parts: Tensor) -> Any:
+    raise CompilationError("no kernel image is available")
+
+
+class CompilationError(Exception):
+    """A compiler's own."""
+
+
+@pytest.mark.parametrize(("part", "break_it"), [("forward", wrong), ("forward", raising), ("backward", wrong)])
+def test_a_broken_kernel_means_standard_operators_and_one_warning(
+    part: str, break_it: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel = getattr(kernels, part)
+
+    def broken(*arguments: Any) -> Any:
+        results = kernel(*arguments)
+        return break_it(*(results if isinstance(results, tuple) else (results,)))
+
+    monkeypatch.setattr(kernels, part, broken)
+    monkeypatch.delenv(VARIABLE, raising=False)
+    reason = "CompilationError: no kernel image" if break_it is raising else "differs from the formula by 0.5"
+    with fresh_triton_state():
+        arguments = inputs()
+        with pytest.warns(UserWarning, match=f"deformable attention fails on .*{reason}") as caught:
+            found, _ = (results(deformable_attention, arguments) for _ in range(2))
+        assert len([x for x in caught if "by standard operators" in str(x.message)]) == 1
+        monkeypatch.setenv(VARIABLE, "triton")
+        with pytest.raises(UserError, match=f"{VARIABLE}=triton, but Triton's deformable attention fails on "):
+            triton_serves(torch.zeros(1, device=DEVICE))
+    for ours, plain in zip(found, results(plain_attention, arguments), strict=True):
+        torch.testing.assert_close(ours, plain, atol=1e-5, rtol=1e-5)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -26,8 +27,11 @@ from semask_d2.modeling.layers.triton_deformable_conv import (
     triton_serves,
 )
 from semask_d2.utils.errors import UserError
+from tests.helpers.triton_state import fresh_triton_state
 
 pytest.importorskip("triton")
+
+from semask_d2.modeling.layers import deformable_conv_kernels as kernels
 
 DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
 LOW = torch.bfloat16 if DEVICE == "cpu" else torch.float16  # of autocast
@@ -236,3 +240,38 @@ def test_serves_half_precision_and_fp32_where_it_is_asked_for(monkeypatch: pytes
     assert triton_serves(x)
     with pytest.raises(UserError, match=f"{VARIABLE}=triton, but values of torch.float64"):
         triton_serves(x.double())
+
+
+def wrong(*parts: Tensor) -> Any:
+    results = tuple(1.5 * part for part in parts)
+    return results if len(results) > 1 else results[0]
+
+
+def raising(*parts: Tensor) -> Any:
+    raise CompilationError("no kernel image is available")
+
+
+class CompilationError(Exception):
+    """A compiler's own."""
+
+
+@pytest.mark.parametrize(("part", "break_it"), [("forward", wrong), ("forward", raising), ("backward", wrong)])
+def test_a_broken_kernel_means_standard_operators_and_one_warning(
+    part: str, break_it: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel = getattr(kernels, part)
+
+    def broken(*arguments: Any) -> Any:
+        results = kernel(*arguments)
+        return break_it(*(results if isinstance(results, tuple) else (results,)))
+
+    monkeypatch.setattr(kernels, part, broken)
+    monkeypatch.delenv(VARIABLE, raising=False)
+    reason = "CompilationError: no kernel image" if break_it is raising else "differs from the formula by 0.5"
+    with fresh_triton_state():
+        with pytest.warns(UserWarning, match=f"deformable convolution fails on .*{reason}") as caught:
+            assert [triton_serves(torch.zeros(1, dtype=LOW, device=DEVICE)) for _ in range(2)] == [False, False]
+        assert len([x for x in caught if "by standard operators" in str(x.message)]) == 1
+        monkeypatch.setenv(VARIABLE, "triton")
+        with pytest.raises(UserError, match=f"{VARIABLE}=triton, but Triton's deformable convolution fails on "):
+            triton_serves(torch.zeros(1, device=DEVICE))

@@ -109,12 +109,13 @@ def test_the_log_says_how_it_computes(gpu_dtype: torch.dtype, monkeypatch: pytes
     assert computation(cfg, cpu, training=False).startswith("bfloat16 (autocast), ")
     assert computation(cfg, cpu, training=False).endswith(", compiled (default)")
     monkeypatch.setattr(triton_choice, "obstacle", lambda device, on_cpu: "")
+    monkeypatch.setattr(triton_choice, "failed_check", lambda what, device, dtype: "")
     cfg = tiny_cfg(SOLVER__AMP__ENABLED=True, **options)
     with FakeTensorMode():
         mixed, whole = (computation(cfg, gpu, training=training) for training in (True, False))
     name = str(gpu_dtype).removeprefix("torch.")
-    both = "deformable attention Triton, deformable convolution"
-    assert mixed == f"{name} (autocast), {attention}, {both} Triton, not compiled"
-    assert whole == f"float32 (products highest), {attention}, {both} torchvision, not compiled"
+    both = "deformable attention Triton (checked), deformable convolution"
+    assert mixed == f"{name} (autocast), {attention}, {both} Triton (checked), not compiled"
+    assert whole == f"float32 (products highest), {attention}, {both} torchvision (for float32), not compiled"
     cfg = tiny_cfg(MODEL__SEM_SEG_HEAD__PIXEL_DECODER_NAME="BasePixelDecoder")
     assert computation(cfg, cpu, training=False) == f"float32, {attention}, not compiled"

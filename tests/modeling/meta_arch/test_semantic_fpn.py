@@ -11,6 +11,8 @@ from semask_d2 import get_cfg
 from semask_d2.config.merging import merge_file
 from semask_d2.d2 import build_model
 from semask_d2.data import build_mapper
+from semask_d2.modeling.meta_arch import score_maps, semantic_fpn
+from semask_d2.modeling.meta_arch.score_maps import resized
 from tests.helpers.commands import ROOT
 from tests.helpers.tiny_model import CLASSES, make_inputs, randomize, tiny_cfg
 
@@ -59,21 +61,52 @@ def test_head_equals_the_formula(size: tuple[int, int]) -> None:
         torch.testing.assert_close(model.sem_seg_head(features), expected, atol=1e-4, rtol=1e-3)
 
 
-def test_logits_go_straight_to_the_wanted_size_and_images_are_not_padded() -> None:
+OUTPUT_SIZES = ((80, 100), (61, 33), (31, 20), (64, 301))  # larger, the image's own, smaller, and both at once
+
+
+def test_logits_are_resized_to_the_input_then_to_the_image_and_images_are_not_padded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As published: two bilinear steps. Labels are made in bands, which never hold the whole of either map."""
+    monkeypatch.setattr(score_maps, "BAND_ELEMENTS", 2000)
     model = randomize(build()).eval()
-    inputs = make_inputs((40, 64), (61, 33), labels=False)
-    inputs[0] |= {"height": 80, "width": 100}
+    inputs = make_inputs((40, 64), (61, 33), (61, 33), (61, 33), labels=False)
+    for x, (height, width) in zip(inputs, OUTPUT_SIZES, strict=True):
+        x |= {"height": height, "width": width}
     seen = []
     model.backbone.register_forward_pre_hook(lambda module, args: seen.append(tuple(args[0].shape)))
     with torch.no_grad():
-        outputs = model(inputs)
-        assert seen == [(1, 3, 40, 64), (1, 3, 61, 33)]
-        for x, output, size in zip(inputs, outputs, ((80, 100), (61, 33)), strict=True):
-            assert output["sem_seg"].shape == (CLASSES, *size)
+        outputs, labels = model(inputs), model.predict_labels(inputs)
+        assert seen[:2] == [(1, 3, 40, 64), (3, 3, 61, 33)]
+        for x, output, ids, size in zip(inputs, outputs, labels, OUTPUT_SIZES, strict=True):
             pixels = model.normalizer([x["image"]], 0).tensor
             logits = model.sem_seg_head(model.backbone(pixels))
-            expected = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)[0]
-            torch.testing.assert_close(output["sem_seg"], expected)
+            for target in (pixels.shape[-2:], size):
+                logits = F.interpolate(logits, size=target, mode="bilinear", align_corners=False)
+            torch.testing.assert_close(output["sem_seg"], logits[0], atol=1e-4, rtol=1e-4)
+            assert (ids == logits[0].argmax(0)).double().mean() > 0.999
+
+
+@pytest.mark.parametrize("size", OUTPUT_SIZES)
+def test_a_band_of_labels_asks_for_few_rows_of_both_maps(size: tuple[int, int], monkeypatch) -> None:
+    monkeypatch.setattr(score_maps, "BAND_ELEMENTS", 4000)
+    model = randomize(build()).eval()
+    (x,) = make_inputs((240, 200), labels=False)
+    asked = []
+
+    def watched(rows, source, target):
+        def some(start: int, stop: int) -> Tensor:
+            part = resized(rows, source, target)(start, stop)
+            asked.append(part.numel())
+            return part
+
+        return some
+
+    monkeypatch.setattr(semantic_fpn, "resized", watched)
+    with torch.no_grad():
+        model.predict_labels([{**x, "height": size[0], "width": size[1]}])
+    smallest = CLASSES * 200 * max(1, -(-240 // size[0]) + 2)  # one row of the result needs so much of the input's
+    assert max(asked) <= max(smallest, 3 * 4000)
 
 
 def test_losses_of_images_of_different_sizes() -> None:

@@ -1,0 +1,130 @@
+"""Data sets that a program registers, as Detectron2's tutorial does, with dicts that lack what COCO's files have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from semask_d2 import get_cfg
+from semask_d2.d2 import DatasetCatalog, MetadataCatalog
+from semask_d2.engine import Trainer
+from semask_d2.evaluation import InstanceEvaluator
+from semask_d2.evaluation.tasks import dataset_task
+from tests.helpers.commands import TINY
+
+POLYGON = [10.0, 10.0, 30.0, 10.0, 30.0, 40.0, 10.0, 40.0]
+
+
+@pytest.fixture
+def register() -> Iterator[Callable[..., None]]:
+    """Register a list of dicts with metadata under a name."""
+    names = []
+
+    def add(name: str, dicts: list[dict], **metadata: Any) -> None:
+        DatasetCatalog.register(name, lambda: dicts)
+        MetadataCatalog.get(name).set(**metadata)
+        names.append(name)
+
+    yield add
+    for name in names:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+
+
+def trained(name: str, task: str, num_classes: int, folder: Path) -> dict[str, Any]:
+    """The results after two steps of a tiny model."""
+    cfg = get_cfg(f"toy_scenes_{task}/semask_swin_mini_msfapn_m2f.yaml", [*TINY, "SOLVER.MAX_ITER", "2"])
+    cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = (name,)
+    cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = num_classes
+    cfg.SOLVER.WARMUP_ITERS = cfg.TEST.EVAL_PERIOD = 0
+    cfg.OUTPUT_DIR = str(folder)
+    Trainer(cfg).train()
+    return Trainer.test(cfg, Trainer.build_model(cfg))
+
+
+def balloons(folder: Path) -> list[dict[str, Any]]:
+    """Dicts of five images: as in the tutorial, with arrays, run lengths, without sizes, and without an object."""
+    mask = np.zeros((64, 80), np.uint8, order="F")
+    mask[10:40, 10:30] = 1
+    shapes: list[Any] = [[POLYGON], [np.array(POLYGON)], coco_mask.encode(mask), [POLYGON]]
+    dicts: list[dict[str, Any]] = []
+    for i in range(5):
+        noise = np.random.default_rng(i).integers(0, 256, (64, 80, 3)).astype(np.uint8)
+        Image.fromarray(noise).save(folder / f"{i}.jpg")
+        sample = {"file_name": str(folder / f"{i}.jpg"), "image_id": i, "height": 64, "width": 80, "annotations": []}
+        if i < len(shapes):
+            box = {"bbox": [10, 10, 30, 40], "bbox_mode": 0, "category_id": 0}
+            sample["annotations"].append({**box, "segmentation": shapes[i]})
+        dicts.append(sample)
+    del dicts[3]["height"], dicts[3]["width"]
+    dicts[1]["annotations"][0] |= {"iscrowd": None, "area": None, "bbox": None}
+    return dicts
+
+
+@pytest.mark.slow
+def test_the_tutorials_instances_are_trained_and_measured(
+    tmp_path: Path, register: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    register("test_balloon", balloons(tmp_path), thing_classes=["balloon"])  # without an evaluator_type
+    assert dataset_task("test_balloon") == "instance"
+    results = trained("test_balloon", "instance", 1, tmp_path / "run")
+    assert results["segm"]["AP"] >= 0
+    assert (tmp_path / "run/report.html").is_file()
+    assert "No report" not in caplog.text
+
+
+def test_every_form_of_a_mask_is_the_same_truth(tmp_path: Path, register: Callable[..., None]) -> None:
+    register("test_balloon", balloons(tmp_path), thing_classes=["balloon"], evaluator_type="coco")
+    evaluator = InstanceEvaluator("test_balloon")
+    truth = [evaluator.true_annotations(i) for i in range(5)]
+    assert [len(x) for x in truth] == [1, 1, 1, 1, 0]
+    areas = {x["area"] for (x,) in truth[:4]}
+    assert len({x["segmentation"]["counts"] for (x,) in truth[:4]}) == len(areas) == 1
+    assert [x["iscrowd"] for (x,) in truth[:4]] == [0] * 4
+    assert evaluator.size(3) == {"height": 64, "width": 80}
+
+
+@pytest.mark.slow
+def test_panoptic_dicts_may_name_a_segment_zero_and_one_without_a_pixel(
+    tmp_path: Path, register: Callable[..., None]
+) -> None:
+    dicts = []
+    for i in range(4):
+        noise = np.random.default_rng(i).integers(0, 256, (64, 80, 3)).astype(np.uint8)
+        Image.fromarray(noise).save(tmp_path / f"{i}.jpg")
+        ids = np.zeros((64, 80, 3), np.uint8)
+        ids[:, 40:, 0], ids[20:40, 10:30, 0] = 1, 2
+        Image.fromarray(ids).save(tmp_path / f"{i}.png")
+        segments = [{"id": number, "category_id": number} for number in range(3)] + [{"id": 77, "category_id": 2}]
+        files = {"file_name": str(tmp_path / f"{i}.jpg"), "pan_seg_file_name": str(tmp_path / f"{i}.png")}
+        dicts.append({**files, "image_id": i, "segments_info": segments})
+    names = ["soil", "field", "crop"]
+    register(
+        "test_fields",
+        dicts,
+        stuff_classes=names,
+        thing_classes=names,
+        thing_dataset_id_to_contiguous_id={2: 2},
+        stuff_dataset_id_to_contiguous_id={0: 0, 1: 1},
+        ignore_label=255,
+        evaluator_type="coco_panoptic_seg",
+    )
+    results = trained("test_fields", "panoptic", 3, tmp_path / "run")["panoptic_seg"]
+    assert all(0 <= results[f"PQ-{name}"] <= 100 for name in names)
+    assert np.isfinite(results["PQ"])
+
+
+def test_an_evaluation_without_a_test_set_is_an_error(tiny_run: Path, in_process) -> None:
+    words = ("--config-file", tiny_run / "config.yaml", "--eval-only", "MODEL.WEIGHTS", tiny_run / "model_best.pth")
+    code, _, err = in_process("train_net.py", *words, "DATASETS.TEST", "()", "OUTPUT_DIR", tiny_run / "evaluation")
+    assert code == 1
+    assert err.strip().endswith(
+        "error: DATASETS.TEST is empty: there is nothing to evaluate on; name a data set there, or `val` in the file "
+        "that --data takes"
+    )

@@ -1,0 +1,32 @@
+"""What all processes hand in reaches one of them, on both backends."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from semask_d2.d2 import comm
+
+
+def one_of_three(rank: int, folder: Path) -> None:
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=3)
+    found = [comm.gather({"rank": rank}), comm.gather([rank] * rank, dst=2), comm.all_gather(rank)]
+    comm.synchronize()
+    (folder / f"{rank}.json").write_text(json.dumps(found))
+    torch.distributed.destroy_process_group()
+
+
+def test_a_single_process_has_what_it_hands_in() -> None:
+    assert comm.gather("a") == comm.all_gather("a") == ["a"]
+
+
+@pytest.mark.slow
+def test_one_process_gets_what_all_hand_in(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(one_of_three, (tmp_path,), nprocs=3)
+    found = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(3)]
+    assert found[0] == [[{"rank": 0}, {"rank": 1}, {"rank": 2}], [], [0, 1, 2]]
+    assert found[1] == [[], [], [0, 1, 2]]
+    assert found[2] == [[], [[], [1], [2, 2]], [0, 1, 2]]
