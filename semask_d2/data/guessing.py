@@ -49,6 +49,7 @@ class Guess:
     held: str
     remarks: list[str] = field(default_factory=list)
     has_background: bool = False
+    is_divisible: bool = True  # where there is no validation set, into one and a training set
 
 
 def guess(folder: Path, *, images: str = "", labels: str = "", workers: int | None = None) -> Guess:
@@ -67,18 +68,21 @@ def guess(folder: Path, *, images: str = "", labels: str = "", workers: int | No
         raise search.nothing_found()
     splits, used, remarks = splits_of(folder, partners)
     remarks = search.remarks + remarks
+    is_divisible = "val" in splits or len(set().union(*(image.names & label.names for image, label in partners))) > 1
+    if not is_divisible:
+        remarks.append("one image alone has no part for a validation set: `val` is to be added to the file")
     coco = [place.coco for place in used if place.coco is not None]
     if coco:
         if len(coco) < len(used):
             raise search.choice("labels", used)
         classes, has_background = classes_of_categories([x for file in coco for x in file.used()])
         held = f"{len(classes.names) - has_background} categories"
-        return Guess(splits, classes, held, remarks + classes.remarks, has_background)
+        return Guess(splits, classes, held, remarks + classes.remarks, has_background, is_divisible)
     label_files = [path for place in used for path in place.files]
     folders = [parent for place in used for parent in (place.pattern.parent, place.pattern.parent.parent)]
     table = find_names(dict.fromkeys([folder, *(x for x in folders if x.is_relative_to(folder))]))
     classes, held = classes_of_files(evenly(label_files, READ), table, workers)
-    return Guess(splits, classes, held, remarks + classes.remarks)
+    return Guess(splits, classes, held, remarks + classes.remarks, is_divisible=is_divisible)
 
 
 class Search:

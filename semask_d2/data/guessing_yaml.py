@@ -19,7 +19,7 @@ def as_yaml(guess: Guess, root: Path, name: str = "") -> str:
     lines.append(f"root: {quoted(str(root.resolve()))}  # relative paths start here; without it, at this file")
     for split, where in guess.splits.items():
         lines.append(f"{split}: {{images: {listed(where.images)}, labels: {listed(where.labels)}}}")
-    if "val" not in guess.splits:
+    if "val" not in guess.splits and guess.is_divisible:
         lines.append(
             f"val: {VAL_FRACTION}  # about this fraction of them, by a hash of their names; or files of their own"
         )

@@ -80,9 +80,9 @@ NAMES = "names: [sky, road, car]"
         ('val: {images: "img/b/*.png", labels: "lab/b/*.png"}', "val: img/b", "val: expected {images:"),
         ('labels: "lab/b/*.png"}', "labels: []}", "val.labels is missing"),
         ('labels: "lab/b/*.png"}', "labels: 3}", "val.labels: expected names of files or folders, got 3"),
-        (NAMES, NAMES + "\nname: ../../x", "name: '../../x' cannot name a folder"),
-        (NAMES, NAMES + "\nname: /etc", "name: '/etc' cannot name a folder"),
-        (NAMES, NAMES + '\nname: ".."', "name: '..' cannot name a folder"),
+        (NAMES, NAMES + "\nname: ../../x", "name: '../../x' is no plain name"),
+        (NAMES, NAMES + "\nname: /etc", "name: '/etc' is no plain name"),
+        (NAMES, NAMES + '\nname: ".."', "name: '..' is no plain name"),
         (NAMES, NAMES + '\nname: "a\\0b"', "name: expected at most 1000 characters, none of them zero"),
         (NAMES, NAMES + "\nname: [a]", "name: expected a text, got ['a']"),
         (NAMES, NAMES + "\nroot: 5", "root: expected a text, got 5"),
@@ -133,7 +133,7 @@ def test_a_list_of_pairs_may_be_named_in_capitals(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("NAME", "../../x", "name: '../../x' cannot name a folder"),
+        ("NAME", "../../x", "name: '../../x' is no plain name"),
         ("NAMES", [1, 2, 3], "names: expected a text, got 1"),
         ("MAP", [[7, 0, 1]], "map: expected a list of 2 values"),
         ("RGB", [[[1, 2, 3], 0]], "rgb: expected a color"),

@@ -350,6 +350,8 @@ def test_several_coco_files_of_one_split(tmp_path: Path, capsys: pytest.CaptureF
     words = shlex.split(message.partition("say which is meant with ")[2])
     content = follow(tmp_path / "data", tmp_path, words)
     assert content["train"] == {"images": "batch_a/*.jpg", "labels": "batch_a/labels.JSON"}
+    assert "val" not in content  # of one image no part can be taken
+    assert "one image alone has no part for a validation set" in capsys.readouterr().out
 
 
 def test_one_coco_file_of_several_folders(tmp_path: Path) -> None:

@@ -54,8 +54,9 @@ def other_format(content: Any) -> str:
 def require_format(content: Any, kind: str, path: Path) -> None:
     """Raise `UserError` where `content` is not that of a COCO-format file of this `kind`."""
     known = other_format(content)
+    values: dict[str, Any] = content if isinstance(content, dict) else {}
     if isinstance(content, dict) and not known:
-        parts = [key for key in COCO_KEYS if not isinstance(content.get(key), list)]
+        parts = [key for key in COCO_KEYS if not isinstance(values.get(key), list)]
         known = f"lists of {', '.join(parts)} are missing" if parts else ""
     elif not known:
         known = "a list" if isinstance(content, list) else f"it holds {shown(content)}"
@@ -63,7 +64,7 @@ def require_format(content: Any, kind: str, path: Path) -> None:
         raise UserError(
             f"{path} is not in COCO format: expected images, annotations with {kind}, and categories; {known}"
         )
-    annotations = [x for x in content["annotations"] if isinstance(x, dict)]
+    annotations = [x for x in values["annotations"] if isinstance(x, dict)]
     other = {"segmentation": "segments_info", "segments_info": "segmentation"}[kind]
     if annotations and not any(kind in x for x in annotations) and any(other in x for x in annotations):
         is_panoptic = other == "segments_info"
