@@ -19,10 +19,10 @@ from semask_d2.checkpoint.semantic_windows import RECORD, windows_of_model
 from semask_d2.d2 import comm
 from semask_d2.utils.errors import UserError
 from semask_d2.utils.files import atomic_write
+from semask_d2.utils.runs import LAST, last_checkpoint
 
 logger = logging.getLogger(__name__)
 
-LAST = "last_checkpoint"
 NUMBERED = re.compile(r"model_\d{7,}\.pth")
 
 
@@ -121,11 +121,11 @@ class Checkpointer(FvcoreCheckpointer):
             logger.warning("%s is missing: continuing from the newest checkpoint there, %s", pointer, newest.name)
             return str(newest)
         try:
-            name = pointer.read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"{pointer}: cannot be read as the name of a checkpoint ({error}){advice}") from error
+            name = last_checkpoint(self.save_dir)
+        except UserError as error:
+            raise UserError(f"{error}{advice}") from error
         path = Path(self.save_dir, name)
-        if not name or "/" in name or "\0" in name or not path.is_file():
+        if not name or not path.is_file():
             raise UserError(f"{pointer} names {name!r}, which is no file in {self.save_dir}{advice}")
         return str(path)
 
@@ -146,7 +146,10 @@ class Checkpointer(FvcoreCheckpointer):
         if self.class_metadata and not allowances.get("drop_class_layers"):
             warn_of_other_classes(data, self.class_metadata, path)
         for key in checkpointables:
-            self.checkpointables[key].load_state_dict(data.pop(key))
+            try:
+                self.checkpointables[key].load_state_dict(data.pop(key))
+            except UserError as error:
+                raise UserError(f"{path}: {error}") from error
         return {key: value for key, value in data.items() if key not in ("model", RECORD, METADATA)}
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:

@@ -20,7 +20,6 @@ from semask_d2.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-MAX_REPEATED = 2**26  # bytes of a tensor that shows the same numbers again and again, which no file's size limits
 CONTAINERS = ("model", "state_dict")  # Detectron2's, Microsoft's and ours; mmsegmentation's
 
 
@@ -128,10 +127,6 @@ def tensors_of(data: dict[str, Any], source: str | os.PathLike) -> dict[str, Ten
             continue
         if value.layout != torch.strided or value.is_meta or value.is_quantized:
             raise UserError(f"{source}: {name} is no dense tensor of numbers")
-        if value.numel() * value.element_size() > max(value.untyped_storage().nbytes(), MAX_REPEATED):
-            raise UserError(
-                f"{source}: {name} repeats its numbers to a size of {tuple(value.shape)}; save a copy of it"
-            )
         state[name] = value.detach()
     if state and all(name.startswith("module.") for name in state):
         state = {name.removeprefix("module."): value for name, value in state.items()}

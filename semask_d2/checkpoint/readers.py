@@ -13,11 +13,13 @@ import safetensors
 
 from semask_d2.checkpoint.class_metadata import METADATA
 from semask_d2.checkpoint.integrity import Damaged, Unsound, check_safetensors, header_of
+from semask_d2.checkpoint.ownership import Owner, Repeated
 from semask_d2.checkpoint.transformers_folder import metadata_of_folder, weights_of
 from semask_d2.checkpoint.unpickling import load_pickle, load_torch
 from semask_d2.config.transformers_folders import is_transformers_folder
 from semask_d2.d2 import PathManager
 from semask_d2.utils.errors import UserError
+from semask_d2.utils.files import require_regular
 from semask_d2.utils.registry import suggestion
 from semask_d2.utils.runs import require_run
 
@@ -53,9 +55,11 @@ def read_checkpoint(source: str | os.PathLike) -> dict[str, Any]:
             path = require_run(path)
     require_file(path, source)
     try:
-        data = read_file(path)
+        data = Owner().within(read_file(path))
     except Damaged as error:
         raise UserError(f"{source}: damaged ({first_line(error)}); get or write it again") from error
+    except Repeated as error:
+        raise UserError(f"{source}: {error}") from error
     except Unsound as error:
         raise UserError(f"{source}: refused: {first_line(error)}") from error
     except pickle.UnpicklingError as error:
@@ -71,9 +75,9 @@ def read_checkpoint(source: str | os.PathLike) -> dict[str, Any]:
 
 
 def require_file(path: Path, source: str) -> None:
-    """Raise `UserError` unless there is a file at `path` that this user may read."""
+    """Raise `UserError` unless there is a regular file at `path` that this user may read."""
     try:
-        if path.is_file():
+        if require_regular(path, source).is_file():
             path.open("rb").close()
             return
     except OSError as error:  # a folder that may not be entered, a name too long

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -12,42 +13,51 @@ from semask_d2.config.yaml_files import read_values
 from semask_d2.d2 import CfgNode
 from semask_d2.utils import foreign
 from semask_d2.utils.errors import UserError
+from semask_d2.utils.files import folder_name
+from semask_d2.utils.foreign import Section, shown
 from semask_d2.utils.registry import suggestion
 
 KEYS = ("name", "root", "train", "val", "names", "ignore", "colors", "map", "rgb", "reduce_zero_label", "value_range")
 SPLIT_KEYS = ("images", "labels")
 HEX_COLOR = re.compile(r"#[0-9a-fA-F]{6}")
-MAX_ID = 2**16 - 1  # of a label file of 16 bits
+DIGITS = re.compile(r"-?[0-9]{1,10}")  # of an id that is written as a text, as JSON writes all keys
+MAX_ID = 2**16 - 1  # of a class, and of ignored pixels
+FILE_IDS = (-(2**31), 2**31 - 1)  # that a label file can hold
 DEFAULT_IGNORE = 255
+MAX_NAME = 200  # characters of a class's name
+CONTROL = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]")  # would break the lines of lists of classes
+SHOWN = 4
 
 
 def read_data_file(path: str | os.PathLike) -> dict[str, Any]:
-    """The section DATASETS.CUSTOM that the data set's YAML file at `path` describes, its ROOT absolute.
+    """Return the section DATASETS.CUSTOM that the data set's YAML file at `path` describes, its ROOT absolute.
 
     Raises `UserError` naming the file, the key and what was expected.
     """
     path = Path(path)
     values = read_values(path, (), None)
     known_keys(values, KEYS, str(path))
-    root = os.path.expanduser(str(values.get("root", ".")))
-    names = class_names(values.get("names"), path)
-    split = values.get("val")
-    by_fraction = isinstance(split, float | int) and not isinstance(split, bool)
+    file = Section(values, str(path))
+    name = file.get("name", path.stem)
+    val = file.get("val", None)
+    by_fraction = type(val) in (int, float) or (isinstance(val, str) and is_number(val))
     section = {
-        "NAME": str(values.get("name", path.stem)),
-        "ROOT": os.path.abspath(os.path.join(path.parent, root)),
-        "TRAIN": split_of(values.get("train"), "train", path),
-        "VAL": split_of(None if by_fraction else split, "val", path),
-        "VAL_FRACTION": float(split) if by_fraction else 0.0,  # type: ignore[arg-type] - a number, as tested above
-        "NAMES": names,
+        "NAME": str(foreign.integer(name, f"{path}: name"))
+        if type(name) is int
+        else foreign.text(name, f"{path}: name"),
+        "ROOT": os.path.abspath(os.path.join(path.parent, os.path.expanduser(file.text("root", ".")))),
+        "TRAIN": split_of(file.get("train", None), "train", path),
+        "VAL": split_of(None if by_fraction else val, "val", path),
+        "VAL_FRACTION": file.number("val") if by_fraction else 0.0,
+        "NAMES": class_names(file.get("names", None), path),
         "COLORS": [],
-        "IGNORE": values.get("ignore", DEFAULT_IGNORE),
-        "MAP": table_of(values.get("map"), "map", path),
-        "RGB": table_of(values.get("rgb"), "rgb", path),
-        "REDUCE_ZERO_LABEL": values.get("reduce_zero_label", False),
-        "VALUE_RANGE": value_range(values.get("value_range"), path),
+        "IGNORE": ignored_id(file.get("ignore", DEFAULT_IGNORE), str(path)),
+        "MAP": table_of(file.get("map", None), "map", path),
+        "RGB": table_of(file.get("rgb", None), "rgb", path),
+        "REDUCE_ZERO_LABEL": file.get("reduce_zero_label", False),
+        "VALUE_RANGE": value_range(file.get("value_range", None), path),
     }
-    section["COLORS"] = class_colors(values.get("colors"), section, path)
+    section["COLORS"] = class_colors(file.get("colors", None), section, path)
     check_section(section, str(path))
     return section
 
@@ -57,20 +67,26 @@ def known_keys(values: dict, known: Iterable[str], source: str) -> None:
     known = list(known)
     for key in values:
         if key not in known:
-            near = suggestion(str(key), known)
-            raise UserError(f'{source}: unknown key "{key}".{near} Known: {", ".join(known)}')
+            near = suggestion(printed(key), known)
+            raise UserError(f'{source}: unknown key "{printed(key)}".{near} Known: {", ".join(known)}')
+
+
+def printed(value: Any) -> str:
+    """Return a key as messages show it: a text without quotes, others shortened."""
+    return value if isinstance(value, str) and len(value) < 100 and value.isprintable() else shown(value)
 
 
 def split_of(value: Any, key: str, path: Path) -> dict[str, list[str]]:
-    """The section of one split: patterns of images and of labels; one text file of pairs stands for both."""
+    """Return the section of a split: patterns of images and of labels; one text file of pairs stands for both."""
     if value is None:
         return {"IMAGES": [], "LABELS": []}
-    if isinstance(value, str) and value.endswith(".txt"):
-        return {"IMAGES": [value], "LABELS": []}
+    if isinstance(value, str) and value.lower().endswith(".txt"):
+        return {"IMAGES": [foreign.text(value, f"{path}: {key}")], "LABELS": []}
     if not isinstance(value, dict):
         fraction = ", or for val a fraction such as 0.1" if key == "val" else ""
         raise UserError(
-            f'{path}: {key}: expected {{images: "...", labels: "..."}}, a .txt file of pairs{fraction}; got {value!r}'
+            f'{path}: {key}: expected {{images: "...", labels: "..."}}, a .txt file of pairs{fraction}; '
+            f"got {shown(value)}"
         )
     known_keys(value, SPLIT_KEYS, f"{path}: {key}")
     for missing in (part for part in SPLIT_KEYS if not value.get(part)):
@@ -79,44 +95,76 @@ def split_of(value: Any, key: str, path: Path) -> dict[str, list[str]]:
     for part in SPLIT_KEYS:
         words = value[part] if isinstance(value[part], list) else [value[part]]
         for word in (word for word in words if not isinstance(word, str)):
-            raise UserError(f"{path}: {key}.{part}: expected names of files or folders, got {word!r}")
-        patterns[part.upper()] = words
+            raise UserError(f"{path}: {key}.{part}: expected names of files or folders, got {shown(word)}")
+        patterns[part.upper()] = [foreign.text(word, f"{path}: {key}.{part}") for word in words]
     return patterns
 
 
 def class_names(value: Any, path: Path) -> list[str]:
-    """The names of the classes in the order of their ids."""
+    """Return the names of the classes in the order of their ids."""
     if isinstance(value, dict):
-        if sorted(value, key=str) != sorted(range(len(value)), key=str):
+        by_id = {as_id(key): name for key, name in value.items()}
+        if len(by_id) < len(value) or any(type(key) is not int or not 0 <= key < len(value) for key in by_id):
             raise UserError(
                 f"{path}: names: expected an id from 0 to {len(value) - 1} for each of its {len(value)} classes, "
-                f"without gaps, got {', '.join(map(str, value))}; `map` brings other ids of label files to these"
+                f"without gaps, got {few(printed(key) for key in value)}; `map` brings other ids of files to these"
             )
-        value = [value[i] for i in range(len(value))]
+        value = [by_id[i] for i in range(len(by_id))]
     if not isinstance(value, list) or not value:
         raise UserError(f"{path}: names: expected the classes, as [sky, building] or {{0: sky, 1: building}}")
     for name in (name for name in value if not isinstance(name, str)):
-        raise UserError(f'{path}: names: expected words, got {name!r}; write it in quotes if it is one, as "no"')
+        raise UserError(f'{path}: names: expected words, got {shown(name)}; write it in quotes if it is one, as "no"')
     return value
 
 
+def as_id(key: Any) -> Any:
+    """Return a key of digits, as JSON writes them, as the number that it is; others as they are."""
+    return int(key) if isinstance(key, str) and DIGITS.fullmatch(key) else key
+
+
+def is_number(text: str) -> bool:
+    """Return whether a text is that of a number."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def ignored_id(value: Any, source: str) -> int:
+    """Return the id of ignored pixels."""
+    if type(value) is int and FILE_IDS[0] <= value < 0:
+        raise UserError(
+            f"{source}: ignore: expected a whole number from 0 to {MAX_ID}, got {value}; `map: {{{value}: "
+            f"{DEFAULT_IGNORE}}}`, with all other ids in it, ignores such pixels"
+        )
+    return foreign.integer(value, f"{source}: ignore", 0, MAX_ID)
+
+
 def table_of(value: Any, key: str, path: Path) -> list[list]:
-    """The pairs [from, to] of a mapping."""
+    """Return the pairs [from, to] of a mapping, ids as numbers, colors in small letters."""
     if value is None:
         return []
     if not isinstance(value, dict) or not value:
         example = "{7: 0, 8: 1}, ids in the files and their classes" if key == "map" else '{"#804080": 0}, with quotes'
-        raise UserError(f"{path}: {key}: expected a table such as {example}; got {value!r}")
-    return [[left, right] for left, right in value.items()]
+        raise UserError(f"{path}: {key}: expected a table such as {example}; got {shown(value)}")
+    pairs = [
+        [as_id(left) if key == "map" else left.lower() if isinstance(left, str) else left, right]
+        for left, right in value.items()
+    ]
+    if twice := [printed(left) for left, count in Counter(left for left, _ in pairs).items() if count > 1]:
+        raise UserError(f"{path}: {key}: {few(twice)} stands in it more than once")
+    return pairs
 
 
 def class_colors(value: Any, section: dict[str, Any], path: Path) -> list[list[int]]:
-    """The colors [r, g, b] of the classes: those given, else those of the label files' table, else none."""
+    """Return the colors [r, g, b] of the classes: those given, else those of the label files' table, else none."""
     names = section["NAMES"]
     if value is None:
         first: dict[Any, str] = {}
         for color, target in section["RGB"]:
-            first.setdefault(target, color)
+            if type(target) is int:
+                first.setdefault(target, color)
         return (
             [list(rgb_of(first[i], f"{path}: rgb")) for i in range(len(names))]
             if set(first) >= set(range(len(names)))
@@ -124,54 +172,57 @@ def class_colors(value: Any, section: dict[str, Any], path: Path) -> list[list[i
         )
     if isinstance(value, dict):
         if set(value) != set(names):
-            odd = sorted(set(names) ^ set(map(str, value)))
-            raise UserError(f"{path}: colors: expected one for each name; differing: {', '.join(odd[:4])}")
+            odd = sorted({printed(name) for name in set(names) ^ set(value)})
+            raise UserError(f"{path}: colors: expected one for each name; differing: {few(odd)}")
         value = [value[name] for name in names]
     if not isinstance(value, list) or len(value) != len(names):
-        count = f"{len(value)}" if isinstance(value, list) else repr(value)
+        count = f"{len(value)}" if isinstance(value, list) else shown(value)
         raise UserError(f"{path}: colors: expected {len(names)}, one for each of names, got {count}")
     return [list(rgb_of(color, f"{path}: colors")) for color in value]
 
 
+def few(texts: Iterable[str]) -> str:
+    """Return the first of some texts, and that there are more."""
+    texts = list(texts)
+    return ", ".join(texts[:SHOWN]) + (", ..." if len(texts) > SHOWN else "")
+
+
 def rgb_of(color: Any, source: str) -> tuple[int, int, int]:
-    """The channels of "#804080" or [128, 64, 128]."""
+    """Return the channels of "#804080" or [128, 64, 128]."""
     if isinstance(color, str) and HEX_COLOR.fullmatch(color):
         return int(color[1:3], 16), int(color[3:5], 16), int(color[5:7], 16)
-    if isinstance(color, list | tuple) and len(color) == 3 and all(is_id(c) and c < 256 for c in color):
+    if isinstance(color, list | tuple) and len(color) == 3 and all(type(c) is int and 0 <= c < 256 for c in color):
         return tuple(color)
-    raise UserError(f'{source}: expected a color as "#804080" (with its quotes) or [128, 64, 128], got {color!r}')
+    raise UserError(f'{source}: expected a color as "#804080" (with its quotes) or [128, 64, 128], got {shown(color)}')
 
 
 def value_range(value: Any, path: Path) -> list[float]:
-    """The values of black and of white in images of more than 8 bits; [] where they go by the files' type."""
+    """Return the values of black and of white in images of more than 8 bits; [] where they go by the files' type."""
     if value is None:
         return []
     source = f"{path}: value_range"
     low, high = (foreign.number(x, source) for x in foreign.entries(value, source, 2))
     if low >= high:
-        raise UserError(f"{source}: expected the value of black and a higher one of white, got {foreign.shown(value)}")
+        raise UserError(f"{source}: expected the value of black and a higher one of white, got {shown(value)}")
     return [low, high]
-
-
-def is_id(value: Any) -> bool:
-    """Whether a value is a whole number that a label file can hold."""
-    return type(value) is int and 0 <= value <= MAX_ID
 
 
 def check_section(section: Any, source: str) -> None:
     """Raise `UserError` where a section DATASETS.CUSTOM, of the file `source`, describes no data set."""
-    names = section["NAMES"]
 
     def require(condition: bool, key: str, problem: str) -> None:
         if not condition:
             raise UserError(f"{source}: {key}: {problem}")
 
-    require(bool(section["NAME"]), "name", "expected a name for the data set")
-    twice = sorted({name for name in names if names.count(name) > 1})
-    require(not twice, "names", f"repeated: {', '.join(twice)}; each class needs a name of its own")
+    folder_name(foreign.text(section["NAME"], f"{source}: name"), f"{source}: name")
+    foreign.text(section["ROOT"], f"{source}: root")
+    names = [foreign.text(name, f"{source}: names", max_length=MAX_NAME) for name in section["NAMES"]]
+    for name in names:
+        require(name.strip() != "" and not CONTROL.search(name), "names", f"{shown(name)} is no name; expected words")
+    twice = sorted({name for name, count in Counter(names).items() if count > 1})
+    require(not twice, "names", f"repeated: {few(twice)}; each class needs a name of its own")
     require(bool(names), "names", "expected the classes")
-    ignore = section["IGNORE"]
-    require(is_id(ignore), "ignore", f"expected a whole number from 0 to {MAX_ID}, got {ignore!r}")
+    ignore = ignored_id(section["IGNORE"], source)
     if ignore < len(names):
         raise UserError(
             f'{source}: ignore: {ignore} is the id of the class "{names[ignore]}"; choose one above {len(names) - 1}'
@@ -180,18 +231,20 @@ def check_section(section: Any, source: str) -> None:
     require(len(have) < 2, " and ".join(key.lower() for key in have), "only one of them can be; write a whole table")
     require(isinstance(section["REDUCE_ZERO_LABEL"], bool), "reduce_zero_label", "expected true or false")
     for key in ("MAP", "RGB"):
-        for left, right in section[key]:
+        for pair in section[key]:
+            left, right = foreign.entries(pair, f"{source}: {key.lower()}", 2)
             if key == "RGB":
-                rgb_of(left, f"{source}: rgb")
-            require(key == "RGB" or is_id(left), "map", f"expected ids of label files on the left, got {left!r}")
-            known = is_id(right) and (right < len(names) or right == ignore)
-            require(
-                known,
-                key.lower(),
-                f"{left} goes to {right!r}; expected a class from 0 to {len(names) - 1}, or {ignore} to ignore it",
-            )
+                rgb_of(left if isinstance(left, str) else None, f"{source}: rgb")
+            is_id = type(left) is int and FILE_IDS[0] <= left <= FILE_IDS[1]
+            require(key == "RGB" or is_id, "map", f"expected ids of label files on the left, got {shown(left)}")
+            known = type(right) is int and (0 <= right < len(names) or right == ignore)
+            expected = f"expected a class from 0 to {len(names) - 1}, or {ignore} to ignore it"
+            require(known, key.lower(), f"{left} goes to {shown(right)}; {expected}")
+    for key in ("TRAIN", "VAL"):
+        for word in (*section[key]["IMAGES"], *section[key]["LABELS"]):
+            foreign.text(word, f"{source}: {key.lower()}")
     given = {key: bool(section[key]["IMAGES"]) for key in ("TRAIN", "VAL")}
-    fraction = section["VAL_FRACTION"]
+    fraction = foreign.number(section["VAL_FRACTION"], f"{source}: val")
     require(
         given["TRAIN"] or given["VAL"] or bool(fraction),
         "train",
@@ -216,6 +269,6 @@ def apply_data(cfg: CfgNode, path: str | os.PathLike) -> None:
 
 
 def split_names(custom: CfgNode) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The names under which a section's training and validation images are registered; () where it has none."""
+    """Return the names under which a section's training and validation images are registered; () where it has none."""
     train = (f"{custom.NAME}_train",) if custom.TRAIN.IMAGES else ()
     return train, (f"{custom.NAME}_val",) if custom.VAL.IMAGES or custom.VAL_FRACTION else ()

@@ -8,7 +8,7 @@ from typing import Any
 
 from semask_d2.config.finding import configs_folder, find_config
 from semask_d2.config.merging import all_keys, get_cfg
-from semask_d2.config.yaml_files import bases_of, located, read_values, read_yaml
+from semask_d2.config.yaml_files import Merged, read_yaml
 from semask_d2.d2 import CfgNode
 from semask_d2.utils.arguments import value_of
 
@@ -31,14 +31,9 @@ def config_with_sources(
 
 def files_of(path: Path) -> list[tuple[Path, dict]]:
     """The files that a config is made of with their own values, later ones on top of earlier ones."""
-    read_yaml(path, chain=())  # says what is wrong with any of them
-
-    def walk(path: Path) -> list[tuple[Path, dict]]:
-        values = read_values(path, (), None)
-        bases = bases_of(values, path)
-        return [file for base in bases for file in walk(located(base, path))] + [(path, values)]
-
-    return walk(path)
+    merged = Merged()
+    read_yaml(path, chain=(), merged=merged)
+    return list(merged.parts[path].items())
 
 
 def leaves(values: dict[str, Any], prefix: str = "") -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from semask_d2.config.transformers_config import FAMILIES, put, their_backbone, values_from_transformers
 from semask_d2.utils.errors import UserError
+from semask_d2.utils.files import require_regular
 from semask_d2.utils.runs import CONFIG_NAME
 
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
@@ -39,7 +40,7 @@ def config_of_folder(folder: str | os.PathLike) -> tuple[list[str], dict[str, An
 def read_json(path: Path) -> dict[str, Any]:
     """The object that a JSON file holds. Raises `UserError` where it holds none."""
     try:
-        if path.stat().st_size > MAX_CONFIG:
+        if require_regular(path).stat().st_size > MAX_CONFIG:
             raise ValueError(f"larger than {MAX_CONFIG} bytes")
         value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

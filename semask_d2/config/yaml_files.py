@@ -5,44 +5,66 @@ from __future__ import annotations
 import os
 import reprlib
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
 
 from semask_d2.config.finding import configs_folder
 from semask_d2.config.transformers_folders import config_of_folder, is_transformers_folder
-from semask_d2.config.yaml_limits import MAX_DEPTH, MAX_FILES, check_structure, read_text
+from semask_d2.config.yaml_limits import MAX_DEPTH, MAX_FILES, MAX_NAMED, check_structure, read_text
 from semask_d2.utils.errors import UserError
 
 BASE_KEY = "_BASE_"
 PLAIN_TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("str", "seq", "map")}  # of values that carry none
 
 
+@dataclass
+class Merged:
+    """What one merge has read: by file its values with those of its bases, and the files these are made of.
+
+    `parts` are in the order in which they lie on each other, each with its own values, and of a file that lies there
+    several times the topmost, as its keys are those that count.
+    """
+
+    values: dict[Path, dict] = field(default_factory=dict)
+    parts: dict[Path, dict[Path, dict]] = field(default_factory=dict)
+    named: int = 0
+
+
 def read_yaml(
     path: Path,
     chain: tuple[Path, ...],
     clean: Callable[[str, Path], str] | None = None,
-    known: list[tuple[Path, dict]] | None = None,
+    merged: Merged | None = None,
 ) -> dict:
     """The values of a YAML file laid over those of its `_BASE_` (a file or a list of files, later ones on top).
 
     `chain` are the files that led here; `clean` makes the text of a file of a path free of tags, by default by
-    refusing them; `known` gathers the files that were named so far, in one merge, with their values.
+    refusing them; `merged` gathers the files that were read so far.
     """
-    known = [] if known is None else known
+    merged = Merged() if merged is None else merged
     if path in chain:
         raise UserError(f"{path}: {BASE_KEY} leads back to this file; remove the circle")
-    if len(chain) >= MAX_DEPTH or len(known) >= MAX_FILES:
-        raise UserError(f"{chain[0]}: {BASE_KEY} leads to more than {MAX_FILES} files, or {MAX_DEPTH} in a row")
-    merged = next((values for file, values in known if file == path), None)
-    if merged is None:
-        values = read_values(path, chain, clean)
-        merged = {}
-        for base in bases_of(values, path):
-            merged = overlay(merged, read_yaml(located(base, path), (*chain, path), clean, known))
-        merged = overlay(merged, values)
-    known.append((path, merged))
-    return merged
+    merged.named += 1
+    if len(chain) >= MAX_DEPTH or len(merged.values) >= MAX_FILES or merged.named > MAX_NAMED:
+        raise UserError(
+            f"{chain[0] if chain else path}: {BASE_KEY} leads to more than {MAX_FILES} files, names files more than "
+            f"{MAX_NAMED} times, or leads to {MAX_DEPTH} in a row"
+        )
+    if path not in merged.values:
+        own = read_values(path, chain, clean)
+        values: dict = {}
+        order: dict[Path, dict] = {}
+        for base in bases_of(own, path):
+            file = located(base, path)
+            values = overlay(values, read_yaml(file, (*chain, path), clean, merged))
+            for part, of_part in merged.parts[file].items():
+                order.pop(part, None)
+                order[part] = of_part
+        merged.values[path] = overlay(values, own)
+        merged.parts[path] = {**order, path: own}
+    return merged.values[path]
 
 
 def read_values(path: Path, chain: tuple[Path, ...], clean: Callable[[str, Path], str] | None) -> dict:

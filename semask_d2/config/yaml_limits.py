@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import stat
 from pathlib import Path
 
 import yaml
 
 from semask_d2.utils.errors import UserError
+from semask_d2.utils.files import require_regular
 
+MERGE = "<<"  # the key of other sections' values, which may stand several times
 MAX_CHARACTERS = 2**20  # of a file; a config has a few thousand
 MAX_VALUE = 50_000  # characters of one value
 MAX_NODES = 20_000  # keys, values, lists and sections of a file, each again where an alias repeats it
 MAX_DEPTH = 50  # of lists and sections within each other, and of files that start from each other
-MAX_FILES = 200  # in one config, each as often as it is named
+MAX_FILES = 200  # in one config
+MAX_NAMED = 1000  # times that the files of one config are named
 
 
 def read_text(path: Path) -> str:
     """The text of a regular file. Raises `UserError` where it is longer than a config is, `OSError` and so on."""
-    if stat.S_ISDIR(mode := path.stat().st_mode):
-        raise UserError(f"{path}: cannot be read as a config file: Is a directory")
-    if not stat.S_ISREG(mode):  # a pipe would be waited for, a device may have no end
-        raise UserError(f"{path}: cannot be read as a config file: not a regular file; save it as one")
-    with path.open(encoding="utf-8") as file:
+    with require_regular(path).open(encoding="utf-8") as file:
         text = file.read(MAX_CHARACTERS + 1)
     if len(text) > MAX_CHARACTERS:
         raise UserError(f"{path}: larger than {MAX_CHARACTERS} characters, so no config file")
@@ -30,11 +28,13 @@ def read_text(path: Path) -> str:
 
 
 def check_structure(text: str, path: Path) -> None:
-    """Raise `UserError` where YAML `text` has more in it than a config; goes no further than that."""
+    """Raise `UserError` where YAML `text` has more in it than a config, or a key twice; goes no further than that."""
     sizes: dict[str, tuple[int, int]] = {}  # by anchor, nodes and depth of what it names
     open_nodes: list[list] = []  # of each list and section around: its anchor, nodes and depth so far
     total = 0
+    keys = KeysOfSections(path)
     for event in yaml.parse(text, Loader=yaml.BaseLoader):
+        keys.see(event)
         if isinstance(event, yaml.CollectionStartEvent):
             if event.anchor:
                 sizes.pop(event.anchor, None)
@@ -66,3 +66,43 @@ def check_structure(text: str, path: Path) -> None:
             raise UserError(f"{path}: more than {MAX_NODES} values, aliases written out; a config needs a few hundred")
         if depth + len(open_nodes) > MAX_DEPTH:
             raise UserError(f"{path}: lists or sections more than {MAX_DEPTH} deep; a config needs a few")
+
+
+class KeysOfSections:
+    """Keys of the sections around an event of a YAML file; of equal keys YAML's readers would keep the last."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        # of each list and section around: its keys (None for a list), and whether a key is next
+        self.around: list[tuple[dict[str, int] | None, bool]] = []
+
+    def see(self, event: yaml.Event) -> None:
+        """Take the next event; raises `UserError` for a key that its section has already."""
+        if isinstance(event, yaml.CollectionEndEvent):
+            self.around.pop()
+            self._pass()
+        elif isinstance(event, yaml.CollectionStartEvent):
+            self.around.append(({} if isinstance(event, yaml.MappingStartEvent) else None, True))
+        elif isinstance(event, yaml.ScalarEvent):
+            self._read(event)
+            self._pass()
+        elif isinstance(event, yaml.AliasEvent):
+            self._pass()
+
+    def _read(self, event: yaml.ScalarEvent) -> None:
+        keys, is_key = self.around[-1] if self.around else (None, False)
+        if keys is None or not is_key or event.value == MERGE:
+            return
+        line = event.start_mark.line + 1
+        if event.value in keys:
+            raise UserError(
+                f"{self.path}: line {line}: the key {event.value[:60]!r} stands in line {keys[event.value]} already, "
+                "and one of them would be lost; remove one"
+            )
+        keys[event.value] = line
+
+    def _pass(self) -> None:
+        """Go on from a key to its value, or from a value to the next key."""
+        if self.around:
+            keys, is_key = self.around[-1]
+            self.around[-1] = keys, not is_key

@@ -1,32 +1,40 @@
-"""A first description of a folder of one's own: which of its pictures are images and which labels, and their ids."""
+"""A first description of a folder of one's own: which of its files are images and which labels, and their classes.
+
+Where two folders could be the images of the same labels, or the labels of the same images, nothing is chosen: the error
+names them, and the user names one.
+"""
 
 from __future__ import annotations
 
-import os
-from collections import Counter, defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+import re
+import shlex
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
-from semask_d2.data.datasets.pairing import SUFFIXES, few
-from semask_d2.data.image_io import count_ids, read_colors, read_labels
-from semask_d2.data.parallel import map_files
+from semask_d2.data.datasets.coco_files import CocoFile, FileCategory
+from semask_d2.data.datasets.coco_labels import is_background, is_ignored_name, match_images
+from semask_d2.data.datasets.pairing import expand, few
+from semask_d2.data.datasets.walking import SUFFIXES, files_below, stem_of
+from semask_d2.data.guessing_ids import Classes, classes_of_files, nothing_to_learn
+from semask_d2.data.guessing_looks import is_lossy_label, is_overlay, looks, median_looks
+from semask_d2.data.guessing_names import find_names, usable_names
+from semask_d2.data.guessing_places import JsonFiles, Place, is_picture, json_places, nearness, picture_places
+from semask_d2.data.labels import CocoLabels
 from semask_d2.data.quick_check import evenly
-from semask_d2.utils.errors import UnreadableFile, UserError
+from semask_d2.utils.errors import UserError
 
 READ = 64  # label files in which ids or colors are looked for
 PROBED = 3  # pictures of a folder by which it is told whether they are labels
-FEW_COLORS = 64  # that a drawn label picture has at most; a photograph has thousands
-IGNORED = 255
-SPLIT_WORDS = {"val": ("val", "valid", "validation"), "test": ("test", "testing")}
-VAL_FRACTION = 0.1
+RIVAL = 0.5  # of the most names that labels share with images, which make others their rivals
+SPLIT_WORDS = {"val": ("val", "valid", "validation"), "test": ("test", "testing"), "train": ("train", "training")}
+BRUSH = re.compile(r"task-\d+-annotation-\d+-by-.*-tag-.+-\d+")  # Label Studio's names of masks, one a class
 
 
 @dataclass(frozen=True)
 class Split:
-    """Where the images and the label files of a split are, as patterns below the folder, as many of each."""
+    """Patterns of the images and of the label files of a split, below the folder; as many of each, or one COCO file."""
 
     images: tuple[str, ...]
     labels: tuple[str, ...]
@@ -34,165 +42,326 @@ class Split:
 
 @dataclass(frozen=True)
 class Guess:
-    """What a folder seems to hold: its splits, and the ids of its label files or else their colors (0xRRGGBB)."""
+    """What a folder seems to hold: its splits, its classes, what the label files hold, and remarks for the user."""
 
     splits: dict[str, Split]
-    ids: tuple[int, ...] = ()
-    colors: tuple[int, ...] = ()
+    classes: Classes
+    held: str
+    remarks: list[str] = field(default_factory=list)
+    has_background: bool = False
+    is_divisible: bool = True  # where there is no validation set, into one and a training set
 
 
-def guess(folder: Path, *, workers: int | None = None) -> Guess:
-    """Look at the pictures below `folder`. Raises UserError where no images and labels of one name are found."""
+def guess(folder: Path, *, images: str = "", labels: str = "", workers: int | None = None) -> Guess:
+    """Look at the files below `folder`; `images` and `labels` are patterns of those to take, where the user says so.
+
+    Raises `UserError` where none, or several, could belong together, naming them.
+    """
     if not folder.is_dir():
         raise UserError(f"{folder}: there is no such folder")
-    places = pictures_by_pattern(folder)
-    if not places:
+    files = files_below(folder)
+    if not any(map(is_picture, files)):
         raise UserError(f"{folder}: no picture in it or in the folders in it ({', '.join(SUFFIXES[:5])}, ...)")
-    labels = {place: files for place, files in places.items() if all(map(is_label, evenly(files, PROBED)))}
-    images = {place: files for place, files in places.items() if place not in labels}
-    partners = partners_of(images, labels)
+    search = Search(folder, files, images, labels)
+    partners = search.partners() or search.partners(by_kind=True) or search.partners(by_looks=True)
     if not partners:
-        raise UserError(
-            f"{folder}: found photographs in {len(images)} place(s) and label files in {len(labels)} "
-            f"({few((*images, *labels))}), but none that belong together: label files have the names of their images "
-            "and one id, or one of few colors, for each pixel"
+        raise search.nothing_found()
+    splits, used, remarks = splits_of(folder, partners)
+    remarks = search.remarks + remarks
+    is_divisible = "val" in splits or len(set().union(*(image.names & label.names for image, label in partners))) > 1
+    if not is_divisible:
+        remarks.append("one image alone has no part for a validation set: `val` is to be added to the file")
+    coco = [place.coco for place in used if place.coco is not None]
+    if coco:
+        if len(coco) < len(used):
+            raise search.choice("labels", used)
+        classes, has_background = classes_of_categories([x for file in coco for x in file.used()])
+        held = f"{len(classes.names) - has_background} categories"
+        return Guess(splits, classes, held, remarks + classes.remarks, has_background, is_divisible)
+    label_files = [path for place in used for path in place.files]
+    folders = [parent for place in used for parent in (place.pattern.parent, place.pattern.parent.parent)]
+    table = find_names(dict.fromkeys([folder, *(x for x in folders if x.is_relative_to(folder))]))
+    classes, held = classes_of_files(evenly(label_files, READ), table, workers)
+    return Guess(splits, classes, held, remarks + classes.remarks, is_divisible=is_divisible)
+
+
+class Search:
+    """The search for images and labels that belong together among the `files` of a `folder`."""
+
+    def __init__(self, folder: Path, files: Sequence[Path], images: str, labels: str):
+        self.folder = folder
+        self.pictures = [path for path in files if is_picture(path)]
+        self.files = files
+        self.images, self.labels = images, labels
+        self.json: JsonFiles | None = None
+        self.remarks: list[str] = []
+        self.sides: tuple[list[Place], list[Place]] = ([], [])
+
+    def partners(self, *, by_kind: bool = False, by_looks: bool = False) -> list[tuple[Place, Place]]:
+        """Return pairs of images and labels; `by_kind` tells files of one folder apart by their endings.
+
+        `by_looks` compares those that look like labels with each other, as scans and their labels do.
+        """
+        self.remarks = []
+        images, labels = self.sides = self.candidates(by_kind)
+        if by_looks and self.images and self.labels:
+            return []
+        return self.unrivaled(self.related(images, labels) if by_looks else self.claims(images, labels))
+
+    def candidates(self, by_kind: bool) -> tuple[list[Place], list[Place]]:
+        """Return the places of images and those of labels, by what the user says or by how they look."""
+        images = self.named("images", self.images, by_kind) if self.images else None
+        labels = self.named("labels", self.labels, by_kind) if self.labels else None
+        taken = {path for place in (*(images or ()), *(labels or ())) for path in place.files}
+        rest = picture_places([path for path in self.pictures if path not in taken], by_kind=by_kind)
+        drawn = {place: looks_drawn(place) for place in rest} if images is None or labels is None else {}
+        if images is None:
+            images = [place for place in rest if not drawn[place]]
+        if labels is None:
+            labels = [place for place in rest if drawn[place]] + self.json_files().places
+        return images, labels
+
+    def named(self, option: str, pattern: str, by_kind: bool) -> list[Place]:
+        """Return the places of what the user names with an option."""
+        source = f"--{option}"
+        if option == "labels" and pattern.lower().endswith(".json"):
+            places = [x for x in self.json_files().places if x.pattern == (self.folder / pattern)]
+            if not places:
+                known = next((x for x in self.json_files().others if pattern in x), "no COCO-format file there")
+                raise UserError(f"{source} {pattern}: {known}")
+            return places
+        files = sorted(expand(pattern, self.folder, source).values())
+        by_name = Path(pattern.replace("\\", "/")).name
+        places = picture_places(files, by_kind=by_kind)
+        chosen = set(files)
+        is_whole = all(set(expand(str(x.pattern), self.folder, source).values()) <= chosen for x in places)
+        return places if is_whole else picture_places(files, by_name)
+
+    def json_files(self) -> JsonFiles:
+        """Return the JSON files of the folder, read once."""
+        if self.json is None:
+            self.json = json_places(self.files)
+        return self.json
+
+    def claims(self, images: Sequence[Place], labels: Sequence[Place]) -> list[tuple[Place, Place]]:
+        """Return for each place of images the labels that share most names with it, and of those the nearest.
+
+        Labels in a folder called alike, as images/val and labels/val, go first. Those of one folder that are of other
+        images, as of another suffix, are taken as well. Raises `UserError` where two are equally good.
+        """
+        partners, rivals = [], []
+        for image in images:
+            shared = {label: image.names & label.names for label in labels if image.names & label.names}
+            most = max(map(len, shared.values()), default=0)
+            fitting = [label for label in shared if len(shared[label]) >= RIVAL * most]
+            if not fitting:
+                continue
+            best = max(fitting, key=lambda x: (nearness(image, x), len(shared[x])))
+            partners.append((image, best))
+            for other in shared:
+                if other is best:
+                    continue
+                if not shared[other] & shared[best]:
+                    if other.pattern.parent == best.pattern.parent and other.coco is None:
+                        partners.append((image, other))
+                elif other in fitting and nearness(image, other) == nearness(image, best):
+                    raise self.choice("labels", [best, other])
+                elif other in fitting:
+                    rivals.append(other)
+        used = {label for _, label in partners}
+        for other in dict.fromkeys(rivals):
+            if other not in used:
+                self.remarks.append(f"left out: {other.below(self.folder)}, farther from the images than their labels")
+        return partners
+
+    def related(self, images: Sequence[Place], labels: Sequence[Place]) -> list[tuple[Place, Place]]:
+        """Return pairs of places that look alike, as of scans and their labels, of which one is far plainer."""
+        known: dict[Place, bool] = {}
+        pairs = []
+        of_images = images if self.images else labels
+        for image in (x for x in of_images if x.coco is None):
+            for label in (x for x in labels if x is not image and x.coco is None and x.names & image.names):
+                left, right = (median_looks(evenly(x.files, PROBED)) for x in (image, label))
+                if left is None or right is None:
+                    continue
+                if right.is_plainer(left):
+                    known[image] = True
+                elif not left.is_plainer(right) and not self.images:
+                    pairs.append((image, label))
+        scans = [place for place in of_images if place in known]
+        if not scans and pairs:
+            raise self.choice("images", pairs[0])
+        return self.claims(scans, [label for label in labels if label not in known])
+
+    def unrivaled(self, partners: Sequence[tuple[Place, Place]]) -> list[tuple[Place, Place]]:
+        """Return the pairs without images of other images' labels; those in a folder called alike stay.
+
+        Raises `UserError` where several are equally good.
+        """
+        kept = list(partners)
+        for place, (image, label) in enumerate(partners):
+            for other, same in partners[place + 1 :]:
+                if same is not label or other is image or not image.names & other.names & label.names:
+                    continue
+                if label.coco is not None and told_apart(label.coco, [image, other], self.folder):
+                    continue
+                alike = nearness(image, label)[0], nearness(other, label)[0]
+                if alike[0] == alike[1]:
+                    raise self.choice("images", [image, other], label)
+                worse = (other, label) if alike[0] else (image, label)
+                if worse in kept:
+                    kept.remove(worse)
+                    self.remarks.append(
+                        f"left out: {worse[0].below(self.folder)}, whose names are those of other images of "
+                        f"{label.below(self.folder)}"
+                    )
+        return kept
+
+    def choice(self, option: str, places: Sequence[Place], label: Place | None = None) -> UserError:
+        """Return the error that names places of which the user has to choose one, or some."""
+        names = [place.below(self.folder) for place in places]
+        overlaid = ""
+        if label is not None and label.coco is None:
+            overlaid = next(
+                (
+                    f" ({one.below(self.folder)} looks like {two.below(self.folder)} with colors laid over it)"
+                    for one, two in (places, places[::-1])
+                    if over_each_other(one, two, label)
+                ),
+                "",
+            )
+        if label is None and option == "images":
+            role = "images or labels of each other, as they look alike"
+        else:
+            role = f"the {option} of the same {'labels' if option == 'images' else 'images'}"
+        example = names[1] if overlaid.startswith(f" ({names[0]} ") else names[0]
+        return UserError(
+            f"{self.folder}: {' and '.join(names)} could both be {role}{overlaid}; say which are meant with "
+            f"--{option} {shlex.quote(example)}"
         )
-    found = [path for place in partners.values() for path in labels[place]]
-    ids, colors = ids_and_colors(evenly(found, READ), workers)
-    return Guess(splits_of(folder, partners), ids, colors)
+
+    def nothing_found(self) -> UserError:
+        """Return the error for a folder where nothing belongs together, with the reason where that is known."""
+        images, labels = self.sides
+        brushes = [path.name for path in self.pictures if BRUSH.fullmatch(path.stem)]
+        lossy = [place for place in images if all(map(is_lossy_label, evenly(place.files, PROBED)))]
+        pictures = [place for place in images if place not in lossy]
+        if brushes:
+            return UserError(
+                f"{self.folder}: {few(brushes)} are Label Studio's brush masks, one for each class and annotation; "
+                "export the project as COCO instead, with images"
+            )
+        for place in lossy:
+            if any(place.names & other.names for other in pictures):
+                return UserError(
+                    f"{self.folder}: {place.below(self.folder)} look like label files saved as JPEG, which changes ids "
+                    "at every border and cannot be undone: export them as PNG"
+                )
+        others = self.json_files().others if not self.labels else []
+        if any(path.name.lower() == "annotations.xml" for path in self.files):
+            others = [*others, "annotations.xml is CVAT's own format; export as COCO 1.0 or Segmentation mask 1.1"]
+        known = f". {few(others, '; ')}" if others else ""
+        places = [place.below(self.folder) for place in (*images, *labels)]
+        return UserError(
+            f"{self.folder}: found photographs in {len(images)} place(s) and label files in {len(labels)} "
+            f"({few(places)}), but none that belong together: label files have the names of their images "
+            f"and one id, or one of few colors, for each pixel{known}"
+        )
 
 
-def pictures_by_pattern(folder: Path) -> dict[Path, list[Path]]:
-    """The pictures below `folder` by a pattern for their place: folder, common ending of their names, suffix."""
-    found = defaultdict(list)
-    for place, inner, names in os.walk(folder):
-        inner[:] = sorted(name for name in inner if name[0] != ".")
-        for name in sorted(names):
-            if name[0] != "." and Path(name).suffix.lower() in SUFFIXES:
-                found[Path(place, Path(name).suffix)].append(Path(place, name))
-    return {
-        place.with_name(f"*{common_ending([path.stem for path in files])}{place.name}"): files
-        for place, files in found.items()
-    }
+def looks_drawn(place: Place) -> bool:
+    """Return whether all pictures of a place that are probed look like label files."""
+    known = [looks(path) for path in evenly(place.files, PROBED)]
+    return all(x is not None and x.is_label() for x in known)
 
 
-def common_ending(stems: Sequence[str]) -> str:
-    """What all names end in, from a "_" or "-" on, as "_mask"; "" for nothing."""
-    endings = [stems[0][at:] for at, letter in enumerate(stems[0]) if letter in "_-"] if len(stems) > 1 else []
-    return next((ending for ending in endings if all(stem.endswith(ending) for stem in stems)), "")
+def over_each_other(one: Place, two: Place, label: Place) -> bool:
+    """Return whether the images of a place are those of another one under the colors of their labels."""
+    names = evenly(sorted(one.names & two.names & label.names), PROBED)
+    by_name: list[Callable[[str], Path]] = [files_by_name(place) for place in (one, two, label)]
+    return bool(names) and all(is_overlay(*(file_of(name) for file_of in by_name)) for name in names)
 
 
-def is_label(path: Path) -> bool:
-    """Whether a picture looks like a label file: few values in large regions, and no photograph's format."""
-    if path.suffix.lower() in (".jpg", ".jpeg"):
-        return False
-    try:
-        try:
-            values = read_labels(path)
-        except UnreadableFile:
-            raise
-        except UserError:
-            values = read_colors(path)
-    except UnreadableFile:
-        return False
-    different = len(np.unique(values))
-    borders = (values[:, 1:] != values[:, :-1]).mean() if values.shape[1] > 1 else 0.0
-    return different <= FEW_COLORS or (different <= 256 and borders < 0.2)
+def files_by_name(place: Place) -> Callable[[str], Path]:
+    """Return the lookup of a place's files by the names to pair them by."""
+    files = {stem_of(path.name).removesuffix(place.ending): path for path in place.files}
+    return files.__getitem__
 
 
-def partners_of(images: dict[Path, list[Path]], labels: dict[Path, list[Path]]) -> dict[Path, Path]:
-    """For each pattern of images the one of label files that shares most names with it, and of those the nearest.
+def told_apart(file: CocoFile, places: Sequence[Place], folder: Path) -> bool:
+    """Return whether the images of several places are told apart by the folders in a COCO-format file's names."""
+    images = {path.relative_to(folder).with_suffix("").as_posix(): path for place in places for path in place.files}
+    labels = {image.file_name: CocoLabels("", None, None, 0, ()) for image in file.images}
+    matching = match_images(images, labels, "")
+    matched = {images[key] for key in matching.labels}
+    return not matching.problems and all(matched & set(place.files) for place in places)
 
-    Of patterns that share as many names, one in a folder called alike goes first, as of images/val and labels/val.
+
+def classes_of_categories(categories: Iterable[FileCategory]) -> tuple[Classes, bool]:
+    """Return the classes of a COCO-format file's categories, and whether a background was put before them.
+
+    It stands for the pixels in no segment, without which one class would be all that is left of many files.
     """
-    names = {
-        place: {path.name.removesuffix(place.name[1:]) for path in files} for place, files in (images | labels).items()
-    }
-    partners = {}
-    for place in images:
-
-        def nearness(other: Path, place: Path = place) -> tuple[int, bool, int]:
-            alike = other.parent.name == place.parent.name
-            return len(names[place] & names[other]), alike, len(os.path.commonpath([place, other]))
-
-        best = max(labels, key=nearness, default=None)
-        if best is not None and names[place] & names[best]:
-            partners[place] = best
-    return partners
+    names = dict.fromkeys(x.name for x in categories if not is_ignored_name(x.name))
+    has_background = not any(map(is_background, names))
+    every = usable_names([*["background"] * has_background, *names])
+    remarks = [] if names else nothing_to_learn([], "id")
+    return Classes(every, remarks=remarks, are_named=True), has_background
 
 
-def splits_of(folder: Path, partners: dict[Path, Path]) -> dict[str, Split]:
-    """The splits by the words in the patterns' folders; a test set stands for a missing validation set."""
-    of_split: dict[str, list[Path]] = defaultdict(list)
-    for place in sorted(partners):
-        words = [part.lower() for part in place.parent.relative_to(folder).parts]
-        of_split[next((split for split, known in SPLIT_WORDS.items() if set(words) & set(known)), "train")].append(
-            place
-        )
+def split_named(parts: Iterable[str]) -> str:
+    """Return the split that the innermost of some names says, as a name or a word in it; "" where none does."""
+    for part in list(parts)[::-1]:
+        words = {part.lower()}, set(re.findall("[a-z]+", part.lower()))
+        for some in words:
+            if split := next((split for split, known in SPLIT_WORDS.items() if some & set(known)), ""):
+                return split
+    return ""
+
+
+def splits_of(folder: Path, partners: Sequence[tuple[Place, Place]]) -> tuple[dict[str, Split], list[Place], list[str]]:
+    """Return the splits by the words in the names of folders, the labels used, and remarks.
+
+    A test set stands for a missing validation set.
+    """
+    of_split: dict[str, list[tuple[Place, Place]]] = defaultdict(list)
+    for image, label in sorted(partners, key=lambda x: (x[0].pattern, x[1].pattern)):
+        parts = image.pattern.parent.relative_to(folder).parts
+        label_parts = label.pattern.relative_to(folder).with_suffix("").parts
+        of_split[split_named(parts) or split_named(label_parts) or "train"].append((image, label))
     val = of_split["val"] or of_split["test"]
     train = of_split["train"] or val
     chosen = {"train": train, "val": val if train != val else []}
-    return {
-        split: Split(
-            tuple(place.relative_to(folder).as_posix() for place in places),
-            tuple(partners[place].relative_to(folder).as_posix() for place in places),
+    splits = {split: split_at(folder, pairs) for split, pairs in chosen.items() if pairs}
+    unused = [image for pairs in of_split.values() if pairs not in (train, val) for image, _ in pairs]
+    remarks = (
+        [f"left out: {few(x.below(folder) for x in unused)}, a test set beside a validation set"] if unused else []
+    )
+    return splits, list(dict.fromkeys(label for pairs in chosen.values() for _, label in pairs)), remarks
+
+
+def split_at(folder: Path, pairs: Sequence[tuple[Place, Place]]) -> Split:
+    """Return a split of pairs of places."""
+    files = list(dict.fromkeys(label for _, label in pairs if label.coco is not None))
+    if not files:
+        return Split(*(tuple(pair[side].below(folder) for pair in pairs) for side in (0, 1)))
+    if len(files) > 1:
+        names = [x.below(folder) for x in files]
+        raise UserError(
+            f"{folder}: {' and '.join(names)} are COCO-format files of one split, which takes one; merge them, or say "
+            f"which is meant with --labels {shlex.quote(names[0])}"
         )
-        for split, places in chosen.items()
-        if places
-    }
+    images = list(dict.fromkeys(image for image, _ in pairs))
+    patterns = [image.below(folder) for image in images]
+    if len(images) > 1 and (whole := common_folder(folder, images)):
+        patterns = [whole]
+    return Split(tuple(patterns), (files[0].below(folder),))
 
 
-def ids_and_colors(files: Sequence[Path], workers: int | None) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """All ids in label files, or else all their colors."""
-    found = [values for values in map_files(ids_or_colors, files, what="reading labels", workers=workers) if values]
-    kinds = Counter(kind for kind, _ in found)
-    kind = kinds.most_common(1)[0][0] if kinds else "ids"
-    values = sorted({value for its_kind, some in found if its_kind == kind for value in some})
-    return (tuple(values), ()) if kind == "ids" else ((), tuple(values))
-
-
-def ids_or_colors(path: Path) -> tuple[str, list[int]] | None:
-    """The ids of a label file, or the colors of one in color; None where it cannot be read."""
-    try:
-        return "ids", count_ids(read_labels(path))[0].tolist()
-    except UnreadableFile:
-        return None
-    except UserError:
-        return "colors", np.unique(read_colors(path)).tolist()
-
-
-def as_yaml(guessed: Guess, root: Path) -> str:
-    """The text of a data set's file, with comments on what is to be completed by hand."""
-    lines = [
-        "# A data set for --data; `semask check` reads all of it and tells what is wrong.",
-        f"root: {quoted(str(root.resolve()))}  # relative paths start here; without it, at this file",
-    ]
-    for split, where in guessed.splits.items():
-        lines.append(f"{split}: {{images: {listed(where.images)}, labels: {listed(where.labels)}}}")
-    if "val" not in guessed.splits:
-        lines.append(
-            f"val: {VAL_FRACTION}  # about this fraction of them, by a hash of their names; or files of their own"
-        )
-    values = guessed.colors or [i for i in guessed.ids if i != IGNORED]
-    gaps = not guessed.colors and list(values) != list(range(len(values)))
-    lines.append("names:  # what the classes are called: replace these")
-    lines += [f"  {number}: class_{number}" for number in range(len(values))]
-    if guessed.colors:
-        lines.append(f"rgb:  # the colors of the label files and their classes; {IGNORED} where they are to be ignored")
-        lines += [f'  "#{color:06x}": {number}' for number, color in enumerate(values)]
-    if gaps:
-        lines.append(f"map:  # the ids of the label files and their classes; {IGNORED} where they are to be ignored")
-        lines += [f"  {value}: {number}" for number, value in enumerate(values)]
-    lines.append(f"ignore: {IGNORED}  # pixels of this id count nowhere")
-    return "\n".join(lines) + "\n"
-
-
-def listed(patterns: Sequence[str]) -> str:
-    """One pattern, or a list of them, as YAML takes them."""
-    texts = [quoted(pattern) for pattern in patterns]
-    return texts[0] if len(texts) == 1 else f"[{', '.join(texts)}]"
-
-
-def quoted(text: str) -> str:
-    """A text as YAML takes it, whatever is in it."""
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+def common_folder(folder: Path, places: Sequence[Place]) -> str:
+    """Return the folder that holds the pictures of some places and no other; "" where there is none."""
+    shared = next(parent for parent in places[0].pattern.parents if all(parent in x.pattern.parents for x in places))
+    files = {path for place in places for path in place.files}
+    if not shared.is_relative_to(folder) or {path for path in files_below(shared) if is_picture(path)} != files:
+        return ""
+    return shared.relative_to(folder).as_posix()

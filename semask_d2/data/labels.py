@@ -60,7 +60,7 @@ class LabelFormat:
         keys, classes = np.array(sorted(table), np.int64).T
         if values.dtype == np.uint8:  # by far the quickest way
             lookup = np.full(256, NO_CLASS)
-            fits = keys < 256
+            fits = (keys >= 0) & (keys < 256)
             lookup[keys[fits]] = classes[fits]
             result = lookup[values]
         else:

@@ -10,6 +10,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from semask_d2.d2 import HookBase
 from semask_d2.utils.errors import UserError
+from semask_d2.utils.foreign import Section
 
 
 class WeightAverage(HookBase):
@@ -47,9 +48,11 @@ class WeightAverage(HookBase):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over a saved average; `UserError` where it is not this model's."""
         own = self.averaged.state_dict()
+        state_dict = dict(Section.of(state_dict, "the checkpoint's averaged weights (SOLVER.EMA)").values)
         for name, value in own.items():
-            saved = state_dict.get(name)
-            if not isinstance(saved, Tensor) or saved.shape != value.shape:
+            saved: Any = state_dict.get(name)
+            is_whole = isinstance(saved, Tensor) and saved.layout == torch.strided and saved.shape == value.shape
+            if not is_whole or saved.is_meta or saved.is_quantized or saved.is_complex():
                 raise UserError(
                     f"the checkpoint's averaged weights (SOLVER.EMA) do not fit: {name} is missing or of another "
                     "shape; resume with the model it was saved with"

@@ -10,6 +10,8 @@ from semask_d2.checkpoint import Checkpointer
 from semask_d2.d2 import HookBase, comm
 from semask_d2.engine.hooks import recorded
 from semask_d2.utils.errors import UserError
+from semask_d2.utils.foreign import Section
+from semask_d2.utils.runs import is_scalar
 
 logger = logging.getLogger(__name__)
 
@@ -68,10 +70,8 @@ class EarlyStopping(HookBase):
         return {"values": dict(self.values)} if self.values else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        values = state_dict.get("values")
-        if not isinstance(values, dict) or not all(
-            type(key) is int and type(value) in (int, float) for key, value in values.items()
-        ):
+        values: Any = Section.of(state_dict, "the checkpoint's state of SOLVER.EARLY_STOPPING").section("values").values
+        if not all(type(key) is int and is_scalar(value) for key, value in values.items()):
             raise UserError("the checkpoint's state of SOLVER.EARLY_STOPPING holds what is no number")
         self.values = dict(values)
 

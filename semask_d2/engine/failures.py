@@ -6,6 +6,7 @@ import errno
 
 import torch
 
+from semask_d2.engine.roll_call import waited_in_vain
 from semask_d2.utils.arguments import ArgumentError
 from semask_d2.utils.errors import UserError
 from semask_d2.utils.files import FULL
@@ -41,6 +42,8 @@ def explain(error: Exception) -> str | None:
         return f"out of {where}: {LESS_MEMORY} ({text.partition('. ')[0] or 'no details'})"
     if isinstance(error, RuntimeError) and ("Bus error" in text or "shared memory" in text):
         return f"{MORE_SHARED_MEMORY} ({text})"
+    if waited_in_vain(error):
+        return "another process of this run did not answer"  # `roll_call` finds out which
     if isinstance(error, RuntimeError) and text.startswith("DataLoader worker") and "signal" in text:
         return f"a data-loading process was ended, mostly for want of memory: lower DATALOADER.NUM_WORKERS ({text})"
     return None

@@ -22,7 +22,7 @@ from semask_d2.engine.stopping import Stopped
 from semask_d2.evaluation.results import AVERAGED
 from semask_d2.utils.foreign import Section, entries, integer, number, shown, text
 from semask_d2.utils.memory import peak_memory
-from semask_d2.utils.runs import FINAL_NAME, read_metrics
+from semask_d2.utils.runs import FINAL_NAME, is_scalar, read_metrics
 
 logger = logging.getLogger(__name__)
 
@@ -198,7 +198,7 @@ class BestCheckpoint(HookBase):
         path = Path(self.checkpointer.save_dir, f"{BEST_NAME}.pth")
         if self.trainer.start_iter > 0 and path.is_file():
             best = read_checkpoint(path).get("best")
-            if isinstance(best, (int, float)):
+            if is_scalar(best) and not math.isnan(best):
                 self.best = float(best)
                 logger.info("Best %s so far: %.2f", self.metric, self.best)
             else:

@@ -16,6 +16,7 @@ from torch.multiprocessing.spawn import ProcessExitedException
 
 from semask_d2 import d2
 from semask_d2.d2 import comm, default_argument_parser
+from semask_d2.engine import roll_call
 from semask_d2.engine.failures import LESS_MEMORY, MORE_SHARED_MEMORY, explain
 from semask_d2.engine.stopping import Stopped, passing_signals_on
 from semask_d2.utils.errors import UserError, printable
@@ -81,7 +82,10 @@ def guarded(function: Callable[..., None], *args: object, debug: bool) -> int:
                 return 0
             print(printable(message), file=sys.stderr, flush=True)
             return error.exit_code
-        print(f"error: {printable(message)}", file=sys.stderr, flush=True)
+        if roll_call.waited_in_vain(error):
+            message = roll_call.describe(error)
+        if message:
+            print(f"error: {printable(message)}", file=sys.stderr, flush=True)
         return 1
     finally:
         loop.removeFilter(_is_unexplained)

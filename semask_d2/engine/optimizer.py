@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
+from semask_d2.checkpoint.ownership import Owner
 from semask_d2.d2 import CfgNode
 from semask_d2.utils.errors import UserError
+from semask_d2.utils.foreign import Section, integer, shown
 
 NORM_TYPES = (
     nn.modules.batchnorm._BatchNorm,
@@ -28,6 +30,8 @@ MOMENTS = (
     "max_exp_avg_sq",
     "momentum_buffer",
 )  # an optimizer's tensors of a parameter's shape
+STATE = (*MOMENTS, "step")
+MAX_STEPS = 2**24  # beyond which a float cannot count them
 UNDECAYED_NAMES = ("relative_position_bias_table", "absolute_pos_embed")
 
 
@@ -165,8 +169,8 @@ def add_clipping(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> torch.optim.
 def load_optimizer_state(optimizer: torch.optim.Optimizer, state: Any) -> None:
     """Take over an optimizer's state of each parameter, but not its settings: those are this run's config's.
 
-    Everything is checked before anything is loaded, as fused kernels write where a tensor's shape lets them. Raises
-    `UserError` where the state is not this optimizer's.
+    Everything is checked before anything is loaded, and no two tensors share memory, as fused kernels write where a
+    tensor's shape lets them. Raises `UserError` where the state is not this optimizer's.
     """
     message = (
         "the checkpoint's optimizer state does not fit: {}; resume with the settings and the model it was saved with"
@@ -174,29 +178,51 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, state: Any) -> None:
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     sizes = [len(group["params"]) for group in optimizer.param_groups]
     try:
-        saved_sizes = [len(group["params"]) for group in state["param_groups"]]
-        order = [index for group in state["param_groups"] for index in group["params"]]
-        states = dict(state["state"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(message.format(f"it is no optimizer state ({type(error).__name__}: {error})")) from error
+        saved = Section.of(state, "the whole")
+        groups = [Section.of(group, "a group").entries("params") for group in saved.entries("param_groups")]
+        order = [integer(index, "a parameter's number") for group in groups for index in group]
+        states: dict[Any, Any] = dict(saved.section("state").values)
+    except UserError as error:
+        raise UserError(message.format(f"it is no optimizer state ({error})")) from error
+    saved_sizes = [len(group) for group in groups]
     if saved_sizes != sizes or len(set(order)) != len(order):
         raise UserError(message.format(f"it has groups of {saved_sizes} parameters, this run's has {sizes}"))
-    wanted = [name for name in MOMENTS if name in expected_moments(optimizer)]
+    wanted = [name for name in STATE if name in expected_state(optimizer)]
     if states and set(states) != set(order):
         raise UserError(message.format(f"it holds {len(states)} of {len(order)} parameters"))
     for index, parameter in zip(order, parameters, strict=True):
         for problem in state_problems(states.get(index, {}), parameter, wanted) if states else ():
             raise UserError(message.format(f"parameter {index}: {problem}"))
-    settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
-    optimizer.load_state_dict({"state": states, "param_groups": state["param_groups"]})
-    for group, own in zip(optimizer.param_groups, settings, strict=True):
-        group.update(own)
+    owner = Owner()
+    states = {
+        index: {name: matching(name, value, parameter, owner) for name, value in states[index].items()}
+        for index, parameter in zip(order, parameters, strict=True)
+        if states
+    }
+    indices = iter(order)
+    own_groups = [{**group, "params": [next(indices) for _ in group["params"]]} for group in optimizer.param_groups]
+    optimizer.load_state_dict({"state": states, "param_groups": own_groups})
 
 
-def expected_moments(optimizer: torch.optim.Optimizer) -> tuple[str, ...]:
-    """The tensors that an optimizer keeps for each parameter."""
+def matching(name: str, value: Any, parameter: nn.Parameter, owner: Owner) -> Any:
+    """Return an entry of a parameter's state as the optimizer takes it: tensors in memory of their own.
+
+    One of the parameter's shape is laid out as the parameter is, a count of steps is a tensor.
+    """
+    if name == "step":
+        return torch.tensor(float(value))
+    if not isinstance(value, Tensor):
+        return value
+    value = owner.tensor(value, name)
+    if value.shape == parameter.shape and value.stride() != parameter.stride():
+        return torch.empty_like(parameter, dtype=value.dtype, device=value.device).copy_(value).detach()
+    return value
+
+
+def expected_state(optimizer: torch.optim.Optimizer) -> tuple[str, ...]:
+    """The names of what an optimizer keeps for each parameter."""
     if isinstance(optimizer, torch.optim.AdamW):
-        return ("exp_avg", "exp_avg_sq")
+        return ("step", "exp_avg", "exp_avg_sq")
     if isinstance(optimizer, torch.optim.SGD) and optimizer.defaults["momentum"]:
         return ("momentum_buffer",)
     return ()
@@ -210,7 +236,9 @@ def state_problems(state: Any, parameter: nn.Parameter, wanted: list[str]) -> It
     if missing := [name for name in wanted if name not in state]:
         yield f"{missing[0]} is missing"
     for name, value in state.items():
-        if name in MOMENTS and (not isinstance(value, Tensor) or value.shape != parameter.shape):
+        if name == "step":
+            yield from step_problems(value)
+        elif name in MOMENTS and (not isinstance(value, Tensor) or value.shape != parameter.shape):
             yield f"{name} has the shape {tuple(getattr(value, 'shape', ()))}, the parameter {tuple(parameter.shape)}"
         elif isinstance(value, Tensor):
             if value.layout != torch.strided or value.is_meta or value.is_quantized:
@@ -223,11 +251,24 @@ def state_problems(state: Any, parameter: nn.Parameter, wanted: list[str]) -> It
             yield f"{name} is a {type(value).__name__}"
 
 
+def step_problems(value: Any) -> Iterator[str]:
+    """What is wrong with a saved count of an optimizer's steps."""
+    if isinstance(value, Tensor):
+        if value.layout != torch.strided or value.is_meta or value.is_quantized:
+            yield "step is no dense tensor"
+        elif value.numel() != 1:
+            yield f"step has the shape {tuple(value.shape)}, expected one number"
+        elif value.is_complex():
+            yield f"step is {value.dtype}"
+        else:
+            yield from step_problems(value.item())
+    elif type(value) not in (int, float) or not 0 <= value <= MAX_STEPS:
+        yield f"step is {shown(value)}, expected a number from 0 to {MAX_STEPS}"
+
+
 def load_scheduler_state(scheduler: LRScheduler, state: Any) -> None:
     """Take over how far a schedule has come; base rates and shape are this run's config's."""
-    epoch = state.get("last_epoch") if isinstance(state, dict) else None
-    if type(epoch) is not int or epoch < 0:
-        raise UserError("the checkpoint's learning-rate schedule does not say at which iteration it stands")
+    epoch = Section.of(state, "the checkpoint's learning-rate schedule").integer("last_epoch", low=0)
     scheduler.last_epoch = epoch
     scheduler._step_count = epoch + 1
     for group, rate in zip(scheduler.optimizer.param_groups, scheduled_rates(scheduler), strict=True):

@@ -18,6 +18,7 @@ from semask_d2.engine.optimizer import load_optimizer_state
 from semask_d2.engine.stopping import StopRequest
 from semask_d2.utils.errors import UserError
 from semask_d2.utils.files import atomic_write
+from semask_d2.utils.foreign import Section
 
 
 def seed_forward(seed: int, iteration: int, part: int, rank: int) -> None:
@@ -44,6 +45,17 @@ class OnTheWay:
         if self.arrival is not None:
             self.arrival.synchronize()
         return self.values.tolist()
+
+
+def scale_state(saved: Section) -> dict[str, Any]:
+    """Return the saved state of mixed precision's loss scale, each value in its range."""
+    return {
+        "scale": saved.number("scale", low=1e-30, high=1e30),
+        "growth_factor": saved.number("growth_factor", low=1, high=1e6),
+        "backoff_factor": saved.number("backoff_factor", low=1e-6, high=1),
+        "growth_interval": saved.integer("growth_interval", low=1),
+        "_growth_tracker": saved.integer("_growth_tracker", low=0),
+    }
 
 
 class TrainingStep(TrainerBase):
@@ -167,10 +179,10 @@ class TrainingStep(TrainerBase):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict(state_dict)
-        load_optimizer_state(self.optimizer, state_dict["optimizer"])
-        self.seed = state_dict.get("seed", self.seed)  # Detectron2's trainers save no seed, and call the scaler so
-        if scaler := state_dict.get("scaler", state_dict.get("grad_scaler")):
-            if not all(type(value) in (int, float) for value in scaler.values()):
-                raise UserError("the checkpoint's state of the loss scale holds what is no number")
-            self.scaler.load_state_dict(scaler)
+        state = Section.of(state_dict, "the checkpoint's state of the training step")
+        super().load_state_dict({"iteration": state.integer("iteration", low=0)})
+        load_optimizer_state(self.optimizer, state.get("optimizer"))
+        self.seed = state.integer("seed", self.seed, low=0, high=2**64)  # Detectron2's trainers save none
+        scale = state.section("scaler", None) or state.section("grad_scaler", None)  # as Detectron2 calls it
+        if scale and scale.values and self.scaler.is_enabled():
+            self.scaler.load_state_dict(scale_state(scale))

@@ -68,6 +68,7 @@ from semask_d2.modeling.layers.precision import autocast_dtype
 from semask_d2.modeling.meta_arch import SemanticSegmenter, build_model, with_sliding
 from semask_d2.utils import locking
 from semask_d2.utils.errors import UserError
+from semask_d2.utils.foreign import Section, text
 from semask_d2.utils.runs import METRICS_NAME
 
 logger = logging.getLogger(__name__)
@@ -152,6 +153,17 @@ class Trainer(DefaultTrainer):
     def after_train(self) -> None:
         self.iter = min(self.iter, max(self.start_iter, self.max_iter))  # the loop over no iterations counts one more
         super().after_train()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over a checkpoint's state of the trainer; `UserError` where it is none."""
+        state = Section.of(state_dict, "the checkpoint's state of the trainer")
+        states = {}
+        for name, of_hook in state.section("hooks", Section({}, "")).values.items():
+            hook = next((hook for hook in self._hooks if type(hook).__qualname__ == name), None)
+            if hook is None or hasattr(hook, "load_state_dict"):
+                states[text(name, "the name of a hook in the checkpoint")] = of_hook
+        kept = {"iteration": state.integer("iteration", low=0), "_trainer": state.get("_trainer"), "hooks": states}
+        super().load_state_dict(kept)
 
     def build_hooks(self) -> list[HookBase]:
         """Timing, learning rate, checkpoints, evaluation, the best model, pictures, writers, and what ends a run."""

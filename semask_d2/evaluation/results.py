@@ -140,7 +140,7 @@ def keep_earlier(folder: Path, model: EvaluatedModel) -> None:
     Results of one checkpoint at the same sizes replace each other, and so do those of one training. What no evaluation
     writes stays where it is.
     """
-    require_enclosed(folder, (*RESULT_FILES, PREDICTIONS))
+    require_enclosed(folder, (*RESULT_FILES, PREDICTIONS, f"{PREDICTIONS}/**/*"))
     file = folder / METRICS_FILE
     if not file.is_file():
         return

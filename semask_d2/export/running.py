@@ -95,15 +95,12 @@ class OnnxModel(ExportedModel):
 
 def onnx_ports(nodes: Sequence[Any]) -> list[Port]:
     """Return the inputs or outputs of an onnxruntime session."""
-    kinds = {"tensor(float)": "float32"}
-    return [
-        Port(
-            node.name,
-            kinds.get(node.type, node.type.removeprefix("tensor(").removesuffix(")")),
-            tuple(length if isinstance(length, int) else None for length in node.shape),
-        )
-        for node in nodes
-    ]
+    ports = []
+    for node in nodes:
+        kind = str(node.type).removeprefix("tensor(").removesuffix(")")
+        shape = tuple(length if isinstance(length, int) else None for length in node.shape)
+        ports.append(Port(node.name, "float32" if kind == "float" else kind, shape))
+    return ports
 
 
 class OpenVinoModel(ExportedModel):

@@ -124,9 +124,7 @@ class Video:
 
     def __init__(self, source: str | os.PathLike | int):
         self.source = source
-        if not isinstance(source, int):
-            require_regular(source)
-        self.capture = cv2.VideoCapture(source if isinstance(source, int) else str(source))
+        self.capture = cv2.VideoCapture(source if isinstance(source, int) else str(require_regular(source)))
         if not self.capture.isOpened():
             if isinstance(source, int):
                 raise UserError(f"--webcam {source}: there is no camera of this number, or another program holds it")

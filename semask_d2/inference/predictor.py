@@ -172,7 +172,9 @@ class Predictor:
         """Segment one uint8 RGB image (H, W, 3), or each of a list, at its own size.
 
         Images that have one size after resizing go through the model together, at most `batch_size` at a time, on which
-        memory depends; the others by themselves, so that no image changes the prediction of another.
+        memory depends; the others by themselves, as none is padded to the size of another. Beside others a prediction
+        is the same but for rounding, as products of other shapes sum in another order: scores differ by up to 2e-6
+        (float32), and labels where two classes are as close as that. With a `batch_size` of 1 they are equal.
         """
         if isinstance(images, np.ndarray):
             return self([images], scores=scores, priors=priors)[0]

@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from glob import has_magic
 from pathlib import Path
 from typing import IO
 
@@ -54,8 +55,8 @@ def folder_name(name: str, source: str) -> str:
     is_path = "/" in name or "\\" in name or name.strip() in ("", ".", "..")
     if is_path or not name.isprintable() or len(os.fsencode(name)) > MAX_NAME_BYTES:
         raise UserError(
-            f"{source}: {name[:60]!r} cannot name a folder; expected a name without slashes and control characters, "
-            f"other than . and .., of at most {MAX_NAME_BYTES} bytes"
+            f"{source}: {name[:60]!r} is no plain name; expected one without slashes and control characters, not . "
+            f"or .., of at most {MAX_NAME_BYTES} bytes"
         )
     return name
 
@@ -81,9 +82,9 @@ def atomic_write(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
     Raises `UnwritableFile` where the system refuses; errors of other files, which name them, pass as they are.
     """
     # a file's name need not be text: what no encoding has is spelled out, as \udcff
-    text = {} if "b" in mode else {"encoding": "utf-8", "errors": "backslashreplace"}
+    encoding, errors = (None, None) if "b" in mode else ("utf-8", "backslashreplace")
     with temporary_beside(path) as temporary:
-        with open(temporary, mode, **text) as file:
+        with open(temporary, mode, encoding=encoding, errors=errors) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -216,7 +217,9 @@ def require_enclosed(folder: str | os.PathLike, patterns: Iterable[str]) -> None
     The folder may be a stranger's, and what is written into it must stay there.
     """
     home = os.path.realpath(folder)
-    for path in (path for pattern in patterns for path in Path(folder).glob(pattern)):
+    paths = [Path(folder, pattern) for pattern in patterns if not has_magic(pattern)]  # glob omits links to nothing
+    paths += [path for pattern in patterns if has_magic(pattern) for path in Path(folder).glob(pattern)]
+    for path in paths:
         target = os.path.realpath(path)
         if os.path.commonpath([home, target]) != home:
             raise UserError(

@@ -25,9 +25,9 @@ _shortened.maxlist = _shortened.maxtuple = _shortened.maxdict = 6
 
 
 def shown(value: Any) -> str:
-    """Return `repr(value)` shortened for a message, whatever the value is."""
+    """Return `repr(value)` in a line, shortened for a message, whatever the value is."""
     try:
-        return _shortened.repr(value)
+        return " ".join(_shortened.repr(value).split())
     except ValueError:  # Python refuses to write out integers of thousands of digits
         return f"an integer of {value.bit_length()} bits" if isinstance(value, int) else f"a {type(value).__name__}"
 
@@ -36,7 +36,7 @@ def integer(value: Any, source: str, low: int = -MAX_INTEGER, high: int = MAX_IN
     """Return `value` as an integer from `low` to `high`."""
     whole = value if type(value) is int else int(value) if type(value) is float and value.is_integer() else None
     if whole is None or not low <= whole <= high:
-        raise UserError(f"{source}: expected a whole number{_range(low, high)}, got {shown(value)}")
+        raise UserError(f"{source}: expected a whole number{_range(low, high)}, got {shown(value)}{_unquoted(value)}")
     return whole
 
 
@@ -44,23 +44,28 @@ def number(value: Any, source: str, low: float = -math.inf, high: float = math.i
     """Return `value` as a finite float from `low` to `high`."""
     is_number = type(value) in (int, float) and abs(value) < MAX_NUMBER
     if not is_number or not low <= value <= high:
-        raise UserError(f"{source}: expected a finite number{_range(low, high)}, got {shown(value)}")
+        raise UserError(f"{source}: expected a finite number{_range(low, high)}, got {shown(value)}{_unquoted(value)}")
     return float(value)
 
 
 def text(value: Any, source: str, choices: Collection[str] = (), *, max_length: int = MAX_TEXT) -> str:
-    """Return `value` as a text, one of `choices` where there are any; without zeros, which no file name can have."""
+    """Return `value` as a text, one of `choices` where there are any.
+
+    It holds no zeros, which no file name can have, and can be written as UTF-8.
+    """
     if not isinstance(value, str) or (choices and value not in choices):
         expected = " or ".join(map(repr, choices)) if choices else "a text"
         raise UserError(f"{source}: expected {expected}, got {shown(value)}")
     if len(value) > max_length or "\0" in value:
         raise UserError(f"{source}: expected at most {max_length} characters, none of them zero, got {shown(value)}")
+    if any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise UserError(f"{source}: expected letters of Unicode, got {shown(value)}; change the name")
     return value
 
 
 def flag(value: Any, source: str) -> bool:
     """Return `value` as true or false; 0 and 1 stand for them."""
-    if value in (0, 1) and isinstance(value, int):
+    if isinstance(value, int) and value in (0, 1):
         return bool(value)
     raise UserError(f"{source}: expected true or false, got {shown(value)}")
 
@@ -131,6 +136,14 @@ class Section:
     def _read(self, reader: Any, key: str, default: Any, *limits: Any) -> Any:
         value = self.get(key, default)
         return value if value is default else reader(value, f"{self.source}: {key}", *limits)
+
+
+def _unquoted(value: Any) -> str:
+    """Return what to do about a number that is written as a text; "" for other values."""
+    try:
+        return "" if not isinstance(value, str) or math.isnan(float(value)) else ", a text: write it without quotes"
+    except ValueError:
+        return ""
 
 
 def _range(low: float, high: float) -> str:

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from semask_d2.config import get_cfg
+from semask_d2.config.custom_data import check_section
 from semask_d2.utils.errors import UserError
 from tests.helpers.own_data import TEXT, write_file
 
@@ -79,6 +80,32 @@ NAMES = "names: [sky, road, car]"
         ('val: {images: "img/b/*.png", labels: "lab/b/*.png"}', "val: img/b", "val: expected {images:"),
         ('labels: "lab/b/*.png"}', "labels: []}", "val.labels is missing"),
         ('labels: "lab/b/*.png"}', "labels: 3}", "val.labels: expected names of files or folders, got 3"),
+        (NAMES, NAMES + "\nname: ../../x", "name: '../../x' is no plain name"),
+        (NAMES, NAMES + "\nname: /etc", "name: '/etc' is no plain name"),
+        (NAMES, NAMES + '\nname: ".."', "name: '..' is no plain name"),
+        (NAMES, NAMES + '\nname: "a\\0b"', "name: expected at most 1000 characters, none of them zero"),
+        (NAMES, NAMES + "\nname: [a]", "name: expected a text, got ['a']"),
+        (NAMES, NAMES + "\nroot: 5", "root: expected a text, got 5"),
+        (NAMES, NAMES + '\nignore: "255"', "got '255', a text: write it without quotes"),
+        (NAMES, NAMES + "\nignore: -1", "ignore: expected a whole number from 0 to 65535, got -1; `map: {-1: 255}`"),
+        (NAMES, NAMES + f"\nmap: {{7: {10**400}}}", "map: 7 goes to 1000"),
+        (NAMES, NAMES + f"\nmap: {{{10**400}: 0}}", "map: expected ids of label files on the left, got 1000"),
+        (NAMES, NAMES + '\nmap: {7: "0"}', "map: 7 goes to '0'"),
+        (NAMES, NAMES + '\nmap: {7: 0, "7": 1}', "line 5: the key '7' stands in line 5 already"),
+        (NAMES, NAMES + '\nmap: {0x7: 0, "7": 1}', "map: 7 stands in it more than once"),
+        (NAMES, NAMES + '\nrgb: {"#abcdef": 0, "#ABCDEF": 1}', "rgb: #abcdef stands in it more than once"),
+        (NAMES, NAMES + '\nrgb: {"#000001": [1]}', "rgb: #000001 goes to [1]"),
+        (NAMES, NAMES + "\nnames: [a]", "line 5: the key 'names' stands in line 4 already"),
+        (NAMES, "names: {0: a, 1: b, 1: c}", "line 4: the key '1' stands in line 4 already"),
+        (NAMES, "names: {'0': a, '2': b}", "names: expected an id from 0 to 1"),
+        (NAMES, f"names: [a, {'x' * 5000}]", "names: expected at most 200 characters"),
+        (NAMES, 'names: [a, "b\\0"]', "names: expected at most 200 characters, none of them zero"),
+        (NAMES, 'names: [a, "b\\nc"]', "names: 'b\\nc' is no name"),
+        (NAMES, 'names: [a, "\\uD800"]', "names: expected letters of Unicode"),
+        (NAMES, 'names: [a, " "]', "names: ' ' is no name"),
+        ('"img/a/*.png"', '"a\\0b/*.png"', "train.images: expected at most 1000 characters, none of them zero"),
+        ('val: {images: "img/b/*.png", labels: "lab/b/*.png"}', 'val: "0.1"', "got '0.1', a text: write it without"),
+        ('val: {images: "img/b/*.png", labels: "lab/b/*.png"}', "val: .nan", "val: expected a finite number"),
         ("train:", "_BASE_: x.yaml\ntrain:", 'unknown key "_BASE_"'),
         (NAMES, "names: !!python/object:os.system [x]", "YAML tag !!python/object:os.system is refused"),
     ],
@@ -89,6 +116,38 @@ def test_a_mistake_is_named_with_its_cure(tmp_path: Path, old: str, new: str, me
         get_cfg(data=write_file(tmp_path, TEXT.replace(old, new, 1)))
     assert str(caught.value).startswith(f"{tmp_path / 'mine.yaml'}: ")
     assert message in str(caught.value)
+
+
+def test_digits_in_quotes_are_ids_where_nothing_else_can_be_meant(tmp_path: Path) -> None:
+    text = TEXT.replace(NAMES, '{"names": {"1": "road", "0": "sky", "2": "car"}}'[1:-1])
+    custom = get_cfg(data=write_file(tmp_path, text + '"map": {"7": 0, "-9999": 255}\n')).DATASETS.CUSTOM
+    assert custom.NAMES == ["sky", "road", "car"]
+    assert custom.MAP == [[7, 0], [-9999, 255]]
+
+
+def test_a_list_of_pairs_may_be_named_in_capitals(tmp_path: Path) -> None:
+    custom = get_cfg(data=write_file(tmp_path, "train: LIST.TXT\nnames: [a]\n")).DATASETS.CUSTOM
+    assert custom.TRAIN == {"IMAGES": ["LIST.TXT"], "LABELS": []}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("NAME", "../../x", "name: '../../x' is no plain name"),
+        ("NAMES", [1, 2, 3], "names: expected a text, got 1"),
+        ("MAP", [[7, 0, 1]], "map: expected a list of 2 values"),
+        ("RGB", [[[1, 2, 3], 0]], "rgb: expected a color"),
+        ("ROOT", "a\0b", "root: expected at most"),
+    ],
+)
+def test_a_strangers_run_folder_describes_a_data_set_or_is_refused(
+    tmp_path: Path, key: str, value: object, message: str
+) -> None:
+    custom = get_cfg(data=write_file(tmp_path, TEXT)).DATASETS.CUSTOM
+    custom[key] = value
+    with pytest.raises(UserError) as caught:
+        check_section(custom, "DATASETS.CUSTOM")
+    assert str(caught.value).startswith(f"DATASETS.CUSTOM: {message}")
 
 
 def test_neither_split(tmp_path: Path) -> None:

@@ -191,6 +191,32 @@ def coco(tmp_path: Path, names: str, **changes: object) -> Path:
     return write_file(tmp_path, f"train: {{images: img/a, labels: labels.json}}\nnames: {names}\n")
 
 
+@pytest.mark.parametrize(
+    "file_name", ["0.PNG", "img\\a\\0.png", "../x/0.png", "/data/upload/1/0a1b2c3d-0.png", "./img/a/0.png"]
+)
+def test_coco_files_name_images_as_tools_do(tmp_path: Path, file_name: str) -> None:
+    file = coco(tmp_path, "[car, road]", images=[{"id": 5, "file_name": file_name, "height": 6, "width": 8}])
+    for name in ("2", "sub/1"):
+        (tmp_path / f"img/a/{name}.png").unlink()
+    assert pairs(file) == [("img/a/0.png", "labels.json")]
+
+
+def test_labelmes_background_and_ignored_category(tmp_path: Path) -> None:
+    file = coco(tmp_path, "[background, car]", categories=[{"id": 11, "name": "__ignore__"}, {"id": 12, "name": "car"}])
+    register_custom(get_cfg(data=file))
+    expected = np.zeros((6, 8))
+    expected[:4, :4] = 255
+    expected[1:3, 1:3] = 1
+    with pytest.raises(UserError):
+        get_dataset_dicts("mine_train")  # an image has no entry
+    (tmp_path / "img/a/2.png").unlink()
+    np.testing.assert_array_equal(read_sample_labels(get_dataset_dicts("mine_train")[0]), expected)
+    categories = [{"id": 11, "name": "_background_"}, {"id": 12, "name": "car"}]
+    register_custom(get_cfg(data=coco(tmp_path, "[car, Background]", categories=categories)))
+    (tmp_path / "img/a/2.png").unlink()
+    assert set(np.unique(read_sample_labels(get_dataset_dicts("mine_train")[0]))) == {0, 1}
+
+
 @pytest.mark.parametrize(("names", "empty"), [("[car, road]", 255), ("[background, car, road]", 0)])
 def test_coco_files_are_label_maps(tmp_path: Path, names: str, empty: int) -> None:
     file = coco(tmp_path, names)

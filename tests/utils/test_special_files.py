@@ -63,7 +63,7 @@ def test_plain_names_become_folders(name: str) -> None:
     "name", ["", " ", ".", "..", "../x", "/etc", "a/b", "a\\b", "a\0b", "a\nb", "\udcff", "a" * 201, "é" * 101]
 )
 def test_a_name_that_is_a_path_becomes_no_folder(name: str) -> None:
-    with pytest.raises(UserError, match=r"^DATASETS.TEST: .* cannot name a folder"):
+    with pytest.raises(UserError, match=r"^DATASETS.TEST: .* is no plain name"):
         folder_name(name, "DATASETS.TEST")
 
 

@@ -60,11 +60,12 @@ class CocoFile:
     by_id: dict[Any, CocoImage] = field(default_factory=dict)
     shared_ids: set[Any] = field(default_factory=set)
 
-    def used_categories(self) -> set[Any]:
-        """Return the ids of the categories that annotations or segments are of."""
+    def used(self) -> list[FileCategory]:
+        """Return the categories that annotations or segments are of."""
         annotations = [x for image in self.images for x in image.annotations]
         segments = [segment for x in annotations for segment in x.get("segments_info", [x])]
-        return {x["category_id"] for x in segments}
+        ids = {x["category_id"] for x in segments}
+        return [x for x in self.categories if x.id in ids]
 
     def source(self, image: str) -> str:
         """Return how messages call an image of the file."""
@@ -81,7 +82,11 @@ def read_coco(path: Path, kind: str = "segmentation") -> CocoFile:
 
     Raises `UserError` where it is no such file, naming what it is where that is known.
     """
-    content = read_json(path)
+    return coco_file(read_json(path), path, kind)
+
+
+def coco_file(content: Any, path: Path, kind: str = "segmentation") -> CocoFile:
+    """Return the `content` of the COCO-format file at `path`; errors as in `read_coco`."""
     require_format(content, kind, path)
     file = CocoFile(path)
     for number, value in enumerate(content["categories"]):
@@ -100,6 +105,8 @@ def read_coco(path: Path, kind: str = "segmentation") -> CocoFile:
 
 def identity(value: Any, source: str) -> Any:
     """Return an id as it is compared: a whole number, also where it is written as text or as 7.0, else a text."""
+    if type(value) is int and abs(value) <= foreign.MAX_INTEGER:
+        return value
     if isinstance(value, str) and value.strip().isdecimal() and len(value) < 20:
         return int(value)
     return foreign.text(value, source) if isinstance(value, str) else foreign.integer(value, source)
@@ -232,11 +239,10 @@ def check_shape(annotation: dict[str, Any], image: CocoImage, source: str) -> No
 
 def box_of(annotation: dict[str, Any]) -> list[float] | None:
     """Return the box [x, y, width, height] of an annotation; None where it has none with an area."""
-    try:
-        box = [foreign.number(x, "") for x in foreign.entries(annotation.get("bbox"), "", 4)]
-    except UserError:
+    box = annotation.get("bbox")
+    if not isinstance(box, list) or len(box) != 4 or not all(type(x) in (int, float) for x in box):
         return None
-    return box if min(box[2:]) > 0 else None
+    return box if abs(sum(box)) < foreign.MAX_NUMBER and foreign.is_positive(min(box[2:])) else None
 
 
 def read_panoptic(file: CocoFile, entries: Sequence[Any]) -> None:

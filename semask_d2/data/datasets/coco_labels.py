@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import unicodedata
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -10,11 +10,13 @@ from typing import Any, NamedTuple
 
 from semask_d2.data.datasets.coco_files import CocoFile
 from semask_d2.data.datasets.pairing import Problem, few
+from semask_d2.data.datasets.walking import composed, small_suffix
 from semask_d2.data.labels import CocoLabels, CocoSegment
 from semask_d2.utils.errors import UserError
 from semask_d2.utils.registry import suggestion
 
-BACKGROUND = "background"  # with or without the underscores of labelme
+BACKGROUND, IGNORED = "background", "ignore"  # with or without the underscores of labelme
+LABEL_STUDIO = re.compile(r"[0-9a-f]{8}-(?=.)")  # what it puts before the names of uploaded files
 
 
 def coco_labels(
@@ -25,8 +27,8 @@ def coco_labels(
     Categories are the classes of their names, or those that `id_map` gives for their ids. Pixels in no segment are of
     the class "background" where `names` has it, else ignored. Raises `UserError` for a category that is no class.
     """
-    classes = classes_of(file, names, id_map)
-    background = [i for i, name in enumerate(names) if name.strip("_").lower() == BACKGROUND]
+    classes = classes_of(file, names, id_map, ignore_label)
+    background = [i for i, name in enumerate(names) if is_background(name)]
     return {
         image.file_name: CocoLabels(
             f"{file.path}: {image.file_name}",
@@ -43,22 +45,43 @@ def coco_labels(
     }
 
 
-def classes_of(file: CocoFile, names: Sequence[str], id_map: Mapping[int, int]) -> dict[Any, int]:
-    """Return the class of each category id; categories that no annotation is of need no class."""
-    used = file.used_categories()
-    categories = [x for x in file.categories if x.id in used]
+def is_background(name: str) -> bool:
+    """Return whether a class or category is called background, as tools write it."""
+    return name.strip("_").lower() == BACKGROUND
+
+
+def is_ignored_name(name: str) -> bool:
+    """Return whether a category is labelme's __ignore__."""
+    return name.lower() == f"__{IGNORED}__"
+
+
+def classes_of(file: CocoFile, names: Sequence[str], id_map: Mapping[int, int], ignore_label: int) -> dict[Any, int]:
+    """Return the class of each category id; categories that no annotation is of need no class.
+
+    Labelme's __ignore__ is ignored and its _background_ is "background", where `names` has no such words.
+    """
+    categories = file.used()
     if id_map:
         if missing := [f"{x.id} ({x.name})" for x in categories if x.id not in id_map]:
             raise UserError(f"{file.path}: `map` of the data set leaves out the categories {few(missing)}")
         return {x.id: id_map[x.id] for x in categories}
+    numbers = {name: number for number, name in enumerate(names)}
+    background = next((number for number, name in enumerate(names) if is_background(name)), None)
+    classes = {}
     for category in categories:
-        if category.name not in names:
+        number = numbers.get(category.name)
+        if number is None and is_background(category.name):
+            number = background
+        if number is None and is_ignored_name(category.name):
+            number = ignore_label
+        if number is None:
             near = suggestion(category.name, list(names))
             raise UserError(
                 f'{file.path}: the category "{category.name}" (id {category.id}) is not in `names`.{near} Add it, or '
                 "give `map` from the ids of categories to classes"
             )
-    return {x.id: list(names).index(x.name) for x in categories}
+        classes[category.id] = number
+    return classes
 
 
 class Matching(NamedTuple):
@@ -112,7 +135,11 @@ def match_images(images: Mapping[str, Path], labels: Mapping[str, CocoLabels], s
 def endings(name: str) -> list[str]:
     """Return a path and what is left of it without its first folders, the longest first, in one spelling.
 
-    Slashes may be of either kind; letters are composed, which macOS does not do in the names of files.
+    Slashes may be of either kind, a picture's suffix in capitals; letters are composed, which macOS does not do in the
+    names of files. The last is the file's name without what Label Studio puts before it.
     """
-    parts = [x for x in unicodedata.normalize("NFC", name.replace("\\", "/")).split("/") if x not in ("", ".")]
-    return ["/".join(parts[start:]) for start in range(len(parts))]
+    parts = [x for x in small_suffix(composed(name.replace("\\", "/"))).split("/") if x not in ("", ".")]
+    result = ["/".join(parts[start:]) for start in range(len(parts))]
+    if parts and LABEL_STUDIO.match(parts[-1]):
+        result.append(LABEL_STUDIO.sub("", parts[-1], count=1))
+    return result

@@ -10,7 +10,11 @@ from typing import Any, NamedTuple
 from semask_d2.data.datasets.coco_files import read_coco
 from semask_d2.data.datasets.folder import datasets_root, require_folder
 from semask_d2.data.datasets.pairing import require_sound
+from semask_d2.data.serialized import SerializedDicts
 from semask_d2.utils.errors import UserError
+
+LISTED = 2  # splits that are kept, as bytes
+_listed: dict[tuple[str, str, int, int], SerializedDicts] = {}
 
 
 class Category(NamedTuple):
@@ -87,6 +91,16 @@ class SegmentDataset:
         path = root / files.annotations
         if not path.is_file():
             raise UserError(f'data set "{split}" is not there: no file {path}; {self.how_to_get}')
+        status = path.stat()
+        state = (split, str(path), status.st_mtime_ns, status.st_size)
+        if state not in _listed:  # COCO's file takes half a minute, and a training lists its data sets several times
+            while len(_listed) >= LISTED:
+                del _listed[next(iter(_listed))]
+            _listed[state] = SerializedDicts(self._list(files, path))
+        return list(_listed[state])
+
+    def _list(self, files: SegmentFiles, path: Path) -> list[dict[str, Any]]:
+        root = datasets_root()
         file = read_coco(path, "segments_info" if files.maps else "segmentation")
         require_sound(file.problems)
         classes = {x.id: i for i, x in enumerate(self.classes)}

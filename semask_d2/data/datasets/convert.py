@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from semask_d2.data.datasets.walking import files_below
 from semask_d2.data.image_io import read_labels
 from semask_d2.utils.errors import UserError
 from semask_d2.utils.files import atomic_write
@@ -19,7 +20,7 @@ def convert_labels(source: str | os.PathLike, target: str | os.PathLike, new_ids
     Files already in `target` stay as they are, so that an interrupted run goes on where it stopped. Raises
     UserError if `source` is missing or empty, or a file holds an id that `new_ids` does not know.
     """
-    files = sorted(Path(source).glob("[!.]*.png"))
+    files = [path for path in files_below(source, 1) if path.suffix.lower() == ".png"] if os.path.isdir(source) else []
     if not files:
         raise UserError(f"no .png label files in {os.path.abspath(source)}: is this the right folder?")
     table = np.zeros(256, np.uint8)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from semask_d2.data.datasets.pairing import few
+from semask_d2.data.datasets.walking import composed, files_below
 from semask_d2.utils.errors import UserError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -100,29 +102,21 @@ def load_folder_pairs(
     if not labels:
         raise UserError(f"{label_root} holds no label files (*{label_ending}.png): is this the right folder?")
     if unlabeled := images.keys() - labels.keys():
-        names = _few(images[stem].name for stem in sorted(unlabeled))
+        names = few(images[stem].name for stem in sorted(unlabeled))
         raise UserError(f"no label file in {label_root} for image {names}: every image needs one of the same name")
     if imageless := labels.keys() - images.keys():
-        names = _few(labels[stem].name for stem in sorted(imageless))
+        names = few(labels[stem].name for stem in sorted(imageless))
         raise UserError(f"no image in {image_root} for label file {names}: every label file needs its image")
     return [{"file_name": str(images[s]), "sem_seg_file_name": str(labels[s])} for s in sorted(images)]
 
 
 def _by_stem(folder: str | os.PathLike, suffixes: tuple[str, ...], ending: str) -> dict[str, Path]:
-    try:
-        files = Path(folder).rglob("*") if ending else Path(folder).iterdir()
-        # dot files are what an interrupted program or a file manager leaves behind
-        files = [p for p in files if p.suffix.lower() in suffixes and p.name[0] != "." and p.stem.endswith(ending)]
-    except OSError as error:
-        raise UserError(f"folder {folder} cannot be listed: {error.strerror}") from None
+    files = files_below(folder, None if ending else 1)
     found: dict[str, Path] = {}
-    for path in sorted(files):
-        if (other := found.setdefault(path.stem.removesuffix(ending), path)) != path:
+    for path in files:
+        stem = composed(path.stem)
+        if path.suffix.lower() not in suffixes or not stem.endswith(ending):
+            continue
+        if (other := found.setdefault(stem.removesuffix(ending), path)) != path:
             raise UserError(f"{folder} holds both {other.name} and {path.name}: names must differ in their stems")
     return found
-
-
-def _few(names: Iterable[str], limit: int = 3) -> str:
-    names = list(names)
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more

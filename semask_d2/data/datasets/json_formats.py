@@ -10,6 +10,7 @@ from semask_d2.utils.errors import UserError
 from semask_d2.utils.files import require_regular
 from semask_d2.utils.foreign import shown
 
+COCO_KEYS = ("images", "annotations", "categories")
 # What other tools' files are known by, and what to export in their place
 OTHER_FORMATS = {
     "_via_img_metadata": "a VGG Image Annotator project; export its annotations as COCO",
@@ -19,41 +20,51 @@ OTHER_FORMATS = {
 }
 LIST_FORMATS = {
     "data": "a Label Studio export in its own JSON; export as COCO instead",
+    "annotator": "a Label Studio export in its own JSON; export as COCO instead",
     "score": "a COCO results file; expected annotations, with images and categories",
     "data_row": OTHER_FORMATS["data_row"],
 }
 
 
 def read_json(path: Path) -> Any:
-    """Return the content of a JSON file, with or without a byte-order mark."""
+    """Return the content of a JSON file in any of Unicode's encodings, with or without a byte-order mark."""
     require_regular(path)
     try:
-        with open(path, encoding="utf-8-sig") as file:
-            return json.load(file)
+        return json.loads(path.read_bytes())
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: expected labels in COCO format there") from None
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read as JSON: {' '.join(str(error).split())}") from error
 
 
-def require_format(content: Any, kind: str, path: Path) -> None:
-    """Raise `UserError` where `content` is not that of a COCO-format file of this `kind`."""
+def other_format(content: Any) -> str:
+    """Return what the content of a label tool's JSON file is, and what to export in its place; "" for no known one."""
     if isinstance(content, list):
         first = content[0] if content and isinstance(content[0], dict) else {}
-        known = next((what for key, what in LIST_FORMATS.items() if key in first), "a list")
-    else:
-        keys = content if isinstance(content, dict) else {}
-        known = next((what for key, what in OTHER_FORMATS.items() if key in keys), "")
-        if isinstance(content, dict) and not known:
-            parts = [key for key in ("images", "annotations", "categories") if not isinstance(content.get(key), list)]
-            known = f"lists of {', '.join(parts)} are missing" if parts else ""
-        if not isinstance(content, dict):
-            known = f"it holds {shown(content)}"
-    if known:
+        return next((what for key, what in LIST_FORMATS.items() if key in first), "")
+    keys = content if isinstance(content, dict) else {}
+    if all(isinstance(keys.get(key), list) for key in COCO_KEYS):
+        return ""
+    first = next(iter(keys.values()), None)
+    if isinstance(first, dict) and "regions" in first and "filename" in first:
+        return OTHER_FORMATS["_via_img_metadata"]
+    return next((what for key, what in OTHER_FORMATS.items() if key in keys), "")
+
+
+def require_format(content: Any, kind: str, path: Path) -> None:
+    """Raise `UserError` where `content` is not that of a COCO-format file of this `kind`."""
+    known = other_format(content)
+    values: dict[str, Any] = content if isinstance(content, dict) else {}
+    if isinstance(content, dict) and not known:
+        parts = [key for key in COCO_KEYS if not isinstance(values.get(key), list)]
+        known = f"lists of {', '.join(parts)} are missing" if parts else ""
+    elif not known:
+        known = "a list" if isinstance(content, list) else f"it holds {shown(content)}"
+    if known or not isinstance(content, dict):
         raise UserError(
             f"{path} is not in COCO format: expected images, annotations with {kind}, and categories; {known}"
         )
-    annotations = [x for x in content["annotations"] if isinstance(x, dict)]
+    annotations = [x for x in values["annotations"] if isinstance(x, dict)]
     other = {"segmentation": "segments_info", "segments_info": "segmentation"}[kind]
     if annotations and not any(kind in x for x in annotations) and any(other in x for x in annotations):
         is_panoptic = other == "segments_info"

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
-import glob
+import codecs
 import logging
 import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from semask_d2.data.datasets.walking import (
+    SUFFIXES,
+    composed,
+    existing_part,
+    files_below,
+    is_pattern,
+    matching_files,
+    stem_of,
+)
 from semask_d2.utils.errors import UserError
+from semask_d2.utils.files import require_regular
 
 logger = logging.getLogger(__name__)
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm", ".jp2", ".avif")
 SHOWN = 3
+ESCAPED = re.compile(r"\[([*?[])\]")  # a letter of patterns that stands for itself
 
 
 class Problem(NamedTuple):
@@ -80,57 +91,92 @@ def few(names: Iterable[object], separator: str = ", ") -> str:
 
 
 def find_pairs(images: Sequence[str], labels: Sequence[str], root: Path, source: str) -> Pairing:
-    """The pairs of patterns, folders or files below `root`; without `labels` the first of `images` lists pairs.
+    """Return the pairs of patterns, folders or files below `root`; without `labels` the first of `images` lists pairs.
 
     Images and label files are paired by their path below the fixed part of their pattern, without the pattern's ending:
-    folders within may hold equal names. As many patterns on both sides are paired one by one, two lists of files in
-    their order. Raises UserError, beginning with `source`, where a pattern matches nothing or two files have one name.
+    folders within may hold equal names. As many patterns on both sides are paired one by one, those of one folder of
+    labels, or of images, together; two lists of files are paired in their order. Where the files of one side are among
+    those of the other, as x_mask.png is among *.png, they are of that side alone. Raises `UserError`, beginning with
+    `source`, where a pattern matches nothing or two files have one name.
     """
     if not labels:
-        return listed_pairs(root / images[0], root, source)
-    files = [[expand(word, root, f"{source}: {kind}") for word in words] for kind, words in
-             (("images", images), ("labels", labels))]  # fmt: skip
-    if len(images) != len(labels):
-        files = [[merged(found, f"{source}: {kind}")] for found, kind in zip(files, ("images", "labels"), strict=True)]
+        base, missing = existing_part(images[0], root)
+        return listed_pairs(base.joinpath(*missing), root, source)
+    if len(images) == len(labels):
+        groups = grouped(images, labels)
+    else:
+        groups = [(list(images), list(labels))]
     result = Pairing()
-    for of_images, of_labels in zip(*files, strict=True):
-        if len(images) == len(labels) and is_file(of_images) and is_file(of_labels):
-            result.add(Pairing([(*of_images.values(), *of_labels.values())]))  # type: ignore[list-item] - one of each
-            continue
-        both = sorted(of_images.keys() & of_labels.keys())
-        result.add(
-            Pairing(
-                [(of_images[key], of_labels[key]) for key in both],
-                [of_images[key] for key in sorted(of_images.keys() - of_labels.keys())],
-                [of_labels[key] for key in sorted(of_labels.keys() - of_images.keys())],
-            )
+    for words in groups:
+        of_images, of_labels = (
+            [expand(word, root, f"{source}: {kind}") for word in some]
+            for some, kind in zip(words, ("images", "labels"), strict=True)
         )
+        if len(of_images) == len(of_labels) and all(map(is_file, (*of_images, *of_labels))):
+            result.add(Pairing([(x[""], y[""]) for x, y in zip(of_images, of_labels, strict=True)]))
+            continue
+        files = merged(of_images, f"{source}: images"), merged(of_labels, f"{source}: labels")
+        result.add(paired(*apart(*files)))
     return result
 
 
-def is_file(found: dict[str, Path]) -> bool:
-    """Whether an entry was the name of a single file."""
-    return list(found) == [""]
+def grouped(images: Sequence[str], labels: Sequence[str]) -> list[tuple[list[str], list[str]]]:
+    """Return pairs of patterns, those that share one of images or of labels as one group."""
+    groups: list[tuple[list[str], list[str]]] = []
+    for image, label in zip(images, labels, strict=True):
+        same = [group for group in groups if image in group[0] or label in group[1]]
+        joined = ([*(x for group in same for x in group[0]), image], [*(x for group in same for x in group[1]), label])
+        groups = [group for group in groups if group not in same] + [joined]
+    return groups
+
+
+def apart(images: dict[str, Path], labels: dict[str, Path]) -> tuple[dict[str, Path], dict[str, Path]]:
+    """Return both sides, without the files of the other on the side that holds all of it and more."""
+    of_images, of_labels = set(images.values()), set(labels.values())
+    if of_labels < of_images:
+        return {key: path for key, path in images.items() if path not in of_labels}, labels
+    if of_images < of_labels:
+        return images, {key: path for key, path in labels.items() if path not in of_images}
+    return images, labels
+
+
+def paired(images: dict[str, Path], labels: dict[str, Path]) -> Pairing:
+    """Return the pairs of equal names, in their order, and what has no partner.
+
+    Labels may be named by the whole name of their image, as a.jpg.png by a.jpg.
+    """
+    labels = dict(labels)
+    for key in sorted(labels.keys() - images.keys()):
+        stem = stem_of(key)
+        if stem in images and stem not in labels:
+            labels[stem] = labels.pop(key)
+    return Pairing(
+        [(images[key], labels[key]) for key in sorted(images.keys() & labels.keys())],
+        [images[key] for key in sorted(images.keys() - labels.keys())],
+        [labels[key] for key in sorted(labels.keys() - images.keys())],
+    )
+
+
+def is_file(files: dict[str, Path]) -> bool:
+    """Return whether an entry was the name of a single file."""
+    return list(files) == [""]
 
 
 def expand(word: str, root: Path, source: str) -> dict[str, Path]:
-    """The picture files that a pattern, folder or file name means, by the name to pair them by ("" for a file)."""
-    path = Path(os.path.abspath(root / os.path.expanduser(word)))
-    if path.is_file():
-        return {"": path}
-    if path.is_dir():
-        base, ending, found = path, "", (p for p in path.rglob("*") if p.is_file())
-    elif glob.has_magic(str(path)):
-        magic = next(i for i, part in enumerate(path.parts) if glob.has_magic(part))
-        base = Path(*path.parts[:magic])
-        before, star, after = path.name.partition("*")
-        ending = after if star and not glob.has_magic(before + after) else ""
-        found = map(Path, glob.glob(str(path), recursive=True))
-    else:
+    """Return the picture files that a pattern, folder or file name means, by the name to pair them by ("" for a file).
+
+    The part of a pattern that is there, with `root`, is no pattern, whatever letters are in it.
+    """
+    base, pattern = existing_part(word, root)
+    if not pattern and not base.is_dir():
+        return {"": require_regular(base)}
+    if pattern and not is_pattern(pattern):
+        path = base.joinpath(*pattern)
         raise UserError(f"{source}: {path} does not exist: expected a file, a folder, or a pattern with *")
-    files = sorted(p for p in found if p.name[0] != "." and p.is_file())
+    files = matching_files(base, pattern) if pattern else files_below(base)
     pictures = [p for p in files if p.suffix.lower() in SUFFIXES]
     if not pictures:
+        path = base.joinpath(*pattern)
         kinds = ", ".join(sorted({p.suffix for p in files}))
         raise UserError(
             f"{source}: {path} matches {len(files)} file(s) of other kinds ({kinds}), and no picture "
@@ -138,22 +184,30 @@ def expand(word: str, root: Path, source: str) -> dict[str, Path]:
             if files
             else f"{source}: {path} matches no file"
         )
+    ending = ending_of(pattern)
     names: dict[str, Path] = {}
     for picture in pictures:
-        place = picture.relative_to(base).as_posix()
-        key = place.removesuffix(ending) if len(ending) > 1 else place
-        key = os.path.splitext(key)[0] if key == place or "." not in ending else key
+        key = os.path.splitext(composed(picture.relative_to(base).as_posix()))[0].removesuffix(ending)
         if (other := names.setdefault(key, picture)) != picture:
             raise UserError(f"{source}: {other} and {picture} have one name; rename one of them")
     return names
 
 
-def merged(found: list[dict[str, Path]], source: str) -> dict[str, Path]:
-    """The files of several patterns together; a single file goes by its stem."""
+def ending_of(pattern: Sequence[str]) -> str:
+    """Return the letters between the * of a pattern's last part and the suffix; "" where there is more than one *."""
+    before, star, after = composed(pattern[-1] if pattern else "").partition("*")
+    plain = ESCAPED.sub("", before + after)
+    if not star or is_pattern([plain]):
+        return ""
+    return os.path.splitext(f"x{ESCAPED.sub(lambda found: found[1], after)}")[0][1:]
+
+
+def merged(parts: Sequence[dict[str, Path]], source: str) -> dict[str, Path]:
+    """Return the files of several patterns together; a single file goes by its stem."""
     names: dict[str, Path] = {}
-    for part in found:
+    for part in parts:
         for key, path in part.items():
-            key = key or path.stem
+            key = key or composed(path.stem)
             if (other := names.setdefault(key, path)) != path:
                 raise UserError(
                     f"{source}: {other} and {path} have one name; give as many patterns of images as of labels, which "
@@ -163,19 +217,25 @@ def merged(found: list[dict[str, Path]], source: str) -> dict[str, Path]:
 
 
 def listed_pairs(file: Path, root: Path, source: str) -> Pairing:
-    """The pairs of a text file with an image, a tab and its label file in each line; paths start at `root`."""
+    """Return the pairs of a text file with an image, a tab and its label file in each line; paths start at `root`.
+
+    Byte-order marks, UTF-16 and the backslashes of Windows are read.
+    """
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        content = require_regular(file).read_bytes()
+        is_wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        lines = content.decode("utf-16" if is_wide else "utf-8-sig").split("\n")
+    except (OSError, UnicodeError) as error:
         raise UserError(f"{source}: {file} cannot be read as a list of pairs: {error}") from error
     pairs = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
-        parts = line.split("\t")
+        parts = [part.strip() for part in line.split("\t")]
         if len(parts) != 2:
             raise UserError(f"{source}: {file}, line {number}: expected an image, a tab and its label file")
-        pairs.append((root / parts[0].strip(), root / parts[1].strip()))
+        image, label = (base.joinpath(*rest) for base, rest in (existing_part(part, root) for part in parts))
+        pairs.append((image, label))
     if not pairs:
         raise UserError(f"{source}: {file} lists no pairs")
     return Pairing(pairs)

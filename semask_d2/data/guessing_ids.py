@@ -1,0 +1,117 @@
+"""Classes that the ids or colors of label files stand for: which are none, and under which numbers the others go."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from semask_d2.config.custom_data import DEFAULT_IGNORE, MAX_ID
+from semask_d2.data.guessing_names import NameTable, usable_names
+from semask_d2.data.image_io import count_ids, read_colors, read_labels
+from semask_d2.data.parallel import map_files
+from semask_d2.utils.errors import UnreadableFile, UserError
+
+NO_DATA = MAX_ID  # of 16-bit rasters, as negative ids are of others
+SHOWN = 20
+
+
+@dataclass(frozen=True)
+class Classes:
+    """Names of the classes, what brings a file's ids or colors (0xRRGGBB) to them, the ignored id, and remarks."""
+
+    names: list[str]
+    ignore: int = DEFAULT_IGNORE
+    id_map: dict[int, int] = field(default_factory=dict)
+    colors: dict[int, int] = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)
+    are_named: bool = False
+
+
+def classes_of_files(files: Sequence[Path], table: NameTable, workers: int | None) -> tuple[Classes, str]:
+    """Return the classes of label files, named by a `table` as far as it goes, and what the files hold."""
+    ids, colors = ids_and_colors(files, workers)
+    if colors:
+        return classes_of_colors(colors, table), f"{len(colors)} colors"
+    shown = ", ".join(map(str, ids[:SHOWN])) + (f" and {len(ids) - SHOWN} more" if len(ids) > SHOWN else "")
+    return classes_of_ids(ids, table), f"the ids {shown}"
+
+
+def ids_and_colors(files: Sequence[Path], workers: int | None) -> tuple[list[int], list[int]]:
+    """Return all ids in label files, or else all their colors."""
+    read = [values for values in map_files(ids_or_colors, files, what="reading labels", workers=workers) if values]
+    kinds = Counter(kind for kind, _ in read)
+    kind = kinds.most_common(1)[0][0] if kinds else "ids"
+    values = sorted({value for its_kind, some in read if its_kind == kind for value in some})
+    return (values, []) if kind == "ids" else ([], values)
+
+
+def ids_or_colors(path: Path) -> tuple[str, list[int]] | None:
+    """Return the ids of a label file, or the colors of one in color; None where it cannot be read."""
+    try:
+        return "ids", count_ids(read_labels(path))[0].tolist()
+    except UnreadableFile:
+        return None
+    except UserError:
+        return "colors", np.unique(read_colors(path)).tolist()
+
+
+def classes_of_colors(colors: Sequence[int], table: NameTable) -> Classes:
+    """Return a class for each color, in the order of the `table` and then of the colors."""
+    every = [*table.colors, *(color for color in colors if color not in table.colors)]
+    names = usable_names(table.colors.get(color) for color in every)
+    remarks = nothing_to_learn([f"#{color:06x}" for color in colors], "color")
+    named = bool(table.colors)
+    numbers = {color: number for number, color in enumerate(every)}
+    return Classes(names, ignored_above(len(names)), colors=numbers, remarks=remarks, are_named=named)
+
+
+def classes_of_ids(ids: Sequence[int], table: NameTable) -> Classes:
+    """Return a class for each id but those that stand for none: negative ids, 65535, and 255 where others are classes.
+
+    With 255 left out at least two classes are left; and 255 is a class among ids beyond it, or of the `table`.
+    """
+    no_data = [x for x in ids if x < 0 or x == NO_DATA]
+    valid = [x for x in ids if x not in no_data]
+    others = [x for x in valid if x != DEFAULT_IGNORE]
+    among = 254 in others and 256 in others
+    is_ignored = DEFAULT_IGNORE in valid and len(others) > 1 and not among and DEFAULT_IGNORE not in table.ids
+    class_ids = sorted({*(others if is_ignored else valid), *table.ids})
+    names = usable_names(table.ids.get(x) for x in class_ids)
+    ignore = ignored_above(len(names))
+    id_map = {x: number for number, x in enumerate(class_ids)}
+    left_out = {x: ignore for x in [*no_data, *[DEFAULT_IGNORE] * is_ignored] if x != ignore}
+    if left_out or any(x != number for x, number in id_map.items()):
+        id_map |= left_out
+    else:
+        id_map = {}
+    remarks = []
+    if no_data:
+        remarks.append(f"{', '.join(map(str, no_data))}: taken for pixels without data, and ignored")
+    if DEFAULT_IGNORE in valid and not is_ignored:
+        why = "as without it one is left" if len(others) < 2 else "as ids on both sides of it are"
+        remarks.append(f"255 is taken for a class here, {why}; `map` in the file can send it to {ignore}, to ignore it")
+    if ignore != DEFAULT_IGNORE:
+        remarks.append(f"`ignore` is {ignore}, as ids up to {len(names) - 1} are classes")
+    remarks += nothing_to_learn([str(x) for x in valid], "id")
+    return Classes(names, ignore, id_map, remarks=remarks, are_named=bool(table.ids))
+
+
+def ignored_above(count: int) -> int:
+    """Return an id for ignored pixels that is none of `count` classes."""
+    return DEFAULT_IGNORE if count <= DEFAULT_IGNORE else MAX_ID
+
+
+def nothing_to_learn(values: Iterable[str], kind: str) -> list[str]:
+    """Return the remark on label files that hold one class or none; [] for others."""
+    values = list(values)
+    if len(values) > 1:
+        return []
+    held = f"one {kind}, {values[0]}" if values else f"no {kind} of a class"
+    return [
+        f"WARNING: there is nothing to learn: the label files hold {held}. A training needs two classes, so give "
+        f"pixels of anything else {'an' if kind == 'id' else 'a'} {kind} of their own, and not one that is ignored"
+    ]

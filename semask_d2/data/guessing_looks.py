@@ -1,0 +1,105 @@
+"""Looks of pictures: which are label files, label files saved as JPEG, scans, or images with colors laid over them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from semask_d2.data.image_io import read_colors, read_image, read_labels
+from semask_d2.utils.errors import UnreadableFile, UserError
+
+JPEG = (".jpg", ".jpeg")
+FEW_COLORS = 64  # that a drawn label picture has at most; a photograph has thousands
+MANY_IDS = 1024  # that a label map has at most, in regions
+SMOOTH = 0.2  # of a label map's pixels, at most, differ from their left neighbors
+FLAT, MAIN_COLORS, MAIN_SHARE = 0.8, 32, 0.95  # of a label map saved as JPEG: its pixels like their left neighbors ...
+LOWER_CONTRAST, RELATED = 0.9, 0.8  # of an image under a color: its slope and correlation to the image alone
+MIN_PIXELS = 16  # of a region from which a slope can be told
+
+
+class Looks(NamedTuple):
+    """Different values of a picture, the share of pixels that differ from their left neighbor, and its format."""
+
+    values: int
+    borders: float
+    is_jpeg: bool
+
+    def is_label(self) -> bool:
+        """Return whether it looks like a label file: few values, or some in regions, and no photograph's format."""
+        return not self.is_jpeg and (self.values <= FEW_COLORS or (self.values <= MANY_IDS and self.borders < SMOOTH))
+
+    def is_plainer(self, other: Looks) -> bool:
+        """Return whether it is a label map beside `other`, an image: far fewer values and borders."""
+        return 2 * self.values <= other.values and 3 * self.borders <= other.borders
+
+
+def looks(path: Path) -> Looks | None:
+    """Return how a picture looks, by its ids or else its colors; None where it cannot be read."""
+    try:
+        try:
+            values = read_labels(path)
+        except UnreadableFile:
+            raise
+        except UserError:
+            values = read_colors(path)
+    except UnreadableFile:
+        return None
+    borders = float((values[:, 1:] != values[:, :-1]).mean()) if values.shape[1] > 1 else 0.0
+    return Looks(len(np.unique(values)), borders, path.suffix.lower() in JPEG)
+
+
+def is_lossy_label(path: Path) -> bool:
+    """Return whether a JPEG file looks like a label map: flat regions of few colors, but for noise at their borders."""
+    if path.suffix.lower() not in JPEG:
+        return False
+    try:
+        pixels = read_image(path).astype(np.int64)
+    except UnreadableFile:
+        return False
+    changes = np.abs(np.diff(pixels, axis=1)).max(-1)
+    rounded = (pixels + 8) >> 4
+    _, counts = np.unique(rounded[..., 0] << 16 | rounded[..., 1] << 8 | rounded[..., 2], return_counts=True)
+    main = np.sort(counts)[-MAIN_COLORS:].sum() / counts.sum()
+    return bool((changes <= 4).mean() >= FLAT and main >= MAIN_SHARE)
+
+
+def is_overlay(candidate: Path, image: Path, label: Path) -> bool:
+    """Return whether `candidate` is `image` with colors of the regions of `label` laid over it.
+
+    Under a color an image keeps its pattern with less contrast: in each region the candidate is the image times a slope
+    below 1, plus a color.
+    """
+    try:
+        over, plain = read_image(candidate).astype(np.float64), read_image(image).astype(np.float64)
+        regions = read_colors(label)
+    except UserError:
+        return False
+    if over.shape != plain.shape or over.shape[:2] != regions.shape:
+        return False
+    slopes = []
+    for value in np.unique(regions)[:FEW_COLORS]:
+        inside = regions == value
+        x, y = (picture[inside].mean(-1) for picture in (plain, over))
+        spread = (x.std(), y.std())
+        if len(x) < MIN_PIXELS or min(spread) < 1:
+            continue
+        correlation = np.corrcoef(x, y)[0, 1]
+        if correlation < RELATED:
+            return False
+        slopes.append(correlation * spread[1] / spread[0])
+    return bool(slopes) and min(slopes) < LOWER_CONTRAST and max(slopes) < 1.1
+
+
+def median_looks(files: Sequence[Path]) -> Looks | None:
+    """Return the middle of the looks of some files; None where none can be read."""
+    known = [x for x in map(looks, files) if x is not None]
+    if not known:
+        return None
+    return Looks(
+        int(np.median([x.values for x in known])),
+        float(np.median([x.borders for x in known])),
+        all(x.is_jpeg for x in known),
+    )

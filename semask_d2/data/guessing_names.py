@@ -1,0 +1,93 @@
+"""Names of classes in the files that label tools write beside their masks, by ids or by colors."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+
+from semask_d2.config.custom_data import CONTROL, MAX_NAME
+from semask_d2.utils.errors import UserError
+from semask_d2.utils.files import require_regular
+
+MAX_BYTES = 2**20
+IGNORE_NAME = "__ignore__"  # of labelme: the first line of labels.txt, for pixels of no class
+
+
+@dataclass
+class NameTable:
+    """Names by the ids of label files, or by their colors (0xRRGGBB); `path` is the file they are from."""
+
+    path: Path | None = None
+    ids: dict[int, str] = field(default_factory=dict)
+    colors: dict[int, str] = field(default_factory=dict)
+
+
+def find_names(folders: Iterable[Path]) -> NameTable:
+    """Return the names of the first of `folders` that has a file of them; an empty table where none has."""
+    for folder in folders:
+        for path in sorted(folder.iterdir()):
+            reader = READERS.get(path.name.lower())
+            if reader is not None and path.is_file() and (table := reader(path, read_lines(path))) is not None:
+                return table
+    return NameTable()
+
+
+def read_lines(path: Path) -> list[str]:
+    """Return the lines of a small text file that are not empty; `UserError` where it is none."""
+    try:
+        with open(require_regular(path), encoding="utf-8-sig", errors="replace") as file:
+            return [line.strip() for line in file.read(MAX_BYTES).split("\n") if line.strip()]
+    except OSError as error:
+        raise UserError(f"{path} cannot be read as a list of classes: {error.strerror}") from error
+
+
+def numbered(path: Path, lines: list[str]) -> NameTable | None:
+    """Read labelme's class_names.txt, a class a line, the first with the id 0."""
+    lines = lines[1:] if lines[:1] == [IGNORE_NAME] else lines
+    return NameTable(path, dict(enumerate(lines)))
+
+
+def labels_txt(path: Path, lines: list[str]) -> NameTable | None:
+    """Read labelme's labels.txt, which begins with __ignore__; other files of this name have no known order."""
+    return numbered(path, lines) if lines[:1] == [IGNORE_NAME] else None
+
+
+def labelmap(path: Path, lines: list[str]) -> NameTable | None:
+    """Read CVAT's labelmap.txt of lines name:r,g,b:parts:actions."""
+    colors = {}
+    for line in (line for line in lines if not line.startswith("#")):
+        name, _, rest = line.partition(":")
+        channels = rest.split(":")[0].split(",")
+        if len(channels) != 3 or not all(x.strip().isdecimal() and int(x) < 256 for x in channels):
+            return None
+        red, green, blue = map(int, channels)
+        colors[red << 16 | green << 8 | blue] = name
+    return NameTable(path, colors=colors)
+
+
+def pixel_values(path: Path, lines: list[str]) -> NameTable | None:
+    """Read Roboflow's _classes.csv of lines id, name."""
+    rows = [[cell.strip() for cell in row] for row in csv.reader(lines)]
+    ids = {int(row[0]): row[1] for row in rows if len(row) == 2 and row[0].isdecimal() and len(row[0]) < 6}
+    return NameTable(path, ids) if ids else None
+
+
+READERS = {
+    "class_names.txt": numbered,
+    "labels.txt": labels_txt,
+    "labelmap.txt": labelmap,
+    "_classes.csv": pixel_values,
+}
+
+
+def usable_names(names: Iterable[str | None]) -> list[str]:
+    """Return names that a data set can have, each once: those that are missing or repeated get a number."""
+    result: dict[str, None] = {}
+    for number, name in enumerate(names):
+        text = CONTROL.sub(" ", name or "").strip()[:MAX_NAME] or f"class_{number}"
+        copies = (f"{text[: MAX_NAME - 12]}_{copy}" for copy in count(number))
+        result[text if text not in result else next(copy for copy in copies if copy not in result)] = None
+    return list(result)
