@@ -10,6 +10,7 @@ import re
 import shlex
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,9 +22,11 @@ from semask_d2.data.guessing_ids import Classes, classes_of_files, nothing_to_le
 from semask_d2.data.guessing_looks import is_lossy_label, is_overlay, looks, median_looks
 from semask_d2.data.guessing_names import find_names, usable_names
 from semask_d2.data.guessing_places import JsonFiles, Place, is_picture, json_places, nearness, picture_places
+from semask_d2.data.image_io import value_span
 from semask_d2.data.labels import CocoLabels
+from semask_d2.data.pixel_values import ValueRange, proposed_range
 from semask_d2.data.quick_check import evenly
-from semask_d2.utils.errors import UserError
+from semask_d2.utils.errors import UnreadableFile, UserError
 
 READ = 64  # label files in which ids or colors are looked for
 PROBED = 3  # pictures of a folder by which it is told whether they are labels
@@ -50,6 +53,7 @@ class Guess:
     remarks: list[str] = field(default_factory=list)
     has_background: bool = False
     is_divisible: bool = True  # where there is no validation set, into one and a training set
+    value_range: ValueRange | None = None  # of images of more than 8 bits, where it is to be stated
 
 
 def guess(folder: Path, *, images: str = "", labels: str = "", workers: int | None = None) -> Guess:
@@ -71,18 +75,29 @@ def guess(folder: Path, *, images: str = "", labels: str = "", workers: int | No
     is_divisible = "val" in splits or len(set().union(*(image.names & label.names for image, label in partners))) > 1
     if not is_divisible:
         remarks.append("one image alone has no part for a validation set: `val` is to be added to the file")
+    value_range = range_of_values([path for image, _ in partners for path in image.files])
     coco = [place.coco for place in used if place.coco is not None]
     if coco:
         if len(coco) < len(used):
             raise search.choice("labels", used)
         classes, has_background = classes_of_categories([x for file in coco for x in file.used()])
         held = f"{len(classes.names) - has_background} categories"
-        return Guess(splits, classes, held, remarks + classes.remarks, has_background, is_divisible)
+        return Guess(splits, classes, held, remarks + classes.remarks, has_background, is_divisible, value_range)
     label_files = [path for place in used for path in place.files]
     folders = [parent for place in used for parent in (place.pattern.parent, place.pattern.parent.parent)]
     table = find_names(dict.fromkeys([folder, *(x for x in folders if x.is_relative_to(folder))]))
     classes, held = classes_of_files(evenly(label_files, READ), table, workers)
-    return Guess(splits, classes, held, remarks + classes.remarks, is_divisible=is_divisible)
+    remarks += classes.remarks
+    return Guess(splits, classes, held, remarks, is_divisible=is_divisible, value_range=value_range)
+
+
+def range_of_values(images: Sequence[Path]) -> ValueRange | None:
+    """Return the range to state for images of more than 8 bits, by some of them; None where there is nothing to."""
+    spans = []
+    for path in evenly(images, READ):
+        with suppress(UnreadableFile):
+            spans.append(value_span(path))
+    return proposed_range([span for span in spans if span is not None])
 
 
 class Search:
