@@ -1,7 +1,8 @@
 """Masks of COCO's annotations: polygons and run lengths, checked before compiled code sees their numbers.
 
 pycocotools trusts what it is given: one coordinate of 1e18 writes through a null pointer, one that is not a number
-takes tens of gigabytes. Here every coordinate is finite and near the image, every run length positive, and sizes agree.
+takes tens of gigabytes, and so do a million edges across an image. Here every coordinate is finite and near the image,
+outlines have a bounded length, every run length is positive, and sizes agree.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from semask_d2.utils.foreign import shown
 
 MIN_POINTS = 3  # of a polygon; fewer enclose nothing
 MAX_POINTS = 1_000_000  # of all polygons of an annotation
+MAX_LENGTH = 2**22  # pixels of all edges of an annotation: compiled code takes some 100 bytes for each
 MARGIN = 1.0  # how far outside the image points may lie, in widths and heights of it; what is outside is not painted
 CONTINUES, SIGN, LETTER_BITS = 0x20, 0x10, 5  # of a letter of compressed run lengths
 LETTERS = (48, 48 + 64)
@@ -76,11 +78,15 @@ def checked_segmentation(segmentation: Any, height: int, width: int, source: str
         raise UnusableAnnotation(f"{source}: expected polygons or run lengths, got {shown(segmentation)}")
     if segmentation and all(type(x) in (int, float) for x in segmentation):
         segmentation = [segmentation]
-    if segmentation and all(is_plain_polygon(polygon, height, width) for polygon in segmentation):
+    longest = sum(len(x) for x in segmentation if isinstance(x, list)) // 2 * max(height, width)  # that edges can be
+    is_short = longest <= MAX_LENGTH
+    if segmentation and is_short and all(is_plain_polygon(polygon, height, width) for polygon in segmentation):
         return segmentation if isinstance(segmentation, list) else list(segmentation)
     polygons = [checked_polygon(polygon, height, width, source) for polygon in segmentation]
     if sum(map(len, polygons)) > 2 * MAX_POINTS:
         raise UnusableAnnotation(f"{source}: its polygons have more than {MAX_POINTS} points")
+    if sum(map(length_of, polygons)) > MAX_LENGTH:
+        raise UnusableAnnotation(f"{source}: the outlines of its polygons are longer than {MAX_LENGTH} pixels")
     if shares_of_sides(polygons, height, width):
         raise UnusableAnnotation(
             f"{source}: its coordinates lie between 0 and 1, as shares of the image's sides; expected pixels, so "
@@ -124,6 +130,12 @@ def checked_polygon(polygon: Any, height: int, width: int, source: str) -> np.nd
                 f"{source}: a polygon has the {axis} {values[far][0]:g}, far outside the image of {width} x {height}"
             )
     return numbers
+
+
+def length_of(polygon: np.ndarray) -> float:
+    """Return the length of a polygon's closed outline, of each edge the longer of its width and height."""
+    points = polygon.reshape(-1, 2)
+    return float(np.abs(points - np.roll(points, 1, axis=0)).max(1, initial=0).sum())
 
 
 def as_numbers(values: Any) -> np.ndarray | None:

@@ -104,6 +104,17 @@ def test_no_compiled_code_sees_what_cannot_be(segmentation: Any, message: str) -
         decoded_mask(segmentation, HEIGHT, WIDTH, "c.json: annotation 7")
 
 
+@pytest.mark.parametrize("parts", [1, 100])
+def test_outlines_are_of_bounded_length(parts: int) -> None:
+    """Compiled code walks along every edge, and keeps each step."""
+    points = 200_000 // parts
+    across = [0, 0, WIDTH, HEIGHT] * (points // 2)
+    with pytest.raises(UnusableAnnotation, match="^x: the outlines of its polygons are longer than 4194304 pixels"):
+        decoded_mask([across] * parts, HEIGHT, WIDTH, "x")
+    along = [[x % WIDTH, 5 + x % 2] for x in range(points)]
+    assert decoded_mask([along] * parts, HEIGHT, WIDTH, "x").any()
+
+
 @pytest.mark.parametrize("segmentation", [[], [[]], [[10, 10, 12, 12]], [[1, 1, 2, 2], []], np.zeros((0, 2))])
 def test_what_encloses_no_area_is_told_apart(segmentation: Any) -> None:
     with pytest.raises(EmptyAnnotation, match="no polygon of 3 points or more"):
