@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -15,7 +14,7 @@ from semask_d2.data.datasets.pairing import few
 from semask_d2.data.datasets.walking import SUFFIXES, files_below
 from semask_d2.data.guessing_ids import Classes, classes_of_files, nothing_to_learn
 from semask_d2.data.guessing_names import find_names, usable_names
-from semask_d2.data.guessing_places import Place, is_picture
+from semask_d2.data.guessing_places import Place, is_picture, split_named
 from semask_d2.data.guessing_search import Search
 from semask_d2.data.image_io import value_span
 from semask_d2.data.pixel_values import ValueSpan, proposed_range
@@ -23,7 +22,6 @@ from semask_d2.data.quick_check import evenly
 from semask_d2.utils.errors import UnreadableFile, UserError
 
 READ = 64  # label files in which ids or colors are looked for, and images whose values are
-SPLIT_WORDS = {"val": ("val", "valid", "validation"), "test": ("test", "testing"), "train": ("train", "training")}
 
 
 @dataclass(frozen=True)
@@ -106,16 +104,6 @@ def classes_of_categories(categories: Iterable[FileCategory]) -> tuple[Classes, 
     every = usable_names([*["background"] * has_background, *names])
     remarks = [] if names else nothing_to_learn([], "id")
     return Classes(every, remarks=remarks, are_named=True), has_background
-
-
-def split_named(parts: Iterable[str]) -> str:
-    """Return the split that the innermost of some names says, as a name or a word in it; "" where none does."""
-    for part in list(parts)[::-1]:
-        words = {part.lower()}, set(re.findall("[a-z]+", part.lower()))
-        for some in words:
-            if split := next((split for split, known in SPLIT_WORDS.items() if some & set(known)), ""):
-                return split
-    return ""
 
 
 def splits_of(folder: Path, partners: Sequence[tuple[Place, Place]]) -> tuple[dict[str, Split], list[Place], list[str]]:

@@ -6,21 +6,34 @@ names them, and the user names one.
 
 from __future__ import annotations
 
+import glob
 import re
 import shlex
 from collections.abc import Callable, Sequence
+from itertools import permutations
 from pathlib import Path
 
 from semask_d2.data.datasets.coco_files import CocoFile
 from semask_d2.data.datasets.coco_labels import match_images
 from semask_d2.data.datasets.pairing import expand, few
-from semask_d2.data.datasets.walking import stem_of
+from semask_d2.data.datasets.walking import matching_files, stem_of
 from semask_d2.data.guessing_looks import is_lossy_label, is_overlay, looks, median_looks
-from semask_d2.data.guessing_places import JsonFiles, Place, is_picture, json_places, nearness, picture_places
+from semask_d2.data.guessing_places import (
+    JsonFiles,
+    Place,
+    is_picture,
+    is_split,
+    json_places,
+    nearness,
+    picture_places,
+    split_named,
+)
 from semask_d2.data.labels import CocoLabels
 from semask_d2.data.quick_check import evenly
 from semask_d2.utils.errors import UserError
 
+# Words in the names of places that are less likely meant than others that fit as well
+UNLIKELY = re.compile("instance|object|panoptic|color|human|visual|overlay|preview|thumb")
 PROBED = 3  # pictures of a folder by which it is told whether they are labels
 RIVAL = 0.5  # of the most names that labels share with images, which make others their rivals
 BRUSH = re.compile(r"task-\d+-annotation-\d+-by-.*-tag-.+-\d+")  # Label Studio's names of masks, one a class
@@ -90,30 +103,34 @@ class Search:
         Labels in a folder called alike, as images/val and labels/val, go first. Those of one folder that are of other
         images, as of another suffix, are taken as well. Raises `UserError` where two are equally good.
         """
-        partners, rivals = [], []
+        partners, left_out = [], {}
         for image in images:
-            shared = {label: image.names & label.names for label in labels if image.names & label.names}
+            shared = {x: image.names & x.names for x in labels if image.names & x.names and self.of_one_split(image, x)}
             most = max(map(len, shared.values()), default=0)
             fitting = [label for label in shared if len(shared[label]) >= RIVAL * most]
             if not fitting:
+                left_out[image] = "for which no labels are found"
                 continue
             best = max(fitting, key=lambda x: (nearness(image, x), len(shared[x])))
             partners.append((image, best))
-            for other in shared:
-                if other is best:
-                    continue
-                if not shared[other] & shared[best]:
-                    if other.pattern.parent == best.pattern.parent and other.coco is None:
-                        partners.append((image, other))
-                elif other in fitting and nearness(image, other) == nearness(image, best):
-                    raise self.choice("labels", [best, other])
-                elif other in fitting:
-                    rivals.append(other)
-        used = {label for _, label in partners}
-        for other in dict.fromkeys(rivals):
-            if other not in used:
-                self.remarks.append(f"left out: {other.below(self.folder)}, farther from the images than their labels")
+            rivals = [x for x in fitting if x is not best and shared[x] & shared[best]]
+            if equal := [x for x in rivals if nearness(image, x) == nearness(image, best)]:
+                raise self.choice("labels", [best, *equal])
+            left_out |= dict.fromkeys(rivals, "farther from the images than their labels")
+            for other in (x for x in shared if not shared[x] & shared[best]):
+                if other.pattern.parent == best.pattern.parent and other.coco is None:
+                    partners.append((image, other))
+                else:
+                    of_split = "; give the images of each split a folder, or write lists of pairs"
+                    left_out[other] = f"the labels of other images of {image.below(self.folder)}{of_split}"
+        used = {place for pair in partners for place in pair}
+        self.remarks += [f"left out: {x.below(self.folder)}, {why}" for x, why in left_out.items() if x not in used]
         return partners
+
+    def of_one_split(self, image: Place, label: Place) -> bool:
+        """Return whether the names of two places' folders say no different splits."""
+        splits = {split_named(x.pattern.relative_to(self.folder).with_suffix("").parts) for x in (image, label)} - {""}
+        return len(splits) < 2
 
     def related(self, images: Sequence[Place], labels: Sequence[Place]) -> list[tuple[Place, Place]]:
         """Return pairs of places that look alike, as of scans and their labels, of which one is far plainer."""
@@ -140,46 +157,54 @@ class Search:
         Raises `UserError` where several are equally good.
         """
         kept = list(partners)
-        for place, (image, label) in enumerate(partners):
-            for other, same in partners[place + 1 :]:
-                if same is not label or other is image or not image.names & other.names & label.names:
-                    continue
-                if label.coco is not None and told_apart(label.coco, [image, other], self.folder):
-                    continue
-                alike = nearness(image, label)[0], nearness(other, label)[0]
-                if alike[0] == alike[1]:
-                    raise self.choice("images", [image, other], label)
-                worse = (other, label) if alike[0] else (image, label)
-                if worse in kept:
-                    kept.remove(worse)
-                    self.remarks.append(
-                        f"left out: {worse[0].below(self.folder)}, whose names are those of other images of "
-                        f"{label.below(self.folder)}"
-                    )
+        for image, label in partners:
+            rivals = [
+                other
+                for other, same in partners
+                if same is label and other is not image and image.names & other.names & label.names
+                if label.coco is None or not told_apart(label.coco, [image, other], self.folder)
+            ]
+            alike = nearness(image, label)[0]
+            if equal := [other for other in rivals if nearness(other, label)[0] == alike]:
+                raise self.choice("images", [image, *equal], label)
+            if rivals and not alike:
+                kept.remove((image, label))
+                why = f"whose names are those of other images of {label.below(self.folder)}"
+                self.remarks.append(f"left out: {image.below(self.folder)}, {why}")
         return kept
 
     def choice(self, option: str, places: Sequence[Place], label: Place | None = None) -> UserError:
         """Return the error that names places of which the user has to choose one, or some."""
         names = [place.below(self.folder) for place in places]
+        likely = sorted(places, key=lambda x: bool(UNLIKELY.search(x.below(self.folder).lower())))
         overlaid = ""
         if label is not None and label.coco is None:
-            overlaid = next(
-                (
-                    f" ({one.below(self.folder)} looks like {two.below(self.folder)} with colors laid over it)"
-                    for one, two in (places, places[::-1])
-                    if over_each_other(one, two, label)
-                ),
-                "",
-            )
+            for one, two in permutations(places, 2):
+                if not overlaid and over_each_other(one, two, label):
+                    overlaid = (
+                        f" ({one.below(self.folder)} looks like {two.below(self.folder)} with colors laid over it)"
+                    )
+                    likely = [two]
         if label is None and option == "images":
             role = "images or labels of each other, as they look alike"
         else:
             role = f"the {option} of the same {'labels' if option == 'images' else 'images'}"
-        example = names[1] if overlaid.startswith(f" ({names[0]} ") else names[0]
+        listed = f"{', '.join(names[:-1])} and {names[-1]}"
+        all_of_them = "all" if len(names) > 2 else "both"
         return UserError(
-            f"{self.folder}: {' and '.join(names)} could both be {role}{overlaid}; say which are meant with "
-            f"--{option} {shlex.quote(example)}"
+            f"{self.folder}: {listed} could {all_of_them} be {role}{overlaid}; say which are meant "
+            f"with --{option} {shlex.quote(self.of_all_splits(likely[0]))}"
         )
+
+    def of_all_splits(self, place: Place) -> str:
+        """Return the pattern of a place, with * for the folder of its split where other splits have one alike."""
+        parts = place.pattern.relative_to(self.folder).parts
+        wide = [glob.escape(x) if not is_split(x) else "*" for x in parts[:-1]] + [parts[-1]]
+        if place.coco is not None or wide[:-1].count("*") != 1:
+            return "/".join(parts)
+        files = matching_files(self.folder, wide)
+        others = {path.relative_to(self.folder).parts[wide.index("*")] for path in files} - set(parts)
+        return "/".join(wide) if others and all(map(is_split, others)) else "/".join(parts)
 
     def nothing_found(self) -> UserError:
         """Return the error for a folder where nothing belongs together, with the reason where that is known."""
@@ -214,9 +239,9 @@ class Search:
 
 
 def looks_drawn(place: Place) -> bool:
-    """Return whether all pictures of a place that are probed look like label files."""
-    known = [looks(path) for path in evenly(place.files, PROBED)]
-    return all(x is not None and x.is_label() for x in known)
+    """Return whether all pictures of a place that are probed, and can be read, look like label files."""
+    known = [x for path in evenly(place.files, PROBED) if (x := looks(path)) is not None]
+    return bool(known) and all(x.is_label() for x in known)
 
 
 def over_each_other(one: Place, two: Place, label: Place) -> bool:

@@ -157,7 +157,10 @@ def test_three_hundred_classes_are_accepted_by_the_check(tmp_path: Path) -> None
 def test_the_remark_on_255_can_be_followed(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     with_ids(tmp_path / "data", np.array((0, 255), np.uint8))
     described(tmp_path / "data", tmp_path)
-    assert "255 is taken for a class here, as without it one is left; `map`" in capsys.readouterr().out
+    assert (
+        "255 is taken for a class here, as without it one is left; `255: 255` in `map` ignores it"
+        in capsys.readouterr().out
+    )
     text = (tmp_path / "new.yaml").read_text()
     (tmp_path / "new.yaml").write_text(text.replace("  255: 1\n", "  255: 255\n"))
     assert painted(tmp_path / "new.yaml") == {0, 255}

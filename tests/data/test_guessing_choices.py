@@ -110,7 +110,47 @@ def test_images_of_a_split_without_labels_take_no_others(tmp_path: Path, capsys:
     content = described(tmp_path / "data", tmp_path)
     assert content["train"] == {"images": "images/train/*.jpg", "labels": "masks/train/*.png"}
     assert content["val"] == 0.1
-    assert "left out: images/test/*.jpg, whose names are those of other images" in capsys.readouterr().out
+    assert "left out: images/test/*.jpg, for which no labels are found" in capsys.readouterr().out
+
+
+def test_images_beside_their_labels_go_before_others(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    for number in range(3):
+        photograph(tmp_path / f"data/x/{number}.jpg", number)
+        photograph(tmp_path / f"data/y/{number}.jpg", number + 10)
+        labels(tmp_path / f"data/x/{number}.png", IDS)
+    assert described(tmp_path / "data", tmp_path)["train"] == {"images": "x/*.jpg", "labels": "x/*.png"}
+    assert "left out: y/*.jpg, whose names are those of other images of x/*.png" in capsys.readouterr().out
+
+
+def test_labels_of_other_images_are_named(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    for name, split in (("a", "train"), ("b", "val")):
+        label_tools.save(tmp_path / f"data/images/{name}.jpg", label_tools.photograph(name))
+        label_tools.write_json(tmp_path / f"data/{split}.json", label_tools.coco({name: f"{name}.jpg"}))
+    assert described(tmp_path / "data", tmp_path)["train"]["labels"] == "train.json"
+    assert "left out: val.json, the labels of other images of images/*.jpg" in capsys.readouterr().out
+
+
+def test_a_choice_is_one_for_all_splits(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    for place, split in enumerate(("training", "validation")):
+        for number in range(3):
+            photograph(tmp_path / f"data/{split}/images/{number}.jpg", number + 10 * place)
+            for kind in ("instances", "labels", "panoptic"):
+                labels(tmp_path / f"data/{split}/{kind}/{number}.png", IDS)
+    photograph(tmp_path / "data/testing/images/0.jpg", 99)
+    message, words = refused(tmp_path / "data", tmp_path, capsys)
+    assert "training/instances/*.png, training/labels/*.png and training/panoptic/*.png could all be" in message
+    assert words == ["--labels", "*/labels/*.png"]
+    content = follow(tmp_path / "data", tmp_path, words)
+    assert content["val"] == {"images": "validation/images/*.jpg", "labels": "validation/labels/*.png"}
+
+
+def test_a_damaged_file_among_the_probed_ones(tmp_path: Path) -> None:
+    for number in range(3):
+        photograph(tmp_path / f"data/images/{number}.jpg", number)
+        labels(tmp_path / f"data/masks/{number}.png", IDS)
+    for path in (tmp_path / "data/images/2.jpg", tmp_path / "data/masks/1.png"):
+        path.write_bytes(path.read_bytes()[:40])
+    assert described(tmp_path / "data", tmp_path)["train"] == {"images": "images/*.jpg", "labels": "masks/*.png"}
 
 
 def test_labels_farther_away_are_left_out_and_named(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
