@@ -9,6 +9,7 @@ from __future__ import annotations
 import glob
 import re
 import shlex
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from itertools import permutations
 from pathlib import Path
@@ -50,6 +51,7 @@ class Search:
         self.json: JsonFiles | None = None
         self.remarks: list[str] = []
         self.sides: tuple[list[Place], list[Place]] = ([], [])
+        self.splits: dict[Place, str] = {}
 
     def partners(self, *, by_kind: bool = False, by_looks: bool = False) -> list[tuple[Place, Place]]:
         """Return pairs of images and labels; `by_kind` tells files of one folder apart by their endings.
@@ -103,34 +105,59 @@ class Search:
         Labels in a folder called alike, as images/val and labels/val, go first. Those of one folder that are of other
         images, as of another suffix, are taken as well. Raises `UserError` where two are equally good.
         """
-        partners, left_out = [], {}
+        by_name: dict[str, list[Place]] = defaultdict(list)
+        beside: dict[Path, list[Place]] = defaultdict(list)
+        for label in labels:
+            by_name[label.pattern.parent.name].append(label)
+            beside[label.pattern.parent] += [label] if label.coco is None else []
+        partners, unlabeled = [], []
         for image in images:
-            shared = {x: image.names & x.names for x in labels if image.names & x.names and self.of_one_split(image, x)}
-            most = max(map(len, shared.values()), default=0)
-            fitting = [label for label in shared if len(shared[label]) >= RIVAL * most]
+            # of many folders called alike in pairs only these are compared: sharing half of all names, they go first
+            fitting = self.fitting(image, by_name[image.pattern.parent.name], RIVAL * len(image.names))
+            fitting = fitting or self.fitting(image, labels)
             if not fitting:
-                left_out[image] = "for which no labels are found"
+                unlabeled.append(image)
                 continue
-            best = max(fitting, key=lambda x: (nearness(image, x), len(shared[x])))
+            best = max(fitting, key=lambda x: (nearness(image, x), len(image.names & x.names)))
+            equal = [x for x in fitting if x is not best and nearness(image, x) == nearness(image, best)]
+            if rivals := [x for x in equal if image.names & x.names & best.names]:
+                raise self.choice("labels", [best, *rivals])
             partners.append((image, best))
-            rivals = [x for x in fitting if x is not best and shared[x] & shared[best]]
-            if equal := [x for x in rivals if nearness(image, x) == nearness(image, best)]:
-                raise self.choice("labels", [best, *equal])
-            left_out |= dict.fromkeys(rivals, "farther from the images than their labels")
-            for other in (x for x in shared if not shared[x] & shared[best]):
-                if other.pattern.parent == best.pattern.parent and other.coco is None:
-                    partners.append((image, other))
-                else:
-                    of_split = "; give the images of each split a folder, or write lists of pairs"
-                    left_out[other] = f"the labels of other images of {image.below(self.folder)}{of_split}"
-        used = {place for pair in partners for place in pair}
-        self.remarks += [f"left out: {x.below(self.folder)}, {why}" for x, why in left_out.items() if x not in used]
+            others = [x for x in beside[best.pattern.parent] if x is not best and best.coco is None]
+            partners += [(image, x) for x in others if x.names & image.names and not x.names & image.names & best.names]
+        self.remarks += [f"left out: {x.below(self.folder)}, for which no labels are found" for x in unlabeled]
+        self.remarks += self.unused(partners, labels)
         return partners
 
-    def of_one_split(self, image: Place, label: Place) -> bool:
-        """Return whether the names of two places' folders say no different splits."""
-        splits = {split_named(x.pattern.relative_to(self.folder).with_suffix("").parts) for x in (image, label)} - {""}
-        return len(splits) < 2
+    def fitting(self, image: Place, labels: Sequence[Place], least: float = 1) -> list[Place]:
+        """Return the labels of an image's split that share at least `least` names with it, and half of the most."""
+        split = self.split_of(image)
+        of_split = [x for x in labels if len({split, self.split_of(x)} - {""}) < 2]
+        shared = {x: len(image.names & x.names) for x in of_split}
+        most = max(shared.values(), default=0)
+        return [x for x, count in shared.items() if count >= max(RIVAL * most, 1)] if most >= max(least, 1) else []
+
+    def split_of(self, place: Place) -> str:
+        """Return the split that the folders of a place say, or the name of a COCO-format file."""
+        if place not in self.splits:
+            self.splits[place] = split_named(place.pattern.relative_to(self.folder).with_suffix("").parts)
+        return self.splits[place]
+
+    def unused(self, partners: Sequence[tuple[Place, Place]], labels: Sequence[Place]) -> list[str]:
+        """Return remarks on the labels of the images that others are taken for, or of other images among them."""
+        used = {place for pair in partners for place in pair}
+        remarks = []
+        for label in (x for x in labels if x not in used):
+            image, best = next(((x, y) for x, y in partners if x.names & label.names), (None, None))
+            if image is None or best is None:
+                continue
+            if image.names & label.names & best.names:
+                why = "farther from the images than their labels"
+            else:
+                advice = "give the images of each split a folder, or write lists of pairs"
+                why = f"the labels of other images of {image.below(self.folder)}; {advice}"
+            remarks.append(f"left out: {label.below(self.folder)}, {why}")
+        return remarks
 
     def related(self, images: Sequence[Place], labels: Sequence[Place]) -> list[tuple[Place, Place]]:
         """Return pairs of places that look alike, as of scans and their labels, of which one is far plainer."""
@@ -157,11 +184,14 @@ class Search:
         Raises `UserError` where several are equally good.
         """
         kept = list(partners)
+        images_of: dict[Place, list[Place]] = defaultdict(list)
+        for image, label in partners:
+            images_of[label].append(image)
         for image, label in partners:
             rivals = [
                 other
-                for other, same in partners
-                if same is label and other is not image and image.names & other.names & label.names
+                for other in images_of[label]
+                if other is not image and image.names & other.names & label.names
                 if label.coco is None or not told_apart(label.coco, [image, other], self.folder)
             ]
             alike = nearness(image, label)[0]
