@@ -101,7 +101,7 @@ def is_plain_polygon(polygon: Any, height: int, width: int) -> bool:
         return False
     try:
         xs, ys = polygon[::2], polygon[1::2]
-        inside = 0 <= min(xs) and max(xs) <= width and 0 <= min(ys) and max(ys) <= height
+        inside = min(xs) >= 0 and max(xs) <= width and min(ys) >= 0 and max(ys) <= height
         return inside and max(xs) > 1 and math.isfinite(sum(polygon))  # not finite where one is no number
     except (TypeError, ValueError, OverflowError):
         return False
@@ -109,12 +109,8 @@ def is_plain_polygon(polygon: Any, height: int, width: int) -> bool:
 
 def checked_polygon(polygon: Any, height: int, width: int, source: str) -> np.ndarray:
     """Return a polygon's coordinates x, y, x, y, ... as float64; also takes points (N, 2)."""
-    try:
-        numbers = np.asarray(polygon)
-        is_numeric = numbers.dtype.kind in "iuf" or not numbers.size
-    except (ValueError, OverflowError):  # lists of several lengths, integers of thousands of digits
-        is_numeric = False
-    if not is_numeric or not (numbers.ndim == 1 or (numbers.ndim == 2 and numbers.shape[1] == 2)):
+    numbers = as_numbers(polygon)
+    if numbers is None or not (numbers.ndim == 1 or (numbers.ndim == 2 and numbers.shape[1] == 2)):
         raise UnusableAnnotation(f"{source}: a polygon is no list of numbers x, y, x, y, ...: {shown(polygon)}")
     numbers = numbers.astype(np.float64).ravel()
     if len(numbers) % 2:
@@ -128,6 +124,15 @@ def checked_polygon(polygon: Any, height: int, width: int, source: str) -> np.nd
                 f"{source}: a polygon has the {axis} {values[far][0]:g}, far outside the image of {width} x {height}"
             )
     return numbers
+
+
+def as_numbers(values: Any) -> np.ndarray | None:
+    """Return lists of numbers as an array; None where they are none, or are lists of several lengths."""
+    try:
+        numbers = np.asarray(values)
+    except (ValueError, OverflowError):  # integers of thousands of digits, too
+        return None
+    return numbers if numbers.dtype.kind in "iuf" or not numbers.size else None
 
 
 def shares_of_sides(polygons: Sequence[np.ndarray], height: int, width: int) -> bool:
@@ -150,12 +155,8 @@ def checked_run_lengths(encoded: Mapping[str, Any], height: int, width: int, sou
     if isinstance(counts, str | bytes):
         numbers = decompressed_counts(counts, source)
     else:
-        try:
-            numbers = np.asarray(counts)
-            is_whole = numbers.dtype.kind in "iuf" and bool((numbers == np.floor(numbers)).all())
-        except (ValueError, OverflowError):
-            is_whole = False
-        if not is_whole or numbers.ndim != 1:
+        numbers = as_numbers(counts)
+        if numbers is None or numbers.ndim != 1 or not (numbers == np.floor(numbers)).all():
             raise UnusableAnnotation(f"{source}: `counts` are no run lengths: {shown(counts)}")
     pixels = height * width
     if ((numbers < 0) | (numbers > pixels)).any() or int(numbers.sum(dtype=np.float64)) != pixels:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from semask_d2.data.guessing_names import find_names, usable_names
 from semask_d2.data.guessing_places import Place, is_picture, split_named
 from semask_d2.data.guessing_search import Search
 from semask_d2.data.image_io import value_span
-from semask_d2.data.pixel_values import ValueSpan, proposed_range
+from semask_d2.data.pixel_values import ValueRange, proposed_range
 from semask_d2.data.quick_check import evenly
 from semask_d2.utils.errors import UnreadableFile, UserError
 
@@ -42,7 +43,7 @@ class Guess:
     remarks: list[str] = field(default_factory=list)
     has_background: bool = False
     is_divisible: bool = True  # where there is no validation set, into one and a training set
-    value_range: tuple[float, float] | None = None  # of black and white in images of more than 8 bits, if not the usual
+    value_range: ValueRange | None = None  # of images of more than 8 bits, where it is to be stated
 
 
 def guess(folder: Path, *, images: str = "", labels: str = "", workers: int | None = None) -> Guess:
@@ -69,8 +70,7 @@ def guess(folder: Path, *, images: str = "", labels: str = "", workers: int | No
     is_divisible = "val" in splits or len(set().union(*(image.names & label.names for image, label in partners))) > 1
     if not is_divisible:
         remarks.append("one image alone has no part for a validation set: `val` is to be added to the file")
-    image_files = [path for image, _ in partners for path in image.files]
-    value_range = proposed_range([span for path in evenly(image_files, READ) for span in spans_of(path)])
+    value_range = range_of_values([path for image, _ in partners for path in image.files])
     coco = [place.coco for place in used if place.coco is not None]
     if coco:
         if len(coco) < len(used):
@@ -85,13 +85,13 @@ def guess(folder: Path, *, images: str = "", labels: str = "", workers: int | No
     return Guess(splits, classes, held, remarks + classes.remarks, is_divisible=is_divisible, value_range=value_range)
 
 
-def spans_of(path: Path) -> list[ValueSpan]:
-    """Return the span of an image's values, where it has more than 8 bits and can be read."""
-    try:
-        span = value_span(path)
-    except UnreadableFile:
-        return []
-    return [] if span is None else [span]
+def range_of_values(images: Sequence[Path]) -> ValueRange | None:
+    """Return the range to state for images of more than 8 bits, by some of them; None where there is nothing to."""
+    spans = []
+    for path in evenly(images, READ):
+        with suppress(UnreadableFile):
+            spans.append(value_span(path))
+    return proposed_range([span for span in spans if span is not None])
 
 
 def classes_of_categories(categories: Iterable[FileCategory]) -> tuple[Classes, bool]:

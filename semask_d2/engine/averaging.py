@@ -50,9 +50,9 @@ class WeightAverage(HookBase):
         own = self.averaged.state_dict()
         state_dict = dict(Section.of(state_dict, "the checkpoint's averaged weights (SOLVER.EMA)").values)
         for name, value in own.items():
-            saved = state_dict.get(name)
-            is_dense = isinstance(saved, Tensor) and saved.layout == torch.strided and not saved.is_meta
-            if not is_dense or saved.is_quantized or saved.is_complex() or saved.shape != value.shape:
+            saved: Any = state_dict.get(name)
+            is_whole = isinstance(saved, Tensor) and saved.layout == torch.strided and saved.shape == value.shape
+            if not is_whole or saved.is_meta or saved.is_quantized or saved.is_complex():
                 raise UserError(
                     f"the checkpoint's averaged weights (SOLVER.EMA) do not fit: {name} is missing or of another "
                     "shape; resume with the model it was saved with"

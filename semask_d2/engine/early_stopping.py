@@ -70,7 +70,7 @@ class EarlyStopping(HookBase):
         return {"values": dict(self.values)} if self.values else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        values = Section.of(state_dict, "the checkpoint's state of SOLVER.EARLY_STOPPING").section("values").values
+        values: Any = Section.of(state_dict, "the checkpoint's state of SOLVER.EARLY_STOPPING").section("values").values
         if not all(type(key) is int and is_scalar(value) for key, value in values.items()):
             raise UserError("the checkpoint's state of SOLVER.EARLY_STOPPING holds what is no number")
         self.values = dict(values)

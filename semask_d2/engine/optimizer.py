@@ -181,7 +181,7 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, state: Any) -> None:
         saved = Section.of(state, "the whole")
         groups = [Section.of(group, "a group").entries("params") for group in saved.entries("param_groups")]
         order = [integer(index, "a parameter's number") for group in groups for index in group]
-        states = dict(saved.section("state").values)
+        states: dict[Any, Any] = dict(saved.section("state").values)
     except UserError as error:
         raise UserError(message.format(f"it is no optimizer state ({error})")) from error
     saved_sizes = [len(group) for group in groups]

@@ -28,19 +28,17 @@ def waited_in_vain(error: BaseException) -> float | None:
 def describe(error: BaseException) -> str:
     """Return a line that names the processes which do not answer, on one of the others; "" on the rest of them."""
     seconds = waited_in_vain(error) or 0
-    try:
+    absent: list[int] = []
+    with suppress(RuntimeError, ValueError, AttributeError):  # there is no group, or its store has gone
         store, rank, size = dist.distributed_c10d._get_default_store(), dist.get_rank(), dist.get_world_size()
         absent = missing(store, rank, size)
-        speaks = rank == min(set(range(size)) - set(absent))
-        if not speaks and 0 not in absent:  # a launcher ends all once the first has ended
-            _within(ANSWER_SECONDS, lambda: store.wait([SAID]))
-            time.sleep(ANSWER_SECONDS / 20)
-    except (RuntimeError, ValueError, AttributeError):  # the store has gone with its process
-        absent, speaks = [], True
-    if not speaks:
-        return ""
-    if absent and 0 not in absent:
-        _within(1, lambda: store.set(SAID, "1"))
+        if rank != min(set(range(size)) - set(absent)):
+            if 0 not in absent:  # a launcher ends all once the first has ended
+                _within(ANSWER_SECONDS, lambda: store.wait([SAID]))
+                time.sleep(ANSWER_SECONDS / 20)
+            return ""
+        if 0 not in absent:
+            _within(1, lambda: store.set(SAID, "1"))
     who = f"process{'es' if len(absent) > 1 else ''} {', '.join(map(str, absent))}" if absent else "another process"
     return (
         f"{who} of this run did not answer within {seconds:.0f} s: stopped, hung, or its machine is gone; end what is "

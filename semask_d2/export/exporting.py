@@ -51,6 +51,7 @@ def describe(
         scores_are_probabilities=model.scores_are_probabilities,
         resize_masks_first=resizes_masks_first(model),
         input_type=settings.input_type,
+        value_range=[float(x) for x in cfg.INPUT.VALUE_RANGE],
     )
 
 

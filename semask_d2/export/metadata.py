@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 
 from semask_d2.checkpoint.class_metadata import is_color
 from semask_d2.export.checksum import BLANK, FIELD
 from semask_d2.export.graph import LABELS, MASK_LOGITS, PIXEL_LOGITS, SCORES
 from semask_d2.utils.errors import UserError
-from semask_d2.utils.foreign import Section, integer, number, shown, text
+from semask_d2.utils.foreign import Section, entries, integer, number, shown, text
 
 KEY = "semask_d2"  # the name that the metadata has in a file
 MAX_CLASSES = 100_000
@@ -44,6 +44,7 @@ class ExportMetadata:
     scores_are_probabilities: bool
     resize_masks_first: bool
     input_type: str
+    value_range: list[float] = field(default_factory=list)  # INPUT.VALUE_RANGE; files of older versions have none
 
     def as_text(self) -> str:
         """JSON, as it stands in the file until its checksum is known."""
@@ -63,10 +64,21 @@ class ExportMetadata:
             values = None
         if not isinstance(values, dict):
             raise UserError(f"{path}: no metadata of a model of this project in it; write the file with semask export")
-        unknown = values.keys() - {field.name for field in fields(cls)}
+        unknown = values.keys() - {known.name for known in fields(cls)}
         if unknown and not has_checksum:  # in no version: a checksum that is not whole, or a damaged key
             raise UserError(f"{path}: damaged metadata ({shown(sorted(unknown)[0])}); write it with semask export")
         return _read(Section(values, f"{path}: metadata"))
+
+
+def _range(section: Section) -> list[float]:
+    """Return the values of black and of white, or []."""
+    values = section.entries("value_range", [])
+    if not values:
+        return []
+    low, high = (number(x, f"{section.source}: value_range") for x in entries(values, section.source, 2))
+    if low >= high:
+        raise UserError(f"{section.source}: value_range: expected a higher value of white, got {shown(values)}")
+    return [low, high]
 
 
 def _read(section: Section) -> ExportMetadata:
@@ -100,4 +112,5 @@ def _read(section: Section) -> ExportMetadata:
         scores_are_probabilities=section.flag("scores_are_probabilities"),
         resize_masks_first=section.flag("resize_masks_first"),
         input_type=section.text("input_type", choices=("uint8", "float")),
+        value_range=_range(section),
     )

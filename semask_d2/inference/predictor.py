@@ -125,7 +125,7 @@ class Predictor:
         metadata = exported.metadata
         cfg = get_cfg(opts=["DATASETS.TEST", "()", "DATASETS.TRAIN", "()", "MODEL.DEVICE", "cpu"])
         cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = metadata.min_size, metadata.max_size
-        cfg.INPUT.FORMAT = metadata.channel_order
+        cfg.INPUT.FORMAT, cfg.INPUT.VALUE_RANGE = metadata.channel_order, metadata.value_range
         cfg.MODEL.META_ARCHITECTURE = metadata.architecture
         cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = len(metadata.class_names)
         predictor = cls.__new__(cls)

@@ -57,15 +57,16 @@ def _figure(records: Records, plot_size: tuple[float, float]) -> Figure:
     figure = Figure(figsize=(plot_size[0] * max(1, len(plots)), plot_size[1]), layout="constrained")
     for number, (title, series) in enumerate(plots.items(), start=1):
         axes = figure.add_subplot(1, len(plots), number)
+        has_positive = False
         for name in series:
             points = [(iteration, record[name]) for iteration, record in records.items() if name in record]
             points = points[:: math.ceil(len(points) / MAX_POINTS)]
             marker = "o" if len(points) < MARKED_POINTS else None
             label = name.replace("$", r"\$")  # which would begin a formula
             axes.plot(*zip(*points, strict=True), label=label, marker=marker, markersize=3)
+            has_positive |= any(value > 0 for _, value in points)
         axes.set_xlim(min(records) - margin, max(records) + margin)  # as of the others
-        is_logarithmic = title == "loss" and any(value > 0 for line in axes.lines for value in line.get_ydata())
-        axes.set(title=title, xlabel="iteration", yscale="log" if is_logarithmic else "linear")
+        axes.set(title=title, xlabel="iteration", yscale="log" if title == "loss" and has_positive else "linear")
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
         if len(series) > 1:

@@ -201,10 +201,14 @@ def require_writable(folder: str | os.PathLike, key: str) -> None:
     """Make `folder` where it is missing; `UserError`, naming the setting `key`, if it takes no file of 1 MB."""
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=".probe.", suffix=MARK) as file:
-            file.write(bytes(PROBE_BYTES))
-            file.flush()
-            os.fsync(file.fileno())
+        descriptor, probe = tempfile.mkstemp(dir=folder, prefix=".writable.", suffix=MARK)
+        try:
+            with open(descriptor, "wb") as file:
+                file.write(bytes(PROBE_BYTES))
+                file.flush()
+                os.fsync(file.fileno())
+        finally:
+            os.unlink(probe)
     except OSError as error:
         if error.errno in FULL:
             raise UserError(f"{key} {folder}: the disk is full; make room or choose another folder") from error

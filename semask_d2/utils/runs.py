@@ -6,7 +6,7 @@ import json
 import os
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from semask_d2.utils.errors import UserError
 from semask_d2.utils.files import folder_name, require_regular
@@ -102,6 +102,6 @@ def read_metrics(path: str | os.PathLike) -> dict[int, dict[str, float]]:
     return dict(sorted(records.items()))
 
 
-def is_scalar(value: Any) -> bool:
+def is_scalar(value: Any) -> TypeGuard[float]:
     """Return whether a value is a number that computing with floats can take, or NaN."""
     return type(value) in (int, float) and not abs(value) >= MAX_SCALAR  # which is false of NaN

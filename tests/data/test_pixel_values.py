@@ -129,8 +129,8 @@ def test_ranges_to_state(spans: list, expected: tuple | None) -> None:
     assert proposed_range([ValueSpan(low, high, 0, is_float) for low, high, is_float in spans]) == expected
 
 
-def write_data(folder: Path, values: np.ndarray, text: str = "") -> Path:
-    for i in range(2):
+def write_data(folder: Path, values: np.ndarray, text: str = "", count: int = 2) -> Path:
+    for i in range(count):
         for kind in ("img", "lab"):
             (folder / kind).mkdir(exist_ok=True)
         written(folder / f"img/{i}.tif", np.roll(values, 5 * i, axis=0))
@@ -152,6 +152,14 @@ def test_check_says_what_to_state_and_then_is_content(tmp_path: Path, capsys: py
     file.write_text(file.read_text().replace("4095", "1000"))
     assert main(["check", str(file), "--workers", "0"]) == 0
     assert "those beyond `value_range` [0.0, 1000.0] are clipped" in capsys.readouterr().out
+
+
+def test_init_data_proposes_what_check_asks_for(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    write_data(tmp_path, COLORS, count=8).unlink()
+    assert main(["init-data", str(tmp_path), "--output", str(tmp_path / "first.yaml")]) == 0
+    assert "value_range: [0, 4095]  # what is black and white" in (tmp_path / "first.yaml").read_text()
+    assert main(["check", str(tmp_path / "first.yaml"), "--workers", "0"]) == 0
+    assert "of more than 8 bits" not in capsys.readouterr().out
 
 
 def test_pages_and_no_numbers_get_a_word(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

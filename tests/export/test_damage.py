@@ -7,6 +7,8 @@ import logging
 import os
 import random
 import re
+import subprocess
+import sys
 import zipfile
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -25,6 +27,7 @@ from semask_d2.export.metadata import KEY
 from semask_d2.export.running import ARCHIVED, files_of, open_exported
 from semask_d2.utils.errors import UserError
 from semask_d2.utils.files import TEMPORARY
+from tests.helpers.commands import ROOT
 from tests.helpers.exported_files import METADATA, brightest_channel, save_exported
 from tests.helpers.refusals import refusal
 
@@ -310,3 +313,26 @@ def test_changed_graphs_of_older_files_give_labels_or_one_line(tmp_path: Path) -
         assert message is None or re.fullmatch(rf"{path}: [^\n]+", message)
         ran += message is None
     assert 0 < ran < 300
+
+
+FULL_DISK = """
+import resource, sys
+from semask_d2.__main__ import main
+resource.setrlimit(resource.RLIMIT_FSIZE, (1_200_000, 1_200_000))
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="limits of a process's files are POSIX's")
+@pytest.mark.parametrize("kind", ["torch_export", "openvino"])
+def test_a_file_that_the_system_cuts_off_ends_in_one_line(kind: str, tiny_run: Path, tmp_path: Path) -> None:
+    """The writers of compiled libraries, which would end the process, meet no full disk."""
+    file = tmp_path / f"model{writing.SUFFIXES[kind]}"
+    words = ["export", "--run", tiny_run, "--format", kind, "--size", "64", "64", "--output", file]
+    done = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, *words], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    assert done.returncode == 1, done.stderr
+    assert re.search(rf"^error: {file}: cannot be written: File too large", done.stderr, re.MULTILINE)
+    assert not list(tmp_path.iterdir())

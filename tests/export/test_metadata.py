@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
@@ -47,6 +47,9 @@ def test_what_is_no_metadata_is_refused(text: str | None) -> None:
         ({"min_size": -1}, "min_size: expected a whole number from 0 to"),
         ({"size_divisibility": 10**9}, "size_divisibility: expected a whole number from 0 to"),
         ({"outputs": ["labels", "scores"]}, r"outputs: expected one of \[\['labels'\]"),
+        ({"value_range": [5, 5]}, "value_range: expected a higher value of white"),
+        ({"value_range": [5]}, "expected a list of 2 values"),
+        ({"value_range": [0, "x"]}, "value_range: expected a finite number"),
         ({"input_type": "double"}, "input_type: expected 'uint8' or 'float'"),
         ({"version": None}, "version is missing"),
     ],
@@ -63,6 +66,14 @@ def test_files_of_older_versions_lack_the_checksum_and_no_others() -> None:
         with pytest.raises(UserError, match=r"^x: damaged metadata \('sha2.6'\)"):
             ExportMetadata.from_text(text, "x", has_checksum=False)
     assert BLANK in METADATA.as_text()
+
+
+def test_the_range_of_values_comes_back_and_older_files_have_none() -> None:
+    stated = replace(METADATA, value_range=[0.0, 4095.0])
+    assert ExportMetadata.from_text(stated.as_text(), "x").value_range == [0.0, 4095.0]
+    values = asdict(METADATA)
+    del values["value_range"]
+    assert ExportMetadata.from_text(json.dumps(values), "x") == METADATA
 
 
 def test_changed_values_are_metadata_or_one_line() -> None:

@@ -1,9 +1,14 @@
-"""What this process knows of Triton, forgotten for a test and after it."""
+"""Triton in tests: what this process knows of it, forgotten for a test and after it, and kernels that are broken."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
+
+import pytest
+from torch import Tensor
 
 from semask_d2.modeling.layers import triton_choice
 
@@ -22,3 +27,35 @@ def fresh_triton_state() -> Iterator[None]:
     forget()
     yield
     forget()
+
+
+def wrong(*parts: Tensor) -> Any:
+    results = tuple(1.5 * part for part in parts)
+    return results if len(results) > 1 else results[0]
+
+
+def raising(*parts: Tensor) -> Any:
+    raise CompilationError("no kernel image is available")
+
+
+class CompilationError(Exception):
+    """A compiler's own."""
+
+
+# the function of kernels that is broken, how, and what the warning says of it
+BROKEN = (
+    ("forward", wrong, r"differs from the formula by 0\.(5|49) "),
+    ("forward", raising, "CompilationError: no kernel image"),
+    ("backward", wrong, r"differs from the formula by 0\.(5|49) "),
+)
+
+
+def break_kernel(monkeypatch: pytest.MonkeyPatch, kernels: ModuleType, part: str, break_it: Callable) -> None:
+    """Let `part` of the kernels compute, and `break_it` make something else of the result."""
+    kernel = getattr(kernels, part)
+
+    def broken(*arguments: Any) -> Any:
+        results = kernel(*arguments)
+        return break_it(*(results if isinstance(results, tuple) else (results,)))
+
+    monkeypatch.setattr(kernels, part, broken)

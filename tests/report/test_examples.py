@@ -99,7 +99,7 @@ def segment_run(toy_data: Path, tmp_path: Path, request: pytest.FixtureRequest) 
         dataset, output_dir=tmp_path / "inference"
     )
     for sample in get_dataset_dicts(dataset):
-        inputs = predictor.prepare(examples.read_image(sample["file_name"])) | {"file_name": sample["file_name"]}
+        inputs = predictor.prepare(predictor.read_image(sample["file_name"])) | {"file_name": sample["file_name"]}
         with torch.inference_mode():
             evaluator.process([inputs], predictor.model([inputs]))
     evaluator.evaluate()

@@ -44,7 +44,7 @@ ALIGNED = '_BASE_: swin.yaml\nMODEL: {{SEM_SEG_HEAD: {{PIXEL_DECODER_NAME: "{}"}
 STATED_DECODER = "    TRANSFORMER_DECODER_NAME: MultiScaleMaskedTransformerDecoder\n"
 SCHEDULE = "  LR_SCHEDULER_NAME: WarmupPolyLR\n"
 PUBLISHED = {
-    **{name: text for name, text in FILES.items() if name != "r101c"},
+    **FILES,
     "semask_maskformer": SEMASK_MASKFORMER.replace("swin.yaml", "without_decoder.yaml"),
     "without_decoder": FILES["swin"].replace("head.yaml", "headless.yaml"),
     "headless": FILES["head"].replace(STATED_DECODER, ""),
@@ -73,6 +73,7 @@ EXPECTED: dict[str, tuple[str, str, int, list[int] | None]] = {
     "msfapn": (MULTI, "WarmupPolyLR", 1, [0, 1]),
     "semask_maskformer": (STANDARD, "WarmupPolyLR", 1, [0, 1, 2]),
     "maskformer": (STANDARD, "WarmupMultiStepLR", 1, None),
+    "r101c": (STANDARD, "WarmupMultiStepLR", 1, None),
     "maskformer_base": (STANDARD, "WarmupMultiStepLR", 1, None),
 }
 

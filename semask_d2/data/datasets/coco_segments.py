@@ -13,7 +13,6 @@ from semask_d2.data.datasets.pairing import require_sound
 from semask_d2.data.serialized import SerializedDicts
 from semask_d2.utils.errors import UserError
 
-
 LISTED = 2  # splits that are kept, as bytes
 _listed: dict[tuple[str, str, int, int], SerializedDicts] = {}
 

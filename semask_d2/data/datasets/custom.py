@@ -92,7 +92,7 @@ class CustomDataset:
     def _chosen(self, paths: list[Path]) -> set[int]:
         """The images of the validation fraction: by a hash of their path, so that new files move no old one."""
         places = [Path(os.path.relpath(path, self.root)).as_posix() for path in paths]
-        hashes = [int.from_bytes(hashlib.sha256(place.encode()).digest()[:8], "big") for place in places]
+        hashes = [int.from_bytes(hashlib.sha256(os.fsencode(place)).digest()[:8], "big") for place in places]
         chosen = {i for i, value in enumerate(hashes) if value < self.val_fraction * HASH_RANGE}
         if chosen or not hashes:
             return chosen

@@ -60,7 +60,7 @@ def require_format(content: Any, kind: str, path: Path) -> None:
         known = f"lists of {', '.join(parts)} are missing" if parts else ""
     elif not known:
         known = "a list" if isinstance(content, list) else f"it holds {shown(content)}"
-    if known:
+    if known or not isinstance(content, dict):
         raise UserError(
             f"{path} is not in COCO format: expected images, annotations with {kind}, and categories; {known}"
         )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
@@ -26,7 +25,7 @@ from semask_d2.modeling.layers.triton_deformable_attention import (
     triton_serves,
 )
 from semask_d2.utils.errors import UserError
-from tests.helpers.triton_state import fresh_triton_state
+from tests.helpers.triton_state import BROKEN, break_kernel, fresh_triton_state
 
 pytest.importorskip("triton")
 
@@ -309,32 +308,12 @@ def test_serves_the_dtypes_it_has_kernels_for(monkeypatch: pytest.MonkeyPatch) -
         triton_serves(value.double())
 
 
-def wrong(*parts: Tensor) -> Any:
-    results = tuple(1.5 * part for part in parts)
-    return results if len(results) > 1 else results[0]
-
-
-def raising(*parts: Tensor) -> Any:
-    raise CompilationError("no kernel image is available")
-
-
-class CompilationError(Exception):
-    """A compiler's own."""
-
-
-@pytest.mark.parametrize(("part", "break_it"), [("forward", wrong), ("forward", raising), ("backward", wrong)])
+@pytest.mark.parametrize(("part", "break_it", "reason"), BROKEN)
 def test_a_broken_kernel_means_standard_operators_and_one_warning(
-    part: str, break_it: Callable, monkeypatch: pytest.MonkeyPatch
+    part: str, break_it: Callable, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kernel = getattr(kernels, part)
-
-    def broken(*arguments: Any) -> Any:
-        results = kernel(*arguments)
-        return break_it(*(results if isinstance(results, tuple) else (results,)))
-
-    monkeypatch.setattr(kernels, part, broken)
+    break_kernel(monkeypatch, kernels, part, break_it)
     monkeypatch.delenv(VARIABLE, raising=False)
-    reason = "CompilationError: no kernel image" if break_it is raising else "differs from the formula by 0.5"
     with fresh_triton_state():
         arguments = inputs()
         with pytest.warns(UserWarning, match=f"deformable attention fails on .*{reason}") as caught:
