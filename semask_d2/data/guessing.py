@@ -1,38 +1,28 @@
-"""A first description of a folder of one's own: which of its files are images and which labels, and their classes.
-
-Where two folders could be the images of the same labels, or the labels of the same images, nothing is chosen: the error
-names them, and the user names one.
-"""
+"""A first description of a folder of one's own: which of its files are images and which labels, and their classes."""
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from semask_d2.data.datasets.coco_files import CocoFile, FileCategory
-from semask_d2.data.datasets.coco_labels import is_background, is_ignored_name, match_images
-from semask_d2.data.datasets.pairing import expand, few
-from semask_d2.data.datasets.walking import SUFFIXES, files_below, stem_of
+from semask_d2.data.datasets.coco_files import FileCategory
+from semask_d2.data.datasets.coco_labels import is_background, is_ignored_name
+from semask_d2.data.datasets.pairing import few
+from semask_d2.data.datasets.walking import SUFFIXES, files_below
 from semask_d2.data.guessing_ids import Classes, classes_of_files, nothing_to_learn
-from semask_d2.data.guessing_looks import is_lossy_label, is_overlay, looks, median_looks
 from semask_d2.data.guessing_names import find_names, usable_names
-from semask_d2.data.guessing_places import JsonFiles, Place, is_picture, json_places, nearness, picture_places
+from semask_d2.data.guessing_places import Place, is_picture, split_named
+from semask_d2.data.guessing_search import Search
 from semask_d2.data.image_io import value_span
-from semask_d2.data.labels import CocoLabels
 from semask_d2.data.pixel_values import ValueRange, proposed_range
 from semask_d2.data.quick_check import evenly
 from semask_d2.utils.errors import UnreadableFile, UserError
 
-READ = 64  # label files in which ids or colors are looked for
-PROBED = 3  # pictures of a folder by which it is told whether they are labels
-RIVAL = 0.5  # of the most names that labels share with images, which make others their rivals
-SPLIT_WORDS = {"val": ("val", "valid", "validation"), "test": ("test", "testing"), "train": ("train", "training")}
-BRUSH = re.compile(r"task-\d+-annotation-\d+-by-.*-tag-.+-\d+")  # Label Studio's names of masks, one a class
+READ = 64  # label files in which ids or colors are looked for, and images whose values are
 
 
 @dataclass(frozen=True)
@@ -67,7 +57,12 @@ def guess(folder: Path, *, images: str = "", labels: str = "", workers: int | No
     if not any(map(is_picture, files)):
         raise UserError(f"{folder}: no picture in it or in the folders in it ({', '.join(SUFFIXES[:5])}, ...)")
     search = Search(folder, files, images, labels)
-    partners = search.partners() or search.partners(by_kind=True) or search.partners(by_looks=True)
+    partners = (
+        search.partners()
+        or search.partners(by_kind=True)
+        or search.partners(by_looks=True)
+        or search.partners(by_kind=True, by_looks=True)
+    )
     if not partners:
         raise search.nothing_found()
     splits, used, remarks = splits_of(folder, partners)
@@ -87,8 +82,7 @@ def guess(folder: Path, *, images: str = "", labels: str = "", workers: int | No
     folders = [parent for place in used for parent in (place.pattern.parent, place.pattern.parent.parent)]
     table = find_names(dict.fromkeys([folder, *(x for x in folders if x.is_relative_to(folder))]))
     classes, held = classes_of_files(evenly(label_files, READ), table, workers)
-    remarks += classes.remarks
-    return Guess(splits, classes, held, remarks, is_divisible=is_divisible, value_range=value_range)
+    return Guess(splits, classes, held, remarks + classes.remarks, is_divisible=is_divisible, value_range=value_range)
 
 
 def range_of_values(images: Sequence[Path]) -> ValueRange | None:
@@ -98,218 +92,6 @@ def range_of_values(images: Sequence[Path]) -> ValueRange | None:
         with suppress(UnreadableFile):
             spans.append(value_span(path))
     return proposed_range([span for span in spans if span is not None])
-
-
-class Search:
-    """The search for images and labels that belong together among the `files` of a `folder`."""
-
-    def __init__(self, folder: Path, files: Sequence[Path], images: str, labels: str):
-        self.folder = folder
-        self.pictures = [path for path in files if is_picture(path)]
-        self.files = files
-        self.images, self.labels = images, labels
-        self.json: JsonFiles | None = None
-        self.remarks: list[str] = []
-        self.sides: tuple[list[Place], list[Place]] = ([], [])
-
-    def partners(self, *, by_kind: bool = False, by_looks: bool = False) -> list[tuple[Place, Place]]:
-        """Return pairs of images and labels; `by_kind` tells files of one folder apart by their endings.
-
-        `by_looks` compares those that look like labels with each other, as scans and their labels do.
-        """
-        self.remarks = []
-        images, labels = self.sides = self.candidates(by_kind)
-        if by_looks and self.images and self.labels:
-            return []
-        return self.unrivaled(self.related(images, labels) if by_looks else self.claims(images, labels))
-
-    def candidates(self, by_kind: bool) -> tuple[list[Place], list[Place]]:
-        """Return the places of images and those of labels, by what the user says or by how they look."""
-        images = self.named("images", self.images, by_kind) if self.images else None
-        labels = self.named("labels", self.labels, by_kind) if self.labels else None
-        taken = {path for place in (*(images or ()), *(labels or ())) for path in place.files}
-        rest = picture_places([path for path in self.pictures if path not in taken], by_kind=by_kind)
-        drawn = {place: looks_drawn(place) for place in rest} if images is None or labels is None else {}
-        if images is None:
-            images = [place for place in rest if not drawn[place]]
-        if labels is None:
-            labels = [place for place in rest if drawn[place]] + self.json_files().places
-        return images, labels
-
-    def named(self, option: str, pattern: str, by_kind: bool) -> list[Place]:
-        """Return the places of what the user names with an option."""
-        source = f"--{option}"
-        if option == "labels" and pattern.lower().endswith(".json"):
-            places = [x for x in self.json_files().places if x.pattern == (self.folder / pattern)]
-            if not places:
-                known = next((x for x in self.json_files().others if pattern in x), "no COCO-format file there")
-                raise UserError(f"{source} {pattern}: {known}")
-            return places
-        files = sorted(expand(pattern, self.folder, source).values())
-        by_name = Path(pattern.replace("\\", "/")).name
-        places = picture_places(files, by_kind=by_kind)
-        chosen = set(files)
-        is_whole = all(set(expand(str(x.pattern), self.folder, source).values()) <= chosen for x in places)
-        return places if is_whole else picture_places(files, by_name)
-
-    def json_files(self) -> JsonFiles:
-        """Return the JSON files of the folder, read once."""
-        if self.json is None:
-            self.json = json_places(self.files)
-        return self.json
-
-    def claims(self, images: Sequence[Place], labels: Sequence[Place]) -> list[tuple[Place, Place]]:
-        """Return for each place of images the labels that share most names with it, and of those the nearest.
-
-        Labels in a folder called alike, as images/val and labels/val, go first. Those of one folder that are of other
-        images, as of another suffix, are taken as well. Raises `UserError` where two are equally good.
-        """
-        partners, rivals = [], []
-        for image in images:
-            shared = {label: image.names & label.names for label in labels if image.names & label.names}
-            most = max(map(len, shared.values()), default=0)
-            fitting = [label for label in shared if len(shared[label]) >= RIVAL * most]
-            if not fitting:
-                continue
-            best = max(fitting, key=lambda x: (nearness(image, x), len(shared[x])))
-            partners.append((image, best))
-            for other in shared:
-                if other is best:
-                    continue
-                if not shared[other] & shared[best]:
-                    if other.pattern.parent == best.pattern.parent and other.coco is None:
-                        partners.append((image, other))
-                elif other in fitting and nearness(image, other) == nearness(image, best):
-                    raise self.choice("labels", [best, other])
-                elif other in fitting:
-                    rivals.append(other)
-        used = {label for _, label in partners}
-        for other in dict.fromkeys(rivals):
-            if other not in used:
-                self.remarks.append(f"left out: {other.below(self.folder)}, farther from the images than their labels")
-        return partners
-
-    def related(self, images: Sequence[Place], labels: Sequence[Place]) -> list[tuple[Place, Place]]:
-        """Return pairs of places that look alike, as of scans and their labels, of which one is far plainer."""
-        known: dict[Place, bool] = {}
-        pairs = []
-        of_images = images if self.images else labels
-        for image in (x for x in of_images if x.coco is None):
-            for label in (x for x in labels if x is not image and x.coco is None and x.names & image.names):
-                left, right = (median_looks(evenly(x.files, PROBED)) for x in (image, label))
-                if left is None or right is None:
-                    continue
-                if right.is_plainer(left):
-                    known[image] = True
-                elif not left.is_plainer(right) and not self.images:
-                    pairs.append((image, label))
-        scans = [place for place in of_images if place in known]
-        if not scans and pairs:
-            raise self.choice("images", pairs[0])
-        return self.claims(scans, [label for label in labels if label not in known])
-
-    def unrivaled(self, partners: Sequence[tuple[Place, Place]]) -> list[tuple[Place, Place]]:
-        """Return the pairs without images of other images' labels; those in a folder called alike stay.
-
-        Raises `UserError` where several are equally good.
-        """
-        kept = list(partners)
-        for place, (image, label) in enumerate(partners):
-            for other, same in partners[place + 1 :]:
-                if same is not label or other is image or not image.names & other.names & label.names:
-                    continue
-                if label.coco is not None and told_apart(label.coco, [image, other], self.folder):
-                    continue
-                alike = nearness(image, label)[0], nearness(other, label)[0]
-                if alike[0] == alike[1]:
-                    raise self.choice("images", [image, other], label)
-                worse = (other, label) if alike[0] else (image, label)
-                if worse in kept:
-                    kept.remove(worse)
-                    self.remarks.append(
-                        f"left out: {worse[0].below(self.folder)}, whose names are those of other images of "
-                        f"{label.below(self.folder)}"
-                    )
-        return kept
-
-    def choice(self, option: str, places: Sequence[Place], label: Place | None = None) -> UserError:
-        """Return the error that names places of which the user has to choose one, or some."""
-        names = [place.below(self.folder) for place in places]
-        overlaid = ""
-        if label is not None and label.coco is None:
-            overlaid = next(
-                (
-                    f" ({one.below(self.folder)} looks like {two.below(self.folder)} with colors laid over it)"
-                    for one, two in (places, places[::-1])
-                    if over_each_other(one, two, label)
-                ),
-                "",
-            )
-        if label is None and option == "images":
-            role = "images or labels of each other, as they look alike"
-        else:
-            role = f"the {option} of the same {'labels' if option == 'images' else 'images'}"
-        example = names[1] if overlaid.startswith(f" ({names[0]} ") else names[0]
-        return UserError(
-            f"{self.folder}: {' and '.join(names)} could both be {role}{overlaid}; say which are meant with "
-            f"--{option} {shlex.quote(example)}"
-        )
-
-    def nothing_found(self) -> UserError:
-        """Return the error for a folder where nothing belongs together, with the reason where that is known."""
-        images, labels = self.sides
-        brushes = [path.name for path in self.pictures if BRUSH.fullmatch(path.stem)]
-        lossy = [place for place in images if all(map(is_lossy_label, evenly(place.files, PROBED)))]
-        pictures = [place for place in images if place not in lossy]
-        if brushes:
-            return UserError(
-                f"{self.folder}: {few(brushes)} are Label Studio's brush masks, one for each class and annotation; "
-                "export the project as COCO instead, with images"
-            )
-        for place in lossy:
-            if any(place.names & other.names for other in pictures):
-                return UserError(
-                    f"{self.folder}: {place.below(self.folder)} look like label files saved as JPEG, which changes ids "
-                    "at every border and cannot be undone: export them as PNG"
-                )
-        others = self.json_files().others if not self.labels else []
-        if any(path.name.lower() == "annotations.xml" for path in self.files):
-            others = [*others, "annotations.xml is CVAT's own format; export as COCO 1.0 or Segmentation mask 1.1"]
-        known = f". {few(others, '; ')}" if others else ""
-        places = [place.below(self.folder) for place in (*images, *labels)]
-        return UserError(
-            f"{self.folder}: found photographs in {len(images)} place(s) and label files in {len(labels)} "
-            f"({few(places)}), but none that belong together: label files have the names of their images "
-            f"and one id, or one of few colors, for each pixel{known}"
-        )
-
-
-def looks_drawn(place: Place) -> bool:
-    """Return whether all pictures of a place that are probed look like label files."""
-    known = [looks(path) for path in evenly(place.files, PROBED)]
-    return all(x is not None and x.is_label() for x in known)
-
-
-def over_each_other(one: Place, two: Place, label: Place) -> bool:
-    """Return whether the images of a place are those of another one under the colors of their labels."""
-    names = evenly(sorted(one.names & two.names & label.names), PROBED)
-    by_name: list[Callable[[str], Path]] = [files_by_name(place) for place in (one, two, label)]
-    return bool(names) and all(is_overlay(*(file_of(name) for file_of in by_name)) for name in names)
-
-
-def files_by_name(place: Place) -> Callable[[str], Path]:
-    """Return the lookup of a place's files by the names to pair them by."""
-    files = {stem_of(path.name).removesuffix(place.ending): path for path in place.files}
-    return files.__getitem__
-
-
-def told_apart(file: CocoFile, places: Sequence[Place], folder: Path) -> bool:
-    """Return whether the images of several places are told apart by the folders in a COCO-format file's names."""
-    images = {path.relative_to(folder).with_suffix("").as_posix(): path for place in places for path in place.files}
-    labels = {image.file_name: CocoLabels("", None, None, 0, ()) for image in file.images}
-    matching = match_images(images, labels, "")
-    matched = {images[key] for key in matching.labels}
-    return not matching.problems and all(matched & set(place.files) for place in places)
 
 
 def classes_of_categories(categories: Iterable[FileCategory]) -> tuple[Classes, bool]:
@@ -322,16 +104,6 @@ def classes_of_categories(categories: Iterable[FileCategory]) -> tuple[Classes, 
     every = usable_names([*["background"] * has_background, *names])
     remarks = [] if names else nothing_to_learn([], "id")
     return Classes(every, remarks=remarks, are_named=True), has_background
-
-
-def split_named(parts: Iterable[str]) -> str:
-    """Return the split that the innermost of some names says, as a name or a word in it; "" where none does."""
-    for part in list(parts)[::-1]:
-        words = {part.lower()}, set(re.findall("[a-z]+", part.lower()))
-        for some in words:
-            if split := next((split for split, known in SPLIT_WORDS.items() if some & set(known)), ""):
-                return split
-    return ""
 
 
 def splits_of(folder: Path, partners: Sequence[tuple[Place, Place]]) -> tuple[dict[str, Split], list[Place], list[str]]:

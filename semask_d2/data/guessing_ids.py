@@ -93,7 +93,7 @@ def classes_of_ids(ids: Sequence[int], table: NameTable) -> Classes:
         remarks.append(f"{', '.join(map(str, no_data))}: taken for pixels without data, and ignored")
     if DEFAULT_IGNORE in valid and not is_ignored:
         why = "as without it one is left" if len(others) < 2 else "as ids on both sides of it are"
-        remarks.append(f"255 is taken for a class here, {why}; `map` in the file can send it to {ignore}, to ignore it")
+        remarks.append(f"255 is taken for a class here, {why}; `255: {ignore}` in `map` ignores it")
     if ignore != DEFAULT_IGNORE:
         remarks.append(f"`ignore` is {ignore}, as ids up to {len(names) - 1} are classes")
     remarks += nothing_to_learn([str(x) for x in valid], "id")

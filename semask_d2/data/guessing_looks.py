@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from semask_d2.data.image_io import read_colors, read_image, read_labels
+from semask_d2.data.image_io import read_colors, read_image, read_labels, value_span
 from semask_d2.utils.errors import UnreadableFile, UserError
 
 JPEG = (".jpg", ".jpeg")
@@ -37,8 +37,13 @@ class Looks(NamedTuple):
 
 
 def looks(path: Path) -> Looks | None:
-    """Return how a picture looks, by its ids or else its colors; None where it cannot be read."""
+    """Return how a picture looks, by its ids or else its colors; None where it cannot be read.
+
+    Files of floats look like images, as no label file has them.
+    """
     try:
+        if (span := value_span(path)) is not None and span.is_float:
+            return Looks(MANY_IDS + 1, 1.0, is_jpeg=False)
         try:
             values = read_labels(path)
         except UnreadableFile:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from semask_d2.data.datasets.walking import SUFFIXES, composed, is_pattern, stem
 from semask_d2.data.quick_check import evenly
 from semask_d2.utils.errors import UserError
 
+SPLIT_WORDS = {"val": ("val", "valid", "validation"), "test": ("test", "testing"), "train": ("train", "training")}
 MANY = 10  # JSON files in a folder, from which on they are one an image
 
 
@@ -146,3 +148,18 @@ def nearness(image: Place, label: Place) -> tuple[bool, int]:
     """Return whether two places are in folders called alike, as of images/val and labels/val, and how near they are."""
     alike = image.pattern.parent.name == label.pattern.parent.name
     return alike, len(os.path.commonpath([image.pattern.parent, label.pattern.parent]))
+
+
+def split_named(parts: Iterable[str]) -> str:
+    """Return the split that the innermost of some names says, as a name or a word in it; "" where none does."""
+    for part in list(parts)[::-1]:
+        words = {part.lower()}, set(re.findall("[a-z]+", part.lower()))
+        for some in words:
+            if split := next((split for split, known in SPLIT_WORDS.items() if some & set(known)), ""):
+                return split
+    return ""
+
+
+def is_split(name: str) -> bool:
+    """Return whether a name is that of a split."""
+    return any(name.lower() in words for words in SPLIT_WORDS.values())

@@ -42,7 +42,7 @@ def as_yaml(guess: Guess, root: Path, name: str = "") -> str:
     lines.append(f"ignore: {classes.ignore}  # pixels of this id count nowhere; it lies above those of all classes")
     if guess.value_range is not None:
         low, high = guess.value_range
-        lines.append(f"value_range: [{low:g}, {high:g}]  # what is black and white in images of more than 8 bits")
+        lines.append(f"value_range: [{low:.12g}, {high:.12g}]  # what is black and white in images of more than 8 bits")
     return "\n".join(lines) + "\n"
 
 

@@ -24,6 +24,7 @@ VALID: dict[str, Any] = {
     "names": {0: "sky", 1: "road", 2: "car"},
     "ignore": 255,
     "colors": ["#010203", [4, 5, 6], "#ffffff"],
+    "value_range": [0, 4095],
     "map": {7: 0, 8: 1, 26: 2, -1: 255},
 }
 VALUES: list[Any] = [

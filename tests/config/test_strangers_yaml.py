@@ -150,3 +150,28 @@ def test_a_base_that_cannot_be_a_file(tmp_path: Path, name: str) -> None:
     (tmp_path / "loop.yaml").symlink_to("loop.yaml")
     (tmp_path / "a.yaml").write_text(f"_BASE_: {name}\n")
     assert str(tmp_path / "a.yaml") in refusal(tmp_path / "a.yaml")
+
+
+# Keys that stand twice
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "lines"),
+    [
+        ("SOLVER: {MAX_ITER: 1}\nINPUT: {}\nSOLVER: {BASE_LR: 1.0}\n", "SOLVER", (3, 1)),
+        ("SOLVER:\n  MAX_ITER: 1\n  BASE_LR: 1.0\n  MAX_ITER: 2\n", "MAX_ITER", (4, 2)),
+        ("A: [{b: 1}, {b: 2, c: [1, {d: 1}], b: 3}]\n", "b", (1, 1)),
+        ("A: &x {b: 1}\nB: *x\n'A': 3\n", "A", (3, 1)),
+    ],
+)
+def test_a_key_twice_is_refused_with_its_lines(tmp_path: Path, text: str, key: str, lines: tuple[int, int]) -> None:
+    (tmp_path / "a.yaml").write_text(text)
+    assert f"line {lines[0]}: the key '{key}' stands in line {lines[1]} already" in refusal(tmp_path / "a.yaml")
+
+
+def test_equal_keys_of_other_sections_and_values_are_no_offence(tmp_path: Path) -> None:
+    text = "SOLVER: &s {MAX_ITER: 7}\nTEST: {EVAL_PERIOD: 7}\nMODEL: {SWIN: {DEPTHS: [2, 2]}, MIT: {DEPTHS: [2, 2]}}\n"
+    (tmp_path / "a.yaml").write_text(text + "INPUT: {FORMAT: FORMAT, MIN_SIZE_TRAIN: [1, 1, {a: a}, {a: a}]}\n")
+    assert yaml_files.read_yaml(tmp_path / "a.yaml", ())["INPUT"]["MIN_SIZE_TRAIN"] == [1, 1, {"a": "a"}, {"a": "a"}]
+    (tmp_path / "b.yaml").write_text("a: &a {x: 1}\nb: &b {y: 2}\nc:\n  <<: *a\n  <<: *b\n")
+    assert yaml_files.read_yaml(tmp_path / "b.yaml", ())["c"] == {"x": 1, "y": 2}

@@ -201,6 +201,14 @@ def test_coco_files_name_images_as_tools_do(tmp_path: Path, file_name: str) -> N
     assert pairs(file) == [("img/a/0.png", "labels.json")]
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_coco_files_in_encodings_of_windows(tmp_path: Path, encoding: str) -> None:
+    file = coco(tmp_path, "[car, road]")
+    (tmp_path / "img/a/2.png").unlink()
+    (tmp_path / "labels.json").write_bytes((tmp_path / "labels.json").read_text().encode(encoding))
+    assert [image for image, _ in pairs(file)] == ["img/a/0.png", "img/a/sub/1.png"]
+
+
 def test_labelmes_background_and_ignored_category(tmp_path: Path) -> None:
     file = coco(tmp_path, "[background, car]", categories=[{"id": 11, "name": "__ignore__"}, {"id": 12, "name": "car"}])
     register_custom(get_cfg(data=file))

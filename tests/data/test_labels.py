@@ -127,3 +127,18 @@ def test_the_box_of_an_unusable_annotation_is_ignored_below_all_others() -> None
 def test_annotations_for_another_size_are_refused_before_anything_is_painted() -> None:
     with pytest.raises(UserError, match="is 50000 x 50000 there, but the image is 60 x 40"):
         CocoLabels("x", 50000, 50000, 0, (CocoSegment(1, 1, [[0, 0, 2, 0, 2, 2]]),)).paint((60, 40))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int32])
+def test_negative_ids_are_mapped_and_never_wrap(tmp_path: Path, dtype: type) -> None:
+    table = {-9999: 255, -1: 2, 0: 0, 7: 1}
+    values = [0, 7] if dtype == np.uint8 else [*table]
+    pixels = np.random.default_rng(0).choice(values, (5, 6)).astype(dtype)
+    Image.fromarray(pixels).save(tmp_path / "x.tif")
+    labels = LabelFormat(id_map=tuple(table.items())).read(tmp_path / "x.tif")
+    assert labels.tolist() == by_loop(pixels, table)
+    pixels[1, 2] = 255 if dtype == np.uint8 else -2
+    Image.fromarray(pixels).save(tmp_path / "x.tif")
+    left_out = LabelFormat(ignore_label=250, id_map=((0, 0), (7, 1), (-1, 1), (-9999, 1)))
+    with pytest.raises(UserError, match=rf"holds the id {pixels[1, 2]} \(1 pixels, .* at x 2, y 1\)"):
+        left_out.read(tmp_path / "x.tif")

@@ -83,3 +83,19 @@ def test_a_section_reads_keys() -> None:
 )
 def test_whatever_is_shown_is_short(value: object) -> None:
     assert len(shown(value)) < 120
+
+
+def test_a_number_in_quotes_is_said_to_be_a_text() -> None:
+    for reader, value in ((integer, "255"), (number, "0.1"), (integer, "-1e3")):
+        with pytest.raises(UserError, match=rf"got '{value}', a text: write it without quotes$"):
+            reader(value, "f: key")
+    for value in ("word", "nan", ""):
+        with pytest.raises(UserError, match=rf"got '{value}'$"):
+            number(value, "f: key")
+
+
+def test_a_text_can_be_written_as_utf_8() -> None:
+    assert text("\U0001f600", "f") == "\U0001f600"
+    for value in ("\ud800", "a\udcff"):
+        with pytest.raises(UserError, match=r"^f: expected letters of Unicode"):
+            text(value, "f")

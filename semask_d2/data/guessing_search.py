@@ -1,0 +1,296 @@
+"""The search for images and labels that belong together, among the files of a folder.
+
+Where two places could be the images of the same labels, or the labels of the same images, nothing is chosen: the error
+names them, and the user names one.
+"""
+
+from __future__ import annotations
+
+import glob
+import re
+import shlex
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from itertools import permutations
+from pathlib import Path
+
+from semask_d2.data.datasets.coco_files import CocoFile
+from semask_d2.data.datasets.coco_labels import match_images
+from semask_d2.data.datasets.pairing import expand, few
+from semask_d2.data.datasets.walking import matching_files, stem_of
+from semask_d2.data.guessing_looks import is_lossy_label, is_overlay, looks, median_looks
+from semask_d2.data.guessing_places import (
+    JsonFiles,
+    Place,
+    is_picture,
+    is_split,
+    json_places,
+    nearness,
+    picture_places,
+    split_named,
+)
+from semask_d2.data.labels import CocoLabels
+from semask_d2.data.quick_check import evenly
+from semask_d2.utils.errors import UserError
+
+# Words in the names of places that are less likely meant than others that fit as well
+UNLIKELY = re.compile("instance|object|panoptic|color|human|visual|overlay|preview|thumb")
+PROBED = 3  # pictures of a folder by which it is told whether they are labels
+RIVAL = 0.5  # of the most names that labels share with images, which make others their rivals
+BRUSH = re.compile(r"task-\d+-annotation-\d+-by-.*-tag-.+-\d+")  # Label Studio's names of masks, one a class
+
+
+class Search:
+    """The search for images and labels that belong together among the `files` of a `folder`."""
+
+    def __init__(self, folder: Path, files: Sequence[Path], images: str, labels: str):
+        self.folder = folder
+        self.pictures = [path for path in files if is_picture(path)]
+        self.files = files
+        self.images, self.labels = images, labels
+        self.json: JsonFiles | None = None
+        self.remarks: list[str] = []
+        self.sides: tuple[list[Place], list[Place]] = ([], [])
+        self.splits: dict[Place, str] = {}
+
+    def partners(self, *, by_kind: bool = False, by_looks: bool = False) -> list[tuple[Place, Place]]:
+        """Return pairs of images and labels; `by_kind` tells files of one folder apart by their endings.
+
+        `by_looks` compares those that look like labels with each other, as scans and their labels do.
+        """
+        self.remarks = []
+        images, labels = self.sides = self.candidates(by_kind)
+        if by_looks and self.images and self.labels:
+            return []
+        return self.unrivaled(self.related(images, labels) if by_looks else self.claims(images, labels))
+
+    def candidates(self, by_kind: bool) -> tuple[list[Place], list[Place]]:
+        """Return the places of images and those of labels, by what the user says or by how they look."""
+        images = self.named("images", self.images, by_kind) if self.images else None
+        labels = self.named("labels", self.labels, by_kind) if self.labels else None
+        taken = {path for place in (*(images or ()), *(labels or ())) for path in place.files}
+        rest = picture_places([path for path in self.pictures if path not in taken], by_kind=by_kind)
+        drawn = {place: looks_drawn(place) for place in rest} if images is None or labels is None else {}
+        if images is None:
+            images = [place for place in rest if not drawn[place]]
+        if labels is None:
+            labels = [place for place in rest if drawn[place]] + self.json_files().places
+        return images, labels
+
+    def named(self, option: str, pattern: str, by_kind: bool) -> list[Place]:
+        """Return the places of what the user names with an option."""
+        source = f"--{option}"
+        if option == "labels" and pattern.lower().endswith(".json"):
+            places = [x for x in self.json_files().places if x.pattern == (self.folder / pattern)]
+            if not places:
+                known = next((x for x in self.json_files().others if pattern in x), "no COCO-format file there")
+                raise UserError(f"{source} {pattern}: {known}")
+            return places
+        files = sorted(expand(pattern, self.folder, source).values())
+        by_name = Path(pattern.replace("\\", "/")).name
+        places = picture_places(files, by_kind=by_kind)
+        chosen = set(files)
+        is_whole = all(set(expand(str(x.pattern), self.folder, source).values()) <= chosen for x in places)
+        return places if is_whole else picture_places(files, by_name)
+
+    def json_files(self) -> JsonFiles:
+        """Return the JSON files of the folder, read once."""
+        if self.json is None:
+            self.json = json_places(self.files)
+        return self.json
+
+    def claims(self, images: Sequence[Place], labels: Sequence[Place]) -> list[tuple[Place, Place]]:
+        """Return for each place of images the labels that share most names with it, and of those the nearest.
+
+        Labels in a folder called alike, as images/val and labels/val, go first. Those of one folder that are of other
+        images, as of another suffix, are taken as well. Raises `UserError` where two are equally good.
+        """
+        by_name: dict[str, list[Place]] = defaultdict(list)
+        beside: dict[Path, list[Place]] = defaultdict(list)
+        for label in labels:
+            by_name[label.pattern.parent.name].append(label)
+            beside[label.pattern.parent] += [label] if label.coco is None else []
+        partners, unlabeled = [], []
+        for image in images:
+            # of many folders called alike in pairs only these are compared: sharing half of all names, they go first
+            fitting = self.fitting(image, by_name[image.pattern.parent.name], RIVAL * len(image.names))
+            fitting = fitting or self.fitting(image, labels)
+            if not fitting:
+                unlabeled.append(image)
+                continue
+            best = max(fitting, key=lambda x: (nearness(image, x), len(image.names & x.names)))
+            equal = [x for x in fitting if x is not best and nearness(image, x) == nearness(image, best)]
+            if rivals := [x for x in equal if image.names & x.names & best.names]:
+                raise self.choice("labels", [best, *rivals])
+            partners.append((image, best))
+            others = [x for x in beside[best.pattern.parent] if x is not best and best.coco is None]
+            partners += [(image, x) for x in others if x.names & image.names and not x.names & image.names & best.names]
+        self.remarks += [f"left out: {x.below(self.folder)}, for which no labels are found" for x in unlabeled]
+        self.remarks += self.unused(partners, labels)
+        return partners
+
+    def fitting(self, image: Place, labels: Sequence[Place], least: float = 1) -> list[Place]:
+        """Return the labels of an image's split that share at least `least` names with it, and half of the most."""
+        split = self.split_of(image)
+        of_split = [x for x in labels if len({split, self.split_of(x)} - {""}) < 2]
+        shared = {x: len(image.names & x.names) for x in of_split}
+        most = max(shared.values(), default=0)
+        return [x for x, count in shared.items() if count >= max(RIVAL * most, 1)] if most >= max(least, 1) else []
+
+    def split_of(self, place: Place) -> str:
+        """Return the split that the folders of a place say, or the name of a COCO-format file."""
+        if place not in self.splits:
+            self.splits[place] = split_named(place.pattern.relative_to(self.folder).with_suffix("").parts)
+        return self.splits[place]
+
+    def unused(self, partners: Sequence[tuple[Place, Place]], labels: Sequence[Place]) -> list[str]:
+        """Return remarks on the labels of the images that others are taken for, or of other images among them."""
+        used = {place for pair in partners for place in pair}
+        remarks = []
+        for label in (x for x in labels if x not in used):
+            image, best = next(((x, y) for x, y in partners if x.names & label.names), (None, None))
+            if image is None or best is None:
+                continue
+            if image.names & label.names & best.names:
+                why = "farther from the images than their labels"
+            else:
+                advice = "give the images of each split a folder, or write lists of pairs"
+                why = f"the labels of other images of {image.below(self.folder)}; {advice}"
+            remarks.append(f"left out: {label.below(self.folder)}, {why}")
+        return remarks
+
+    def related(self, images: Sequence[Place], labels: Sequence[Place]) -> list[tuple[Place, Place]]:
+        """Return pairs of places that look alike, as of scans and their labels, of which one is far plainer."""
+        known: dict[Place, bool] = {}
+        pairs = []
+        of_images = images if self.images else labels
+        for image in (x for x in of_images if x.coco is None):
+            for label in (x for x in labels if x is not image and x.coco is None and x.names & image.names):
+                left, right = (median_looks(evenly(x.files, PROBED)) for x in (image, label))
+                if left is None or right is None:
+                    continue
+                if right.is_plainer(left):
+                    known[image] = True
+                elif not left.is_plainer(right) and not self.images:
+                    pairs.append((image, label))
+        scans = [place for place in of_images if place in known]
+        if not scans and pairs:
+            raise self.choice("images", pairs[0])
+        return self.claims(scans, [label for label in labels if label not in known])
+
+    def unrivaled(self, partners: Sequence[tuple[Place, Place]]) -> list[tuple[Place, Place]]:
+        """Return the pairs without images of other images' labels; those in a folder called alike stay.
+
+        Raises `UserError` where several are equally good.
+        """
+        kept = list(partners)
+        images_of: dict[Place, list[Place]] = defaultdict(list)
+        for image, label in partners:
+            images_of[label].append(image)
+        for image, label in partners:
+            rivals = [
+                other
+                for other in images_of[label]
+                if other is not image and image.names & other.names & label.names
+                if label.coco is None or not told_apart(label.coco, [image, other], self.folder)
+            ]
+            alike = nearness(image, label)[0]
+            if equal := [other for other in rivals if nearness(other, label)[0] == alike]:
+                raise self.choice("images", [image, *equal], label)
+            if rivals and not alike:
+                kept.remove((image, label))
+                why = f"whose names are those of other images of {label.below(self.folder)}"
+                self.remarks.append(f"left out: {image.below(self.folder)}, {why}")
+        return kept
+
+    def choice(self, option: str, places: Sequence[Place], label: Place | None = None) -> UserError:
+        """Return the error that names places of which the user has to choose one, or some."""
+        names = [place.below(self.folder) for place in places]
+        likely = sorted(places, key=lambda x: bool(UNLIKELY.search(x.below(self.folder).lower())))
+        overlaid = ""
+        if label is not None and label.coco is None:
+            for one, two in permutations(places, 2):
+                if not overlaid and over_each_other(one, two, label):
+                    overlaid = (
+                        f" ({one.below(self.folder)} looks like {two.below(self.folder)} with colors laid over it)"
+                    )
+                    likely = [two]
+        if label is None and option == "images":
+            role = "images or labels of each other, as they look alike"
+        else:
+            role = f"the {option} of the same {'labels' if option == 'images' else 'images'}"
+        listed = f"{', '.join(names[:-1])} and {names[-1]}"
+        all_of_them = "all" if len(names) > 2 else "both"
+        return UserError(
+            f"{self.folder}: {listed} could {all_of_them} be {role}{overlaid}; say which are meant "
+            f"with --{option} {shlex.quote(self.of_all_splits(likely[0]))}"
+        )
+
+    def of_all_splits(self, place: Place) -> str:
+        """Return the pattern of a place, with * for the folder of its split where other splits have one alike."""
+        parts = place.pattern.relative_to(self.folder).parts
+        wide = [glob.escape(x) if not is_split(x) else "*" for x in parts[:-1]] + [parts[-1]]
+        if place.coco is not None or wide[:-1].count("*") != 1:
+            return "/".join(parts)
+        files = matching_files(self.folder, wide)
+        others = {path.relative_to(self.folder).parts[wide.index("*")] for path in files} - set(parts)
+        return "/".join(wide) if others and all(map(is_split, others)) else "/".join(parts)
+
+    def nothing_found(self) -> UserError:
+        """Return the error for a folder where nothing belongs together, with the reason where that is known."""
+        images, labels = self.sides
+        brushes = [path.name for path in self.pictures if BRUSH.fullmatch(path.stem)]
+        lossy = [place for place in images if all(map(is_lossy_label, evenly(place.files, PROBED)))]
+        pictures = [place for place in images if place not in lossy]
+        if not lossy:
+            pictures = self.candidates(by_kind=True)[0]
+            lossy = [place for place in pictures if all(map(is_lossy_label, evenly(place.files, PROBED)))]
+        if brushes:
+            return UserError(
+                f"{self.folder}: {few(brushes)} are Label Studio's brush masks, one for each class and annotation; "
+                "export the project as COCO instead, with images"
+            )
+        for place in lossy:
+            if any(place.names & other.names for other in pictures if other is not place):
+                return UserError(
+                    f"{self.folder}: {place.below(self.folder)} look like label files saved as JPEG, which changes ids "
+                    "at every border and cannot be undone: export them as PNG"
+                )
+        others = self.json_files().others if not self.labels else []
+        if any(path.name.lower() == "annotations.xml" for path in self.files):
+            others = [*others, "annotations.xml is CVAT's own format; export as COCO 1.0 or Segmentation mask 1.1"]
+        known = f". {few(others, '; ')}" if others else ""
+        places = [place.below(self.folder) for place in (*images, *labels)]
+        return UserError(
+            f"{self.folder}: found photographs in {len(images)} place(s) and label files in {len(labels)} "
+            f"({few(places)}), but none that belong together: label files have the names of their images "
+            f"and one id, or one of few colors, for each pixel{known}"
+        )
+
+
+def looks_drawn(place: Place) -> bool:
+    """Return whether all pictures of a place that are probed, and can be read, look like label files."""
+    known = [x for path in evenly(place.files, PROBED) if (x := looks(path)) is not None]
+    return bool(known) and all(x.is_label() for x in known)
+
+
+def over_each_other(one: Place, two: Place, label: Place) -> bool:
+    """Return whether the images of a place are those of another one under the colors of their labels."""
+    names = evenly(sorted(one.names & two.names & label.names), PROBED)
+    by_name: list[Callable[[str], Path]] = [files_by_name(place) for place in (one, two, label)]
+    return bool(names) and all(is_overlay(*(file_of(name) for file_of in by_name)) for name in names)
+
+
+def files_by_name(place: Place) -> Callable[[str], Path]:
+    """Return the lookup of a place's files by the names to pair them by."""
+    files = {stem_of(path.name).removesuffix(place.ending): path for path in place.files}
+    return files.__getitem__
+
+
+def told_apart(file: CocoFile, places: Sequence[Place], folder: Path) -> bool:
+    """Return whether the images of several places are told apart by the folders in a COCO-format file's names."""
+    images = {path.relative_to(folder).with_suffix("").as_posix(): path for place in places for path in place.files}
+    labels = {image.file_name: CocoLabels("", None, None, 0, ()) for image in file.images}
+    matching = match_images(images, labels, "")
+    matched = {images[key] for key in matching.labels}
+    return not matching.problems and all(matched & set(place.files) for place in places)
