@@ -129,7 +129,14 @@ def build_train_loader(
             dicts += get_dataset_dicts(name)
             check_classes(cfg, name)
         if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
+            listed = len(dicts)
             dicts = [sample for sample in dicts if has_instances(sample)]
+            if listed and not dicts:
+                raise UserError(
+                    f"DATASETS.TRAIN {', '.join(cfg.DATASETS.TRAIN)}: none of {listed} image(s) has an instance, but for "
+                    "crowds and annotations without a usable shape, which are left out; correct the annotations, or set "
+                    "DATALOADER.FILTER_EMPTY_ANNOTATIONS False to train on images without instances"
+                )
     dicts = SerializedDicts(dicts)
     temperature = cfg.DATALOADER.RARE_CLASS_TEMPERATURE
     return TrainBatches(

@@ -135,6 +135,17 @@ def test_training_reads_the_named_data_sets(cfg, name, pairs):
         build_train_loader(cfg)
 
 
+def test_images_without_instances_leave_nothing_to_train_on(cfg, name, pairs):
+    pairs[:] = [{**x, "annotations": [{"iscrowd": 1}] * (i % 2)} for i, x in enumerate(pairs)]
+    cfg.DATASETS.TRAIN = (name,)
+    cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = True
+    message = rf"DATASETS\.TRAIN {name}: none of {len(pairs)} image\(s\) has an instance.*FILTER_EMPTY_ANNOTATIONS False"
+    with pytest.raises(UserError, match=message):
+        build_train_loader(cfg)
+    cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False
+    build_train_loader(cfg)
+
+
 @pytest.mark.parametrize("world_size", [1, 3])
 def test_evaluation_shows_every_image_once_in_order(cfg, name, pairs, monkeypatch, world_size):
     monkeypatch.setattr(comm, "get_world_size", lambda: world_size)
