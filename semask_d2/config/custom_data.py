@@ -27,6 +27,7 @@ DEFAULT_IGNORE = 255
 MAX_NAME = 200  # characters of a class's name
 CONTROL = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]")  # would break the lines of lists of classes
 SHOWN = 4
+LONGEST_ENDING = "_train"  # that `split_names` gives a name
 
 
 def read_data_file(path: str | os.PathLike) -> dict[str, Any]:
@@ -214,7 +215,7 @@ def check_section(section: Any, source: str) -> None:
         if not condition:
             raise UserError(f"{source}: {key}: {problem}")
 
-    folder_name(foreign.text(section["NAME"], f"{source}: name"), f"{source}: name")
+    folder_name(foreign.text(section["NAME"], f"{source}: name"), f"{source}: name", LONGEST_ENDING)
     foreign.text(section["ROOT"], f"{source}: root")
     names = [foreign.text(name, f"{source}: names", max_length=MAX_NAME) for name in section["NAMES"]]
     for name in names:

@@ -247,8 +247,17 @@ def state_problems(state: Any, parameter: nn.Parameter, wanted: list[str]) -> It
                 yield f"{name} is {value.dtype}, expected floating-point numbers"
             elif name not in MOMENTS and value.numel() != 1:
                 yield f"{name} has the shape {tuple(value.shape)}, expected one number"
+            elif name in MOMENTS and not is_usable_moment(name, value.float()):
+                yield f"{name} holds values after which no weight is finite; go on from an earlier checkpoint"
         elif value is not None and not isinstance(value, (bool, int, float)):
             yield f"{name} is a {type(value).__name__}"
+
+
+def is_usable_moment(name: str, value: Tensor) -> bool:
+    """Return whether the next step can leave the weights finite: an infinite mean square stops a weight, no more."""
+    if name.endswith("_sq"):
+        return bool((value >= 0).all())  # which is false of NaN
+    return bool(value.isfinite().all())
 
 
 def step_problems(value: Any) -> Iterator[str]:

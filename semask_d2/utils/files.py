@@ -47,16 +47,17 @@ def require_regular(path: str | os.PathLike, source: str = "") -> Path:
     return Path(path)
 
 
-def folder_name(name: str, source: str) -> str:
+def folder_name(name: str, source: str, ending: str = "") -> str:
     """Return `name` where it can be that of a folder or file inside another folder: one plain part of a path.
 
-    Raises `UserError`, which begins with `source`, for any other.
+    Raises `UserError`, which begins with `source`, for any other, or one too long to be followed by `ending`.
     """
+    longest = MAX_NAME_BYTES - len(os.fsencode(ending))
     is_path = "/" in name or "\\" in name or name.strip() in ("", ".", "..")
-    if is_path or not name.isprintable() or len(os.fsencode(name)) > MAX_NAME_BYTES:
+    if is_path or not name.isprintable() or len(os.fsencode(name)) > longest:
         raise UserError(
             f"{source}: {name[:60]!r} is no plain name; expected one without slashes and control characters, not . "
-            f"or .., of at most {MAX_NAME_BYTES} bytes"
+            f"or .., of at most {longest} bytes"
         )
     return name
 

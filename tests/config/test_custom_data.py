@@ -10,6 +10,7 @@ import yaml
 from semask_d2.config import get_cfg
 from semask_d2.config.custom_data import check_section
 from semask_d2.utils.errors import UserError
+from semask_d2.utils.files import folder_name
 from tests.helpers.own_data import TEXT, write_file
 
 
@@ -134,6 +135,7 @@ def test_a_list_of_pairs_may_be_named_in_capitals(tmp_path: Path) -> None:
     ("key", "value", "message"),
     [
         ("NAME", "../../x", "name: '../../x' is no plain name"),
+        ("NAME", "a" * 195, f"name: '{'a' * 60}' is no plain name"),  # 200 bytes with the names of splits
         ("NAMES", [1, 2, 3], "names: expected a text, got 1"),
         ("MAP", [[7, 0, 1]], "map: expected a list of 2 values"),
         ("RGB", [[[1, 2, 3], 0]], "rgb: expected a color"),
@@ -148,6 +150,12 @@ def test_a_strangers_run_folder_describes_a_data_set_or_is_refused(
     with pytest.raises(UserError) as caught:
         check_section(custom, "DATASETS.CUSTOM")
     assert str(caught.value).startswith(f"DATASETS.CUSTOM: {message}")
+
+
+def test_the_longest_name_leaves_room_for_those_of_splits(tmp_path: Path) -> None:
+    cfg = get_cfg(data=write_file(tmp_path, TEXT + f"name: {'a' * 194}\n"))
+    for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
+        assert folder_name(name, "DATASETS") == name
 
 
 def test_neither_split(tmp_path: Path) -> None:

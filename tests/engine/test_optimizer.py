@@ -197,6 +197,10 @@ def damaged(change) -> dict:
         (lambda s: s["state"][0].update(exp_avg=torch.zeros(3, 2, dtype=torch.int64)), "expected floating-point"),
         (lambda s: s["state"][0].update(exp_avg=torch.zeros(3, 2).to_sparse()), "no dense tensor"),
         (lambda s: s["state"][0].update(exp_avg=None), "exp_avg has the shape"),
+        (lambda s: s["state"][0].update(exp_avg=torch.full((3, 2), float("nan"))), "exp_avg holds values after which"),
+        (lambda s: s["state"][0].update(exp_avg=torch.full((3, 2), float("inf"))), "exp_avg holds values after which"),
+        (lambda s: s["state"][0]["exp_avg_sq"].neg_(), "exp_avg_sq holds values after which no weight is finite"),
+        (lambda s: s["state"][0]["exp_avg_sq"].mul_(float("nan")), "exp_avg_sq holds values after which"),
         (lambda s: s["state"][0].update(step=torch.zeros(5)), "step has the shape"),
         (lambda s: s["state"][0].pop("exp_avg_sq"), "exp_avg_sq is missing"),
         (lambda s: s["state"].pop(1), "1 of 2 parameters"),
@@ -214,6 +218,13 @@ def test_a_state_that_does_not_fit_is_refused_before_anything_is_loaded(change, 
     with pytest.raises(UserError, match=message):
         load_optimizer_state(optimizer, damaged(change))
     assert str(optimizer.state_dict()) == str(before)
+
+
+def test_an_infinite_mean_square_is_loaded() -> None:
+    optimizer = trained_adamw()
+    load_optimizer_state(optimizer, damaged(lambda s: s["state"][0]["exp_avg_sq"].fill_(float("inf"))))
+    optimizer.step()
+    assert all(p.isfinite().all() for group in optimizer.param_groups for p in group["params"])
 
 
 def test_a_state_of_another_optimizer_is_refused() -> None:
