@@ -20,6 +20,8 @@ from semask_d2.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
 
+DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.bool, torch.uint8)
+DTYPES += (torch.int8, torch.int16, torch.int32, torch.int64)
 CONTAINERS = ("model", "state_dict")  # Detectron2's, Microsoft's and ours; mmsegmentation's
 
 
@@ -127,6 +129,9 @@ def tensors_of(data: dict[str, Any], source: str | os.PathLike) -> dict[str, Ten
             continue
         if value.layout != torch.strided or value.is_meta or value.is_quantized:
             raise UserError(f"{source}: {name} is no dense tensor of numbers")
+        if value.dtype not in DTYPES:
+            kind = str(value.dtype).removeprefix("torch.")
+            raise UserError(f"{source}: {name} holds numbers of type {kind}, which no layer has; save it as float32")
         state[name] = value.detach()
     if state and all(name.startswith("module.") for name in state):
         state = {name.removeprefix("module."): value for name, value in state.items()}

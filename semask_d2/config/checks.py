@@ -19,6 +19,10 @@ from semask_d2.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
 
+MAX_WORKERS = 1000  # each is a process
+MAX_SEED = 2**32 - 2**16  # numpy takes 32 bits, and each rank adds its number
+MAY_BE_INFINITE = ("NORM_TYPE",)  # the largest gradient
+
 
 class Range(NamedTuple):
     """What a value may be, as a test and in words."""
@@ -30,6 +34,11 @@ class Range(NamedTuple):
 def at_least(lowest: float) -> Range:
     """Numbers from `lowest` on."""
     return Range(lambda value: value >= lowest, f"at least {lowest:g}")
+
+
+def from_to(lowest: int, highest: int) -> Range:
+    """Numbers from `lowest` to `highest`."""
+    return Range(lambda value: lowest <= value <= highest, f"from {lowest} to {highest}")
 
 
 def one_of(*choices: str) -> Range:
@@ -63,13 +72,17 @@ def is_value_range(value: Any) -> bool:
     )
 
 
+NAMES = Range(lambda value: all(isinstance(name, str) for name in value), "names of data sets, as [toy_scenes_val]")
 COMMON: dict[str, Range] = {
     "MODEL.DEVICE": Range(is_device, '"cpu", "cuda" or "cuda:N" of a GPU that is there'),
     "MODEL.META_ARCHITECTURE": Range(
         lambda name: name != "GeneralizedRCNN",
         "the name of a model for segmentation (is the _BASE_ missing from the config file?)",
     ),
-    "DATALOADER.NUM_WORKERS": at_least(0),
+    "DATASETS.TRAIN": NAMES,
+    "DATASETS.TEST": NAMES,
+    "DATALOADER.NUM_WORKERS": from_to(0, MAX_WORKERS),
+    "SEED": Range(lambda seed: seed <= MAX_SEED, f"at most {MAX_SEED}, or a negative number for a random one"),
     "INPUT.MAX_SIZE_TEST": at_least(1),
     "INPUT.MIN_SIZE_TEST": at_least(0),  # 0 takes images as they are
     "INPUT.VALUE_RANGE": Range(is_value_range, "[], or the values of black and of white, as [0, 4095]"),
@@ -118,8 +131,23 @@ def check_ranges(cfg: CfgNode, ranges: dict[str, Range]) -> None:
             raise UserError(f"{key}: expected {wanted.words}, got {value!r}")
 
 
+def check_numbers(values: Any, key: str = "") -> None:
+    """Raise `UserError` naming the first key of a config with a number that is not finite, or beyond 2^53."""
+    if isinstance(values, dict):
+        for name, value in values.items():
+            check_numbers(value, f"{key}.{name}".lstrip("."))
+    elif isinstance(values, list | tuple):
+        for value in values:
+            check_numbers(value, key)
+    elif type(values) is int:
+        foreign.integer(values, key)
+    elif type(values) is float and key.rpartition(".")[2] not in MAY_BE_INFINITE:
+        foreign.number(values, key)
+
+
 def check_common(cfg: CfgNode) -> None:
     """Raise `UserError` for settings that neither a training nor an evaluation can have."""
+    check_numbers(cfg)
     check_ranges(cfg, COMMON)
     if cfg.MODEL.COMPILE and not (os.environ.get("CXX") or any(map(shutil.which, COMPILERS))):
         raise UserError(

@@ -17,6 +17,7 @@ from semask_d2.d2 import CfgNode
 from semask_d2.d2 import get_cfg as get_detectron2_cfg
 from semask_d2.utils.arguments import value_of
 from semask_d2.utils.errors import UserError
+from semask_d2.utils.foreign import MAX_NUMBER
 from semask_d2.utils.registry import suggestion
 
 logger = logging.getLogger(__name__)
@@ -92,7 +93,7 @@ def with_floats(cfg: CfgNode, values: dict) -> dict:
         known = cfg.get(key)
         if isinstance(known, CfgNode) and isinstance(value, dict):
             value = with_floats(known, value)
-        elif isinstance(known, float) and type(value) is int:
+        elif isinstance(known, float) and type(value) is int and abs(value) < MAX_NUMBER:
             value = float(value)
         result[key] = value
     return result

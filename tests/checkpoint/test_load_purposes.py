@@ -218,3 +218,11 @@ class TestCheckpointer:
         with pytest.raises(UserError, match='no state "trainer"'):
             Checkpointer(model, str(tmp_path), trainer=torch.nn.Identity()).resume_or_load("", resume=True)
         assert same(snapshot(model), before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.complex64])
+def test_numbers_that_no_layer_has_are_refused(tmp_path: Path, dtype: torch.dtype) -> None:
+    state = snapshot(swin_model())
+    state["backbone.norm0.weight"] = state["backbone.norm0.weight"].to(dtype)
+    words = r"backbone\.norm0\.weight holds numbers of type \w+, which no layer has; save it as float32"
+    assert_refused(swin_model(), save({"model": state}, tmp_path), words)

@@ -99,7 +99,14 @@ def test_without_a_config_an_argument_is_named() -> None:
         ("SOLVER.MAX_ITER", "0", "at least 1"),
         ("SOLVER.CHECKPOINT_PERIOD", "0", "at least 1"),
         ("SOLVER.CHECKPOINTS_KEPT", "-1", "at least 0"),
-        ("DATALOADER.NUM_WORKERS", "-1", "at least 0"),
+        ("DATALOADER.NUM_WORKERS", "-1", "from 0 to 1000"),
+        ("DATALOADER.NUM_WORKERS", "2147483648", "from 0 to 1000"),  # each is a process
+        ("DATASETS.TEST", "[[[]]]", "names of data sets"),
+        ("DATASETS.TRAIN", "(1,)", "names of data sets"),
+        ("SEED", "4294967296", "at most 4294901760"),
+        ("SOLVER.BASE_LR", "1e999", "a finite number"),
+        ("MODEL.PIXEL_MEAN", "[1, 2, 1e999]", "a finite number"),
+        ("SOLVER.MAX_ITER", "1" + "0" * 400, "a whole number"),
         ("SOLVER.BASE_LR", "-1", "at least 0"),
         ("SOLVER.WARMUP_METHOD", "cosine", '"linear" or "constant"'),
         ("SOLVER.STEPS", "(20, 10)", "iterations that increase"),
@@ -156,6 +163,16 @@ def test_what_is_not_obeyed_is_said(key: str, value: str, caplog: pytest.LogCapt
     check_training(get_cfg(TOY_CONFIG, (*TINY, key, value)))
     (record,) = caplog.records
     assert f"{key} {value} is not used" in record.getMessage()
+
+
+def test_an_integer_too_large_for_a_float_is_named(tmp_path) -> None:
+    (tmp_path / "x.yaml").write_text(f"SOLVER: {{BASE_LR: 1{'0' * 400}}}\n")
+    with pytest.raises(UserError, match=r"x.yaml: SOLVER.BASE_LR: expected a value of type float"):
+        get_cfg(tmp_path / "x.yaml")
+
+
+def test_a_norm_may_be_that_of_the_largest_gradient() -> None:
+    check_training(get_cfg(TOY_CONFIG, (*TINY, "SOLVER.CLIP_GRADIENTS.NORM_TYPE", "1e999")))
 
 
 def test_an_integer_is_a_float_where_one_is_meant(tmp_path) -> None:
