@@ -13,7 +13,7 @@ from semask_d2.data.checking import DataCheck, check_data
 from semask_d2.data.datasets.custom import CustomDataset
 from semask_d2.engine.launch import guarded
 from semask_d2.utils.errors import UserError, printable
-from semask_d2.utils.files import atomic_write
+from semask_d2.utils.files import atomic_write, is_written_through
 
 
 def argument_parser(prog: str | None = None) -> argparse.ArgumentParser:
@@ -39,11 +39,11 @@ def main(args: argparse.Namespace) -> None:
     dataset = CustomDataset.from_section(cfg.DATASETS.CUSTOM)
     check = check_data(dataset, value_range=cfg.INPUT.VALUE_RANGE, workers=args.workers)
     print(printable(as_text(dataset, check)))
-    if args.html:
+    if args.html is not None:
         with atomic_write(args.html) as file:
             file.write(as_page(dataset, check, cfg.INPUT.VALUE_RANGE))
         print(printable(f"Wrote {args.html}"))
-    if args.list:
+    if args.list is not None:
         write_lists(Path(args.list), dataset, check)
     if check.faults:
         raise UserError(f"{args.file}: {len(check.faults)} fault(s), listed above; mend them, or go on with the good "
@@ -52,8 +52,11 @@ def main(args: argparse.Namespace) -> None:
 
 def write_lists(path: Path, dataset: CustomDataset, check: DataCheck) -> None:
     """Write the good pairs of each split to a text file, which a data set's file can name in the place of patterns."""
+    if not path.name:
+        raise UserError(f"--list {path}: expected a file's name, as good.txt")
     for split in check.dicts:
-        target = path.with_name(f"{path.stem}_{split}.txt")
+        to_device = path.exists() and not path.is_dir() and is_written_through(path)  # a pipe or device, or the output
+        target = path if to_device else path.with_name(f"{path.stem}_{split}.txt")
         lines = [
             "\t".join(below(x[key], dataset.root) for key in ("file_name", "sem_seg_file_name"))
             for x in check.good(split)

@@ -123,9 +123,8 @@ def test_without_a_config_an_argument_is_named() -> None:
     ],
 )
 def test_settings_of_a_run(key: str, value: str, message: str) -> None:
-    cfg = get_cfg(TOY_CONFIG, (*TINY, key, value))
     with pytest.raises(UserError) as caught:
-        check_training(cfg)
+        check_training(get_cfg(TOY_CONFIG, (*TINY, key, value)))
     assert str(caught.value).startswith(key)
     assert message in str(caught.value)
 

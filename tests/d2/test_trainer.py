@@ -66,6 +66,23 @@ class Counter(HookBase):
         self.count = state_dict["count"]
 
 
+class Rewriter(HookBase):
+    """Sets the iteration back before the first one, as for a checkpoint of a resumed run that it writes."""
+
+    def before_train(self):
+        self.trainer.iter -= 1
+
+
+@pytest.mark.parametrize(("start", "stop"), [(0, 2), (2, 4), (4, 4)])
+def test_a_hook_that_sets_the_iteration_repeats_none(start, stop):
+    loop, diary = Loop(), Diary()
+    loop.register_hooks([Rewriter(), diary])
+    loop.train(start, stop)
+    assert loop.done == list(range(start, stop))
+    steps = [iteration for moment, iteration, _ in diary.entries if moment == "before_step"]
+    assert steps == loop.done
+
+
 def test_hooks_are_called_around_each_iteration():
     loop, diary = Loop(), Diary()
     loop.register_hooks([diary, None])

@@ -87,6 +87,25 @@ def test_the_lists_of_good_pairs_make_a_good_data_set(planted: Path, tmp_path: P
     assert main(["check", str(good), "--workers", "0"]) == 0
 
 
+@pytest.mark.parametrize("target", [".", "/", ""])
+def test_a_list_needs_a_name(tmp_path: Path, capsys: pytest.CaptureFixture, target: str) -> None:
+    file = write_data(tmp_path)
+    assert main(["check", str(file), "--workers", "0", "--list", target]) == 1
+    assert re.fullmatch(r"error: --list [./]: expected a file's name, as good.txt\n", capsys.readouterr().err)
+    assert main(["check", str(file), "--workers", "0", "--html", target]) == 1
+    assert "there is a folder of this name" in capsys.readouterr().err
+
+
+def test_a_list_is_written_to_a_device_itself(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    file = write_data(tmp_path)
+    (tmp_path / "link").symlink_to("/dev/null")
+    before = {path.name for path in tmp_path.iterdir()}
+    assert main(["check", str(file), "--workers", "0", "--list", str(tmp_path / "link")]) == 0
+    assert "link, 4 pairs" in capsys.readouterr().out
+    assert {path.name for path in tmp_path.iterdir()} == before
+    assert (tmp_path / "link").is_symlink()
+
+
 def test_a_good_data_set_has_no_fault_and_files_stay_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     file = write_data(tmp_path)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}

@@ -52,10 +52,11 @@ class TrainerBase:
             self.storage = storage
             at_the_end.callback(self.after_train)
             self.before_train()
-            while self.iter < max_iter:
+            for iteration in range(start_iter, max_iter):
+                self.iter = iteration  # whatever a hook's `before_train` has set it to, as for a checkpoint that it wrote
                 for part in (self.before_step, self.run_step, self.after_step):
                     part()
-                self.iter += 1
+            self.iter = max(start_iter, max_iter)
 
     def before_train(self) -> None:
         self._call_hooks("before_train")
