@@ -27,7 +27,7 @@ def find_config(name: str | os.PathLike) -> Path:
         return path
     folder = configs_folder()
     packaged = folder.joinpath(*(path.parts[1:] if path.parts[:1] == ("configs",) else path.parts))
-    if packaged.is_file() and packaged.resolve().is_relative_to(folder.resolve()):
+    if os.path.isfile(packaged) and packaged.resolve().is_relative_to(folder.resolve()):
         return packaged
     known = [found.relative_to(folder).as_posix() for found in folder.rglob("*.yaml")]
     near = suggestion(path.as_posix().removeprefix("configs/"), known)

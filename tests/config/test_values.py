@@ -29,6 +29,11 @@ from tests.helpers.commands import TINY, TOY_CONFIG
         ("MODEL.SWIN.NUM_HEADS", "[1,2]", "one number per stage"),
         ("MODEL.SWIN.NUM_HEADS", "[3,6,12,24]", "do not divide"),
         ("MODEL.SWIN.DROP_PATH_RATE", "1.0", "below 1"),
+        ("MODEL.SWIN.DROP_RATE", "-1.0", "below 1"),
+        ("MODEL.SWIN.ATTN_DROP_RATE", "1.5", "below 1"),
+        ("MODEL.SWIN.MLP_RATIO", "-1.0", "a number above 0"),
+        ("MODEL.SEM_SEG_HEAD.IN_FEATURES", "[2, 3]", 'there is no "2"'),
+        ("MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES", "[3]", '"3"'),
         ("MODEL.SWIN.SEM_WINDOWED_STAGES", "[4]", "from 0 to 3"),
         ("MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE", "res5", "several maps"),
         ("MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE", "res7", "backbone feature"),
@@ -69,6 +74,7 @@ def test_windowed_stages_make_the_parameters_no_different_but_must_exist() -> No
     ("config", "key", "value", "message"),
     [
         ("semask_mit_b0_m2f", "MODEL.MIT.NUM_HEADS", "[3,2,5,8]", "do not divide"),
+        ("semask_mit_b0_m2f", "MODEL.MIT.MLP_RATIO", "0.01", "a number above 0"),
         ("semask_mit_b0_m2f", "MODEL.MIT.DEPTHS", "[2,2,2]", "one per stage"),
         ("semask_mit_b0_m2f", "MODEL.MIT.SEM_INIT", "dead", '"live" or "released"'),
         ("semask_timm_resnet18_m2f", "MODEL.TIMM.NAME", "resnet17", "a model of timm, such as resnet"),
@@ -189,6 +195,12 @@ def test_a_dotted_key_in_yaml_is_explained(tmp_path) -> None:
 def test_the_published_defaults_hold_without_a_file() -> None:
     solver = get_cfg().SOLVER
     assert (solver.LR_SCHEDULER_NAME, solver.CLIP_GRADIENTS.CLIP_TYPE) == ("WarmupPolyLR", "full_model")
+
+
+@pytest.mark.parametrize("name", ["a" * 5000, "a/" * 3000, "a\0b.yaml"])
+def test_what_can_be_no_file_name_is_no_config(name: str) -> None:
+    with pytest.raises(UserError, match="No such file, and no config of that name"):
+        get_cfg(name)
 
 
 def test_configs_of_the_package_are_found_by_name_from_anywhere(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:

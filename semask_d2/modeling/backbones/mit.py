@@ -149,6 +149,7 @@ class D2SeMaskMixTransformer(HierarchicalBackbone):
         for name, values in per_stage.items():
             wanted = "four numbers of at least 1, one per stage"
             require(len(values) == 4 and min(values) >= 1, self, name, wanted, list(values))
+        require(min(embed_dims) * mlp_ratio >= 1, self, "mlp_ratio", "a number above 0", mlp_ratio)
         self.require_dividing_heads(embed_dims, num_heads)
         self.declare_outputs(embed_dims, STRIDES, semantic)
         drop_paths = iter(linear_drop_paths(drop_path_rate, sum(depths)))

@@ -177,6 +177,9 @@ class D2SeMaskSwinTransformer(HierarchicalBackbone):
         super().__init__(semantic, drop_path_rate, checkpointing)
         self.check_stages(embed_dim, depths, num_heads)
         require(window_size >= 1, self, "window_size", "at least 1", window_size)
+        require(embed_dim * mlp_ratio >= 1, self, "mlp_ratio", "a number above 0", mlp_ratio)
+        for name, rate in (("drop_rate", drop_rate), ("attn_drop_rate", attn_drop_rate)):
+            require(0 <= rate < 1, self, name, "at least 0 and below 1", rate)
         self.patch_embed = PatchEmbed(patch_size, in_channels, embed_dim, norm=patch_norm)
         self.absolute_pos_embed = None
         if ape:
