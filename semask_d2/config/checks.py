@@ -131,14 +131,19 @@ def check_ranges(cfg: CfgNode, ranges: dict[str, Range]) -> None:
             raise UserError(f"{key}: expected {wanted.words}, got {value!r}")
 
 
-def check_numbers(values: Any, key: str = "") -> None:
-    """Raise `UserError` naming the first key of a config with a number that is not finite, or beyond 2^53."""
+def check_values(values: Any, key: str = "") -> None:
+    """Raise `UserError` naming the first key of a config with a value that nothing can take.
+
+    Those are numbers that are not finite or are beyond 2^53, and texts with zeros.
+    """
     if isinstance(values, dict):
         for name, value in values.items():
-            check_numbers(value, f"{key}.{name}".lstrip("."))
+            check_values(value, f"{key}.{name}".lstrip("."))
     elif isinstance(values, list | tuple):
         for value in values:
-            check_numbers(value, key)
+            check_values(value, key)
+    elif isinstance(values, str) and "\0" in values:  # which no name of a file can have
+        raise UserError(f"{key}: expected a text without zeros, got {foreign.shown(values)}")
     elif type(values) is int:
         foreign.integer(values, key)
     elif type(values) is float and key.rpartition(".")[2] not in MAY_BE_INFINITE:
@@ -147,7 +152,7 @@ def check_numbers(values: Any, key: str = "") -> None:
 
 def check_common(cfg: CfgNode) -> None:
     """Raise `UserError` for settings that neither a training nor an evaluation can have."""
-    check_numbers(cfg)
+    check_values(cfg)
     check_ranges(cfg, COMMON)
     if cfg.MODEL.COMPILE and not (os.environ.get("CXX") or any(map(shutil.which, COMPILERS))):
         raise UserError(

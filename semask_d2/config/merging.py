@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from semask_d2.config.checks import check_numbers
+from semask_d2.config.checks import check_values
 from semask_d2.config.custom_data import apply_data
 from semask_d2.config.defaults import add_semask_config
 from semask_d2.config.finding import find_config
@@ -37,8 +37,8 @@ def get_cfg(
     transformers' Mask2Former or MaskFormer, whose `config.json` is read and whose weights are named. `data` is a data
     set's YAML file, which sets DATASETS, NUM_CLASSES and IGNORE_VALUE (`register_custom` registers it). With `fit` the
     device is by default what the machine has, and what it cannot do (CUDA, SyncBN without CUDA) is replaced with a
-    warning. Raises `UserError` for a missing file, a YAML tag, an unknown key, a value of the wrong type or a number that
-    is not finite.
+    warning. Raises `UserError` for a missing file, a YAML tag, an unknown key, a value of the wrong type or a number
+    that is not finite.
     """
     cfg = get_detectron2_cfg()
     add_semask_config(cfg)
@@ -51,7 +51,7 @@ def get_cfg(
     if data:
         apply_data(cfg, data)
     merge_opts(cfg, opts)
-    check_numbers(cfg)
+    check_values(cfg)
     if fit:
         fit_to_machine(cfg)
     return cfg

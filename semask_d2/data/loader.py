@@ -133,9 +133,9 @@ def build_train_loader(
             dicts = [sample for sample in dicts if has_instances(sample)]
             if listed and not dicts:
                 raise UserError(
-                    f"DATASETS.TRAIN {', '.join(cfg.DATASETS.TRAIN)}: none of {listed} image(s) has an instance, but for "
-                    "crowds and annotations without a usable shape, which are left out; correct the annotations, or set "
-                    "DATALOADER.FILTER_EMPTY_ANNOTATIONS False to train on images without instances"
+                    f"DATASETS.TRAIN {', '.join(cfg.DATASETS.TRAIN)}: none of {listed} image(s) has an instance but "
+                    "for crowds and annotations without a usable shape, which are left out; correct the annotations, "
+                    "or set DATALOADER.FILTER_EMPTY_ANNOTATIONS False to train on images without instances"
                 )
     dicts = SerializedDicts(dicts)
     temperature = cfg.DATALOADER.RARE_CLASS_TEMPERATURE

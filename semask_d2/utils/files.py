@@ -210,6 +210,8 @@ def require_writable(folder: str | os.PathLike, key: str) -> None:
                 os.fsync(file.fileno())
         finally:
             os.unlink(probe)
+    except ValueError as error:
+        raise UserError(f"{key} {os.fspath(folder)!r}: no folder's name: {error}") from error
     except OSError as error:
         if error.errno in FULL:
             raise UserError(f"{key} {folder}: the disk is full; make room or choose another folder") from error

@@ -35,4 +35,5 @@ def require_names(key: str, names: Iterable[str], known: Iterable[str], advice: 
     known = list(known)
     for name in names:
         if name not in known:
-            raise UserError(f'{key}: there is no "{name}".{suggestion(str(name), known)} Known: {", ".join(known)}{advice}')
+            near = suggestion(str(name), known)
+            raise UserError(f'{key}: there is no "{name}".{near} Known: {", ".join(known)}{advice}')

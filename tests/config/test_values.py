@@ -126,6 +126,8 @@ def test_without_a_config_an_argument_is_named() -> None:
         ("SOLVER.EARLY_STOPPING.PATIENCE", "-1", "at least 0"),
         ("SOLVER.EARLY_STOPPING.MIN_DELTA", "-0.5", "at least 0"),
         ("OUTPUT_DIR", "", "folder"),
+        ("OUTPUT_DIR", r"'a\0b'", "a text without zeros"),
+        ("MODEL.WEIGHTS", r"'a\0b'", "a text without zeros"),
     ],
 )
 def test_settings_of_a_run(key: str, value: str, message: str) -> None:

@@ -109,7 +109,7 @@ def test_outlines_are_of_bounded_length(parts: int) -> None:
     """Compiled code walks along every edge, and keeps each step."""
     points = 200_000 // parts
     across = [0, 0, WIDTH, HEIGHT] * (points // 2)
-    with pytest.raises(UnusableAnnotation, match="^x: the outlines of its polygons are longer than 4194304 pixels"):
+    with pytest.raises(UnusableAnnotation, match=r"^x: the outlines of its polygons are longer than 4194304 pixels"):
         decoded_mask([across] * parts, HEIGHT, WIDTH, "x")
     along = [[x % WIDTH, 5 + x % 2] for x in range(points)]
     assert decoded_mask([along] * parts, HEIGHT, WIDTH, "x").any()

@@ -139,7 +139,7 @@ def test_images_without_instances_leave_nothing_to_train_on(cfg, name, pairs):
     pairs[:] = [{**x, "annotations": [{"iscrowd": 1}] * (i % 2)} for i, x in enumerate(pairs)]
     cfg.DATASETS.TRAIN = (name,)
     cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = True
-    message = rf"DATASETS\.TRAIN {name}: none of {len(pairs)} image\(s\) has an instance.*FILTER_EMPTY_ANNOTATIONS False"
+    message = rf"TRAIN {name}: none of {len(pairs)} image\(s\) has an instance.*FILTER_EMPTY_ANNOTATIONS False"
     with pytest.raises(UserError, match=message):
         build_train_loader(cfg)
     cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False

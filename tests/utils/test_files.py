@@ -245,3 +245,8 @@ def test_old_temporary_files_are_removed_and_nothing_else(tmp_path: Path) -> Non
     assert sorted(os.listdir(tmp_path)) == sorted(kept)
     assert os.listdir(tmp_path / "sub") == [".a.x.semask-tmp"]
     assert remove_stale(tmp_path / "nowhere") == []
+
+
+def test_a_folder_whose_name_holds_a_zero_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^OUTPUT_DIR '.*a\\x00b': no folder's name"):
+        require_writable(tmp_path / "a\0b", "OUTPUT_DIR")

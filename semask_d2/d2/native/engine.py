@@ -53,7 +53,7 @@ class TrainerBase:
             at_the_end.callback(self.after_train)
             self.before_train()
             for iteration in range(start_iter, max_iter):
-                self.iter = iteration  # whatever a hook's `before_train` has set it to, as for a checkpoint that it wrote
+                self.iter = iteration  # a hook's `before_train` may have set it, as for a checkpoint that it wrote
                 for part in (self.before_step, self.run_step, self.after_step):
                     part()
             self.iter = max(start_iter, max_iter)
