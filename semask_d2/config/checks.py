@@ -131,23 +131,23 @@ def check_ranges(cfg: CfgNode, ranges: dict[str, Range]) -> None:
             raise UserError(f"{key}: expected {wanted.words}, got {value!r}")
 
 
-def check_values(values: Any, key: str = "") -> None:
-    """Raise `UserError` naming the first key of a config with a value that nothing can take.
+def check_values(values: Any, source: str = "", key: str = "") -> None:
+    """Raise `UserError` naming the first key of a config with a value that nothing can take, after `source`.
 
     Those are numbers that are not finite or are beyond 2^53, and texts with zeros.
     """
     if isinstance(values, dict):
         for name, value in values.items():
-            check_values(value, f"{key}.{name}".lstrip("."))
+            check_values(value, source, f"{key}.{name}".lstrip("."))
     elif isinstance(values, list | tuple):
         for value in values:
-            check_values(value, key)
+            check_values(value, source, key)
     elif isinstance(values, str) and "\0" in values:  # which no name of a file can have
-        raise UserError(f"{key}: expected a text without zeros, got {foreign.shown(values)}")
+        raise UserError(f"{source}{key}: expected a text without zeros, got {foreign.shown(values)}")
     elif type(values) is int:
-        foreign.integer(values, key)
+        foreign.integer(values, f"{source}{key}")
     elif type(values) is float and key.rpartition(".")[2] not in MAY_BE_INFINITE:
-        foreign.number(values, key)
+        foreign.number(values, f"{source}{key}")
 
 
 def check_common(cfg: CfgNode) -> None:

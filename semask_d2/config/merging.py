@@ -66,6 +66,7 @@ def merge_file(cfg: CfgNode, path: str | os.PathLike) -> None:
         cfg.merge_from_other_cfg(CfgNode(with_floats(cfg, values)))
     except (ValueError, AssertionError) as error:  # a wrong type; a type that no key has, such as a date
         raise UserError(f"{path}: {explain_type(error)}") from error
+    check_values(cfg, f"{path}: ")
 
 
 def merge_opts(cfg: CfgNode, opts: list[str] | tuple[str, ...]) -> None:

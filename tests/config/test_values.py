@@ -178,6 +178,12 @@ def test_an_integer_too_large_for_a_float_is_named(tmp_path) -> None:
         get_cfg(tmp_path / "x.yaml")
 
 
+def test_a_number_that_is_not_finite_is_named_with_its_file(tmp_path) -> None:
+    (tmp_path / "x.yaml").write_text("MODEL: {PIXEL_MEAN: [1.0, .nan, 2.0]}\n")
+    with pytest.raises(UserError, match=r"x.yaml: MODEL.PIXEL_MEAN: expected a finite number, got nan"):
+        get_cfg(tmp_path / "x.yaml")
+
+
 def test_a_norm_may_be_that_of_the_largest_gradient() -> None:
     check_training(get_cfg(TOY_CONFIG, (*TINY, "SOLVER.CLIP_GRADIENTS.NORM_TYPE", "1e999")))
 
