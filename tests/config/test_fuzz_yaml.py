@@ -62,7 +62,7 @@ def mutated(rng: random.Random, number: int) -> Iterator[bytes]:
 def test_files_are_read_or_refused(tmp_path: Path, whole: bool) -> None:
     path = tmp_path / "a.yaml"
     read = refused = 0
-    for content in mutated(random.Random(int(whole)), 200 if whole else 500):
+    for content in mutated(random.Random(int(whole)), 400 if whole else 500):
         path.write_bytes(content)
         started = time.perf_counter()
         try:
@@ -73,6 +73,6 @@ def test_files_are_read_or_refused(tmp_path: Path, whole: bool) -> None:
         except Exception as error:
             pytest.fail(f"{error!r} of {content!r}")
         assert time.perf_counter() - started < 2, content
-    assert read + refused == (200 if whole else 500)
+    assert read + refused == (400 if whole else 500)
     assert read >= 5
     assert refused > 50
