@@ -61,12 +61,12 @@ def flat_mask(counts: np.ndarray) -> np.ndarray:
 def checked_segmentation(segmentation: Any, height: int, width: int, source: str) -> list[list[float]] | np.ndarray:
     """Return a `segmentation` as polygons [x, y, x, y, ...] of three points or more, or as run lengths (N,) int64.
 
-    Errors are those of `decoded_mask`. A flat list of numbers is one polygon, as some tools write it. Polygons of
-    fewer points are left out.
+    Errors are those of `decoded_mask`. A flat list of numbers, or of points, is one polygon, as some tools write it.
+    Polygons of fewer points are left out.
     """
     if height < 1 or width < 1 or height * width > MAX_PIXELS:
         raise UnusableAnnotation(f"{source}: its image has {width} x {height} pixels; from 1 to {MAX_PIXELS} are read")
-    if segmentation is None:
+    if segmentation is None or (isinstance(segmentation, Mapping) and not segmentation):
         raise UnusableAnnotation(f"{source}: it has no segmentation, only a box; expected polygons or run lengths")
     if isinstance(segmentation, Mapping):
         return checked_run_lengths(segmentation, height, width, source)
@@ -76,6 +76,8 @@ def checked_segmentation(segmentation: Any, height: int, width: int, source: str
         raise UnusableAnnotation(f"{source}: expected polygons or run lengths, got {shown(segmentation)}")
     if segmentation and all(type(x) in (int, float) for x in segmentation):
         segmentation = [segmentation]
+    if len(segmentation) >= MIN_POINTS and all(isinstance(x, list | tuple) and len(x) == 2 for x in segmentation):
+        segmentation = [segmentation]  # the points of one polygon
     if segmentation and all(is_plain_polygon(polygon, height, width) for polygon in segmentation):
         return segmentation if isinstance(segmentation, list) else list(segmentation)
     polygons = [checked_polygon(polygon, height, width, source) for polygon in segmentation]

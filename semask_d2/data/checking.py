@@ -52,6 +52,7 @@ WARNINGS = {
     "values": "values of images",
     "area": "annotations without an area (a training leaves them out)",
     "form": "unusual, and read as it is meant",
+    "box": "polygons that do not fit what their file says besides",
 }
 
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import shlex
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from semask_d2.data.datasets.coco_files import FileCategory
+from semask_d2.data.datasets.coco_files import CocoFile
 from semask_d2.data.datasets.coco_labels import is_background, is_ignored_name
-from semask_d2.data.datasets.pairing import few
+from semask_d2.data.datasets.pairing import LEFT_OUT, few
 from semask_d2.data.datasets.walking import SUFFIXES, files_below
-from semask_d2.data.guessing_ids import Classes, classes_of_files, nothing_to_learn
+from semask_d2.data.guessing_ids import Classes, classes_of_files
 from semask_d2.data.guessing_names import find_names, usable_names
 from semask_d2.data.guessing_places import Place, is_picture, split_named
 from semask_d2.data.guessing_search import Search
@@ -22,6 +22,7 @@ from semask_d2.data.pixel_values import ValueRange, proposed_range
 from semask_d2.data.quick_check import evenly
 from semask_d2.utils.errors import UnreadableFile, UserError
 
+FAULTY = (*LEFT_OUT, "relation")  # the kinds of problems by which annotations are lost
 READ = 64  # label files in which ids or colors are looked for, and images whose values are
 
 
@@ -75,7 +76,7 @@ def guess(folder: Path, *, images: str = "", labels: str = "", workers: int | No
     if coco:
         if len(coco) < len(used):
             raise search.choice("labels", used)
-        classes, has_background = classes_of_categories([x for file in coco for x in file.used()])
+        classes, has_background = classes_of_categories(coco)
         held = f"{len(classes.names) - has_background} categories"
         return Guess(splits, classes, held, remarks + classes.remarks, has_background, is_divisible, value_range)
     label_files = [path for place in used for path in place.files]
@@ -94,15 +95,17 @@ def range_of_values(images: Sequence[Path]) -> ValueRange | None:
     return proposed_range([span for span in spans if span is not None])
 
 
-def classes_of_categories(categories: Iterable[FileCategory]) -> tuple[Classes, bool]:
-    """Return the classes of a COCO-format file's categories, and whether a background was put before them.
+def classes_of_categories(files: Sequence[CocoFile]) -> tuple[Classes, bool]:
+    """Return the classes of the categories that COCO-format files use, and whether a background was put before them.
 
     It stands for the pixels in no segment, without which one class would be all that is left of many files.
     """
-    names = dict.fromkeys(x.name for x in categories if not is_ignored_name(x.name))
+    names = dict.fromkeys(x.name for file in files for x in file.used() if not is_ignored_name(x.name))
     has_background = not any(map(is_background, names))
     every = usable_names([*["background"] * has_background, *names])
-    remarks = [] if names else nothing_to_learn([], "id")
+    problems = [problem.text for file in files for problem in file.problems if problem.kind in FAULTY]
+    why = f": {few(problems, '; ')}" if problems else ", as there is none"
+    remarks = [] if names else [f"WARNING: there is nothing to learn: no annotation can be used{why}"]
     return Classes(every, remarks=remarks, are_named=True), has_background
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 
-from semask_d2.config.custom_data import CONTROL, MAX_NAME
+from semask_d2.config.custom_data import MAX_NAME, plain_name
 from semask_d2.utils.errors import UserError
 from semask_d2.utils.files import require_regular
 
@@ -87,7 +87,7 @@ def usable_names(names: Iterable[str | None]) -> list[str]:
     """Return names that a data set can have, each once: those that are missing or repeated get a number."""
     result: dict[str, None] = {}
     for number, name in enumerate(names):
-        text = CONTROL.sub(" ", name or "").strip()[:MAX_NAME] or f"class_{number}"
+        text = plain_name(name or "") or f"class_{number}"
         copies = (f"{text[: MAX_NAME - 12]}_{copy}" for copy in count(number))
         result[text if text not in result else next(copy for copy in copies if copy not in result)] = None
     return list(result)

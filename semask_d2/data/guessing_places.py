@@ -43,10 +43,14 @@ class Place:
 
 @dataclass
 class JsonFiles:
-    """JSON files of a folder: those in COCO format, and what is known of the others, a line each."""
+    """JSON files of a folder: those in COCO format, and what is known of the others, a line each.
+
+    `broken` are the lines of those meant to be in COCO format.
+    """
 
     places: list[Place] = field(default_factory=list)
     others: list[str] = field(default_factory=list)
+    broken: list[str] = field(default_factory=list)
 
 
 def picture_places(pictures: Iterable[Path], pattern: str = "", *, by_kind: bool = False) -> list[Place]:
@@ -115,6 +119,7 @@ def json_places(files: Sequence[Path]) -> JsonFiles:
     result = JsonFiles()
     for some in by_folder.values():
         for path in some if len(some) <= MANY else evenly(some, SHOWN):
+            content = None
             try:
                 content = read_json(path)
                 known = other_format(content)
@@ -124,6 +129,7 @@ def json_places(files: Sequence[Path]) -> JsonFiles:
                     result.others.append(f"{path} is {known}")
             except UserError as error:
                 result.others.append(str(error))
+                result.broken += [str(error)] * is_coco(content)
     return result
 
 

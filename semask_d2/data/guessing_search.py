@@ -239,6 +239,8 @@ class Search:
     def nothing_found(self) -> UserError:
         """Return the error for a folder where nothing belongs together, with the reason where that is known."""
         images, labels = self.sides
+        if not labels and not self.labels and self.json_files().broken:
+            return UserError(self.json_files().broken[0])
         brushes = [path.name for path in self.pictures if BRUSH.fullmatch(path.stem)]
         lossy = [place for place in images if all(map(is_lossy_label, evenly(place.files, PROBED)))]
         pictures = [place for place in images if place not in lossy]
@@ -293,4 +295,4 @@ def told_apart(file: CocoFile, places: Sequence[Place], folder: Path) -> bool:
     labels = {image.file_name: CocoLabels("", None, None, 0, ()) for image in file.images}
     matching = match_images(images, labels, "")
     matched = {images[key] for key in matching.labels}
-    return not matching.problems and all(matched & set(place.files) for place in places)
+    return not any(x.refused for x in matching.problems) and all(matched & set(place.files) for place in places)
