@@ -29,12 +29,13 @@ from semask_d2.data.guessing_places import (
     picture_places,
     split_named,
 )
+from semask_d2.data.image_io import lossy_format
 from semask_d2.data.labels import CocoLabels
 from semask_d2.data.quick_check import evenly
 from semask_d2.utils.errors import UserError
 
 # Words in the names of places that are less likely meant than others that fit as well
-UNLIKELY = re.compile("instance|object|panoptic|color|human|visual|overlay|preview|thumb")
+UNLIKELY = re.compile("instance|object|panoptic|color|human|visual|overlay|preview|thumb|depth|dispar|normal|contour|edge|vis")
 PROBED = 3  # pictures of a folder by which it is told whether they are labels
 RIVAL = 0.5  # of the most names that labels share with images, which make others their rivals
 BRUSH = re.compile(r"task-\d+-annotation-\d+-by-.*-tag-.+-\d+")  # Label Studio's names of masks, one a class
@@ -255,7 +256,7 @@ class Search:
         for place in lossy:
             if any(place.names & other.names for other in pictures if other is not place):
                 return UserError(
-                    f"{self.folder}: {place.below(self.folder)} look like label files saved as JPEG, which changes ids "
+                    f"{self.folder}: {place.below(self.folder)} look like label files saved as {lossy_format(place.files[0])}, which changes ids "
                     "at every border and cannot be undone: export them as PNG"
                 )
         others = self.json_files().others if not self.labels else []

@@ -163,6 +163,39 @@ def read_colors(path: Path) -> np.ndarray:
     return pixels[:, :, 0] << 16 | pixels[:, :, 1] << 8 | pixels[:, :, 2]
 
 
+def has_transparency(path: Path) -> bool:
+    """Return whether the pixels of a picture differ in transparency; False where it cannot be read."""
+
+    def differs(image: Image.Image) -> bool:
+        low, high = image.getchannel("A").getextrema() if "A" in image.getbands() else (0, 0)
+        return low != high
+
+    try:
+        return _read(path, "a label file", differs)
+    except UserError:
+        return False
+
+
+def lossy_format(path: Path) -> str:
+    """Return the name of a picture's format where that changes values in saving, "" for others."""
+    suffix = os.path.splitext(path)[1].lower()
+    if suffix in (".jpg", ".jpeg"):
+        return "JPEG"
+    if suffix != ".webp":
+        return ""
+    try:
+        with open(require_regular(path), "rb") as file:
+            head = file.read(12)
+            while head[:4] == b"RIFF" and len(chunk := file.read(8)) == 8 and chunk[:4] != b"VP8L":
+                if chunk[:4] == b"VP8 ":
+                    return "lossy WebP"
+                size = int.from_bytes(chunk[4:], "little")
+                file.seek(size + size % 2, os.SEEK_CUR)
+    except (OSError, UserError):
+        pass  # told of by whoever reads it
+    return ""
+
+
 def save_picture(path: Path, picture: np.ndarray) -> None:
     """Write RGB (H, W, 3) or ids (H, W) in the format of the path's suffix, whole or not at all.
 
