@@ -16,6 +16,7 @@ from semask_d2.data.annotations import EmptyAnnotation
 from semask_d2.data.datasets.custom import CustomDataset
 from semask_d2.data.datasets.pairing import Problem, few
 from semask_d2.data.image_io import (
+    band_count,
     has_broken_exif,
     lossy_format,
     open_picture,
@@ -212,6 +213,8 @@ def examine_image(path: str, facts: PairFacts, value_range: Sequence[float]) -> 
         facts.span = value_span(path)
         if (pages := page_count(path)) > 1:
             facts.findings.append(Finding("values", f"{path} has {pages} pages, of which the first is read"))
+        if bands := band_count(path):
+            facts.findings.append(Finding("values", f"{path} has {bands} more band(s) than are read"))
         pixels = np.asarray(open_picture(path, value_range))
         facts.exact = hashlib.sha1(repr(size).encode() + pixels.tobytes(), usedforsecurity=False).digest()
         facts.looks = looks_of(pixels)
@@ -361,10 +364,18 @@ def value_findings(check: DataCheck, value_range: Sequence[float]) -> list[Findi
         spans = [x.span for x in facts if x.span is not None]
         if not spans:
             continue
+        if len({span.is_float for span in spans}) > 1 or len(spans) < len(facts):
+            floats = sum(span.is_float for span in spans)
+            kinds = {"floats": floats, "whole numbers of more than 8 bits": len(spans) - floats,
+                     "8 bits": sum(x.exact is not None and x.span is None for x in facts)}  # fmt: skip
+            held = [f"{count} hold {kind}" for kind, count in kinds.items() if count]
+            if len(held) > 1:
+                text = f"images of {split}: {', '.join(held)}; one range of values is hardly right for all: write them "
+                findings.append(Finding("values", text + "alike"))
         low, high = min(span.low for span in spans), max(span.high for span in spans)
         holds = f"{len(spans)} image(s) of {split} of more than 8 bits hold the values {low:g} to {high:g}"
         if not_numbers := sum(span.not_numbers > 0 for span in spans):
-            findings.append(Finding("values", f"{not_numbers} image(s) of {split} hold values that are no numbers"))
+            findings.append(Finding("values", f"{not_numbers} image(s) of {split} hold values that are no numbers, or stand for none"))
         if value_range and (low < value_range[0] or high > value_range[1]):
             text = f"those beyond `value_range` {list(value_range)} are clipped"
             findings.append(Finding("values", f"{holds}: {text}"))

@@ -20,9 +20,12 @@ from semask_d2.data.pixel_values import (
     as_gray_levels,
     deep_colors,
     describe_unread_tiff,
+    gray_values,
     has_deep_colors,
     is_deep,
+    is_signed_byte,
     span_of,
+    unread_bands,
 )
 from semask_d2.utils.errors import UnreadableFile, UserError
 from semask_d2.utils.files import atomic_write, require_regular
@@ -89,12 +92,17 @@ def value_span(path: Path) -> ValueSpan | None:
     """Return the span of the values of a file of more than 8 bits, None for others; errors as in `read_image`."""
 
     def span(image: Image.Image) -> ValueSpan | None:
-        if not is_deep(image) and not has_deep_colors(image):
+        if not is_deep(image) and not is_signed_byte(image) and not has_deep_colors(image):
             return None
         values, _ = _deep_values(image, path)
         return None if values is None else span_of(values)
 
     return _read(path, "an image", span, decode=False)
+
+
+def band_count(path: Path) -> int:
+    """Return how many bands of a file are neither colors nor transparency, and not read; errors as in `picture_size`."""
+    return _read(path, "an image", unread_bands, decode=False)
 
 
 def page_count(path: Path) -> int:
@@ -274,7 +282,7 @@ def _deep_values(image: Image.Image, path: Path) -> tuple[np.ndarray | None, Ima
         values = deep_colors(image, path)
         return values, None if image.format == "TIFF" else UPRIGHT.get(_orientation(image, path))
     _decode(image, path)
-    return np.asarray(image) if is_deep(image) else None, UPRIGHT.get(_orientation(image, path))
+    return gray_values(image), UPRIGHT.get(_orientation(image, path))
 
 
 def _unidentified(path: Path) -> str:
@@ -283,8 +291,8 @@ def _unidentified(path: Path) -> str:
         bands = describe_unread_tiff(file)
     if bands:
         return (
-            f"it is {bands}; read are one gray band of up to 32 bits, RGB of 8 or 16, and RGBA: write one "
-            "or three of its bands into such a file"
+            f"it is {bands}; read are one gray band of whole numbers of up to 32 bits or floats of 32, RGB "
+            "of 8 or 16, and RGBA: write one or three of its bands into such a file"
         )
     return f"it is none of {', '.join(_formats())}: convert, replace or remove it"
 
