@@ -28,10 +28,14 @@ READ = 64  # label files in which ids or colors are looked for, and images whose
 
 @dataclass(frozen=True)
 class Split:
-    """Patterns of the images and of the label files of a split, below the folder; as many of each, or one COCO file."""
+    """Patterns of the images and of the label files of a split, below the folder; as many of each, or one COCO file.
+
+    `pairs` are those of a list, which goes before the patterns where they hold files of other splits as well.
+    """
 
     images: tuple[str, ...]
     labels: tuple[str, ...]
+    pairs: tuple[tuple[Path, Path], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -132,6 +136,12 @@ def splits_of(folder: Path, partners: Sequence[tuple[Place, Place]]) -> tuple[di
 
 def split_at(folder: Path, pairs: Sequence[tuple[Place, Place]]) -> Split:
     """Return a split of pairs of places."""
+    if any(image.is_part for image, _ in pairs):
+        listed: list[tuple[Path, Path]] = []
+        for image, label in pairs:
+            images, labels = image.by_name(), label.by_name()
+            listed += [(images[name], labels[name]) for name in sorted(images.keys() & labels.keys())]
+        return Split((), (), tuple(listed))
     files = list(dict.fromkeys(label for _, label in pairs if label.coco is not None))
     if not files:
         return Split(*(tuple(pair[side].below(folder) for pair in pairs) for side in (0, 1)))

@@ -27,7 +27,7 @@ MANY = 10  # JSON files in a folder, from which on they are one an image
 class Place:
     """Files of one kind: their pattern, or the path of a COCO-format file; `names` are those to pair them by.
 
-    `ending` is what their stems have behind these names.
+    `ending` is what their stems have behind these names. A part is some of the pattern's files, which a list is to name.
     """
 
     pattern: Path
@@ -35,6 +35,13 @@ class Place:
     names: frozenset[str]
     ending: str = ""
     coco: CocoFile | None = None
+    is_part: bool = False
+
+    def by_name(self) -> dict[str, Path]:
+        """Return the files by the `names`; a COCO-format file has those of all its images."""
+        if self.coco is not None:
+            return dict.fromkeys(self.names, self.pattern)
+        return {stem_of(path.name).removesuffix(self.ending): path for path in self.files}
 
     def below(self, folder: Path) -> str:
         """Return the pattern as a data set's file has it."""

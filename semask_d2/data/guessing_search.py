@@ -10,14 +10,15 @@ import glob
 import re
 import shlex
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
 
 from semask_d2.data.datasets.coco_files import CocoFile
 from semask_d2.data.datasets.coco_labels import match_images
 from semask_d2.data.datasets.pairing import expand, few
-from semask_d2.data.datasets.walking import matching_files, stem_of
+from semask_d2.data.datasets.walking import matching_files
 from semask_d2.data.guessing_looks import is_lossy_label, is_overlay, looks, median_looks
 from semask_d2.data.guessing_places import (
     JsonFiles,
@@ -112,7 +113,7 @@ class Search:
             by_name[label.pattern.parent.name].append(label)
             beside[label.pattern.parent] += [label] if label.coco is None else []
         partners, unlabeled = [], []
-        for image in images:
+        for image in (part for image in images for part in self.divided(image, labels)):
             # of many folders called alike in pairs only these are compared: sharing half of all names, they go first
             fitting = self.fitting(image, by_name[image.pattern.parent.name], RIVAL * len(image.names))
             fitting = fitting or self.fitting(image, labels)
@@ -129,6 +130,24 @@ class Search:
         self.remarks += [f"left out: {x.below(self.folder)}, for which no labels are found" for x in unlabeled]
         self.remarks += self.unused(partners, labels)
         return partners
+
+    def divided(self, image: Place, labels: Sequence[Place]) -> list[Place]:
+        """Return the parts of a place of images whose labels are in several COCO-format files, or in those of splits.
+
+        Where two of these have a common name, it is not divided.
+        """
+        several = [x for x in labels if x.names & image.names]
+        are_splits = len({self.split_of(x) for x in several} - {""}) == len(several)
+        if self.split_of(image) or len(several) < 2 or not (are_splits or all(x.coco for x in several)):
+            return [image]
+        names = [x.names & image.names for x in several]
+        if sum(map(len, names)) > len(frozenset().union(*names)):
+            return [image]
+        by_name = image.by_name()
+        parts = [replace(image, files=tuple(by_name[x] for x in sorted(some)), names=some, is_part=True) for some in names]
+        if left_out := len(image.names) - sum(map(len, names)):
+            self.remarks.append(f"left out: {left_out} files of {image.below(self.folder)}, which no labels are of")
+        return parts
 
     def fitting(self, image: Place, labels: Sequence[Place], least: float = 1) -> list[Place]:
         """Return the labels of an image's split that share at least `least` names with it, and half of the most."""
@@ -153,7 +172,8 @@ class Search:
             if image is None or best is None:
                 continue
             if image.names & label.names & best.names:
-                why = "farther from the images than their labels"
+                is_near = nearness(image, label) >= nearness(image, best)
+                why = "labels of fewer of the images" if is_near else "farther from the images than their labels"
             else:
                 advice = "give the images of each split a folder, or write lists of pairs"
                 why = f"the labels of other images of {image.below(self.folder)}; {advice}"
@@ -280,14 +300,8 @@ def looks_drawn(place: Place) -> bool:
 def over_each_other(one: Place, two: Place, label: Place) -> bool:
     """Return whether the images of a place are those of another one under the colors of their labels."""
     names = evenly(sorted(one.names & two.names & label.names), PROBED)
-    by_name: list[Callable[[str], Path]] = [files_by_name(place) for place in (one, two, label)]
-    return bool(names) and all(is_overlay(*(file_of(name) for file_of in by_name)) for name in names)
-
-
-def files_by_name(place: Place) -> Callable[[str], Path]:
-    """Return the lookup of a place's files by the names to pair them by."""
-    files = {stem_of(path.name).removesuffix(place.ending): path for path in place.files}
-    return files.__getitem__
+    by_name = [place.by_name() for place in (one, two, label)]
+    return bool(names) and all(is_overlay(*(files[name] for files in by_name)) for name in names)
 
 
 def told_apart(file: CocoFile, places: Sequence[Place], folder: Path) -> bool:
