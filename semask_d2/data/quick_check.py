@@ -39,8 +39,8 @@ def check_some_pairs(cfg: CfgNode) -> None:
     faults, files = [], {}
     for name in dict.fromkeys((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)):
         dicts = get_dataset_dicts(name)
-        files[name] = {os.path.realpath(x["file_name"]) for x in dicts if "file_name" in x}
-        labeled = [x for x in dicts if "file_name" in x and "sem_seg_file_name" in x]
+        files[name] = {os.path.realpath(x["file_name"]) for x in dicts}
+        labeled = [x for x in dicts if x.get("sem_seg_file_name") is not None]
         sized, read = evenly(labeled, SIZES), evenly(labeled, LABELS)
         faults += filter(None, map(size_fault, sized))
         pixels, unread = np.zeros(head.NUM_CLASSES, np.int64), 0
