@@ -75,7 +75,20 @@ def pixel_values(path: Path, lines: list[str]) -> NameTable | None:
     return NameTable(path, ids) if ids else None
 
 
+def label_colors(path: Path, lines: list[str]) -> NameTable | None:
+    """Read CamVid's label_colors.txt of lines red green blue name."""
+    colors = {}
+    for line in lines:
+        *channels, name = line.split(maxsplit=3)
+        if len(channels) != 3 or not all(x.isdecimal() and int(x) < 256 for x in channels):
+            return None
+        red, green, blue = map(int, channels)
+        colors[red << 16 | green << 8 | blue] = name
+    return NameTable(path, colors=colors)
+
+
 READERS = {
+    "label_colors.txt": label_colors,
     "class_names.txt": numbered,
     "labels.txt": labels_txt,
     "labelmap.txt": labelmap,

@@ -41,7 +41,7 @@ class Place:
         """Return the files by the `names`; a COCO-format file has those of all its images."""
         if self.coco is not None:
             return dict.fromkeys(self.names, self.pattern)
-        return {stem_of(path.name).removesuffix(self.ending): path for path in self.files}
+        return {paired_name(path, self.ending): path for path in self.files}
 
     def below(self, folder: Path) -> str:
         """Return the pattern as a data set's file has it."""
@@ -80,9 +80,14 @@ def picture_places(pictures: Iterable[Path], pattern: str = "", *, by_kind: bool
         kinds = endings_by_kind(files, beginnings) if by_kind else {common_ending(stems): files}
         for ending, some in kinds.items():
             name = pattern if is_pattern([pattern]) else f"*{glob.escape(ending)}{some[0].suffix}"
-            names = frozenset(stem_of(path.name).removesuffix(ending) for path in some)
+            names = frozenset(paired_name(path, ending) for path in some)
             places.append(Place(folder / name, tuple(some), names, ending))
     return places
+
+
+def paired_name(path: Path, ending: str) -> str:
+    """Return the name to pair a picture by, without an `ending` and the suffix of its image, as a of a.jpg_mask.png."""
+    return stem_of(stem_of(path.name).removesuffix(ending))
 
 
 def common_ending(stems: Sequence[str]) -> str:

@@ -20,6 +20,7 @@ from semask_d2.data.datasets.coco_labels import match_images
 from semask_d2.data.datasets.pairing import expand, few
 from semask_d2.data.datasets.walking import matching_files
 from semask_d2.data.guessing_looks import is_lossy_label, is_overlay, looks, median_looks
+from semask_d2.data.guessing_exports import files_of_tools, require_whole_labels
 from semask_d2.data.guessing_places import (
     JsonFiles,
     Place,
@@ -39,7 +40,6 @@ from semask_d2.utils.errors import UserError
 UNLIKELY = re.compile("instance|object|panoptic|color|human|visual|overlay|preview|thumb|depth|dispar|normal|contour|edge|vis")
 PROBED = 3  # pictures of a folder by which it is told whether they are labels
 RIVAL = 0.5  # of the most names that labels share with images, which make others their rivals
-BRUSH = re.compile(r"task-\d+-annotation-\d+-by-.*-tag-.+-\d+")  # Label Studio's names of masks, one a class
 
 
 class Search:
@@ -61,6 +61,8 @@ class Search:
         `by_looks` compares those that look like labels with each other, as scans and their labels do.
         """
         self.remarks = []
+        if not self.images and not self.labels:
+            require_whole_labels(self.folder, self.files)
         images, labels = self.sides = self.candidates(by_kind)
         if by_looks and self.images and self.labels:
             return []
@@ -242,6 +244,8 @@ class Search:
             role = f"the {option} of the same {'labels' if option == 'images' else 'images'}"
         listed = f"{', '.join(names[:-1])} and {names[-1]}"
         all_of_them = "all" if len(names) > 2 else "both"
+        if option == "labels" and not any(place.coco for place in places) and all(map(is_binary, places)):
+            overlaid = " (each holds two values: if each is of one class, merge them first into one file an image)"
         return UserError(
             f"{self.folder}: {listed} could {all_of_them} be {role}{overlaid}; say which are meant "
             f"with --{option} {shlex.quote(self.of_all_splits(likely[0]))}"
@@ -262,17 +266,11 @@ class Search:
         images, labels = self.sides
         if not labels and not self.labels and self.json_files().broken:
             return UserError(self.json_files().broken[0])
-        brushes = [path.name for path in self.pictures if BRUSH.fullmatch(path.stem)]
         lossy = [place for place in images if all(map(is_lossy_label, evenly(place.files, PROBED)))]
         pictures = [place for place in images if place not in lossy]
         if not lossy:
             pictures = self.candidates(by_kind=True)[0]
             lossy = [place for place in pictures if all(map(is_lossy_label, evenly(place.files, PROBED)))]
-        if brushes:
-            return UserError(
-                f"{self.folder}: {few(brushes)} are Label Studio's brush masks, one for each class and annotation; "
-                "export the project as COCO instead, with images"
-            )
         for place in lossy:
             if any(place.names & other.names for other in pictures if other is not place):
                 return UserError(
@@ -280,8 +278,7 @@ class Search:
                     "at every border and cannot be undone: export them as PNG"
                 )
         others = self.json_files().others if not self.labels else []
-        if any(path.name.lower() == "annotations.xml" for path in self.files):
-            others = [*others, "annotations.xml is CVAT's own format; export as COCO 1.0 or Segmentation mask 1.1"]
+        others = [*others, *files_of_tools(self.files)]
         known = f". {few(others, '; ')}" if others else ""
         places = [place.below(self.folder) for place in (*images, *labels)]
         return UserError(
@@ -295,6 +292,12 @@ def looks_drawn(place: Place) -> bool:
     """Return whether all pictures of a place that are probed, and can be read, look like label files."""
     known = [x for path in evenly(place.files, PROBED) if (x := looks(path)) is not None]
     return bool(known) and all(x.is_label() for x in known)
+
+
+def is_binary(place: Place) -> bool:
+    """Return whether the pictures of a place that are probed, and can be read, hold two values at most."""
+    known = [x for path in evenly(place.files, PROBED) if (x := looks(path)) is not None]
+    return bool(known) and all(x.values <= 2 for x in known)
 
 
 def over_each_other(one: Place, two: Place, label: Place) -> bool:
