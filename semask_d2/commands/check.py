@@ -47,8 +47,9 @@ def main(args: argparse.Namespace) -> None:
     if args.list:
         write_lists(Path(args.list), dataset, check)
     if check.faults:
-        raise UserError(f"{args.file}: {len(check.faults)} fault(s), listed above; mend them, or go on with the good "
-                        "pairs that --list writes")  # fmt: skip
+        goes_on = bool(check.dicts) and all(map(check.good, check.dicts))
+        advice = ", or go on with the good pairs that --list writes" if goes_on else ""
+        raise UserError(f"{args.file}: {len(check.faults)} fault(s), listed above; mend them{advice}")
 
 
 def write_lists(path: Path, dataset: CustomDataset, check: DataCheck) -> None:

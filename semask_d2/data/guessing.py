@@ -13,6 +13,7 @@ from semask_d2.data.datasets.coco_files import CocoFile
 from semask_d2.data.datasets.coco_labels import is_background, is_ignored_name
 from semask_d2.data.datasets.pairing import LEFT_OUT, few
 from semask_d2.data.datasets.walking import SUFFIXES, files_below
+from semask_d2.data.guessing_exports import files_of_tools
 from semask_d2.data.guessing_ids import Classes, classes_of_files
 from semask_d2.data.guessing_names import find_names, usable_names
 from semask_d2.data.guessing_places import Place, is_picture, split_named
@@ -60,7 +61,8 @@ def guess(folder: Path, *, images: str = "", labels: str = "", workers: int | No
         raise UserError(f"{folder}: there is no such folder")
     files = files_below(folder)
     if not any(map(is_picture, files)):
-        raise UserError(f"{folder}: no picture in it or in the folders in it ({', '.join(SUFFIXES[:5])}, ...)")
+        known = "".join(f"; {what}" for what in files_of_tools(files))
+        raise UserError(f"{folder}: no picture in it or in the folders in it ({', '.join(SUFFIXES[:5])}, ...){known}")
     search = Search(folder, files, images, labels)
     partners = (
         search.partners()

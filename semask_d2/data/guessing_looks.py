@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from semask_d2.data.image_io import lossy_format, read_colors, read_image, read_labels, value_span
+from semask_d2.data.image_io import holds_whole_numbers, lossy_format, read_colors, read_image, read_labels, value_span
 from semask_d2.utils.errors import UnreadableFile, UserError
 
 FEW_COLORS = 64  # that a drawn label picture has at most; a photograph has thousands
@@ -53,6 +53,14 @@ def looks(path: Path) -> Looks | None:
         return None
     borders = float((values[:, 1:] != values[:, :-1]).mean()) if values.shape[1] > 1 else 0.0
     return Looks(len(np.unique(values)), borders, bool(lossy_format(path)))
+
+
+def is_whole_floats(path: Path) -> bool:
+    """Return whether a file holds floats that are all whole numbers, as ids written with the wrong type."""
+    try:
+        return value_span(path) is not None and holds_whole_numbers(path)
+    except UnreadableFile:
+        return False
 
 
 def is_lossy_label(path: Path) -> bool:

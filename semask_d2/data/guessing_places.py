@@ -52,12 +52,13 @@ class Place:
 class JsonFiles:
     """JSON files of a folder: those in COCO format, and what is known of the others, a line each.
 
-    `broken` are the lines of those meant to be in COCO format.
+    `broken` are the lines of those meant to be in COCO format, `panoptic` the names of the maps of segments of others.
     """
 
     places: list[Place] = field(default_factory=list)
     others: list[str] = field(default_factory=list)
     broken: list[str] = field(default_factory=list)
+    panoptic: set[str] = field(default_factory=set)
 
 
 def picture_places(pictures: Iterable[Path], pattern: str = "", *, by_kind: bool = False) -> list[Place]:
@@ -135,7 +136,10 @@ def json_places(files: Sequence[Path]) -> JsonFiles:
             try:
                 content = read_json(path)
                 known = other_format(content)
-                if is_coco(content):
+                if maps := panoptic_maps(content):
+                    result.panoptic |= maps
+                    result.others.append(f"{path} is a panoptic file, whose maps hold segments; write maps of classes")
+                elif is_coco(content):
                     result.places.append(coco_place(path, content))
                 elif known:
                     result.others.append(f"{path} is {known}")
@@ -148,6 +152,13 @@ def json_places(files: Sequence[Path]) -> JsonFiles:
 def is_coco(content: Any) -> bool:
     """Return whether the content of a JSON file is meant to be in COCO format."""
     return isinstance(content, dict) and all(isinstance(content.get(x), list) for x in ("images", "annotations"))
+
+
+def panoptic_maps(content: Any) -> set[str]:
+    """Return the names of the files of segments that the content of a panoptic JSON file names; none of other files."""
+    annotations = content["annotations"] if is_coco(content) else []
+    of_maps = [x["file_name"] for x in annotations if isinstance(x, dict) and "segments_info" in x and "file_name" in x]
+    return {composed(x.replace("\\", "/").rpartition("/")[2]) for x in of_maps if isinstance(x, str)}
 
 
 def coco_place(path: Path, content: Any) -> Place:

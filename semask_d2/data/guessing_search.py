@@ -18,8 +18,8 @@ from pathlib import Path
 from semask_d2.data.datasets.coco_files import CocoFile
 from semask_d2.data.datasets.coco_labels import match_images
 from semask_d2.data.datasets.pairing import expand, few
-from semask_d2.data.datasets.walking import matching_files
-from semask_d2.data.guessing_looks import is_lossy_label, is_overlay, looks, median_looks
+from semask_d2.data.datasets.walking import composed, matching_files
+from semask_d2.data.guessing_looks import is_lossy_label, is_overlay, is_whole_floats, looks, median_looks
 from semask_d2.data.guessing_exports import files_of_tools, require_whole_labels
 from semask_d2.data.guessing_places import (
     JsonFiles,
@@ -78,7 +78,14 @@ class Search:
         if images is None:
             images = [place for place in rest if not drawn[place]]
         if labels is None:
-            labels = [place for place in rest if drawn[place]] + self.json_files().places
+            json_files = self.json_files()
+            labels = [place for place in rest if drawn[place]] + json_files.places
+            of_segments = [x for x in labels if json_files.panoptic.issuperset(composed(y.name) for y in x.files)]
+            labels = [place for place in labels if place not in of_segments]
+            self.remarks += [
+                f"left out: {place.below(self.folder)}, whose colors are segments of a panoptic file and no classes"
+                for place in of_segments
+            ]
         return images, labels
 
     def named(self, option: str, pattern: str, by_kind: bool) -> list[Place]:
@@ -279,6 +286,9 @@ class Search:
                 )
         others = self.json_files().others if not self.labels else []
         others = [*others, *files_of_tools(self.files)]
+        for place in images:
+            if any(place.names & other.names for other in images if other is not place) and holds_whole_floats(place):
+                others.append(f"{place.below(self.folder)} hold ids as floats; write them as whole numbers")
         known = f". {few(others, '; ')}" if others else ""
         places = [place.below(self.folder) for place in (*images, *labels)]
         return UserError(
@@ -292,6 +302,11 @@ def looks_drawn(place: Place) -> bool:
     """Return whether all pictures of a place that are probed, and can be read, look like label files."""
     known = [x for path in evenly(place.files, PROBED) if (x := looks(path)) is not None]
     return bool(known) and all(x.is_label() for x in known)
+
+
+def holds_whole_floats(place: Place) -> bool:
+    """Return whether the pictures of a place that are probed hold floats that are all whole numbers."""
+    return all(map(is_whole_floats, evenly(place.files, PROBED)))
 
 
 def is_binary(place: Place) -> bool:

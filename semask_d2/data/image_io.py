@@ -149,7 +149,9 @@ def read_labels(path: Path) -> np.ndarray:
     MAX_PIXELS or no image, UserError if it is in color instead of ids.
     """
     image = _read(path, "a label file", lambda image: image)
-    if image.mode == "F" or len(image.getbands()) > 1:
+    if image.mode == "F":
+        raise UserError(f"{path} holds floats, but a label file holds one class id per pixel: write whole numbers")
+    if len(image.getbands()) > 1:
         kind = "an RGB file" if image.mode in ("RGB", "RGBA") else f'a file of mode "{image.mode}"'
         raise UserError(
             f"{path} is {kind}, but a label file holds one class id per pixel in a single channel: "
@@ -169,6 +171,12 @@ def read_colors(path: Path) -> np.ndarray:
     pixels = np.asarray(_read(path, "a label file", lambda image: image.convert("RGB")))
     pixels = pixels.astype(np.int64)
     return pixels[:, :, 0] << 16 | pixels[:, :, 1] << 8 | pixels[:, :, 2]
+
+
+def holds_whole_numbers(path: Path) -> bool:
+    """Return whether a file of floats holds whole numbers alone; errors as in `read_labels`."""
+    values = _read(path, "a label file", lambda image: np.asarray(image) if image.mode == "F" else None)
+    return values is not None and bool((values == np.floor(values)).all())
 
 
 def has_transparency(path: Path) -> bool:

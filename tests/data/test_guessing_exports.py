@@ -60,6 +60,8 @@ def other(name: str, content: str) -> Callable[[Path], None]:
         (other("annotations.xml", "<annotations/>"), "annotations.xml is CVAT's own format"),
         (other("via_export_csv.csv", "filename\n"), "via_export_csv.csv is a VGG Image Annotator export"),
         (other("a.ndjson", "{}\n"), "a.ndjson is a Labelbox export"),
+        (other("a.npy", ""), "a.npy is an array; write label maps as PNG"),
+        (other("a.nii.gz", ""), "a.nii.gz is a medical volume; write its slices"),
         (other("data.yaml", "nc: 1\n"), "data.yaml is a YOLO data set"),
         (other("a.json", '{"schema_ref": "", "item": {}}'), "a.json is a V7 Darwin annotation"),
         (other("a.json", '{"items": [], "categories": {}}'), "a.json is a Datumaro file"),
@@ -83,6 +85,43 @@ def test_overlays_beside_images_of_whole_names_are_asked_about(tmp_path: Path, c
     assert words == ["--images", "*.jpg"]
     content = follow(tmp_path / "data", tmp_path, words)
     assert content["train"] == {"images": "*.jpg", "labels": "*___save.png"}
+
+
+@pytest.mark.parametrize("has_classes", [False, True])
+def test_maps_of_segments_are_no_label_maps(
+    has_classes: bool, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """The colors of panoptic maps are ids of segments, which differ from image to image."""
+    annotations = []
+    for number, name in enumerate(SQUARES, start=1):
+        save(tmp_path / f"data/images/{name}.jpg", photograph(name))
+        save(tmp_path / f"data/panoptic/{name}.png", ids(name)[:, :, None] * np.array([number, 0, 0], np.uint8))
+        annotations.append({"image_id": number, "file_name": f"{name}.png", "segments_info": [{"id": number}]})
+        if has_classes:
+            save(tmp_path / f"data/classes/{name}.png", ids(name))
+    content = {"images": [], "annotations": annotations, "categories": []}
+    write_json(tmp_path / "data/panoptic.json", content)
+    code = main(["init-data", str(tmp_path / "data"), "--output", str(tmp_path / "new.yaml")])
+    out, err = capsys.readouterr()
+    assert code == (not has_classes)
+    if has_classes:
+        assert 'labels: "classes/*.png"' in (tmp_path / "new.yaml").read_text()
+        assert "left out: panoptic/*.png, whose colors are segments of a panoptic file" in out
+    else:
+        assert "panoptic.json is a panoptic file, whose maps hold segments; write maps of classes" in err
+
+
+def test_ids_written_as_floats_are_named(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    for name in SQUARES:
+        save(tmp_path / f"data/images/{name}.jpg", photograph(name))
+        save(tmp_path / f"data/masks/{name}.tif", ids(name).astype(np.float32))
+    assert main(["init-data", str(tmp_path / "data"), "--output", str(tmp_path / "new.yaml")]) == 1
+    assert "masks/*.tif hold ids as floats; write them as whole numbers" in capsys.readouterr().err
+    (tmp_path / "mine.yaml").write_text("train: {images: data/images, labels: data/masks}\nnames: [a, b]\n")
+    assert main(["check", str(tmp_path / "mine.yaml"), "--workers", "0"]) == 1
+    out, err = capsys.readouterr()
+    assert "a.tif holds floats, but a label file holds one class id" in out
+    assert err.endswith("listed above; mend them\n")  # there is no good pair for --list
 
 
 @pytest.mark.parametrize("place", ["masks/{name}_{kind}.png", "masks/{kind}/{name}.png"])
