@@ -62,7 +62,10 @@ def main(args: argparse.Namespace) -> None:
     advice = "see that its names are right" if guessed.classes.are_named else "put the classes' names in"
     seen = f"{', '.join(guessed.splits)}; label files hold {guessed.held}"
     written = f"Wrote {output} ({seen}): {advice}, then semask check {shlex.quote(str(output))}"
-    listed = [f"Wrote {path}, pairs of images and labels, as one folder holds those of several splits" for path in lists.values()]
+    listed = [
+        f"Wrote {path}, pairs of images and labels, as one folder holds those of several splits"
+        for path in lists.values()
+    ]
     print(printable("\n".join([written, *listed, *guessed.remarks])))
 
 

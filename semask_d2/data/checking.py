@@ -22,13 +22,12 @@ from semask_d2.data.image_io import (
     open_picture,
     page_count,
     picture_size,
-    read_colors,
     value_span,
 )
 from semask_d2.data.labels import read_sample_labels
 from semask_d2.data.parallel import map_files
 from semask_d2.data.pixel_values import ValueSpan, proposed_range
-from semask_d2.data.soft_borders import FEW, border_counts, soft_values
+from semask_d2.data.soft_borders import has_soft_borders
 from semask_d2.data.statistics import only_class, pixels_by_class
 from semask_d2.utils.errors import UnreadableFile, UserError
 
@@ -172,7 +171,9 @@ def examine_pair(
     path, label_path = sample["file_name"], sample["sem_seg_file_name"]
     size = examine_image(path, facts, value_range)
     if lossy := lossy_format(label_path):
-        facts.findings.append(Finding("lossy", f"{label_path} is a {lossy} file, whose ids change in saving: write PNG"))
+        facts.findings.append(
+            Finding("lossy", f"{label_path} is a {lossy} file, whose ids change in saving: write PNG")
+        )
     coco = sample.get("coco_labels")
     try:
         if coco is None:
@@ -223,17 +224,6 @@ def examine_image(path: str, facts: PairFacts, value_range: Sequence[float]) -> 
     except UnreadableFile as error:
         facts.findings.append(Finding("unreadable", str(error)))
     return size
-
-
-def has_soft_borders(sample: dict[str, Any], labels: np.ndarray, ignore_label: int) -> bool:
-    """Return whether a label file has ids or colors of borders alone that are taken for classes."""
-    counted = labels != ignore_label
-    if len(np.unique(labels[counted])) < FEW:
-        return False
-    label_format = sample.get("label_format")
-    are_colors = label_format is not None and bool(label_format.colors)
-    values = read_colors(sample["sem_seg_file_name"]) if are_colors else labels
-    return bool(soft_values(border_counts(values, counted, are_colors=are_colors)))
 
 
 def soft_findings(check: DataCheck) -> list[Finding]:
@@ -333,7 +323,9 @@ def class_findings(check: DataCheck, classes: Sequence[str], ignore_label: int) 
         everywhere = only_class(pixels.sum(0))
         ignored = sum(facts.ignored for facts in check.facts[split])
         if ignored and not pixels.any():
-            text = f"every pixel of {split} is {ignore_label}, ignored: does the data set's file ignore what are classes?"
+            text = (
+                f"every pixel of {split} is {ignore_label}, ignored: does the data set's file ignore what are classes?"
+            )
             findings.append(Finding("degenerate" if split == "train" else "single", text))
         for number, name in enumerate(classes):
             count, images = int(pixels[:, number].sum()), int((pixels[:, number] > 0).sum())
@@ -375,7 +367,11 @@ def value_findings(check: DataCheck, value_range: Sequence[float]) -> list[Findi
         low, high = min(span.low for span in spans), max(span.high for span in spans)
         holds = f"{len(spans)} image(s) of {split} of more than 8 bits hold the values {low:g} to {high:g}"
         if not_numbers := sum(span.not_numbers > 0 for span in spans):
-            findings.append(Finding("values", f"{not_numbers} image(s) of {split} hold values that are no numbers, or stand for none"))
+            findings.append(
+                Finding(
+                    "values", f"{not_numbers} image(s) of {split} hold values that are no numbers, or stand for none"
+                )
+            )
         if value_range and (low < value_range[0] or high > value_range[1]):
             text = f"those beyond `value_range` {list(value_range)} are clipped"
             findings.append(Finding("values", f"{holds}: {text}"))

@@ -146,7 +146,8 @@ def split_at(folder: Path, pairs: Sequence[tuple[Place, Place]]) -> Split:
         return Split((), (), tuple(listed))
     files = list(dict.fromkeys(label for _, label in pairs if label.coco is not None))
     if not files:
-        return Split(*(tuple(pair[side].below(folder) for pair in pairs) for side in (0, 1)))
+        below = [tuple(pair[side].below(folder) for pair in pairs) for side in (0, 1)]
+        return Split(below[0], below[1])
     if len(files) > 1:
         names = [x.below(folder) for x in files]
         raise UserError(

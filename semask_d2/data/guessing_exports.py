@@ -18,7 +18,10 @@ KINDS = (
     (re.compile(r".*\.ndjson"), "a Labelbox export; convert it to COCO"),
     (re.compile(r".*\.(npy|npz|mat)"), "an array; write label maps as PNG"),
     (re.compile(r".*\.(dcm|nii|nii\.gz|mha|mhd|nrrd)"), "a medical volume; write its slices as PNG or TIFF"),
-    (re.compile(r"data\.ya?ml"), "a YOLO data set, whose .txt files hold polygons or boxes; export as COCO, or as masks"),
+    (
+        re.compile(r"data\.ya?ml"),
+        "a YOLO data set, whose .txt files hold polygons or boxes; export as COCO, or as masks",
+    ),
 )
 
 

@@ -57,8 +57,8 @@ def classes_of_files(files: Sequence[Path], table: NameTable, workers: int | Non
 def soft_remarks(values: Sequence[str], kind: str) -> list[str]:
     """Return the remark on label files with soft borders, of which `values` stand for classes."""
     return [
-        f"WARNING: the label files have soft borders, as antialiasing makes them: {', '.join(values[:SHOWN])} are taken "
-        f"for classes, and each {kind} between them is ignored; better, save them anew with sharp borders"
+        f"WARNING: the label files have soft borders, as antialiasing makes them: {', '.join(values[:SHOWN])} are "
+        f"taken for classes, and each {kind} between them is ignored; better, save them anew with sharp borders"
     ]
 
 

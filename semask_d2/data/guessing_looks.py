@@ -55,6 +55,17 @@ def looks(path: Path) -> Looks | None:
     return Looks(len(np.unique(values)), borders, bool(lossy_format(path)))
 
 
+def is_in_color(path: Path) -> bool:
+    """Return whether a picture has colors in the place of ids."""
+    try:
+        read_labels(path)
+    except UnreadableFile:
+        return False
+    except UserError:
+        return True
+    return False
+
+
 def is_whole_floats(path: Path) -> bool:
     """Return whether a file holds floats that are all whole numbers, as ids written with the wrong type."""
     try:
@@ -64,7 +75,7 @@ def is_whole_floats(path: Path) -> bool:
 
 
 def is_lossy_label(path: Path) -> bool:
-    """Return whether a file of a lossy format looks like a label map: flat regions of few colors, but for noise at their borders."""
+    """Return whether a file of a lossy format looks like a label map: flat regions of few colors, noisy at borders."""
     if not lossy_format(path):
         return False
     try:

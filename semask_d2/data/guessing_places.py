@@ -27,7 +27,7 @@ MANY = 10  # JSON files in a folder, from which on they are one an image
 class Place:
     """Files of one kind: their pattern, or the path of a COCO-format file; `names` are those to pair them by.
 
-    `ending` is what their stems have behind these names. A part is some of the pattern's files, which a list is to name.
+    `ending` is what their stems have behind these names. A part is some of the pattern's files, for a list.
     """
 
     pattern: Path

@@ -19,8 +19,8 @@ from semask_d2.data.datasets.coco_files import CocoFile
 from semask_d2.data.datasets.coco_labels import match_images
 from semask_d2.data.datasets.pairing import expand, few
 from semask_d2.data.datasets.walking import composed, matching_files
-from semask_d2.data.guessing_looks import is_lossy_label, is_overlay, is_whole_floats, looks, median_looks
 from semask_d2.data.guessing_exports import files_of_tools, require_whole_labels
+from semask_d2.data.guessing_looks import is_in_color, is_lossy_label, is_overlay, is_whole_floats, looks, median_looks
 from semask_d2.data.guessing_places import (
     JsonFiles,
     Place,
@@ -37,7 +37,7 @@ from semask_d2.data.quick_check import evenly
 from semask_d2.utils.errors import UserError
 
 # Words in the names of places that are less likely meant than others that fit as well
-UNLIKELY = re.compile("instance|object|panoptic|color|human|visual|overlay|preview|thumb|depth|dispar|normal|contour|edge|vis")
+UNLIKELY = re.compile("instance|object|panoptic|color|human|vis|overlay|preview|thumb|depth|dispar|normal|contour|edge")
 PROBED = 3  # pictures of a folder by which it is told whether they are labels
 RIVAL = 0.5  # of the most names that labels share with images, which make others their rivals
 
@@ -80,7 +80,7 @@ class Search:
         if labels is None:
             json_files = self.json_files()
             labels = [place for place in rest if drawn[place]] + json_files.places
-            of_segments = [x for x in labels if json_files.panoptic.issuperset(composed(y.name) for y in x.files)]
+            of_segments = [place for place in labels if self.is_of_segments(place)]
             labels = [place for place in labels if place not in of_segments]
             self.remarks += [
                 f"left out: {place.below(self.folder)}, whose colors are segments of a panoptic file and no classes"
@@ -110,6 +110,11 @@ class Search:
             self.json = json_places(self.files)
         return self.json
 
+    def is_of_segments(self, place: Place) -> bool:
+        """Return whether the files of a place are in color, and those that a panoptic file names."""
+        names = {composed(path.name) for path in place.files}
+        return place.coco is None and names <= self.json_files().panoptic and is_in_color(place.files[0])
+
     def claims(self, images: Sequence[Place], labels: Sequence[Place]) -> list[tuple[Place, Place]]:
         """Return for each place of images the labels that share most names with it, and of those the nearest.
 
@@ -122,7 +127,7 @@ class Search:
             by_name[label.pattern.parent.name].append(label)
             beside[label.pattern.parent] += [label] if label.coco is None else []
         partners, unlabeled = [], []
-        for image in (part for image in images for part in self.divided(image, labels)):
+        for image in (part for place in images for part in self.divided(place, labels)):
             # of many folders called alike in pairs only these are compared: sharing half of all names, they go first
             fitting = self.fitting(image, by_name[image.pattern.parent.name], RIVAL * len(image.names))
             fitting = fitting or self.fitting(image, labels)
@@ -153,7 +158,9 @@ class Search:
         if sum(map(len, names)) > len(frozenset().union(*names)):
             return [image]
         by_name = image.by_name()
-        parts = [replace(image, files=tuple(by_name[x] for x in sorted(some)), names=some, is_part=True) for some in names]
+        parts = [
+            replace(image, files=tuple(by_name[x] for x in sorted(some)), names=some, is_part=True) for some in names
+        ]
         if left_out := len(image.names) - sum(map(len, names)):
             self.remarks.append(f"left out: {left_out} files of {image.below(self.folder)}, which no labels are of")
         return parts
@@ -281,8 +288,9 @@ class Search:
         for place in lossy:
             if any(place.names & other.names for other in pictures if other is not place):
                 return UserError(
-                    f"{self.folder}: {place.below(self.folder)} look like label files saved as {lossy_format(place.files[0])}, which changes ids "
-                    "at every border and cannot be undone: export them as PNG"
+                    f"{self.folder}: {place.below(self.folder)} look like label files saved as "
+                    f"{lossy_format(place.files[0])}, which changes ids at every border "
+                    "and cannot be undone: export them as PNG"
                 )
         others = self.json_files().others if not self.labels else []
         others = [*others, *files_of_tools(self.files)]

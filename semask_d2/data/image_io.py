@@ -101,7 +101,7 @@ def value_span(path: Path) -> ValueSpan | None:
 
 
 def band_count(path: Path) -> int:
-    """Return how many bands of a file are neither colors nor transparency, and not read; errors as in `picture_size`."""
+    """Return how many bands beside colors and transparency a file has, which are not read; errors as `picture_size`."""
     return _read(path, "an image", unread_bands, decode=False)
 
 

@@ -62,7 +62,7 @@ def has_deep_colors(image: Image.Image) -> bool:
 
 def jpeg2000_bits(image: Image.Image) -> int:
     """Return the bits of a value of a JPEG 2000 file, not yet decoded, by the first marker of its code stream."""
-    file: Any = image.fp
+    file: Any = getattr(image, "fp")  # noqa: B009, as Pillow's types know it of files alone
     place = file.tell()
     file.seek(0)
     head = file.read(2**16)
@@ -104,8 +104,10 @@ def deep_colors(image: Image.Image, path: str | os.PathLike) -> np.ndarray:
         with open(path, "rb") as file:
             values = cv2.imdecode(np.frombuffer(file.read(), np.uint8), cv2.IMREAD_UNCHANGED)
     if values is None or values.ndim != 3 or sorted(values.shape[:2]) != sorted(image.size):
-        why = ", as its bands are planes one after another: write it anew, band by band of each pixel" if is_planar else (
-            ": write it anew as RGB, as PNG or TIFF"
+        why = (
+            ", as its bands are planes one after another: write it anew, band by band of each pixel"
+            if is_planar
+            else (": write it anew as RGB, as PNG or TIFF")
         )
         raise UnreadableFile(f"{path} cannot be read as an image of 16 bits a channel{why}")
     return values[:, :, 2::-1]  # which OpenCV has as blue, green, red

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
+
+from semask_d2.data.image_io import read_colors
 
 BETWEEN = 0.5  # of an id's pixels, above which it is one of borders
 FEW = 3  # ids of borders, below which there is none
@@ -13,7 +16,9 @@ MAIN_SHARE = 0.005  # of all pixels, at least, are of an id beside soft borders 
 
 NEAR = 8  # by which a value beside soft borders differs from a commoner one that it is a trace of
 
-Counts = dict[int, tuple[int, int]]  # the pixels of each id or color, and those of them that lie between their neighbors
+Counts = dict[
+    int, tuple[int, int]
+]  # the pixels of each id or color, and those of them that lie between their neighbors
 
 
 def border_counts(values: np.ndarray, counted: np.ndarray | None = None, *, are_colors: bool = False) -> Counts:
@@ -64,3 +69,14 @@ def soft_values(counts: Counts) -> list[int]:
 def parts(value: int) -> tuple[int, int, int]:
     """Return the channels of a color 0xRRGGBB; an id is that of blue."""
     return value >> 16, value >> 8 & 255, value & 255
+
+
+def has_soft_borders(sample: dict[str, Any], labels: np.ndarray, ignore_label: int) -> bool:
+    """Return whether a label file has ids or colors of borders alone that are taken for classes."""
+    counted = labels != ignore_label
+    if len(np.unique(labels[counted])) < FEW:
+        return False
+    label_format = sample.get("label_format")
+    are_colors = label_format is not None and bool(label_format.colors)
+    values = read_colors(sample["sem_seg_file_name"]) if are_colors else labels
+    return bool(soft_values(border_counts(values, counted, are_colors=are_colors)))

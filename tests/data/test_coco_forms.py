@@ -103,9 +103,7 @@ def test_coordinates_that_a_box_shows_to_be_no_pixels(
 @pytest.mark.parametrize(
     ("box", "is_apart"), [([10, 10, 20, 20], 0), ([10, 10, 30, 30], 0), ([35, 2, 20, 20], 1), ([0, 0, 0, 0], 0)]
 )
-def test_boxes_elsewhere_get_a_word(
-    box: list, is_apart: int, tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
+def test_boxes_elsewhere_get_a_word(box: list, is_apart: int, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     """Those of two corners in the place of width and height are read as such."""
     code, out = checked(write(tmp_path, [A], [{"image_id": 1, "bbox": box}]), capsys)
     assert code == 0
@@ -116,7 +114,10 @@ def test_percent_without_boxes_gets_a_word(tmp_path: Path, capsys: pytest.Captur
     polygons = [[[x, x, 95, x, 95, 99, x, 99]] for x in range(4)]
     annotations = [{"image_id": 1, "bbox": None, "segmentation": x} for x in polygons]
     file = write(tmp_path, [{**A, "width": 640, "height": 480}], annotations)
-    assert "no coordinate is above 99, in images of at least 480 pixels a side: are they percent" in checked(file, capsys)[1]
+    assert (
+        "no coordinate is above 99, in images of at least 480 pixels a side: are they percent"
+        in checked(file, capsys)[1]
+    )
     file = write(tmp_path, [A], annotations)
     assert "are they percent" not in checked(file, capsys)[1]
 

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from semask_d2.__main__ import main
-from tests.helpers import label_tools
 from tests.helpers.folders import follow
 from tests.helpers.label_tools import COLORS, SQUARES, ids, photograph, save, write_json
 
@@ -88,9 +87,7 @@ def test_overlays_beside_images_of_whole_names_are_asked_about(tmp_path: Path, c
 
 
 @pytest.mark.parametrize("has_classes", [False, True])
-def test_maps_of_segments_are_no_label_maps(
-    has_classes: bool, tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
+def test_maps_of_segments_are_no_label_maps(has_classes: bool, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     """The colors of panoptic maps are ids of segments, which differ from image to image."""
     annotations = []
     for number, name in enumerate(SQUARES, start=1):
@@ -103,7 +100,7 @@ def test_maps_of_segments_are_no_label_maps(
     write_json(tmp_path / "data/panoptic.json", content)
     code = main(["init-data", str(tmp_path / "data"), "--output", str(tmp_path / "new.yaml")])
     out, err = capsys.readouterr()
-    assert code == (not has_classes)
+    assert code == (not has_classes), err
     if has_classes:
         assert 'labels: "classes/*.png"' in (tmp_path / "new.yaml").read_text()
         assert "left out: panoptic/*.png, whose colors are segments of a panoptic file" in out

@@ -77,9 +77,7 @@ def test_the_list_of_names_with_tabs_is_a_good_data_set(tmp_path: Path, capsys: 
 
 
 @pytest.mark.parametrize("kind", ["coco", "masks"])
-def test_splits_of_one_folder_of_images_become_lists(
-    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
+def test_splits_of_one_folder_of_images_become_lists(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     for number in range(5):
         photograph(tmp_path / f"data/images/{number}.jpg", number)
     for split, numbers in (("train", (0, 1)), ("val", (2,)), ("test", (3,))):

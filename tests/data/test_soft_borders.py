@@ -57,7 +57,9 @@ def test_check_says_so_where_they_are_classes(tmp_path: Path, capsys: pytest.Cap
     file = tmp_path / "mine.yaml"
     file.write_text(f"train: {{images: data/images, labels: data/masks}}\nnames: [{names}]\nignore: 999\n")
     assert main(["check", str(file), "--workers", "0"]) == 0
-    assert "3 label file(s) of train have ids at borders that lie between those on both sides" in capsys.readouterr().out
+    assert (
+        "3 label file(s) of train have ids at borders that lie between those on both sides" in capsys.readouterr().out
+    )
 
 
 def test_regions_are_no_soft_borders() -> None:
@@ -88,9 +90,7 @@ def test_masks_of_transparency_are_named(tmp_path: Path, capsys: pytest.CaptureF
 
 
 @pytest.mark.parametrize("options", [{}, {"exif": Image.Exif().tobytes()}])
-def test_lossy_webp_is_told_from_lossless(
-    options: dict, tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
+def test_lossy_webp_is_told_from_lossless(options: dict, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     picture = Image.fromarray(COLOR)
     write(tmp_path / "lossy", picture, ".webp", **options)
     assert lossy_format(tmp_path / "lossy/masks/0.webp") == "lossy WebP"

@@ -81,7 +81,7 @@ def get_dataset_dicts(name: str) -> list[dict]:
     for number, sample in enumerate(dicts):
         if not isinstance(sample, Mapping) or not isinstance(sample.get("file_name"), str | os.PathLike):
             raise UserError(
-                f'data set "{name}": entry {number} is {shown(sample)}; expected a dict with the `file_name` of an image'
+                f"data set {name}: entry {number} is {shown(sample)}; expected a dict with an image's `file_name`"
             )
     return dicts
 

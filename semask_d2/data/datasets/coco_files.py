@@ -134,7 +134,9 @@ def read_categories(file: CocoFile, entries: Sequence[Any]) -> None:
 
 def image_name(entry: Section) -> str:
     """Return the file name of an image; of LVIS, which has none, the address that it is from."""
-    return entry.text("coco_url" if entry.get("file_name", None) is None and "coco_url" in entry.values else "file_name")
+    return entry.text(
+        "coco_url" if entry.get("file_name", None) is None and "coco_url" in entry.values else "file_name"
+    )
 
 
 def side_of(entry: Section, key: str) -> int | None:
