@@ -26,6 +26,7 @@ SAMPLES_PER_PIXEL, BITS_PER_SAMPLE, PLANAR_CONFIGURATION = 277, 258, 284  # tags
 PHOTOMETRIC, EXTRA_SAMPLES, SAMPLE_FORMAT = 262, 338, 339
 WHITE_IS_ZERO, SIGNED, FLOAT, TRANSPARENCY = 0, 2, 3, (1, 2)  # values of these
 NO_DATA = 1e30  # beyond which a float stands for none, as -3.4e38 in rasters
+KNOWN_NO_DATA = (-9999.0, -99999.0, -32768.0, -32767.0)  # that rasters have, and that are away by less than FAR
 FAR = 4  # times the span of all other values that one below zero is away which stands for no data, as -9999
 BITS = (8, 10, 12, 14, 16)  # of cameras and scanners whose values lie in files of 16 bits
 
@@ -120,7 +121,8 @@ def span_of(values: np.ndarray) -> ValueSpan:
     if numbers.size and numbers.min() < 0:
         rest = numbers[numbers > numbers.min()]
         inner = float(rest.max()) - float(rest.min()) if rest.size else 0.0
-        if inner and FAR * inner < float(rest.min()) - float(numbers.min()):
+        far = 1 / FAR if float(numbers.min()) in KNOWN_NO_DATA else FAR
+        if inner and far * inner < float(rest.min()) - float(numbers.min()):
             numbers = rest
     low, high = (float(numbers.min()), float(numbers.max())) if numbers.size else (0.0, 0.0)
     return ValueSpan(low, high, values.size - numbers.size, is_float)

@@ -139,6 +139,8 @@ def test_a_range_holds_what_stands_for_no_data_out() -> None:
         values[0] = np.arange(4)
         assert span_of(values)[:3] == (0, 3, 12)
         assert proposed_range([span_of(values)]) == ((0, 255) if dtype is np.float32 or low else None)
+    assert span_of(np.array([[-9999, 3, 3100]], np.float32)) == ValueSpan(3, 3100, 1, True)
+    assert span_of(np.array([[-9999, -9000, 3100]], np.float32)) == ValueSpan(-9999, 3100, 0, True)
     assert span_of(np.array([[-1024, 0, 3071]], np.int16)) == ValueSpan(-1024, 3071, 0, False)
     numbers = np.array([[np.nan, 0.5, 1]], np.float32)
     assert proposed_range([span_of(numbers)]) == (0, 1)
