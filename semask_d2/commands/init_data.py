@@ -61,7 +61,8 @@ def main(args: argparse.Namespace) -> None:
             file.write(content)
     advice = "see that its names are right" if guessed.classes.are_named else "put the classes' names in"
     seen = f"{', '.join(guessed.splits)}; label files hold {guessed.held}"
-    written = f"Wrote {output} ({seen}): {advice}, then semask check {shlex.quote(str(output))}"
+    named = f"./{output}" if str(output).startswith("-") else str(output)
+    written = f"Wrote {output} ({seen}): {advice}, then semask check {shlex.quote(named)}"
     listed = [
         f"Wrote {path}, pairs of images and labels, as one folder holds those of several splits"
         for path in lists.values()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
@@ -16,7 +15,7 @@ from semask_d2.data.datasets.walking import SUFFIXES, files_below
 from semask_d2.data.guessing_exports import files_of_tools
 from semask_d2.data.guessing_ids import Classes, classes_of_files
 from semask_d2.data.guessing_names import find_names, usable_names
-from semask_d2.data.guessing_places import Place, is_picture, split_named
+from semask_d2.data.guessing_places import Place, is_picture, option_words, split_named
 from semask_d2.data.guessing_search import Search
 from semask_d2.data.image_io import value_span
 from semask_d2.data.pixel_values import ValueRange, proposed_range
@@ -152,7 +151,7 @@ def split_at(folder: Path, pairs: Sequence[tuple[Place, Place]]) -> Split:
         names = [x.below(folder) for x in files]
         raise UserError(
             f"{folder}: {' and '.join(names)} are COCO-format files of one split, which takes one; merge them, or say "
-            f"which is meant with --labels {shlex.quote(names[0])}"
+            f"which is meant with {option_words('labels', names[0])}"
         )
     images = list(dict.fromkeys(image for image, _ in pairs))
     patterns = [image.below(folder) for image in images]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import re
+import shlex
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -187,6 +188,11 @@ def split_named(parts: Iterable[str]) -> str:
             if split := next((split for split, known in SPLIT_WORDS.items() if some & set(known)), ""):
                 return split
     return ""
+
+
+def option_words(option: str, value: str) -> str:
+    """Return the words of a command line that give an option a value, also one that begins with a dash."""
+    return f"--{option}{'=' if value.startswith('-') else ' '}{shlex.quote(value)}"
 
 
 def is_split(name: str) -> bool:

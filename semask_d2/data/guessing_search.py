@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import glob
 import re
-import shlex
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
@@ -28,6 +27,7 @@ from semask_d2.data.guessing_places import (
     is_split,
     json_places,
     nearness,
+    option_words,
     picture_places,
     split_named,
 )
@@ -262,7 +262,7 @@ class Search:
             overlaid = " (each holds two values: if each is of one class, merge them first into one file an image)"
         return UserError(
             f"{self.folder}: {listed} could {all_of_them} be {role}{overlaid}; say which are meant "
-            f"with --{option} {shlex.quote(self.of_all_splits(likely[0]))}"
+            f"with {option_words(option, self.of_all_splits(likely[0]))}"
         )
 
     def of_all_splits(self, place: Place) -> str:

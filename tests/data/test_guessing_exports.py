@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -84,6 +85,21 @@ def test_overlays_beside_images_of_whole_names_are_asked_about(tmp_path: Path, c
     assert words == ["--images", "*.jpg"]
     content = follow(tmp_path / "data", tmp_path, words)
     assert content["train"] == {"images": "*.jpg", "labels": "*___save.png"}
+
+
+def test_advice_works_for_names_that_begin_with_a_dash(
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in SQUARES:
+        save(tmp_path / f"-data/images/{name}.jpg", photograph(name))
+        for folder in ("-one", "-two"):
+            save(tmp_path / f"-data/{folder}/{name}.png", ids(name))
+    assert main(["init-data", "./-data"]) == 1
+    words = shlex.split(capsys.readouterr().err.partition("say which are meant with ")[2])
+    assert main(["init-data", "./-data", *words]) == 0
+    (advice,) = re.findall("then semask (check .*)", capsys.readouterr().out)
+    assert main([*shlex.split(advice), "--workers", "0"]) == 0
 
 
 @pytest.mark.parametrize("has_classes", [False, True])
