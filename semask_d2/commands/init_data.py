@@ -51,7 +51,10 @@ def main(args: argparse.Namespace) -> None:
         if os.path.lexists(path):
             raise UserError(f"{path} is there already; remove it, or name another file with --output")
     text = as_yaml(guessed, folder, free_name(output), lists)
-    contents = {lists[split]: "".join(list_line(x, folder) for x in guessed.splits[split].pairs) for split in lists}
+    contents = {
+        lists[split]: "".join(list_line(x, Path(os.path.abspath(folder))) for x in guessed.splits[split].pairs)
+        for split in lists
+    }
     try:
         "".join([text, *contents.values()]).encode()
     except UnicodeEncodeError as error:

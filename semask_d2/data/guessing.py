@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
@@ -56,6 +57,7 @@ def guess(folder: Path, *, images: str = "", labels: str = "", workers: int | No
 
     Raises `UserError` where none, or several, could belong together, naming them.
     """
+    folder = Path(os.path.abspath(folder))  # as patterns are, of which paths below it are told
     if not folder.is_dir():
         raise UserError(f"{folder}: there is no such folder")
     files = files_below(folder)

@@ -102,6 +102,22 @@ def test_advice_works_for_names_that_begin_with_a_dash(
     assert main([*shlex.split(advice), "--workers", "0"]) == 0
 
 
+@pytest.mark.parametrize("folder", ["data", "./data", "data/", "link", "other/../data"])
+@pytest.mark.parametrize("labels", ["masks/*.png", "masks", ""])
+def test_folders_may_be_named_from_here(
+    folder: str, labels: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "link").symlink_to("data")
+    for name, split in (("a", "train"), ("b", "val")):
+        save(tmp_path / f"data/images/{name}.jpg", photograph(name))
+        save(tmp_path / (f"data/masks/{name}.png" if labels else f"data/masks/{split}/{name}.png"), ids(name))
+    words = ["--labels", labels] if labels else []
+    assert main(["init-data", folder, "--output", "new.yaml", *words]) == 0
+    assert main(["check", "new.yaml", "--workers", "0"]) == 0
+
+
 @pytest.mark.parametrize("has_classes", [False, True])
 def test_maps_of_segments_are_no_label_maps(has_classes: bool, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     """The colors of panoptic maps are ids of segments, which differ from image to image."""
