@@ -16,6 +16,7 @@ from semask_d2.utils.errors import UnreadableFile, UserError
 
 NO_DATA = MAX_ID  # of 16-bit rasters, as negative ids are of others
 SHOWN = 20
+MANY_COLORS = 1024  # that no label files hold together
 IDS, COLORS = "ids", "colors"
 
 
@@ -36,6 +37,11 @@ def classes_of_files(files: Sequence[Path], table: NameTable, workers: int | Non
     kind, counts = ids_or_colors_of_all(files, workers)
     soft, values = set(soft_values(counts)), sorted(counts)
     sharp = [value for value in values if value not in soft]
+    if kind == COLORS and len(sharp) > MANY_COLORS:
+        raise UserError(
+            f"{files[0]} and others hold {len(values)} colors, as photographs do: a label file holds one id, or one of "
+            "few colors, for each pixel; are images and labels mixed up?"
+        )
     if kind == COLORS:
         remarks = soft_remarks([f"#{color:06x}" for color in sharp], "color") if soft else []
         classes = classes_of_colors(sharp, table)

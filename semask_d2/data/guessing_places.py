@@ -81,7 +81,7 @@ def picture_places(pictures: Iterable[Path], pattern: str = "", *, by_kind: bool
         stems = [composed(path.stem) for path in files]
         kinds = endings_by_kind(files, beginnings) if by_kind else {common_ending(stems): files}
         for ending, some in kinds.items():
-            name = pattern if is_pattern([pattern]) else f"*{glob.escape(ending)}{some[0].suffix}"
+            name = pattern if pattern else f"*{glob.escape(ending)}{some[0].suffix}"
             names = frozenset(paired_name(path, ending) for path in some)
             places.append(Place(folder / name, tuple(some), names, ending))
     return places

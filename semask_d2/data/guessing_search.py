@@ -17,7 +17,7 @@ from pathlib import Path
 from semask_d2.data.datasets.coco_files import CocoFile
 from semask_d2.data.datasets.coco_labels import match_images
 from semask_d2.data.datasets.pairing import expand, few
-from semask_d2.data.datasets.walking import composed, matching_files
+from semask_d2.data.datasets.walking import composed, existing_part, matching_files
 from semask_d2.data.guessing_exports import files_of_tools, require_whole_labels
 from semask_d2.data.guessing_looks import is_in_color, is_lossy_label, is_overlay, is_whole_floats, looks, median_looks
 from semask_d2.data.guessing_places import (
@@ -91,8 +91,13 @@ class Search:
     def named(self, option: str, pattern: str, by_kind: bool) -> list[Place]:
         """Return the places of what the user names with an option."""
         source = f"--{option}"
+        base, rest = existing_part(pattern, self.folder)
+        if not base.joinpath(*rest).is_relative_to(self.folder):
+            raise UserError(
+                f"{source} {pattern}: it is not below {self.folder}; give init-data a folder that holds images and labels"
+            )
         if option == "labels" and pattern.lower().endswith(".json"):
-            places = [x for x in self.json_files().places if x.pattern == (self.folder / pattern)]
+            places = [x for x in self.json_files().places if x.pattern == base.joinpath(*rest)]
             if not places:
                 known = next((x for x in self.json_files().others if pattern in x), "no COCO-format file there")
                 raise UserError(f"{source} {pattern}: {known}")

@@ -118,6 +118,35 @@ def test_folders_may_be_named_from_here(
     assert main(["check", "new.yaml", "--workers", "0"]) == 0
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--labels", "../out/*.png"], "--labels ../out/*.png: it is not below"),
+        (["--labels", "../labels.json"], "--labels ../labels.json: it is not below"),
+        (["--images", "{tmp_path}/out"], "out: it is not below"),
+        (["--images", "masks", "--labels", "images"], "colors, as photographs do"),
+    ],
+)
+def test_options_that_cannot_be_meant(
+    words: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    for name in SQUARES:
+        save(tmp_path / f"data/images/{name}.png", photograph(name))
+        save(tmp_path / f"data/masks/{name}.png", ids(name))
+        save(tmp_path / f"out/{name}.png", ids(name))
+    words = [word.format(tmp_path=tmp_path) for word in words]
+    assert main(["init-data", str(tmp_path / "data"), "--output", str(tmp_path / "new.yaml"), *words]) == 1
+    assert told in capsys.readouterr().err
+
+
+def test_one_label_file_is_one(tmp_path: Path) -> None:
+    for name in SQUARES:
+        save(tmp_path / f"data/images/{name}.png", photograph(name))
+        save(tmp_path / f"data/masks/{name}.png", ids(name))
+    words = ["--labels", "masks/a.png", "--images", "images/a.png"]
+    assert follow(tmp_path / "data", tmp_path, words)["train"] == {"images": "images/a.png", "labels": "masks/a.png"}
+
+
 @pytest.mark.parametrize("has_classes", [False, True])
 def test_maps_of_segments_are_no_label_maps(has_classes: bool, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     """The colors of panoptic maps are ids of segments, which differ from image to image."""
