@@ -16,7 +16,7 @@ from semask_d2.data.datasets.coco_files import CocoFile, coco_file
 from semask_d2.data.datasets.coco_labels import endings
 from semask_d2.data.datasets.json_formats import other_format, read_json
 from semask_d2.data.datasets.pairing import SHOWN
-from semask_d2.data.datasets.walking import SUFFIXES, composed, is_pattern, stem_of
+from semask_d2.data.datasets.walking import SUFFIXES, composed, stem_of
 from semask_d2.data.quick_check import evenly
 from semask_d2.utils.errors import UserError
 

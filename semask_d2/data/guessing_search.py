@@ -94,7 +94,7 @@ class Search:
         base, rest = existing_part(pattern, self.folder)
         if not base.joinpath(*rest).is_relative_to(self.folder):
             raise UserError(
-                f"{source} {pattern}: it is not below {self.folder}; give init-data a folder that holds images and labels"
+                f"{source} {pattern}: it is not below {self.folder}; name a folder that holds images and labels"
             )
         if option == "labels" and pattern.lower().endswith(".json"):
             places = [x for x in self.json_files().places if x.pattern == base.joinpath(*rest)]
