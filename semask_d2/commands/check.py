@@ -11,6 +11,7 @@ from semask_d2.config import get_cfg
 from semask_d2.data.check_page import as_page, as_text
 from semask_d2.data.checking import DataCheck, check_data
 from semask_d2.data.datasets.custom import CustomDataset
+from semask_d2.data.datasets.lists import list_line
 from semask_d2.engine.launch import guarded
 from semask_d2.utils.errors import UserError, printable
 from semask_d2.utils.files import atomic_write, is_written_through
@@ -46,8 +47,9 @@ def main(args: argparse.Namespace) -> None:
     if args.list is not None:
         write_lists(Path(args.list), dataset, check)
     if check.faults:
-        raise UserError(f"{args.file}: {len(check.faults)} fault(s), listed above; mend them, or go on with the good "
-                        "pairs that --list writes")  # fmt: skip
+        goes_on = bool(check.dicts) and all(map(check.good, check.dicts))
+        advice = ", or go on with the good pairs that --list writes" if goes_on else ""
+        raise UserError(f"{args.file}: {len(check.faults)} fault(s), listed above; mend them{advice}")
 
 
 def write_lists(path: Path, dataset: CustomDataset, check: DataCheck) -> None:
@@ -57,20 +59,12 @@ def write_lists(path: Path, dataset: CustomDataset, check: DataCheck) -> None:
     for split in check.dicts:
         to_device = path.exists() and not path.is_dir() and is_written_through(path)  # a pipe or device, or the output
         target = path if to_device else path.with_name(f"{path.stem}_{split}.txt")
-        lines = [
-            "\t".join(below(x[key], dataset.root) for key in ("file_name", "sem_seg_file_name"))
-            for x in check.good(split)
-        ]
+        lines = [list_line((x["file_name"], x["sem_seg_file_name"]), dataset.root) for x in check.good(split)]
         if not lines:
             raise UserError(f"--list {path}: no good pair of files in {split} to write")
         with atomic_write(target) as file:
-            file.writelines(f"{line}\n" for line in lines)
+            file.writelines(lines)
         print(printable(f"Wrote {target}, {len(lines)} pairs: `{split}: {os.path.abspath(target)}` uses it"))
-
-
-def below(path: str, root: Path) -> str:
-    """A path as it reads from `root`, where it lies below."""
-    return Path(path).relative_to(root).as_posix() if Path(path).is_relative_to(root) else os.path.abspath(path)
 
 
 def command_line(arguments: Sequence[str] | None = None, *, prog: str | None = None) -> int:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from semask_d2.d2 import DatasetCatalog
+from semask_d2.data.datasets.lists import list_line
 from semask_d2.data.guessing import guess
 from semask_d2.data.guessing_yaml import as_yaml
 from semask_d2.engine.launch import guarded
@@ -45,17 +46,31 @@ def main(args: argparse.Namespace) -> None:
     if os.path.lexists(output):
         raise UserError(f"{output} is there already; remove it, or name another file with --output")
     guessed = guess(folder, images=args.images, labels=args.labels)
-    text = as_yaml(guessed, folder, free_name(output))
+    lists = {split: output.with_name(f"{output.stem}_{split}.txt") for split, x in guessed.splits.items() if x.pairs}
+    for path in lists.values():
+        if os.path.lexists(path):
+            raise UserError(f"{path} is there already; remove it, or name another file with --output")
+    text = as_yaml(guessed, folder, free_name(output), lists)
+    contents = {
+        lists[split]: "".join(list_line(x, Path(os.path.abspath(folder))) for x in guessed.splits[split].pairs)
+        for split in lists
+    }
     try:
-        text.encode()
+        "".join([text, *contents.values()]).encode()
     except UnicodeEncodeError as error:
         raise UserError(f"{printable(str(folder))}: names of files in it are not in UTF-8; rename them") from error
-    with atomic_write(output) as file:
-        file.write(text)
+    for path, content in {**contents, output: text}.items():
+        with atomic_write(path) as file:
+            file.write(content)
     advice = "see that its names are right" if guessed.classes.are_named else "put the classes' names in"
     seen = f"{', '.join(guessed.splits)}; label files hold {guessed.held}"
-    written = f"Wrote {output} ({seen}): {advice}, then semask check {shlex.quote(str(output))}"
-    print(printable("\n".join([written, *guessed.remarks])))
+    named = f"./{output}" if str(output).startswith("-") else str(output)
+    written = f"Wrote {output} ({seen}): {advice}, then semask check {shlex.quote(named)}"
+    listed = [
+        f"Wrote {path}, pairs of images and labels, as one folder holds those of several splits"
+        for path in lists.values()
+    ]
+    print(printable("\n".join([written, *listed, *guessed.remarks])))
 
 
 def default_name(folder: Path) -> str:

@@ -118,6 +118,11 @@ def class_names(value: Any, path: Path) -> list[str]:
     return value
 
 
+def plain_name(text: str) -> str:
+    """Return a text as the name of a class can be: one line without spaces around it, of few characters."""
+    return CONTROL.sub(" ", text).strip()[:MAX_NAME].strip()
+
+
 def as_id(key: Any) -> Any:
     """Return a key of digits, as JSON writes them, as the number that it is; others as they are."""
     return int(key) if isinstance(key, str) and DIGITS.fullmatch(key) else key

@@ -63,21 +63,29 @@ def flat_mask(counts: np.ndarray) -> np.ndarray:
 def checked_segmentation(segmentation: Any, height: int, width: int, source: str) -> list[list[float]] | np.ndarray:
     """Return a `segmentation` as polygons [x, y, x, y, ...] of three points or more, or as run lengths (N,) int64.
 
-    Errors are those of `decoded_mask`. A flat list of numbers is one polygon, as some tools write it. Polygons of
-    fewer points are left out.
+    Errors are those of `decoded_mask`. A flat list of numbers, or of points, is one polygon, as some tools write it.
+    Polygons of fewer points are left out.
     """
     if height < 1 or width < 1 or height * width > MAX_PIXELS:
         raise UnusableAnnotation(f"{source}: its image has {width} x {height} pixels; from 1 to {MAX_PIXELS} are read")
-    if segmentation is None:
+    if segmentation is None or (isinstance(segmentation, Mapping) and not segmentation):
         raise UnusableAnnotation(f"{source}: it has no segmentation, only a box; expected polygons or run lengths")
+    if hasattr(segmentation, "__array__"):  # of NumPy or PyTorch: a mask of each pixel, or polygons
+        array = np.asarray(segmentation)
+        if array.shape == (height, width) and array.dtype.kind in "bui" and array.max(initial=0) <= 1:
+            return mask_run_lengths(array)
+        if array.ndim == 2 and array.dtype.kind == "b":
+            raise UnusableAnnotation(f"{source}: its mask has the shape {array.shape}, its image {(height, width)}")
+        is_one = array.ndim == 1 or (array.ndim == 2 and array.shape[1] == 2)
+        segmentation = [array] if is_one else list(array) if array.ndim else segmentation
     if isinstance(segmentation, Mapping):
         return checked_run_lengths(segmentation, height, width, source)
-    if isinstance(segmentation, np.ndarray):
-        segmentation = [segmentation]
     if not isinstance(segmentation, list | tuple):
         raise UnusableAnnotation(f"{source}: expected polygons or run lengths, got {shown(segmentation)}")
     if segmentation and all(type(x) in (int, float) for x in segmentation):
         segmentation = [segmentation]
+    if len(segmentation) >= MIN_POINTS and all(isinstance(x, list | tuple) and len(x) == 2 for x in segmentation):
+        segmentation = [segmentation]  # the points of one polygon
     longest = sum(len(x) for x in segmentation if isinstance(x, list)) // 2 * max(height, width)  # that edges can be
     is_short = longest <= MAX_LENGTH
     if segmentation and is_short and all(is_plain_polygon(polygon, height, width) for polygon in segmentation):
@@ -160,6 +168,8 @@ def checked_run_lengths(encoded: Mapping[str, Any], height: int, width: int, sou
     Raises `UnusableAnnotation` where they do not fill height x width.
     """
     size, counts = encoded.get("size"), encoded.get("counts")
+    if hasattr(size, "__array__"):
+        size = np.asarray(size).tolist()
     if not isinstance(size, list | tuple) or list(size) != [height, width]:
         raise UnusableAnnotation(
             f"{source}: its run lengths are of the size {shown(size)}; expected [{height}, {width}]"
@@ -174,6 +184,13 @@ def checked_run_lengths(encoded: Mapping[str, Any], height: int, width: int, sou
     if ((numbers < 0) | (numbers > pixels)).any() or int(numbers.sum(dtype=np.float64)) != pixels:
         raise UnusableAnnotation(f"{source}: its run lengths do not add up to {height} x {width} pixels")
     return numbers.astype(np.int64)
+
+
+def mask_run_lengths(mask: np.ndarray) -> np.ndarray:
+    """Return the run lengths (N,) int64 of a mask (H, W) by columns: unset, set, unset, ..."""
+    flat = np.concatenate([[False], mask.T.ravel() != 0])
+    ends = np.flatnonzero(np.append(flat[1:] != flat[:-1], True))
+    return np.diff(ends, prepend=0)
 
 
 def decompressed_counts(text: str | bytes, source: str) -> np.ndarray:

@@ -14,11 +14,20 @@ import numpy as np
 
 from semask_d2.data.annotations import EmptyAnnotation
 from semask_d2.data.datasets.custom import CustomDataset
-from semask_d2.data.datasets.pairing import Problem
-from semask_d2.data.image_io import has_broken_exif, open_picture, page_count, picture_size, value_span
+from semask_d2.data.datasets.pairing import Problem, few
+from semask_d2.data.image_io import (
+    band_count,
+    has_broken_exif,
+    lossy_format,
+    open_picture,
+    page_count,
+    picture_size,
+    value_span,
+)
 from semask_d2.data.labels import read_sample_labels
 from semask_d2.data.parallel import map_files
 from semask_d2.data.pixel_values import ValueSpan, proposed_range
+from semask_d2.data.soft_borders import has_soft_borders
 from semask_d2.data.statistics import only_class, pixels_by_class
 from semask_d2.utils.errors import UnreadableFile, UserError
 
@@ -39,7 +48,7 @@ FAULTS = {
     "duplicate": "in both splits",
     "relation": "ids and names of a COCO file that do not fit together",
     "annotation": "annotations that cannot be used (a training leaves them out)",
-    "degenerate": "NOTHING TO LEARN: one class is everywhere",
+    "degenerate": "NOTHING TO LEARN: one class is everywhere, or none",
 }
 WARNINGS = {
     "near": "nearly the same in both splits",
@@ -52,6 +61,8 @@ WARNINGS = {
     "values": "values of images",
     "area": "annotations without an area (a training leaves them out)",
     "form": "unusual, and read as it is meant",
+    "soft": "label files with soft borders",
+    "box": "polygons that do not fit what their file says besides",
 }
 
 
@@ -76,6 +87,7 @@ class PairFacts:
     looks: int = 0
     ignored: int = 0
     span: ValueSpan | None = None
+    is_soft: bool = False
 
 
 @dataclass
@@ -132,10 +144,12 @@ def check_data(dataset: CustomDataset, *, value_range: Sequence[float] = (), wor
             result.facts[split] = list(map_files(examine, dicts, what=f"checking {split}", workers=workers))
             result.findings += [finding for facts in result.facts[split] for finding in facts.findings]
             spoil(result, split, pairing.problems)
+    result.findings = list(dict.fromkeys(result.findings))  # both splits of a fraction have the faults of one list
     result.findings += repeated_images(result)
     result.findings += shared_images(result)
     result.findings += class_findings(result, dataset.classes, dataset.label_format.ignore_label)
     result.findings += value_findings(result, value_range)
+    result.findings += soft_findings(result)
     return result
 
 
@@ -156,8 +170,10 @@ def examine_pair(
     facts = PairFacts([], np.zeros(num_classes, np.int64))
     path, label_path = sample["file_name"], sample["sem_seg_file_name"]
     size = examine_image(path, facts, value_range)
-    if label_path.lower().endswith((".jpg", ".jpeg")):
-        facts.findings.append(Finding("lossy", f"{label_path} is a JPEG file, whose ids change in saving: write PNG"))
+    if lossy := lossy_format(label_path):
+        facts.findings.append(
+            Finding("lossy", f"{label_path} is a {lossy} file, whose ids change in saving: write PNG")
+        )
     coco = sample.get("coco_labels")
     try:
         if coco is None:
@@ -179,6 +195,7 @@ def examine_pair(
     if size is not None and size != label_size:
         text = f"{path} is {size[0]} x {size[1]}, its labels {label_path} {label_size[0]} x {label_size[1]}"
         facts.findings.append(Finding("size", text + turned_hint(size, label_size)))
+    facts.is_soft = coco is None and has_soft_borders(sample, labels, ignore_label)
     label_path = label_path if coco is None else coco.source
     if wrong := describe_wrong_ids(labels, num_classes, ignore_label):
         facts.findings.append(Finding("ids", f"{label_path}: {wrong}"))
@@ -197,6 +214,8 @@ def examine_image(path: str, facts: PairFacts, value_range: Sequence[float]) -> 
         facts.span = value_span(path)
         if (pages := page_count(path)) > 1:
             facts.findings.append(Finding("values", f"{path} has {pages} pages, of which the first is read"))
+        if bands := band_count(path):
+            facts.findings.append(Finding("values", f"{path} has {bands} more band(s) than are read"))
         pixels = np.asarray(open_picture(path, value_range))
         facts.exact = hashlib.sha1(repr(size).encode() + pixels.tobytes(), usedforsecurity=False).digest()
         facts.looks = looks_of(pixels)
@@ -205,6 +224,20 @@ def examine_image(path: str, facts: PairFacts, value_range: Sequence[float]) -> 
     except UnreadableFile as error:
         facts.findings.append(Finding("unreadable", str(error)))
     return size
+
+
+def soft_findings(check: DataCheck) -> list[Finding]:
+    """Return how many label files of each split have soft borders."""
+    findings = []
+    for split, facts in check.facts.items():
+        pairs = zip(check.dicts[split], facts, strict=True)
+        if soft := [sample["sem_seg_file_name"] for sample, x in pairs if x.is_soft]:
+            text = (
+                f"{len(soft)} label file(s) of {split} have ids at borders that lie between those on both sides, as "
+                f"antialiasing makes them: save them with sharp borders, or have `map` ignore these ids: {few(soft)}"
+            )
+            findings.append(Finding("soft", text))
+    return findings
 
 
 def turned_hint(size: tuple[int, int], label_size: tuple[int | None, int | None]) -> str:
@@ -288,12 +321,17 @@ def class_findings(check: DataCheck, classes: Sequence[str], ignore_label: int) 
         pixels = check.pixels(split)
         total = max(int(pixels.sum()), 1)
         everywhere = only_class(pixels.sum(0))
+        ignored = sum(facts.ignored for facts in check.facts[split])
+        if ignored and not pixels.any():
+            text = (
+                f"every pixel of {split} is {ignore_label}, ignored: does the data set's file ignore what are classes?"
+            )
+            findings.append(Finding("degenerate" if split == "train" else "single", text))
         for number, name in enumerate(classes):
             count, images = int(pixels[:, number].sum()), int((pixels[:, number] > 0).sum())
             if not count:
                 findings.append(Finding("absent", f'{number} "{name}" has no pixel in {split}'))
             elif number == everywhere:
-                ignored = sum(facts.ignored for facts in check.facts[split])
                 text = f'{number} "{name}" covers each of the {total} labeled pixels of {split}'
                 if ignored:
                     share = 100 * ignored / (ignored + total)
@@ -318,10 +356,22 @@ def value_findings(check: DataCheck, value_range: Sequence[float]) -> list[Findi
         spans = [x.span for x in facts if x.span is not None]
         if not spans:
             continue
+        if len({span.is_float for span in spans}) > 1 or len(spans) < len(facts):
+            floats = sum(span.is_float for span in spans)
+            kinds = {"floats": floats, "whole numbers of more than 8 bits": len(spans) - floats,
+                     "8 bits": sum(x.exact is not None and x.span is None for x in facts)}  # fmt: skip
+            held = [f"{count} hold {kind}" for kind, count in kinds.items() if count]
+            if len(held) > 1:
+                text = f"images of {split}: {', '.join(held)}; one range of values is hardly right for all: write them "
+                findings.append(Finding("values", text + "alike"))
         low, high = min(span.low for span in spans), max(span.high for span in spans)
         holds = f"{len(spans)} image(s) of {split} of more than 8 bits hold the values {low:g} to {high:g}"
         if not_numbers := sum(span.not_numbers > 0 for span in spans):
-            findings.append(Finding("values", f"{not_numbers} image(s) of {split} hold values that are no numbers"))
+            findings.append(
+                Finding(
+                    "values", f"{not_numbers} image(s) of {split} hold values that are no numbers, or stand for none"
+                )
+            )
         if value_range and (low < value_range[0] or high > value_range[1]):
             text = f"those beyond `value_range` {list(value_range)} are clipped"
             findings.append(Finding("values", f"{holds}: {text}"))

@@ -2,35 +2,41 @@
 
 from __future__ import annotations
 
-import shlex
+import os
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from semask_d2.data.datasets.coco_files import FileCategory
+from semask_d2.data.datasets.coco_files import CocoFile
 from semask_d2.data.datasets.coco_labels import is_background, is_ignored_name
-from semask_d2.data.datasets.pairing import few
+from semask_d2.data.datasets.pairing import LEFT_OUT, few
 from semask_d2.data.datasets.walking import SUFFIXES, files_below
-from semask_d2.data.guessing_ids import Classes, classes_of_files, nothing_to_learn
+from semask_d2.data.guessing_exports import files_of_tools
+from semask_d2.data.guessing_ids import Classes, classes_of_files
 from semask_d2.data.guessing_names import find_names, usable_names
-from semask_d2.data.guessing_places import Place, is_picture, split_named
+from semask_d2.data.guessing_places import Place, is_picture, option_words, split_named
 from semask_d2.data.guessing_search import Search
 from semask_d2.data.image_io import value_span
 from semask_d2.data.pixel_values import ValueRange, proposed_range
 from semask_d2.data.quick_check import evenly
 from semask_d2.utils.errors import UnreadableFile, UserError
 
+FAULTY = (*LEFT_OUT, "relation")  # the kinds of problems by which annotations are lost
 READ = 64  # label files in which ids or colors are looked for, and images whose values are
 
 
 @dataclass(frozen=True)
 class Split:
-    """Patterns of the images and of the label files of a split, below the folder; as many of each, or one COCO file."""
+    """Patterns of the images and of the label files of a split, below the folder; as many of each, or one COCO file.
+
+    `pairs` are those of a list, which goes before the patterns where they hold files of other splits as well.
+    """
 
     images: tuple[str, ...]
     labels: tuple[str, ...]
+    pairs: tuple[tuple[Path, Path], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -51,11 +57,13 @@ def guess(folder: Path, *, images: str = "", labels: str = "", workers: int | No
 
     Raises `UserError` where none, or several, could belong together, naming them.
     """
+    folder = Path(os.path.abspath(folder))  # as patterns are, of which paths below it are told
     if not folder.is_dir():
         raise UserError(f"{folder}: there is no such folder")
     files = files_below(folder)
     if not any(map(is_picture, files)):
-        raise UserError(f"{folder}: no picture in it or in the folders in it ({', '.join(SUFFIXES[:5])}, ...)")
+        known = "".join(f"; {what}" for what in files_of_tools(files))
+        raise UserError(f"{folder}: no picture in it or in the folders in it ({', '.join(SUFFIXES[:5])}, ...){known}")
     search = Search(folder, files, images, labels)
     partners = (
         search.partners()
@@ -75,7 +83,7 @@ def guess(folder: Path, *, images: str = "", labels: str = "", workers: int | No
     if coco:
         if len(coco) < len(used):
             raise search.choice("labels", used)
-        classes, has_background = classes_of_categories([x for file in coco for x in file.used()])
+        classes, has_background = classes_of_categories(coco)
         held = f"{len(classes.names) - has_background} categories"
         return Guess(splits, classes, held, remarks + classes.remarks, has_background, is_divisible, value_range)
     label_files = [path for place in used for path in place.files]
@@ -94,15 +102,17 @@ def range_of_values(images: Sequence[Path]) -> ValueRange | None:
     return proposed_range([span for span in spans if span is not None])
 
 
-def classes_of_categories(categories: Iterable[FileCategory]) -> tuple[Classes, bool]:
-    """Return the classes of a COCO-format file's categories, and whether a background was put before them.
+def classes_of_categories(files: Sequence[CocoFile]) -> tuple[Classes, bool]:
+    """Return the classes of the categories that COCO-format files use, and whether a background was put before them.
 
     It stands for the pixels in no segment, without which one class would be all that is left of many files.
     """
-    names = dict.fromkeys(x.name for x in categories if not is_ignored_name(x.name))
+    names = dict.fromkeys(x.name for file in files for x in file.used() if not is_ignored_name(x.name))
     has_background = not any(map(is_background, names))
     every = usable_names([*["background"] * has_background, *names])
-    remarks = [] if names else nothing_to_learn([], "id")
+    problems = [problem.text for file in files for problem in file.problems if problem.kind in FAULTY]
+    why = f": {few(problems, '; ')}" if problems else ", as there is none"
+    remarks = [] if names else [f"WARNING: there is nothing to learn: no annotation can be used{why}"]
     return Classes(every, remarks=remarks, are_named=True), has_background
 
 
@@ -129,14 +139,21 @@ def splits_of(folder: Path, partners: Sequence[tuple[Place, Place]]) -> tuple[di
 
 def split_at(folder: Path, pairs: Sequence[tuple[Place, Place]]) -> Split:
     """Return a split of pairs of places."""
+    if any(image.is_part for image, _ in pairs):
+        listed: list[tuple[Path, Path]] = []
+        for image, label in pairs:
+            images, labels = image.by_name(), label.by_name()
+            listed += [(images[name], labels[name]) for name in sorted(images.keys() & labels.keys())]
+        return Split((), (), tuple(listed))
     files = list(dict.fromkeys(label for _, label in pairs if label.coco is not None))
     if not files:
-        return Split(*(tuple(pair[side].below(folder) for pair in pairs) for side in (0, 1)))
+        below = [tuple(pair[side].below(folder) for pair in pairs) for side in (0, 1)]
+        return Split(below[0], below[1])
     if len(files) > 1:
         names = [x.below(folder) for x in files]
         raise UserError(
             f"{folder}: {' and '.join(names)} are COCO-format files of one split, which takes one; merge them, or say "
-            f"which is meant with --labels {shlex.quote(names[0])}"
+            f"which is meant with {option_words('labels', names[0])}"
         )
     images = list(dict.fromkeys(image for image, _ in pairs))
     patterns = [image.below(folder) for image in images]

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-
-import numpy as np
 
 from semask_d2.config.custom_data import DEFAULT_IGNORE, MAX_ID
 from semask_d2.data.guessing_names import NameTable, usable_names
-from semask_d2.data.image_io import count_ids, read_colors, read_labels
+from semask_d2.data.image_io import has_transparency, read_colors, read_labels
 from semask_d2.data.parallel import map_files
+from semask_d2.data.soft_borders import Counts, border_counts, soft_values, total_counts
 from semask_d2.utils.errors import UnreadableFile, UserError
 
 NO_DATA = MAX_ID  # of 16-bit rasters, as negative ids are of others
 SHOWN = 20
+MANY_COLORS = 1024  # that no label files hold together
+IDS, COLORS = "ids", "colors"
 
 
 @dataclass(frozen=True)
@@ -33,30 +34,56 @@ class Classes:
 
 def classes_of_files(files: Sequence[Path], table: NameTable, workers: int | None) -> tuple[Classes, str]:
     """Return the classes of label files, named by a `table` as far as it goes, and what the files hold."""
-    ids, colors = ids_and_colors(files, workers)
-    if colors:
-        return classes_of_colors(colors, table), f"{len(colors)} colors"
-    shown = ", ".join(map(str, ids[:SHOWN])) + (f" and {len(ids) - SHOWN} more" if len(ids) > SHOWN else "")
-    return classes_of_ids(ids, table), f"the ids {shown}"
+    kind, counts = ids_or_colors_of_all(files, workers)
+    soft, values = set(soft_values(counts)), sorted(counts)
+    sharp = [value for value in values if value not in soft]
+    if kind == COLORS and len(sharp) > MANY_COLORS:
+        raise UserError(
+            f"{files[0]} and others hold {len(values)} colors, as photographs do: a label file holds one id, or one of "
+            "few colors, for each pixel; are images and labels mixed up?"
+        )
+    if kind == COLORS:
+        remarks = soft_remarks([f"#{color:06x}" for color in sharp], "color") if soft else []
+        classes = classes_of_colors(sharp, table)
+        if len(values) < 2 and any(map(has_transparency, files)):
+            remarks.append("they differ in transparency alone, which is not read: save it as a gray picture of its own")
+        known = {color: classes.ignore for color in sorted(soft) if color not in classes.colors}
+        classes = replace(classes, colors=classes.colors | known, remarks=remarks + classes.remarks)
+        return classes, f"{len(values)} colors"
+    shown = ", ".join(map(str, values[:SHOWN])) + (f" and {len(values) - SHOWN} more" if len(values) > SHOWN else "")
+    if not soft:
+        return classes_of_ids(values, table), f"the ids {shown}"
+    classes = classes_of_ids(sharp, table)
+    id_map = classes.id_map or {x: x for x in range(len(classes.names))}
+    between = {x: classes.ignore for x in {*soft, *range(DEFAULT_IGNORE + 1)} if x not in id_map}
+    remarks = soft_remarks([str(x) for x in sharp], "id") + classes.remarks
+    return replace(classes, id_map=id_map | dict(sorted(between.items())), remarks=remarks), f"the ids {shown}"
 
 
-def ids_and_colors(files: Sequence[Path], workers: int | None) -> tuple[list[int], list[int]]:
-    """Return all ids in label files, or else all their colors."""
+def soft_remarks(values: Sequence[str], kind: str) -> list[str]:
+    """Return the remark on label files with soft borders, of which `values` stand for classes."""
+    return [
+        f"WARNING: the label files have soft borders, as antialiasing makes them: {', '.join(values[:SHOWN])} are "
+        f"taken for classes, and each {kind} between them is ignored; better, save them anew with sharp borders"
+    ]
+
+
+def ids_or_colors_of_all(files: Sequence[Path], workers: int | None) -> tuple[str, Counts]:
+    """Return which of IDS and COLORS most label files hold, with the counts of all these."""
     read = [values for values in map_files(ids_or_colors, files, what="reading labels", workers=workers) if values]
     kinds = Counter(kind for kind, _ in read)
-    kind = kinds.most_common(1)[0][0] if kinds else "ids"
-    values = sorted({value for its_kind, some in read if its_kind == kind for value in some})
-    return (values, []) if kind == "ids" else ([], values)
+    kind = kinds.most_common(1)[0][0] if kinds else IDS
+    return kind, total_counts(counts for its_kind, counts in read if its_kind == kind)
 
 
-def ids_or_colors(path: Path) -> tuple[str, list[int]] | None:
-    """Return the ids of a label file, or the colors of one in color; None where it cannot be read."""
+def ids_or_colors(path: Path) -> tuple[str, Counts] | None:
+    """Return IDS and the counts of a label file, COLORS and those of one in color; None where it cannot be read."""
     try:
-        return "ids", count_ids(read_labels(path))[0].tolist()
+        return IDS, border_counts(read_labels(path))
     except UnreadableFile:
         return None
     except UserError:
-        return "colors", np.unique(read_colors(path)).tolist()
+        return COLORS, border_counts(read_colors(path), are_colors=True)
 
 
 def classes_of_colors(colors: Sequence[int], table: NameTable) -> Classes:
@@ -72,12 +99,14 @@ def classes_of_colors(colors: Sequence[int], table: NameTable) -> Classes:
 def classes_of_ids(ids: Sequence[int], table: NameTable) -> Classes:
     """Return a class for each id but those that stand for none: negative ids, 65535, and 255 where others are classes.
 
-    With 255 left out at least two classes are left; and 255 is a class among ids beyond it, or of the `table`.
+    With 255 left out at least two classes are left; and 255 is a class among ids beyond it, as the last of equal steps,
+    or of the `table`.
     """
     no_data = [x for x in ids if x < 0 or x == NO_DATA]
     valid = [x for x in ids if x not in no_data]
     others = [x for x in valid if x != DEFAULT_IGNORE]
     among = 254 in others and 256 in others
+    among = among or is_evenly_spread(valid)
     is_ignored = DEFAULT_IGNORE in valid and len(others) > 1 and not among and DEFAULT_IGNORE not in table.ids
     class_ids = sorted({*(others if is_ignored else valid), *table.ids})
     names = usable_names(table.ids.get(x) for x in class_ids)
@@ -92,12 +121,20 @@ def classes_of_ids(ids: Sequence[int], table: NameTable) -> Classes:
     if no_data:
         remarks.append(f"{', '.join(map(str, no_data))}: taken for pixels without data, and ignored")
     if DEFAULT_IGNORE in valid and not is_ignored:
-        why = "as without it one is left" if len(others) < 2 else "as ids on both sides of it are"
+        why = "as without it one is left" if len(others) < 2 else "as the others are"
         remarks.append(f"255 is taken for a class here, {why}; `255: {ignore}` in `map` ignores it")
+    if is_ignored:
+        remarks.append("255: taken for pixels that count nowhere; where it is a class, `map` and `names` can say so")
     if ignore != DEFAULT_IGNORE:
         remarks.append(f"`ignore` is {ignore}, as ids up to {len(names) - 1} are classes")
     remarks += nothing_to_learn([str(x) for x in valid], "id")
     return Classes(names, ignore, id_map, remarks=remarks, are_named=bool(table.ids))
+
+
+def is_evenly_spread(ids: Sequence[int]) -> bool:
+    """Return whether ids are gray levels from 0 to 255 with equal steps, as 0, 85, 170 and 255."""
+    step = DEFAULT_IGNORE / max(len(ids) - 1, 1)
+    return step > 2 and all(abs(x - number * step) < 1 for number, x in enumerate(sorted(ids)))
 
 
 def ignored_above(count: int) -> int:

@@ -8,10 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from semask_d2.data.image_io import read_colors, read_image, read_labels, value_span
+from semask_d2.data.image_io import holds_whole_numbers, lossy_format, read_colors, read_image, read_labels, value_span
 from semask_d2.utils.errors import UnreadableFile, UserError
 
-JPEG = (".jpg", ".jpeg")
 FEW_COLORS = 64  # that a drawn label picture has at most; a photograph has thousands
 MANY_IDS = 1024  # that a label map has at most, in regions
 SMOOTH = 0.2  # of a label map's pixels, at most, differ from their left neighbors
@@ -25,11 +24,11 @@ class Looks(NamedTuple):
 
     values: int
     borders: float
-    is_jpeg: bool
+    is_lossy: bool
 
     def is_label(self) -> bool:
         """Return whether it looks like a label file: few values, or some in regions, and no photograph's format."""
-        return not self.is_jpeg and (self.values <= FEW_COLORS or (self.values <= MANY_IDS and self.borders < SMOOTH))
+        return not self.is_lossy and (self.values <= FEW_COLORS or (self.values <= MANY_IDS and self.borders < SMOOTH))
 
     def is_plainer(self, other: Looks) -> bool:
         """Return whether it is a label map beside `other`, an image: far fewer values and borders."""
@@ -43,7 +42,7 @@ def looks(path: Path) -> Looks | None:
     """
     try:
         if (span := value_span(path)) is not None and span.is_float:
-            return Looks(MANY_IDS + 1, 1.0, is_jpeg=False)
+            return Looks(MANY_IDS + 1, 1.0, is_lossy=False)
         try:
             values = read_labels(path)
         except UnreadableFile:
@@ -53,12 +52,31 @@ def looks(path: Path) -> Looks | None:
     except UnreadableFile:
         return None
     borders = float((values[:, 1:] != values[:, :-1]).mean()) if values.shape[1] > 1 else 0.0
-    return Looks(len(np.unique(values)), borders, path.suffix.lower() in JPEG)
+    return Looks(len(np.unique(values)), borders, bool(lossy_format(path)))
+
+
+def is_in_color(path: Path) -> bool:
+    """Return whether a picture has colors in the place of ids."""
+    try:
+        read_labels(path)
+    except UnreadableFile:
+        return False
+    except UserError:
+        return True
+    return False
+
+
+def is_whole_floats(path: Path) -> bool:
+    """Return whether a file holds floats that are all whole numbers, as ids written with the wrong type."""
+    try:
+        return value_span(path) is not None and holds_whole_numbers(path)
+    except UnreadableFile:
+        return False
 
 
 def is_lossy_label(path: Path) -> bool:
-    """Return whether a JPEG file looks like a label map: flat regions of few colors, but for noise at their borders."""
-    if path.suffix.lower() not in JPEG:
+    """Return whether a file of a lossy format looks like a label map: flat regions of few colors, noisy at borders."""
+    if not lossy_format(path):
         return False
     try:
         pixels = read_image(path).astype(np.int64)
@@ -106,5 +124,5 @@ def median_looks(files: Sequence[Path]) -> Looks | None:
     return Looks(
         int(np.median([x.values for x in known])),
         float(np.median([x.borders for x in known])),
-        all(x.is_jpeg for x in known),
+        all(x.is_lossy for x in known),
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 
-from semask_d2.config.custom_data import CONTROL, MAX_NAME
+from semask_d2.config.custom_data import MAX_NAME, plain_name
 from semask_d2.utils.errors import UserError
 from semask_d2.utils.files import require_regular
 
@@ -75,7 +75,20 @@ def pixel_values(path: Path, lines: list[str]) -> NameTable | None:
     return NameTable(path, ids) if ids else None
 
 
+def label_colors(path: Path, lines: list[str]) -> NameTable | None:
+    """Read CamVid's label_colors.txt of lines red green blue name."""
+    colors = {}
+    for line in lines:
+        *channels, name = line.split(maxsplit=3)
+        if len(channels) != 3 or not all(x.isdecimal() and int(x) < 256 for x in channels):
+            return None
+        red, green, blue = map(int, channels)
+        colors[red << 16 | green << 8 | blue] = name
+    return NameTable(path, colors=colors)
+
+
 READERS = {
+    "label_colors.txt": label_colors,
     "class_names.txt": numbered,
     "labels.txt": labels_txt,
     "labelmap.txt": labelmap,
@@ -87,7 +100,7 @@ def usable_names(names: Iterable[str | None]) -> list[str]:
     """Return names that a data set can have, each once: those that are missing or repeated get a number."""
     result: dict[str, None] = {}
     for number, name in enumerate(names):
-        text = CONTROL.sub(" ", name or "").strip()[:MAX_NAME] or f"class_{number}"
+        text = plain_name(name or "") or f"class_{number}"
         copies = (f"{text[: MAX_NAME - 12]}_{copy}" for copy in count(number))
         result[text if text not in result else next(copy for copy in copies if copy not in result)] = None
     return list(result)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import re
+import shlex
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from semask_d2.data.datasets.coco_files import CocoFile, coco_file
 from semask_d2.data.datasets.coco_labels import endings
 from semask_d2.data.datasets.json_formats import other_format, read_json
 from semask_d2.data.datasets.pairing import SHOWN
-from semask_d2.data.datasets.walking import SUFFIXES, composed, is_pattern, stem_of
+from semask_d2.data.datasets.walking import SUFFIXES, composed, stem_of
 from semask_d2.data.quick_check import evenly
 from semask_d2.utils.errors import UserError
 
@@ -27,7 +28,7 @@ MANY = 10  # JSON files in a folder, from which on they are one an image
 class Place:
     """Files of one kind: their pattern, or the path of a COCO-format file; `names` are those to pair them by.
 
-    `ending` is what their stems have behind these names.
+    `ending` is what their stems have behind these names. A part is some of the pattern's files, for a list.
     """
 
     pattern: Path
@@ -35,6 +36,13 @@ class Place:
     names: frozenset[str]
     ending: str = ""
     coco: CocoFile | None = None
+    is_part: bool = False
+
+    def by_name(self) -> dict[str, Path]:
+        """Return the files by the `names`; a COCO-format file has those of all its images."""
+        if self.coco is not None:
+            return dict.fromkeys(self.names, self.pattern)
+        return {paired_name(path, self.ending): path for path in self.files}
 
     def below(self, folder: Path) -> str:
         """Return the pattern as a data set's file has it."""
@@ -43,10 +51,15 @@ class Place:
 
 @dataclass
 class JsonFiles:
-    """JSON files of a folder: those in COCO format, and what is known of the others, a line each."""
+    """JSON files of a folder: those in COCO format, and what is known of the others, a line each.
+
+    `broken` are the lines of those meant to be in COCO format, `panoptic` the names of the maps of segments of others.
+    """
 
     places: list[Place] = field(default_factory=list)
     others: list[str] = field(default_factory=list)
+    broken: list[str] = field(default_factory=list)
+    panoptic: set[str] = field(default_factory=set)
 
 
 def picture_places(pictures: Iterable[Path], pattern: str = "", *, by_kind: bool = False) -> list[Place]:
@@ -68,10 +81,15 @@ def picture_places(pictures: Iterable[Path], pattern: str = "", *, by_kind: bool
         stems = [composed(path.stem) for path in files]
         kinds = endings_by_kind(files, beginnings) if by_kind else {common_ending(stems): files}
         for ending, some in kinds.items():
-            name = pattern if is_pattern([pattern]) else f"*{glob.escape(ending)}{some[0].suffix}"
-            names = frozenset(stem_of(path.name).removesuffix(ending) for path in some)
+            name = pattern if pattern else f"*{glob.escape(ending)}{some[0].suffix}"
+            names = frozenset(paired_name(path, ending) for path in some)
             places.append(Place(folder / name, tuple(some), names, ending))
     return places
+
+
+def paired_name(path: Path, ending: str) -> str:
+    """Return the name to pair a picture by, without an `ending` and the suffix of its image, as a of a.jpg_mask.png."""
+    return stem_of(stem_of(path.name).removesuffix(ending))
 
 
 def common_ending(stems: Sequence[str]) -> str:
@@ -115,21 +133,33 @@ def json_places(files: Sequence[Path]) -> JsonFiles:
     result = JsonFiles()
     for some in by_folder.values():
         for path in some if len(some) <= MANY else evenly(some, SHOWN):
+            content = None
             try:
                 content = read_json(path)
                 known = other_format(content)
-                if is_coco(content):
+                if maps := panoptic_maps(content):
+                    result.panoptic |= maps
+                    result.others.append(f"{path} is a panoptic file, whose maps hold segments; write maps of classes")
+                elif is_coco(content):
                     result.places.append(coco_place(path, content))
                 elif known:
                     result.others.append(f"{path} is {known}")
             except UserError as error:
                 result.others.append(str(error))
+                result.broken += [str(error)] * is_coco(content)
     return result
 
 
 def is_coco(content: Any) -> bool:
     """Return whether the content of a JSON file is meant to be in COCO format."""
     return isinstance(content, dict) and all(isinstance(content.get(x), list) for x in ("images", "annotations"))
+
+
+def panoptic_maps(content: Any) -> set[str]:
+    """Return the names of the files of segments that the content of a panoptic JSON file names; none of other files."""
+    annotations = content["annotations"] if is_coco(content) else []
+    of_maps = [x["file_name"] for x in annotations if isinstance(x, dict) and "segments_info" in x and "file_name" in x]
+    return {composed(x.replace("\\", "/").rpartition("/")[2]) for x in of_maps if isinstance(x, str)}
 
 
 def coco_place(path: Path, content: Any) -> Place:
@@ -158,6 +188,11 @@ def split_named(parts: Iterable[str]) -> str:
             if split := next((split for split, known in SPLIT_WORDS.items() if some & set(known)), ""):
                 return split
     return ""
+
+
+def option_words(option: str, value: str) -> str:
+    """Return the words of a command line that give an option a value, also one that begins with a dash."""
+    return f"--{option}{'=' if value.startswith('-') else ' '}{shlex.quote(value)}"
 
 
 def is_split(name: str) -> bool:

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import glob
 import re
-import shlex
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
 
 from semask_d2.data.datasets.coco_files import CocoFile
 from semask_d2.data.datasets.coco_labels import match_images
 from semask_d2.data.datasets.pairing import expand, few
-from semask_d2.data.datasets.walking import matching_files, stem_of
-from semask_d2.data.guessing_looks import is_lossy_label, is_overlay, looks, median_looks
+from semask_d2.data.datasets.walking import composed, existing_part, matching_files
+from semask_d2.data.guessing_exports import files_of_tools, require_whole_labels
+from semask_d2.data.guessing_looks import is_in_color, is_lossy_label, is_overlay, is_whole_floats, looks, median_looks
 from semask_d2.data.guessing_places import (
     JsonFiles,
     Place,
@@ -26,18 +27,19 @@ from semask_d2.data.guessing_places import (
     is_split,
     json_places,
     nearness,
+    option_words,
     picture_places,
     split_named,
 )
+from semask_d2.data.image_io import lossy_format
 from semask_d2.data.labels import CocoLabels
 from semask_d2.data.quick_check import evenly
 from semask_d2.utils.errors import UserError
 
 # Words in the names of places that are less likely meant than others that fit as well
-UNLIKELY = re.compile("instance|object|panoptic|color|human|visual|overlay|preview|thumb")
+UNLIKELY = re.compile("instance|object|panoptic|color|human|vis|overlay|preview|thumb|depth|dispar|normal|contour|edge")
 PROBED = 3  # pictures of a folder by which it is told whether they are labels
 RIVAL = 0.5  # of the most names that labels share with images, which make others their rivals
-BRUSH = re.compile(r"task-\d+-annotation-\d+-by-.*-tag-.+-\d+")  # Label Studio's names of masks, one a class
 
 
 class Search:
@@ -59,6 +61,8 @@ class Search:
         `by_looks` compares those that look like labels with each other, as scans and their labels do.
         """
         self.remarks = []
+        if not self.images and not self.labels:
+            require_whole_labels(self.folder, self.files)
         images, labels = self.sides = self.candidates(by_kind)
         if by_looks and self.images and self.labels:
             return []
@@ -74,14 +78,26 @@ class Search:
         if images is None:
             images = [place for place in rest if not drawn[place]]
         if labels is None:
-            labels = [place for place in rest if drawn[place]] + self.json_files().places
+            json_files = self.json_files()
+            labels = [place for place in rest if drawn[place]] + json_files.places
+            of_segments = [place for place in labels if self.is_of_segments(place)]
+            labels = [place for place in labels if place not in of_segments]
+            self.remarks += [
+                f"left out: {place.below(self.folder)}, whose colors are segments of a panoptic file and no classes"
+                for place in of_segments
+            ]
         return images, labels
 
     def named(self, option: str, pattern: str, by_kind: bool) -> list[Place]:
         """Return the places of what the user names with an option."""
         source = f"--{option}"
+        base, rest = existing_part(pattern, self.folder)
+        if not base.joinpath(*rest).is_relative_to(self.folder):
+            raise UserError(
+                f"{source} {pattern}: it is not below {self.folder}; name a folder that holds images and labels"
+            )
         if option == "labels" and pattern.lower().endswith(".json"):
-            places = [x for x in self.json_files().places if x.pattern == (self.folder / pattern)]
+            places = [x for x in self.json_files().places if x.pattern == base.joinpath(*rest)]
             if not places:
                 known = next((x for x in self.json_files().others if pattern in x), "no COCO-format file there")
                 raise UserError(f"{source} {pattern}: {known}")
@@ -99,6 +115,11 @@ class Search:
             self.json = json_places(self.files)
         return self.json
 
+    def is_of_segments(self, place: Place) -> bool:
+        """Return whether the files of a place are in color, and those that a panoptic file names."""
+        names = {composed(path.name) for path in place.files}
+        return place.coco is None and names <= self.json_files().panoptic and is_in_color(place.files[0])
+
     def claims(self, images: Sequence[Place], labels: Sequence[Place]) -> list[tuple[Place, Place]]:
         """Return for each place of images the labels that share most names with it, and of those the nearest.
 
@@ -111,7 +132,7 @@ class Search:
             by_name[label.pattern.parent.name].append(label)
             beside[label.pattern.parent] += [label] if label.coco is None else []
         partners, unlabeled = [], []
-        for image in images:
+        for image in (part for place in images for part in self.divided(place, labels)):
             # of many folders called alike in pairs only these are compared: sharing half of all names, they go first
             fitting = self.fitting(image, by_name[image.pattern.parent.name], RIVAL * len(image.names))
             fitting = fitting or self.fitting(image, labels)
@@ -128,6 +149,26 @@ class Search:
         self.remarks += [f"left out: {x.below(self.folder)}, for which no labels are found" for x in unlabeled]
         self.remarks += self.unused(partners, labels)
         return partners
+
+    def divided(self, image: Place, labels: Sequence[Place]) -> list[Place]:
+        """Return the parts of a place of images whose labels are in several COCO-format files, or in those of splits.
+
+        Where two of these have a common name, it is not divided.
+        """
+        several = [x for x in labels if x.names & image.names]
+        are_splits = len({self.split_of(x) for x in several} - {""}) == len(several)
+        if self.split_of(image) or len(several) < 2 or not (are_splits or all(x.coco for x in several)):
+            return [image]
+        names = [x.names & image.names for x in several]
+        if sum(map(len, names)) > len(frozenset().union(*names)):
+            return [image]
+        by_name = image.by_name()
+        parts = [
+            replace(image, files=tuple(by_name[x] for x in sorted(some)), names=some, is_part=True) for some in names
+        ]
+        if left_out := len(image.names) - sum(map(len, names)):
+            self.remarks.append(f"left out: {left_out} files of {image.below(self.folder)}, which no labels are of")
+        return parts
 
     def fitting(self, image: Place, labels: Sequence[Place], least: float = 1) -> list[Place]:
         """Return the labels of an image's split that share at least `least` names with it, and half of the most."""
@@ -152,7 +193,8 @@ class Search:
             if image is None or best is None:
                 continue
             if image.names & label.names & best.names:
-                why = "farther from the images than their labels"
+                is_near = nearness(image, label) >= nearness(image, best)
+                why = "labels of fewer of the images" if is_near else "farther from the images than their labels"
             else:
                 advice = "give the images of each split a folder, or write lists of pairs"
                 why = f"the labels of other images of {image.below(self.folder)}; {advice}"
@@ -221,9 +263,11 @@ class Search:
             role = f"the {option} of the same {'labels' if option == 'images' else 'images'}"
         listed = f"{', '.join(names[:-1])} and {names[-1]}"
         all_of_them = "all" if len(names) > 2 else "both"
+        if option == "labels" and not any(place.coco for place in places) and all(map(is_binary, places)):
+            overlaid = " (each holds two values: if each is of one class, merge them first into one file an image)"
         return UserError(
             f"{self.folder}: {listed} could {all_of_them} be {role}{overlaid}; say which are meant "
-            f"with --{option} {shlex.quote(self.of_all_splits(likely[0]))}"
+            f"with {option_words(option, self.of_all_splits(likely[0]))}"
         )
 
     def of_all_splits(self, place: Place) -> str:
@@ -239,26 +283,25 @@ class Search:
     def nothing_found(self) -> UserError:
         """Return the error for a folder where nothing belongs together, with the reason where that is known."""
         images, labels = self.sides
-        brushes = [path.name for path in self.pictures if BRUSH.fullmatch(path.stem)]
+        if not labels and not self.labels and self.json_files().broken:
+            return UserError(self.json_files().broken[0])
         lossy = [place for place in images if all(map(is_lossy_label, evenly(place.files, PROBED)))]
         pictures = [place for place in images if place not in lossy]
         if not lossy:
             pictures = self.candidates(by_kind=True)[0]
             lossy = [place for place in pictures if all(map(is_lossy_label, evenly(place.files, PROBED)))]
-        if brushes:
-            return UserError(
-                f"{self.folder}: {few(brushes)} are Label Studio's brush masks, one for each class and annotation; "
-                "export the project as COCO instead, with images"
-            )
         for place in lossy:
             if any(place.names & other.names for other in pictures if other is not place):
                 return UserError(
-                    f"{self.folder}: {place.below(self.folder)} look like label files saved as JPEG, which changes ids "
-                    "at every border and cannot be undone: export them as PNG"
+                    f"{self.folder}: {place.below(self.folder)} look like label files saved as "
+                    f"{lossy_format(place.files[0])}, which changes ids at every border "
+                    "and cannot be undone: export them as PNG"
                 )
         others = self.json_files().others if not self.labels else []
-        if any(path.name.lower() == "annotations.xml" for path in self.files):
-            others = [*others, "annotations.xml is CVAT's own format; export as COCO 1.0 or Segmentation mask 1.1"]
+        others = [*others, *files_of_tools(self.files)]
+        for place in images:
+            if any(place.names & other.names for other in images if other is not place) and holds_whole_floats(place):
+                others.append(f"{place.below(self.folder)} hold ids as floats; write them as whole numbers")
         known = f". {few(others, '; ')}" if others else ""
         places = [place.below(self.folder) for place in (*images, *labels)]
         return UserError(
@@ -274,17 +317,22 @@ def looks_drawn(place: Place) -> bool:
     return bool(known) and all(x.is_label() for x in known)
 
 
+def holds_whole_floats(place: Place) -> bool:
+    """Return whether the pictures of a place that are probed hold floats that are all whole numbers."""
+    return all(map(is_whole_floats, evenly(place.files, PROBED)))
+
+
+def is_binary(place: Place) -> bool:
+    """Return whether the pictures of a place that are probed, and can be read, hold two values at most."""
+    known = [x for path in evenly(place.files, PROBED) if (x := looks(path)) is not None]
+    return bool(known) and all(x.values <= 2 for x in known)
+
+
 def over_each_other(one: Place, two: Place, label: Place) -> bool:
     """Return whether the images of a place are those of another one under the colors of their labels."""
     names = evenly(sorted(one.names & two.names & label.names), PROBED)
-    by_name: list[Callable[[str], Path]] = [files_by_name(place) for place in (one, two, label)]
-    return bool(names) and all(is_overlay(*(file_of(name) for file_of in by_name)) for name in names)
-
-
-def files_by_name(place: Place) -> Callable[[str], Path]:
-    """Return the lookup of a place's files by the names to pair them by."""
-    files = {stem_of(path.name).removesuffix(place.ending): path for path in place.files}
-    return files.__getitem__
+    by_name = [place.by_name() for place in (one, two, label)]
+    return bool(names) and all(is_overlay(*(files[name] for files in by_name)) for name in names)
 
 
 def told_apart(file: CocoFile, places: Sequence[Place], folder: Path) -> bool:
@@ -293,4 +341,4 @@ def told_apart(file: CocoFile, places: Sequence[Place], folder: Path) -> bool:
     labels = {image.file_name: CocoLabels("", None, None, 0, ()) for image in file.images}
     matching = match_images(images, labels, "")
     matched = {images[key] for key in matching.labels}
-    return not matching.problems and all(matched & set(place.files) for place in places)
+    return not any(x.refused for x in matching.problems) and all(matched & set(place.files) for place in places)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from semask_d2.data.guessing import Guess
@@ -10,14 +10,21 @@ from semask_d2.data.guessing import Guess
 VAL_FRACTION = 0.1
 
 
-def as_yaml(guess: Guess, root: Path, name: str = "") -> str:
-    """Return the text of a data set's file, with comments on what is to be completed by hand."""
+def as_yaml(guess: Guess, root: Path, name: str = "", lists: Mapping[str, Path] | None = None) -> str:
+    """Return the text of a data set's file, with comments on what is to be completed by hand.
+
+    `lists` are the files with the pairs of the splits that have such.
+    """
+    lists = lists or {}
     classes = guess.classes
     lines = ["# A data set for --data; `semask check` reads all of it and tells what is wrong."]
     if name:
         lines.append(f"name: {quoted(name)}")
     lines.append(f"root: {quoted(str(root.resolve()))}  # relative paths start here; without it, at this file")
     for split, where in guess.splits.items():
+        if split in lists:
+            lines.append(f"{split}: {quoted(str(lists[split].resolve()))}  # an image and its labels in each line")
+            continue
         lines.append(f"{split}: {{images: {listed(where.images)}, labels: {listed(where.labels)}}}")
     if "val" not in guess.splits and guess.is_divisible:
         lines.append(

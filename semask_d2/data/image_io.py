@@ -20,9 +20,12 @@ from semask_d2.data.pixel_values import (
     as_gray_levels,
     deep_colors,
     describe_unread_tiff,
+    gray_values,
     has_deep_colors,
     is_deep,
+    is_signed_byte,
     span_of,
+    unread_bands,
 )
 from semask_d2.utils.errors import UnreadableFile, UserError
 from semask_d2.utils.files import atomic_write, require_regular
@@ -89,12 +92,17 @@ def value_span(path: Path) -> ValueSpan | None:
     """Return the span of the values of a file of more than 8 bits, None for others; errors as in `read_image`."""
 
     def span(image: Image.Image) -> ValueSpan | None:
-        if not is_deep(image) and not has_deep_colors(image):
+        if not is_deep(image) and not is_signed_byte(image) and not has_deep_colors(image):
             return None
         values, _ = _deep_values(image, path)
         return None if values is None else span_of(values)
 
     return _read(path, "an image", span, decode=False)
+
+
+def band_count(path: Path) -> int:
+    """Return how many bands beside colors and transparency a file has, which are not read; errors as `picture_size`."""
+    return _read(path, "an image", unread_bands, decode=False)
 
 
 def page_count(path: Path) -> int:
@@ -141,7 +149,9 @@ def read_labels(path: Path) -> np.ndarray:
     MAX_PIXELS or no image, UserError if it is in color instead of ids.
     """
     image = _read(path, "a label file", lambda image: image)
-    if image.mode == "F" or len(image.getbands()) > 1:
+    if image.mode == "F":
+        raise UserError(f"{path} holds floats, but a label file holds one class id per pixel: write whole numbers")
+    if len(image.getbands()) > 1:
         kind = "an RGB file" if image.mode in ("RGB", "RGBA") else f'a file of mode "{image.mode}"'
         raise UserError(
             f"{path} is {kind}, but a label file holds one class id per pixel in a single channel: "
@@ -161,6 +171,45 @@ def read_colors(path: Path) -> np.ndarray:
     pixels = np.asarray(_read(path, "a label file", lambda image: image.convert("RGB")))
     pixels = pixels.astype(np.int64)
     return pixels[:, :, 0] << 16 | pixels[:, :, 1] << 8 | pixels[:, :, 2]
+
+
+def holds_whole_numbers(path: Path) -> bool:
+    """Return whether a file of floats holds whole numbers alone; errors as in `read_labels`."""
+    values = _read(path, "a label file", lambda image: np.asarray(image) if image.mode == "F" else None)
+    return values is not None and bool((values == np.floor(values)).all())
+
+
+def has_transparency(path: Path) -> bool:
+    """Return whether the pixels of a picture differ in transparency; False where it cannot be read."""
+
+    def differs(image: Image.Image) -> bool:
+        low, high = image.getchannel("A").getextrema() if "A" in image.getbands() else (0, 0)
+        return low != high
+
+    try:
+        return _read(path, "a label file", differs)
+    except UserError:
+        return False
+
+
+def lossy_format(path: Path) -> str:
+    """Return the name of a picture's format where that changes values in saving, "" for others."""
+    suffix = os.path.splitext(path)[1].lower()
+    if suffix in (".jpg", ".jpeg"):
+        return "JPEG"
+    if suffix != ".webp":
+        return ""
+    try:
+        with open(require_regular(path), "rb") as file:
+            head = file.read(12)
+            while head[:4] == b"RIFF" and len(chunk := file.read(8)) == 8 and chunk[:4] != b"VP8L":
+                if chunk[:4] == b"VP8 ":
+                    return "lossy WebP"
+                size = int.from_bytes(chunk[4:], "little")
+                file.seek(size + size % 2, os.SEEK_CUR)
+    except (OSError, UserError):
+        pass  # told of by whoever reads it
+    return ""
 
 
 def save_picture(path: Path, picture: np.ndarray) -> None:
@@ -241,7 +290,7 @@ def _deep_values(image: Image.Image, path: Path) -> tuple[np.ndarray | None, Ima
         values = deep_colors(image, path)
         return values, None if image.format == "TIFF" else UPRIGHT.get(_orientation(image, path))
     _decode(image, path)
-    return np.asarray(image) if is_deep(image) else None, UPRIGHT.get(_orientation(image, path))
+    return gray_values(image), UPRIGHT.get(_orientation(image, path))
 
 
 def _unidentified(path: Path) -> str:
@@ -250,8 +299,8 @@ def _unidentified(path: Path) -> str:
         bands = describe_unread_tiff(file)
     if bands:
         return (
-            f"it is {bands}; read are one gray band of up to 32 bits, RGB of 8 or 16, and RGBA: write one "
-            "or three of its bands into such a file"
+            f"it is {bands}; read are one gray band of whole numbers of up to 32 bits or floats of 32, RGB "
+            "of 8 or 16, and RGBA: write one or three of its bands into such a file"
         )
     return f"it is none of {', '.join(_formats())}: convert, replace or remove it"
 

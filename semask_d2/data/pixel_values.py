@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
-from typing import IO, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import IO, Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -23,6 +23,11 @@ ValueRange = tuple[float, float]
 INTEGERS: ValueRange = (0.0, 65535.0)
 FLOATS: ValueRange = (0.0, 1.0)
 SAMPLES_PER_PIXEL, BITS_PER_SAMPLE, PLANAR_CONFIGURATION = 277, 258, 284  # tags of TIFF
+PHOTOMETRIC, EXTRA_SAMPLES, SAMPLE_FORMAT = 262, 338, 339
+WHITE_IS_ZERO, SIGNED, FLOAT, TRANSPARENCY = 0, 2, 3, (1, 2)  # values of these
+NO_DATA = 1e30  # beyond which a float stands for none, as -3.4e38 in rasters
+KNOWN_NO_DATA = (-9999.0, -99999.0, -32768.0, -32767.0)  # that rasters have, and that are away by less than FAR
+FAR = 4  # times the span of all other values that one below zero is away which stands for no data, as -9999
 BITS = (8, 10, 12, 14, 16)  # of cameras and scanners whose values lie in files of 16 bits
 
 
@@ -51,24 +56,74 @@ def has_deep_colors(image: Image.Image) -> bool:
         return False
     if tags := getattr(image, "tag_v2", None):
         return 16 in np.atleast_1d(tags.get(BITS_PER_SAMPLE, 8))
+    if image.format == "JPEG2000":
+        return jpeg2000_bits(image) > 8
     return any(";16" in str(tile[3]) for tile in getattr(image, "tile", None) or [])
+
+
+def jpeg2000_bits(image: Image.Image) -> int:
+    """Return the bits of a value of a JPEG 2000 file, not yet decoded, by the first marker of its code stream."""
+    file: Any = getattr(image, "fp")  # noqa: B009, as Pillow's types know it of files alone
+    place = file.tell()
+    file.seek(0)
+    head = file.read(2**16)
+    file.seek(place)
+    start = head.find(b"\xff\x4f\xff\x51")  # the start of the stream, and the marker of its sizes
+    return (head[start + 42] & 0x7F) + 1 if start >= 0 and len(head) > start + 42 else 8
+
+
+def is_signed_byte(image: Image.Image) -> bool:
+    """Return whether the values of a TIFF are bytes with a sign, which Pillow reads without it."""
+    return image.mode == "L" and SIGNED in np.atleast_1d(getattr(image, "tag_v2", {}).get(SAMPLE_FORMAT, 1))
+
+
+def gray_values(image: Image.Image) -> np.ndarray | None:
+    """Return the values (H, W) of a decoded image of one channel and more than 8 bits, or signed; None for others.
+
+    Where a TIFF says that white is zero, whole numbers count down from the highest of their type.
+    """
+    if is_signed_byte(image):
+        return np.asarray(image).view(np.int8).astype(np.int32)
+    values = np.asarray(image) if is_deep(image) else None
+    is_inverted = getattr(image, "tag_v2", {}).get(PHOTOMETRIC) == WHITE_IS_ZERO
+    if values is not None and values.dtype == np.uint16 and is_inverted:
+        values = int(INTEGERS[1]) - values.astype(np.int32)
+    return values
+
+
+def unread_bands(image: Image.Image) -> int:
+    """Return how many bands of a TIFF beside gray or RGB are no transparency, and not read."""
+    extra = np.atleast_1d(getattr(image, "tag_v2", {}).get(EXTRA_SAMPLES, ()))
+    return sum(int(kind) not in TRANSPARENCY for kind in extra)
 
 
 def deep_colors(image: Image.Image, path: str | os.PathLike) -> np.ndarray:
     """Return the values (H, W, 3) of a file that `has_deep_colors`, those of TIFF upright; transparency is dropped."""
     values = None
-    if getattr(image, "tag_v2", {}).get(PLANAR_CONFIGURATION, 1) == 1:  # OpenCV reads others wrongly
+    is_planar = getattr(image, "tag_v2", {}).get(PLANAR_CONFIGURATION, 1) != 1
+    if not is_planar:  # OpenCV reads others wrongly
         with open(path, "rb") as file:
             values = cv2.imdecode(np.frombuffer(file.read(), np.uint8), cv2.IMREAD_UNCHANGED)
     if values is None or values.ndim != 3 or sorted(values.shape[:2]) != sorted(image.size):
-        raise UnreadableFile(f"{path} cannot be read as an image of 16 bits a channel: write it anew, as PNG or TIFF")
+        why = (
+            ", as its bands are planes one after another: write it anew, band by band of each pixel"
+            if is_planar
+            else (": write it anew as RGB, as PNG or TIFF")
+        )
+        raise UnreadableFile(f"{path} cannot be read as an image of 16 bits a channel{why}")
     return values[:, :, 2::-1]  # which OpenCV has as blue, green, red
 
 
 def span_of(values: np.ndarray) -> ValueSpan:
-    """Return the span of the values of a file."""
+    """Return the span of the values of a file, without those that stand for no data."""
     is_float = values.dtype.kind == "f"
-    numbers = values[np.isfinite(values)] if is_float else values
+    numbers = values[np.abs(values) < NO_DATA] if is_float else values.ravel()
+    if numbers.size and numbers.min() < 0:
+        rest = numbers[numbers > numbers.min()]
+        inner = float(rest.max()) - float(rest.min()) if rest.size else 0.0
+        far = 1 / FAR if float(numbers.min()) in KNOWN_NO_DATA else FAR
+        if inner and far * inner < float(rest.min()) - float(numbers.min()):
+            numbers = rest
     low, high = (float(numbers.min()), float(numbers.max())) if numbers.size else (0.0, 0.0)
     return ValueSpan(low, high, values.size - numbers.size, is_float)
 
@@ -81,7 +136,7 @@ def as_gray_levels(values: np.ndarray, value_range: Sequence[float], path: str |
     span = span_of(values)
     low, high = value_range or span.default_range
     if not value_range and (span.low < low or span.high > high or span.not_numbers):
-        numbers = "; some are no numbers" if span.not_numbers else ""
+        numbers = "; some are no numbers, or stand for no data" if span.not_numbers else ""
         proposed = list(proposed_range([span]) or span.default_range)
         raise UnreadableFile(
             f"{path} holds values from {span.low:g} to {span.high:g}{numbers}, where {low:g} to {high:g} are expected: "
@@ -96,21 +151,30 @@ def proposed_range(spans: Sequence[ValueSpan]) -> ValueRange | None:
     if not spans:
         return None
     low, high = min(span.low for span in spans), max(span.high for span in spans)
-    if high <= low:
-        return None
     if any(span.is_float for span in spans):
         if low >= 0 and high <= 1:
-            return None
-        return (0.0, 255.0) if low >= 0 and 1 < high <= 255 else (_rounded(low), _rounded(high))
+            return FLOATS if any(span.not_numbers for span in spans) else None
+        if low >= 0 and 1 < high <= 255:
+            return 0.0, 255.0
+        if high <= low:
+            low, high = min(low, 0.0), max(high, 0.0)
+        return _rounded(low, math.floor), _rounded(high, math.ceil)
+    if high <= low:
+        return None
     if low < 0 or high > INTEGERS[1]:
         return low, high
     bits = next(bits for bits in BITS if high < 2**bits)
-    return None if bits == BITS[-1] else (0.0, 2.0**bits - 1)
+    if bits == BITS[-1]:
+        return INTEGERS if any(span.not_numbers for span in spans) else None
+    return 0.0, 2.0**bits - 1
 
 
-def _rounded(value: float) -> float:
-    """Return a number to three digits."""
-    return round(value, 2 - math.floor(math.log10(abs(value)))) if value else 0.0
+def _rounded(value: float, whole: Callable[[float], int]) -> float:
+    """Return a number to three digits, down or up as `whole` does it, so that a range holds what it held."""
+    if not value:
+        return 0.0
+    digits = 2 - math.floor(math.log10(abs(value)))
+    return round(whole(round(value * 10.0**digits, 6)) / 10.0**digits, max(digits, 0))
 
 
 def describe_unread_tiff(file: IO[bytes]) -> str:
@@ -120,6 +184,7 @@ def describe_unread_tiff(file: IO[bytes]) -> str:
         file.seek(directory.next)
         directory.load(file)
         bands, bits = directory.get(SAMPLES_PER_PIXEL, 1), directory.get(BITS_PER_SAMPLE, (1,))
+        kind = "floats of " if FLOAT in np.atleast_1d(directory.get(SAMPLE_FORMAT, 1)) else ""
     except Exception:  # whatever the parser makes of what is no TIFF
         return ""
-    return f"a TIFF of {bands} band(s) of {bits[0] if isinstance(bits, tuple) else bits} bits"
+    return f"a TIFF of {bands} band(s) of {kind}{bits[0] if isinstance(bits, tuple) else bits} bits"

@@ -39,19 +39,27 @@ def check_some_pairs(cfg: CfgNode) -> None:
     faults, files = [], {}
     for name in dict.fromkeys((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)):
         dicts = get_dataset_dicts(name)
-        files[name] = {os.path.realpath(x["file_name"]) for x in dicts if "file_name" in x}
-        labeled = [x for x in dicts if "file_name" in x and "sem_seg_file_name" in x]
+        files[name] = {os.path.realpath(x["file_name"]) for x in dicts}
+        labeled = [x for x in dicts if x.get("sem_seg_file_name") is not None]
         sized, read = evenly(labeled, SIZES), evenly(labeled, LABELS)
         faults += filter(None, map(size_fault, sized))
-        pixels = np.zeros(head.NUM_CLASSES, np.int64)
+        pixels, unread = np.zeros(head.NUM_CLASSES, np.int64), 0
         for sample in read:
             try:
                 pixels += class_pixels_of(sample, head.NUM_CLASSES, head.IGNORE_VALUE)
             except UnreadableFile:
-                continue
+                unread += 1
             except UserError as error:
+                unread += 1
                 faults.append(str(error))
-        warn_of_one_class(name, pixels, f"{len(read)} label files looked at")
+        if len(read) > unread and not pixels.any():
+            logger.warning(
+                "%s: NO PIXEL HAS A CLASS: all of %d label files looked at are %d, ignored, so that the loss teaches "
+                "nothing; does the data set's file ignore what are classes? semask check says more",
+                name,
+                len(read) - unread,
+                head.IGNORE_VALUE,
+            )
         warn_of_one_class(name, pixels, f"{len(read)} label files looked at")
         logger.info(
             "%s: %d pairs; of %d the sizes were checked, of %d the ids (semask check reads all of a data set's file)",

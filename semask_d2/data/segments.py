@@ -27,13 +27,20 @@ class Instance(NamedTuple):
 
 def image_size(sample: dict[str, Any]) -> tuple[int, int]:
     """Return the width and height of a dict's image, by its header where the dict does not say them."""
-    width, height = sample.get("width"), sample.get("height")
+    width, height = stated_size(sample)
     return picture_size(sample["file_name"]) if width is None or height is None else (width, height)
+
+
+def stated_size(sample: dict[str, Any]) -> tuple[int | None, int | None]:
+    """Return the width and height that a dict says; None for what it does not."""
+    section = Section(sample, sample["file_name"])
+    width, height = (section.integer(key, None, 1) for key in ("width", "height"))
+    return width, height
 
 
 def check_image_size(sample: dict[str, Any], size: tuple[int, int]) -> None:
     """Raise `UserError` where a dict says another size than its image's `size` (width, height)."""
-    width, height = sample.get("width"), sample.get("height")
+    width, height = stated_size(sample)
     if (width is not None and width != size[0]) or (height is not None and height != size[1]):
         raise UserError(
             f"{sample['file_name']} is {size[0]} x {size[1]}, but its annotations are for {width} x {height}: resize "
@@ -52,8 +59,9 @@ def true_instances(sample: dict[str, Any], size: tuple[int, int] | None = None) 
     width, height = size or image_size(sample)
     instances = []
     for number, annotation in enumerate(annotations):
+        section = Section.of(annotation, f"{sample['file_name']}: annotations[{number}]")
         source = f"{sample['file_name']}: annotation {annotation.get('id', number)}"
-        section = Section(annotation, source)
+        section = Section(section.values, source)
         category, is_crowd = section.integer("category_id", low=0), section.flag("iscrowd", False)
         try:
             mask = decoded_mask(annotation.get("segmentation"), height, width, source)

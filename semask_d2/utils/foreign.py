@@ -32,8 +32,14 @@ def shown(value: Any) -> str:
         return f"an integer of {value.bit_length()} bits" if isinstance(value, int) else f"a {type(value).__name__}"
 
 
+def plain(value: Any) -> Any:
+    """Return the number of a scalar of NumPy or PyTorch, which programs put in the place of one; others as they are."""
+    return value.item() if getattr(value, "shape", None) == () and hasattr(value, "item") else value
+
+
 def integer(value: Any, source: str, low: int = -MAX_INTEGER, high: int = MAX_INTEGER) -> int:
     """Return `value` as an integer from `low` to `high`."""
+    value = plain(value)
     whole = value if type(value) is int else int(value) if type(value) is float and value.is_integer() else None
     if whole is None or not low <= whole <= high:
         raise UserError(f"{source}: expected a whole number{_range(low, high)}, got {shown(value)}{_unquoted(value)}")
@@ -42,6 +48,7 @@ def integer(value: Any, source: str, low: int = -MAX_INTEGER, high: int = MAX_IN
 
 def number(value: Any, source: str, low: float = -math.inf, high: float = math.inf) -> float:
     """Return `value` as a finite float from `low` to `high`."""
+    value = plain(value)
     is_number = type(value) in (int, float) and abs(value) < MAX_NUMBER
     if not is_number or not low <= value <= high:
         raise UserError(f"{source}: expected a finite number{_range(low, high)}, got {shown(value)}{_unquoted(value)}")
@@ -65,6 +72,7 @@ def text(value: Any, source: str, choices: Collection[str] = (), *, max_length: 
 
 def flag(value: Any, source: str) -> bool:
     """Return `value` as true or false; 0 and 1 stand for them."""
+    value = plain(value)
     if isinstance(value, int) and value in (0, 1):
         return bool(value)
     raise UserError(f"{source}: expected true or false, got {shown(value)}")

@@ -8,14 +8,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from pycocotools import mask as coco_mask
 
 from semask_d2 import get_cfg
 from semask_d2.d2 import DatasetCatalog, MetadataCatalog
+from semask_d2.data.annotations import mask_run_lengths
+from semask_d2.data.datasets import get_dataset_dicts
+from semask_d2.data.quick_check import check_some_pairs
+from semask_d2.data.segments import true_instances
 from semask_d2.engine import Trainer
 from semask_d2.evaluation import InstanceEvaluator
 from semask_d2.evaluation.tasks import dataset_task
+from semask_d2.utils.errors import UserError
 from tests.helpers.commands import TINY
 
 POLYGON = [10.0, 10.0, 30.0, 10.0, 30.0, 40.0, 10.0, 40.0]
@@ -65,6 +71,51 @@ def balloons(folder: Path) -> list[dict[str, Any]]:
     del dicts[3]["height"], dicts[3]["width"]
     dicts[1]["annotations"][0] |= {"iscrowd": None, "area": None, "bbox": None}
     return dicts
+
+
+def test_values_of_numpy_and_pytorch_are_read(tmp_path: Path) -> None:
+    plain = balloons(tmp_path)[0]
+    (expected,) = true_instances(plain, (80, 64))
+    mask = expected.mask
+    for shape in (mask, mask.astype(np.uint8), torch.tensor(mask), torch.tensor([POLYGON]), [torch.tensor(POLYGON)],
+                  np.array(POLYGON).reshape(4, 2), np.array(POLYGON), np.array(POLYGON).reshape(1, 4, 2),
+                  {"size": np.array([64, 80]), "counts": np.asarray(mask_run_lengths(mask))}):  # fmt: skip
+        annotation = {"category_id": np.int64(0), "iscrowd": np.bool_(False), "segmentation": shape}
+        sample = plain | {"height": np.float64(64), "width": np.int32(80), "annotations": [annotation]}
+        (instance,) = true_instances(sample)
+        np.testing.assert_array_equal(instance.mask, mask)
+        assert (instance.category_id, instance.is_crowd) == (0, False)
+    unfit = plain | {"annotations": [{"category_id": 0, "segmentation": mask[:10]}]}
+    assert true_instances(unfit, (80, 64)) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"annotations": [5]}, "annotations[0]: expected a mapping"),
+        ({"height": "64"}, "height: expected a whole number of at least 1, got '64', a text"),
+        ({"annotations": [{"category_id": "cat", "segmentation": [POLYGON]}]}, "category_id: expected a whole number"),
+    ],
+)
+def test_values_that_are_none_are_named(change: dict, told: str, tmp_path: Path) -> None:
+    sample = balloons(tmp_path)[0] | change
+    with pytest.raises(UserError, match=r"0\.jpg") as caught:
+        true_instances(sample)
+    assert told in str(caught.value)
+
+
+@pytest.mark.parametrize("entry", [5, {}, {"file_name": None}, {"image_id": 3}])
+def test_entries_without_an_image_are_named(entry: object, register: Callable[..., None]) -> None:
+    register("test_entries", [{"file_name": Path("a.jpg")}, entry])
+    with pytest.raises(UserError, match=r"data set test_entries: entry 1 is .*; expected a dict with an image's"):
+        get_dataset_dicts("test_entries")
+
+
+def test_a_label_file_of_none_is_none(tmp_path: Path, register: Callable[..., None]) -> None:
+    register("test_unlabeled", [x | {"sem_seg_file_name": None} for x in balloons(tmp_path)], thing_classes=["a"])
+    cfg = get_cfg("toy_scenes_instance/semask_swin_mini_msfapn_m2f.yaml")
+    cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = ("test_unlabeled",)
+    check_some_pairs(cfg)
 
 
 @pytest.mark.slow

@@ -49,7 +49,7 @@ FAULTS = (
     r"different sizes \(1\)\n  \S+/img/a/1\.png is 90 x 60, its labels \S+/lab/a/1\.png 88 x 60",
     r"/lab/a/2\.png: ids outside 0\.\.3 and not 255: 77 \(3 pixels, first at x 4, y 3\)",
     r"/lab/a/3\.png is an RGB file, but a label file holds one class id per pixel",
-    r'/lab/a/4\.png is a file of mode "F"',
+    r"/lab/a/4\.png holds floats, but a label file holds one class id",
     r"/img/a/5\.png \(train\) has no label file",
     r"/lab/a/6\.png \(train\) has no image",
     r"/img/b/7\.png \(val\) is \S+/img/a/7\.png \(train\), pixel by pixel",

@@ -295,7 +295,8 @@ def test_one_class_everywhere_is_said_loudly(tmp_path: Path, caplog: pytest.LogC
     register_custom(cfg)
     quick_check(cfg)
     for split in ("train", "val"):
-        assert f"mine_{split}: ONE CLASS IS EVERYWHERE: each labeled pixel of 4 label files looked at" in caplog.text
+        told = f"mine_{split}: ONE CLASS IS EVERYWHERE: each labeled pixel of 4 label files looked at"
+        assert caplog.text.count(told) == 1
     assert 'is of class 0 "sky"' in caplog.text
     caplog.clear()
     evaluator = SemanticEvaluator("mine_val")
@@ -303,6 +304,13 @@ def test_one_class_everywhere_is_said_loudly(tmp_path: Path, caplog: pytest.LogC
     evaluator.process([sample], [{"sem_seg": torch.zeros(read_sample_labels(sample).shape, dtype=torch.long)}])
     assert evaluator.evaluate()["sem_seg"]["mIoU"] == 100
     assert "mine_val: ONE CLASS IS EVERYWHERE: each labeled pixel of 1 images" in caplog.text
+
+
+def test_no_class_at_all_is_said_loudly(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    cfg = get_cfg(data=write_data(tmp_path, TEXT + "map: {0: 255, 1: 255, 2: 255}\n"))
+    register_custom(cfg)
+    quick_check(cfg)
+    assert "mine_train: NO PIXEL HAS A CLASS: all of 4 label files looked at are 255, ignored" in caplog.text
 
 
 def test_a_fraction_that_leaves_no_training_image_is_refused(tmp_path: Path) -> None:

@@ -122,14 +122,6 @@ def test_images_beside_their_labels_go_before_others(tmp_path: Path, capsys: pyt
     assert "left out: y/*.jpg, whose names are those of other images of x/*.png" in capsys.readouterr().out
 
 
-def test_labels_of_other_images_are_named(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    for name, split in (("a", "train"), ("b", "val")):
-        label_tools.save(tmp_path / f"data/images/{name}.jpg", label_tools.photograph(name))
-        label_tools.write_json(tmp_path / f"data/{split}.json", label_tools.coco({name: f"{name}.jpg"}))
-    assert described(tmp_path / "data", tmp_path)["train"]["labels"] == "train.json"
-    assert "left out: val.json, the labels of other images of images/*.jpg" in capsys.readouterr().out
-
-
 def test_a_choice_is_one_for_all_splits(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     for place, split in enumerate(("training", "validation")):
         for number in range(3):
@@ -159,7 +151,14 @@ def test_labels_farther_away_are_left_out_and_named(tmp_path: Path, capsys: pyte
         labels(tmp_path / f"data/new/masks/{number}.png", IDS)
         labels(tmp_path / f"data/old/masks/{number}.png", IDS)
     assert described(tmp_path / "data", tmp_path)["train"]["labels"] == "new/masks/*.png"
-    assert "left out: old/masks/*.png" in capsys.readouterr().out
+    assert "left out: old/masks/*.png, farther from the images" in capsys.readouterr().out
+    for number in range(3, 6):
+        photograph(tmp_path / f"data/new/images/{number}.jpg", number)
+        labels(tmp_path / f"data/new/masks/{number}.png", IDS)
+    labels(tmp_path / "data/new/reviewed/0.png", IDS)
+    (tmp_path / "new.yaml").unlink()
+    assert described(tmp_path / "data", tmp_path)["train"]["labels"] == "new/masks/*.png"
+    assert "left out: new/reviewed/*.png, labels of fewer of the images" in capsys.readouterr().out
 
 
 def scan(seed: int) -> np.ndarray:

@@ -15,7 +15,7 @@ from semask_d2.__main__ import main
 from semask_d2.config.checks import check_evaluation
 from semask_d2.data.image_io import picture_size, value_span
 from semask_d2.data.mapper import SemanticMapper
-from semask_d2.data.pixel_values import ValueSpan, proposed_range
+from semask_d2.data.pixel_values import ValueSpan, proposed_range, span_of
 from semask_d2.utils.errors import UnreadableFile, UserError
 
 RNG = np.random.default_rng(0)
@@ -121,12 +121,64 @@ def test_planes_of_16_bits_and_many_bands_are_told_apart(tmp_path: Path) -> None
         ([(0, 90000, False)], (0, 90000)),
         ([(0, 1, True)], None),
         ([(0, 0.2, True), (0.1, 250, True)], (0, 255)),
-        ([(-1.0004, 1.23456, True)], (-1, 1.23)),
+        ([(-1.0004, 1.23456, True)], (-1.01, 1.24)),
+        ([(0.0, 65535, True)], (0, 65600)),
+        ([(512.3, 998.2, True)], (512, 999)),
+        ([(5, 5, True)], (0, 255)),
+        ([(700, 700, True)], (0, 700)),
         ([(7, 7, False)], None),
     ],
 )
 def test_ranges_to_state(spans: list, expected: tuple | None) -> None:
     assert proposed_range([ValueSpan(low, high, 0, is_float) for low, high, is_float in spans]) == expected
+
+
+def test_a_range_holds_what_stands_for_no_data_out() -> None:
+    for low, dtype in ((-9999, np.float32), (-3.4e38, np.float32), (-32768, np.int16)):
+        values = np.full((4, 4), low, dtype)
+        values[0] = np.arange(4)
+        assert span_of(values)[:3] == (0, 3, 12)
+        assert proposed_range([span_of(values)]) == ((0, 255) if dtype is np.float32 or low else None)
+    assert span_of(np.array([[-9999, 3, 3100]], np.float32)) == ValueSpan(3, 3100, 1, True)
+    assert span_of(np.array([[-9999, -9000, 3100]], np.float32)) == ValueSpan(-9999, 3100, 0, True)
+    assert span_of(np.array([[-1024, 0, 3071]], np.int16)) == ValueSpan(-1024, 3071, 0, False)
+    numbers = np.array([[np.nan, 0.5, 1]], np.float32)
+    assert proposed_range([span_of(numbers)]) == (0, 1)
+
+
+def test_signed_bytes_and_white_as_zero(tmp_path: Path) -> None:
+    """Pillow reads the first without their sign, and the second without the turn."""
+    signed = np.arange(-128, 128, dtype=np.int8).reshape(16, 16)
+    Image.fromarray(signed.view(np.uint8)).save(tmp_path / "a.tif", tiffinfo={339: 2})
+    assert value_span(tmp_path / "a.tif") == ValueSpan(-128, 127, 0, False)
+    np.testing.assert_array_equal(
+        read_image(tmp_path / "a.tif", value_range=(-128, 127))[:, :, 0], signed.astype(int) + 128
+    )
+    content = written(tmp_path / "b.tif", GRAY.astype(np.uint16) * 257).read_bytes()
+    (tmp_path / "b.tif").write_bytes(with_tags(content, {262: 0}))
+    np.testing.assert_array_equal(read_image(tmp_path / "b.tif")[:, :, 0], 255 - GRAY)
+
+
+def test_jpeg_2000_keeps_its_bits(tmp_path: Path) -> None:
+    """Of several channels Pillow reads the upper 8 bits of 16, so that 12 would be black."""
+    values = np.tile(COLORS, (4, 4, 1))  # OpenCV writes no smaller ones
+    path = tmp_path / "a.jp2"
+    assert cv2.imwrite(str(path), values[:, :, ::-1], [cv2.IMWRITE_JPEG2000_COMPRESSION_X1000, 1000])
+    assert value_span(path) == ValueSpan(float(COLORS.min()), float(COLORS.max()), 0, False)
+    np.testing.assert_array_equal(read_image(path, value_range=(0, 4095)), np.round(values * (255 / 4095)))
+
+
+def test_check_names_bands_that_are_not_read_and_kinds_that_are_mixed(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    file = write_data(tmp_path, COLORS[:, :, 0], "value_range: [0, 4095]\n")
+    bands = Image.fromarray(np.dstack([COLORS // 16, GRAY]).astype(np.uint8), "RGBA")
+    bands.save(tmp_path / "img/0.tif")
+    (tmp_path / "img/0.tif").write_bytes(with_tags((tmp_path / "img/0.tif").read_bytes(), {338: 0}))
+    assert main(["check", str(file), "--workers", "0"]) == 0
+    out = capsys.readouterr().out
+    assert "0.tif has 1 more band(s) than are read" in out
+    assert "images of train: 1 hold whole numbers of more than 8 bits, 1 hold 8 bits" in out
 
 
 def write_data(folder: Path, values: np.ndarray, text: str = "", count: int = 2) -> Path:

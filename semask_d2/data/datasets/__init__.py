@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from semask_d2.d2 import CfgNode, DatasetCatalog, MetadataCatalog
@@ -18,6 +18,7 @@ from semask_d2.data.datasets.folder import FolderDataset, require_folder
 from semask_d2.data.datasets.toy_scenes import TOY_SCENES
 from semask_d2.data.datasets.toy_segments import TOY_SCENES_INSTANCE, TOY_SCENES_PANOPTIC
 from semask_d2.utils.errors import UserError
+from semask_d2.utils.foreign import shown
 from semask_d2.utils.visualization import distinct_colors
 
 DATASETS = (
@@ -77,6 +78,11 @@ def get_dataset_dicts(name: str) -> list[dict]:
             raise UserError(f'data set "{name}" cannot be listed: {type(error).__name__}: {error}; {how}') from error
     if not dicts:
         raise UserError(f'data set "{name}" is empty: {how}')
+    for number, sample in enumerate(dicts):
+        if not isinstance(sample, Mapping) or not isinstance(sample.get("file_name"), str | os.PathLike):
+            raise UserError(
+                f"data set {name}: entry {number} is {shown(sample)}; expected a dict with an image's `file_name`"
+            )
     return dicts
 
 

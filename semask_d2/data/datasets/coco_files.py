@@ -6,26 +6,32 @@ out and counted; where it is unknown which image or class an annotation belongs 
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from semask_d2.config.custom_data import plain_name
 from semask_d2.data.annotations import EmptyAnnotation, UnusableAnnotation, checked_segmentation
+from semask_d2.data.datasets.coco_boxes import Boxes, box_of, require_pixels
 from semask_d2.data.datasets.json_formats import read_json, require_format
 from semask_d2.data.datasets.pairing import Problem, few
+from semask_d2.data.datasets.walking import composed
 from semask_d2.data.image_io import MAX_PIXELS
 from semask_d2.utils import foreign
 from semask_d2.utils.errors import UserError
 from semask_d2.utils.foreign import Section, shown
 
 MAX_SIDE = 2**20
+MAX_ID = 2**128  # of UUIDs and hashes that are written as numbers
+WHOLE = re.compile(r"([+-]?[0-9]{1,39})(\.0*)?")
 MAX_SEGMENT_ID = 2**24 - 1  # three bytes of a panoptic PNG
 
 
 class FileCategory(NamedTuple):
-    """A category as the file has it."""
+    """A category by its id, with a name that a class can have."""
 
     id: Any
     name: str
@@ -89,12 +95,7 @@ def coco_file(content: Any, path: Path, kind: str = "segmentation") -> CocoFile:
     """Return the `content` of the COCO-format file at `path`; errors as in `read_coco`."""
     require_format(content, kind, path)
     file = CocoFile(path)
-    for number, value in enumerate(content["categories"]):
-        category = Section.of(value, f"{path}: categories[{number}]")
-        name = category.text("name")
-        file.categories.append(FileCategory(identity(category.get("id"), f"{category.source}: id"), name))
-    for category_id, count in repeated(x.id for x in file.categories):
-        raise UserError(f"{path}: {count} categories have the id {category_id}; give each an id of its own")
+    read_categories(file, content["categories"])
     read_images(file, content["images"])
     if kind == "segmentation":
         read_annotations(file, content["annotations"])
@@ -105,16 +106,45 @@ def coco_file(content: Any, path: Path, kind: str = "segmentation") -> CocoFile:
 
 def identity(value: Any, source: str) -> Any:
     """Return an id as it is compared: a whole number, also where it is written as text or as 7.0, else a text."""
-    if type(value) is int and abs(value) <= foreign.MAX_INTEGER:
+    if type(value) is int and abs(value) <= MAX_ID:
         return value
-    if isinstance(value, str) and value.strip().isdecimal() and len(value) < 20:
-        return int(value)
-    return foreign.text(value, source) if isinstance(value, str) else foreign.integer(value, source)
+    if isinstance(value, str) and (whole := WHOLE.fullmatch(value.strip())):
+        return int(whole[1])
+    return foreign.text(value.strip(), source) if isinstance(value, str) else foreign.integer(value, source)
 
 
 def repeated(values: Iterable[Any]) -> list[tuple[Any, int]]:
     """Return the values that occur more than once, with how often."""
     return [(value, count) for value, count in Counter(values).items() if count > 1]
+
+
+def read_categories(file: CocoFile, entries: Sequence[Any]) -> None:
+    """Read the categories; one without a name is called by its id."""
+    for number, value in enumerate(entries):
+        category = Section.of(value, f"{file.path}: categories[{number}]")
+        category_id = identity(category.get("id"), f"{category.source}: id")
+        name = category.text("name", "")
+        file.categories.append(FileCategory(category_id, plain_name(composed(name)) or f"category_{category_id}"))
+    if twice := [category for category, _ in repeated(file.categories)]:
+        file.report("form", f"{len(twice)} categories are listed several times: {few(x.name for x in twice)}")
+    file.categories = list(dict.fromkeys(file.categories))
+    for category_id, count in repeated(x.id for x in file.categories):
+        raise UserError(f"{file.path}: {count} categories have the id {category_id}; give each an id of its own")
+
+
+def image_name(entry: Section) -> str:
+    """Return the file name of an image; of LVIS, which has none, the address that it is from."""
+    return entry.text(
+        "coco_url" if entry.get("file_name", None) is None and "coco_url" in entry.values else "file_name"
+    )
+
+
+def side_of(entry: Section, key: str) -> int | None:
+    """Return the height or width of an image, None where the file has none, 0 or -1; a text of digits is a number."""
+    value = entry.get(key, None)
+    if isinstance(value, str) and value.strip().isdecimal():
+        value = int(value) if len(value) < 20 else None
+    return None if value in (None, 0, -1) else foreign.integer(value, f"{entry.source}: {key}", 1, MAX_SIDE)
 
 
 def read_images(file: CocoFile, entries: Sequence[Any]) -> None:
@@ -127,8 +157,8 @@ def read_images(file: CocoFile, entries: Sequence[Any]) -> None:
         entry = Section.of(value, f"{file.path}: images[{number}]")
         image_id = identity(entry.get("id"), f"{entry.source}: id")
         texts += [image_id] if isinstance(entry.get("id"), str) and isinstance(image_id, int) else []
-        name = entry.text("file_name")
-        height, width = (entry.integer(side, None, 1, MAX_SIDE) for side in ("height", "width"))
+        name = image_name(entry)
+        height, width = (side_of(entry, side) for side in ("height", "width"))
         if (height or 1) * (width or 1) > MAX_PIXELS:
             file.report("size", f"image {name} is {width} x {height} there; at most {MAX_PIXELS} pixels are read", name)
         image = by_name.setdefault(name, CocoImage(image_id, name, height, width))
@@ -159,7 +189,7 @@ def read_images(file: CocoFile, entries: Sequence[Any]) -> None:
 def read_annotations(file: CocoFile, entries: Sequence[Any]) -> None:
     """Add each annotation with a usable segmentation to its image, without null values."""
     known = {x.id for x in file.categories}
-    without_area, ids = [], []
+    without_area, ids, boxes = [], [], Boxes()
     for number, value in enumerate(entries):
         annotation, image = relate(file, value, number)
         if annotation is None or image is None:
@@ -175,7 +205,7 @@ def read_annotations(file: CocoFile, entries: Sequence[Any]) -> None:
                 continue
             if "iscrowd" in annotation:
                 annotation["iscrowd"] = int(foreign.flag(annotation["iscrowd"], f"{source}: iscrowd"))
-            check_shape(annotation, image, source)
+            check_shape(annotation, image, source, boxes)
         except UserError as error:
             is_empty = isinstance(error, EmptyAnnotation)
             file.report("area" if is_empty else "annotation", str(error), name)
@@ -191,6 +221,8 @@ def read_annotations(file: CocoFile, entries: Sequence[Any]) -> None:
     if without_area:
         count = len(without_area)
         file.report("form", f"{count} annotations have no area, which their masks give: {few(without_area)}")
+    for text in boxes.remarks():
+        file.report("box", text)
     if twice := [annotation_id for annotation_id, _ in repeated(ids)]:
         file.report("form", f"{len(twice)} ids are those of several annotations: {few(twice)}")
 
@@ -216,13 +248,13 @@ def relate(file: CocoFile, value: Any, number: int) -> tuple[dict[str, Any] | No
     return annotation, image
 
 
-def check_shape(annotation: dict[str, Any], image: CocoImage, source: str) -> None:
-    """Check the segmentation of an annotation against its image, where the file says its size.
+def check_shape(annotation: dict[str, Any], image: CocoImage, source: str, boxes: Boxes) -> None:
+    """Check the segmentation of an annotation against its image, where the file says its size, and its box.
 
-    Polygons of too few points are taken out. Errors are those of `checked_segmentation`.
+    Polygons of too few points are taken out. Errors are those of `checked_segmentation` and `require_pixels`.
     """
     segmentation = annotation.get("segmentation")
-    if segmentation is None:
+    if not segmentation and not isinstance(segmentation, list):
         raise UnusableAnnotation(f"{source}: it has no segmentation, only a box; expected polygons or run lengths")
     height, width = image.height, image.width
     if height is None or width is None or height * width > MAX_PIXELS:
@@ -233,16 +265,11 @@ def check_shape(annotation: dict[str, Any], image: CocoImage, source: str) -> No
     xs, ys = ([x for polygon in usable for x in polygon[axis::2]] for axis in (0, 1))
     if min(xs) >= width or max(xs) <= 0 or min(ys) >= height or max(ys) <= 0:
         raise UnusableAnnotation(f"{source}: all of it lies outside the image of {width} x {height}")
-    if len(usable) != len(segmentation):
+    extent = min(xs), min(ys), max(xs), max(ys)
+    require_pixels(extent, annotation, (width, height), source)
+    boxes.add(extent, annotation, (width, height))
+    if usable is not segmentation:
         annotation["segmentation"] = usable
-
-
-def box_of(annotation: dict[str, Any]) -> list[float] | None:
-    """Return the box [x, y, width, height] of an annotation; None where it has none with an area."""
-    box = annotation.get("bbox")
-    if not isinstance(box, list) or len(box) != 4 or not all(type(x) in (int, float) for x in box):
-        return None
-    return box if abs(sum(box)) < foreign.MAX_NUMBER and foreign.is_positive(min(box[2:])) else None
 
 
 def read_panoptic(file: CocoFile, entries: Sequence[Any]) -> None:

@@ -7,10 +7,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import unquote, urlsplit
 
+from semask_d2.config.custom_data import plain_name
 from semask_d2.data.datasets.coco_files import CocoFile
 from semask_d2.data.datasets.pairing import Problem, few
-from semask_d2.data.datasets.walking import composed, small_suffix
+from semask_d2.data.datasets.walking import composed, small_suffix, stem_of
 from semask_d2.data.labels import CocoLabels, CocoSegment
 from semask_d2.utils.errors import UserError
 from semask_d2.utils.registry import suggestion
@@ -65,7 +67,7 @@ def classes_of(file: CocoFile, names: Sequence[str], id_map: Mapping[int, int], 
         if missing := [f"{x.id} ({x.name})" for x in categories if x.id not in id_map]:
             raise UserError(f"{file.path}: `map` of the data set leaves out the categories {few(missing)}")
         return {x.id: id_map[x.id] for x in categories}
-    numbers = {name: number for number, name in enumerate(names)}
+    numbers = {plain_name(composed(name)): number for number, name in enumerate(names)}
     background = next((number for number, name in enumerate(names) if is_background(name)), None)
     classes = {}
     for category in categories:
@@ -96,14 +98,18 @@ class Matching(NamedTuple):
 def match_images(images: Mapping[str, Path], labels: Mapping[str, CocoLabels], source: str) -> Matching:
     """Match a file's labels, by `file_name`, with images by their keys, which are paths below the images' folder.
 
-    Names are compared as paths from their end, the longest first: images/a/1.jpg is a/1.jpg or else 1.jpg. Of several
+    Names are compared as paths from their end, the longest first: images/a/1.jpg is a/1.jpg or else 1.jpg, or else any
+    other picture of this name. Of several
     names that fit an image the one of which least is left out is meant. Where a name fits several images, or several
     fit an image as well, a training refuses them, as the labels of each are unknown.
     """
     by_ending: dict[str, list[str]] = defaultdict(list)
+    by_stem: dict[str, list[str]] = defaultdict(list)
     for key, path in images.items():
         for ending in endings(key + path.suffix if key else path.name):
             by_ending[ending].append(key)
+            by_stem[stem_of(ending)].append(key)
+    other_suffix = []
     fitting: dict[str, list[tuple[int, str]]] = defaultdict(list)  # by image: folders of a name left out, and the name
     result = Matching({}, set(), [], [])
 
@@ -113,7 +119,12 @@ def match_images(images: Mapping[str, Path], labels: Mapping[str, CocoLabels], s
         result.problems.append(Problem("relation", problem, refused=True))
 
     for name in labels:
-        left_out, keys = next(((i, by_ending[x]) for i, x in enumerate(endings(name)) if x in by_ending), (0, []))
+        parts = endings(name)
+        left_out, keys = next(((i, by_ending[x]) for i, x in enumerate(parts) if x in by_ending), (0, []))
+        if not keys:
+            stems = [stem_of(x) for x in parts]
+            left_out, keys = next(((i, by_stem[x]) for i, x in enumerate(stems) if x in by_stem), (0, []))
+            other_suffix += [name] * bool(keys)
         if len(keys) == 1:
             fitting[keys[0]].append((left_out, name))
         elif keys:
@@ -128,6 +139,9 @@ def match_images(images: Mapping[str, Path], labels: Mapping[str, CocoLabels], s
             complain(f"{few(nearest)} all fit {images[key]}", [key])
         elif key not in result.unclear:
             result.labels[key] = labels[nearest[0]]
+    if other_suffix:
+        text = f"{len(other_suffix)} names have another suffix than their images: {few(other_suffix)}"
+        result.problems.append(Problem("form", f"{source}: {text}"))
     result.missing.sort()
     return result
 
@@ -136,10 +150,14 @@ def endings(name: str) -> list[str]:
     """Return a path and what is left of it without its first folders, the longest first, in one spelling.
 
     Slashes may be of either kind, a picture's suffix in capitals; letters are composed, which macOS does not do in the
-    names of files. The last is the file's name without what Label Studio puts before it.
+    names of files. Addresses are their paths. The last are the file's name without what addresses put for some letters
+    and without what Label Studio puts before it.
     """
+    name = urlsplit(name).path if "://" in name else name
     parts = [x for x in small_suffix(composed(name.replace("\\", "/"))).split("/") if x not in ("", ".")]
     result = ["/".join(parts[start:]) for start in range(len(parts))]
+    if parts and "%" in parts[-1]:
+        result.append(composed(unquote(parts[-1])))
     if parts and LABEL_STUDIO.match(parts[-1]):
         result.append(LABEL_STUDIO.sub("", parts[-1], count=1))
     return result

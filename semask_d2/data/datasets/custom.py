@@ -13,6 +13,7 @@ from semask_d2.d2 import CfgNode, DatasetCatalog, MetadataCatalog
 from semask_d2.data.datasets.coco_files import read_coco
 from semask_d2.data.datasets.coco_labels import Matching, coco_labels, match_images
 from semask_d2.data.datasets.pairing import Pairing, Problem, expand, find_pairs, merged
+from semask_d2.data.datasets.walking import existing_part
 from semask_d2.data.labels import CocoLabels, LabelFormat
 from semask_d2.utils.errors import UserError
 from semask_d2.utils.visualization import distinct_colors
@@ -116,14 +117,22 @@ class CustomDataset:
         source = f"{self.name}: {split}"
         if len(self.labels[split]) > 1:
             raise UserError(f"{source}: labels: expected one .json file, or files of label maps")
-        path = self.root / self.labels[split][0]
+        base, missing = existing_part(self.labels[split][0], self.root)
+        path = base.joinpath(*missing)
         images = merged([expand(word, self.root, f"{source}: images") for word in self.images[split]], source)
         matching, problems = self._match_coco(path, images)
+        other = "val" if split == "train" else "train"
+        missing = matching.missing
+        if missing and self.labels[other] == self.labels[split]:  # one file of both splits
+            words = self.images[other]
+            others = merged([expand(word, self.root, f"{self.name}: {other}: images") for word in words], source)
+            missing_there = set(self._match_coco(path, others)[0].missing)
+            missing = [name for name in missing if name in missing_there]
         keys = sorted(matching.labels)
         pairing = Pairing(
             [(images[key], path) for key in keys],
             [images[key] for key in sorted(images.keys() - matching.labels.keys() - matching.unclear)],
-            [Path(f"{path}: {name}") for name in matching.missing],
+            [Path(f"{path}: {name}") for name in missing],
             [*problems, *matching.problems],
         )
         return [coco_dict(images[key], path, matching.labels[key]) for key in keys], pairing

@@ -17,6 +17,9 @@ OTHER_FORMATS = {
     "shapes": "a labelme file; convert the folder with labelme2coco, or with labelme2voc.py to label maps",
     "objects": "a Supervisely annotation; export masks, or convert the project to COCO",
     "data_row": "a Labelbox export; convert it to COCO",
+    "schema_ref": "a V7 Darwin annotation; export as COCO, or as semantic masks",
+    "items": "a Datumaro file; export as COCO 1.0",
+    "instances": "a SuperAnnotate annotation; convert the project to COCO",
 }
 LIST_FORMATS = {
     "data": "a Label Studio export in its own JSON; export as COCO instead",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import logging
 import os
 import re
@@ -11,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from semask_d2.data.datasets.lists import listed_pairs
 from semask_d2.data.datasets.walking import (
     SUFFIXES,
     composed,
@@ -101,7 +101,8 @@ def find_pairs(images: Sequence[str], labels: Sequence[str], root: Path, source:
     """
     if not labels:
         base, missing = existing_part(images[0], root)
-        return listed_pairs(base.joinpath(*missing), root, source)
+        pairs = listed_pairs(base.joinpath(*missing), root, source)
+        return Pairing(pairs, problems=repeated_in_list(pairs, source))
     if len(images) == len(labels):
         groups = grouped(images, labels)
     else:
@@ -155,6 +156,19 @@ def paired(images: dict[str, Path], labels: dict[str, Path]) -> Pairing:
         [images[key] for key in sorted(images.keys() - labels.keys())],
         [labels[key] for key in sorted(labels.keys() - images.keys())],
     )
+
+
+def repeated_in_list(pairs: Sequence[tuple[Path, Path]], source: str) -> list[Problem]:
+    """Return what a list says of one image, or of one label map, several times."""
+    problems = []
+    for side, what in ((0, "label files"), (1, "images")):
+        partners: dict[Path, set[Path]] = {}
+        for pair in pairs:
+            if pair[1].suffix.lower() != ".json":
+                partners.setdefault(pair[side], set()).add(pair[1 - side])
+        several = [path for path, some in partners.items() if len(some) > 1]
+        problems += [Problem("repeated", f"{source}: the list gives {path} several {what}") for path in several]
+    return problems
 
 
 def is_file(files: dict[str, Path]) -> bool:
@@ -214,28 +228,3 @@ def merged(parts: Sequence[dict[str, Path]], source: str) -> dict[str, Path]:
                     "are paired one by one"
                 )
     return names
-
-
-def listed_pairs(file: Path, root: Path, source: str) -> Pairing:
-    """Return the pairs of a text file with an image, a tab and its label file in each line; paths start at `root`.
-
-    Byte-order marks, UTF-16 and the backslashes of Windows are read.
-    """
-    try:
-        content = require_regular(file).read_bytes()
-        is_wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-        lines = content.decode("utf-16" if is_wide else "utf-8-sig").split("\n")
-    except (OSError, UnicodeError) as error:
-        raise UserError(f"{source}: {file} cannot be read as a list of pairs: {error}") from error
-    pairs = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        parts = [part.strip() for part in line.split("\t")]
-        if len(parts) != 2:
-            raise UserError(f"{source}: {file}, line {number}: expected an image, a tab and its label file")
-        image, label = (base.joinpath(*rest) for base, rest in (existing_part(part, root) for part in parts))
-        pairs.append((image, label))
-    if not pairs:
-        raise UserError(f"{source}: {file} lists no pairs")
-    return Pairing(pairs)

@@ -1,0 +1,82 @@
+"""Soft borders of label files: ids or colors between those on both sides, as antialiasing and resizing make them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from semask_d2.data.image_io import read_colors
+
+BETWEEN = 0.5  # of an id's pixels, above which it is one of borders
+FEW = 3  # ids of borders, below which there is none
+BORDER_SHARE = 0.3  # of all pixels, at most, are at borders
+MAIN_SHARE = 0.005  # of all pixels, at least, are of an id beside soft borders that is a class
+
+NEAR = 8  # by which a value beside soft borders differs from a commoner one that it is a trace of
+
+Counts = dict[
+    int, tuple[int, int]
+]  # the pixels of each id or color, and those of them that lie between their neighbors
+
+
+def border_counts(values: np.ndarray, counted: np.ndarray | None = None, *, are_colors: bool = False) -> Counts:
+    """Return the pixels of each id, or color 0xRRGGBB, of a map (H, W), and how many lie between their neighbors.
+
+    Such a pixel is between the two beside it in a row or a column, and not of the id of either. Pixels that are not
+    `counted` are left out.
+    """
+    channels = np.stack([values >> 16, values >> 8 & 255, values & 255], -1) if are_colors else values[:, :, None]
+    between = np.zeros(values.shape, bool)
+    for pixels, inside in ((channels, between), (channels.swapaxes(0, 1), between.T)):
+        before, here, after = pixels[:-2], pixels[1:-1], pixels[2:]
+        low, high = np.minimum(before, after), np.maximum(before, after)
+        inside[1:-1] |= ((here >= low) & (here <= high)).all(-1) & (here != before).any(-1) & (here != after).any(-1)
+    chosen = slice(None) if counted is None else counted
+    ids, places = np.unique(values[chosen], return_inverse=True)
+    counts = np.bincount(places.ravel(), minlength=len(ids))
+    at_borders = np.bincount(places.ravel(), weights=between[chosen].ravel(), minlength=len(ids)).astype(int)
+    return dict(zip(ids.tolist(), zip(counts.tolist(), at_borders.tolist(), strict=True), strict=True))
+
+
+def total_counts(several: Iterable[Counts]) -> Counts:
+    """Return the counts of several maps together."""
+    total: Counts = {}
+    for counts in several:
+        for value, (pixels, at_borders) in counts.items():
+            known = total.get(value, (0, 0))
+            total[value] = known[0] + pixels, known[1] + at_borders
+    return total
+
+
+def soft_values(counts: Counts) -> list[int]:
+    """Return the ids or colors that stand for no class, as borders are soft; [] where they are sharp."""
+    between = {value for value, (pixels, at_borders) in counts.items() if at_borders > BETWEEN * pixels}
+    everything = sum(pixels for pixels, _ in counts.values())
+    if len(between) < FEW or 2 * len(between) <= len(counts):
+        return []
+    if sum(counts[value][0] for value in between) > BORDER_SHARE * everything:
+        return []
+    main: list[int] = []
+    for value, (pixels, _) in sorted(counts.items(), key=lambda x: -x[1][0]):
+        near = any(max(abs(x - y) for x, y in zip(parts(value), parts(x), strict=True)) <= NEAR for x in main)
+        if value not in between and pixels >= MAIN_SHARE * everything and not near:
+            main.append(value)
+    return sorted(set(counts) - set(main))
+
+
+def parts(value: int) -> tuple[int, int, int]:
+    """Return the channels of a color 0xRRGGBB; an id is that of blue."""
+    return value >> 16, value >> 8 & 255, value & 255
+
+
+def has_soft_borders(sample: dict[str, Any], labels: np.ndarray, ignore_label: int) -> bool:
+    """Return whether a label file has ids or colors of borders alone that are taken for classes."""
+    counted = labels != ignore_label
+    if len(np.unique(labels[counted])) < FEW:
+        return False
+    label_format = sample.get("label_format")
+    are_colors = label_format is not None and bool(label_format.colors)
+    values = read_colors(sample["sem_seg_file_name"]) if are_colors else labels
+    return bool(soft_values(border_counts(values, counted, are_colors=are_colors)))
