@@ -10,8 +10,7 @@ from pathlib import Path
 
 from semask_d2.d2 import DatasetCatalog
 from semask_d2.data.datasets.lists import list_line
-from semask_d2.data.guessing import guess
-from semask_d2.data.guessing_yaml import as_yaml
+from semask_d2.data.guessing import as_yaml, guess
 from semask_d2.engine.launch import guarded
 from semask_d2.utils import foreign
 from semask_d2.utils.errors import UserError, printable

@@ -13,9 +13,9 @@ import yaml
 from semask_d2.__main__ import main
 from semask_d2.config import get_cfg
 from semask_d2.data.datasets.custom import CustomDataset
-from semask_d2.data.guessing_ids import classes_of_ids
-from semask_d2.data.guessing_names import NameTable
-from semask_d2.data.guessing_yaml import quoted
+from semask_d2.data.guessing.ids import classes_of_ids
+from semask_d2.data.guessing.names import NameTable
+from semask_d2.data.guessing.text import quoted
 from semask_d2.data.labels import read_sample_labels
 from tests.helpers import label_tools
 from tests.helpers.folders import COLORS, IDS, described, follow, labels, photograph, with_ids

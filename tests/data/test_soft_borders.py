@@ -10,8 +10,8 @@ import yaml
 from PIL import Image
 
 from semask_d2.__main__ import main
-from semask_d2.data.guessing_ids import classes_of_ids
-from semask_d2.data.guessing_names import NameTable
+from semask_d2.data.guessing.ids import classes_of_ids
+from semask_d2.data.guessing.names import NameTable
 from semask_d2.data.image_io import lossy_format
 from semask_d2.data.soft_borders import border_counts, soft_values
 from tests.helpers.folders import photograph

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from semask_d2.config.custom_data import DEFAULT_IGNORE, MAX_ID
-from semask_d2.data.guessing_names import NameTable, usable_names
+from semask_d2.data.guessing.names import NameTable, usable_names
 from semask_d2.data.image_io import has_transparency, read_colors, read_labels
 from semask_d2.data.parallel import map_files
 from semask_d2.data.soft_borders import Counts, border_counts, soft_values, total_counts

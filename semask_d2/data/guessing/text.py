@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from semask_d2.data.guessing import Guess
+from semask_d2.data.guessing.folders import Guess
 
 VAL_FRACTION = 0.1
 
