@@ -235,8 +235,9 @@ def soft_findings(check: DataCheck, ignore_label: int, workers: int | None) -> l
         answers = map_files(are_soft, looked_at, what=f"borders of {split}", workers=workers)
         if soft := [sample["sem_seg_file_name"] for sample in compress(looked_at, answers)]:
             text = (
-                f"{len(soft)} of {len(looked_at)} label file(s) of {split} have ids at borders that lie between those "
-                "on both sides, as antialiasing makes them: save them with sharp borders, or have `map` ignore these ids: "
+                f"{len(soft)} of {len(looked_at)} label file(s) of {split} have ids at borders that lie between "
+                "those on "
+                "both sides, as antialiasing makes them: save them with sharp borders, or have `map` ignore these ids: "
                 f"{few(soft)}"
             )
             findings.append(Finding("soft", text))
