@@ -27,6 +27,7 @@ from semask_d2.data.image_io import (
 from semask_d2.data.labels import read_sample_labels
 from semask_d2.data.parallel import map_files
 from semask_d2.data.pixel_values import ValueSpan, proposed_range
+from semask_d2.data.quick_check import evenly
 from semask_d2.data.soft_borders import has_soft_borders
 from semask_d2.data.statistics import only_class, pixels_by_class
 from semask_d2.utils.errors import UnreadableFile, UserError
@@ -35,6 +36,7 @@ NEAR_BITS = 3  # of 64, by which the small pictures of near duplicates differ at
 RARE_SHARE = 1e-4  # of the labeled pixels of a split, below which a class is nearly empty
 DARK = 8  # times that the stated range of values is wider than what images use of it
 SHOWN_IDS = 8
+LOOKED_AT = 64  # label files of a split whose borders are
 SHOWN_FILES = 3
 
 # kinds of faults; with those of the second table a training works, and its figures may mislead
@@ -87,7 +89,6 @@ class PairFacts:
     looks: int = 0
     ignored: int = 0
     span: ValueSpan | None = None
-    is_soft: bool = False
 
 
 @dataclass
@@ -149,7 +150,7 @@ def check_data(dataset: CustomDataset, *, value_range: Sequence[float] = (), wor
     result.findings += shared_images(result)
     result.findings += class_findings(result, dataset.classes, dataset.label_format.ignore_label)
     result.findings += value_findings(result, value_range)
-    result.findings += soft_findings(result)
+    result.findings += soft_findings(result, dataset.label_format.ignore_label, workers)
     return result
 
 
@@ -195,7 +196,6 @@ def examine_pair(
     if size is not None and size != label_size:
         text = f"{path} is {size[0]} x {size[1]}, its labels {label_path} {label_size[0]} x {label_size[1]}"
         facts.findings.append(Finding("size", text + turned_hint(size, label_size)))
-    facts.is_soft = coco is None and has_soft_borders(sample, labels, ignore_label)
     label_path = label_path if coco is None else coco.source
     if wrong := describe_wrong_ids(labels, num_classes, ignore_label):
         facts.findings.append(Finding("ids", f"{label_path}: {wrong}"))
@@ -226,15 +226,19 @@ def examine_image(path: str, facts: PairFacts, value_range: Sequence[float]) -> 
     return size
 
 
-def soft_findings(check: DataCheck) -> list[Finding]:
-    """Return how many label files of each split have soft borders."""
+def soft_findings(check: DataCheck, ignore_label: int, workers: int | None) -> list[Finding]:
+    """Return how many label files of each split have soft borders, of some of them, as looking takes its time."""
     findings = []
-    for split, facts in check.facts.items():
-        pairs = zip(check.dicts[split], facts, strict=True)
-        if soft := [sample["sem_seg_file_name"] for sample, x in pairs if x.is_soft]:
+    for split, dicts in check.dicts.items():
+        looked_at = evenly([sample for sample in dicts if "coco_labels" not in sample], LOOKED_AT)
+        are_soft = partial(has_soft_borders, ignore_label=ignore_label)
+        answers = map_files(are_soft, looked_at, what=f"borders of {split}", workers=workers)
+        if soft := [sample["sem_seg_file_name"] for sample in compress(looked_at, answers)]:
             text = (
-                f"{len(soft)} label file(s) of {split} have ids at borders that lie between those on both sides, as "
-                f"antialiasing makes them: save them with sharp borders, or have `map` ignore these ids: {few(soft)}"
+                f"{len(soft)} of {len(looked_at)} label file(s) of {split} have ids at borders that lie between "
+                "those on "
+                "both sides, as antialiasing makes them: save them with sharp borders, or have `map` ignore these ids: "
+                f"{few(soft)}"
             )
             findings.append(Finding("soft", text))
     return findings

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 
 from semask_d2.data.image_io import read_colors
+from semask_d2.data.labels import read_sample_labels
+from semask_d2.utils.errors import UserError
 
 BETWEEN = 0.5  # of an id's pixels, above which it is one of borders
 FEW = 3  # ids of borders, below which there is none
@@ -71,12 +73,16 @@ def parts(value: int) -> tuple[int, int, int]:
     return value >> 16, value >> 8 & 255, value & 255
 
 
-def has_soft_borders(sample: dict[str, Any], labels: np.ndarray, ignore_label: int) -> bool:
-    """Return whether a label file has ids or colors of borders alone that are taken for classes."""
-    counted = labels != ignore_label
-    if len(np.unique(labels[counted])) < FEW:
-        return False
+def has_soft_borders(sample: dict[str, Any], ignore_label: int) -> bool:
+    """Return whether the label file of a data set's dict has ids or colors of borders alone that are taken for classes.
+
+    False where it cannot be read.
+    """
     label_format = sample.get("label_format")
     are_colors = label_format is not None and bool(label_format.colors)
-    values = read_colors(sample["sem_seg_file_name"]) if are_colors else labels
-    return bool(soft_values(border_counts(values, counted, are_colors=are_colors)))
+    try:
+        labels = read_sample_labels(sample)
+        values = read_colors(sample["sem_seg_file_name"]) if are_colors else labels
+    except UserError:
+        return False
+    return bool(soft_values(border_counts(values, labels != ignore_label, are_colors=are_colors)))
