@@ -13,11 +13,11 @@ from semask_d2.data.datasets.coco_files import CocoFile
 from semask_d2.data.datasets.coco_labels import is_background, is_ignored_name
 from semask_d2.data.datasets.pairing import LEFT_OUT, few
 from semask_d2.data.datasets.walking import SUFFIXES, files_below
+from semask_d2.data.guessing.exports import files_of_tools
 from semask_d2.data.guessing.ids import Classes, classes_of_files
 from semask_d2.data.guessing.names import find_names, usable_names
 from semask_d2.data.guessing.places import Place, is_picture, option_words, split_named
 from semask_d2.data.guessing.search import Search
-from semask_d2.data.guessing_exports import files_of_tools
 from semask_d2.data.image_io import value_span
 from semask_d2.data.pixel_values import ValueRange, proposed_range
 from semask_d2.data.quick_check import evenly

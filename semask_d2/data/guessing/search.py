@@ -18,6 +18,7 @@ from semask_d2.data.datasets.coco_files import CocoFile
 from semask_d2.data.datasets.coco_labels import match_images
 from semask_d2.data.datasets.pairing import expand, few
 from semask_d2.data.datasets.walking import composed, existing_part, matching_files
+from semask_d2.data.guessing.exports import files_of_tools, require_whole_labels
 from semask_d2.data.guessing.looks import is_in_color, is_lossy_label, is_overlay, is_whole_floats, looks, median_looks
 from semask_d2.data.guessing.places import (
     JsonFiles,
@@ -30,7 +31,6 @@ from semask_d2.data.guessing.places import (
     picture_places,
     split_named,
 )
-from semask_d2.data.guessing_exports import files_of_tools, require_whole_labels
 from semask_d2.data.image_io import lossy_format
 from semask_d2.data.labels import CocoLabels
 from semask_d2.data.quick_check import evenly
