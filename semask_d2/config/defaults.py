@@ -16,6 +16,8 @@ def semantic_defaults(section: str) -> dict[str, Any]:
         f"MODEL.{section}.NUM_SEM_BLOCKS": 1,  # 0: the backbone without SeMask
         f"MODEL.{section}.SEM_WINDOWED_STAGES": [0, 1],  # the others attend globally
         f"MODEL.{section}.SEM_INIT": "live",  # "released" for ablations: its attention never learns
+        f"MODEL.{section}.SEM_ATTENTION": "pairwise",  # or "scaled" by 1/sqrt(K), or to the image's class "centers"
+        f"MODEL.{section}.SEM_RESIDUAL": "normalized",  # or on the "raw" features, with gates that start at zero
     }
 
 
@@ -124,6 +126,7 @@ DEFAULTS: dict[str, Any] = {
     "MODEL.MASK_FORMER.DICE_WEIGHT": 1.0,
     "MODEL.MASK_FORMER.MASK_WEIGHT": 20.0,
     "MODEL.MASK_FORMER.CATE_WEIGHT": 0.4,  # of the loss on the semantic maps, of mask models and of Semantic FPN
+    "MODEL.MASK_FORMER.SEM_LOSS_PER_STAGE": False,  # that loss on each stage's map (their mean), not on the maps' sum
     "MODEL.MASK_FORMER.NHEADS": 8,
     "MODEL.MASK_FORMER.DROPOUT": 0.1,  # of MaskFormer's decoder and of the deformable encoder
     "MODEL.MASK_FORMER.DIM_FEEDFORWARD": 2048,
