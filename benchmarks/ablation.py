@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What semantic attention is worth: variants of a config trained with paired seeds, and their statistics.
 
-    python benchmarks/ablation.py benchmarks/experiments/camvid_lite0_m2f.yaml [...] [--jobs N] [--runs N] [--report]
+    python benchmarks/ablation.py benchmarks/experiments/camvid_lite0_m2f.yaml [...] [--jobs N] [--report]
 
 Runs what the results file lacks, one thread a run at the lowest priority; each finished run is a line there, so it may
 be killed at any moment and started again. Then prints the table, and with `--report` writes it and its plot into docs/.
@@ -22,6 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from ablation_experiment import Experiment, Run, read_experiment
+from ablation_report import tables, write_report
 from ablation_results import Result, append_result, read_results
 
 from semask_d2.engine.launch import guarded
@@ -32,12 +33,12 @@ Train = Callable[[Experiment, Run, Path], Result]
 
 
 def run_missing(
-    experiment: Experiment, path: Path, output: Path, *, train: Train, jobs: int, limit: int | None, keep: bool
+    experiment: Experiment, wanted: list[Run], path: Path, output: Path, *, train: Train, jobs: int, keep: bool
 ) -> None:
-    """Do the runs that the results file at `path` lacks, `limit` at most, `jobs` at a time, and append each."""
+    """Do those of the `wanted` runs that the results file at `path` lacks, `jobs` at a time, and append each."""
     data = experiment.data_fingerprint()
     done = read_results(path, experiment, data)
-    missing = [run for run in experiment.runs if run not in done][:limit]
+    missing = [run for run in wanted if run not in done]
     for variant in {run.variant for run in missing}:
         experiment.cfg(variant)  # a wrong setting shows now and not after hours
     common = {"protocol": experiment.protocol(), "data": data, "commit": commit()}
@@ -60,12 +61,19 @@ def run_missing(
         if not keep:
             shutil.rmtree(folder, ignore_errors=True)
 
+    failures = []
     pool = ThreadPoolExecutor(jobs)
     try:
         for future in [pool.submit(do, run) for run in missing]:
-            future.result()
+            try:
+                future.result()
+            except UserError as error:  # such as a loss that is not finite; the other runs go on
+                print(f"{experiment.name}: {error}", file=sys.stderr, flush=True)
+                failures.append(error)
     finally:
         pool.shutdown(cancel_futures=True)
+    if failures:
+        raise UserError(f"{len(failures)} of {len(missing)} runs failed, as told above; start again to repeat them")
 
 
 def train_in_process(experiment: Experiment, run: Run, folder: Path) -> Result:
@@ -98,9 +106,12 @@ def argument_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("experiments", nargs="+", type=Path, metavar="FILE", help="experiments as YAML files")
+    parser.add_argument("--variants", nargs="+", metavar="NAME", help="run only these")
+    parser.add_argument("--seeds", nargs="+", type=int, metavar="N", help="run only these")
+    parser.add_argument("--no-runs", action="store_true", help="only report what there is")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time (default 1)")
-    parser.add_argument("--runs", type=int, metavar="N", help="do at most so many runs of each; 0: only the table")
-    parser.add_argument("--report", action="store_true", help="also write table and plot into docs/ablation.md")
+    parser.add_argument("--report", action="store_true", help="also write tables and plot into docs/")
+    parser.add_argument("--page", type=Path, default=ROOT / "docs/ablation.md", metavar="FILE", help="where to")
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks/results", metavar="DIR")
     parser.add_argument("--output", type=Path, default=ROOT / "output/ablation", metavar="DIR", help="run folders")
     parser.add_argument("--keep", action="store_true", help="keep the run folders")
@@ -110,18 +121,34 @@ def argument_parser() -> argparse.ArgumentParser:
 
 def main(arguments: argparse.Namespace, train: Train = train_in_process) -> None:
     """Run and report each experiment."""
+    if arguments.jobs < 1:
+        raise UserError(f"--jobs: expected at least 1, got {arguments.jobs}")
     for experiment in [read_experiment(path) for path in arguments.experiments]:
         path = arguments.results / f"{experiment.name}.jsonl"
-        if arguments.runs != 0:
+        wanted = chosen(experiment, arguments.variants, arguments.seeds)
+        if not arguments.no_runs:
             run_missing(
-                experiment,
-                path,
-                arguments.output,
-                train=train,
-                jobs=arguments.jobs,
-                limit=arguments.runs,
-                keep=arguments.keep,
+                experiment, wanted, path, arguments.output, train=train, jobs=arguments.jobs, keep=arguments.keep
             )
+        results = read_results(path, experiment)
+        if not results:
+            raise UserError(f"{path}: no finished run there; leave --no-runs out")
+        print(f"\n{experiment.name}\n\n{tables(experiment, results)}")
+        if arguments.report:
+            write_report(experiment, results, arguments.page)
+
+
+def chosen(experiment: Experiment, variants: list[str] | None, seeds: list[int] | None) -> list[Run]:
+    """Return an experiment's runs, of some variants and seeds alone where they are given."""
+    for option, given, known in (("--variants", variants, experiment.variants), ("--seeds", seeds, experiment.seeds)):
+        for value in given or ():
+            if value not in known:
+                raise UserError(f"{option} {value}: {experiment.path} has {', '.join(map(str, known))}")
+    return [
+        run
+        for run in experiment.runs
+        if (variants is None or run.variant in variants) and (seeds is None or run.seed in seeds)
+    ]
 
 
 if __name__ == "__main__":

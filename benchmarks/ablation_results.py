@@ -32,7 +32,9 @@ def read_results(path: Path, experiment: Experiment, data: str | None = None) ->
             values = json.loads(line)
         except ValueError as error:
             if not line.startswith("{"):
-                raise UserError(f"{source}: expected a line of JSON, got {line[:60]!r}: correct or remove it") from error
+                raise UserError(
+                    f"{source}: expected a line of JSON, got {line[:60]!r}: correct or remove it"
+                ) from error
             print(f"{source} is half-written, as a kill leaves it: ignored, its run is repeated", file=sys.stderr)
             continue
         result = Section.of(values, source)
