@@ -234,7 +234,7 @@ def test_the_report_goes_between_its_markers(toy_data: Path, tmp_path: Path) -> 
 
 def test_a_run_ends_with_the_one_who_started_it(tmp_path: Path) -> None:
     program = "import ablation_run, time; ablation_run.end_with_parent(); print('ready', flush=True); time.sleep(600)"
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "benchmarks")])}
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "benchmarks"), *sys.path])}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     process = subprocess.Popen([sys.executable, "-c", program], env=env, **pipes)
     assert process.stdout.readline() == b"ready\n"

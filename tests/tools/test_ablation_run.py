@@ -21,8 +21,8 @@ from tests.helpers.commands import ROOT, TINY, TOY_CONFIG
 from tests.helpers.tiny_model import make_inputs
 
 sys.path.append(str(ROOT / "benchmarks"))
-ablation, ablation_experiment, ablation_run = map(
-    importlib.import_module, ("ablation", "ablation_experiment", "ablation_run")
+ablation, ablation_experiment, ablation_results, ablation_run = map(
+    importlib.import_module, ("ablation", "ablation_experiment", "ablation_results", "ablation_run")
 )
 Run = ablation_experiment.Run
 
@@ -146,6 +146,22 @@ def test_miou_of_maps(experiment, toy_data: Path, monkeypatch) -> None:
         assert found[name] == pytest.approx(expected, abs=1e-4)
     assert ablation_run.mious(cfg, model, maps=False).keys() == {"mIoU"}
     assert model.training
+
+
+EXPERIMENTS = sorted((ROOT / "benchmarks/experiments").glob("*.yaml"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_the_experiments_that_come_along(path: Path) -> None:
+    """Every variant can be built, and results that are there are of the experiment as it stands."""
+    come_along = ablation_experiment.read_experiment(path)
+    for variant in come_along.variants:
+        cfg = come_along.cfg(variant)
+        cfg.MODEL.DEVICE = "meta"
+        with torch.device("meta"):
+            build_model(cfg)
+    ablation_results.read_results(ROOT / f"benchmarks/results/{path.stem}.jsonl", come_along)
 
 
 @pytest.mark.slow
