@@ -101,7 +101,7 @@ def mean_of(runs: BySeed, part: str, name: str) -> float:
 def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return a Markdown table."""
     lines = [headers, ["---"] * len(headers), *rows]
-    return "\n".join(f"| {' | '.join(line)} |".replace("|  |", "| |") for line in lines)
+    return "\n".join("|" + "".join(f" {cell} |" if cell else " |" for cell in line) for line in lines)
 
 
 def plot(experiment: Experiment, results: Mapping[Run, Result], path: Path) -> None:

@@ -5,7 +5,7 @@ One semantic layer follows the blocks of every backbone stage. Its maps are what
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Literal
 
 import torch
@@ -30,7 +30,7 @@ class SemanticAttention(nn.Module):
     Init "live": gamma is zero, so the block starts as the identity, and `mlp_res` is not, so gamma has a gradient.
     Init "released": both are zero, as in the released mask models; then neither ever leaves zero (each one's
     gradient is a multiple of the other), and only `mlp_cls_q` learns, from the prior loss.
-    With `gate_channels` gamma has a value for each of the C channels.
+    With `residual` "raw" gamma has a value for each of the C channels, and x is left for the layer to add.
     """
 
     def __init__(
@@ -40,12 +40,13 @@ class SemanticAttention(nn.Module):
         *,
         init: SemanticInit = "live",
         kind: SemanticKind = "pairwise",
-        gate_channels: bool = False,
+        residual: SemanticResidual = "normalized",
         drop: float = 0.1,
     ):
         super().__init__()
         self.kind = kind
-        self.gamma = nn.Parameter(torch.zeros(dim if gate_channels else 1))
+        self.residual = residual
+        self.gamma = nn.Parameter(torch.zeros(dim if residual == "raw" else 1))
         self.mlp_cls_q = Linear(dim, num_classes)
         self.mlp_cls_k = Linear(dim, num_classes)
         self.mlp_v = Linear(dim, dim)
@@ -61,12 +62,7 @@ class SemanticAttention(nn.Module):
             nn.init.zeros_(linear.bias)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, N, C) -> the attended tokens (B, N, C) and their semantic map (B, N, K)."""
-        attended, q = self.attended(x)
-        return attended + x, q
-
-    def attended(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, N, C) -> what is added to the tokens, gamma * mlp_res(y), and their semantic map (B, N, K)."""
+        """(B, N, C) -> the attended tokens (B, N, C), or what is to be added to them, and their map (B, N, K)."""
         q, k, v = self.mlp_cls_q(x), self.mlp_cls_k(x), self.mlp_v(x)
         if self.kind == "centers":
             centers = q.softmax(1).transpose(1, 2) @ v  # (B, K, C)
@@ -74,7 +70,8 @@ class SemanticAttention(nn.Module):
         else:
             scale = q.shape[-1] ** -0.5 if self.kind == "scaled" else 1.0
             y = attention(q[:, None], k[:, None], v[:, None], scale=scale)[:, 0]  # of one head
-        return self.gamma * self.drop(self.mlp_res(y)), q
+        attended = self.gamma * self.drop(self.mlp_res(y))
+        return (attended if self.residual == "raw" else attended + x), q
 
 
 class SemanticLayer(nn.Module):
@@ -102,8 +99,7 @@ class SemanticLayer(nn.Module):
         self.residual = residual
         self.norm1 = nn.LayerNorm(dim)
         self.class_injection = nn.ModuleList(
-            SemanticAttention(dim, num_classes, init=init, kind=kind, gate_channels=residual == "raw")
-            for _ in range(num_blocks)
+            SemanticAttention(dim, num_classes, init=init, kind=kind, residual=residual) for _ in range(num_blocks)
         )
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -112,11 +108,11 @@ class SemanticLayer(nn.Module):
             return self.in_windows(self.norm1(x), self.class_injection)
         semantics = x  # until a block gives them
         for block in self.class_injection:
-            attended, semantics = self.in_windows(self.norm1(x), [block.attended])
+            attended, semantics = self.in_windows(self.norm1(x), [block])
             x = x + attended
         return x, semantics
 
-    def in_windows(self, x: Tensor, blocks: Iterable[Callable]) -> tuple[Tensor, Tensor]:
+    def in_windows(self, x: Tensor, blocks: Iterable[nn.Module]) -> tuple[Tensor, Tensor]:
         """Apply blocks one after the other to the tokens of each window of a map (B, H, W, C)."""
         b, h, w, _ = x.shape
         if self.window is None:
