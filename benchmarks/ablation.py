@@ -41,7 +41,7 @@ def run_missing(
     missing = [run for run in wanted if run not in done]
     for variant in {run.variant for run in missing}:
         experiment.cfg(variant)  # a wrong setting shows now and not after hours
-    common = {"protocol": experiment.protocol(), "data": data, "commit": commit()}
+    common = {"protocol": experiment.protocol(), "data": data}
     writing = threading.Lock()
 
     def do(run: Run) -> None:
@@ -52,6 +52,7 @@ def run_missing(
             "settings": dict(experiment.variants[run.variant]),
             "iterations": experiment.iterations,
             **common,
+            "commit": commit(),
             **train(experiment, run, folder),
             "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
@@ -96,10 +97,13 @@ def train_in_process(experiment: Experiment, run: Run, folder: Path) -> Result:
 
 
 def commit() -> str:
-    """Return the commit of the code, with a mark where files of it are changed; "unknown" outside a clone."""
-    words = ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty"]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "unknown"
+    """Return the commit of the code, with a mark where it is changed; "unknown" outside a clone."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", "-C", ROOT, *words], capture_output=True, text=True, check=False).stdout.strip()
+
+    changed = git("status", "--porcelain", "--", "semask_d2", "configs", "benchmarks/*.py")
+    return (git("rev-parse", "--short=12", "HEAD") or "unknown") + ("-dirty" if changed else "")
 
 
 def argument_parser() -> argparse.ArgumentParser:
