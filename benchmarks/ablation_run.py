@@ -9,6 +9,7 @@ The run ends when its standard input does, so that none outlives an `ablation.py
 from __future__ import annotations
 
 import json
+import math
 import os
 import statistics
 import sys
@@ -88,10 +89,10 @@ def train(experiment: Experiment, run: Run, folder: Path) -> Result:
 
 
 def paired_weights(experiment: Experiment, run: Run) -> dict[str, Tensor]:
-    """Return a run's initial weights: random ones are those of the first variant with their name and shape.
+    """Return a run's initial weights: random ones are those of the first variant with their name, shape and spread.
 
     Variants draw from one generator, so what the same seed gives depends on which layers a variant has. What a variant
-    sets to a constant stays so.
+    sets to a constant stays so, and what it draws from another distribution.
     """
     weights: dict[str, Tensor] = {}
     common: dict[str, Tensor] = {}
@@ -101,7 +102,7 @@ def paired_weights(experiment: Experiment, run: Run) -> dict[str, Tensor]:
         for name, value in weights.items():
             if is_random(value):
                 shared = common.setdefault(name, value)
-                weights[name] = shared if shared.shape == value.shape else value
+                weights[name] = shared if alike(shared, value) else value
         if variant == run.variant:
             break
     return weights
@@ -110,6 +111,14 @@ def paired_weights(experiment: Experiment, run: Run) -> dict[str, Tensor]:
 def is_random(value: Tensor) -> bool:
     """Return whether a tensor's values differ."""
     return value.is_floating_point() and value.numel() > 1 and bool((value != value.flatten()[0]).any())
+
+
+def alike(a: Tensor, b: Tensor) -> bool:
+    """Return whether two random tensors have one shape, and standard deviations as samples of one distribution have."""
+    if a.shape != b.shape:
+        return False
+    standard_error = a.numel() ** -0.5  # of the difference of two logarithms of them
+    return abs(math.log(a.double().std() / b.double().std())) < 6 * standard_error
 
 
 @torch.inference_mode()

@@ -15,7 +15,7 @@ from semask_d2.modeling.layers.attention import attention
 from semask_d2.modeling.layers.linear import Linear
 from semask_d2.modeling.layers.window_partition import pad_to_multiple, window_merge, window_partition
 
-SemanticInit = Literal["live", "released"]
+SemanticInit = Literal["live", "released", "small"]
 SemanticKind = Literal["pairwise", "scaled", "centers"]
 SemanticResidual = Literal["normalized", "raw"]
 
@@ -30,6 +30,8 @@ class SemanticAttention(nn.Module):
     Init "live": gamma is zero, so the block starts as the identity, and `mlp_res` is not, so gamma has a gradient.
     Init "released": both are zero, as in the released mask models; then neither ever leaves zero (each one's
     gradient is a multiple of the other), and only `mlp_cls_q` learns, from the prior loss.
+    Init "small": gamma is zero and all matrices are small, as in the released Semantic FPN models, so maps start nearly
+    uniform and a low rate is enough to change them; from the other two, maps start as noise.
     With `residual` "raw" gamma has a value for each of the C channels, and x is left for the layer to add.
     """
 
@@ -60,6 +62,8 @@ class SemanticAttention(nn.Module):
             nn.init.xavier_uniform_(self.mlp_res.weight)
         for linear in (self.mlp_cls_q, self.mlp_cls_k, self.mlp_v, self.mlp_res):
             nn.init.zeros_(linear.bias)
+            if init == "small":
+                nn.init.trunc_normal_(linear.weight, std=0.02)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(B, N, C) -> the attended tokens (B, N, C), or what is to be added to them, and their map (B, N, K)."""
