@@ -46,11 +46,12 @@ def tables(experiment: Experiment, results: Mapping[Run, Result]) -> str:
     headers = ["variant", "seeds", "mIoU, mean", "standard deviation", f"minus {experiment.baseline}, paired"]
     parts = [table([*headers, "95 % interval (t)", "(bootstrap)", "detectable"], rows)]
     rows = [
-        [variant, *(f"{mean_of(runs, 'maps', name):.2f}" for name in MAPS)]
+        [variant, *(f"{mean_of(runs, 'maps', name):.2f}" for name in MAPS), largest_gate(runs)]
         for variant, runs in groups.items()
         if all(run["maps"] for run in runs.values())
     ]
-    parts.append("mIoU of the semantic maps alone, means:\n\n" + table(["variant", *MAPS.values()], rows))
+    title = "mIoU of the semantic maps alone, means, and the largest gamma at the end (0: attention is off):"
+    parts.append(f"{title}\n\n" + table(["variant", *MAPS.values(), "gamma"], rows))
     points = list(dict.fromkeys(point for runs in groups.values() for run in runs.values() for point in run["curve"]))
     rows = [
         [variant, *(f"{mean_of(runs, 'curve', point):.2f}" for point in points)] for variant, runs in groups.items()
@@ -96,6 +97,12 @@ def number(value: float) -> str:
 def mean_of(runs: BySeed, part: str, name: str) -> float:
     """Return the mean of a figure in a part of the runs' results, NaN where one lacks it."""
     return mean_and_deviation([run[part].get(name, math.nan) for run in runs.values()])[0]
+
+
+def largest_gate(runs: BySeed) -> str:
+    """Return the largest of the gates of all runs' semantic attentions; earlier runs have not told theirs."""
+    gates = [gate for run in runs.values() for gate in run.get("gates", [])]
+    return f"{max(gates):.3f}" if gates else ""
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

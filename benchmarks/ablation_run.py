@@ -31,6 +31,7 @@ from semask_d2.engine import Trainer
 from semask_d2.engine.launch import guarded
 from semask_d2.engine.setup import setup
 from semask_d2.evaluation.confusion import ConfusionMatrix, mean_of_present
+from semask_d2.modeling.layers.semantic_attention import SemanticAttention
 from semask_d2.modeling.layers.semantic_decoder import SEMANTIC_MAPS, decode_semantic_prior
 from semask_d2.modeling.meta_arch import SemanticSegmenter, build_model
 from semask_d2.utils.files import atomic_write
@@ -82,10 +83,18 @@ def train(experiment: Experiment, run: Run, folder: Path) -> Result:
     trainer = PairedTrainer(training_only)
     trainer.resume_or_load(resume=False)
     trainer.train()
-    final = mious(cfg, trainer.checkpointer.model, maps=True)
+    model = trainer.checkpointer.model
+    final = mious(cfg, model, maps=True)
     miou = final.pop("mIoU")
     curve[str(experiment.iterations)] = miou
-    return {"mIoU": miou, "maps": final, "curve": curve, "step_cpu_seconds": round(statistics.median(steps), 4)}
+    gates = [block.gamma.abs().mean().item() for block in model.modules() if isinstance(block, SemanticAttention)]
+    return {
+        "mIoU": miou,
+        "maps": final,
+        "curve": curve,
+        "gates": [round(gate, 5) for gate in gates],  # how far each semantic attention is switched on
+        "step_cpu_seconds": round(statistics.median(steps), 4),
+    }
 
 
 def paired_weights(experiment: Experiment, run: Run) -> dict[str, Tensor]:

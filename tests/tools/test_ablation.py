@@ -48,7 +48,8 @@ def fake_train(experiment, run, folder: Path) -> dict:
     """A result that depends on variant and seed alone; seeds move both variants, and their difference a little."""
     miou = 40 + 10 * run.seed + OFFSETS[run.variant] + (0.25 * run.seed if run.variant == "live" else 0)
     maps = {} if run.variant == "plain" else dict.fromkeys(("sem2", "sem3", "sem4", "sem5", "sum"), 20.0 + run.seed)
-    cost = {"seconds": 10.0, "cpu_seconds": 900.0, "peak_mb": 100, "step_cpu_seconds": 0.5}
+    gates = [] if run.variant == "plain" else [0.001, 0.02]
+    cost = {"gates": gates, "seconds": 10.0, "cpu_seconds": 900.0, "peak_mb": 100, "step_cpu_seconds": 0.5}
     return {"mIoU": miou, "maps": maps, "curve": {"4": miou - 5, "7": miou}, **cost}
 
 
@@ -78,7 +79,7 @@ def test_all_runs_seed_by_seed_and_none_twice(toy_data: Path, tmp_path: Path, ca
     # means of 50 60 70, and 1.5 + a quarter of the seed more: 2 on average, standard error 0.25 / sqrt(3)
     assert "| plain | 1, 2, 3 | 60.00 | 10.00 |" in out
     assert "| live | 1, 2, 3 | 62.00 | 10.25 | +2.00 | +1.38 to +2.62 |" in out
-    assert "| live | 22.00 | 22.00 | 22.00 | 22.00 | 22.00 |" in out
+    assert "| live | 22.00 | 22.00 | 22.00 | 22.00 | 22.00 | 0.020 |" in out
     assert "| live | 57.00 | 62.00 |" in out
     assert "6 runs, 1.5 core-hours" in out
     assert len(run_all(path, train=None)) == 6

@@ -177,6 +177,7 @@ def test_a_real_run(experiment, toy_data: Path, tmp_path: Path) -> None:
     plain, live = map(json.loads, (tmp_path / "toy.jsonl").read_text().splitlines())
     assert plain["maps"] == {}
     assert live["maps"].keys() == {"sem2", "sem3", "sem4", "sem5", "sum"}
+    assert (len(plain["gates"]), len(live["gates"])) == (0, 4)
     assert live["curve"].keys() == {"1", "2"}
     assert live["curve"]["2"] == live["mIoU"]
     assert min(live[key] for key in ("seconds", "cpu_seconds", "step_cpu_seconds", "peak_mb")) > 0
