@@ -133,12 +133,12 @@ def plot(experiment: Experiment, results: Mapping[Run, Result], path: Path) -> N
                 color = f"C{seeds.index(seed) % 10}"
                 right.plot(runs[seed]["mIoU"] - baseline[seed]["mIoU"], row, "o", color=color, alpha=0.7)
             right.plot(difference.mean, row, "k|", markersize=18)
-            if difference.t_interval is not None:
+            if difference.t_interval is not None and difference.pairs > 2:  # of two it is wider than the picture
                 right.plot(difference.t_interval, [row, row], "k-", linewidth=1)
     right.axvline(0, color="gray", linewidth=0.8, linestyle="--")
     left.set(yticks=range(len(groups)), yticklabels=list(groups), xlabel="mIoU, percent (bar: mean)")
     left.set_ylim(len(groups) - 0.5, -0.5)
-    right.set(xlabel=f"minus {experiment.baseline}, paired by seed (line: 95 % t interval)")
+    right.set(xlabel=f"minus {experiment.baseline}, paired by seed (line: 95 % t interval, of 3 or more)")
     handles = dict(zip(*reversed(left.get_legend_handles_labels()), strict=True))
     names = sorted(handles, key=lambda name: int(name.removeprefix("seed ")))
     figure.legend([handles[name] for name in names], names, loc="outside lower center", ncols=len(names), frameon=False)
