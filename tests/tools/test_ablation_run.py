@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from semask_d2.checkpoint import load_weights
+from semask_d2.config import get_cfg
 from semask_d2.d2 import build_model
 from semask_d2.data.labels import read_sample_labels
 from semask_d2.data.loader import build_test_loader
@@ -125,9 +126,10 @@ def test_the_controls_are_what_they_are_called(experiment) -> None:
     assert normalization["mlp_cls_q.weight"] == 0
 
 
-def test_miou_of_maps(experiment, toy_data: Path, monkeypatch) -> None:
+@pytest.mark.parametrize("head", ["msfapn_m2f", "fpn"])
+def test_miou_of_maps(head: str, toy_data: Path, monkeypatch) -> None:
     """Of maps that always show one class, and whose sum shows another, the mIoU is known."""
-    cfg = experiment.cfg("live", 1)
+    cfg = get_cfg(f"toy_scenes/semask_swin_mini_{head}.yaml", TINY)
     model = build_model(cfg)
     classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
     extract = model.extract
