@@ -54,20 +54,21 @@ def tables(experiment: Experiment, results: Mapping[Run, Result]) -> str:
     parts.append(f"{title}\n\n" + table(["variant", *MAPS.values(), "gamma"], rows))
     points = list(dict.fromkeys(point for runs in groups.values() for run in runs.values() for point in run["curve"]))
     rows = [
-        [variant, *(f"{mean_of(runs, 'curve', point):.2f}" for point in points)] for variant, runs in groups.items()
+        [variant, *(point_cell(runs, groups.get(experiment.baseline, {}), point) for point in points)]
+        for variant, runs in groups.items()
     ]
-    parts.append("mIoU on the way, means:\n\n" + table(["variant", *(f"iteration {point}" for point in points)], rows))
+    title = f"mIoU on the way, means, and minus {experiment.baseline}, paired:"
+    parts.append(f"{title}\n\n" + table(["variant", *(f"iteration {point}" for point in points)], rows))
     rows = []
     for variant, runs in groups.items():
-        step, peak = (mean_and_deviation([run[key] for run in runs.values()])[0] for key in STEP_AND_PEAK)
+        step, peak = (
+            mean_and_deviation([run[key] for run in runs.values()])[0] for key in ("step_cpu_seconds", "peak_mb")
+        )
         rows.append([variant, f"{step:.3f} s", f"{peak:.0f} MB"])
     hours = sum(result["cpu_seconds"] for result in results.values()) / 3600
     cost = f"Cost: {len(results)} runs, {hours:.1f} core-hours.\n\n"
-    parts.append(cost + table(["variant", "a training step, of one core", "peak memory"], rows))
+    parts.append(cost + table(["variant", "a training step, processor time", "peak memory"], rows))
     return "\n\n".join(parts)
-
-
-STEP_AND_PEAK = ("step_cpu_seconds", "peak_mb")
 
 
 def difference_cells(difference: Difference | None) -> list[str]:
@@ -77,6 +78,13 @@ def difference_cells(difference: Difference | None) -> list[str]:
     detectable = "" if difference.detectable is None else f"{difference.detectable:.2f}"
     intervals = [interval_in_words(x) for x in (difference.t_interval, difference.bootstrap)]
     return [f"{difference.mean:+.2f}", *intervals, detectable]
+
+
+def point_cell(runs: BySeed, baseline: BySeed, point: str) -> str:
+    """Return the mean mIoU at a point of the curve, and the paired difference to the baseline's runs behind it."""
+    here, there = ({seed: run["curve"][point] for seed, run in x.items()} for x in (runs, baseline))
+    difference = None if runs is baseline else paired_difference(here, there)
+    return f"{mean_of(runs, 'curve', point):.2f}" + (f" ({difference.mean:+.2f})" if difference else "")
 
 
 def interval_in_words(interval: Interval | None) -> str:

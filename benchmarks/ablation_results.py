@@ -14,7 +14,7 @@ from semask_d2.utils.errors import UserError
 from semask_d2.utils.foreign import Section
 
 Result = dict[str, Any]
-NUMBERS = ("mIoU", "seconds", "cpu_seconds", "peak_mb")
+NUMBERS = ("mIoU", "seconds", "cpu_seconds", "peak_mb", "step_cpu_seconds")
 
 
 def read_results(path: Path, experiment: Experiment, data: str | None = None) -> dict[Run, Result]:

@@ -80,7 +80,7 @@ def test_all_runs_seed_by_seed_and_none_twice(toy_data: Path, tmp_path: Path, ca
     assert "| plain | 1, 2, 3 | 60.00 | 10.00 |" in out
     assert "| live | 1, 2, 3 | 62.00 | 10.25 | +2.00 | +1.38 to +2.62 |" in out
     assert "| live | 22.00 | 22.00 | 22.00 | 22.00 | 22.00 | 0.020 |" in out
-    assert "| live | 57.00 | 62.00 |" in out
+    assert "| live | 57.00 (+2.00) | 62.00 (+2.00) |" in out
     assert "6 runs, 1.5 core-hours" in out
     assert len(run_all(path, train=None)) == 6
 
