@@ -1,68 +1,161 @@
 #!/usr/bin/env python3
-"""Does semantic attention help? Plain Swin, SeMask as released (its attention never learns) and SeMask live.
+"""What semantic attention is worth: variants of a config trained with paired seeds, and their statistics.
 
-    python benchmarks/ablation.py [--config-file FILE] [--seeds 1 2 3] [--iterations N] [--parallel P] [--output DIR]
+    python benchmarks/ablation.py benchmarks/experiments/camvid_lite0_m2f.yaml [...] [--jobs N] [--report]
 
-Every variant is trained by train_net.py from the same seeds with the same budget; prints mean and spread of the mIoU.
+Runs what the results file lacks, one thread a run at the lowest priority; each finished run is a line there, so it may
+be killed at any moment and started again. Then prints the table, and with `--report` writes it and its plot into docs/.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
-import re
-import statistics
+import shutil
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from ablation_experiment import Experiment, Run, read_experiment
+from ablation_report import tables, write_report
+from ablation_results import Result, append_result, read_results
+
+from semask_d2.engine.launch import guarded
+from semask_d2.utils.errors import UserError
+
 ROOT = Path(__file__).resolve().parents[1]
-VARIANTS = {
-    "plain Swin": ["MODEL.SWIN.NUM_SEM_BLOCKS", "0"],
-    "SeMask, released initialization": ["MODEL.SWIN.SEM_INIT", "released"],
-    "SeMask, live": ["MODEL.SWIN.SEM_INIT", "live"],
-}
+Train = Callable[[Experiment, Run, Path], Result]
 
 
-def train(arguments: argparse.Namespace, variant: str, seed: int) -> float:
-    """The final mIoU of one run, in percent."""
-    folder = Path(arguments.output, f"{variant} {seed}".replace(" ", "_").replace(",", ""))
-    command = [sys.executable, ROOT / "train_net.py", "--config-file", arguments.config_file, *VARIANTS[variant]]
-    command += ["SEED", seed, "SOLVER.MAX_ITER", arguments.iterations, "OUTPUT_DIR", folder, "TEST.EVAL_PERIOD", 0]
-    threads = max(1, (os.cpu_count() or 1) // arguments.parallel)
-    result = subprocess.run(
-        list(map(str, command)),
-        env={**os.environ, "OMP_NUM_THREADS": str(threads)},
-        capture_output=True,
+def run_missing(
+    experiment: Experiment, wanted: list[Run], path: Path, output: Path, *, train: Train, jobs: int, keep: bool
+) -> None:
+    """Do those of the `wanted` runs that the results file at `path` lacks, `jobs` at a time, and append each."""
+    data = experiment.data_fingerprint()
+    done = read_results(path, experiment, data)
+    missing = [run for run in wanted if run not in done]
+    for variant in {run.variant for run in missing}:
+        experiment.cfg(variant)  # a wrong setting shows now and not after hours
+    common = {"protocol": experiment.protocol(), "data": data}
+    writing = threading.Lock()
+
+    def do(run: Run) -> None:
+        folder = output / experiment.name / f"{run.variant}-{run.seed}".replace(" ", "_")
+        result = {
+            "experiment": experiment.name,
+            **run._asdict(),
+            "settings": dict(experiment.variants[run.variant]),
+            "iterations": experiment.iterations,
+            **common,
+            "commit": commit(),
+            **train(experiment, run, folder),
+            "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        }
+        with writing:
+            append_result(path, result)
+            print(f"{experiment.name}: {run.variant}, seed {run.seed}: mIoU {result['mIoU']:.2f}", flush=True)
+        if not keep:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    failures = []
+    pool = ThreadPoolExecutor(jobs)
+    try:
+        for future in [pool.submit(do, run) for run in missing]:
+            try:
+                future.result()
+            except UserError as error:  # such as a loss that is not finite; the other runs go on
+                print(f"{experiment.name}: {error}", file=sys.stderr, flush=True)
+                failures.append(error)
+    finally:
+        pool.shutdown(cancel_futures=True)
+    if failures:
+        raise UserError(f"{len(failures)} of {len(missing)} runs failed, as told above; start again to repeat them")
+
+
+def train_in_process(experiment: Experiment, run: Run, folder: Path) -> Result:
+    """Do a run in a process of its own with one thread; `UserError` with the end of its log where it fails."""
+    folder.mkdir(parents=True, exist_ok=True)
+    words = [sys.executable, ROOT / "benchmarks/ablation_run.py", experiment.path, run.variant, run.seed, folder]
+    started = subprocess.Popen(
+        [str(word) for word in words],
+        stdin=subprocess.PIPE,  # which ends with this process, whatever ends it
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
-        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])},
     )
-    match = re.search(r"mIoU (\d+\.\d+)\s*$", result.stdout)
-    if result.returncode or not match:
-        sys.exit(f"{variant}, seed {seed} failed:\n{result.stderr[-2000:]}")
-    print(f"{variant}, seed {seed}: {match[1]}", flush=True)
-    return float(match[1])
+    assert started.stdout is not None
+    log = started.stdout.read()
+    if started.wait():
+        raise UserError(f"{run.variant}, seed {run.seed} failed ({folder}): {log[-2000:]}")
+    return json.loads((folder / "result.json").read_text())
 
 
-def main() -> None:
+def commit() -> str:
+    """Return the commit of the code, with a mark where it is changed; "unknown" outside a clone."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", "-C", ROOT, *words], capture_output=True, text=True, check=False).stdout.strip()
+
+    changed = git("status", "--porcelain", "--", "semask_d2", "configs", "benchmarks/*.py")
+    return (git("rev-parse", "--short=12", "HEAD") or "unknown") + ("-dirty" if changed else "")
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config-file", default=ROOT / "configs/toy_scenes/semask_swin_mini_msfapn_m2f.yaml")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--iterations", type=int, default=300)
-    parser.add_argument("--parallel", type=int, default=1, help="runs at a time")
-    parser.add_argument("--output", default="output/ablation")
-    arguments = parser.parse_args()
-    runs = [(variant, seed) for seed in arguments.seeds for variant in VARIANTS]
-    with ThreadPoolExecutor(arguments.parallel) as pool:
-        mious = dict(zip(runs, pool.map(lambda run: train(arguments, *run), runs), strict=True))
-    print(f"\n| variant | mIoU, mean of {len(arguments.seeds)} seeds | standard deviation | lowest | highest |")
-    print("|---|---|---|---|---|")
-    for variant in VARIANTS:
-        values = [mious[variant, seed] for seed in arguments.seeds]
-        spread = statistics.stdev(values) if len(values) > 1 else float("nan")
-        print(f"| {variant} | {statistics.mean(values):.2f} | {spread:.2f} | {min(values):.2f} | {max(values):.2f} |")
+    parser.add_argument("experiments", nargs="+", type=Path, metavar="FILE", help="experiments as YAML files")
+    parser.add_argument("--variants", nargs="+", metavar="NAME", help="run only these")
+    parser.add_argument("--seeds", nargs="+", type=int, metavar="N", help="run only these")
+    parser.add_argument("--no-runs", action="store_true", help="only report what there is")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time (default 1)")
+    parser.add_argument("--report", action="store_true", help="also write tables and plot into docs/")
+    parser.add_argument("--page", type=Path, default=ROOT / "docs/ablation.md", metavar="FILE", help="where to")
+    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks/results", metavar="DIR")
+    parser.add_argument("--output", type=Path, default=ROOT / "output/ablation", metavar="DIR", help="run folders")
+    parser.add_argument("--keep", action="store_true", help="keep the run folders")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+def main(arguments: argparse.Namespace, train: Train = train_in_process) -> None:
+    """Run and report each experiment."""
+    if arguments.jobs < 1:
+        raise UserError(f"--jobs: expected at least 1, got {arguments.jobs}")
+    for experiment in [read_experiment(path) for path in arguments.experiments]:
+        path = arguments.results / f"{experiment.name}.jsonl"
+        wanted = chosen(experiment, arguments.variants, arguments.seeds)
+        if not arguments.no_runs:
+            run_missing(
+                experiment, wanted, path, arguments.output, train=train, jobs=arguments.jobs, keep=arguments.keep
+            )
+        results = read_results(path, experiment)
+        if not results:
+            raise UserError(f"{path}: no finished run there; leave --no-runs out")
+        print(f"\n{experiment.name}\n\n{tables(experiment, results)}")
+        if arguments.report:
+            write_report(experiment, results, arguments.page)
+
+
+def chosen(experiment: Experiment, variants: list[str] | None, seeds: list[int] | None) -> list[Run]:
+    """Return an experiment's runs, of some variants and seeds alone where they are given."""
+    for option, given, known in (("--variants", variants, experiment.variants), ("--seeds", seeds, experiment.seeds)):
+        for value in given or ():
+            if value not in known:
+                raise UserError(f"{option} {value}: {experiment.path} has {', '.join(map(str, known))}")
+    return [
+        run
+        for run in experiment.runs
+        if (variants is None or run.variant in variants) and (seeds is None or run.seed in seeds)
+    ]
 
 
 if __name__ == "__main__":
-    main()
+    os.nice(19)
+    options = argument_parser().parse_args()
+    sys.exit(guarded(main, options, debug=options.debug))

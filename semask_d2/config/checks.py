@@ -99,6 +99,7 @@ TRAINING: dict[str, Range] = {
     "SOLVER.EARLY_STOPPING.PATIENCE": at_least(0),
     "SOLVER.EARLY_STOPPING.MIN_DELTA": at_least(0),
     "SOLVER.BACKBONE_MULTIPLIER": at_least(0),
+    "SOLVER.SEMANTIC_MULTIPLIER": at_least(0),
     "SOLVER.WEIGHT_DECAY": at_least(0),
     "SOLVER.MOMENTUM": at_least(0),
     "SOLVER.GAMMA": at_least(0),

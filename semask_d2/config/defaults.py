@@ -15,7 +15,9 @@ def semantic_defaults(section: str) -> dict[str, Any]:
         f"MODEL.{section}.SEM_WINDOW_SIZE": 7,
         f"MODEL.{section}.NUM_SEM_BLOCKS": 1,  # 0: the backbone without SeMask
         f"MODEL.{section}.SEM_WINDOWED_STAGES": [0, 1],  # the others attend globally
-        f"MODEL.{section}.SEM_INIT": "live",  # "released" for ablations: its attention never learns
+        f"MODEL.{section}.SEM_INIT": "live",  # or "small": maps start uniform; "released": attention never learns
+        f"MODEL.{section}.SEM_ATTENTION": "pairwise",  # or "scaled" by 1/sqrt(K), or to the image's class "centers"
+        f"MODEL.{section}.SEM_RESIDUAL": "normalized",  # or on the "raw" features, with gates that start at zero
     }
 
 
@@ -62,6 +64,7 @@ DEFAULTS: dict[str, Any] = {
     # Optimization
     "SOLVER.OPTIMIZER": "ADAMW",
     "SOLVER.BACKBONE_MULTIPLIER": 0.1,
+    "SOLVER.SEMANTIC_MULTIPLIER": 1.0,  # of the semantic layers' rate, beside BACKBONE_MULTIPLIER
     "SOLVER.WEIGHT_DECAY_EMBED": 0.0,
     "SOLVER.NORM_PARAMETERS": "modules",  # what WEIGHT_DECAY_NORM is for: norm modules, or "names" that hold "norm"
     "SOLVER.POLY_LR_POWER": 0.9,
@@ -124,6 +127,7 @@ DEFAULTS: dict[str, Any] = {
     "MODEL.MASK_FORMER.DICE_WEIGHT": 1.0,
     "MODEL.MASK_FORMER.MASK_WEIGHT": 20.0,
     "MODEL.MASK_FORMER.CATE_WEIGHT": 0.4,  # of the loss on the semantic maps, of mask models and of Semantic FPN
+    "MODEL.MASK_FORMER.SEM_LOSS_PER_STAGE": False,  # that loss on each stage's map (their mean), not on the maps' sum
     "MODEL.MASK_FORMER.NHEADS": 8,
     "MODEL.MASK_FORMER.DROPOUT": 0.1,  # of MaskFormer's decoder and of the deformable encoder
     "MODEL.MASK_FORMER.DIM_FEEDFORWARD": 2048,

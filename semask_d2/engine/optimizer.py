@@ -38,7 +38,8 @@ UNDECAYED_NAMES = ("relative_position_bias_table", "absolute_pos_embed")
 def parameter_groups(cfg: CfgNode, model: nn.Module) -> list[dict]:
     """The trainable parameters of `model`, grouped by learning rate and weight decay.
 
-    The backbone's rate is multiplied by SOLVER.BACKBONE_MULTIPLIER, that of biases by BIAS_LR_FACTOR. Norms decay by
+    The backbone's rate is multiplied by SOLVER.BACKBONE_MULTIPLIER, that of its semantic layers also by
+    SEMANTIC_MULTIPLIER, that of biases by BIAS_LR_FACTOR. Norms decay by
     SOLVER.WEIGHT_DECAY_NORM, embeddings by WEIGHT_DECAY_EMBED, biases by WEIGHT_DECAY_BIAS where that is set, position
     tables not at all, the rest by WEIGHT_DECAY. SOLVER.NORM_PARAMETERS says what a norm is: the parameters of norm
     "modules", or as in Semantic FPN's recipe those whose "names" hold "norm".
@@ -54,8 +55,11 @@ def parameter_groups(cfg: CfgNode, model: nn.Module) -> list[dict]:
                 continue
             seen.add(parameter)
             rate, decay = solver.BASE_LR, solver.WEIGHT_DECAY
-            if "backbone" in module_name.split("."):
+            parts = module_name.split(".")
+            if "backbone" in parts:
                 rate *= solver.BACKBONE_MULTIPLIER
+            if any(part.startswith("semantic_layer") for part in parts):
+                rate *= solver.SEMANTIC_MULTIPLIER
             by_module = solver.NORM_PARAMETERS == "modules"
             is_norm = isinstance(module, NORM_TYPES) if by_module else "norm" in f"{module_name}.{name}"
             if name == "bias":

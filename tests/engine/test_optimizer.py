@@ -22,6 +22,7 @@ from semask_d2.engine.optimizer import (
     load_scheduler_state,
     parameter_groups,
 )
+from semask_d2.modeling.layers.semantic_attention import SemanticLayer
 from semask_d2.utils.errors import UserError
 from tests.helpers.commands import TINY, TOY_CONFIG
 
@@ -50,6 +51,21 @@ def test_every_parameter_is_in_the_group_of_its_kind(cfg) -> None:
     assert found[decoder.query_feat.weight] == (0.1, 0.02)
     assert found[decoder.class_embed.weight] == (0.1, 0.05)
     assert found[model.sem_seg_head.pixel_decoder.layer_1.norm.bias] == (0.1, 0.01)  # shared with align_1
+
+
+@pytest.mark.parametrize("config", ["semask_swin_mini_fpn", "semask_mit_b0_fpn", "semask_timm_resnet18_m2f"])
+def test_semantic_layers_may_have_a_rate_of_their_own(config: str) -> None:
+    options = ("SOLVER.BASE_LR", "0.1", "SOLVER.BACKBONE_MULTIPLIER", "0.5", "SOLVER.SEMANTIC_MULTIPLIER", "4")
+    cfg = get_cfg(f"toy_scenes/{config}.yaml", (*options, "MODEL.DEVICE", "meta"))
+    with torch.device("meta"):
+        model = build_model(cfg)
+    rates = {p: group["lr"] for group in parameter_groups(cfg, model) for p in group["params"]}
+    layers = [module for module in model.modules() if isinstance(module, SemanticLayer)]
+    assert len(layers) == 4
+    semantic = {parameter for layer in layers for parameter in layer.parameters()}
+    assert {rates[p] for p in semantic} == {0.2}
+    assert {rates[p] for p in model.backbone.parameters() if p not in semantic} == {0.05}
+    assert {rates[p] for p in model.sem_seg_head.parameters()} == {0.1}
 
 
 def test_frozen_parameters_are_left_out(cfg) -> None:

@@ -77,6 +77,13 @@ def test_onnx(config: str, tmp_path: Path) -> None:
         assert config not in SAMPLING
 
 
+@pytest.mark.parametrize(("attention", "residual"), [("centers", "raw"), ("scaled", "normalized")])
+def test_variants_of_the_semantic_layer(attention: str, residual: str, tmp_path: Path) -> None:
+    options = {"MODEL.SWIN.SEM_ATTENTION": attention, "MODEL.SWIN.SEM_RESIDUAL": residual}
+    agreements = export(FAMILIES["Swin FPN"], "onnx", tmp_path / "model.onnx", ANY, options)
+    assert {agreement.shape[0] for agreement in agreements} == {1, 2}
+
+
 @pytest.mark.parametrize("config", FAMILIES.values(), ids=list(FAMILIES))
 def test_openvino(config: str, tmp_path: Path) -> None:
     export(config, "openvino", tmp_path / "model.xml", ANY)

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, get_args
 
 from torch import nn
 from typing_extensions import Self
 
 from semask_d2.d2 import Backbone, CfgNode
 from semask_d2.modeling.layers.recomputation import CHECKPOINTING_KEY, PARTS
-from semask_d2.modeling.layers.semantic_attention import SemanticInit, SemanticLayer
+from semask_d2.modeling.layers.semantic_attention import (
+    SemanticInit,
+    SemanticKind,
+    SemanticLayer,
+    SemanticResidual,
+)
 from semask_d2.utils.arguments import arguments_from, require
 
 logger = logging.getLogger(__name__)
@@ -26,7 +31,7 @@ class SemanticSettings(NamedTuple):
 
     `windowed_stages` lists the stages (from 0) that attend within windows of side `window`; the others attend
     globally. The parameters have the same shapes either way, so a released checkpoint needs the windows it was
-    trained with.
+    trained with. With `attention` "centers" all stages attend globally.
     """
 
     num_classes: int
@@ -34,6 +39,8 @@ class SemanticSettings(NamedTuple):
     windowed_stages: Sequence[int] = (0, 1)
     num_blocks: int = 1
     init: SemanticInit = "live"
+    attention: SemanticKind = "pairwise"
+    residual: SemanticResidual = "normalized"
 
     @classmethod
     def from_config(cls, cfg: CfgNode, section: str) -> SemanticSettings:
@@ -45,8 +52,16 @@ class SemanticSettings(NamedTuple):
         """The semantic layer that follows `stage`, of width `dim`."""
         if not self.num_blocks:
             return None
-        window = self.window if stage in self.windowed_stages else None
-        return SemanticLayer(dim, self.num_classes, window=window, num_blocks=self.num_blocks, init=self.init)
+        in_windows = stage in self.windowed_stages and self.attention != "centers"
+        return SemanticLayer(
+            dim,
+            self.num_classes,
+            window=self.window if in_windows else None,
+            num_blocks=self.num_blocks,
+            init=self.init,
+            kind=self.attention,
+            residual=self.residual,
+        )
 
 
 def semantic_keys(section: str) -> dict[str, str]:
@@ -57,6 +72,8 @@ def semantic_keys(section: str) -> dict[str, str]:
         "semantic.windowed_stages": f"MODEL.{section}.SEM_WINDOWED_STAGES",
         "semantic.num_blocks": f"MODEL.{section}.NUM_SEM_BLOCKS",
         "semantic.init": f"MODEL.{section}.SEM_INIT",
+        "semantic.attention": f"MODEL.{section}.SEM_ATTENTION",
+        "semantic.residual": f"MODEL.{section}.SEM_RESIDUAL",
     }
 
 
@@ -79,10 +96,17 @@ class HierarchicalBackbone(Backbone):
         self.frozen: list[nn.Module] = []
         self.checkpointing = tuple(checkpointing)
         require(set(checkpointing) <= set(PARTS), self, "checkpointing", f"some of {PARTS}", list(checkpointing))
-        stages, init = list(semantic.windowed_stages), semantic.init
+        stages = list(semantic.windowed_stages)
         indices = "stage indices from 0 to 3"
         require(set(stages) <= set(range(4)), self, "semantic.windowed_stages", indices, stages)
-        require(init in ("live", "released"), self, "semantic.init", '"live" or "released"', init)
+        choices = {
+            "init": get_args(SemanticInit),
+            "attention": get_args(SemanticKind),
+            "residual": get_args(SemanticResidual),
+        }
+        for name, values in choices.items():
+            value = getattr(semantic, name)
+            require(value in values, self, f"semantic.{name}", " or ".join(f'"{x}"' for x in values), value)
         for name in ("num_classes", "window"):
             value = getattr(semantic, name)
             require(value >= 1, self, f"semantic.{name}", "at least 1", value)

@@ -5,6 +5,7 @@ One semantic layer follows the blocks of every backbone stage. Its maps are what
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal
 
 import torch
@@ -14,20 +15,40 @@ from semask_d2.modeling.layers.attention import attention
 from semask_d2.modeling.layers.linear import Linear
 from semask_d2.modeling.layers.window_partition import pad_to_multiple, window_merge, window_partition
 
-SemanticInit = Literal["live", "released"]
+SemanticInit = Literal["live", "released", "small"]
+SemanticKind = Literal["pairwise", "scaled", "centers"]
+SemanticResidual = Literal["normalized", "raw"]
 
 
 class SemanticAttention(nn.Module):
-    """x + gamma * mlp_res(softmax(q k^T) v), with q and k of K channels, one per class, and no scaling of q k^T.
+    """x + gamma * mlp_res(y), where y is what the tokens x (B, N, C) attend to through their K-channel maps q and k.
+
+    `kind` "pairwise", the paper's: y = softmax(q k^T) v over the N tokens, without scaling; "scaled": q k^T is divided
+    by sqrt(K). "centers": a softmax of q over the tokens weighs v into K class centers of the image, and each token
+    takes a mean of them by its softmax of k over the classes, so that the cost is linear in N.
 
     Init "live": gamma is zero, so the block starts as the identity, and `mlp_res` is not, so gamma has a gradient.
     Init "released": both are zero, as in the released mask models; then neither ever leaves zero (each one's
     gradient is a multiple of the other), and only `mlp_cls_q` learns, from the prior loss.
+    Init "small": gamma is zero and all matrices are small, as in the released Semantic FPN models, so maps start nearly
+    uniform and a low rate is enough to change them; from the other two, maps start as noise.
+    With `residual` "raw" gamma has a value for each of the C channels, and x is left for the layer to add.
     """
 
-    def __init__(self, dim: int, num_classes: int, *, init: SemanticInit = "live", drop: float = 0.1):
+    def __init__(
+        self,
+        dim: int,
+        num_classes: int,
+        *,
+        init: SemanticInit = "live",
+        kind: SemanticKind = "pairwise",
+        residual: SemanticResidual = "normalized",
+        drop: float = 0.1,
+    ):
         super().__init__()
-        self.gamma = nn.Parameter(torch.zeros(1))
+        self.kind = kind
+        self.residual = residual
+        self.gamma = nn.Parameter(torch.zeros(dim if residual == "raw" else 1))
         self.mlp_cls_q = Linear(dim, num_classes)
         self.mlp_cls_k = Linear(dim, num_classes)
         self.mlp_v = Linear(dim, dim)
@@ -41,21 +62,29 @@ class SemanticAttention(nn.Module):
             nn.init.xavier_uniform_(self.mlp_res.weight)
         for linear in (self.mlp_cls_q, self.mlp_cls_k, self.mlp_v, self.mlp_res):
             nn.init.zeros_(linear.bias)
+            if init == "small":
+                nn.init.trunc_normal_(linear.weight, std=0.02)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, N, C) -> the attended tokens (B, N, C) and their semantic map (B, N, K)."""
-        q = self.mlp_cls_q(x)
-        heads = (part[:, None] for part in (q, self.mlp_cls_k(x), self.mlp_v(x)))  # one
-        y = attention(*heads, scale=1.0)[:, 0]
-        return self.gamma * self.drop(self.mlp_res(y)) + x, q
+        """(B, N, C) -> the attended tokens (B, N, C), or what is to be added to them, and their map (B, N, K)."""
+        q, k, v = self.mlp_cls_q(x), self.mlp_cls_k(x), self.mlp_v(x)
+        if self.kind == "centers":
+            centers = q.softmax(1).transpose(1, 2) @ v  # (B, K, C)
+            y = k.softmax(2) @ centers
+        else:
+            scale = q.shape[-1] ** -0.5 if self.kind == "scaled" else 1.0
+            y = attention(q[:, None], k[:, None], v[:, None], scale=scale)[:, 0]  # of one head
+        attended = self.gamma * self.drop(self.mlp_res(y))
+        return (attended if self.residual == "raw" else attended + x), q
 
 
 class SemanticLayer(nn.Module):
     """LayerNorm, then `num_blocks` semantic attentions over all tokens of a map or over those of each window.
 
     `window` None means global. Windows are not shifted, and the zeros that pad the map to a multiple of the window
-    (after the norm) are tokens like any other. There is no residual around the layer: its output is built on the
-    normalized input.
+    (after the norm) are tokens like any other. With `residual` "normalized", the paper's, there is no residual around
+    the layer: its output is built on the normalized input. With "raw" each block adds to the input as it is, through a
+    gate for each channel, so that a layer starts as the identity and leaves pretrained features as they are.
     """
 
     def __init__(
@@ -66,16 +95,30 @@ class SemanticLayer(nn.Module):
         window: int | None,
         num_blocks: int = 1,
         init: SemanticInit = "live",
+        kind: SemanticKind = "pairwise",
+        residual: SemanticResidual = "normalized",
     ):
         super().__init__()
         self.window = window
+        self.residual = residual
         self.norm1 = nn.LayerNorm(dim)
-        self.class_injection = nn.ModuleList(SemanticAttention(dim, num_classes, init=init) for _ in range(num_blocks))
+        self.class_injection = nn.ModuleList(
+            SemanticAttention(dim, num_classes, init=init, kind=kind, residual=residual) for _ in range(num_blocks)
+        )
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(B, H, W, C) -> features (B, H, W, C) and the last block's semantic map (B, H, W, K)."""
+        if self.residual == "normalized":
+            return self.in_windows(self.norm1(x), self.class_injection)
+        semantics = x  # until a block gives them
+        for block in self.class_injection:
+            attended, semantics = self.in_windows(self.norm1(x), [block])
+            x = x + attended
+        return x, semantics
+
+    def in_windows(self, x: Tensor, blocks: Iterable[nn.Module]) -> tuple[Tensor, Tensor]:
+        """Apply blocks one after the other to the tokens of each window of a map (B, H, W, C)."""
         b, h, w, _ = x.shape
-        x = self.norm1(x)
         if self.window is None:
             tokens = x.flatten(1, 2)
         else:
@@ -83,7 +126,7 @@ class SemanticLayer(nn.Module):
             tokens = window_partition(x, self.window)
         padded_h, padded_w = x.shape[1:3]
         semantics = tokens  # until a block gives them
-        for block in self.class_injection:
+        for block in blocks:
             tokens, semantics = block(tokens)
 
         def to_map(tokens: Tensor) -> Tensor:

@@ -24,3 +24,14 @@ def decode_semantic_prior(features: dict[str, Tensor], *, align_corners: bool) -
             x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=align_corners)
         total = total + F.interpolate(x, size=finest.shape[-2:], mode="bilinear", align_corners=align_corners)
     return total
+
+
+def supervised_maps(features: dict[str, Tensor], *, per_stage: bool, align_corners: bool) -> list[Tensor]:
+    """Return the maps that the prior loss supervises: their sum alone, or with `per_stage` each stage's own.
+
+    The paper supervises the sum, under which a single map may hold anything. None where there are no semantic maps.
+    """
+    if per_stage:
+        return [features[name] for name in SEMANTIC_MAPS if name in features]
+    total = decode_semantic_prior(features, align_corners=align_corners)
+    return [] if total is None else [total]

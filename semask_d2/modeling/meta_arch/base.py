@@ -16,7 +16,7 @@ from semask_d2.modeling.backbones.base import HierarchicalBackbone
 from semask_d2.modeling.layers.linear import in_graph
 from semask_d2.modeling.layers.precision import autocast_dtype
 from semask_d2.modeling.layers.recomputation import CHECKPOINTING_KEY
-from semask_d2.modeling.layers.semantic_decoder import SEMANTIC_MAPS, decode_semantic_prior
+from semask_d2.modeling.layers.semantic_decoder import SEMANTIC_MAPS, supervised_maps
 from semask_d2.modeling.losses.class_weights import class_weight_tensor
 from semask_d2.modeling.losses.cross_entropy import pixel_loss
 from semask_d2.modeling.losses.targets import Targets, build_segment_targets, build_targets
@@ -99,6 +99,7 @@ class SemanticSegmenter(Segmenter):
         "num_classes": "MODEL.SEM_SEG_HEAD.NUM_CLASSES",
         "ignore_label": "MODEL.SEM_SEG_HEAD.IGNORE_VALUE",
         "prior_weight": "MODEL.MASK_FORMER.CATE_WEIGHT",
+        "prior_per_stage": "MODEL.MASK_FORMER.SEM_LOSS_PER_STAGE",
         "precision": "MODEL.PRECISION",
         "mixed_evaluation": "TEST.AMP.ENABLED",
         "compilation": "MODEL.COMPILE",
@@ -119,6 +120,7 @@ class SemanticSegmenter(Segmenter):
         mixed_evaluation: bool = False,
         compilation: str = "",
         class_weights: Sequence[float | str] = (),
+        prior_per_stage: bool = False,
     ):
         super().__init__()
         require(compilation in COMPILATIONS, self, "compilation", f"one of {COMPILATIONS}", compilation)
@@ -131,6 +133,7 @@ class SemanticSegmenter(Segmenter):
         self.num_classes = num_classes
         self.ignore_label = ignore_label
         self.prior_weight = prior_weight
+        self.prior_per_stage = prior_per_stage
         self.size_divisibility = size_divisibility
         self.train_size_divisibility = size_divisibility
         self.precision = precision
@@ -185,17 +188,18 @@ class SemanticSegmenter(Segmenter):
     def prior_loss(self, features: dict[str, Tensor], targets: Targets) -> dict[str, Tensor]:
         """The weighted loss of the semantic maps, nothing where there are none."""
         align_corners = self.prior_align_corners
-        prior = decode_semantic_prior(features, align_corners=align_corners)
-        if prior is None:
-            return {}
-        loss = pixel_loss(
-            prior,
-            targets.labels,
-            self.ignore_label,
-            align_corners=align_corners,
-            class_weights=self.class_weights,
-        )
-        return {"loss_cate": self.prior_weight * loss}
+        maps = supervised_maps(features, per_stage=self.prior_per_stage, align_corners=align_corners)
+        losses = [
+            pixel_loss(
+                semantics,
+                targets.labels,
+                self.ignore_label,
+                align_corners=align_corners,
+                class_weights=self.class_weights,
+            )
+            for semantics in maps
+        ]
+        return {"loss_cate": self.prior_weight * torch.stack(losses).mean()} if losses else {}
 
     def lazy_predictions(
         self, batched_inputs: list[dict], *, priors: bool = False

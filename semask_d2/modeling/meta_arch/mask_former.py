@@ -68,6 +68,7 @@ class SeMaskMaskFormer(SemanticSegmenter):
         mixed_evaluation: bool = False,
         compilation: str = "",
         class_weights: Sequence[float | str] = (),
+        prior_per_stage: bool = False,
         resize_masks_first: bool = False,
         semantic_on: bool = True,
         instance_on: bool = False,
@@ -89,6 +90,7 @@ class SeMaskMaskFormer(SemanticSegmenter):
             mixed_evaluation=mixed_evaluation,
             compilation=compilation,
             class_weights=class_weights,
+            prior_per_stage=prior_per_stage,
         )
         wanted = "True where INSTANCE_ON and PANOPTIC_ON are False"
         require(semantic_on or instance_on or panoptic_on, self, "semantic_on", wanted, semantic_on)

@@ -49,6 +49,7 @@ class SeMaskFPN(SemanticSegmenter):
         mixed_evaluation: bool = False,
         compilation: str = "",
         class_weights: Sequence[float | str] = (),
+        prior_per_stage: bool = False,
         ohem_pixels: int = 0,
         train_size_divisibility: int = 0,
     ):
@@ -64,6 +65,7 @@ class SeMaskFPN(SemanticSegmenter):
             mixed_evaluation=mixed_evaluation,
             compilation=compilation,
             class_weights=class_weights,
+            prior_per_stage=prior_per_stage,
         )
         require(ohem_pixels >= 0, self, "ohem_pixels", "at least 0", ohem_pixels)
         self.train_size_divisibility = max(train_size_divisibility, 0)

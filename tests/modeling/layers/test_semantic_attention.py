@@ -9,7 +9,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
+from semask_d2.modeling.backbones.base import SemanticSettings
 from semask_d2.modeling.layers.semantic_attention import SemanticAttention, SemanticLayer
 
 
@@ -20,21 +22,27 @@ def awake(layer: nn.Module) -> nn.Module:
     return layer.double().eval()
 
 
-def plain_block(block: SemanticAttention, x: Tensor) -> tuple[Tensor, Tensor]:
-    """The formula for tokens (N, C) of one group, without batches and without torch's fused attention."""
+KINDS = ["pairwise", "scaled", "centers"]
+
+
+def plain_attention(block: SemanticAttention, x: Tensor) -> tuple[Tensor, Tensor]:
+    """gamma * mlp_res(y) for tokens (N, C) of one group, without batches and without torch's fused attention."""
     q, k, v = block.mlp_cls_q(x), block.mlp_cls_k(x), block.mlp_v(x)
-    weights = torch.exp(q @ k.T)
+    if block.kind == "centers":
+        centers = [sum(torch.exp(q[n, c]) * v[n] for n in range(len(x))) / torch.exp(q[:, c]).sum() for c in range(5)]
+        y = [sum(torch.exp(k[n, c]) * centers[c] for c in range(5)) / torch.exp(k[n]).sum() for n in range(len(x))]
+        return block.gamma * block.mlp_res(torch.stack(y)), q
+    weights = torch.exp(q @ k.T / (math.sqrt(5) if block.kind == "scaled" else 1))
     weights = weights / weights.sum(1, keepdim=True)
-    return block.gamma * block.mlp_res(weights @ v) + x, q
+    return block.gamma * block.mlp_res(weights @ v), q
 
 
-def plain_layer(layer: SemanticLayer, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Norm, then each window (or the map) on its own through all blocks."""
+def plain_windows(layer: SemanticLayer, x: Tensor, blocks: list[SemanticAttention], residual: str) -> tuple:
+    """Each window of a map (or the map) on its own through blocks, which add to the tokens unless `residual` is raw."""
     b, h, w, c = x.shape
-    x = F.layer_norm(x, (c,), layer.norm1.weight, layer.norm1.bias, 1e-5)
     size = layer.window
     rows, columns = (h, w) if size is None else (size, size)
-    classes = layer.class_injection[0].mlp_cls_q.out_features
+    classes = blocks[0].mlp_cls_q.out_features
     ph, pw = math.ceil(h / rows) * rows, math.ceil(w / columns) * columns
     padded = x.new_zeros(b, ph, pw, c)
     padded[:, :h, :w] = x
@@ -44,18 +52,45 @@ def plain_layer(layer: SemanticLayer, x: Tensor) -> tuple[Tensor, Tensor]:
             for left in range(0, pw, columns):
                 window = (image, slice(top, top + rows), slice(left, left + columns))
                 tokens = padded[window].reshape(-1, c)
-                for block in layer.class_injection:
-                    tokens, q = plain_block(block, tokens)
+                for block in blocks:
+                    attended, q = plain_attention(block, tokens)
+                    tokens = attended if residual == "raw" else tokens + attended
                 features[window] = tokens.view(rows, columns, c)
                 semantics[window] = q.view(rows, columns, classes)
     return features[:, :h, :w], semantics[:, :h, :w]
+
+
+def plain_layer(layer: SemanticLayer, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Norm and all blocks; or where the residual is raw, block by block the norm and what it adds to the input."""
+
+    def norm(x: Tensor) -> Tensor:
+        return F.layer_norm(x, x.shape[-1:], layer.norm1.weight, layer.norm1.bias, 1e-5)
+
+    if layer.residual == "normalized":
+        return plain_windows(layer, norm(x), list(layer.class_injection), "normalized")
+    semantics = x
+    for block in layer.class_injection:
+        attended, semantics = plain_windows(layer, norm(x), [block], "raw")
+        x = x + attended
+    return x, semantics
 
 
 @pytest.mark.parametrize("num_blocks", [1, 3])
 @pytest.mark.parametrize("window", [None, 3, 4])
 @pytest.mark.parametrize("size", [(4, 4), (5, 7), (2, 3)])
 def test_equals_the_plain_formula(size: tuple[int, int], window: int | None, num_blocks: int) -> None:
-    layer = awake(SemanticLayer(6, 5, window=window, num_blocks=num_blocks))
+    check_against_the_formula(SemanticLayer(6, 5, window=window, num_blocks=num_blocks), size)
+
+
+@pytest.mark.parametrize("residual", ["normalized", "raw"])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("window", "size"), [(None, (4, 4)), (3, (5, 7))])
+def test_variants_equal_the_plain_formula(kind: str, residual: str, window: int | None, size: tuple[int, int]) -> None:
+    check_against_the_formula(SemanticLayer(6, 5, window=window, num_blocks=2, kind=kind, residual=residual), size)
+
+
+def check_against_the_formula(layer: SemanticLayer, size: tuple[int, int]) -> None:
+    layer = awake(layer)
     x = torch.randn(2, *size, 6, dtype=torch.float64)
     with torch.no_grad():
         features, semantics = layer(x)
@@ -76,8 +111,10 @@ def test_windowed_and_global_share_parameters_and_differ_in_what_they_compute() 
         torch.testing.assert_close(whole(x), windowed(x))
 
 
-def test_gradients() -> None:
-    layer = awake(SemanticLayer(4, 3, window=2, num_blocks=2))
+@pytest.mark.parametrize("residual", ["normalized", "raw"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients(kind: str, residual: str) -> None:
+    layer = awake(SemanticLayer(4, 3, window=2, num_blocks=2, kind=kind, residual=residual))
     x = torch.randn(1, 3, 3, 4, dtype=torch.float64, requires_grad=True)
     names, parameters = zip(*layer.named_parameters(), strict=True)
     values = tuple(p.detach().clone().requires_grad_() for p in parameters)
@@ -88,7 +125,7 @@ def test_gradients() -> None:
     assert torch.autograd.gradcheck(run, (x, *values))
 
 
-@pytest.mark.parametrize("init", ["live", "released"])
+@pytest.mark.parametrize("init", ["live", "released", "small"])
 def test_starts_as_the_identity_on_the_normalized_input(init: str) -> None:
     layer = SemanticLayer(6, 5, window=2, num_blocks=2, init=init)
     x = torch.randn(2, 4, 4, 6)
@@ -96,11 +133,12 @@ def test_starts_as_the_identity_on_the_normalized_input(init: str) -> None:
     for block in layer.class_injection:
         assert block.gamma.shape == (1,)
         assert not block.gamma.any()
-        assert bool(block.mlp_res.weight.any()) == (init == "live")
+        assert bool(block.mlp_res.weight.any()) == (init != "released")
         for linear in (block.mlp_cls_q, block.mlp_cls_k, block.mlp_v):
             assert not linear.bias.any()
             # kaiming_normal: standard deviation sqrt(2 / fan in)
-            assert 0.2 < linear.weight.std() / math.sqrt(2 / 6) < 2
+            expected = 0.02 if init == "small" else math.sqrt(2 / 6)
+            assert 0.2 < linear.weight.std() / expected < 2
 
 
 def test_inits_differ_in_mlp_res_alone_and_compute_the_same_from_the_same_weights() -> None:
@@ -111,10 +149,32 @@ def test_inits_differ_in_mlp_res_alone_and_compute_the_same_from_the_same_weight
     assert torch.equal(live(x)[1], released(x)[1])
 
 
-def train(init: str, steps: int) -> tuple[SemanticLayer, SemanticLayer, list[dict[str, Tensor]]]:
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_raw_residual_starts_as_the_identity_and_has_a_gate_for_each_channel(kind: str) -> None:
+    layer = SemanticLayer(6, 5, window=2, num_blocks=2, kind=kind, residual="raw")
+    x = torch.randn(2, 4, 4, 6)
+    assert torch.equal(layer(x)[0], x)
+    layer(x)[0].square().sum().backward()
+    for block in layer.class_injection:
+        assert block.gamma.shape == (6,)
+        assert block.gamma.grad.abs().min() > 0
+
+
+def test_centers_are_of_the_whole_map_and_cost_as_much_as_there_are_tokens() -> None:
+    settings = SemanticSettings(5, window=2, windowed_stages=[0, 1], attention="centers")
+    assert [settings.layer(stage, 6).window for stage in range(4)] == [None] * 4
+    layer = settings.layer(0, 6)
+    with FlopCounterMode(display=False) as few:
+        layer(torch.randn(1, 4, 4, 6))
+    with FlopCounterMode(display=False) as many:
+        layer(torch.randn(1, 16, 16, 6))
+    assert many.get_total_flops() == 16 * few.get_total_flops()
+
+
+def train(init: str, steps: int, **options: str) -> tuple[SemanticLayer, SemanticLayer, list[dict[str, Tensor]]]:
     """A layer before and after `steps` of AdamW on a loss of features and maps, and the gradients of each step."""
     torch.manual_seed(0)
-    layer = SemanticLayer(8, 5, window=None, init=init).double().eval()
+    layer = SemanticLayer(8, 5, window=None, init=init, **options).double().eval()
     before = copy.deepcopy(layer)
     optimizer = torch.optim.AdamW(layer.parameters(), lr=0.01)
     x, wanted = torch.randn(2, 4, 4, 8, dtype=torch.float64), torch.randn(2, 4, 4, 8, dtype=torch.float64)
@@ -142,13 +202,18 @@ def test_the_released_start_never_wakes_up() -> None:
     assert not torch.equal(block.mlp_cls_q.weight, before.class_injection[0].mlp_cls_q.weight)  # the map's loss acts
 
 
-def test_the_live_start_learns_everywhere_within_two_steps() -> None:
-    """But in `mlp_cls_k.bias`: what it adds to a query's logits is the same for all keys, and softmax drops it."""
-    _, _, gradients = train("live", steps=2)
-    assert gradients[0]["class_injection.0.gamma"].abs() > 1e-6
+@pytest.mark.parametrize("residual", ["normalized", "raw"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_live_start_learns_everywhere_within_two_steps(kind: str, residual: str) -> None:
+    """But in `mlp_cls_k.bias`: what it adds to a query's logits is the same for all keys, and softmax drops it.
+
+    That is of pairs of tokens; of centers it weighs the classes.
+    """
+    _, _, gradients = train("live", steps=2, kind=kind, residual=residual)
+    assert gradients[0]["class_injection.0.gamma"].abs().max() > 1e-6
     norm = torch.stack([g.norm() for g in gradients[1].values()]).norm()
     for name, gradient in gradients[1].items():
-        if name.endswith("mlp_cls_k.bias"):
+        if name.endswith("mlp_cls_k.bias") and kind != "centers":
             assert gradient.norm() < 1e-12
         else:
             assert gradient.norm() > 1e-6 * norm, name

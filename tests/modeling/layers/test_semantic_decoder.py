@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from semask_d2.modeling.layers.semantic_decoder import decode_semantic_prior
+from semask_d2.modeling.layers.semantic_decoder import decode_semantic_prior, supervised_maps
 
 
 def resize(maps: np.ndarray, height: int, width: int, align_corners: bool) -> np.ndarray:
@@ -48,3 +48,14 @@ def test_doubling_is_not_resizing_at_once() -> None:
 
 def test_no_semantic_maps_no_prior() -> None:
     assert decode_semantic_prior({"res2": torch.zeros(1, 4, 2, 2)}, align_corners=True) is None
+    for per_stage in (False, True):
+        assert supervised_maps({"res2": torch.zeros(1, 4, 2, 2)}, per_stage=per_stage, align_corners=True) == []
+
+
+def test_supervised_are_the_sum_or_each_stage() -> None:
+    features = make_maps((16, 24), (8, 12), (4, 6), (2, 3))
+    (total,) = supervised_maps(features, per_stage=False, align_corners=False)
+    assert torch.equal(total, decode_semantic_prior(features, align_corners=False))
+    stages = supervised_maps(features, per_stage=True, align_corners=False)
+    assert all(x is features[f"sem{i}"] for i, x in enumerate(stages, start=2))
+    assert len(stages) == 4

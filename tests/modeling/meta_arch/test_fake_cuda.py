@@ -199,6 +199,23 @@ def test_evaluation(family: str, precision: torch.dtype | None) -> None:
     assert_at_most(0, copies.besides_batch("to host"))
 
 
+@pytest.mark.parametrize("attention", ["scaled", "centers"])
+@pytest.mark.parametrize("residual", ["normalized", "raw"])
+def test_variants_of_the_semantic_layer(attention: str, residual: str) -> None:
+    options = {
+        "MODEL.SWIN.SEM_ATTENTION": attention,
+        "MODEL.SWIN.SEM_RESIDUAL": residual,
+        "MODEL.MASK_FORMER.SEM_LOSS_PER_STAGE": True,
+    }
+    model = build("semask_swin_mini_fpn", **options).train()
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        to_fake_cuda(model)
+        with Copies() as copies, torch.autocast("cuda", torch.bfloat16):
+            loss = model(make_batch())["loss_cate"]
+    assert (loss.dtype, loss.device.type, loss.requires_grad) == (torch.float32, "cuda", True)
+    assert_at_most(0, copies.besides_batch("to device") + copies.besides_batch("to host"))
+
+
 def test_images_and_labels_cross_as_bytes() -> None:
     """Images of one size take as few kernels however many there are."""
     model = build("semask_swin_mini_m2f").train()

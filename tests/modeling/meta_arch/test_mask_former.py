@@ -55,6 +55,24 @@ def test_the_prior_loss_is_weighted_and_sees_padded_labels() -> None:
     torch.testing.assert_close(loss, expected)
 
 
+def test_a_prior_loss_per_stage_is_the_mean_of_the_maps_own_and_teaches_each() -> None:
+    model = build(MODEL__MASK_FORMER__CATE_WEIGHT=0.7, MODEL__MASK_FORMER__SEM_LOSS_PER_STAGE=True).train()
+    inputs = make_inputs((64, 64), (64, 64))
+    features = {}
+    model.backbone.register_forward_hook(lambda module, args, out: features.update(out))
+    loss = model(inputs)["loss_cate"]
+    labels = torch.stack([x["sem_seg"] for x in inputs]).long()
+    resized = [
+        F.interpolate(features[f"sem{i}"], (64, 64), mode="bilinear", align_corners=True).permute(0, 2, 3, 1)
+        for i in range(2, 6)
+    ]
+    expected = 0.7 * sum(F.cross_entropy(x[labels != 255], labels[labels != 255]) for x in resized) / 4
+    torch.testing.assert_close(loss, expected)
+    loss.backward()
+    for layer in model.backbone.layers:
+        assert layer.semantic_layer.class_injection[-1].mlp_cls_q.weight.grad.norm() > 0
+
+
 @pytest.mark.parametrize("ignored", [[0], [0, 1]])
 def test_images_whose_every_pixel_is_ignored(ignored: list[int]) -> None:
     model = build().train()
