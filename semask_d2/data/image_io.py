@@ -270,7 +270,7 @@ def _read(path: Path, what: str, convert: Callable[[Image.Image], T], *, decode:
     except (MemoryError, UnreadableFile):
         raise
     except Image.UnidentifiedImageError:
-        raise UnreadableFile(f"{path} cannot be read as {what} ({_unidentified(path)})") from None
+        raise UnreadableFile(f"{path} cannot be read as {what} {_unidentified(path)}") from None
     except Exception as error:  # PIL's readers of damaged files raise whatever their format's parser does
         text = " ".join(f"{type(error).__name__}: {error}".split())
         raise UnreadableFile(f"{path} cannot be read as {what} ({text}): replace or remove it") from None
@@ -294,15 +294,15 @@ def _deep_values(image: Image.Image, path: Path) -> tuple[np.ndarray | None, Ima
 
 
 def _unidentified(path: Path) -> str:
-    """Return why Pillow knows no reader for a file, and what to do."""
+    """Return why Pillow knows no reader for a file, in parentheses, and what to do."""
     with open(path, "rb") as file:
         bands = describe_unread_tiff(file)
     if bands:
         return (
-            f"it is {bands}; read are one gray band of whole numbers of up to 32 bits or floats of 32, RGB "
-            "of 8 or 16, and RGBA: write one or three of its bands into such a file"
+            f"(it is {bands}; read are one gray band of whole numbers of up to 32 bits or floats of 32, RGB "
+            "of 8 or 16, and RGBA): write one or three of its bands into such a file"
         )
-    return f"it is none of {', '.join(_formats())}: convert, replace or remove it"
+    return f"(it is none of {', '.join(_formats())}): convert, replace or remove it"
 
 
 @cache

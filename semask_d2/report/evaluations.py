@@ -15,13 +15,13 @@ import numpy as np
 
 from semask_d2.evaluation.results import AVERAGED, FOLDER, IMAGES_FILE, METRICS_FILE, TASKS, Task
 from semask_d2.inference.panels import ClassStyle
+from semask_d2.utils import foreign
 from semask_d2.utils.errors import UserError
 from semask_d2.utils.files import require_regular
-from semask_d2.utils.foreign import Section, entries, integer, text
+from semask_d2.utils.foreign import Section, entries, integer
 from semask_d2.utils.visualization import distinct_colors
 
 IMAGE_FIELDS = ("file_name", "sem_seg_file_name", "pan_seg_file_name", "classes")  # the others are its metrics
-MAX_PATH = 4096  # characters, which are Linux's bytes
 MAX_COUNT = 2**50  # pixels or objects, so that some hundred squared of them still have a sum
 T = TypeVar("T")
 
@@ -162,7 +162,7 @@ def _evaluation(content: Any, source: str) -> Evaluation:
         dataset=file.text("dataset"),
         task_name=name,
         averaged=file.flag("averaged", False),
-        checkpoint=text(file.get("checkpoint", ""), f"{source}: checkpoint", max_length=MAX_PATH),
+        checkpoint=foreign.path(file.get("checkpoint", ""), f"{source}: checkpoint"),
         iteration=file.integer("iteration", None),
         sizes=file.text("sizes", None),
         image_count=file.integer("images", low=0),
@@ -210,7 +210,7 @@ def _image(task: Task, entry: Section) -> ImageResult:
 
 
 def _path(value: Any, source: str) -> str:
-    return text(value, f"{source}: a file's name", max_length=MAX_PATH)
+    return foreign.path(value, f"{source}: a file's name")
 
 
 def _numbers(section: Section) -> dict[str, float]:

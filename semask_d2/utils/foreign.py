@@ -7,6 +7,7 @@ counts as a missing value, a whole float such as 640.0 as an integer.
 from __future__ import annotations
 
 import math
+import re
 import reprlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -14,7 +15,9 @@ from typing import Any
 
 from semask_d2.utils.errors import UserError
 
-MAX_TEXT = 1000  # characters of a name or a path
+MAX_TEXT = 1000  # characters of a name
+MAX_PATH = 4096  # characters, which are Linux's bytes
+ESCAPED_BYTE = re.compile("[\udc80-\udcff]")
 MAX_INTEGER = 2**53  # beyond it JSON readers of other languages no longer tell neighbors apart
 MAX_NUMBER = 1e300  # a longer integer is no float
 REQUIRED: Any = object()
@@ -67,6 +70,12 @@ def text(value: Any, source: str, choices: Collection[str] = (), *, max_length: 
         raise UserError(f"{source}: expected at most {max_length} characters, none of them zero, got {shown(value)}")
     if any("\ud800" <= letter <= "\udfff" for letter in value):
         raise UserError(f"{source}: expected letters of Unicode, got {shown(value)}; change the name")
+    return value
+
+
+def path(value: Any, source: str) -> str:
+    """Return `value` as the path of a file, in which Python spells bytes that are no text as lone surrogates."""
+    text(ESCAPED_BYTE.sub("?", value) if isinstance(value, str) else value, source, max_length=MAX_PATH)
     return value
 
 

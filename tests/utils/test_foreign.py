@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 
 from semask_d2.utils.errors import UserError
-from semask_d2.utils.foreign import MAX_INTEGER, Section, entries, flag, integer, number, shown, text
+from semask_d2.utils.foreign import MAX_INTEGER, Section, entries, flag, integer, number, path, shown, text
 
 NAN, INF = float("nan"), float("inf")
 
@@ -46,6 +47,16 @@ def test_texts() -> None:
     for value in ("x" * 1001, "a\0b"):
         with pytest.raises(UserError, match="at most 1000 characters"):
             text(value, "f")
+
+
+def test_paths_may_hold_bytes_that_are_no_text() -> None:
+    name = os.fsdecode(b"a/\xff.png")
+    assert path(name, "f") == name
+    for value in (3, "a\0", "x" * 5000, "\ud800"):
+        with pytest.raises(UserError, match=r"^f: expected"):
+            path(value, "f")
+    with pytest.raises(UserError, match="expected letters of Unicode"):
+        text(name, "f")
 
 
 def test_flags_and_lists() -> None:
