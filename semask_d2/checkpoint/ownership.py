@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from semask_d2.checkpoint.containers import map_leaves
+
 MAX_REPEATED = 2**26  # bytes that copies may take beyond the four times of what lies in the file
 MAX_SHARES = 4  # as of weights that a file holds under several names
 
@@ -54,23 +56,6 @@ class Owner:
             return value
         return value.detach().resolve_conj().resolve_neg().clone(memory_format=torch.contiguous_format)
 
-    def within(self, value: Any, name: str = "it", done: dict[int, Any] | None = None) -> Any:
+    def within(self, value: Any) -> Any:
         """Return `value`, however deep in dicts, lists and tuples, with all its tensors owning their memory."""
-        done = {} if done is None else done
-        if isinstance(value, Tensor):
-            return self.tensor(value, name)
-        if not isinstance(value, (dict, list, tuple)):
-            return value
-        if id(value) not in done:
-            if not isinstance(value, tuple):
-                done[id(value)] = value  # first, as it may hold itself
-            if isinstance(value, dict):
-                for key, item in list(value.items()):
-                    value[key] = self.within(item, str(key), done)
-            elif isinstance(value, list):
-                value[:] = [self.within(item, name, done) for item in value]
-            else:
-                items = [self.within(item, name, done) for item in value]
-                same = all(a is b for a, b in zip(items, value, strict=True))
-                done[id(value)] = value if same else tuple(items)  # the same, as it may be torch.Size
-        return done[id(value)]
+        return map_leaves(value, lambda leaf, name: self.tensor(leaf, name) if isinstance(leaf, Tensor) else leaf)

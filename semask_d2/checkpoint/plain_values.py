@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from semask_d2.checkpoint.containers import map_leaves
+
 NUMBERS = "biufc"  # the kinds of dtype that arrays may have: no objects, no records
 NUMBER_TYPE = re.compile(r"[<>=|]?(b1|[iu][1248]|f[248]|c8|c16)")  # those that torch has too
 BYTE_ORDERS = ("<", ">", "=", "|")
@@ -107,27 +109,14 @@ for _core in ("numpy.core", "numpy._core"):  # as numpy 1 and numpy 2 write it
     NUMPY_NAMES[f"{_core}.numeric._frombuffer"] = array_from_buffer
 
 
-def plain(value: Any, done: dict[int, Any] | None = None) -> Any:
-    """`value` with the arrays in the place of their stand-ins, however deep in its containers."""
-    done = {} if done is None else done
+def plain(value: Any) -> Any:
+    """Return `value` with the arrays in the place of their stand-ins, however deep in its containers."""
+    return map_leaves(value, _without_stand_in)
+
+
+def _without_stand_in(value: Any, _: str) -> Any:
     if isinstance(value, ArrayStandIn):
         if getattr(value, "array", None) is None:
             raise pickle.UnpicklingError("an array of it has no content")
         return value.array
-    if isinstance(value, DtypeStandIn):
-        return getattr(value, "dtype", None)
-    if not isinstance(value, (dict, list, tuple)):
-        return value
-    if id(value) not in done:
-        if not isinstance(value, tuple):
-            done[id(value)] = value  # first, as it may hold itself
-        if isinstance(value, dict):
-            for key, item in list(value.items()):
-                value[key] = plain(item, done)
-        elif isinstance(value, list):
-            value[:] = [plain(item, done) for item in value]
-        else:
-            items = [plain(item, done) for item in value]
-            same = all(a is b for a, b in zip(items, value, strict=True))
-            done[id(value)] = value if same else tuple(items)  # the same, as it may be a named tuple or torch.Size
-    return done[id(value)]
+    return getattr(value, "dtype", None) if isinstance(value, DtypeStandIn) else value

@@ -21,7 +21,7 @@ PLAIN_TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("str", "seq", "map")}  # 
 
 @dataclass
 class Merged:
-    """What one merge has read: by file its values with those of its bases, and the files these are made of.
+    """The files that one merge has read: by file its values with those of its bases, and the files these are made of.
 
     `parts` are in the order in which they lie on each other, each with its own values, and of a file that lies there
     several times the topmost, as its keys are those that count.

@@ -57,7 +57,7 @@ def is_near(one: Sequence[float], two: Sequence[float]) -> bool:
 
 @dataclass
 class Boxes:
-    """What the polygons of a file are found to be, all together: those elsewhere than their boxes, how far they go."""
+    """Facts about all polygons of a file: which lie elsewhere than their boxes, and how far they reach."""
 
     apart: list[Any] = field(default_factory=list)
     count: int = 0

@@ -1,4 +1,4 @@
-"""What a folder of images and labels seems to hold, as a first description of a data set: `semask init-data`."""
+"""A first description of a data set by its folder of images and labels: `semask init-data`."""
 
 from semask_d2.data.guessing.folders import guess
 from semask_d2.data.guessing.text import as_yaml
