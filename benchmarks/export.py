@@ -30,6 +30,7 @@ from semask_d2 import Predictor, build_model, get_cfg
 from semask_d2.d2 import CfgNode
 from semask_d2.engine import Trainer
 from semask_d2.evaluation import SemanticEvaluator
+from semask_d2.export.checksum import seal
 from semask_d2.export.exporting import export_model
 from semask_d2.export.running import ExportedModel, OnnxModel, OpenVinoModel, TorchModel
 from semask_d2.export.segmenter import ExportedSegmenter
@@ -61,6 +62,7 @@ def quantize(source: Path, target: Path) -> None:
     logging.disable(logging.WARNING)  # it advises a preparation, which fails on sizes that are free
     quantize_dynamic(source, target, op_types_to_quantize=["MatMul", "Gemm"], weight_type=QuantType.QInt8)
     logging.disable(logging.NOTSET)
+    seal([target])  # the metadata has come along, with the checksum of the other file
 
 
 def write_files(predictor: Predictor, folder: Path, size: int) -> dict[str, Exported]:
