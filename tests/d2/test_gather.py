@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from semask_d2.d2 import comm
+from tests.helpers.processes import process_group
 
 
 def one_of_three(rank: int, folder: Path) -> None:
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=3)
-    found = [comm.gather({"rank": rank}), comm.gather([rank] * rank, dst=2), comm.all_gather(rank)]
-    comm.synchronize()
-    (folder / f"{rank}.json").write_text(json.dumps(found))
-    torch.distributed.destroy_process_group()
+    with process_group(folder / "meeting", rank, 3):
+        found = [comm.gather({"rank": rank}), comm.gather([rank] * rank, dst=2), comm.all_gather(rank)]
+        comm.synchronize()
+        (folder / f"{rank}.json").write_text(json.dumps(found))
 
 
 def test_a_single_process_has_what_it_hands_in() -> None:

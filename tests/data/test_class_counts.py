@@ -20,6 +20,7 @@ from semask_d2.data.statistics import class_pixels
 from semask_d2.utils.errors import UserError
 from tests.data.test_statistics import write_labels
 from tests.helpers.commands import TINY, TOY_CONFIG
+from tests.helpers.processes import process_group
 
 
 def make_cfg(folder: Path, classes: int = 4) -> CfgNode:
@@ -109,19 +110,18 @@ def test_a_folder_that_takes_no_file_is_a_warning(dicts, tmp_path: Path, caplog:
 
 def one_of_two(rank: int, folder: Path) -> None:
     """Counts and checks as a job's process does; of the second one every look at a file is an error."""
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-    dicts = json.loads((folder / "dicts.json").read_text())
-    cfg = make_cfg(folder)
-    if rank:
-        class_counts.class_pixels = quick_check.check_some_pairs = parallel.map_files = None  # a call would raise
-    np.save(folder / f"counts{rank}.npy", class_pixels_of_run(cfg, dicts))
-    quick_check.quick_check(get_cfg(TOY_CONFIG, list(TINY)))
-    try:
-        parallel.on_main_process(lambda: class_pixels(dicts, 1, 255))
-    except UserError as error:
-        (folder / f"error{rank}.txt").write_text(str(error))
-    comm.synchronize()
-    torch.distributed.destroy_process_group()
+    with process_group(folder / "meeting", rank, 2):
+        dicts = json.loads((folder / "dicts.json").read_text())
+        cfg = make_cfg(folder)
+        if rank:
+            class_counts.class_pixels = quick_check.check_some_pairs = parallel.map_files = None  # a call would raise
+        np.save(folder / f"counts{rank}.npy", class_pixels_of_run(cfg, dicts))
+        quick_check.quick_check(get_cfg(TOY_CONFIG, list(TINY)))
+        try:
+            parallel.on_main_process(lambda: class_pixels(dicts, 1, 255))
+        except UserError as error:
+            (folder / f"error{rank}.txt").write_text(str(error))
+        comm.synchronize()
 
 
 @pytest.mark.slow

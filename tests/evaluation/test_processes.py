@@ -13,6 +13,7 @@ from PIL import Image
 from semask_d2 import build_model
 from semask_d2.d2 import MetadataCatalog, comm
 from semask_d2.evaluation import SemanticEvaluator, mean_loss
+from tests.helpers.processes import process_group
 from tests.helpers.tiny_model import CLASSES, make_inputs, tiny_cfg
 
 COUNT = 5  # which two processes do not share evenly
@@ -39,9 +40,8 @@ def evaluate(folder: Path) -> dict:
 
 
 def one_of_two(rank: int, folder: Path) -> None:
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-    (folder / f"results{rank}.json").write_text(json.dumps(evaluate(folder)))
-    torch.distributed.destroy_process_group()
+    with process_group(folder / "meeting", rank, 2):
+        (folder / f"results{rank}.json").write_text(json.dumps(evaluate(folder)))
 
 
 @pytest.mark.slow

@@ -19,6 +19,7 @@ from semask_d2.data.segments import read_segment_ids
 from semask_d2.evaluation import InstanceEvaluator, PanopticEvaluator, instances
 from semask_d2.evaluation.panoptic import PanopticCounts
 from semask_d2.utils.errors import UserError
+from tests.helpers.processes import process_group
 
 CLASSES = 3
 
@@ -177,12 +178,11 @@ def test_the_files_hold_what_was_measured(toy_data: Path, tmp_path: Path, kind: 
 
 
 def one_of_two(rank: int, folder: Path, kind: str) -> None:
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/{kind}", rank=rank, world_size=2)
-    share = slice(0, 3) if rank == 0 else slice(3, None)
-    if rank:  # a call would raise
-        instances.coco_precision = None
-    (folder / f"{kind}{rank}.json").write_text(json.dumps(measure(kind, share, 1, folder / "two")))
-    torch.distributed.destroy_process_group()
+    with process_group(folder / kind, rank, 2):
+        share = slice(0, 3) if rank == 0 else slice(3, None)
+        if rank:  # a call would raise
+            instances.coco_precision = None
+        (folder / f"{kind}{rank}.json").write_text(json.dumps(measure(kind, share, 1, folder / "two")))
 
 
 @pytest.mark.slow

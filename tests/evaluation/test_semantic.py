@@ -16,6 +16,7 @@ from PIL import Image
 from semask_d2.d2 import MetadataCatalog
 from semask_d2.evaluation import ConfusionMatrix, SemanticEvaluator
 from semask_d2.utils.errors import UserError
+from tests.helpers.processes import process_group
 
 NAMES = ["a", "b", "c", "d"]
 maps = hnp.arrays(np.uint8, (6, 5), elements=st.sampled_from([0, 1, 2, 3]))
@@ -131,15 +132,14 @@ def test_a_label_file_in_colors_or_with_wrong_ids_is_an_error_still(evaluator, t
 
 def evaluate_share(rank: int, folder: Path) -> None:
     """One of two processes: evaluates its half of six images, and writes what it logs and the accuracy."""
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-    logging.basicConfig(filename=folder / f"log{rank}.txt", level=logging.INFO)
-    MetadataCatalog.get("evaluator_two").set(stuff_classes=NAMES, ignore_label=255)
-    evaluator = SemanticEvaluator("evaluator_two")
-    for i in range(3 * rank, 3 * rank + 3):
-        x = {"file_name": f"{i}.jpg", "sem_seg_file_name": str(folder / f"{i}.png")}
-        evaluator.process([x], [{"sem_seg": torch.full((2, 2), i % 2)}])
-    (folder / f"accuracy{rank}").write_text(str(evaluator.evaluate()["sem_seg"]["pACC"]))
-    torch.distributed.destroy_process_group()
+    with process_group(folder / "meeting", rank, 2):
+        logging.basicConfig(filename=folder / f"log{rank}.txt", level=logging.INFO)
+        MetadataCatalog.get("evaluator_two").set(stuff_classes=NAMES, ignore_label=255)
+        evaluator = SemanticEvaluator("evaluator_two")
+        for i in range(3 * rank, 3 * rank + 3):
+            x = {"file_name": f"{i}.jpg", "sem_seg_file_name": str(folder / f"{i}.png")}
+            evaluator.process([x], [{"sem_seg": torch.full((2, 2), i % 2)}])
+        (folder / f"accuracy{rank}").write_text(str(evaluator.evaluate()["sem_seg"]["pACC"]))
 
 
 @pytest.mark.slow
