@@ -41,7 +41,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Guess:
-    """The apparent content of a folder: its splits, its classes, what the label files hold, and remarks for the user."""
+    """The apparent content of a folder: splits, classes, what the label files hold, and remarks for the user."""
 
     splits: dict[str, Split]
     classes: Classes
