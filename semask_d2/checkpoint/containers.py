@@ -1,4 +1,4 @@
-"""What a file holds, however deep in its dicts, lists and tuples."""
+"""Walking through the content of a file, however deep in its dicts, lists and tuples."""
 
 from __future__ import annotations
 

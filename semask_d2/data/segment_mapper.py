@@ -39,12 +39,8 @@ class SegmentMapper(SemanticMapper):
         sample["height"], sample["width"] = image.height, image.width
         rng = rng if rng is not None else np.random.default_rng(np.random.randint(2**31))  # noqa: NPY002
         masks, classes, labels = self.read_segments(sample)
-        check_labels(
-            np.append(labels.ravel(), classes).astype(np.int64),
-            num_classes=self.num_classes,
-            ignore_label=self.ignore_label,
-            path=sample["file_name"],
-        )
+        for ids in (labels, np.array(classes, np.int64)):  # segments that others cover are in the second alone
+            check_labels(ids, num_classes=self.num_classes, ignore_label=self.ignore_label, path=sample["file_name"])
         maps = [masks] if masks.ndim == 2 else list(masks)
         pixels, labels, maps = self._augment(image, labels, rng, sample.pop("wanted_class", None), maps)
         sample["image"] = image_tensor(pixels, self.image_format)

@@ -54,7 +54,7 @@ def require_sound(problems: Sequence[Problem]) -> None:
 
 @dataclass
 class Pairing:
-    """What patterns gave: pairs (image, label file) in the order of their names, files without a partner, problems."""
+    """Files by patterns: pairs (image, label file) in the order of their names, files without a partner, problems."""
 
     pairs: list[tuple[Path, Path]] = field(default_factory=list)
     unlabeled: list[Path] = field(default_factory=list)
