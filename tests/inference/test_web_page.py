@@ -169,12 +169,13 @@ def test_a_dropped_picture_is_segmented_in_a_browser(
         wait_for(lambda: browser.execute_script(opacity) == "0.9")
 
         find("#run input")[0].click()
-        choices = {
-            element.text.removeprefix("✓").strip(): element for element in wait_for(lambda: find("[role=option]"))
-        }
-        assert set(choices) == {str(run) for run in runs}
+
+        def choices() -> dict[str, Any]:  # by their texts, which are empty until the opened list is visible
+            return {element.text.removeprefix("✓").strip(): element for element in find("[role=option]")}
+
+        wait_for(lambda: set(choices()) == {str(run) for run in runs})
         old = find("#result")[0].get_attribute("innerHTML")
-        choices[str(runs[1])].click()
+        choices()[str(runs[1])].click()
         wait_for(lambda: find("#result .panels") and find("#result")[0].get_attribute("innerHTML") != old)
 
         (tmp_path / "broken.jpg").write_bytes(picture.read_bytes()[:2000])
