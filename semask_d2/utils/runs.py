@@ -17,8 +17,9 @@ MAX_SCALAR = 1e300
 CONFIG_NAME = "config.yaml"
 METRICS_NAME = "metrics.json"
 FINAL_NAME = "model_final.pth"
+WEIGHTS_NAME = "model.safetensors"  # of a model that was saved to be shared
 LAST = "last_checkpoint"
-PREFERRED = ("model_best.pth", FINAL_NAME)
+PREFERRED = ("model_best.pth", FINAL_NAME, WEIGHTS_NAME)
 
 
 def run_weights(run: str | os.PathLike) -> Path | None:

@@ -1,0 +1,114 @@
+"""The model card of a shared model: what it is, how it is used, its classes, what it was measured at, its licenses.
+
+The text is Markdown under a YAML header, as the hub reads it (huggingface.co/docs/hub/model-cards).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
+
+from semask_d2.d2 import CfgNode
+
+SHOWN_CLASSES = 200
+PAPER = "https://arxiv.org/abs/2112.12782"
+TASKS = {"SEMANTIC_ON": "semantic", "INSTANCE_ON": "instance", "PANOPTIC_ON": "panoptic"}
+# what the pretrained weights of a backbone may be used for, by its registered name
+BACKBONE_LICENSES = {
+    "D2SeMaskSwinTransformer": "MIT (Swin Transformer, Microsoft)",
+    "D2SeMaskMixTransformer": "NVIDIA Source Code License for SegFormer: research only (SegFormer, NVIDIA)",
+    "build_resnet_backbone": "as its file's source says (Detectron2's model zoo: CC BY-SA 3.0; torchvision: BSD)",
+}
+
+
+def backbone_license(cfg: CfgNode) -> str:
+    """Return what is known of the license of a config's pretrained backbone."""
+    name = cfg.MODEL.BACKBONE.NAME
+    if name != "SeMaskTimm":
+        return BACKBONE_LICENSES.get(name, "not known here")
+    try:
+        import timm
+
+        published = timm.get_pretrained_cfg(cfg.MODEL.TIMM.NAME)
+    except (ImportError, RuntimeError):  # an architecture that this timm does not have
+        published = None
+    known = getattr(published, "license", None)
+    return f"{known} (timm's {cfg.MODEL.TIMM.NAME})" if known else f"as timm says of {cfg.MODEL.TIMM.NAME}"
+
+
+def model_card(
+    cfg: CfgNode,
+    class_names: Sequence[str],
+    *,
+    name: str,
+    metrics: Mapping[str, Mapping[str, float]],
+    license: str | None,
+    pretrained: bool,
+) -> str:
+    """Return the card of the model of `cfg`.
+
+    `metrics` are in percent by dataset and metric, `license` is an identifier that the hub knows, and `pretrained`
+    tells whether the training started from pretrained weights, whose license is named then.
+    """
+    tasks = [task for key, task in TASKS.items() if cfg.MODEL.MASK_FORMER.TEST[key]]
+    header: dict[str, Any] = {
+        "library_name": "semask_d2",
+        "pipeline_tag": "image-segmentation",
+        "tags": ["semask", "semantic-segmentation", "detectron2"],
+        **({"license": license} if license else {}),
+    }
+    lines = [
+        "---",
+        yaml.safe_dump(header, sort_keys=False, allow_unicode=True).rstrip(),
+        "---",
+        f"# {plain(name)}",
+        "",
+        f"A model for {' and '.join(tasks or ['semantic'])} segmentation of {len(class_names)} classes, trained with "
+        f"semask_d2 (SeMask, {PAPER}).",
+        "",
+        "```python",
+        "from semask_d2 import Predictor",
+        "",
+        'predictor = Predictor("OWNER/NAME")  # this repository, or a folder with its files',
+        'prediction = predictor("image.jpg")',
+        'prediction.save("segmented.png")',
+        "```",
+        "",
+        "| | |",
+        "|---|---|",
+        f"| model | {cfg.MODEL.META_ARCHITECTURE} |",
+        f"| backbone | {cfg.MODEL.BACKBONE.NAME} |",
+        *([f"| pretrained backbone's license | {plain(backbone_license(cfg))} |"] if pretrained else []),
+        f"| image size in training | {' x '.join(map(str, cfg.INPUT.CROP.SIZE))} |",
+        f"| shorter side in evaluation | {cfg.INPUT.MIN_SIZE_TEST} |",
+        f"| iterations, images each | {cfg.SOLVER.MAX_ITER}, {cfg.SOLVER.IMS_PER_BATCH} |",
+        "",
+        "The whole config is `config.yaml`.",
+        "",
+        *results(metrics),
+        "## Classes",
+        "",
+        ", ".join(f"{i} {plain(class_name)}" for i, class_name in enumerate(class_names[:SHOWN_CLASSES]))
+        + (f", and {len(class_names) - SHOWN_CLASSES} more" if len(class_names) > SHOWN_CLASSES else ""),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def results(metrics: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """Return the lines of the table of results; none without a metric."""
+    rows = [
+        f"| {plain(dataset)} | {plain(metric)} | {value:.2f} |"
+        for dataset, values in metrics.items()
+        for metric, value in values.items()
+        if math.isfinite(value)
+    ]
+    return ["## Results", "", "| dataset | metric | percent |", "|---|---|---|", *rows, ""] if rows else []
+
+
+def plain(text: str) -> str:
+    """Return a user's text as one line without Markdown's and HTML's signs."""
+    return "".join(" " if character in "\r\n\t" else character for character in text if character not in "|<>`*[]")

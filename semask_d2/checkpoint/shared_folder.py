@@ -1,0 +1,76 @@
+"""Folders to share a model: `config.yaml`, `model.safetensors` with the classes in its header, and a model card.
+
+Such a folder is a weight source like a run folder, here or as a repository of the hub.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from torch import nn
+
+from semask_d2.checkpoint.class_metadata import METADATA
+from semask_d2.checkpoint.hub import CARD_NAME
+from semask_d2.checkpoint.model_card import model_card
+from semask_d2.checkpoint.saving import write_safetensors
+from semask_d2.checkpoint.semantic_windows import RECORD, windows_of_model
+from semask_d2.config import all_keys, get_cfg
+from semask_d2.d2 import CfgNode
+from semask_d2.utils.arguments import value_of
+from semask_d2.utils.files import atomic_write
+from semask_d2.utils.runs import CONFIG_NAME, WEIGHTS_NAME
+
+# what tells of the machine and the folders of whoever trained it
+PRIVATE = ("OUTPUT_DIR", "DATASETS.CUSTOM.", "MODEL.WEIGHTS", "MODEL.DEVICE", "TRACKERS", "DATALOADER.NUM_WORKERS")
+
+
+def write_shared_folder(
+    folder: str | os.PathLike,
+    model: nn.Module,
+    cfg: CfgNode,
+    classes: Mapping[str, Any],
+    *,
+    metrics: Mapping[str, Mapping[str, float]],
+    license: str | None = None,
+) -> None:
+    """Write the model's files into `folder`, each under a temporary name first; files of these names are replaced.
+
+    `classes` are `class_names`, `class_colors` and `ignore_label`; the others as for `model_card`.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    name = folder.resolve().name
+    card = model_card(
+        cfg, classes["class_names"], name=name, metrics=metrics, license=license, pretrained=bool(cfg.MODEL.WEIGHTS)
+    )
+    write_safetensors(
+        folder / WEIGHTS_NAME, model.state_dict(), {RECORD: windows_of_model(model), METADATA: dict(classes)}
+    )
+    for file_name, text in ((CONFIG_NAME, shared_config(cfg)), (CARD_NAME, card)):
+        with atomic_write(folder / file_name) as file:
+            file.write(text)
+
+
+def shared_config(cfg: CfgNode) -> str:
+    """Return as YAML what differs from the defaults in a config, without what is private to its machine."""
+    defaults = get_cfg(fit=False)
+    values: dict[str, Any] = {"VERSION": cfg.VERSION}
+    custom = cfg.DATASETS.CUSTOM.NAME
+    for key in all_keys(cfg):
+        value = value_of(cfg, key)
+        if key.startswith(PRIVATE) or value == value_of(defaults, key):
+            continue
+        if custom and key in ("DATASETS.TRAIN", "DATASETS.TEST"):  # names that nobody else has registered
+            continue
+        section = values
+        *parents, leaf = key.split(".")
+        for parent in parents:
+            section = section.setdefault(parent, {})
+        section[leaf] = list(value) if isinstance(value, tuple) else value
+    if custom:
+        values.setdefault("DATASETS", {}).update({"TRAIN": [], "TEST": []})
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
