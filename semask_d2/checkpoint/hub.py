@@ -99,7 +99,9 @@ def fetch_repository(repository: Repository) -> Path:
 def require_plain(folder: Path, repository: Repository) -> None:
     """Raise `UserError` unless a fetched folder has a config and safetensors."""
     if not any((folder / name).is_file() for name in CONFIGS):
-        raise UserError(f"{repository}: it has neither {' nor '.join(CONFIGS)}; it holds no model that can be read here")
+        raise UserError(
+            f"{repository}: it has neither {' nor '.join(CONFIGS)}; it holds no model that can be read here"
+        )
     if not (folder / WEIGHTS_NAME).is_file():
         raise UserError(
             f"{repository}: it has no {WEIGHTS_NAME}. Pickled weights ({', '.join(PICKLES[:2])}) are not fetched, since "

@@ -17,12 +17,11 @@ from semask_d2.d2 import (
     configurable,
 )
 from semask_d2.modeling.heads import BranchMaskFormerHead
-from semask_d2.modeling.layers.linear import linear
 from semask_d2.modeling.losses.mask_losses import DenseMaskLoss, PointMaskLoss
 from semask_d2.modeling.losses.set_criterion import SetCriterion
 from semask_d2.modeling.losses.targets import Targets
 from semask_d2.modeling.meta_arch.base import Normalizer, SemanticSegmenter, build_backbone_and_head, output_size
-from semask_d2.modeling.meta_arch.score_maps import QueryMasks, ScoreMap, resized, row_elements, rows_of
+from semask_d2.modeling.meta_arch.score_maps import QueryMasks, ScoreMap, score_map_of_queries
 from semask_d2.modeling.meta_arch.segments import instance_segmentation, panoptic_segmentation
 from semask_d2.modeling.transformer_decoders import MaskPredictions
 from semask_d2.modeling.transformer_decoders.base import MaskTransformerDecoder
@@ -179,47 +178,12 @@ class SeMaskMaskFormer(SemanticSegmenter):
             strict=True,
         )
         return [
-            self.score_map(
-                class_logits,
-                mask_logits,
-                padded_size=padded_size,
-                image_size=image_size,
-                output_size=output_size(inputs, image_size),
+            score_map_of_queries(
+                QueryMasks(class_logits, mask_logits, padded_size, image_size, output_size(inputs, image_size)),
+                resize_masks_first=self.resize_masks_first,
             )
             for inputs, image_size, class_logits, mask_logits in per_image
         ]
-
-    def score_map(
-        self,
-        class_logits: Tensor,
-        mask_logits: Tensor,
-        *,
-        padded_size: tuple[int, int],
-        image_size: tuple[int, int],
-        output_size: tuple[int, int],
-    ) -> ScoreMap:
-        """Scores of one image: `class_logits` (Q, K + 1), `mask_logits` (Q, h, w) -> (K, *output_size).
-
-        A pixel's score for a class is the sum over queries of class probability times mask probability
-        (MaskFormer, arXiv 2107.06278, section 3.4). Masks are upsampled to the padded input; the scores there are
-        cropped and resized. With `resize_masks_first` it is the mask logits that are cropped and resized.
-        """
-        probability = class_logits.softmax(-1)[:, :-1].T.contiguous()  # (K, Q)
-        _, height, width = mask_logits.shape
-        padded = resized(rows_of(mask_logits), (height, width), padded_size)
-
-        def cropped(start: int, stop: int) -> Tensor:
-            return padded(start, stop)[:, : image_size[1]]
-
-        masks = resized(cropped, image_size, output_size) if self.resize_masks_first else cropped
-
-        def scores(start: int, stop: int) -> Tensor:
-            return linear(masks(start, stop).sigmoid(), probability)
-
-        rows = scores if self.resize_masks_first else resized(scores, image_size, output_size)
-        elements = row_elements(max(probability.shape), output_size, image_size, padded_size)
-        queries = QueryMasks(class_logits, mask_logits, padded_size, image_size, output_size)
-        return ScoreMap(rows, output_size, elements, mask_logits.device, queries)
 
 
 def thing_classes(cfg: CfgNode) -> frozenset[int] | None:

@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from semask_d2.modeling.layers.linear import linear
+
 Rows = Callable[[int, int], Tensor]
 
 BAND_ELEMENTS = 2**21  # of a band's widest map in fp32: 8 MB, near a CPU's caches
@@ -137,6 +139,31 @@ class ScoreMap(NamedTuple):
     def _bands(self) -> Iterator[tuple[int, Tensor]]:
         """The first row and the scores (rows, W, K) of each band, from top to bottom."""
         return bands_of(self.rows, int(self.size[0]), self.row_elements, self.device)
+
+
+def score_map_of_queries(queries: QueryMasks, *, resize_masks_first: bool) -> ScoreMap:
+    """Return the class scores (K, H, W) of an image's queries (MaskFormer, arXiv 2107.06278, section 3.4).
+
+    A pixel's score for a class is the sum over queries of class probability times mask probability. Masks are resized
+    to the padded input, and the scores there are cropped and resized to the output size. With `resize_masks_first`
+    the mask logits are cropped and resized instead, before the sigmoid.
+    """
+    probability = queries.class_logits.softmax(-1)[:, :-1].T.contiguous()  # (K, Q)
+    _, height, width = queries.mask_logits.shape
+    image_size, output_size = queries.image_size, queries.output_size
+    padded = resized(rows_of(queries.mask_logits), (height, width), queries.padded_size)
+
+    def cropped(start: int, stop: int) -> Tensor:
+        return padded(start, stop)[:, : image_size[1]]
+
+    masks = resized(cropped, image_size, output_size) if resize_masks_first else cropped
+
+    def scores(start: int, stop: int) -> Tensor:
+        return linear(masks(start, stop).sigmoid(), probability)
+
+    rows = scores if resize_masks_first else resized(scores, image_size, output_size)
+    elements = row_elements(max(probability.shape), output_size, image_size, queries.padded_size)
+    return ScoreMap(rows, output_size, elements, queries.mask_logits.device, queries)
 
 
 def argmax_of_channels(band: Tensor) -> Tensor:

@@ -1,0 +1,167 @@
+"""From class and mask logits to labels, scores, panoptic maps and instances: functions for any mask model.
+
+They take plain tensors of one image, of a model of this project, of transformers or of anybody, and work in bands of
+rows, so that memory hardly grows with the size of the result.
+
+Letters: Q queries, K classes, of which the class logits have one more at the end ("no object"); (h, w) the size of the
+mask logits, (H, W) that of the result. All functions share these arguments:
+
+- `class_logits` (Q, K + 1) and `mask_logits` (Q, h, w), floating point, on one device.
+- `size`: (H, W) of the result, as the original image has it.
+- `input_size`: height and width of the network's input that the masks cover, with its padding; masks are resized to it
+  before anything else. Default: (4 h, 4 w), as masks have stride 4.
+- `image_size`: height and width of the image in the upper left of the input, the rest being padding. Default: all.
+
+All raise `UserError` for tensors of other shapes or types and for sizes that are not positive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from semask_d2.modeling.meta_arch.score_maps import QueryMasks, ScoreMap, score_map_of_queries
+from semask_d2.modeling.meta_arch.segments import instance_segmentation, panoptic_segmentation
+from semask_d2.utils.errors import UserError
+
+STRIDE = 4
+Size = tuple[int, int]
+
+
+class InstanceMasks(NamedTuple):
+    """N instances, the highest score first.
+
+    `masks` (N, H, W) bool, `boxes` (N, 4) as x0, y0, x1, y1 in pixels, `classes` (N,) int64, `scores` (N,).
+    """
+
+    masks: Tensor
+    boxes: Tensor
+    classes: Tensor
+    scores: Tensor
+
+
+def semantic_labels(
+    class_logits: Tensor,
+    mask_logits: Tensor,
+    size: Size,
+    *,
+    input_size: Size | None = None,
+    image_size: Size | None = None,
+    resize_masks_first: bool = False,
+) -> Tensor:
+    """Return the class of each pixel, (H, W) int64: the highest of `semantic_scores`, never held whole."""
+    return _score_map(class_logits, mask_logits, size, input_size, image_size, resize_masks_first).labels()
+
+
+def semantic_scores(
+    class_logits: Tensor,
+    mask_logits: Tensor,
+    size: Size,
+    *,
+    input_size: Size | None = None,
+    image_size: Size | None = None,
+    resize_masks_first: bool = False,
+) -> Tensor:
+    """Return the class scores (K, H, W): sums over queries of class times mask probability, no probabilities.
+
+    By default the scores at the input's size are resized to `size`, as published models of semantic segmentation do;
+    with `resize_masks_first` the mask logits are, as those of panoptic and instance segmentation do
+    (MaskFormer, arXiv 2107.06278, section 3.4).
+    """
+    return _score_map(class_logits, mask_logits, size, input_size, image_size, resize_masks_first).scores()
+
+
+@torch.no_grad()
+def panoptic_map(
+    class_logits: Tensor,
+    mask_logits: Tensor,
+    size: Size,
+    *,
+    things: Collection[int],
+    object_mask_threshold: float = 0.8,
+    overlap_threshold: float = 0.8,
+    input_size: Size | None = None,
+    image_size: Size | None = None,
+) -> tuple[Tensor, list[dict[str, Any]]]:
+    """Return a map (H, W) int32 of segment ids, 0 for none, and each segment's `id`, `category_id`, `isthing`, `score`.
+
+    Queries with a class probability above `object_mask_threshold` compete for the pixels; a segment needs at least
+    `overlap_threshold` of the pixels of its mask. Segments of a class in `things` stay apart, those of another class
+    become one (MaskFormer, arXiv 2107.06278, section 3.4).
+    """
+    return panoptic_segmentation(
+        _queries(class_logits, mask_logits, size, input_size, image_size),
+        things=things,
+        object_mask_threshold=object_mask_threshold,
+        overlap_threshold=overlap_threshold,
+    )
+
+
+@torch.no_grad()
+def instance_masks(
+    class_logits: Tensor,
+    mask_logits: Tensor,
+    size: Size,
+    *,
+    classes: Collection[int] | None = None,
+    max_instances: int = 100,
+    input_size: Size | None = None,
+    image_size: Size | None = None,
+) -> InstanceMasks:
+    """Return the instances of the `max_instances` most probable pairs of query and class, of `classes` alone if given.
+
+    A score is the class probability times the mean mask probability in the mask (Mask2Former, arXiv 2112.01527).
+    """
+    if max_instances < 1:
+        raise UserError(f"max_instances: expected at least 1, got {max_instances}")
+    queries = _queries(class_logits, mask_logits, size, input_size, image_size)
+    instances = instance_segmentation(queries, classes=classes, limit=max_instances)
+    instances = instances[instances.scores.argsort(descending=True, stable=True)]
+    return InstanceMasks(instances.pred_masks, instances.pred_boxes.tensor, instances.pred_classes, instances.scores)
+
+
+def _score_map(
+    class_logits: Tensor,
+    mask_logits: Tensor,
+    size: Size,
+    input_size: Size | None,
+    image_size: Size | None,
+    resize_masks_first: bool,
+) -> ScoreMap:
+    """Return the scores of an image, not computed yet."""
+    queries = _queries(class_logits, mask_logits, size, input_size, image_size)
+    return score_map_of_queries(queries, resize_masks_first=resize_masks_first)
+
+
+def _queries(
+    class_logits: Tensor, mask_logits: Tensor, size: Size, input_size: Size | None, image_size: Size | None
+) -> QueryMasks:
+    """Return the arguments as one value, checked."""
+    for name, value, letters in (
+        ("class_logits", class_logits, "(Q, K + 1)"),
+        ("mask_logits", mask_logits, "(Q, h, w)"),
+    ):
+        if not isinstance(value, Tensor) or not value.is_floating_point() or value.ndim != letters.count(",") + 1:
+            got = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            raise UserError(f"{name}: expected floating-point {letters} of one image, got {got}")
+    if len(class_logits) != len(mask_logits) or class_logits.shape[1] < 2 or not mask_logits.numel():
+        raise UserError(
+            "expected class_logits (Q, K + 1) and mask_logits (Q, h, w) of the same queries, got "
+            f"{tuple(class_logits.shape)} and {tuple(mask_logits.shape)}"
+        )
+    if class_logits.device != mask_logits.device:
+        raise UserError(f"expected logits on one device, got {class_logits.device} and {mask_logits.device}")
+    if input_size is None:
+        input_size = (STRIDE * mask_logits.shape[1], STRIDE * mask_logits.shape[2])
+    sizes = {"size": size, "input_size": input_size, "image_size": image_size or input_size}
+    for name, pair in sizes.items():
+        if len(pair) != 2 or min(pair) < 1:
+            raise UserError(f"{name}: expected height and width of at least 1, got {pair}")
+    image = sizes["image_size"]
+    if image[0] > input_size[0] or image[1] > input_size[1]:
+        raise UserError(f"image_size: expected at most input_size, {input_size}, got {image_size}")
+    height, width = (int(side) for side in size)
+    return QueryMasks(class_logits.float(), mask_logits.float(), input_size, image, (height, width))
