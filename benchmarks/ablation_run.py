@@ -145,8 +145,9 @@ def mious(cfg: CfgNode, model: SemanticSegmenter, *, maps: bool) -> dict[str, fl
     model.eval()
     for (sample,) in build_test_loader(cfg, cfg.DATASETS.TEST[0]):
         truth = read_sample_labels(sample)
-        images, features = model.extract([sample])
+        images = model.padded([sample])
         ((height, width),) = images.image_sizes
+        features = model.backbone(images.tensor)
         (score_map,) = model.score_maps([sample], images, model.sem_seg_head(features))
         matrices["mIoU"].update(score_map.labels().cpu().numpy(), truth)
         semantics = {**features, "sum": decode_semantic_prior(features, align_corners=align)}

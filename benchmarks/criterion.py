@@ -129,6 +129,8 @@ def project_losses(predictions: MaskPredictions, labels: list[Tensor], points: i
         mask_weight=MASK_WEIGHT,
         dice_weight=DICE_WEIGHT,
         no_object_weight=NO_OBJECT_WEIGHT,
+        deep_supervision=True,
+        class_weights=(),
     ).to(device)
     targets = build_targets(
         labels,

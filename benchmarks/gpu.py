@@ -35,6 +35,7 @@ from semask_d2.engine.optimizer import build_optimizer
 from semask_d2.engine.setup import computation
 from semask_d2.engine.step import TrainingStep
 from semask_d2.modeling.layers.precision import autocast_dtype
+from semask_d2.modeling.meta_arch import Execution
 
 ROOT = Path(__file__).resolve().parents[1]
 PUBLISHED = ("ade20k", "cityscapes", "coco_stuff10k")
@@ -100,6 +101,7 @@ def trainer(config: str, scale: Scale, *options: object) -> tuple[TrainingStep, 
     step = TrainingStep(
         model,
         build_optimizer(cfg, model),
+        execution=Execution.from_config(cfg),
         dtype=autocast_dtype(device(), enabled=True),
         accumulation_steps=parts,
         seed=0,

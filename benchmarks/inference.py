@@ -23,6 +23,7 @@ from processes import Maker, report_processes
 from timing import Way, parser
 
 from semask_d2 import build_model, get_cfg
+from semask_d2.modeling.meta_arch import Execution
 
 
 def standard_operators() -> ExitStack:
@@ -38,12 +39,14 @@ def standard_operators() -> ExitStack:
 
 def fast_paths(config_file: str, options: list[str], size: int, images: int = 1) -> Way:
     """Labels of a batch as the project's model makes them."""
-    model = build_model(get_cfg(config_file, options)).eval()
+    cfg = get_cfg(config_file, options)
+    model, execution = build_model(cfg).eval(), Execution.from_config(cfg)
     inputs = [{"image": torch.randint(0, 256, (3, size, size), dtype=torch.uint8)} for _ in range(images)]
 
     @torch.inference_mode()
     def segment() -> None:
-        model.predict_labels(inputs)
+        with execution.autocast(model):
+            model.predict_labels(inputs)
 
     return segment
 

@@ -169,7 +169,9 @@ def window_attention_cases(size: int) -> Iterator[Case]:
     mask = shifted_window_mask(padded, padded, WINDOW, WINDOW // 2, torch.device("cpu"))
     for shift in (0, WINDOW // 2):
         title = f"window attention, {side} x {side} tokens of {dim}" + (", shifted" if shift else "")
-        layer = WindowAttention(dim, 3, window=WINDOW, shift=shift)
+        layer = WindowAttention(
+            dim, 3, window=WINDOW, shift=shift, qkv_bias=True, qk_scale=None, attn_drop=0.0, proj_drop=0.0
+        )
         yield Case(title, layer, plain_window_attention, (activations(1, side, side, dim), mask))
 
 
@@ -177,7 +179,7 @@ def semantic_attention_cases(size: int) -> Iterator[Case]:
     windows, tokens = (-(-(size // 4) // WINDOW)) ** 2, (size // 16) ** 2
     for kind, shape in (("in windows", (windows, WINDOW**2, 96)), ("global", (1, tokens, 384))):
         title = f"semantic attention, {kind}, {shape[0] * shape[1]} tokens of {shape[2]}, {CLASSES} classes"
-        layer = SemanticAttention(shape[2], CLASSES)
+        layer = SemanticAttention(shape[2], CLASSES, init="live", kind="pairwise", residual="normalized")
         yield Case(title, layer, plain_semantic_attention, (activations(*shape),))
 
 

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from semask_d2 import build_model, get_cfg
 from semask_d2.engine.optimizer import build_optimizer
-from semask_d2.modeling.meta_arch import base
+from semask_d2.modeling.meta_arch import Execution, base
 
 CLASSES_SHOWN = 10
 TILES = 8  # along a side of an image
@@ -43,13 +43,15 @@ def batch(size: int, images: int) -> list[dict]:
 def training_step(config_file: str, options: list[str], size: int, images: int) -> Way:
     """A step of the project's model."""
     cfg = get_cfg(config_file, options)
-    model = build_model(cfg).train()
+    model, execution = build_model(cfg).train(), Execution.from_config(cfg)
     optimizer = build_optimizer(cfg, model)
     inputs = batch(size, images)
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
-        sum(model(inputs).values()).backward()
+        with execution.autocast(model):
+            losses = model(inputs)
+        sum(losses.values()).backward()
         optimizer.step()
 
     return step

@@ -1,5 +1,6 @@
-"""A Detectron2 LazyConfig of the small model of configs/toy_scenes, each part with its own arguments."""
+"""A Detectron2 LazyConfig of the small model of configs/toy_scenes; what is not said here is the keys' default."""
 
+from semask_d2.config import lazy
 from semask_d2.d2 import ShapeSpec
 from semask_d2.modeling.backbones import D2SeMaskSwinTransformer
 from semask_d2.modeling.backbones.base import SemanticSettings
@@ -11,72 +12,28 @@ from semask_d2.modeling.meta_arch.base import Normalizer
 from semask_d2.modeling.pixel_decoders import MSDeformAttnPixelFANDecoder
 from semask_d2.modeling.transformer_decoders import MultiScaleMaskedTransformerDecoder
 
-
-def call(target: type, **arguments: object) -> dict[str, object]:
-    """What `instantiate` makes a `target` of: its name and arguments, as Detectron2's LazyCall writes them."""
-    return {"_target_": f"{target.__module__}.{target.__qualname__}", **arguments}
-
-
 CLASSES, WIDTH = 12, 64
 
-model = call(
+semantic = lazy(SemanticSettings, num_classes=CLASSES, window=8)
+blocks = {"depths": [2, 2, 2, 2], "num_heads": [1, 2, 4, 8], "window_size": 8, "drop_path_rate": 0.0}
+backbone = lazy(D2SeMaskSwinTransformer, semantic=semantic, embed_dim=32, **blocks, freeze_at=0)
+
+features = {f"res{i + 2}": lazy(ShapeSpec, channels=32 * 2**i, stride=4 * 2**i) for i in range(4)}
+widths = {"conv_dim": WIDTH, "mask_dim": WIDTH}
+pixel_decoder = lazy(
+    MSDeformAttnPixelFANDecoder, input_shape=lazy(dict, **features), **widths, num_encoder_layers=2, dropout=0.0
+)
+
+widths = {"in_channels": WIDTH, "hidden_dim": WIDTH, "feedforward_dim": 256, "mask_dim": WIDTH}
+queries = {"num_classes": CLASSES, "num_queries": 24, "num_layers": 4}
+predictor = lazy(MultiScaleMaskedTransformerDecoder, **widths, **queries)
+
+weights = {"class_weight": 2.0, "mask_weight": 5.0, "dice_weight": 5.0}
+model = lazy(
     SeMaskMaskFormer,
-    backbone=call(
-        D2SeMaskSwinTransformer,
-        semantic=call(SemanticSettings, num_classes=CLASSES, window=8, windowed_stages=[0, 1]),
-        embed_dim=32,
-        depths=[2, 2, 2, 2],
-        num_heads=[1, 2, 4, 8],
-        window_size=8,
-        drop_path_rate=0.0,
-    ),
-    sem_seg_head=call(
-        BranchMaskFormerHead,
-        pixel_decoder=call(
-            MSDeformAttnPixelFANDecoder,
-            input_shape=call(
-                dict,
-                res2=call(ShapeSpec, channels=32, stride=4),
-                res3=call(ShapeSpec, channels=64, stride=8),
-                res4=call(ShapeSpec, channels=128, stride=16),
-                res5=call(ShapeSpec, channels=256, stride=32),
-            ),
-            encoder_features=["res3", "res4", "res5"],
-            num_encoder_layers=2,
-            num_heads=8,
-            num_points=4,
-            conv_dim=WIDTH,
-            mask_dim=WIDTH,
-            norm="GN",
-            common_stride=4,
-        ),
-        predictor=call(
-            MultiScaleMaskedTransformerDecoder,
-            in_channels=WIDTH,
-            num_classes=CLASSES,
-            hidden_dim=WIDTH,
-            num_queries=24,
-            num_heads=8,
-            feedforward_dim=256,
-            num_layers=3,
-            mask_dim=WIDTH,
-            enforce_input_proj=False,
-        ),
-        in_feature=None,
-    ),
-    criterion=call(
-        SetCriterion,
-        mask_loss=call(PointMaskLoss, num_points=1024, oversample_ratio=3.0, importance_sample_ratio=0.75),
-        num_classes=CLASSES,
-        class_weight=2.0,
-        mask_weight=5.0,
-        dice_weight=5.0,
-        no_object_weight=0.1,
-    ),
-    normalizer=call(Normalizer, pixel_mean=[123.675, 116.28, 103.53], pixel_std=[58.395, 57.12, 57.375]),
+    backbone=backbone,
+    sem_seg_head=lazy(BranchMaskFormerHead, pixel_decoder=pixel_decoder, predictor=predictor, in_feature=None),
+    criterion=lazy(SetCriterion, mask_loss=lazy(PointMaskLoss, num_points=1024), num_classes=CLASSES, **weights),
+    normalizer=lazy(Normalizer, pixel_mean=[123.675, 116.28, 103.53], pixel_std=[58.395, 57.12, 57.375]),
     num_classes=CLASSES,
-    ignore_label=255,
-    prior_weight=0.4,
-    size_divisibility=32,
-    resize_masks_first=False,
 )

@@ -15,6 +15,7 @@ from semask_d2.engine import run_folder
 from semask_d2.modeling.layers.precision import autocast_dtype
 from semask_d2.modeling.layers.triton_deformable_attention import triton_refusal as attention_refusal
 from semask_d2.modeling.layers.triton_deformable_conv import triton_refusal as convolution_refusal
+from semask_d2.modeling.meta_arch import Execution
 from semask_d2.utils.errors import printable
 from semask_d2.utils.memory import keep_freed_memory
 
@@ -124,8 +125,8 @@ def summary(
 
 def computation(cfg: CfgNode, device: torch.device, *, training: bool) -> str:
     """In which dtype products are computed, by which attention and deformable operators, and whether compiled."""
-    mixed = autocast_dtype(device, enabled=(cfg.SOLVER if training else cfg.TEST).AMP.ENABLED)
-    dtype = torch.bfloat16 if cfg.MODEL.PRECISION == "bf16" else mixed or torch.float32
+    mixed = autocast_dtype(device, enabled=training and cfg.SOLVER.AMP.ENABLED)
+    dtype = Execution.from_config(cfg).dtype(device, training=training) or mixed or torch.float32
     name = str(dtype).removeprefix("torch.")
     if dtype != torch.float32:
         name += " (autocast)"

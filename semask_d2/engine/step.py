@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from semask_d2.d2 import TrainerBase, comm, get_event_storage
 from semask_d2.engine.optimizer import load_optimizer_state
 from semask_d2.engine.stopping import StopRequest
+from semask_d2.modeling.meta_arch import Execution
 from semask_d2.utils.errors import UserError
 from semask_d2.utils.files import atomic_write
 from semask_d2.utils.foreign import Section
@@ -59,8 +60,9 @@ def scale_state(saved: Section) -> dict[str, Any]:
 
 
 class TrainingStep(TrainerBase):
-    """The inner trainer: `accumulation_steps` batches, mixed precision, one optimizer step.
+    """The inner trainer: `accumulation_steps` batches, one optimizer step.
 
+    The model runs as `execution` says, else in mixed precision of `dtype`, None for none.
     A loss that is not finite on any process raises `UserError` on all, before the weights are touched, and each
     process keeps its part of the batch in `output_dir`.
     """
@@ -70,6 +72,7 @@ class TrainingStep(TrainerBase):
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
         *,
+        execution: Execution,
         dtype: torch.dtype | None,
         accumulation_steps: int,
         seed: int,
@@ -80,6 +83,7 @@ class TrainingStep(TrainerBase):
         self.model = model
         self.optimizer = optimizer
         self.data_loader: Iterable[list[dict]] = ()
+        self.execution = execution
         self.dtype = dtype
         self.accumulation_steps = accumulation_steps
         self.seed = seed
@@ -129,7 +133,8 @@ class TrainingStep(TrainerBase):
     def losses(self, batch: list[dict]) -> dict[str, Tensor]:
         """The losses of one batch, each over the accumulation steps."""
         device = next(self.model.parameters()).device
-        with torch.autocast(device.type, dtype=self.dtype, enabled=self.dtype is not None):
+        mixed = torch.autocast(device.type, dtype=self.dtype, enabled=self.dtype is not None)
+        with mixed, self.execution.autocast(self.model):
             losses = self.model(batch)
         return {name: loss / self.accumulation_steps for name, loss in losses.items()}
 

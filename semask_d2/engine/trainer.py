@@ -65,7 +65,7 @@ from semask_d2.evaluation import (
 )
 from semask_d2.evaluation.results import AVERAGED, TASKS
 from semask_d2.modeling.layers.precision import autocast_dtype
-from semask_d2.modeling.meta_arch import SemanticSegmenter, build_model, with_sliding
+from semask_d2.modeling.meta_arch import Executed, Execution, SemanticSegmenter, build_model, with_sliding
 from semask_d2.utils import locking
 from semask_d2.utils.errors import UserError
 from semask_d2.utils.foreign import Section, text
@@ -94,6 +94,7 @@ class Trainer(DefaultTrainer):
         self._trainer = TrainingStep(
             distribute(model),
             optimizer,
+            execution=Execution.from_config(cfg),
             dtype=autocast_dtype(torch.device(cfg.MODEL.DEVICE), enabled=cfg.SOLVER.AMP.ENABLED),
             accumulation_steps=cfg.SOLVER.GRADIENT_ACCUMULATION_STEPS,
             seed=run_seed(cfg),
@@ -230,7 +231,8 @@ class Trainer(DefaultTrainer):
                 f"TEST.VALIDATION_LOSS: expected False for MODEL.META_ARCHITECTURE {self.cfg.MODEL.META_ARCHITECTURE}; "
                 "it is there for this project's models"
             )
-        return mean_loss(model, build_test_loader(self.cfg, dataset_name, build_validation_mapper(self.cfg)))
+        loader = build_test_loader(self.cfg, dataset_name, build_validation_mapper(self.cfg))
+        return mean_loss(model, loader, Execution.from_config(self.cfg))
 
     def run_step(self) -> None:
         super().run_step()
@@ -267,9 +269,11 @@ class Trainer(DefaultTrainer):
             model = with_sliding(cfg, model)
         if evaluators is None:
             evaluators = [cls.build_evaluator(cfg, name) for name in cfg.DATASETS.TEST]
-        if isinstance(evaluators, list) and all(isinstance(x, Evaluator) for x in evaluators):
-            if all(isinstance(x, SemanticEvaluator) for x in evaluators):
-                model = LabelsOnly(model)
+        ours = isinstance(evaluators, list) and all(isinstance(x, Evaluator) for x in evaluators)
+        if ours and all(isinstance(x, SemanticEvaluator) for x in evaluators):
+            model = LabelsOnly(model)
+        model = Executed(model, Execution.from_config(cfg))
+        if ours:
             evaluated = evaluated._replace(sizes=sizes)
             for evaluator in evaluators:
                 evaluator.begin(evaluated)

@@ -10,11 +10,11 @@ from pathlib import Path
 import torch
 
 from semask_d2.d2 import comm
-from semask_d2.modeling.meta_arch import SemanticSegmenter
+from semask_d2.modeling.meta_arch import Execution, SemanticSegmenter
 
 
 @torch.no_grad()
-def mean_loss(model: SemanticSegmenter, batches: Iterable[list[dict]]) -> float:
+def mean_loss(model: SemanticSegmenter, batches: Iterable[list[dict]], execution: Execution) -> float:
     """The mean over images of the sum of a model's weighted losses, its parts in evaluation mode; on all processes.
 
     `batches` hold images with `sem_seg` labels. Each image goes through the model by itself, and the points that a loss
@@ -28,7 +28,8 @@ def mean_loss(model: SemanticSegmenter, batches: Iterable[list[dict]]) -> float:
         with torch.random.fork_rng():
             for inputs in (inputs for batch in batches for inputs in batch):
                 torch.manual_seed(zlib.crc32(os.fsencode(Path(inputs["file_name"]).name)))
-                losses = model([inputs])
+                with execution.autocast(model):
+                    losses = model([inputs])
                 assert isinstance(losses, dict)
                 total += float(sum(losses.values()))
                 count += 1

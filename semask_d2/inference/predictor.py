@@ -25,7 +25,7 @@ from semask_d2.data.image_io import read_image
 from semask_d2.data.labels import LabelFormat
 from semask_d2.export.running import open_exported
 from semask_d2.export.segmenter import ExportedSegmenter
-from semask_d2.modeling.meta_arch import build_model, with_sliding
+from semask_d2.modeling.meta_arch import Execution, build_model, with_sliding
 from semask_d2.utils.errors import UserError
 from semask_d2.utils.runs import CONFIG_NAME, require_run
 from semask_d2.utils.visualization import distinct_colors
@@ -137,6 +137,7 @@ class Predictor:
         """Take a config and its model; `recorded` is what the checkpoint says of its classes."""
         self.cfg = cfg.clone()
         self.model = with_sliding(cfg, model)
+        self._execution = Execution.from_config(cfg)
         self._warned = False
         custom = register_custom(cfg)
         self.label_format = custom.label_format if custom else LabelFormat()
@@ -214,7 +215,9 @@ class Predictor:
                 "project's models and a NUM_SEM_BLOCKS of at least 1"
             )
         predictions = []
-        for result in self.model.predict(inputs, scores=scores, priors=priors, segments=True):
+        with self._execution.autocast(self.model):
+            results = self.model.predict(inputs, scores=scores, priors=priors, segments=True)
+        for result in results:
             maps = result.priors
             found = result.segments or {}
             panoptic, instances = found.get("panoptic_seg"), found.get("instances")

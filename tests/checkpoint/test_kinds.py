@@ -12,6 +12,7 @@ from torch import Tensor
 
 from semask_d2.checkpoint import LoadReport, load_weights
 from semask_d2.checkpoint.conversion import fit_bias_table
+from semask_d2.config import with_defaults
 from semask_d2.modeling.backbones.base import SemanticSettings
 from semask_d2.modeling.backbones.timm_backbone import SeMaskTimm
 from semask_d2.utils.errors import UserError
@@ -194,7 +195,9 @@ def test_weights_of_a_timm_backbone(tmp_path: Path) -> None:
 
     name = "convnext_atto"
     theirs = timm.create_model(name, num_classes=7)
-    model = SmallModel(SeMaskTimm(name=name, semantic=SemanticSettings(5)), HEADS["FPN"])
+    model = SmallModel(
+        with_defaults(SeMaskTimm, name=name, semantic=with_defaults(SemanticSettings), freeze_at=0), HEADS["FPN"]
+    )
     report = load(model, theirs.state_dict(), tmp_path, training_start=True)
     assert report.kind == "timm model"
     assert report.unexpected == []
@@ -217,7 +220,10 @@ def test_weights_of_efficientnet_pytorch(tmp_path: Path) -> None:
         prefix = {"conv_stem": "_conv_stem", "conv_head": "_conv_head", "bn2": "_bn1", "classifier": "_fc"}
         start = name.split(".")[0]
         named[f"{prefix.get(start, f'_blocks.0._depthwise_conv.{number}')}.{name}"] = value
-    model = SmallModel(SeMaskTimm(name="tf_efficientnet_lite0", semantic=SemanticSettings(5)), HEADS["FPN"])
+    model = SmallModel(
+        with_defaults(SeMaskTimm, name="tf_efficientnet_lite0", semantic=with_defaults(SemanticSettings), freeze_at=0),
+        HEADS["FPN"],
+    )
     report = load(model, named, tmp_path, training_start=True)
     assert report.kind == "EfficientNet of efficientnet_pytorch"
     assert report.unexpected == []

@@ -11,7 +11,9 @@ import torchvision.models
 from torch import nn
 
 from semask_d2.checkpoint import load_weights, read_checkpoint
+from semask_d2.config import with_defaults
 from semask_d2.modeling.backbones import ResNet
+from semask_d2.modeling.backbones.resnet import STAGES
 from semask_d2.utils.errors import UserError
 from tests.helpers.small_models import HEADS, SmallModel, snapshot, with_statistics
 
@@ -20,7 +22,9 @@ R_50 = "ImageNetPretrained/torchvision/R-50.pkl"
 
 def model_of(depth: int = 18, norm: str = "FrozenBN") -> SmallModel:
     width = 64 if depth < 50 else 256
-    return SmallModel(ResNet(depth=depth, res2_out_channels=width, norm=norm), HEADS["Mask2Former"]).eval()
+    kind = {"stride_in_1x1": False, "out_features": STAGES, "freeze_at": 0}  # torchvision's
+    backbone = with_defaults(ResNet, depth=depth, res2_out_channels=width, norm=norm, **kind)
+    return SmallModel(backbone, HEADS["Mask2Former"]).eval()
 
 
 @pytest.fixture

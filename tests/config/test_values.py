@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from semask_d2 import build_model, get_cfg
+from semask_d2.config import with_defaults
 from semask_d2.config.checks import check_training
 from semask_d2.data import build_mapper
 from semask_d2.modeling.backbones import D2SeMaskSwinTransformer
@@ -98,7 +99,7 @@ def test_other_backbones_and_heads_name_theirs(config: str, key: str, value: str
 
 def test_without_a_config_an_argument_is_named() -> None:
     with pytest.raises(ValueError, match=r"D2SeMaskSwinTransformer: num_heads \(MODEL\.SWIN\.NUM_HEADS\): .* \[3, 6\]"):
-        D2SeMaskSwinTransformer(semantic=SemanticSettings(num_classes=4), num_heads=[3, 6])
+        with_defaults(D2SeMaskSwinTransformer, semantic=with_defaults(SemanticSettings), num_heads=[3, 6])
 
 
 @pytest.mark.parametrize(

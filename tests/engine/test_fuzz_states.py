@@ -16,6 +16,7 @@ import torch
 
 from semask_d2 import get_cfg
 from semask_d2.checkpoint import Checkpointer
+from semask_d2.config import with_defaults
 from semask_d2.d2 import TrainerBase
 from semask_d2.engine import Trainer
 from semask_d2.engine.averaging import WeightAverage
@@ -23,6 +24,7 @@ from semask_d2.engine.early_stopping import EarlyStopping
 from semask_d2.engine.hooks import BestCheckpoint, LRScheduler, SmoothingWindow
 from semask_d2.engine.optimizer import build_optimizer, build_scheduler
 from semask_d2.engine.step import TrainingStep
+from semask_d2.modeling.meta_arch import Execution
 from semask_d2.utils.curves import curves_as_svg
 from semask_d2.utils.errors import UserError
 from semask_d2.utils.runs import read_metrics, require_run
@@ -82,7 +84,15 @@ class Small(Trainer):
         torch.manual_seed(0)
         model = torch.nn.Linear(3, 2)
         optimizer = build_optimizer(cfg, model)
-        self._trainer = TrainingStep(model, optimizer, dtype=None, accumulation_steps=1, seed=3, output_dir=str(folder))
+        self._trainer = TrainingStep(
+            model,
+            optimizer,
+            execution=with_defaults(Execution),
+            dtype=None,
+            accumulation_steps=1,
+            seed=3,
+            output_dir=str(folder),
+        )
         self._trainer.scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
         self.scheduler = build_scheduler(cfg, optimizer)
         self.checkpointer = Checkpointer(model, str(folder), trainer=self)

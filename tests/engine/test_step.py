@@ -9,9 +9,11 @@ import pytest
 import torch
 from torch import nn
 
+from semask_d2.config import with_defaults
 from semask_d2.engine import step as step_module
 from semask_d2.engine.step import TrainingStep, seed_forward
 from semask_d2.modeling.layers.precision import autocast_dtype
+from semask_d2.modeling.meta_arch import Execution
 from semask_d2.utils.errors import UserError
 from tests.helpers.detectron2_names import EventStorage
 
@@ -33,6 +35,7 @@ def make_step(model: nn.Module, accumulation_steps: int, *, output_dir: str = ""
     step = TrainingStep(
         model,
         optimizer,
+        execution=with_defaults(Execution),
         dtype=None,
         accumulation_steps=accumulation_steps,
         seed=1,

@@ -11,8 +11,10 @@ import torch
 from PIL import Image
 
 from semask_d2 import build_model
+from semask_d2.config import with_defaults
 from semask_d2.d2 import MetadataCatalog, comm
 from semask_d2.evaluation import SemanticEvaluator, mean_loss
+from semask_d2.modeling.meta_arch import Execution
 from tests.helpers.processes import process_group
 from tests.helpers.tiny_model import CLASSES, make_inputs, tiny_cfg
 
@@ -36,7 +38,9 @@ def evaluate(folder: Path) -> dict:
             Image.fromarray(truth.astype(np.uint8)).save(path)
         x = {"file_name": f"{i}.jpg", "sem_seg_file_name": str(path)}
         evaluator.process([x], [{"sem_seg": torch.from_numpy(prediction)}])
-    return evaluator.evaluate()["sem_seg"] | {"loss": mean_loss(model, [[inputs[i]] for i in share])}
+    return evaluator.evaluate()["sem_seg"] | {
+        "loss": mean_loss(model, [[inputs[i]] for i in share], with_defaults(Execution))
+    }
 
 
 def one_of_two(rank: int, folder: Path) -> None:
@@ -65,9 +69,10 @@ def test_the_loss_is_the_mean_over_images_however_they_are_batched() -> None:
     model = build_model(tiny_cfg()).train()
     inputs = [x | {"file_name": f"{i}.jpg"} for i, x in enumerate(make_inputs((64, 96), (96, 64), (64, 64)))]
     state = torch.get_rng_state()
-    together = mean_loss(model, [inputs])
+    execution = with_defaults(Execution)
+    together = mean_loss(model, [inputs], execution)
     assert torch.equal(torch.get_rng_state(), state)  # a training goes on as if it had not been
     assert model.training
     assert all(module.training for module in model.modules())
-    assert together == mean_loss(model, [[x] for x in reversed(inputs)])
-    assert together == pytest.approx(np.mean([mean_loss(model, [[x]]) for x in inputs]), rel=1e-6)
+    assert together == mean_loss(model, [[x] for x in reversed(inputs)], execution)
+    assert together == pytest.approx(np.mean([mean_loss(model, [[x]], execution) for x in inputs]), rel=1e-6)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from semask_d2.config import with_defaults
 from semask_d2.modeling.backbones.base import SemanticSettings
 from semask_d2.modeling.backbones.mit import D2SeMaskMixTransformer
 from semask_d2.modeling.backbones.swin import D2SeMaskSwinTransformer
@@ -70,19 +71,19 @@ def swin_model(
     head: str = "MSFaPN", *, stages: tuple[int, ...] = (0, 1), num_blocks: int = 1, window: int = 4, **kwargs: object
 ) -> SmallModel:
     """A SeMask Swin of width 8 and two blocks a stage, with that head; all its parameters are random."""
-    settings = SemanticSettings(CLASSES, window=4, windowed_stages=stages, num_blocks=num_blocks)
-    backbone = D2SeMaskSwinTransformer(
-        semantic=settings, embed_dim=8, depths=(2, 2, 2, 2), num_heads=(1, 2, 2, 4), window_size=window, **kwargs
+    settings = with_defaults(
+        SemanticSettings, num_classes=CLASSES, window=4, windowed_stages=stages, num_blocks=num_blocks
     )
+    sizes = {"embed_dim": 8, "depths": (2, 2, 2, 2), "num_heads": (1, 2, 2, 4), "window_size": window, "freeze_at": 0}
+    backbone = with_defaults(D2SeMaskSwinTransformer, semantic=settings, **(sizes | kwargs))
     return randomize(SmallModel(backbone, HEADS[head])).eval()
 
 
 def mit_model() -> SmallModel:
     """A SeMask MiT of one block a stage with an FPN head."""
-    settings = SemanticSettings(CLASSES, window=4)
-    backbone = D2SeMaskMixTransformer(
-        semantic=settings, embed_dims=(8, 8, 16, 16), depths=(1, 1, 1, 1), num_heads=(1, 1, 2, 2)
-    )
+    settings = with_defaults(SemanticSettings, num_classes=CLASSES, window=4)
+    sizes = {"embed_dims": (8, 8, 16, 16), "depths": (1, 1, 1, 1), "num_heads": (1, 1, 2, 2), "freeze_at": 0}
+    backbone = with_defaults(D2SeMaskMixTransformer, semantic=settings, **sizes)
     return randomize(SmallModel(backbone, HEADS["FPN"])).eval()
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple, get_args
+from dataclasses import dataclass
+from typing import Any, ClassVar, get_args
 
 from torch import nn
 from typing_extensions import Self
@@ -26,7 +27,8 @@ FREEZE_KEY = {"freeze_at": "MODEL.BACKBONE.FREEZE_AT"}
 SHARED_KEYS = {**FREEZE_KEY, "checkpointing": CHECKPOINTING_KEY}  # of every backbone
 
 
-class SemanticSettings(NamedTuple):
+@dataclass(frozen=True)
+class SemanticSettings:
     """How a backbone's semantic layers are built, one after each stage; `num_blocks` 0 means none.
 
     `windowed_stages` lists the stages (from 0) that attend within windows of side `window`; the others attend
@@ -34,13 +36,23 @@ class SemanticSettings(NamedTuple):
     trained with. With `attention` "centers" all stages attend globally.
     """
 
+    config_keys: ClassVar[Mapping[str, str]] = {  # the backbones' sections have the same keys, of the same defaults
+        "num_classes": "MODEL.SEM_SEG_HEAD.NUM_CLASSES",
+        "window": "MODEL.SWIN.SEM_WINDOW_SIZE",
+        "windowed_stages": "MODEL.SWIN.SEM_WINDOWED_STAGES",
+        "num_blocks": "MODEL.SWIN.NUM_SEM_BLOCKS",
+        "init": "MODEL.SWIN.SEM_INIT",
+        "attention": "MODEL.SWIN.SEM_ATTENTION",
+        "residual": "MODEL.SWIN.SEM_RESIDUAL",
+    }
+
     num_classes: int
-    window: int = 7
-    windowed_stages: Sequence[int] = (0, 1)
-    num_blocks: int = 1
-    init: SemanticInit = "live"
-    attention: SemanticKind = "pairwise"
-    residual: SemanticResidual = "normalized"
+    window: int
+    windowed_stages: Sequence[int]
+    num_blocks: int
+    init: SemanticInit
+    attention: SemanticKind
+    residual: SemanticResidual
 
     @classmethod
     def from_config(cls, cfg: CfgNode, section: str) -> SemanticSettings:
@@ -66,15 +78,8 @@ class SemanticSettings(NamedTuple):
 
 def semantic_keys(section: str) -> dict[str, str]:
     """The config keys of `SemanticSettings` for a backbone whose config section is MODEL.`section`."""
-    return {
-        "semantic.num_classes": "MODEL.SEM_SEG_HEAD.NUM_CLASSES",
-        "semantic.window": f"MODEL.{section}.SEM_WINDOW_SIZE",
-        "semantic.windowed_stages": f"MODEL.{section}.SEM_WINDOWED_STAGES",
-        "semantic.num_blocks": f"MODEL.{section}.NUM_SEM_BLOCKS",
-        "semantic.init": f"MODEL.{section}.SEM_INIT",
-        "semantic.attention": f"MODEL.{section}.SEM_ATTENTION",
-        "semantic.residual": f"MODEL.{section}.SEM_RESIDUAL",
-    }
+    keys = SemanticSettings.config_keys
+    return {f"semantic.{name}": key.replace("MODEL.SWIN.", f"MODEL.{section}.") for name, key in keys.items()}
 
 
 class HierarchicalBackbone(Backbone):
@@ -88,8 +93,13 @@ class HierarchicalBackbone(Backbone):
 
     config_keys: ClassVar[Mapping[str, str]] = {}
 
-    def __init__(self, semantic: SemanticSettings, drop_path_rate: float, checkpointing: Sequence[str] = ()) -> None:
+    def __init__(
+        self, *, semantic: SemanticSettings, drop_path_rate: float, freeze_at: int, checkpointing: Sequence[str]
+    ) -> None:
         super().__init__()
+        self.semantic = semantic
+        self.drop_path_rate = drop_path_rate
+        self.freeze_at = freeze_at
         self._out_features: list[str] = []
         self._out_feature_channels: dict[str, int] = {}
         self._out_feature_strides: dict[str, int] = {}
@@ -120,24 +130,22 @@ class HierarchicalBackbone(Backbone):
             require(heads >= 1 and dim % heads == 0, self, "num_heads", wanted, list(num_heads))
 
     def declare_outputs(
-        self,
-        dims: Sequence[int],
-        strides: Sequence[int],
-        semantic: SemanticSettings,
-        out_features: Sequence[str] = ("res2", "res3", "res4", "res5"),
+        self, dims: Sequence[int], strides: Sequence[int], out_features: Collection[str] | None = None
     ) -> None:
-        """Name the outputs: those of `out_features`, with their width and stride, and all semantic maps."""
+        """Name the outputs: those of `out_features` (None: all), with their width and stride, and all semantic maps."""
         outputs = [(f"res{i}", dim, stride) for i, (dim, stride) in enumerate(zip(dims, strides, strict=True), 2)]
-        outputs = [output for output in outputs if output[0] in out_features]
-        if semantic.num_blocks:
-            outputs += [(f"sem{i}", semantic.num_classes, stride) for i, stride in enumerate(strides, 2)]
+        if out_features is not None:
+            outputs = [output for output in outputs if output[0] in out_features]
+        if self.semantic.num_blocks:
+            outputs += [(f"sem{i}", self.semantic.num_classes, stride) for i, stride in enumerate(strides, 2)]
         for name, channels, stride in outputs:
             self._out_features.append(name)
             self._out_feature_channels[name] = channels
             self._out_feature_strides[name] = stride
 
-    def freeze(self, parts: Sequence[Sequence[nn.Module]], freeze_at: int) -> None:
+    def freeze(self, parts: Sequence[Sequence[nn.Module]]) -> None:
         """Freeze the first `freeze_at` of `parts`: the stem and the blocks of each stage."""
+        freeze_at = self.freeze_at
         require(0 <= freeze_at <= len(parts), self, "freeze_at", f"from 0 to {len(parts)}", freeze_at)
         self.frozen = [module for part in parts[:freeze_at] for module in part]
         for module in self.frozen:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,7 +14,6 @@ from semask_d2.modeling.backbones.base import (
     SHARED_KEYS,
     STRIDES,
     HierarchicalBackbone,
-    SemanticSettings,
     backbone_arguments,
     semantic_keys,
 )
@@ -115,7 +114,7 @@ class D2SeMaskMixTransformer(HierarchicalBackbone):
     """SeMask MiT-B0..B5: an image to `res2`..`res5` (strides 4..32) and the semantic maps `sem2`..`sem5`.
 
     Parameter names are those of the published `mit_b*.pth`; the semantic layer of stage i (from 1) is
-    `semantic_layer{i}`.
+    `semantic_layer{i}`. `shared` are the arguments of `HierarchicalBackbone`.
     """
 
     config_keys: ClassVar = {
@@ -133,26 +132,23 @@ class D2SeMaskMixTransformer(HierarchicalBackbone):
     def __init__(
         self,
         *,
-        semantic: SemanticSettings,
+        embed_dims: Sequence[int],
+        depths: Sequence[int],
+        num_heads: Sequence[int],
+        reductions: Sequence[int],
+        mlp_ratio: float,
         in_channels: int = 3,
-        embed_dims: Sequence[int] = (32, 64, 160, 256),
-        depths: Sequence[int] = (2, 2, 2, 2),
-        num_heads: Sequence[int] = (1, 2, 5, 8),
-        reductions: Sequence[int] = (8, 4, 2, 1),
-        mlp_ratio: float = 4.0,
-        drop_path_rate: float = 0.1,
-        freeze_at: int = 0,
-        checkpointing: Sequence[str] = (),
+        **shared: Any,
     ):
-        super().__init__(semantic, drop_path_rate, checkpointing)
+        super().__init__(**shared)
         per_stage = {"embed_dims": embed_dims, "depths": depths, "num_heads": num_heads, "reductions": reductions}
         for name, values in per_stage.items():
             wanted = "four numbers of at least 1, one per stage"
             require(len(values) == 4 and min(values) >= 1, self, name, wanted, list(values))
         require(min(embed_dims) * mlp_ratio >= 1, self, "mlp_ratio", "a number above 0", mlp_ratio)
         self.require_dividing_heads(embed_dims, num_heads)
-        self.declare_outputs(embed_dims, STRIDES, semantic)
-        drop_paths = iter(linear_drop_paths(drop_path_rate, sum(depths)))
+        self.declare_outputs(embed_dims, STRIDES)
+        drop_paths = iter(linear_drop_paths(self.drop_path_rate, sum(depths)))
         channels = in_channels
         for i, dim in enumerate(embed_dims, start=1):
             blocks = [
@@ -165,10 +161,10 @@ class D2SeMaskMixTransformer(HierarchicalBackbone):
             channels = dim
         self.apply(init_weights)
         for i, dim in enumerate(embed_dims, start=1):  # they have an initialization of their own
-            self.add_module(f"semantic_layer{i}", semantic.layer(i - 1, dim))
+            self.add_module(f"semantic_layer{i}", self.semantic.layer(i - 1, dim))
         stages = [[getattr(self, f"patch_embed{i}"), getattr(self, f"block{i}")] for i in range(1, 5)]
         stem = stages[0].pop(0)
-        self.freeze([[stem], *stages], freeze_at)
+        self.freeze([[stem], *stages])
 
     def output_norm(self, name: str) -> nn.Module | None:
         return getattr(self, f"norm{int(name[3:]) - 1}") if name.startswith("res") else None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -36,6 +36,7 @@ DEEPLAB_KEYS = {
     "res4_dilation": "MODEL.RESNETS.RES4_DILATION",
     "res5_multi_grid": "MODEL.RESNETS.RES5_MULTI_GRID",
 }
+WITHOUT_DEEPLAB: dict[str, Any] = {"stem_type": "basic", "res4_dilation": 1, "res5_multi_grid": [1, 1, 1]}
 
 
 def convolution(
@@ -147,20 +148,20 @@ class ResNet(Backbone):
         self,
         *,
         in_channels: int = 3,
-        depth: int = 50,
-        norm: str = "FrozenBN",
-        stem_type: str = "basic",
-        stem_out_channels: int = 64,
-        res2_out_channels: int = 256,
-        num_groups: int = 1,
-        width_per_group: int = 64,
-        stride_in_1x1: bool = False,
-        res4_dilation: int = 1,
-        res5_dilation: int = 1,
-        res5_multi_grid: Sequence[int] = (1, 1, 1),
-        out_features: Sequence[str] = STAGES,
-        deform_on_per_stage: Sequence[bool] = (False,) * 4,
-        freeze_at: int = 0,
+        depth: int,
+        norm: str,
+        stem_type: str,
+        stem_out_channels: int,
+        res2_out_channels: int,
+        num_groups: int,
+        width_per_group: int,
+        stride_in_1x1: bool,
+        res4_dilation: int,
+        res5_dilation: int,
+        res5_multi_grid: Sequence[int],
+        out_features: Sequence[str],
+        deform_on_per_stage: Sequence[bool],
+        freeze_at: int,
     ):
         super().__init__()
         require(depth in BLOCKS, self, "depth", f"one of {list(BLOCKS)}", depth)
@@ -259,11 +260,10 @@ def freeze(part: nn.Module) -> None:
 
 def build_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
     """A ResNet by MODEL.RESNETS; as Detectron2's, it reads none of DeepLab's keys."""
-    neutral = {"stem_type": "basic", "res4_dilation": 1, "res5_multi_grid": [1, 1, 1]}
     for name, key in DEEPLAB_KEYS.items():
-        if (value := value_of(cfg, key)) != neutral[name]:
+        if (value := value_of(cfg, key)) != WITHOUT_DEEPLAB[name]:
             logger.warning("%s %s is not used: build_resnet_deeplab_backbone alone reads it", key, value)
-    return ResNet(cfg, input_shape)
+    return ResNet(cfg, input_shape, **WITHOUT_DEEPLAB)
 
 
 def build_resnet_deeplab_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:

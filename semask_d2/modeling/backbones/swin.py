@@ -6,7 +6,7 @@ Inside the backbone, maps are (B, H, W, C); its outputs are (B, C, H, W).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,6 @@ from semask_d2.d2 import BACKBONE_REGISTRY, configurable
 from semask_d2.modeling.backbones.base import (
     SHARED_KEYS,
     HierarchicalBackbone,
-    SemanticSettings,
     backbone_arguments,
     semantic_keys,
 )
@@ -31,7 +30,7 @@ from semask_d2.utils.arguments import require
 class PatchEmbed(nn.Module):
     """Patches of `patch` x `patch` pixels to tokens: zero-pad to a multiple, convolve, LayerNorm."""
 
-    def __init__(self, patch: int, in_channels: int, dim: int, *, norm: bool = True):
+    def __init__(self, patch: int, in_channels: int, dim: int, *, norm: bool):
         super().__init__()
         self.patch = patch
         self.proj = nn.Conv2d(in_channels, dim, patch, stride=patch)
@@ -62,7 +61,7 @@ class PatchMerging(nn.Module):
 class Mlp(nn.Module):
     """Linear, GELU, Linear, with dropout after each."""
 
-    def __init__(self, dim: int, hidden: int, drop: float = 0.0):
+    def __init__(self, dim: int, hidden: int, drop: float):
         super().__init__()
         self.fc1 = Linear(dim, hidden)
         self.fc2 = Linear(hidden, dim)
@@ -125,7 +124,8 @@ class SwinStage(nn.Module):
 class D2SeMaskSwinTransformer(HierarchicalBackbone):
     """SeMask Swin: an image to `res2`..`res5` (strides 4..32) and the semantic maps `sem2`..`sem5` of K channels.
 
-    Without semantic layers (`semantic.num_blocks` 0) it is a plain Swin.
+    Without semantic layers (`semantic.num_blocks` 0) it is a plain Swin. `shared` are the arguments of
+    `HierarchicalBackbone`.
     """
 
     config_keys: ClassVar = {
@@ -153,28 +153,25 @@ class D2SeMaskSwinTransformer(HierarchicalBackbone):
     def __init__(
         self,
         *,
-        semantic: SemanticSettings,
-        patch_size: int = 4,
+        patch_size: int,
+        embed_dim: int,
+        depths: Sequence[int],
+        num_heads: Sequence[int],
+        window_size: int,
+        mlp_ratio: float,
+        qkv_bias: bool,
+        qk_scale: float | None,
+        drop_rate: float,
+        attn_drop_rate: float,
+        ape: bool,
+        pretrain_img_size: int,
+        patch_norm: bool,
+        out_features: Sequence[str],
+        use_checkpoint: bool,
         in_channels: int = 3,
-        embed_dim: int = 96,
-        depths: Sequence[int] = (2, 2, 6, 2),
-        num_heads: Sequence[int] = (3, 6, 12, 24),
-        window_size: int = 7,
-        mlp_ratio: float = 4.0,
-        qkv_bias: bool = True,
-        qk_scale: float | None = None,
-        drop_rate: float = 0.0,
-        attn_drop_rate: float = 0.0,
-        drop_path_rate: float = 0.3,
-        ape: bool = False,
-        pretrain_img_size: int = 224,
-        patch_norm: bool = True,
-        out_features: Sequence[str] = ("res2", "res3", "res4", "res5"),
-        use_checkpoint: bool = False,
-        freeze_at: int = 0,
-        checkpointing: Sequence[str] = (),
+        **shared: Any,
     ):
-        super().__init__(semantic, drop_path_rate, checkpointing)
+        super().__init__(**shared)
         self.check_stages(embed_dim, depths, num_heads)
         require(window_size >= 1, self, "window_size", "at least 1", window_size)
         require(embed_dim * mlp_ratio >= 1, self, "mlp_ratio", "a number above 0", mlp_ratio)
@@ -189,8 +186,8 @@ class D2SeMaskSwinTransformer(HierarchicalBackbone):
         self.pos_drop = nn.Dropout(drop_rate)
 
         dims = [embed_dim * 2**i for i in range(len(depths))]
-        self.declare_outputs(dims, [patch_size * 2**i for i in range(len(dims))], semantic, out_features)
-        drop_paths = iter(linear_drop_paths(drop_path_rate, sum(depths)))
+        self.declare_outputs(dims, [patch_size * 2**i for i in range(len(dims))], out_features)
+        drop_paths = iter(linear_drop_paths(self.drop_path_rate, sum(depths)))
         self.layers = nn.ModuleList()
         for i, (dim, depth, heads) in enumerate(zip(dims, depths, num_heads, strict=True)):
             blocks = [
@@ -215,10 +212,10 @@ class D2SeMaskSwinTransformer(HierarchicalBackbone):
             downsample = PatchMerging(dim) if i + 1 < len(depths) else None
             stage = SwinStage(
                 blocks,
-                semantic.layer(i, dim),
+                self.semantic.layer(i, dim),
                 downsample,
                 window=window_size,
-                use_checkpoint=use_checkpoint or f"res{i + 2}" in checkpointing,
+                use_checkpoint=use_checkpoint or f"res{i + 2}" in self.checkpointing,
             )
             self.layers.append(stage)
             if f"res{i + 2}" in out_features:
@@ -226,7 +223,7 @@ class D2SeMaskSwinTransformer(HierarchicalBackbone):
         # the patch merging that starts a stage is the previous one's `downsample`
         starts = [[], *([stage.downsample] for stage in self.layers[:-1])]
         stages = [[*start, stage.blocks] for start, stage in zip(starts, self.layers, strict=True)]
-        self.freeze([[self.patch_embed], *stages], freeze_at)
+        self.freeze([[self.patch_embed], *stages])
 
     def output_norm(self, name: str) -> nn.Module | None:
         return getattr(self, f"norm{int(name[3:]) - 2}") if name.startswith("res") else None

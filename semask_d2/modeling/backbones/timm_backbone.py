@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -15,7 +14,6 @@ from semask_d2.modeling.backbones.base import (
     SHARED_KEYS,
     STRIDES,
     HierarchicalBackbone,
-    SemanticSettings,
     backbone_arguments,
     semantic_keys,
 )
@@ -33,7 +31,7 @@ class SeMaskTimm(HierarchicalBackbone):
     """A timm model with a semantic layer after each of its stages of strides 4, 8, 16 and 32.
 
     As in SeMask Swin, a semantic layer's output feeds both the stage's output, through a LayerNorm, and the next
-    stage.
+    stage. `shared` are the arguments of `HierarchicalBackbone`.
     """
 
     config_keys: ClassVar = {
@@ -44,18 +42,10 @@ class SeMaskTimm(HierarchicalBackbone):
     }
 
     @configurable
-    def __init__(
-        self,
-        *,
-        name: str,
-        semantic: SemanticSettings,
-        drop_path_rate: float = 0.1,
-        freeze_at: int = 0,
-        checkpointing: Sequence[str] = (),
-    ):
-        super().__init__(semantic, drop_path_rate, checkpointing)
+    def __init__(self, *, name: str, **shared: Any):
+        super().__init__(**shared)
         try:
-            self.body = create_body(name, drop_path_rate)
+            self.body = create_body(name, self.drop_path_rate)
         except ValueError as error:
             raise ArgumentError(self, "name", f'expected {error}, got "{name}"') from error
         self.channels_last = getattr(self.body, "output_fmt", "NCHW") == "NHWC"
@@ -63,15 +53,16 @@ class SeMaskTimm(HierarchicalBackbone):
         self.chain = chain_of(self.body)
         self.stage_of = {end: stage for stage, end in enumerate(stage_ends(self.body))}
         dims = features.channels()
-        self.semantic_layers = nn.ModuleList(semantic.layer(i, dim) or nn.Identity() for i, dim in enumerate(dims))
+        self.semantic_layers = nn.ModuleList(self.semantic.layer(i, dim) or nn.Identity() for i, dim in enumerate(dims))
         self.norms = nn.ModuleList(nn.LayerNorm(dim) for dim in dims)
-        self.has_semantics = semantic.num_blocks > 0
-        self.declare_outputs(dims, STRIDES, semantic)
-        self.freeze(self.stem_and_stages(), freeze_at)
+        self.has_semantics = self.semantic.num_blocks > 0
+        self.declare_outputs(dims, STRIDES)
+        self.freeze(self.stem_and_stages())
         for stage, modules in enumerate(self.stem_and_stages()[1:]):
             counts = any(isinstance(m, _BatchNorm) for module in modules for m in module.modules())
             wanted = f"no stage with BatchNorm, which would count its batches twice; {name} has it there"
-            require(not (counts and f"res{stage + 2}" in checkpointing), self, "checkpointing", wanted, checkpointing)
+            allowed = not (counts and f"res{stage + 2}" in self.checkpointing)
+            require(allowed, self, "checkpointing", wanted, self.checkpointing)
 
     def output_norm(self, name: str) -> nn.Module | None:
         return self.norms[int(name[3:]) - 2] if name.startswith("res") else None

@@ -40,9 +40,9 @@ class SemanticAttention(nn.Module):
         dim: int,
         num_classes: int,
         *,
-        init: SemanticInit = "live",
-        kind: SemanticKind = "pairwise",
-        residual: SemanticResidual = "normalized",
+        init: SemanticInit,
+        kind: SemanticKind,
+        residual: SemanticResidual,
         drop: float = 0.1,
     ):
         super().__init__()
@@ -93,10 +93,10 @@ class SemanticLayer(nn.Module):
         num_classes: int,
         *,
         window: int | None,
-        num_blocks: int = 1,
-        init: SemanticInit = "live",
-        kind: SemanticKind = "pairwise",
-        residual: SemanticResidual = "normalized",
+        num_blocks: int,
+        init: SemanticInit,
+        kind: SemanticKind,
+        residual: SemanticResidual,
     ):
         super().__init__()
         self.window = window

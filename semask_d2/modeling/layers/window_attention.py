@@ -52,10 +52,10 @@ class WindowAttention(nn.Module):
         *,
         window: int,
         shift: int = 0,
-        qkv_bias: bool = True,
-        qk_scale: float | None = None,
-        attn_drop: float = 0.0,
-        proj_drop: float = 0.0,
+        qkv_bias: bool,
+        qk_scale: float | None,
+        attn_drop: float,
+        proj_drop: float,
     ):
         super().__init__()
         self.num_heads, self.window, self.shift = num_heads, window, shift

@@ -49,8 +49,8 @@ class SetCriterion(nn.Module):
         mask_weight: float,
         dice_weight: float,
         no_object_weight: float,
-        deep_supervision: bool = True,
-        class_weights: Sequence[float | str] = (),
+        deep_supervision: bool,
+        class_weights: Sequence[float | str],
     ):
         super().__init__()
         weights = {"class_weight": class_weight, "mask_weight": mask_weight, "dice_weight": dice_weight}

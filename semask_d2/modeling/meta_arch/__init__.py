@@ -2,6 +2,7 @@
 
 from semask_d2.modeling.meta_arch.base import SemanticSegmenter
 from semask_d2.modeling.meta_arch.build import build_model
+from semask_d2.modeling.meta_arch.execution import Executed, Execution
 from semask_d2.modeling.meta_arch.foreign import ForeignSegmenter, as_segmenter
 from semask_d2.modeling.meta_arch.mask_former import SeMaskMaskFormer
 from semask_d2.modeling.meta_arch.segmenter import Segmentation, Segmenter, in_batches
@@ -9,6 +10,8 @@ from semask_d2.modeling.meta_arch.semantic_fpn import SeMaskFPN
 from semask_d2.modeling.meta_arch.sliding import SlidingWindows, refuse_segments, with_sliding
 
 __all__ = [
+    "Executed",
+    "Execution",
     "ForeignSegmenter",
     "SeMaskFPN",
     "SeMaskMaskFormer",

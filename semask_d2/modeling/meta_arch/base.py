@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +13,6 @@ from torch import Tensor, nn
 from semask_d2.d2 import Backbone, CfgNode, ImageList, build_backbone, build_sem_seg_head
 from semask_d2.modeling.backbones.base import HierarchicalBackbone
 from semask_d2.modeling.layers.linear import in_graph
-from semask_d2.modeling.layers.precision import autocast_dtype
 from semask_d2.modeling.layers.recomputation import CHECKPOINTING_KEY
 from semask_d2.modeling.layers.semantic_decoder import SEMANTIC_MAPS, supervised_maps
 from semask_d2.modeling.losses.class_weights import class_weight_tensor
@@ -24,9 +22,6 @@ from semask_d2.modeling.meta_arch.score_maps import ScoreMap
 from semask_d2.modeling.meta_arch.segmenter import Priors, Segmenter
 from semask_d2.utils.arguments import require, value_of
 from semask_d2.utils.errors import UserError
-
-# of MODEL.COMPILE, which are torch.compile's modes; "" compiles nothing
-COMPILATIONS = ("", "default", "reduce-overhead")
 
 
 class Normalizer(nn.Module):
@@ -100,9 +95,6 @@ class SemanticSegmenter(Segmenter):
         "ignore_label": "MODEL.SEM_SEG_HEAD.IGNORE_VALUE",
         "prior_weight": "MODEL.MASK_FORMER.CATE_WEIGHT",
         "prior_per_stage": "MODEL.MASK_FORMER.SEM_LOSS_PER_STAGE",
-        "precision": "MODEL.PRECISION",
-        "mixed_evaluation": "TEST.AMP.ENABLED",
-        "compilation": "MODEL.COMPILE",
         "class_weights": "MODEL.SEM_SEG_HEAD.CLASS_WEIGHTS",
     }
 
@@ -116,15 +108,10 @@ class SemanticSegmenter(Segmenter):
         ignore_label: int,
         prior_weight: float,
         size_divisibility: int,
-        precision: str = "fp32",
-        mixed_evaluation: bool = False,
-        compilation: str = "",
-        class_weights: Sequence[float | str] = (),
-        prior_per_stage: bool = False,
+        class_weights: Sequence[float | str],
+        prior_per_stage: bool,
     ):
         super().__init__()
-        require(compilation in COMPILATIONS, self, "compilation", f"one of {COMPILATIONS}", compilation)
-        require(precision in ("fp32", "bf16"), self, "precision", '"fp32" or "bf16"', precision)
         require(num_classes >= 1, self, "num_classes", "at least 1", num_classes)
         require(prior_weight >= 0, self, "prior_weight", "at least 0", prior_weight)
         self.backbone = backbone
@@ -136,16 +123,8 @@ class SemanticSegmenter(Segmenter):
         self.prior_per_stage = prior_per_stage
         self.size_divisibility = size_divisibility
         self.train_size_divisibility = size_divisibility
-        self.precision = precision
         weights = class_weight_tensor(self, class_weights, num_classes)
         self.register_buffer("class_weights", weights, persistent=False)
-        self.mixed_evaluation = mixed_evaluation
-        self.compilation = compilation
-        if compilation:  # in place, so that no name of a parameter changes
-            for part in (backbone, sem_seg_head):
-                # anew for each size of a padded batch, until torch has had enough of them (8) and the others run as
-                # they are: with symbolic sizes, each stage's padding to windows makes terms that keep it busy for ever
-                part.compile(mode=compilation, dynamic=False)
 
     @property
     def device(self) -> torch.device:
@@ -165,11 +144,41 @@ class SemanticSegmenter(Segmenter):
         `width` are the dict's, or the image's own size.
         """
         if not self.training:
-            return self.scored(batched_inputs)
-        with self.autocast():
-            images, features = self.extract(batched_inputs)
+            return [self.output(score_map) for score_map, _ in self.lazy_predictions(batched_inputs)]
+        images = self.padded(batched_inputs)
+        features = self.backbone(images.tensor)
+        targets = self.targets(batched_inputs, images)
+        prior_loss = self.prior_loss(features, targets)  # before the head, whose activations would add to its memory
+        predictions = self.sem_seg_head(features)
+        return {**self.head_losses(predictions, targets), **prior_loss}
+
+    def lazy_predictions(
+        self, batched_inputs: list[dict], *, priors: bool = False
+    ) -> Iterator[tuple[ScoreMap, Priors | None]]:
+        """The head's predictions as scores that are yet to be resized, batch by batch."""
+        for batch in self.batches(batched_inputs):
+            images = self.padded(batch)
+            features = self.backbone(images.tensor)
+            predictions = self.sem_seg_head(features)
+            maps = self.prior_maps(images, features) if priors else [None] * len(batch)
+            del features
+            with self.full_precision():
+                score_maps = self.score_maps(batch, images, predictions)
+            yield from zip(score_maps, maps, strict=True)
+
+    def full_precision(self) -> torch.autocast:
+        """Return the context for what is made of features and predictions, whatever autocast the caller is in."""
+        return torch.autocast(self.device.type, enabled=False)
+
+    def padded(self, batched_inputs: list[dict]) -> ImageList:
+        """Return the images as one normalized, padded batch."""
+        divisor = self.train_size_divisibility if self.training else self.size_divisibility
+        return self.normalizer([x["image"] for x in batched_inputs], divisor)
+
+    def targets(self, batched_inputs: list[dict], images: ImageList) -> Targets:
+        """Return the labels at the size of the padded batch; where there are segments, with these as masks."""
         names = image_names(batched_inputs)
-        targets: Targets = build_targets(
+        targets = build_targets(
             [x["sem_seg"] for x in batched_inputs],
             (images.tensor.shape[-2], images.tensor.shape[-1]),
             num_classes=self.num_classes,
@@ -177,18 +186,16 @@ class SemanticSegmenter(Segmenter):
             device=self.device,
             names=names,
         )
-        if "segments" in batched_inputs[0]:
-            segments = [x["segments"] for x in batched_inputs]
-            targets = build_segment_targets(segments, targets, num_classes=self.num_classes, names=names)
-        prior_loss = self.prior_loss(features, targets)  # before the head, whose activations would add to its memory
-        with self.autocast():
-            predictions = self.sem_seg_head(features)
-        return {**self.head_losses(predictions, targets), **prior_loss}
+        if "segments" not in batched_inputs[0]:
+            return targets
+        segments = [x["segments"] for x in batched_inputs]
+        return build_segment_targets(segments, targets, num_classes=self.num_classes, names=names)
 
     def prior_loss(self, features: dict[str, Tensor], targets: Targets) -> dict[str, Tensor]:
         """The weighted loss of the semantic maps, nothing where there are none."""
         align_corners = self.prior_align_corners
-        maps = supervised_maps(features, per_stage=self.prior_per_stage, align_corners=align_corners)
+        with self.full_precision():
+            maps = supervised_maps(features, per_stage=self.prior_per_stage, align_corners=align_corners)
         losses = [
             pixel_loss(
                 semantics,
@@ -201,38 +208,14 @@ class SemanticSegmenter(Segmenter):
         ]
         return {"loss_cate": self.prior_weight * torch.stack(losses).mean()} if losses else {}
 
-    def lazy_predictions(
-        self, batched_inputs: list[dict], *, priors: bool = False
-    ) -> Iterator[tuple[ScoreMap, Priors | None]]:
-        """The head's predictions as scores that are yet to be resized, batch by batch."""
-        for batch in self.batches(batched_inputs):
-            with self.autocast():
-                images, features = self.extract(batch)
-                predictions = self.sem_seg_head(features)
-            maps = self.prior_maps(images, features) if priors else [None] * len(batch)
-            del features
-            with torch.autocast(self.device.type, enabled=False):  # what comes of a head is computed in full precision
-                score_maps = self.score_maps(batch, images, predictions)
-            yield from zip(score_maps, maps, strict=True)
-
-    def autocast(self) -> AbstractContextManager:
-        """Where backbone and head compute: as the caller does, or in the precision that the model was built with.
-
-        That is bfloat16 where `precision` says so, or in evaluation on a GPU, with `mixed_evaluation`, its quick dtype.
-        """
-        wants_mixed = self.mixed_evaluation and not self.training
-        dtype = torch.bfloat16 if self.precision == "bf16" else autocast_dtype(self.device, enabled=wants_mixed)
-        return nullcontext() if dtype is None else torch.autocast(self.device.type, dtype=dtype)
+    def output(self, score_map: ScoreMap) -> dict[str, Any]:
+        """Return Detectron2's form of one image's predictions."""
+        with self.full_precision():
+            return {"sem_seg": score_map.scores()}
 
     def batches(self, batched_inputs: list[dict]) -> list[list[dict]]:
         """The images that go through the model together in evaluation: all of them, as they are padded."""
         return [batched_inputs]
-
-    def extract(self, batched_inputs: list[dict]) -> tuple[ImageList, dict[str, Tensor]]:
-        """The padded batch, and the backbone's features of it: `res2`..`res5`, `sem2`..`sem5` where it has them."""
-        divisor = self.train_size_divisibility if self.training else self.size_divisibility
-        images = self.normalizer([x["image"] for x in batched_inputs], divisor)
-        return images, self.backbone(images.tensor)
 
     @staticmethod
     def prior_maps(images: ImageList, features: dict[str, Tensor]) -> list[dict[str, Tensor]]:

@@ -6,17 +6,24 @@ from torch import nn
 
 from semask_d2 import d2
 from semask_d2.d2 import BACKBONE_REGISTRY, META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY, CfgNode
+from semask_d2.modeling.meta_arch.execution import Execution
 from semask_d2.utils.arguments import naming_config_keys, value_of
 from semask_d2.utils.registry import lookup
 
 
 def build_model(cfg: CfgNode) -> nn.Module:
-    """Build MODEL.META_ARCHITECTURE on MODEL.DEVICE; `UserError` where a name or a value of the config is wrong."""
+    """Build MODEL.META_ARCHITECTURE on MODEL.DEVICE, compiled where MODEL.COMPILE says so.
+
+    Raises `UserError` where a name or a value of the config is wrong. `Execution` has its precision.
+    """
     model = cfg.MODEL
     architecture = lookup(META_ARCH_REGISTRY, model.META_ARCHITECTURE, "MODEL.META_ARCHITECTURE")
     for key in getattr(architecture, "config_keys", {}).values():  # before a part of another project meets its default
         value_of(cfg, key)
     lookup(BACKBONE_REGISTRY, model.BACKBONE.NAME, "MODEL.BACKBONE.NAME")
     lookup(SEM_SEG_HEADS_REGISTRY, model.SEM_SEG_HEAD.NAME, "MODEL.SEM_SEG_HEAD.NAME")
+    execution = Execution.from_config(cfg)
     with naming_config_keys():
-        return d2.build_model(cfg)
+        built = d2.build_model(cfg)
+    execution.compile(built)
+    return built

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from typing import Any, ClassVar, cast
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from semask_d2.d2 import (
     META_ARCH_REGISTRY,
-    Backbone,
     CfgNode,
     ImageList,
     MetadataCatalog,
@@ -34,7 +32,7 @@ class SeMaskMaskFormer(SemanticSegmenter):
     """MaskFormer-type segmentation on any backbone; the prior loss where it has semantic maps.
 
     In evaluation it gives, for each task that is on, Detectron2's `sem_seg`, `panoptic_seg` or `instances`. `things`
-    are the classes whose objects are counted, None for all of them.
+    are the classes whose objects are counted, None for all of them. `shared` are the arguments of `SemanticSegmenter`.
     """
 
     scores_are_probabilities = True
@@ -55,42 +53,18 @@ class SeMaskMaskFormer(SemanticSegmenter):
     def __init__(
         self,
         *,
-        backbone: Backbone,
-        sem_seg_head: nn.Module,
         criterion: SetCriterion,
-        normalizer: Normalizer,
-        num_classes: int,
-        ignore_label: int,
-        prior_weight: float,
-        size_divisibility: int,
-        precision: str = "fp32",
-        mixed_evaluation: bool = False,
-        compilation: str = "",
-        class_weights: Sequence[float | str] = (),
-        prior_per_stage: bool = False,
-        resize_masks_first: bool = False,
-        semantic_on: bool = True,
-        instance_on: bool = False,
-        panoptic_on: bool = False,
-        object_mask_threshold: float = 0.0,
-        overlap_threshold: float = 0.0,
-        max_instances: int = 100,
+        resize_masks_first: bool,
+        semantic_on: bool,
+        instance_on: bool,
+        panoptic_on: bool,
+        object_mask_threshold: float,
+        overlap_threshold: float,
+        max_instances: int,
         things: Collection[int] | None = None,
+        **shared: Any,
     ):
-        super().__init__(
-            backbone=backbone,
-            sem_seg_head=sem_seg_head,
-            normalizer=normalizer,
-            num_classes=num_classes,
-            ignore_label=ignore_label,
-            prior_weight=prior_weight,
-            size_divisibility=size_divisibility,
-            precision=precision,
-            mixed_evaluation=mixed_evaluation,
-            compilation=compilation,
-            class_weights=class_weights,
-            prior_per_stage=prior_per_stage,
-        )
+        super().__init__(**shared)
         wanted = "True where INSTANCE_ON and PANOPTIC_ON are False"
         require(semantic_on or instance_on or panoptic_on, self, "semantic_on", wanted, semantic_on)
         for name, share in {
@@ -140,14 +114,11 @@ class SeMaskMaskFormer(SemanticSegmenter):
         """The set criterion's losses."""
         return self.criterion(predictions, targets)
 
-    def scored(self, batched_inputs: list[dict]) -> list[dict[str, Any]]:
-        """Detectron2's forms of predictions: per image `sem_seg`, `panoptic_seg` and `instances`, of the tasks on."""
-        results: list[dict[str, Any]] = []
-        for score_map, _ in self.lazy_predictions(batched_inputs):
-            with torch.autocast(score_map.device.type, enabled=False):
-                semantic = {"sem_seg": score_map.scores()} if self.semantic_on else {}
-                results.append(semantic | self.segments(score_map))
-        return results
+    def output(self, score_map: ScoreMap) -> dict[str, Any]:
+        """Return Detectron2's forms of one image's predictions: `sem_seg`, and what `segments` gives."""
+        semantic = super().output(score_map) if self.semantic_on else {}
+        with self.full_precision():
+            return semantic | self.segments(score_map)
 
     def segments(self, score_map: ScoreMap) -> dict[str, Any]:
         """Detectron2's `panoptic_seg` and `instances` of one image, where they are on."""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import groupby
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from semask_d2.d2 import META_ARCH_REGISTRY, Backbone, ImageList, configurable
+from semask_d2.d2 import META_ARCH_REGISTRY, ImageList, configurable
 from semask_d2.modeling.losses.cross_entropy import pixel_loss
 from semask_d2.modeling.losses.targets import Targets
 from semask_d2.modeling.meta_arch.base import Normalizer, SemanticSegmenter, build_backbone_and_head, output_size
@@ -22,6 +21,7 @@ class SeMaskFPN(SemanticSegmenter):
 
     In training images are padded to a multiple of `train_size_divisibility` (the recipes' crop) with zeros after
     normalization; in evaluation not at all. `ohem_pixels` above 0 trains on so many of the hardest pixels an image.
+    `shared` are the other arguments of `SemanticSegmenter`.
     """
 
     scores_are_probabilities = False
@@ -35,38 +35,8 @@ class SeMaskFPN(SemanticSegmenter):
     }
 
     @configurable
-    def __init__(
-        self,
-        *,
-        backbone: Backbone,
-        sem_seg_head: nn.Module,
-        normalizer: Normalizer,
-        num_classes: int,
-        ignore_label: int,
-        loss_weight: float,
-        prior_weight: float,
-        precision: str = "fp32",
-        mixed_evaluation: bool = False,
-        compilation: str = "",
-        class_weights: Sequence[float | str] = (),
-        prior_per_stage: bool = False,
-        ohem_pixels: int = 0,
-        train_size_divisibility: int = 0,
-    ):
-        super().__init__(
-            backbone=backbone,
-            sem_seg_head=sem_seg_head,
-            normalizer=normalizer,
-            num_classes=num_classes,
-            ignore_label=ignore_label,
-            prior_weight=prior_weight,
-            size_divisibility=0,
-            precision=precision,
-            mixed_evaluation=mixed_evaluation,
-            compilation=compilation,
-            class_weights=class_weights,
-            prior_per_stage=prior_per_stage,
-        )
+    def __init__(self, *, loss_weight: float, ohem_pixels: int, train_size_divisibility: int, **shared: Any):
+        super().__init__(size_divisibility=0, **shared)
         require(ohem_pixels >= 0, self, "ohem_pixels", "at least 0", ohem_pixels)
         self.train_size_divisibility = max(train_size_divisibility, 0)
         self.loss_weight = loss_weight

@@ -8,6 +8,7 @@ band: never the scores of the whole image.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import ClassVar
 
 import numpy as np
@@ -23,6 +24,7 @@ from semask_d2.utils.arguments import arguments_from, naming_config_keys, requir
 from semask_d2.utils.errors import UserError
 
 BLENDINGS = ("linear", "mean")
+DEVICE_KINDS = ("cpu", "cuda", "mps")
 
 
 class SlidingWindows(Segmenter):
@@ -39,7 +41,7 @@ class SlidingWindows(Segmenter):
         "blending": "TEST.SLIDING.BLENDING",
     }
 
-    def __init__(self, model: nn.Module, *, size: tuple[int, int], overlap: float = 0.33, blending: str = "linear"):
+    def __init__(self, model: nn.Module, *, size: tuple[int, int], overlap: float, blending: str):
         super().__init__()
         whole_sides = len(size) == 2 and all(side >= 1 and side == int(side) for side in size)
         require(whole_sides, self, "size", "two sides in pixels (or [0, 0] with an INPUT.CROP.SIZE in pixels)", size)
@@ -163,11 +165,19 @@ def window_weights(length: int, window: int, starts: list[int], blending: str) -
     return (weights / weights.sum(0)).float()
 
 
-def callers_autocast() -> Callable[[], torch.autocast]:
-    """The mixed precision of now, for what is computed later."""
-    kind = "cuda" if torch.cuda.is_available() else "cpu"
-    enabled, dtype = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
-    return lambda: torch.autocast(kind, dtype=dtype, enabled=enabled)
+def callers_autocast() -> Callable[[], AbstractContextManager]:
+    """Return the mixed precision of now, of each kind of device, for what is computed later."""
+    kinds = [kind for kind in DEVICE_KINDS if torch.is_autocast_enabled(kind)]
+    dtypes = {kind: torch.get_autocast_dtype(kind) for kind in kinds}
+
+    @contextmanager
+    def restored() -> Iterator[None]:
+        with ExitStack() as stack:
+            for kind, dtype in dtypes.items():
+                stack.enter_context(torch.autocast(kind, dtype=dtype))
+            yield
+
+    return restored
 
 
 def with_sliding(cfg: CfgNode, model: nn.Module) -> Segmenter:

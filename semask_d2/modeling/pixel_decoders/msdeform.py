@@ -38,7 +38,7 @@ NUM_MAPS = 3  # of the multi-scale output, however many levels the encoder has
 class DeformableEncoderLayer(nn.Module):
     """Deformable self-attention and a feed-forward network, post-norm, with dropout as in Deformable DETR."""
 
-    def __init__(self, dim: int, num_levels: int, num_heads: int, num_points: int, dropout: float = 0.0):
+    def __init__(self, dim: int, num_levels: int, num_heads: int, num_points: int, dropout: float):
         super().__init__()
         self.self_attn = MSDeformAttn(dim, num_levels, num_heads, num_points)
         self.norm1 = nn.LayerNorm(dim)
@@ -74,8 +74,8 @@ class DeformableTransformer(nn.Module):
         num_heads: int,
         num_points: int,
         num_layers: int,
-        dropout: float = 0.0,
-        recompute: bool = False,
+        dropout: float,
+        recompute: bool,
     ):
         super().__init__()
         self.recompute = recompute
@@ -132,8 +132,8 @@ class MSDeformAttnPixelDecoder(PixelDecoder):
         mask_dim: int,
         norm: str,
         common_stride: int,
-        dropout: float = 0.0,
-        checkpointing: Sequence[str] = (),
+        dropout: float,
+        checkpointing: Sequence[str],
     ):
         super().__init__()
         require(set(checkpointing) <= set(PARTS), self, "checkpointing", f"some of {PARTS}", list(checkpointing))

@@ -8,7 +8,8 @@ import torch
 from fvcore.common.registry import Registry
 from torch import Tensor, nn
 
-from semask_d2.utils.arguments import require
+from semask_d2.modeling.layers.conv import init_conv
+from semask_d2.utils.arguments import arguments_from, require
 from semask_d2.utils.registry import lookup
 
 TRANSFORMER_DECODER_REGISTRY = Registry("semask_d2.modeling.transformer_decoders.TRANSFORMER_DECODER_REGISTRY")
@@ -46,7 +47,11 @@ def build_transformer_decoder(cfg, in_channels: int) -> MaskTransformerDecoder:
 
 
 class MaskTransformerDecoder(nn.Module):
-    """The arguments that every decoder takes, and what they may be."""
+    """The arguments that every decoder takes, and what they may be.
+
+    Maps have `in_channels` channels and are projected to `hidden_dim`, where the numbers are equal only with
+    `enforce_input_proj`. A decoder makes `num_layers` supervised predictions.
+    """
 
     supervision: ClassVar[str]
     multi_scale: ClassVar[bool]
@@ -62,12 +67,56 @@ class MaskTransformerDecoder(nn.Module):
         "pre_norm": "MODEL.MASK_FORMER.PRE_NORM",
     }
 
-    def check(self, *, hidden_dim: int, num_heads: int, pre_norm: bool, **sizes: int) -> None:
-        """Raise `ArgumentError` for what no decoder can be built with; each of `sizes` is at least 1."""
-        for name, value in {"num_heads": num_heads, "hidden_dim": hidden_dim, **sizes}.items():
+    def __init__(
+        self,
+        *,
+        in_channels: int,
+        num_classes: int,
+        hidden_dim: int,
+        num_queries: int,
+        num_heads: int,
+        feedforward_dim: int,
+        num_layers: int,
+        mask_dim: int,
+        enforce_input_proj: bool,
+        pre_norm: bool,
+    ):
+        super().__init__()
+        for name, value in {
+            "num_heads": num_heads,
+            "hidden_dim": hidden_dim,
+            "num_classes": num_classes,
+            "num_queries": num_queries,
+            "feedforward_dim": feedforward_dim,
+            "mask_dim": mask_dim,
+            "num_layers": num_layers,
+        }.items():
             require(value >= 1, self, name, "at least 1", value)
         wanted = "a multiple of 4 (the sine and cosine of y and x)"
         require(hidden_dim % 4 == 0, self, "hidden_dim", wanted, hidden_dim)
         wanted = f"a multiple of {num_heads} ({self.config_keys['num_heads']})"
         require(hidden_dim % num_heads == 0, self, "hidden_dim", wanted, hidden_dim)
         require(not pre_norm, self, "pre_norm", "only False, as in every released SeMask model", pre_norm)
+        self.in_channels = in_channels
+        self.num_classes = num_classes
+        self.hidden_dim = hidden_dim
+        self.num_queries = num_queries
+        self.num_heads = num_heads
+        self.feedforward_dim = feedforward_dim
+        self.num_layers = num_layers
+        self.mask_dim = mask_dim
+        self.enforce_input_proj = enforce_input_proj
+
+    def input_projections(self, maps: int) -> list[nn.Module]:
+        """Return a new 1x1 convolution to `hidden_dim` channels for each of so many `maps`, or identities."""
+        if self.in_channels == self.hidden_dim and not self.enforce_input_proj:
+            return [nn.Identity() for _ in range(maps)]
+        convolutions = [nn.Conv2d(self.in_channels, self.hidden_dim, 1) for _ in range(maps)]
+        for convolution in convolutions:
+            init_conv(convolution)
+        return [*convolutions]
+
+    @classmethod
+    def from_config(cls, cfg, in_channels):
+        """The arguments of `__init__` from `cfg.MODEL.MASK_FORMER`."""
+        return {"in_channels": in_channels, **arguments_from(cfg, cls.config_keys)}

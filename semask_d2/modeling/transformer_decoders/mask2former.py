@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from semask_d2.d2 import configurable
 from semask_d2.modeling.layers.attention import MultiheadAttention
-from semask_d2.modeling.layers.conv import init_conv
 from semask_d2.modeling.layers.linear import Linear
 from semask_d2.modeling.layers.mlp import MLP
 from semask_d2.modeling.layers.position_encoding import sine_position_encoding
@@ -17,7 +18,6 @@ from semask_d2.modeling.transformer_decoders.base import (
     MaskPredictions,
     MaskTransformerDecoder,
 )
-from semask_d2.utils.arguments import arguments_from, require
 
 NUM_LEVELS = 3
 
@@ -70,70 +70,32 @@ class FeedForwardLayer(nn.Module):
 
 @TRANSFORMER_DECODER_REGISTRY.register()
 class MultiScaleMaskedTransformerDecoder(MaskTransformerDecoder):
-    """`num_layers` rounds of masked cross-attention, self-attention and feed-forward over three maps in turn.
+    """Rounds of masked cross-attention, self-attention and feed-forward over three maps in turn.
 
-    It predicts before the first layer and after each one: num_layers + 1 supervised predictions, on points. As
-    published it has no dropout: MODEL.MASK_FORMER.DROPOUT is the pixel decoder's deformable encoder's.
+    It predicts before the first round and after each one: `num_layers` supervised predictions of one round fewer, on
+    points. As published it has no dropout: MODEL.MASK_FORMER.DROPOUT is the pixel decoder's deformable encoder's.
+    `arguments` are those of `MaskTransformerDecoder`.
     """
 
     supervision = "points"
     multi_scale = True
 
     @configurable
-    def __init__(
-        self,
-        *,
-        in_channels: int,
-        num_classes: int,
-        hidden_dim: int,
-        num_queries: int,
-        num_heads: int,
-        feedforward_dim: int,
-        num_layers: int,
-        mask_dim: int,
-        enforce_input_proj: bool,
-        pre_norm: bool = False,
-    ):
-        super().__init__()
-        self.check(
-            hidden_dim=hidden_dim,
-            num_heads=num_heads,
-            pre_norm=pre_norm,
-            num_classes=num_classes,
-            num_queries=num_queries,
-            feedforward_dim=feedforward_dim,
-            mask_dim=mask_dim,
-        )
-        # none leaves the initial queries' prediction alone
-        require(num_layers >= 0, self, "num_layers", "at least 1", num_layers + 1)
-        self.transformer_self_attention_layers = nn.ModuleList(
-            SelfAttentionLayer(hidden_dim, num_heads) for _ in range(num_layers)
-        )
+    def __init__(self, **arguments: Any):
+        super().__init__(**arguments)
+        dim, rounds = self.hidden_dim, range(self.num_layers - 1)
+        self.transformer_self_attention_layers = nn.ModuleList(SelfAttentionLayer(dim, self.num_heads) for _ in rounds)
         self.transformer_cross_attention_layers = nn.ModuleList(
-            CrossAttentionLayer(hidden_dim, num_heads) for _ in range(num_layers)
+            CrossAttentionLayer(dim, self.num_heads) for _ in rounds
         )
-        self.transformer_ffn_layers = nn.ModuleList(
-            FeedForwardLayer(hidden_dim, feedforward_dim) for _ in range(num_layers)
-        )
-        self.decoder_norm = nn.LayerNorm(hidden_dim)
-        self.query_feat = nn.Embedding(num_queries, hidden_dim)
-        self.query_embed = nn.Embedding(num_queries, hidden_dim)
-        self.level_embed = nn.Embedding(NUM_LEVELS, hidden_dim)
-        self.input_proj = nn.ModuleList(
-            nn.Conv2d(in_channels, hidden_dim, 1) if in_channels != hidden_dim or enforce_input_proj else nn.Identity()
-            for _ in range(NUM_LEVELS)
-        )
-        for projection in self.input_proj:
-            if isinstance(projection, nn.Conv2d):
-                init_conv(projection)
-        self.class_embed = Linear(hidden_dim, num_classes + 1)
-        self.mask_embed = MLP(hidden_dim, hidden_dim, mask_dim, 3)
-
-    @classmethod
-    def from_config(cls, cfg, in_channels):
-        """The arguments of `__init__`; MODEL.MASK_FORMER.DEC_LAYERS counts the initial prediction as a layer."""
-        arguments = arguments_from(cfg, cls.config_keys)
-        return {"in_channels": in_channels, **arguments, "num_layers": arguments["num_layers"] - 1}
+        self.transformer_ffn_layers = nn.ModuleList(FeedForwardLayer(dim, self.feedforward_dim) for _ in rounds)
+        self.decoder_norm = nn.LayerNorm(dim)
+        self.query_feat = nn.Embedding(self.num_queries, dim)
+        self.query_embed = nn.Embedding(self.num_queries, dim)
+        self.level_embed = nn.Embedding(NUM_LEVELS, dim)
+        self.input_proj = nn.ModuleList(self.input_projections(NUM_LEVELS))
+        self.class_embed = Linear(dim, self.num_classes + 1)
+        self.mask_embed = MLP(dim, dim, self.mask_dim, 3)
 
     def forward(self, maps: list[Tensor], mask_features: Tensor) -> MaskPredictions:
         """Three maps (B, C, h, w), coarse to fine, and mask features (B, C', H/4, W/4) -> predictions."""

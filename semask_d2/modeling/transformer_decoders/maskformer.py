@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from semask_d2.d2 import configurable
 from semask_d2.modeling.layers.attention import MultiheadAttention
-from semask_d2.modeling.layers.conv import init_conv
 from semask_d2.modeling.layers.linear import Linear
 from semask_d2.modeling.layers.mlp import MLP
 from semask_d2.modeling.layers.position_encoding import sine_position_encoding
@@ -18,7 +17,7 @@ from semask_d2.modeling.transformer_decoders.base import (
     MaskPredictions,
     MaskTransformerDecoder,
 )
-from semask_d2.utils.arguments import arguments_from, require
+from semask_d2.utils.arguments import require
 
 
 class DecoderLayer(nn.Module):
@@ -68,7 +67,8 @@ class Transformer(nn.Module):
 class StandardTransformerDecoder(MaskTransformerDecoder):
     """`num_layers` DETR decoder layers whose queries start from zero, on the last of the given maps.
 
-    Every layer's output is a supervised prediction, on all pixels.
+    Every layer's output is a supervised prediction, on all pixels. `shared` are the arguments of
+    `MaskTransformerDecoder`.
     """
 
     supervision = "dense"
@@ -80,50 +80,18 @@ class StandardTransformerDecoder(MaskTransformerDecoder):
     }
 
     @configurable
-    def __init__(
-        self,
-        *,
-        in_channels: int,
-        num_classes: int,
-        hidden_dim: int,
-        num_queries: int,
-        num_heads: int,
-        feedforward_dim: int,
-        num_layers: int,
-        mask_dim: int,
-        dropout: float,
-        enforce_input_proj: bool,
-        pre_norm: bool = False,
-        num_encoder_layers: int = 0,
-    ):
-        super().__init__()
-        self.check(
-            hidden_dim=hidden_dim,
-            num_heads=num_heads,
-            pre_norm=pre_norm,
-            num_classes=num_classes,
-            num_queries=num_queries,
-            feedforward_dim=feedforward_dim,
-            mask_dim=mask_dim,
-            num_layers=num_layers,
-        )
+    def __init__(self, *, dropout: float, num_encoder_layers: int, **shared: Any):
+        super().__init__(**shared)
+        dim = self.hidden_dim
         require(0 <= dropout < 1, self, "dropout", "at least 0 and below 1", dropout)
         wanted = "only 0, as in the released SeMask models"
         require(num_encoder_layers == 0, self, "num_encoder_layers", wanted, num_encoder_layers)
-        layers = [DecoderLayer(hidden_dim, num_heads, feedforward_dim, dropout) for _ in range(num_layers)]
-        self.transformer = Transformer(Decoder(layers, hidden_dim))
-        self.query_embed = nn.Embedding(num_queries, hidden_dim)
-        self.input_proj: nn.Module = nn.Identity()
-        if in_channels != hidden_dim or enforce_input_proj:
-            self.input_proj = nn.Conv2d(in_channels, hidden_dim, 1)
-            init_conv(self.input_proj)
-        self.class_embed = Linear(hidden_dim, num_classes + 1)
-        self.mask_embed = MLP(hidden_dim, hidden_dim, mask_dim, 3)
-
-    @classmethod
-    def from_config(cls, cfg, in_channels):
-        """The arguments of `__init__` from `cfg.MODEL.MASK_FORMER`."""
-        return {"in_channels": in_channels, **arguments_from(cfg, cls.config_keys)}
+        layers = [DecoderLayer(dim, self.num_heads, self.feedforward_dim, dropout) for _ in range(self.num_layers)]
+        self.transformer = Transformer(Decoder(layers, dim))
+        self.query_embed = nn.Embedding(self.num_queries, dim)
+        (self.input_proj,) = self.input_projections(1)
+        self.class_embed = Linear(dim, self.num_classes + 1)
+        self.mask_embed = MLP(dim, dim, self.mask_dim, 3)
 
     def forward(self, maps: list[Tensor], mask_features: Tensor) -> MaskPredictions:
         """Maps (B, C, h, w), of which the last one is used, and mask features (B, C', H/4, W/4) -> predictions."""

@@ -12,9 +12,11 @@ from torch import Tensor, nn
 
 from semask_d2 import UserError, build_model, get_cfg
 from semask_d2.checkpoint.conversion import torchvision_resnet_name
+from semask_d2.config import with_defaults
 from semask_d2.d2 import CfgNode, ShapeSpec
 from semask_d2.modeling.backbones.resnet import (
     BLOCKS,
+    STAGES,
     ResNet,
     build_resnet_backbone,
     build_resnet_deeplab_backbone,
@@ -24,6 +26,11 @@ from tests.helpers.small_models import with_statistics
 from tests.helpers.tiny_model import make_inputs
 
 SMALL = {"stem_out_channels": 8, "res2_out_channels": 16, "width_per_group": 4}
+
+
+def resnet(**settings: Any) -> ResNet:
+    """A ResNet of torchvision's kind, wholly trained, but for `settings`."""
+    return with_defaults(ResNet, **{"stride_in_1x1": False, "out_features": STAGES, "freeze_at": 0} | settings)
 
 
 def resnet_cfg(*options: object) -> CfgNode:
@@ -46,7 +53,7 @@ def of_torchvision(model: nn.Module) -> dict[str, Tensor]:
 def test_names_and_shapes_are_torchvisions(depth: int) -> None:
     with torch.device("meta"):
         expected = of_torchvision(getattr(torchvision.models, f"resnet{depth}")())
-        ours = ResNet(depth=depth, res2_out_channels=64 if depth < 50 else 256).state_dict()
+        ours = resnet(depth=depth, res2_out_channels=64 if depth < 50 else 256).state_dict()
     assert {name: value.shape for name, value in ours.items()} == {n: value.shape for n, value in expected.items()}
 
 
@@ -61,7 +68,7 @@ def test_names_and_shapes_are_torchvisions(depth: int) -> None:
 @pytest.mark.parametrize("norm", ["FrozenBN", "BN"])
 def test_features_are_torchvisions(name: str, settings: dict[str, int], norm: str) -> None:
     theirs = with_statistics(getattr(torchvision.models, name)())
-    ours = ResNet(norm=norm, out_features=["stem", "res2", "res3", "res4", "res5"], **settings)
+    ours = resnet(norm=norm, out_features=["stem", *STAGES], **settings)
     missing, unexpected = ours.load_state_dict(of_torchvision(theirs), strict=False)
     assert not [x for x in missing if not x.endswith("num_batches_tracked")]
     assert not unexpected
@@ -136,7 +143,7 @@ ONES = ((1,) * 3, (1,) * 4)
     ],
 )
 def test_other_settings_are_the_formula(settings: dict[str, Any], oracle: dict[str, Any]) -> None:
-    model = with_statistics(ResNet(**SMALL, **settings)).eval()
+    model = with_statistics(resnet(**SMALL, **settings)).eval()
     plain = {
         "stem": BASIC_STEM,
         "first_strides": (1, 2, 2, 2),
@@ -215,9 +222,9 @@ def test_freeze_at_is_in_its_range() -> None:
 @pytest.mark.parametrize("freeze_at", [0, 1, 3, 5])
 def test_frozen_parts_never_change_in_training(freeze_at: int) -> None:
     names = ("stem", "res2", "res3", "res4", "res5")
-    model = ResNet(**SMALL, norm="BN", out_features=names, freeze_at=freeze_at).train()
+    model = resnet(**SMALL, norm="BN", out_features=names, freeze_at=freeze_at).train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    assert before.keys() == ResNet(**SMALL, norm="BN").state_dict().keys()
+    assert before.keys() == resnet(**SMALL, norm="BN").state_dict().keys()
     learning = [p for p in model.parameters() if p.requires_grad]
     if learning:
         optimizer = torch.optim.SGD(learning, lr=0.1)

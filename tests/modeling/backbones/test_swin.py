@@ -94,7 +94,7 @@ def test_the_semantic_layer_feeds_the_next_stage() -> None:
 
 @pytest.mark.parametrize("size", [(8, 8), (5, 6), (1, 3)])
 def test_patch_embedding(size: tuple[int, int]) -> None:
-    layer = PatchEmbed(4, 3, 8)
+    layer = PatchEmbed(4, 3, 8, norm=True)
     x = torch.randn(2, 3, *size)
     h, w = (math.ceil(side / 4) for side in size)
     padded = torch.zeros(2, 3, 4 * h, 4 * w)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from semask_d2.config import with_defaults
 from semask_d2.modeling.backbones.base import SemanticSettings
 from semask_d2.modeling.backbones.timm_backbone import SeMaskTimm, chain_of
 
@@ -14,7 +15,9 @@ from semask_d2.modeling.backbones.timm_backbone import SeMaskTimm, chain_of
     "name", ["tf_efficientnet_lite0", "mobilenetv3_small_050", "mobilenetv4_conv_small_050", "lcnet_050"]
 )
 def test_efficientnets_and_mobilenets(name: str) -> None:
-    backbone = SeMaskTimm(name=name, semantic=SemanticSettings(5, num_blocks=0), drop_path_rate=0.0).eval()
+    backbone = with_defaults(
+        SeMaskTimm, name=name, semantic=with_defaults(SemanticSettings, num_blocks=0), drop_path_rate=0.0, freeze_at=0
+    ).eval()
     backbone.norms = nn.ModuleList(nn.Identity() for _ in backbone.norms)
     image = torch.randn(1, 3, 64, 96)
     with torch.no_grad():
@@ -26,7 +29,9 @@ def test_efficientnets_and_mobilenets(name: str) -> None:
 
 
 def test_stem_and_stages_cover_the_chain() -> None:
-    backbone = SeMaskTimm(name="mobilenetv3_small_050", semantic=SemanticSettings(5))
+    backbone = with_defaults(
+        SeMaskTimm, name="mobilenetv3_small_050", semantic=with_defaults(SemanticSettings), freeze_at=0
+    )
     parts = backbone.stem_and_stages()
     assert len(parts) == 5
     used = [module for part in parts for module in part]

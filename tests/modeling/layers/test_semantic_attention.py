@@ -11,8 +11,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from semask_d2.config import with_defaults
 from semask_d2.modeling.backbones.base import SemanticSettings
 from semask_d2.modeling.layers.semantic_attention import SemanticAttention, SemanticLayer
+
+
+def make_layer(dim: int, num_classes: int, *, window: int | None, **settings: object) -> SemanticLayer:
+    """The paper's layer, but for `settings`."""
+    paper = {"num_blocks": 1, "init": "live", "kind": "pairwise", "residual": "normalized"}
+    return SemanticLayer(dim, num_classes, window=window, **(paper | settings))
 
 
 def awake(layer: nn.Module) -> nn.Module:
@@ -79,14 +86,14 @@ def plain_layer(layer: SemanticLayer, x: Tensor) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("window", [None, 3, 4])
 @pytest.mark.parametrize("size", [(4, 4), (5, 7), (2, 3)])
 def test_equals_the_plain_formula(size: tuple[int, int], window: int | None, num_blocks: int) -> None:
-    check_against_the_formula(SemanticLayer(6, 5, window=window, num_blocks=num_blocks), size)
+    check_against_the_formula(make_layer(6, 5, window=window, num_blocks=num_blocks), size)
 
 
 @pytest.mark.parametrize("residual", ["normalized", "raw"])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("window", "size"), [(None, (4, 4)), (3, (5, 7))])
 def test_variants_equal_the_plain_formula(kind: str, residual: str, window: int | None, size: tuple[int, int]) -> None:
-    check_against_the_formula(SemanticLayer(6, 5, window=window, num_blocks=2, kind=kind, residual=residual), size)
+    check_against_the_formula(make_layer(6, 5, window=window, num_blocks=2, kind=kind, residual=residual), size)
 
 
 def check_against_the_formula(layer: SemanticLayer, size: tuple[int, int]) -> None:
@@ -100,8 +107,8 @@ def check_against_the_formula(layer: SemanticLayer, size: tuple[int, int]) -> No
 
 
 def test_windowed_and_global_share_parameters_and_differ_in_what_they_compute() -> None:
-    whole = awake(SemanticLayer(6, 5, window=None))
-    windowed = SemanticLayer(6, 5, window=2).double().eval()
+    whole = awake(make_layer(6, 5, window=None))
+    windowed = make_layer(6, 5, window=2).double().eval()
     windowed.load_state_dict(whole.state_dict())
     x = torch.randn(1, 4, 4, 6, dtype=torch.float64)
     with torch.no_grad():
@@ -114,7 +121,7 @@ def test_windowed_and_global_share_parameters_and_differ_in_what_they_compute() 
 @pytest.mark.parametrize("residual", ["normalized", "raw"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_gradients(kind: str, residual: str) -> None:
-    layer = awake(SemanticLayer(4, 3, window=2, num_blocks=2, kind=kind, residual=residual))
+    layer = awake(make_layer(4, 3, window=2, num_blocks=2, kind=kind, residual=residual))
     x = torch.randn(1, 3, 3, 4, dtype=torch.float64, requires_grad=True)
     names, parameters = zip(*layer.named_parameters(), strict=True)
     values = tuple(p.detach().clone().requires_grad_() for p in parameters)
@@ -127,7 +134,7 @@ def test_gradients(kind: str, residual: str) -> None:
 
 @pytest.mark.parametrize("init", ["live", "released", "small"])
 def test_starts_as_the_identity_on_the_normalized_input(init: str) -> None:
-    layer = SemanticLayer(6, 5, window=2, num_blocks=2, init=init)
+    layer = make_layer(6, 5, window=2, num_blocks=2, init=init)
     x = torch.randn(2, 4, 4, 6)
     assert torch.equal(layer(x)[0], layer.norm1(x))
     for block in layer.class_injection:
@@ -142,7 +149,10 @@ def test_starts_as_the_identity_on_the_normalized_input(init: str) -> None:
 
 
 def test_inits_differ_in_mlp_res_alone_and_compute_the_same_from_the_same_weights() -> None:
-    live, released = (SemanticAttention(6, 5, init=init).eval() for init in ("live", "released"))
+    live, released = (
+        SemanticAttention(6, 5, init=init, kind="pairwise", residual="normalized").eval()
+        for init in ("live", "released")
+    )
     released.load_state_dict(live.state_dict())
     x = torch.randn(2, 9, 6)
     assert torch.equal(live(x)[0], released(x)[0])
@@ -151,7 +161,7 @@ def test_inits_differ_in_mlp_res_alone_and_compute_the_same_from_the_same_weight
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_raw_residual_starts_as_the_identity_and_has_a_gate_for_each_channel(kind: str) -> None:
-    layer = SemanticLayer(6, 5, window=2, num_blocks=2, kind=kind, residual="raw")
+    layer = make_layer(6, 5, window=2, num_blocks=2, kind=kind, residual="raw")
     x = torch.randn(2, 4, 4, 6)
     assert torch.equal(layer(x)[0], x)
     layer(x)[0].square().sum().backward()
@@ -161,7 +171,7 @@ def test_a_raw_residual_starts_as_the_identity_and_has_a_gate_for_each_channel(k
 
 
 def test_centers_are_of_the_whole_map_and_cost_as_much_as_there_are_tokens() -> None:
-    settings = SemanticSettings(5, window=2, windowed_stages=[0, 1], attention="centers")
+    settings = with_defaults(SemanticSettings, window=2, windowed_stages=[0, 1], attention="centers")
     assert [settings.layer(stage, 6).window for stage in range(4)] == [None] * 4
     layer = settings.layer(0, 6)
     with FlopCounterMode(display=False) as few:
@@ -174,7 +184,7 @@ def test_centers_are_of_the_whole_map_and_cost_as_much_as_there_are_tokens() -> 
 def train(init: str, steps: int, **options: str) -> tuple[SemanticLayer, SemanticLayer, list[dict[str, Tensor]]]:
     """A layer before and after `steps` of AdamW on a loss of features and maps, and the gradients of each step."""
     torch.manual_seed(0)
-    layer = SemanticLayer(8, 5, window=None, init=init, **options).double().eval()
+    layer = make_layer(8, 5, window=None, init=init, **options).double().eval()
     before = copy.deepcopy(layer)
     optimizer = torch.optim.AdamW(layer.parameters(), lr=0.01)
     x, wanted = torch.randn(2, 4, 4, 8, dtype=torch.float64), torch.randn(2, 4, 4, 8, dtype=torch.float64)
@@ -220,7 +230,7 @@ def test_the_live_start_learns_everywhere_within_two_steps(kind: str, residual: 
 
 
 def test_dropout_acts_on_the_attended_part_in_training() -> None:
-    block = SemanticAttention(16, 3)
+    block = SemanticAttention(16, 3, init="live", kind="pairwise", residual="normalized")
     nn.init.ones_(block.gamma)
     x = torch.randn(4, 50, 16)
     attended = block(x)[0] - x

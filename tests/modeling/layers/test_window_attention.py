@@ -18,6 +18,12 @@ from semask_d2.modeling.layers.window_attention import (
 )
 
 
+def make_attention(dim: int, num_heads: int, **settings: object) -> WindowAttention:
+    """Swin's layer without dropout, but for `settings`."""
+    plain = {"qkv_bias": True, "qk_scale": None, "attn_drop": 0.0, "proj_drop": 0.0}
+    return WindowAttention(dim, num_heads, **(plain | settings))
+
+
 @pytest.mark.parametrize("window", [1, 2, 3, 7])
 def test_relative_position_index(window: int) -> None:
     index = relative_position_index(window)
@@ -69,7 +75,7 @@ def plain_window_attention(layer: WindowAttention, x: Tensor) -> Tensor:
 @pytest.mark.parametrize("shift", [0, 1, 2])
 @pytest.mark.parametrize("size", [(8, 8), (7, 5), (3, 2), (4, 9)])
 def test_equals_the_plain_formula(size: tuple[int, int], shift: int) -> None:
-    layer = WindowAttention(8, 2, window=4, shift=shift).double()
+    layer = make_attention(8, 2, window=4, shift=shift).double()
     torch.nn.init.normal_(layer.relative_position_bias_table)
     torch.nn.init.normal_(layer.qkv.bias)  # so that padded tokens are not zero as keys and values
     x = torch.randn(2, *size, 8, dtype=torch.float64)
@@ -81,7 +87,7 @@ def test_equals_the_plain_formula(size: tuple[int, int], shift: int) -> None:
 
 def test_qk_scale_replaces_the_default_and_the_bias_can_be_left_out() -> None:
     x = torch.randn(1, 4, 4, 8, dtype=torch.float64)
-    layer = WindowAttention(8, 2, window=4, qkv_bias=False, qk_scale=3.0).double()
+    layer = make_attention(8, 2, window=4, qkv_bias=False, qk_scale=3.0).double()
     assert layer.qkv.bias is None
     with torch.no_grad():
         torch.testing.assert_close(layer(x), plain_window_attention(layer, x))
@@ -104,7 +110,7 @@ def test_shift_mask_is_symmetric_and_zero_on_the_diagonal(rows: int, columns: in
 
 
 def test_gradients() -> None:
-    layer = WindowAttention(4, 2, window=2, shift=1).double()
+    layer = make_attention(4, 2, window=2, shift=1).double()
     x = torch.randn(1, 3, 3, 4, dtype=torch.float64, requires_grad=True)
     mask = shifted_window_mask(4, 4, 2, 1, x.device)
     assert torch.autograd.gradcheck(lambda x, table: _with_table(layer, table, x, mask), (x, _table(layer)))
@@ -119,7 +125,7 @@ def _with_table(layer: WindowAttention, table: Tensor, x: Tensor, mask: Tensor) 
 
 
 def test_dropouts_act_in_training_only() -> None:
-    layer = WindowAttention(8, 2, window=4, attn_drop=0.5)
+    layer = make_attention(8, 2, window=4, attn_drop=0.5)
     x = torch.randn(1, 4, 4, 8)
     with torch.no_grad():
         assert not torch.equal(layer(x), layer(x))

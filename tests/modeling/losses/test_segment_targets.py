@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from semask_d2.config import with_defaults
 from semask_d2.d2 import build_model
 from semask_d2.modeling.layers.points import sample_class_masks, sample_points
 from semask_d2.modeling.losses.mask_losses import DenseMaskLoss, PointMaskLoss
@@ -42,7 +43,7 @@ def make_predictions() -> MaskPredictions:
 
 def make_criterion(mask_loss: PointMaskLoss | DenseMaskLoss) -> SetCriterion:
     weights = {"class_weight": 2.0, "mask_weight": 5.0, "dice_weight": 5.0, "no_object_weight": 0.1}
-    return SetCriterion(mask_loss, num_classes=CLASSES, **weights)
+    return with_defaults(SetCriterion, mask_loss=mask_loss, num_classes=CLASSES, **weights)
 
 
 @pytest.mark.parametrize("mask_loss", [PointMaskLoss(64, 3.0, 0.75), DenseMaskLoss()], ids=["points", "dense"])

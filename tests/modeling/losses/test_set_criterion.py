@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from semask_d2.config import with_defaults
 from semask_d2.modeling.losses import mask_losses, set_criterion
 from semask_d2.modeling.losses.mask_losses import PointMaskLoss, dice
 from semask_d2.modeling.losses.set_criterion import SetCriterion
@@ -23,7 +24,7 @@ POINTS = {"num_points": 40, "oversample_ratio": 3.0, "importance_sample_ratio": 
 
 
 def make_criterion(**kwargs) -> SetCriterion:
-    return SetCriterion(PointMaskLoss(**POINTS), num_classes=CLASSES, **WEIGHTS, **kwargs)
+    return with_defaults(SetCriterion, mask_loss=PointMaskLoss(**POINTS), num_classes=CLASSES, **WEIGHTS, **kwargs)
 
 
 def make_predictions(batch: int, scale: float = 1.0) -> MaskPredictions:

@@ -8,7 +8,7 @@ from torch import nn
 
 from semask_d2 import UserError, build_model, get_cfg
 from semask_d2.config.checks import check_common, check_training
-from semask_d2.modeling.meta_arch import base
+from semask_d2.modeling.meta_arch.execution import COMPILATIONS
 from tests.helpers.tiny_model import make_inputs, randomize, tiny_cfg
 
 SIZES = ((64, 64), (96, 64))
@@ -114,7 +114,7 @@ def test_other_words_are_refused() -> None:
     with pytest.raises(UserError, match=r'MODEL\.COMPILE: expected "" or "default" in training'):
         check_training(tiny_cfg(MODEL__COMPILE="reduce-overhead"))
     check_common(tiny_cfg(MODEL__COMPILE="reduce-overhead"))
-    assert base.COMPILATIONS == ("", "default", "reduce-overhead")
+    assert COMPILATIONS == ("", "default", "reduce-overhead")
 
 
 def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -11,6 +13,7 @@ from semask_d2.config.checks import check_common
 from semask_d2.engine.setup import computation
 from semask_d2.modeling.layers import triton_choice
 from semask_d2.modeling.layers.precision import gpu_has_bf16
+from semask_d2.modeling.meta_arch import Execution, with_sliding
 from tests.helpers.tiny_model import make_inputs, randomize, tiny_cfg
 
 FAMILIES = {
@@ -28,17 +31,19 @@ def test_half_of_the_bits_give_nearly_the_same(options: dict) -> None:
     results = {}
     for precision in ("fp32", "bf16"):
         torch.manual_seed(0)
-        model = randomize(build_model(tiny_cfg(MODEL__PRECISION=precision, **options)))
+        cfg = tiny_cfg(MODEL__PRECISION=precision, **options)
+        model, execution = randomize(build_model(cfg)), Execution.from_config(cfg)
         inputs = make_inputs((64, 96))
         dtypes = set()
         model.sem_seg_head.pixel_decoder.mask_features.register_forward_hook(lambda m, i, o, d=dtypes: d.add(o.dtype))
         torch.manual_seed(1)
-        losses = model.train()(inputs)
+        with execution.autocast(model.train()):
+            losses = model(inputs)
         sum(losses.values()).backward()
         assert all(loss.dtype == torch.float32 for loss in losses.values())
         assert dtypes == {torch.bfloat16 if precision == "bf16" else torch.float32}
-        with torch.no_grad():
-            (result,) = model.eval().predict(inputs, scores=True)
+        with torch.no_grad(), execution.autocast(model.eval()):
+            (result,) = model.predict(inputs, scores=True)
         assert result.scores.dtype == torch.float32
         results[precision] = losses, result
     for name, loss in results["fp32"][0].items():
@@ -50,7 +55,8 @@ def test_half_of_the_bits_give_nearly_the_same(options: dict) -> None:
 def test_semantic_fpn_too() -> None:
     cfg = get_cfg("toy_scenes/semask_swin_mini_fpn.yaml", ["MODEL.PRECISION", "bf16"])
     model = build_model(cfg)
-    losses = model.train()(make_inputs((64, 96)))
+    with Execution.from_config(cfg).autocast(model):
+        losses = model.train()(make_inputs((64, 96)))
     assert all(loss.dtype == torch.float32 and loss.isfinite() for loss in losses.values())
 
 
@@ -70,18 +76,18 @@ def gpu_dtype(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_mixed_evaluation_is_for_evaluation_on_a_gpu(gpu_dtype: torch.dtype) -> None:
-    model = build_model(tiny_cfg(TEST__AMP__ENABLED=True)).eval()
-    with model.autocast():
+    cfg = tiny_cfg(TEST__AMP__ENABLED=True)
+    model, execution = build_model(cfg).eval(), Execution.from_config(cfg)
+    with execution.autocast(model):
         assert not torch.is_autocast_enabled("cpu")
     with FakeTensorMode():
         model.normalizer.mean = torch.zeros(3, 1, 1, device="cuda")
-    with model.autocast():
+    with execution.autocast(with_sliding(tiny_cfg(TEST__SLIDING__ENABLED=True), model)):  # within a wrapper, too
         assert torch.is_autocast_enabled("cuda")
         assert torch.get_autocast_dtype("cuda") == gpu_dtype
-    with model.train().autocast():
+    with execution.autocast(model.train()):
         assert not torch.is_autocast_enabled("cuda")
-    model.mixed_evaluation = False
-    with model.eval().autocast():
+    with replace(execution, mixed_evaluation=False).autocast(model.eval()):
         assert not torch.is_autocast_enabled("cuda")
 
 

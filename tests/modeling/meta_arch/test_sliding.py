@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from semask_d2 import build_model, get_cfg
+from semask_d2.config import with_defaults
 from semask_d2.modeling.meta_arch import ForeignSegmenter, Segmenter, SlidingWindows, score_maps, with_sliding
 from semask_d2.modeling.meta_arch.score_maps import ScoreMap, row_elements, rows_of
 from semask_d2.modeling.meta_arch.sliding import window_starts, window_weights
@@ -72,7 +73,7 @@ def test_scores_are_the_blended_windows(height, width, probabilities, blending, 
     monkeypatch.setattr(score_maps, "BAND_ELEMENTS", 500)  # bands of a few rows
     (inputs,) = make_inputs((height, width), labels=False)
     model = Corner(probabilities=probabilities)
-    sliding = SlidingWindows(model, size=(16, 20), overlap=0.4, blending=blending)
+    sliding = with_defaults(SlidingWindows, model=model, size=(16, 20), overlap=0.4, blending=blending)
     (result,) = sliding.predict([inputs], scores=True)
     expected = blended(model, inputs["image"], (16, 20), 0.4, blending)
     found = result.scores.double() if probabilities else result.scores.double().exp()
@@ -87,7 +88,7 @@ def test_scores_are_the_blended_windows(height, width, probabilities, blending, 
 def test_scores_are_resized_to_the_size_that_is_asked_for() -> None:
     (inputs,) = make_inputs((37, 50), labels=False)
     model = Corner(probabilities=True)
-    sliding = SlidingWindows(model, size=(16, 20))
+    sliding = with_defaults(SlidingWindows, model=model, size=(16, 20))
     (result,) = sliding.predict([inputs | {"height": 90, "width": 61}], scores=True)
     whole = blended(model, inputs["image"], (16, 20), 0.33, "linear").float()
     expected = F.interpolate(whole[None], size=(90, 61), mode="bilinear", align_corners=False)[0]
@@ -99,7 +100,7 @@ def test_what_one_window_covers_is_segmented_as_a_whole(config: str) -> None:
     cfg = tiny_cfg() if config == "mask" else get_cfg(FPN, list(TINY))
     model = randomize(build_model(cfg)).eval()
     inputs = make_inputs((64, 96), (50, 70), labels=False)
-    sliding = SlidingWindows(model, size=(64, 96))
+    sliding = with_defaults(SlidingWindows, model=model, size=(64, 96))
     with torch.no_grad():
         found, expected = (x.predict(inputs, scores=True, priors=True) for x in (sliding, model))
         for ours, plain in zip(found, expected, strict=True):
@@ -115,7 +116,9 @@ def test_whole_models_in_windows(config: str) -> None:
     model = randomize(build_model(cfg)).eval()
     (inputs,) = make_inputs((64, 100), labels=False)
     with torch.no_grad():
-        (result,) = SlidingWindows(model, size=(64, 64), overlap=0.3).predict([inputs], scores=True)
+        (result,) = with_defaults(SlidingWindows, model=model, size=(64, 64), overlap=0.3).predict(
+            [inputs], scores=True
+        )
         (left,) = model.predict([{"image": inputs["image"][:, :, :64]}], scores=True)
     expected = left.scores if config == "mask" else left.scores.log_softmax(0)
     torch.testing.assert_close(result.scores[:, :, :36], expected[:, :, :36], rtol=1e-4, atol=1e-5)
@@ -124,7 +127,7 @@ def test_whole_models_in_windows(config: str) -> None:
 def test_semantic_maps_of_windows_lie_where_the_wholes_do() -> None:
     (inputs,) = make_inputs((128, 192), labels=False)
     model = Corner(probabilities=True)
-    (result,) = SlidingWindows(model, size=(64, 64), overlap=0.5).predict([inputs], priors=True)
+    (result,) = with_defaults(SlidingWindows, model=model, size=(64, 64), overlap=0.5).predict([inputs], priors=True)
     ((_, whole),) = model.lazy_predictions([inputs], priors=True)
     for name, prior in whole.items():
         assert torch.equal(result.priors[name], prior)
@@ -151,7 +154,9 @@ class Logits(nn.Module):
 
 def test_a_model_from_elsewhere_slides_too() -> None:
     (inputs,) = make_inputs((40, 50), labels=False)
-    (result,) = SlidingWindows(ForeignSegmenter(Logits()), size=(16, 16)).predict([inputs], scores=True)
+    (result,) = with_defaults(SlidingWindows, model=ForeignSegmenter(Logits()), size=(16, 16)).predict(
+        [inputs], scores=True
+    )
     assert result.scores.shape == (3, 40, 50)
     assert (result.labels == inputs["image"].float().argmax(0)).float().mean() > 0.99  # but where it rounds to a tie
 
