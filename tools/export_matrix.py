@@ -23,6 +23,7 @@ from semask_d2.export.exporting import export_model
 from semask_d2.export.proof import Agreement
 from semask_d2.export.writing import SUFFIXES, GraphSettings
 from semask_d2.modeling.meta_arch.base import SemanticSegmenter
+from semask_d2.utils.classes import Classes
 from semask_d2.utils.errors import UserError
 from semask_d2.utils.files import atomic_write
 
@@ -76,7 +77,7 @@ def random_model(config: str) -> tuple[SemanticSegmenter, CfgNode]:
 def exported(model: SemanticSegmenter, cfg: CfgNode, column: Column) -> list[Agreement]:
     """How a file of a column agrees with its model."""
     count = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
-    classes = {"class_names": [str(i) for i in range(count)], "class_colors": [[0] * 3] * count, "ignore_label": 255}
+    classes = Classes.of(map(str, range(count)))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, f"model{SUFFIXES[column.kind]}")
         return export_model(model, cfg, classes, column.kind, path, column.settings, outputs="scores")

@@ -10,7 +10,7 @@ import os
 import sys
 from pathlib import Path
 
-from semask_d2.checkpoint.class_metadata import METADATA, metadata_of_file
+from semask_d2.checkpoint.class_metadata import METADATA, classes_of_file
 from semask_d2.checkpoint.kinds import recognize
 from semask_d2.checkpoint.loading import tensors_of
 from semask_d2.checkpoint.readers import read_checkpoint
@@ -39,7 +39,8 @@ def export_safetensors(args: argparse.Namespace) -> int:
         raise UserError(f"--output {args.output}: expected a name that ends with .safetensors")
     data = read_checkpoint(args.weights)
     state = tensors_of(data, args.weights)
-    header = {RECORD: windows_of_file(data), METADATA: metadata_of_file(data)}
+    classes = classes_of_file(data)
+    header = {RECORD: windows_of_file(data), METADATA: None if classes is None else classes.as_dict()}
     write_safetensors(args.output, state, {key: value for key, value in header.items() if value})
     return len(state)
 
@@ -56,8 +57,9 @@ def export_to_transformers(args: argparse.Namespace) -> int:
     data = read_checkpoint(weights)
     state = tensors_of(data, weights)
     state, _ = recognize(state, {}).convert(state, {})
-    names = (metadata_of_file(data) or {}).get("class_names")
-    return write_folder(args.output, state, config_for_transformers(cfg, names), processor_for_transformers(cfg))
+    classes = classes_of_file(data)
+    config = config_for_transformers(cfg, None if classes is None else classes.names)
+    return write_folder(args.output, state, config, processor_for_transformers(cfg))
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from semask_d2.checkpoint.loading import load_checkpoint
 from semask_d2.checkpoint.readers import read_checkpoint
 from semask_d2.checkpoint.semantic_windows import RECORD, windows_of_model
 from semask_d2.d2 import comm
+from semask_d2.utils.classes import Classes
 from semask_d2.utils.errors import UserError
 from semask_d2.utils.files import atomic_write
 from semask_d2.utils.runs import LAST, last_checkpoint
@@ -30,8 +31,7 @@ class Checkpointer(FvcoreCheckpointer):
     """Saves and loads a model and, with `trainer`, all that a resumed run needs.
 
     Files are `NAME.pth`, `{"model": ..., "trainer": ..., "iteration": N}`; `last_checkpoint` names the newest. With
-    `class_metadata`, names, colors and ignored id of the classes, all of them hold it as "metadata",
-    and a file of other class names is loaded with a warning.
+    `classes` all of them record these as "metadata", and a file of other class names is loaded with a warning.
     Weights must fit the model wholly, except that a `training_start`, a run that does not resume, may lack what
     `load_weights` says, and with `drop_class_layers` leaves out what depends on the classes.
     """
@@ -43,11 +43,11 @@ class Checkpointer(FvcoreCheckpointer):
         *,
         training_start: bool = False,
         drop_class_layers: bool = False,
-        class_metadata: dict[str, Any] | None = None,
+        classes: Classes | None = None,
         **checkpointables: Any,
     ):
         super().__init__(model, save_dir, save_to_disk=comm.is_main_process(), **checkpointables)
-        self.class_metadata = class_metadata
+        self.classes = classes
         self.start_allowances = {"training_start": training_start, "drop_class_layers": drop_class_layers}
 
     def save(self, name: str, **kwargs: Any) -> None:
@@ -74,8 +74,8 @@ class Checkpointer(FvcoreCheckpointer):
                 "SOLVER.AMP.ENABLED"
             )
         state: dict[str, Any] = {"model": weights, RECORD: windows_of_model(model)}
-        if self.class_metadata:
-            state[METADATA] = self.class_metadata
+        if self.classes is not None:
+            state[METADATA] = self.classes.as_dict()
         if not weights_only:
             state |= {key: value.state_dict() for key, value in self.checkpointables.items()}
         path = os.path.join(self.save_dir, f"{name}.pth")
@@ -143,8 +143,8 @@ class Checkpointer(FvcoreCheckpointer):
             if key not in data:
                 raise UserError(f'{path}: holds no state "{key}", so the run cannot resume from it')
         load_checkpoint(self.model, data, path, **allowances)
-        if self.class_metadata and not allowances.get("drop_class_layers"):
-            warn_of_other_classes(data, self.class_metadata, path)
+        if self.classes is not None and not allowances.get("drop_class_layers"):
+            warn_of_other_classes(data, self.classes, path)
         for key in checkpointables:
             try:
                 self.checkpointables[key].load_state_dict(data.pop(key))

@@ -1,37 +1,36 @@
-"""What a checkpoint says of its classes: names, colors and the ignored id, so that it can be drawn by itself."""
+"""The classes that a checkpoint records, so that its predictions can be drawn without the data set."""
 
 from __future__ import annotations
 
 import logging
 from typing import Any
 
+from semask_d2.utils.classes import Classes
+from semask_d2.utils.errors import UserError
+from semask_d2.utils.foreign import Section
+
 logger = logging.getLogger(__name__)
 
-METADATA = "metadata"
+METADATA = "metadata"  # the key in a checkpoint
 
 
-def metadata_of_file(data: dict[str, Any]) -> dict[str, Any] | None:
-    """`class_names`, `class_colors` and `ignore_label` that a checkpoint of ours records; None where it has none."""
-    metadata = data.get(METADATA)
-    if not isinstance(metadata, dict):
+def classes_of_file(data: dict[str, Any]) -> Classes | None:
+    """Return the classes that the content of a checkpoint records; None where it has none, or damaged ones."""
+    try:
+        return Classes.from_dict(Section.of(data.get(METADATA), METADATA))
+    except UserError:
         return None
-    names, colors, ignored = (metadata.get(key) for key in ("class_names", "class_colors", "ignore_label"))
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or type(ignored) is not int:
-        return None
-    if not isinstance(colors, list) or len(colors) != len(names) or not all(map(is_color, colors)):
-        return None
-    return {"class_names": names, "class_colors": colors, "ignore_label": ignored}
 
 
-def warn_of_other_classes(data: dict[str, Any], metadata: dict[str, Any], path: str) -> None:
-    """Warn where the checkpoint `data`, of the file `path`, was trained on other class names than `metadata` has.
+def warn_of_other_classes(data: dict[str, Any], classes: Classes, path: str) -> None:
+    """Warn where the checkpoint `data`, of the file `path`, was trained on other class names than `classes` has.
 
     The number of classes may be equal, so that the weights fit, while an id means something else.
     """
-    recorded = metadata_of_file(data)
+    recorded = classes_of_file(data)
     if recorded is None:
         return
-    pairs = zip(recorded["class_names"], metadata["class_names"], strict=False)
+    pairs = zip(recorded.names, classes.names, strict=False)
     differing = [(i, there, here) for i, (there, here) in enumerate(pairs) if there != here]
     if differing:
         i, there, here = differing[0]
@@ -46,8 +45,3 @@ def warn_of_other_classes(data: dict[str, Any], metadata: dict[str, Any], path: 
             here,
             more,
         )
-
-
-def is_color(value: Any) -> bool:
-    """Whether a value is [r, g, b]."""
-    return isinstance(value, list) and len(value) == 3 and all(type(x) is int and 0 <= x <= 255 for x in value)

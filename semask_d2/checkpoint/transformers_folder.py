@@ -12,23 +12,21 @@ import torch
 
 from semask_d2.checkpoint.report import COMPUTED
 from semask_d2.checkpoint.transformers_names import ENCODER, MASK2FORMER, MASKFORMER, State, split_names
-from semask_d2.config.transformers_config import class_names
+from semask_d2.config.transformers_config import names_by_id
 from semask_d2.config.transformers_folders import CONFIG, PROCESSOR, read_json
+from semask_d2.utils.classes import IGNORED, Classes
 from semask_d2.utils.errors import UserError
 from semask_d2.utils.files import atomic_write
-from semask_d2.utils.visualization import distinct_colors
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 
-def metadata_of_folder(folder: str | os.PathLike) -> dict[str, Any]:
-    """Names of the classes, colors made for them, and the ignored id, as our checkpoints record them."""
+def classes_of_folder(folder: str | os.PathLike) -> Classes:
+    """Return the classes of a folder's model, with colors made for them."""
     path = Path(folder, CONFIG)
     config = read_json(path)
-    names = class_names(config, str(path))
-    colors = [list(color) for color in distinct_colors(len(names))]
-    ignored = config.get("ignore_value", 255)
-    return {"class_names": names, "class_colors": colors, "ignore_label": ignored if type(ignored) is int else 255}
+    ignored = config.get("ignore_value", IGNORED)
+    return Classes.of(names_by_id(config, str(path)), ignore_label=ignored if type(ignored) is int else IGNORED)
 
 
 def weights_of(folder: str | os.PathLike) -> Path:

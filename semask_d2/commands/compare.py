@@ -18,7 +18,8 @@ from semask_d2.data.datasets.custom import register_custom
 from semask_d2.engine.launch import guarded
 from semask_d2.engine.setup import setup
 from semask_d2.evaluation import main_metric
-from semask_d2.evaluation.results import TASKS, is_nan, write_json
+from semask_d2.evaluation.result_files import is_nan, write_json
+from semask_d2.evaluation.results import TASKS
 from semask_d2.inference.drawing import choose_config
 from semask_d2.inference.media import distinct_names
 from semask_d2.utils.files import atomic_write

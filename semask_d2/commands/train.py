@@ -14,7 +14,7 @@ from semask_d2.config import get_cfg
 from semask_d2.config.checks import check_evaluation, check_training
 from semask_d2.d2 import CfgNode, comm
 from semask_d2.data import register_custom, require_data
-from semask_d2.data.datasets import class_metadata
+from semask_d2.data.datasets import config_classes
 from semask_d2.data.quick_check import quick_check
 from semask_d2.engine import Trainer, launch
 from semask_d2.engine.setup import setup, summary
@@ -117,7 +117,7 @@ def evaluate(cfg: CfgNode, *, resume: bool) -> dict[str, Any]:
     counts = require_data(cfg, cfg.DATASETS.TEST)
     model = Trainer.build_model(cfg)
     logger.info("Evaluation:\n%s", summary(cfg, model, counts, training=False))
-    checkpointer = Checkpointer(model, cfg.OUTPUT_DIR, class_metadata=class_metadata(cfg))
+    checkpointer = Checkpointer(model, cfg.OUTPUT_DIR, classes=config_classes(cfg))
     file = checkpointer.get_checkpoint_file() if resume else ""
     iteration = checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume).get("iteration")
     done = min(iteration + 1, cfg.SOLVER.MAX_ITER) if isinstance(iteration, int) else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from semask_d2.config.transformers_backbones import (
@@ -131,7 +132,7 @@ def values_from_transformers(
         for setting in (*backbone.settings, *family.settings)
     }
     values |= backbone.to_ours(config, source)
-    values |= backbone.ours | family.ours | {f"{HEAD}.NUM_CLASSES": len(class_names(config, source))}
+    values |= backbone.ours | family.ours | {f"{HEAD}.NUM_CLASSES": len(names_by_id(config, source))}
     return values | values_from_processor(Section(processor, processor_source))
 
 
@@ -162,7 +163,7 @@ def their_backbone(config: dict[str, Any], source: str) -> TheirBackbone:
     return known[name]
 
 
-def config_for_transformers(cfg: CfgNode, names: list[str] | None = None) -> dict[str, Any]:
+def config_for_transformers(cfg: CfgNode, names: Sequence[str] | None = None) -> dict[str, Any]:
     """The `config.json` of a config's model, whose classes are called `names`, where they are known.
 
     Raises `UserError`, naming the key, for a model that transformers has not: with semantic layers, on a backbone other
@@ -209,7 +210,7 @@ def processor_for_transformers(cfg: CfgNode) -> dict[str, Any]:
     }
 
 
-def class_names(config: dict[str, Any], source: str = "config.json") -> list[str]:
+def names_by_id(config: dict[str, Any], source: str = "config.json") -> list[str]:
     """The names of a `config.json`'s classes in the order of their ids; two nameless ones where it has none.
 
     Raises `UserError`, naming `source`, where they are no names by id.

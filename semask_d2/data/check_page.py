@@ -16,7 +16,7 @@ from semask_d2.data.datasets.custom import CustomDataset
 from semask_d2.data.image_io import read_image
 from semask_d2.data.labels import read_sample_labels
 from semask_d2.data.quick_check import evenly
-from semask_d2.utils.visualization import overlay
+from semask_d2.utils.visualization import under_colors
 
 PICTURES = 8  # of each split
 PICTURE_SIDE = 480
@@ -34,7 +34,7 @@ figure img { max-width: 30em } figcaption { font-size: 85%; color: #555 } li { o
 def as_text(dataset: CustomDataset, check: DataCheck) -> str:
     """Pixel shares of each class, then all findings by kind."""
     headers = ["id", "class", *(f"{split} {what}" for split in check.facts for what in ("pixels, %", "images"))]
-    rows = [[number, dataset.classes[number], *cells] for number, cells in enumerate(class_cells(dataset, check))]
+    rows = [[number, dataset.classes.names[number], *cells] for number, cells in enumerate(class_cells(dataset, check))]
     parts = [tabulate(rows, headers=headers, floatfmt=".3f", tablefmt="github")] if check.facts else []
     for kind, title, texts in by_kind(check):
         word = "FAULT" if kind in FAULTS else "warning"
@@ -58,7 +58,7 @@ def by_kind(check: DataCheck) -> Iterator[tuple[str, str, list[str]]]:
 
 def class_cells(dataset: CustomDataset, check: DataCheck) -> list[list[float]]:
     """For each class its share of each split's pixels in percent, and the images that show it."""
-    cells: list[list[float]] = [[] for _ in dataset.classes]
+    cells: list[list[float]] = [[] for _ in dataset.classes.names]
     for split in check.facts:
         pixels = check.pixels(split)
         shares = 100 * pixels.sum(0) / max(int(pixels.sum()), 1)
@@ -77,9 +77,9 @@ def as_page(dataset: CustomDataset, check: DataCheck, value_range: Sequence[floa
     splits = "".join(f"<th>{split}, % of pixels</th><th></th><th>images</th>" for split in check.facts)
     rows = ""
     for number, cells in enumerate(class_cells(dataset, check)):
-        color = "#{:02x}{:02x}{:02x}".format(*dataset.colors[number])
+        color = "#{:02x}{:02x}{:02x}".format(*dataset.classes.colors[number])
         rows += f'<tr><td><span class="swatch" style="background:{color}"></span> {number} '
-        rows += f"{escape(dataset.classes[number])}</td>"
+        rows += f"{escape(dataset.classes.names[number])}</td>"
         for share, images in zip(cells[::2], cells[1::2], strict=True):
             rows += (
                 f'<td>{share:.3f}</td><td style="text-align:left"><span class="bar" style="width:{2 * share:.1f}px">'
@@ -104,13 +104,7 @@ def figures(dataset: CustomDataset, check: DataCheck, split: str, value_range: S
     """Some good pairs of a split, evenly spread: the image beside itself under its labels."""
     for sample in evenly(check.good(split), PICTURES):
         image = read_image(sample["file_name"], value_range=value_range)
-        drawn = overlay(
-            image,
-            read_sample_labels(sample),
-            names=dataset.classes,
-            colors=np.array(dataset.colors, np.uint8),
-            opacity=0.6,
-        )
+        drawn = under_colors(image, read_sample_labels(sample), dataset.classes, opacity=0.6)
         picture = Image.fromarray(np.concatenate([image, drawn], axis=1))
         picture.thumbnail((2 * PICTURE_SIDE, PICTURE_SIDE))
         buffer = io.BytesIO()

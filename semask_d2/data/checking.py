@@ -30,6 +30,7 @@ from semask_d2.data.pixel_values import ValueSpan, proposed_range
 from semask_d2.data.quick_check import evenly
 from semask_d2.data.soft_borders import has_soft_borders
 from semask_d2.data.statistics import only_class, pixels_by_class
+from semask_d2.utils.classes import Classes
 from semask_d2.utils.errors import UnreadableFile, UserError
 
 NEAR_BITS = 3  # of 64, by which the small pictures of near duplicates differ at most
@@ -128,7 +129,7 @@ def check_data(dataset: CustomDataset, *, value_range: Sequence[float] = (), wor
     examine = partial(
         examine_pair,
         num_classes=len(dataset.classes),
-        ignore_label=dataset.label_format.ignore_label,
+        ignore_label=dataset.classes.ignore_label,
         value_range=value_range,
     )
     for split in dataset.splits():
@@ -148,9 +149,9 @@ def check_data(dataset: CustomDataset, *, value_range: Sequence[float] = (), wor
     result.findings = list(dict.fromkeys(result.findings))  # both splits of a fraction have the faults of one list
     result.findings += repeated_images(result)
     result.findings += shared_images(result)
-    result.findings += class_findings(result, dataset.classes, dataset.label_format.ignore_label)
+    result.findings += class_findings(result, dataset.classes)
     result.findings += value_findings(result, value_range)
-    result.findings += soft_findings(result, dataset.label_format.ignore_label, workers)
+    result.findings += soft_findings(result, dataset.classes.ignore_label, workers)
     return result
 
 
@@ -315,11 +316,12 @@ def shared_images(check: DataCheck) -> list[Finding]:
     return findings
 
 
-def class_findings(check: DataCheck, classes: Sequence[str], ignore_label: int) -> list[Finding]:
+def class_findings(check: DataCheck, classes: Classes) -> list[Finding]:
     """Classes that a split lacks, or nearly, and splits in which one class is everywhere."""
-    findings = []
+    findings, ignored_id = [], classes.ignore_label
     if len(classes) == 1:
-        text = f'`names` has one class, "{classes[0]}", and nothing to tell it from: name the rest, as background, too'
+        text = f'`names` has one class, "{classes.names[0]}", and nothing to tell it from: name the rest, '
+        text += "as background, too"
         findings.append(Finding("degenerate", text))
     for split in check.facts:
         pixels = check.pixels(split)
@@ -327,11 +329,9 @@ def class_findings(check: DataCheck, classes: Sequence[str], ignore_label: int) 
         everywhere = only_class(pixels.sum(0))
         ignored = sum(facts.ignored for facts in check.facts[split])
         if ignored and not pixels.any():
-            text = (
-                f"every pixel of {split} is {ignore_label}, ignored: does the data set's file ignore what are classes?"
-            )
+            text = f"every pixel of {split} is {ignored_id}, ignored: does the data set's file ignore what are classes?"
             findings.append(Finding("degenerate" if split == "train" else "single", text))
-        for number, name in enumerate(classes):
+        for number, name in enumerate(classes.names):
             count, images = int(pixels[:, number].sum()), int((pixels[:, number] > 0).sum())
             if not count:
                 findings.append(Finding("absent", f'{number} "{name}" has no pixel in {split}'))
@@ -339,7 +339,7 @@ def class_findings(check: DataCheck, classes: Sequence[str], ignore_label: int) 
                 text = f'{number} "{name}" covers each of the {total} labeled pixels of {split}'
                 if ignored:
                     share = 100 * ignored / (ignored + total)
-                    text += f"; {share:.0f} % of all are {ignore_label}, ignored: is that a class? `map` makes it one"
+                    text += f"; {share:.0f} % of all are {ignored_id}, ignored: is that a class? `map` makes it one"
                 findings.append(Finding("degenerate" if split == "train" else "single", text))
             elif count / total < RARE_SHARE:
                 holders = [x["sem_seg_file_name"] for x in compress(check.dicts[split], pixels[:, number] > 0)]

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from semask_d2.d2 import CfgNode, MetadataCatalog, comm
 from semask_d2.data.class_balance import RareClasses
 from semask_d2.data.class_counts import class_pixels_of_run
-from semask_d2.data.datasets import class_names, get_dataset_dicts
+from semask_d2.data.datasets import dataset_classes, get_dataset_dicts
 from semask_d2.data.mappers import build_mapper
 from semask_d2.data.sampler import PositionedDataset, PositionSampler, ShardedDataset
 from semask_d2.data.serialized import SerializedDicts
@@ -215,7 +215,7 @@ def require_data(cfg: CfgNode, names: Sequence[str]) -> dict[str, int]:
 def check_classes(cfg: CfgNode, dataset_name: str) -> None:
     """Raise UserError if NUM_CLASSES, or in training IGNORE_VALUE, of MODEL.SEM_SEG_HEAD is not the data set's."""
     head, metadata = cfg.MODEL.SEM_SEG_HEAD, MetadataCatalog.get(dataset_name)
-    classes = class_names(dataset_name)
+    classes = dataset_classes(dataset_name)
     if classes is not None and len(classes) != head.NUM_CLASSES:
         raise UserError(
             f'MODEL.SEM_SEG_HEAD.NUM_CLASSES is {head.NUM_CLASSES}, but data set "{dataset_name}" has '

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from semask_d2.d2 import CfgNode
-from semask_d2.data.datasets import class_names, get_dataset_dicts
+from semask_d2.data.datasets import dataset_classes, get_dataset_dicts
 from semask_d2.data.image_io import picture_size
 from semask_d2.data.labels import size_mismatch
 from semask_d2.data.parallel import on_main_process
@@ -94,8 +94,8 @@ def warn_of_one_class(name: str, pixels: np.ndarray, what: str) -> None:
     """Warn where one class has all of the pixels (K,) by class that were counted in `what` of the data set `name`."""
     everywhere = only_class(pixels)
     if everywhere is not None:
-        classes = class_names(name)
-        called = f' "{classes[everywhere]}"' if classes and everywhere < len(classes) else ""
+        classes = dataset_classes(name)
+        called = f' "{classes.names[everywhere]}"' if classes and everywhere < len(classes) else ""
         logger.warning(
             "%s: ONE CLASS IS EVERYWHERE: each labeled pixel of %s is of class %d%s, so that the loss teaches nothing "
             "and figures mean nothing; are the ids of the others ignored? semask check says more",

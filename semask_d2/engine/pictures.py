@@ -19,13 +19,12 @@ from semask_d2.d2 import CfgNode, EventWriter, HookBase, get_event_storage
 from semask_d2.data.datasets import get_dataset_dicts
 from semask_d2.data.image_io import save_picture
 from semask_d2.data.labels import read_sample_labels
-from semask_d2.evaluation.results import FOLDER as EVALUATIONS
-from semask_d2.evaluation.results import IMAGES_FILE
+from semask_d2.evaluation.result_files import FOLDER as EVALUATIONS
+from semask_d2.evaluation.result_files import IMAGES_FILE, read_evaluation
 from semask_d2.evaluation.tasks import dataset_task
-from semask_d2.inference.panels import ClassStyle, Example
+from semask_d2.inference.panels import Example
 from semask_d2.inference.predictor import Predictor
 from semask_d2.report import write_report
-from semask_d2.report.evaluations import read_evaluation
 from semask_d2.report.examples import segment_example
 from semask_d2.utils.curves import draw_curves
 from semask_d2.utils.errors import printable
@@ -156,19 +155,10 @@ def draw_example(predictor: Predictor, example: dict, dataset_name: str) -> np.n
     """The panels of one dict of a data set, for its task."""
     task = dataset_task(dataset_name)
     if task != "semantic":
-        found, style = segment_example(example, dataset_name, task, predictor)
+        shown, classes = segment_example(example, dataset_name, task, predictor)
     else:
         image = predictor.read_image(example["file_name"])
         truth = read_sample_labels(example) if "sem_seg_file_name" in example else None
         prediction = predictor(image, priors=predictor.has_priors)
-        found = Example("", image, prediction.labels, truth, prediction.priors)
-        style = ClassStyle(predictor.class_names, predictor.class_colors, predictor.ignore_label)
-    return draw_panels(
-        found.image,
-        found.labels,
-        names=style.names,
-        colors=style.colors,
-        truth=found.truth,
-        priors=found.priors,
-        ignore_label=style.ignore_label,
-    )
+        shown, classes = Example("", image, prediction.labels, truth, prediction.priors), predictor.classes
+    return draw_panels(shown.image, shown.labels, classes, truth=shown.truth, priors=shown.priors)

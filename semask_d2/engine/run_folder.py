@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from semask_d2.d2 import CfgNode
-from semask_d2.evaluation.results import AVERAGED, FOLDER, result_files
+from semask_d2.evaluation.result_files import FOLDER, result_files
+from semask_d2.evaluation.results import AVERAGED
 from semask_d2.utils import locking
 from semask_d2.utils.errors import UserError
 from semask_d2.utils.files import (

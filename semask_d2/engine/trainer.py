@@ -29,7 +29,7 @@ from semask_d2.d2 import (
     setup_logger,
 )
 from semask_d2.data.class_balance import with_class_weights
-from semask_d2.data.datasets import class_metadata
+from semask_d2.data.datasets import config_classes
 from semask_d2.data.datasets.custom import register_custom
 from semask_d2.data.loader import Batches, TrainBatches, build_test_loader, build_train_loader, run_seed
 from semask_d2.data.mappers import build_validation_mapper
@@ -106,7 +106,7 @@ class Trainer(DefaultTrainer):
             cfg.OUTPUT_DIR,
             training_start=True,
             drop_class_layers=cfg.MODEL.WEIGHTS_DROP_CLASS_LAYERS,
-            class_metadata=class_metadata(cfg),
+            classes=config_classes(cfg),
             trainer=weakref.proxy(self),
         )
         self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER

@@ -7,6 +7,7 @@ a square say for all classes at once whether another class is that near.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -79,10 +80,10 @@ class BoundaryMetrics:
         boundary = ratio(both, np.where(truth > 0, truth + predicted - both, 0))
         return {"boundary IoU": 100 * boundary, "trimap IoU": 100 * self.within.iou}
 
-    def metrics(self, class_names: list[str]) -> dict[str, float]:
+    def metrics(self, names: Sequence[str]) -> dict[str, float]:
         """mBoundaryIoU, BoundaryIoU-NAME, mTrimapIoU and TrimapIoU-NAME, in percent."""
         results: dict[str, float] = {}
         for name, values in zip(("BoundaryIoU", "TrimapIoU"), self.by_class().values(), strict=True):
             results[f"m{name}"] = mean_of_present(values)
-            results |= {f"{name}-{x}": float(value) for x, value in zip(class_names, values, strict=True)}
+            results |= {f"{name}-{x}": float(value) for x, value in zip(names, values, strict=True)}
         return results

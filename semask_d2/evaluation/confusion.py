@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
@@ -66,7 +68,7 @@ class ConfusionMatrix:
         """The share of each class's pixels that are right; NaN where the truth lacks it."""
         return ratio(self.counts.diagonal(), self.counts.sum(1))
 
-    def metrics(self, class_names: list[str]) -> dict[str, float]:
+    def metrics(self, names: Sequence[str]) -> dict[str, float]:
         """Percentages under Detectron2's names: mIoU, fwIoU, IoU-NAME, mACC, pACC, ACC-NAME.
 
         Classes that are absent from the ground truth are NaN, and left out of the means.
@@ -76,9 +78,9 @@ class ConfusionMatrix:
         results = {
             "mIoU": mean_of_present(iou),
             "fwIoU": (iou[present] * truth[present]).sum() / total,
-            **{f"IoU-{name}": value for name, value in zip(class_names, iou, strict=True)},
+            **{f"IoU-{name}": value for name, value in zip(names, iou, strict=True)},
             "mACC": mean_of_present(accuracy),
             "pACC": self.counts.diagonal().sum() / total,
-            **{f"ACC-{name}": value for name, value in zip(class_names, accuracy, strict=True)},
+            **{f"ACC-{name}": value for name, value in zip(names, accuracy, strict=True)},
         }
         return {name: 100 * float(value) for name, value in results.items()}

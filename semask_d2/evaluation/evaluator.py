@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 from collections import OrderedDict
-from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -14,10 +13,11 @@ from tabulate import tabulate
 
 from semask_d2.d2 import DatasetEvaluator, comm
 from semask_d2.evaluation.confusion import ConfusionMatrix
-from semask_d2.evaluation.results import AVERAGED, TASKS, DatasetResult, EvaluatedModel, ImageResult, keep_earlier
+from semask_d2.evaluation.result_files import keep_earlier, write_evaluation
+from semask_d2.evaluation.results import AVERAGED, TASKS, EvaluatedModel, Evaluation, ImageResult
+from semask_d2.utils.classes import Classes
 from semask_d2.utils.errors import UserError
 from semask_d2.utils.files import folder_name
-from semask_d2.utils.visualization import distinct_colors
 
 logger = logging.getLogger(__name__)
 
@@ -34,13 +34,11 @@ class Evaluator(DatasetEvaluator):
         self,
         dataset_name: str,
         *,
-        class_names: Sequence[str],
-        class_colors: Sequence[Sequence[int]] | None,
+        classes: Classes,
         output_dir: str | os.PathLike | None,
     ):
         self.dataset_name = dataset_name if output_dir is None else folder_name(dataset_name, "name of a data set")
-        self.class_names = list(class_names)
-        self.class_colors = class_colors or distinct_colors(len(self.class_names))
+        self.classes = classes
         self.output_dir = output_dir
         self.evaluated = EvaluatedModel()
 
@@ -60,7 +58,7 @@ class Evaluator(DatasetEvaluator):
 
     def check_predicted(self, ids: np.ndarray, image: str) -> None:
         """Raise UserError where a model of other classes predicts ids that are none of the data set's."""
-        count = len(self.class_names)
+        count = len(self.classes)
         if ids.size and not (ids.min() >= 0 and ids.max() < count):
             wrong = np.unique(ids[(ids < 0) | (ids >= count)])[:8].tolist()
             raise UserError(
@@ -79,21 +77,22 @@ class Evaluator(DatasetEvaluator):
         confusion: ConfusionMatrix | None = None,
     ) -> OrderedDict:
         """Log a table of classes, write the files, and return the metrics as Detectron2 has them: {group: metrics}."""
-        rows = zip(self.class_names, *class_metrics.values(), strict=True)
+        rows = zip(self.classes.names, *class_metrics.values(), strict=True)
         table = tabulate(rows, headers=["class", *class_metrics], floatfmt=".2f", tablefmt="github")
         logger.info("%s, %d images%s, each class in percent:\n%s", self.dataset_name, len(images), remark, table)
         if self.folder is not None and comm.is_main_process():
-            DatasetResult(
+            evaluation = Evaluation(
                 dataset=self.dataset_name,
-                task=self.task,
+                task_name=self.task,
                 model=self.evaluated,
                 metrics=metrics,
-                class_names=self.class_names,
-                class_colors=[list(color) for color in self.class_colors],
+                classes=self.classes,
                 class_metrics=class_metrics,
                 class_counts=class_counts,
                 images=images,
-                confusion=confusion,
-            ).write(self.folder)
+                image_count=len(images),
+                confusion=None if confusion is None else confusion.counts,
+            )
+            write_evaluation(evaluation, self.folder)
             logger.info("Written to %s", self.folder)
         return OrderedDict({TASKS[self.task].group: metrics})

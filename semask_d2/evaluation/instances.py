@@ -18,6 +18,7 @@ from semask_d2.evaluation.coco import coco_precision
 from semask_d2.evaluation.evaluator import Evaluator
 from semask_d2.evaluation.image_precision import image_precision
 from semask_d2.evaluation.results import ImageResult
+from semask_d2.utils.classes import Classes
 from semask_d2.utils.errors import UserError
 from semask_d2.utils.foreign import is_positive
 
@@ -43,16 +44,13 @@ class InstanceEvaluator(Evaluator):
     task: ClassVar = "instance"
 
     def __init__(self, dataset_name: str, *, max_instances: int = 100, output_dir: str | os.PathLike | None = None):
-        metadata = MetadataCatalog.get(dataset_name)
-        names = metadata.get("thing_classes")
-        if names is None:
+        classes = Classes.from_metadata(MetadataCatalog.get(dataset_name), "thing")
+        if classes is None:
             raise UserError(
                 f'data set "{dataset_name}" has no class names, which its metrics need: add '
                 f'MetadataCatalog.get("{dataset_name}").set(thing_classes=[...])'
             )
-        super().__init__(
-            dataset_name, class_names=names, class_colors=metadata.get("thing_colors"), output_dir=output_dir
-        )
+        super().__init__(dataset_name, classes=classes, output_dir=output_dir)
         self.max_instances = max_instances
         self.samples = get_dataset_dicts(dataset_name)
         self.number_of = {x["file_name"]: i for i, x in enumerate(self.samples)}
@@ -77,8 +75,8 @@ class InstanceEvaluator(Evaluator):
 
     def image_result(self, number: int, truth: list[dict[str, Any]], found: list[dict[str, Any]]) -> ImageResult:
         """The AP of one image, over the classes that its truth holds."""
-        precision = image_precision(truth, found, len(self.class_names), self.max_instances)
-        by_class = zip(self.class_names, precision.by_class()["AP"], strict=True)
+        precision = image_precision(truth, found, len(self.classes), self.max_instances)
+        by_class = zip(self.classes.names, precision.by_class()["AP"], strict=True)
         classes = {name: float(x) for name, x in by_class if not np.isnan(x)}
         return ImageResult(self.samples[number]["file_name"], {}, precision.metrics(), classes)
 
@@ -99,15 +97,15 @@ class InstanceEvaluator(Evaluator):
             "info": {},
             "images": [{"id": image.number, **self.size(image.number)} for image in measured],
             "annotations": [{**x, "id": number} for number, x in enumerate(annotations, start=1)],
-            "categories": [{"id": i, "name": name} for i, name in enumerate(self.class_names)],
+            "categories": [{"id": i, "name": name} for i, name in enumerate(self.classes.names)],
         }
         found = [x for image in measured for x in image.found]
         precision = coco_precision(truth, found, self.max_instances)
         by_class = precision.by_class()
         metrics = precision.metrics()
-        metrics |= {f"AP-{name}": float(x) for name, x in zip(self.class_names, by_class["AP"], strict=True)}
+        metrics |= {f"AP-{name}": float(x) for name, x in zip(self.classes.names, by_class["AP"], strict=True)}
         true_classes = [x["category_id"] for x in annotations if not x["iscrowd"]]
-        counts = np.bincount(true_classes, minlength=len(self.class_names))
+        counts = np.bincount(true_classes, minlength=len(self.classes))
         remark = f", {len(found)} instances found"
         return self.results(metrics, by_class, counts, [image.result for image in measured], remark=remark)
 

@@ -16,6 +16,7 @@ from semask_d2.data.segments import panoptic_segments
 from semask_d2.evaluation.confusion import mean_of_present
 from semask_d2.evaluation.evaluator import Evaluator
 from semask_d2.evaluation.results import ImageResult
+from semask_d2.utils.classes import Classes
 from semask_d2.utils.errors import UnreadableFile, UserError
 
 logger = logging.getLogger(__name__)
@@ -130,24 +131,21 @@ class PanopticEvaluator(Evaluator):
     task: ClassVar = "panoptic"
 
     def __init__(self, dataset_name: str, *, output_dir: str | os.PathLike | None = None):
-        metadata = MetadataCatalog.get(dataset_name)
-        names, things = metadata.get("stuff_classes"), metadata.get("thing_dataset_id_to_contiguous_id")
-        if names is None or things is None:
+        classes = Classes.from_metadata(MetadataCatalog.get(dataset_name), "stuff")
+        if classes is None or classes.things is None:
             raise UserError(
                 f'data set "{dataset_name}" does not say what its classes are, or which are things: add '
                 f'MetadataCatalog.get("{dataset_name}").set(stuff_classes=[...], '
                 "thing_dataset_id_to_contiguous_id={...})"
             )
-        super().__init__(
-            dataset_name, class_names=names, class_colors=metadata.get("stuff_colors"), output_dir=output_dir
-        )
-        self.is_thing = np.isin(np.arange(len(names)), list(things.values()))
+        super().__init__(dataset_name, classes=classes, output_dir=output_dir)
+        self.is_thing = np.isin(np.arange(len(classes)), list(classes.things))
         self.samples = {x["file_name"]: x for x in get_dataset_dicts(dataset_name)}
         self.reset()
 
     def reset(self) -> None:
         """Forget all images."""
-        self.quality = PanopticCounts(len(self.class_names))
+        self.quality = PanopticCounts(len(self.classes))
         self.images: list[ImageResult] = []
         self.unreadable = 0
 
@@ -175,12 +173,12 @@ class PanopticEvaluator(Evaluator):
                     f"{panoptic.shape[1]} x {panoptic.shape[0]}; they must agree"
                 )
             own = self.quality.update(panoptic.cpu().numpy(), segments, true, true_segments)
-            self.images.append(image_result(str(x["file_name"]), str(path), own, self.class_names))
+            self.images.append(image_result(str(x["file_name"]), str(path), own, self.classes))
 
     def evaluate(self) -> OrderedDict:
         """Sum over the processes, log a table of classes, write the files, and return {"panoptic_seg": metrics}."""
         shares = comm.all_gather((self.quality.counts, self.images, self.unreadable))
-        total = PanopticCounts(len(self.class_names))
+        total = PanopticCounts(len(self.classes))
         total.counts = np.sum([counts for counts, _, _ in shares], axis=0)
         images = [image for _, share, _ in shares for image in share]
         unreadable = sum(count for _, _, count in shares)
@@ -190,16 +188,16 @@ class PanopticEvaluator(Evaluator):
         metrics: dict[str, float] = {}
         for ending, chosen in (("", np.ones_like(self.is_thing)), ("_th", self.is_thing), ("_st", ~self.is_thing)):
             metrics |= {f"{name}{ending}": mean_of_present(values[chosen]) for name, values in by_class.items()}
-        metrics |= {f"PQ-{name}": float(x) for name, x in zip(self.class_names, by_class["PQ"], strict=True)}
+        metrics |= {f"PQ-{name}": float(x) for name, x in zip(self.classes.names, by_class["PQ"], strict=True)}
         _, matched, _, missed = total.counts.T
         remark = f", {unreadable} more left out for want of a readable panoptic file" if unreadable else ""
         return self.results(metrics, by_class, matched + missed, images, remark=remark)
 
 
-def image_result(image: str, panoptic: str, own: PanopticCounts, class_names: list[str]) -> ImageResult:
+def image_result(image: str, panoptic: str, own: PanopticCounts, classes: Classes) -> ImageResult:
     """The means over the classes of an image's own counts in percent, how many segments are right, and PQ of these."""
     by_class = own.by_class()
     counts = zip(("matched", "wrong", "missed"), own.counts[:, 1:].sum(0), strict=True)
     metrics = {name: mean_of_present(values) for name, values in by_class.items()}
-    present = {class_names[i]: float(by_class["PQ"][i]) for i in np.flatnonzero(~np.isnan(by_class["PQ"]))}
+    present = {classes.names[i]: float(by_class["PQ"][i]) for i in np.flatnonzero(~np.isnan(by_class["PQ"]))}
     return ImageResult(image, {"pan_seg_file_name": panoptic}, metrics | {k: int(x) for k, x in counts}, present)

@@ -20,9 +20,11 @@ from semask_d2.data.quick_check import warn_of_one_class
 from semask_d2.evaluation.boundary import BoundaryMetrics
 from semask_d2.evaluation.confusion import ConfusionMatrix, mean_of_present
 from semask_d2.evaluation.evaluator import Evaluator
-from semask_d2.evaluation.results import PREDICTIONS, ImageResult
+from semask_d2.evaluation.result_files import PREDICTIONS
+from semask_d2.evaluation.results import LABEL_FILE, ImageResult
 from semask_d2.evaluation.submission import SubmissionWriter
 from semask_d2.modeling.meta_arch import as_segmenter
+from semask_d2.utils.classes import Classes
 from semask_d2.utils.errors import UnreadableFile, UserError
 
 logger = logging.getLogger(__name__)
@@ -61,17 +63,13 @@ class SemanticEvaluator(Evaluator):
         boundary: bool = False,
         save_predictions: bool = False,
     ):
-        metadata = MetadataCatalog.get(dataset_name)
-        names = metadata.get("stuff_classes")
-        if names is None:
+        classes = Classes.from_metadata(MetadataCatalog.get(dataset_name), "stuff")
+        if classes is None:
             raise UserError(
                 f'data set "{dataset_name}" has no class names, which its metrics need: add '
                 f'MetadataCatalog.get("{dataset_name}").set(stuff_classes=[...], ignore_label=255)'
             )
-        super().__init__(
-            dataset_name, class_names=names, class_colors=metadata.get("stuff_colors"), output_dir=output_dir
-        )
-        self.ignore_label = metadata.get("ignore_label", 255)
+        super().__init__(dataset_name, classes=classes, output_dir=output_dir)
         self.measures_boundary = boundary
         self.save_predictions = save_predictions
         self.reset()
@@ -83,8 +81,9 @@ class SemanticEvaluator(Evaluator):
 
     def reset(self) -> None:
         """Forget all images."""
-        self.confusion = ConfusionMatrix(len(self.class_names), self.ignore_label)
-        self.boundary = BoundaryMetrics(len(self.class_names), self.ignore_label) if self.measures_boundary else None
+        count, ignore_label = len(self.classes), self.classes.ignore_label
+        self.confusion = ConfusionMatrix(count, ignore_label)
+        self.boundary = BoundaryMetrics(count, ignore_label) if self.measures_boundary else None
         self.images: list[ImageResult] = []
         self.unreadable = 0
         self.predictions = None
@@ -107,14 +106,14 @@ class SemanticEvaluator(Evaluator):
                 logger.warning("%s left out of the metrics: %s", x["file_name"], error)
                 self.unreadable += 1
                 continue
-            check_labels(truth, num_classes=len(self.class_names), ignore_label=self.ignore_label, path=path)
+            check_labels(truth, num_classes=len(self.classes), ignore_label=self.classes.ignore_label, path=path)
             if prediction.shape != truth.shape:
                 raise UserError(
                     f"{path}: the labels are {truth.shape[1]} x {truth.shape[0]} pixels, the image "
                     f"{x['file_name']} {prediction.shape[1]} x {prediction.shape[0]}; they must agree"
                 )
             own = self.confusion.update(prediction, truth)
-            self.images.append(image_result(str(x["file_name"]), str(path), own, self.class_names))
+            self.images.append(image_result(str(x["file_name"]), str(path), own, self.classes))
             if self.boundary is not None:
                 self.boundary.update(prediction, truth)
 
@@ -128,14 +127,14 @@ class SemanticEvaluator(Evaluator):
         if not confusion.counts.any():
             raise UserError(
                 f"{self.dataset_name}: no labeled pixel to measure; every image or its label file was unreadable or is "
-                f"ignored as a whole (ignore label {self.ignore_label})"
+                f"ignored as a whole (ignore label {self.classes.ignore_label})"
             )
         if comm.is_main_process():
             warn_of_one_class(self.dataset_name, confusion.counts.sum(1), f"{len(images)} images")
-        results = confusion.metrics(self.class_names)
+        results = confusion.metrics(self.classes.names)
         class_metrics = {"IoU": 100 * confusion.iou, "accuracy": 100 * confusion.accuracy}
         if boundary is not None:
-            results |= boundary.metrics(self.class_names)
+            results |= boundary.metrics(self.classes.names)
             class_metrics |= boundary.by_class()
         return self.results(
             results,
@@ -147,10 +146,10 @@ class SemanticEvaluator(Evaluator):
         )
 
 
-def image_result(image: str, labels: str, confusion: ConfusionMatrix, class_names: list[str]) -> ImageResult:
+def image_result(image: str, labels: str, confusion: ConfusionMatrix, classes: Classes) -> ImageResult:
     """The metrics in percent of an image's own confusion matrix; the IoU of those classes that its truth holds."""
     iou, total = 100 * confusion.iou, confusion.counts.sum()
     accuracy = 100 * confusion.counts.diagonal().sum() / total if total else math.nan
-    present = {class_names[i]: float(iou[i]) for i in np.flatnonzero(~np.isnan(iou))}
+    present = {classes.names[i]: float(iou[i]) for i in np.flatnonzero(~np.isnan(iou))}
     metrics = {"mIoU": mean_of_present(iou), "pixel_accuracy": float(accuracy)}
-    return ImageResult(image, {"sem_seg_file_name": labels}, metrics, present)
+    return ImageResult(image, {LABEL_FILE: labels}, metrics, present)

@@ -7,7 +7,8 @@ import os
 from semask_d2.d2 import CfgNode, DatasetEvaluator, MetadataCatalog
 from semask_d2.evaluation.instances import InstanceEvaluator
 from semask_d2.evaluation.panoptic import PanopticEvaluator
-from semask_d2.evaluation.results import FOLDER, TASKS
+from semask_d2.evaluation.result_files import FOLDER
+from semask_d2.evaluation.results import TASKS
 from semask_d2.evaluation.semantic import SemanticEvaluator
 
 TASK_OF = {"coco_panoptic_seg": "panoptic", "coco": "instance"}  # by Detectron2's `evaluator_type`

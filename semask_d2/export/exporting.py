@@ -6,7 +6,6 @@ import os
 import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -17,6 +16,7 @@ from semask_d2.export.proof import HALF_TOLERANCE, TOLERANCE, Agreement, prove
 from semask_d2.export.running import ExportedModel, OnnxModel, OpenVinoModel, TorchModel, UnusableExport, first_line
 from semask_d2.export.writing import SUFFIXES, WRITERS, GraphSettings, exported_beside, put_all_in_place
 from semask_d2.modeling.meta_arch.base import SemanticSegmenter
+from semask_d2.utils.classes import Classes
 from semask_d2.utils.errors import UserError
 from semask_d2.utils.files import remove_stale, require_writable
 from semask_d2.utils.memory import out_of_memory
@@ -29,17 +29,13 @@ RUNNERS: dict[str, Callable[[Path], ExportedModel]] = {
 }
 
 
-def describe(
-    cfg: CfgNode, classes: dict[str, Any], graph: SegmentationGraph, settings: GraphSettings
-) -> ExportMetadata:
-    """What the file shall say; `classes` are `class_names`, `class_colors` and `ignore_label`."""
+def describe(cfg: CfgNode, classes: Classes, graph: SegmentationGraph, settings: GraphSettings) -> ExportMetadata:
+    """What the file shall say."""
     model = graph.model
     return ExportMetadata(
         version=__version__,
         architecture=cfg.MODEL.META_ARCHITECTURE,
-        class_names=list(classes["class_names"]),
-        class_colors=[[int(channel) for channel in color] for color in classes["class_colors"]],
-        ignore_label=int(classes["ignore_label"]),
+        classes=classes,
         min_size=int(cfg.INPUT.MIN_SIZE_TEST) if graph.size_rule is None else 0,  # else there is no more to resize
         max_size=int(cfg.INPUT.MAX_SIZE_TEST),
         channel_order=cfg.INPUT.FORMAT,
@@ -78,7 +74,7 @@ def check_settings(kind: str, settings: GraphSettings, outputs: Outputs, *, norm
 def export_model(
     model: SemanticSegmenter,
     cfg: CfgNode,
-    classes: dict[str, Any],
+    classes: Classes,
     kind: str,
     path: str | Path,
     settings: GraphSettings,

@@ -40,7 +40,7 @@ def check_graph(metadata: ExportMetadata, inputs: Sequence[Port], outputs: Seque
         if name not in by_name:
             raise _other(path, f"outputs {shown(list(by_name))}", f"{name} among them, as the metadata says")
         kind = "int64" if name == "labels" else "float32"
-        _check_port(by_name[name], kind, _output_shape(name, len(metadata.class_names)), path)
+        _check_port(by_name[name], kind, _output_shape(name, len(metadata.classes)), path)
 
 
 def check_results(
@@ -48,7 +48,7 @@ def check_results(
 ) -> None:
     """Raise `UserError`, naming `path`, where what a graph gives for an `image` (B, 3, H, W) is not of the metadata."""
     batch, _, height, width = image
-    classes = len(metadata.class_names)
+    classes = len(metadata.classes)
     for name, result in zip(metadata.outputs, results, strict=True):
         expected = list(_output_shape(name, classes))
         expected[0] = batch

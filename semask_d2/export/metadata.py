@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
+from typing import Any
 
-from semask_d2.checkpoint.class_metadata import is_color
 from semask_d2.export.checksum import BLANK, FIELD
 from semask_d2.export.graph import LABELS, MASK_LOGITS, PIXEL_LOGITS, SCORES
+from semask_d2.utils.classes import Classes
 from semask_d2.utils.errors import UserError
-from semask_d2.utils.foreign import Section, entries, integer, number, shown, text
+from semask_d2.utils.foreign import Section, entries, integer, number, shown
 
 KEY = "semask_d2"  # the name that the metadata has in a file
 MAX_CLASSES = 100_000
@@ -30,9 +31,7 @@ class ExportMetadata:
 
     version: str
     architecture: str
-    class_names: list[str]
-    class_colors: list[list[int]]
-    ignore_label: int
+    classes: Classes
     min_size: int
     max_size: int
     channel_order: str
@@ -46,9 +45,17 @@ class ExportMetadata:
     input_type: str
     value_range: list[float] = field(default_factory=list)  # INPUT.VALUE_RANGE; files of older versions have none
 
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values by the keys that they have in a file."""
+        values: dict[str, Any] = {}
+        for known in fields(self):
+            value = getattr(self, known.name)
+            values |= value.as_dict() if isinstance(value, Classes) else {known.name: value}
+        return values
+
     def as_text(self) -> str:
         """JSON, as it stands in the file until its checksum is known."""
-        return json.dumps(asdict(self) | {FIELD: BLANK})
+        return json.dumps(self.as_dict() | {FIELD: BLANK})
 
     @classmethod
     def from_text(
@@ -64,7 +71,8 @@ class ExportMetadata:
             values = None
         if not isinstance(values, dict):
             raise UserError(f"{path}: no metadata of a model of this project in it; write the file with semask export")
-        unknown = values.keys() - {known.name for known in fields(cls)}
+        known = {known.name for known in fields(cls)} - {"classes"} | Classes.of(()).as_dict().keys()
+        unknown = values.keys() - known
         if unknown and not has_checksum:  # in no version: a checksum that is not whole, or a damaged key
             raise UserError(f"{path}: damaged metadata ({shown(sorted(unknown)[0])}); write it with semask export")
         return _read(Section(values, f"{path}: metadata"))
@@ -83,12 +91,8 @@ def _range(section: Section) -> list[float]:
 
 def _read(section: Section) -> ExportMetadata:
     """Return the metadata of a mapping, every value of its type and in its range."""
-    names = [text(name, f"{section.source}: class_names") for name in section.entries("class_names")]
-    integer(len(names), f"{section.source}: number of class_names", 1, MAX_CLASSES)
-    colors = section.entries("class_colors", length=len(names))
-    for color in colors:
-        if not is_color(color):
-            raise UserError(f"{section.source}: class_colors: expected [r, g, b] from 0 to 255, got {shown(color)}")
+    classes = Classes.from_dict(section)
+    integer(len(classes), f"{section.source}: number of class_names", 1, MAX_CLASSES)
     outputs = section.entries("outputs")
     kinds = [list(kind) for kind in (LABELS, SCORES, MASK_LOGITS, PIXEL_LOGITS)]
     if outputs not in kinds:
@@ -98,9 +102,7 @@ def _read(section: Section) -> ExportMetadata:
     return ExportMetadata(
         version=section.text("version"),
         architecture=section.text("architecture"),
-        class_names=names,
-        class_colors=colors,
-        ignore_label=section.integer("ignore_label"),
+        classes=classes,
         min_size=min_size,
         max_size=section.integer("max_size", low=min_size),
         channel_order=section.text("channel_order", choices=("RGB", "BGR")),

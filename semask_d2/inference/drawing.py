@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from semask_d2.checkpoint.transformers_folder import metadata_of_folder
+from semask_d2.checkpoint.transformers_folder import classes_of_folder
 from semask_d2.config import get_cfg
 from semask_d2.config.transformers_folders import is_transformers_folder
 from semask_d2.d2 import CfgNode
@@ -78,7 +78,7 @@ def choose_config(
     cfg = get_cfg(config_file, [*opts, *chosen], data=data)
     weights = cfg.MODEL.WEIGHTS
     if weights and is_transformers_folder(weights) and not cfg.DATASETS.TEST:  # which has neither things nor colors
-        known = with_classes(metadata_of_folder(weights)["class_names"])
+        known = with_classes(classes_of_folder(weights).names)
         cfg.DATASETS.TEST = (known,) if known else ()
     return cfg
 
@@ -226,7 +226,7 @@ class DrawingJob:
             remove_stale(folder)
         if self.labels:
             with atomic_write(self.targets[0].parent / "labels" / "classes.txt") as file:
-                file.writelines(f"{i} {name}\n" for i, name in enumerate(predictor.class_names))
+                file.writelines(f"{i} {name}\n" for i, name in enumerate(predictor.classes.names))
         if self.camera is not None:
             self._input(predictor, self.camera, self.targets[0] if self.targets else None)
             return
@@ -293,19 +293,12 @@ class DrawingJob:
         prediction = predictor(image, priors=self.priors)
         if self.task != "semantic":
             ids, segments = shown_segments(prediction, self.task)
-            drawn = drawn_segments(ids, segments, names=predictor.class_names, colors=predictor.class_colors)
+            drawn = drawn_segments(ids, segments, predictor.classes)
             return draw_segments(image, drawn, opacity=self.opacity), prediction.labels
-        style = {"names": predictor.class_names, "colors": predictor.class_colors, "opacity": self.opacity}
+        labels, classes, opacity = prediction.labels, predictor.classes, self.opacity
         if truth is None and not self.priors:
-            return draw_segmentation(image, prediction.labels, **style), prediction.labels
-        panels = draw_panels(
-            image,
-            prediction.labels,
-            **style,
-            truth=truth,
-            priors=prediction.priors,
-            ignore_label=predictor.ignore_label,
-        )
+            return draw_segmentation(image, labels, classes, opacity=opacity), labels
+        panels = draw_panels(image, labels, classes, opacity=opacity, truth=truth, priors=prediction.priors)
         return panels, prediction.labels
 
     def _truth_file(self, path: Path) -> Path:
@@ -323,5 +316,5 @@ class DrawingJob:
                 f"{file} is {truth.shape[1]} x {truth.shape[0]} pixels, its image {path} {shape[1]} x {shape[0]}: "
                 "they must be of one size"
             )
-        check_labels(truth, num_classes=len(predictor.class_names), ignore_label=predictor.ignore_label, path=file)
+        check_labels(truth, num_classes=len(predictor.classes), ignore_label=predictor.classes.ignore_label, path=file)
         return truth

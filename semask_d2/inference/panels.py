@@ -17,21 +17,13 @@ import numpy as np
 from PIL import Image
 
 from semask_d2.data.image_io import count_ids
+from semask_d2.utils.classes import Classes
 from semask_d2.utils.visualization import WRONG, error_share, resize, resize_ids, short, spread_maps
 
 LONGER_SIDE = 640  # of the pictures in a page
 JPEG_QUALITY = 82
 MAIN_CLASSES = 3  # that a picture's alternative text names
 OPAQUE = 255
-
-
-@dataclass(frozen=True)
-class ClassStyle:
-    """Names and colors (K, 3) of the classes, or of numbered segments, and the id of pixels that do not count."""
-
-    names: Sequence[str]
-    colors: np.ndarray
-    ignore_label: int = 255
 
 
 @dataclass(frozen=True)
@@ -53,22 +45,24 @@ def panels_css() -> str:
     return (files("semask_d2.inference") / "assets/panels.css").read_text(encoding="utf-8")
 
 
-def panels_html(example: Example, style: ClassStyle) -> str:
+def panels_html(example: Example, classes: Classes) -> str:
     """An element with a figure for each of image, ground truth, prediction, error and semantic map that is there."""
     scale = min(1.0, LONGER_SIDE / max(example.image.shape[:2]))
     size = (max(1, round(example.image.shape[1] * scale)), max(1, round(example.image.shape[0] * scale)))
     labels, title = resize_ids(example.labels, size), example.title
 
     def colored(caption: str, ids: np.ndarray) -> str:
-        return _figure(caption, _color_layer(ids, style.colors), f"{caption} of {title}: {main_classes(ids, style)}")
+        return _figure(
+            caption, _color_layer(ids, classes.color_table), f"{caption} of {title}: {main_classes(ids, classes)}"
+        )
 
     figures = [_figure("image", None, title)]
     if example.truth is not None:
         figures.append(colored("ground truth", resize_ids(example.truth, size)))
     figures.append(colored("prediction", labels))
     if example.truth is not None:
-        share = f"{100 * error_share(example.labels, example.truth, style.ignore_label):.1f} %"
-        layer = _error_layer(labels, resize_ids(example.truth, size), style.ignore_label)
+        share = f"{100 * error_share(example.labels, example.truth, classes.ignore_label):.1f} %"
+        layer = _error_layer(labels, resize_ids(example.truth, size), classes.ignore_label)
         figures.append(_figure(f"error {share}", layer, f"wrong pixels of {title}, {share}", "error"))
     figures += [colored(caption, ids) for caption, ids in spread_maps(example.priors or {}, size)]
     photo = _data_uri(resize(example.image, size), "JPEG", quality=JPEG_QUALITY)
@@ -81,17 +75,17 @@ def swatch(color: Sequence[int] | np.ndarray) -> str:
     return f'<span class="swatch" style="background:rgb({",".join(str(int(value)) for value in color)})"></span>'
 
 
-def class_shares(labels: np.ndarray, style: ClassStyle) -> dict[int, float]:
+def class_shares(labels: np.ndarray, classes: Classes) -> dict[int, float]:
     """The share of the image of each class that is in it, the largest first."""
     counts = {int(i): int(count) for i, count in zip(*count_ids(labels), strict=True)}
-    shares = {i: count / labels.size for i, count in counts.items() if 0 <= i < len(style.names)}
+    shares = {i: count / labels.size for i, count in counts.items() if 0 <= i < len(classes)}
     return dict(sorted(shares.items(), key=lambda item: -item[1]))
 
 
-def main_classes(labels: np.ndarray, style: ClassStyle) -> str:
+def main_classes(labels: np.ndarray, classes: Classes) -> str:
     """The largest classes of an image in words."""
-    largest = list(class_shares(labels, style).items())[:MAIN_CLASSES]
-    return ", ".join(f"{short(style.names[i])} {100 * share:.0f} %" for i, share in largest) or "no class"
+    largest = list(class_shares(labels, classes).items())[:MAIN_CLASSES]
+    return ", ".join(f"{short(classes.names[i])} {100 * share:.0f} %" for i, share in largest) or "no class"
 
 
 def _figure(caption: str, layer: str | None, text: str, kind: str = "") -> str:

@@ -15,20 +15,20 @@ from PIL import Image
 from torch import nn
 
 from semask_d2.checkpoint import load_checkpoint, read_checkpoint
-from semask_d2.checkpoint.class_metadata import metadata_of_file
+from semask_d2.checkpoint.class_metadata import classes_of_file
 from semask_d2.config import get_cfg
 from semask_d2.d2 import CfgNode, Instances
 from semask_d2.data.augmentation import View, image_tensor, resize_image, resized_shape
-from semask_d2.data.datasets import class_metadata
+from semask_d2.data.datasets import config_classes
 from semask_d2.data.datasets.custom import register_custom
 from semask_d2.data.image_io import read_image
 from semask_d2.data.labels import LabelFormat
 from semask_d2.export.running import open_exported
 from semask_d2.export.segmenter import ExportedSegmenter
 from semask_d2.modeling.meta_arch import Execution, build_model, with_sliding
+from semask_d2.utils.classes import Classes
 from semask_d2.utils.errors import UserError
 from semask_d2.utils.runs import CONFIG_NAME, require_run
-from semask_d2.utils.visualization import distinct_colors
 
 BATCH_SIZE = 4
 FAR_SMALLER = 4  # times that a picture's sides shrink before that is worth a word
@@ -85,9 +85,8 @@ class Predictor:
     """A config's model with its MODEL.WEIGHTS, on its MODEL.DEVICE; call it with an RGB image or a list of them.
 
     With TEST.SLIDING an image larger than a window is segmented in windows, whatever its size. Threads may share one: a
-    call changes nothing in it but whether a warning was given. `class_names`, `class_colors` (K, 3) and `ignore_label`
-    are those of the config's first test set, else those that the checkpoint records; `label_format` reads the label
-    files of the config's own data set.
+    call changes nothing in it but whether a warning was given. `classes` are those of the config's first test set, else
+    those that the checkpoint records; `label_format` reads the label files of the config's own data set.
     """
 
     def __init__(self, cfg: CfgNode):
@@ -96,7 +95,7 @@ class Predictor:
         model = build_model(cfg)
         data = read_checkpoint(cfg.MODEL.WEIGHTS)
         load_checkpoint(model, data, cfg.MODEL.WEIGHTS)
-        self._take(cfg, model.eval(), metadata_of_file(data))
+        self._take(cfg, model.eval(), classes_of_file(data))
 
     @classmethod
     def from_run(cls, run: str | os.PathLike, weights: str | os.PathLike | None = None) -> Predictor:
@@ -127,13 +126,12 @@ class Predictor:
         cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = metadata.min_size, metadata.max_size
         cfg.INPUT.FORMAT, cfg.INPUT.VALUE_RANGE = metadata.channel_order, metadata.value_range
         cfg.MODEL.META_ARCHITECTURE = metadata.architecture
-        cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = len(metadata.class_names)
+        cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = len(metadata.classes)
         predictor = cls.__new__(cls)
-        names = ("class_names", "class_colors", "ignore_label")
-        predictor._take(cfg, ExportedSegmenter(exported), {name: getattr(metadata, name) for name in names})
+        predictor._take(cfg, ExportedSegmenter(exported), metadata.classes)
         return predictor
 
-    def _take(self, cfg: CfgNode, model: nn.Module, recorded: dict[str, Any] | None = None) -> None:
+    def _take(self, cfg: CfgNode, model: nn.Module, recorded: Classes | None = None) -> None:
         """Take a config and its model; `recorded` is what the checkpoint says of its classes."""
         self.cfg = cfg.clone()
         self.model = with_sliding(cfg, model)
@@ -142,15 +140,11 @@ class Predictor:
         custom = register_custom(cfg)
         self.label_format = custom.label_format if custom else LabelFormat()
         count = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
-        known = class_metadata(cfg)
-        if known is None and recorded and len(recorded["class_names"]) == count:
+        known = config_classes(cfg)
+        if known is None and recorded is not None and len(recorded) == count:
             known = recorded
-        if known is None:  # a data set that only the training program registers, and a checkpoint without names
-            names = [f"class {i}" for i in range(count)]
-            known = {"class_names": names, "class_colors": distinct_colors(count), "ignore_label": 255}
-        self.class_names: list[str] = known["class_names"]
-        self.class_colors: np.ndarray = np.array(known["class_colors"], np.uint8)
-        self.ignore_label: int = known["ignore_label"]
+        # else a data set that only the training program registers, and a checkpoint without names
+        self.classes = known or Classes.of(f"class {i}" for i in range(count))
 
     @overload
     def __call__(
@@ -193,10 +187,19 @@ class Predictor:
         return [predictions[i] for i in range(len(images))]
 
     @property
-    def classes(self) -> dict[str, Any]:
-        """`class_names`, `class_colors` and `ignore_label` in plain values, as files hold them."""
-        colors = self.class_colors.tolist()
-        return {"class_names": self.class_names, "class_colors": colors, "ignore_label": self.ignore_label}
+    def class_names(self) -> list[str]:
+        """Names of the classes, for programs that use a predictor; this project uses `classes`."""
+        return list(self.classes.names)
+
+    @property
+    def class_colors(self) -> np.ndarray:
+        """Colors (K, 3) uint8 of the classes; see `class_names`."""
+        return self.classes.color_table.copy()
+
+    @property
+    def ignore_label(self) -> int:
+        """The id of pixels that do not count; see `class_names`."""
+        return self.classes.ignore_label
 
     @property
     def has_priors(self) -> bool:

@@ -10,7 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from semask_d2.inference.panels import ClassStyle, Example, class_shares, panels_css, panels_html, swatch
+from semask_d2.inference.panels import Example, class_shares, panels_css, panels_html, swatch
 from semask_d2.inference.predictor import Predictor
 from semask_d2.inference.web_guard import MAX_UPLOAD, PageGuard
 from semask_d2.utils.errors import UserError, printable
@@ -130,11 +130,11 @@ def result_html(predictor: Predictor, picture: str | os.PathLike) -> str:
     """The classes of a picture with their shares, and its panels."""
     image = predictor.read_image(picture)
     prediction = predictor(image, priors=predictor.has_priors)
-    style = ClassStyle(predictor.class_names, predictor.class_colors, predictor.ignore_label)
-    shares = class_shares(prediction.labels, style)
+    classes = predictor.classes
+    shares = class_shares(prediction.labels, classes)
     chips = "".join(
-        f"<li>{swatch(style.colors[i])} {escape(style.names[i])} {100 * share:.1f} %</li>"
+        f"<li>{swatch(classes.colors[i])} {escape(classes.names[i])} {100 * share:.1f} %</li>"
         for i, share in shares.items()
     )
     example = Example(Path(picture).name, image, prediction.labels, priors=prediction.priors)
-    return f'<ul class="chips" aria-label="Classes by share of the picture">{chips}</ul>{panels_html(example, style)}'
+    return f'<ul class="chips" aria-label="Classes by share of the picture">{chips}</ul>{panels_html(example, classes)}'

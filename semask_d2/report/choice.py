@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from semask_d2.report.evaluations import Evaluation, ImageResult
+from semask_d2.evaluation.results import Evaluation, ImageResult
 
 FAILED = 50.0  # percent of the class's metric below which an image fails a class
 Groups = dict[str, list[ImageResult]]
@@ -28,7 +28,7 @@ def choose_images(evaluation: Evaluation, count: int) -> Groups:
 
 def worst_of_each_class(evaluation: Evaluation) -> Iterator[ImageResult]:
     """For each class that an image fails, the weakest class first, the image where its metric is lowest."""
-    scores = [(evaluation.class_score(result), result) for result in evaluation.classes]
+    scores = [(evaluation.class_score(result), result) for result in evaluation.class_results]
     for _, result in sorted((x for x in scores if not math.isnan(x[0])), key=lambda x: x[0]):
         failed = [image for image in evaluation.images if image.classes.get(result.name, math.nan) < FAILED]
         if failed:

@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from semask_d2.d2 import MetadataCatalog
-from semask_d2.data.datasets import get_dataset_dicts
+from semask_d2.data.datasets import dataset_classes, get_dataset_dicts
 from semask_d2.data.labels import read_sample_labels
 from semask_d2.data.segments import read_true_segments
 from semask_d2.evaluation.panoptic import compare_segments
+from semask_d2.evaluation.results import Evaluation, ImageResult
 from semask_d2.inference.drawing import shown_segments
-from semask_d2.inference.panels import ClassStyle, Example
+from semask_d2.inference.panels import Example
 from semask_d2.inference.predictor import Predictor
-from semask_d2.report.evaluations import Evaluation, ImageResult
+from semask_d2.utils.classes import Classes
+from semask_d2.utils.colors import distinct_colors
 from semask_d2.utils.errors import UserError
-from semask_d2.utils.visualization import distinct_colors
 
 NO_SEGMENT, IGNORED = -1, -2  # in maps of numbers of segments
-MakeExample = Callable[[ImageResult], tuple[Example, ClassStyle]]
+MakeExample = Callable[[ImageResult], tuple[Example, Classes]]
 
 
 def example_maker(evaluation: Evaluation, predictor: Predictor) -> MakeExample:
@@ -34,12 +35,12 @@ def example_maker(evaluation: Evaluation, predictor: Predictor) -> MakeExample:
     if task != "semantic" or any((image.label_file or "").endswith(".json") for image in evaluation.images):
         samples = {x["file_name"]: x for x in get_dataset_dicts(evaluation.dataset)}
 
-    def make(image: ImageResult) -> tuple[Example, ClassStyle]:
+    def make(image: ImageResult) -> tuple[Example, Classes]:
         sample = samples.get(image.file_name)
         if task == "semantic":
             if sample is None and image.label_file is not None:
                 sample = {"sem_seg_file_name": image.label_file, "label_format": predictor.label_format}
-            return label_example(image, sample, predictor), evaluation.style
+            return label_example(image, sample, predictor), evaluation.classes
         if sample is None:
             raise UserError(f"{image.file_name} is no image of {evaluation.dataset}; evaluate again")
         return segment_example(sample, evaluation.dataset, task, predictor)
@@ -57,9 +58,7 @@ def label_example(image: ImageResult, sample: dict[str, Any] | None, predictor: 
     return Example(Path(image.file_name).name, pixels, prediction.labels, truth, prediction.priors)
 
 
-def segment_example(
-    sample: dict[str, Any], dataset: str, task: str, predictor: Predictor
-) -> tuple[Example, ClassStyle]:
+def segment_example(sample: dict[str, Any], dataset: str, task: str, predictor: Predictor) -> tuple[Example, Classes]:
     """The predicted and true segments of a data set's dict as numbers, and the name and color of each number.
 
     Classes come first, as which stuff is drawn, and then the things, each with a number of its own. What is one thing
@@ -70,38 +69,37 @@ def segment_example(
     if truth.shape != pixels.shape[:2]:
         raise UserError(f"{sample['file_name']}: not of the size of its segments")
     prediction = predictor(pixels, priors=predictor.has_priors)
-    metadata = MetadataCatalog.get(dataset)
-    all_things = dict(enumerate(range(len(predictor.class_names))))  # of data sets of instances that do not say it
-    things = metadata.get("thing_dataset_id_to_contiguous_id", all_things).values()
+    described = dataset_classes(dataset)
+    things = None if described is None else described.things
+    classes = replace(predictor.classes, things=frozenset(range(len(predictor.classes))) if things is None else things)
     void = IGNORED if "pan_seg_file_name" in sample else NO_SEGMENT
-    style = ClassStyle(predictor.class_names, predictor.class_colors, IGNORED)
-    labels, true_labels, style = numbered_alike(
-        shown_segments(prediction, task), (truth, true_segments), style, things=things, void=void
+    labels, true_labels, numbers = numbered_alike(
+        shown_segments(prediction, task), (truth, true_segments), classes, void=void
     )
-    return Example(Path(sample["file_name"]).name, pixels, labels, true_labels, prediction.priors), style
+    return Example(Path(sample["file_name"]).name, pixels, labels, true_labels, prediction.priors), numbers
 
 
 def numbered_alike(
     predicted: tuple[np.ndarray, Sequence[tuple[int, int, bool]]],
     true: tuple[np.ndarray, Sequence[Mapping[str, Any]]],
-    style: ClassStyle,
+    classes: Classes,
     *,
-    things: Collection[int],
     void: int,
-) -> tuple[np.ndarray, np.ndarray, ClassStyle]:
-    """Predicted and true numbers (H, W) of `segment_example`, and their style, of `style` of the classes.
+) -> tuple[np.ndarray, np.ndarray, Classes]:
+    """Predicted and true numbers (H, W) of `segment_example`, and the name and color of each, by those of `classes`.
 
     Segments are as of `shown_segments` and `read_true_segments`; `void` is the number of what is no true segment.
     """
     found = [{"id": i, "category_id": category} for i, category, _ in predicted[1]]
     partner = {x.predicted: x.true for x in compare_segments(predicted[0], found, *true).matches}
+    things = classes.things or ()
     owners: list[int] = []  # the class of each thing
 
     def number_of(category: int, is_thing: bool) -> int:
         if not is_thing:
             return category
         owners.append(category)
-        return len(style.names) + len(owners) - 1
+        return len(classes) + len(owners) - 1
 
     true_numbers = {
         x["id"]: IGNORED if x.get("iscrowd") else number_of(x["category_id"], x["category_id"] in things)
@@ -115,15 +113,14 @@ def numbered_alike(
     titles = []
     for category in owners:
         seen[category] += 1
-        titles.append(f"{style.names[category]} {seen[category]}")
+        titles.append(f"{classes.names[category]} {seen[category]}")
     shown = {*true_numbers.values(), *numbers.values()}
-    stuff = [style.colors[number] for number in shown if 0 <= number < len(style.names)]
-    own_colors = np.array(distinct_colors(len(owners), unlike=stuff), np.uint8).reshape(-1, 3)
-    colors = np.concatenate([style.colors, own_colors])
+    stuff = [classes.colors[number] for number in shown if 0 <= number < len(classes)]
+    colors = (*classes.colors, *distinct_colors(len(owners), unlike=stuff))
     return (
         _numbered(predicted[0], numbers, NO_SEGMENT),
         _numbered(true[0], true_numbers, void),
-        ClassStyle([*style.names, *titles], colors, IGNORED),
+        Classes((*classes.names, *titles), colors, IGNORED),
     )
 
 

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from semask_d2.evaluation.results import Evaluation, ImageResult
 from semask_d2.inference.panels import panels_html, swatch
 from semask_d2.inference.predictor import Predictor
 from semask_d2.report.choice import FAILED, Groups
-from semask_d2.report.evaluations import Evaluation, ImageResult
 from semask_d2.report.examples import example_maker
 from semask_d2.report.tables import class_id, percent
 from semask_d2.utils.errors import UserError
@@ -70,7 +70,7 @@ def make_gallery(
     html = [f"<h4>{escape(title)}</h4>{''.join(cards[title])}" for title in groups if cards[title]]
     html += [f'<p class="note">{escape(problem)}</p>' for problem in problems]
     images = [entry for entries in shown.values() for entry in entries]
-    return Gallery("".join(html), {result.name: _fails(result.name, images) for result in evaluation.classes})
+    return Gallery("".join(html), {result.name: _fails(result.name, images) for result in evaluation.class_results})
 
 
 def _fails(name: str, images: list[tuple[str, ImageResult]]) -> list[tuple[str, str]]:
@@ -106,13 +106,13 @@ def figures(image: ImageResult) -> str:
 
 def _chips(evaluation: Evaluation, image: ImageResult, prefix: str) -> Iterator[str]:
     """The classes of an image with their metric, the weakest first, each with a link to its row."""
-    numbers = {result.name: number for number, result in enumerate(evaluation.classes)}
+    numbers = {result.name: number for number, result in enumerate(evaluation.class_results)}
     measured = [(score, name) for name, score in image.classes.items() if name in numbers and not math.isnan(score)]
     for score, name in sorted(measured)[:LISTED_CLASSES]:
         number = numbers[name]
         kind = ' class="fails"' if score < FAILED else ""
         yield (
-            f'<li{kind}><a href="#{class_id(prefix, number)}">{swatch(evaluation.classes[number].color)} '
+            f'<li{kind}><a href="#{class_id(prefix, number)}">{swatch(evaluation.classes.colors[number])} '
             f"{escape(name)} {score:.0f} %</a></li>"
         )
     if len(measured) > LISTED_CLASSES:

@@ -14,11 +14,12 @@ from string import Template
 from semask_d2.config import get_cfg
 from semask_d2.d2 import CfgNode
 from semask_d2.evaluation import sizes_in_words
+from semask_d2.evaluation.result_files import read_evaluations
+from semask_d2.evaluation.results import Evaluation
 from semask_d2.inference.drawing import LEAST_SCORE
 from semask_d2.inference.panels import panels_css
 from semask_d2.inference.predictor import Predictor
 from semask_d2.report.choice import choose_images
-from semask_d2.report.evaluations import Evaluation, read_evaluations
 from semask_d2.report.gallery import Gallery, make_gallery
 from semask_d2.report.tables import class_table, confusion_matrix, confusions, tiles
 from semask_d2.utils.curves import curves_as_svg
@@ -57,7 +58,7 @@ def write_report(
     note = ""
     if predictor is None and images and any(evaluation.images for evaluation in evaluations):
         try:
-            predictor = _predictor(run, evaluations[0].checkpoint)
+            predictor = _predictor(run, evaluations[0].model.checkpoint)
         except UserError as error:
             logger.warning("The report has no images: %s", error)
             note = f'<p class="note">No images: {escape(str(error))}</p>'
@@ -111,12 +112,12 @@ def _summary(run: Path, cfg: CfgNode, evaluations: list[Evaluation]) -> str:
     """What was trained, how and with what."""
     solver = cfg.SOLVER
     checkpoints = {
-        f"{evaluation.checkpoint or 'the model at the end of training'}"
-        + ("" if evaluation.iteration is None else f", iteration {evaluation.iteration}")
+        f"{evaluation.model.checkpoint or 'the model at the end of training'}"
+        + ("" if evaluation.model.iteration is None else f", iteration {evaluation.model.iteration}")
         for evaluation in evaluations
     }
     pictured = sizes_in_words(cfg)
-    tested = "; ".join(dict.fromkeys(evaluation.sizes or pictured for evaluation in evaluations))
+    tested = "; ".join(dict.fromkeys(evaluation.model.sizes or pictured for evaluation in evaluations))
     rows = {
         "run": str(run.resolve()),
         "model": f"{cfg.MODEL.META_ARCHITECTURE} on {cfg.MODEL.BACKBONE.NAME}, "
@@ -144,7 +145,7 @@ def _curves(run: Path) -> str:
 def _data_set(evaluation: Evaluation, prefix: str, images: int, predictor: Predictor | None, seconds: float) -> str:
     """One data set's section."""
     gallery = Gallery("", {})
-    if predictor is not None and not evaluation.averaged:
+    if predictor is not None and not evaluation.model.averaged:
         gallery = make_gallery(evaluation, choose_images(evaluation, images), prefix, predictor, seconds)
     shown = f"{KEYS[evaluation.task_name]}{gallery.html}" if gallery.html else "<p>None are shown.</p>"
     return f"""<section id="{prefix}"><h2>{escape(evaluation.title)}</h2>
@@ -159,7 +160,7 @@ def _confusion(evaluation: Evaluation) -> str:
     """What is taken for what, where labels were evaluated."""
     if evaluation.confusion is None:
         return ""
-    arguments = (evaluation.confusion, evaluation.classes)
+    arguments = (evaluation.confusion, evaluation.class_results)
     return f"""<h3>Confusion</h3>
 <div class="beside">
 {confusion_matrix(*arguments)}

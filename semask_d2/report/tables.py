@@ -8,8 +8,8 @@ from html import escape
 
 import numpy as np
 
+from semask_d2.evaluation.results import ClassResult, Evaluation
 from semask_d2.inference.panels import swatch
-from semask_d2.report.evaluations import ClassResult, Evaluation
 from semask_d2.utils.visualization import short
 
 TITLES = {
@@ -62,14 +62,14 @@ def class_id(prefix: str, number: int) -> str:
 
 def class_table(evaluation: Evaluation, prefix: str, failing: Mapping[str, Iterable[tuple[str, str]]]) -> str:
     """A row for each class; `failing` are the anchor and the title of the shown images that fail a class, by name."""
-    metrics = list(dict.fromkeys(name for result in evaluation.classes for name in result.metrics))
+    metrics = list(dict.fromkeys(name for result in evaluation.class_results for name in result.metrics))
     counted = evaluation.task.counted
-    total = max(1, sum(result.count for result in evaluation.classes))
+    total = max(1, sum(result.count for result in evaluation.class_results))
     amount = "pixels, %" if counted == "pixels" else counted  # of pixels nobody can read the number
     heads = ["class", *(name.replace("_", " ") for name in metrics), amount, "shown images that fail it"]
     head = "".join(f'<th scope="col">{escape(text)}</th>' for text in heads[:-1])
     rows = []
-    for number, result in enumerate(evaluation.classes):
+    for number, result in enumerate(evaluation.class_results):
         cells = "".join(
             _number_cell(result.metrics.get(name, math.nan), bar=name == evaluation.task.class_metric)
             for name in metrics

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import colorsys
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import cv2
 import numpy as np
+
+from semask_d2.utils.classes import Classes
 
 FONT, AA = cv2.FONT_HERSHEY_SIMPLEX, cv2.LINE_AA
 OUTLINE = [(x, y) for x in (-1, 0, 1) for y in (-1, 0, 1) if x or y]
@@ -15,21 +15,7 @@ NAMED_SHARE = 0.004  # regions below this share of the image get no name
 NAMED_SHARE_PRIOR = 0.02  # the priors' maps are ragged
 LEGEND_ROW = 16  # pixels below which a row of the legend cannot be read
 PANEL_SIDES = (300, 640)  # between these is a panel's longer side
-GOLDEN_ANGLE = 137.508 / 360
-NEAR = 100  # of two colors in RGB, below which they are hard to tell apart over a photograph
 BACKGROUND, INK, WRONG = (255, 255, 255), (30, 30, 30), (230, 30, 30)
-
-
-def distinct_colors(count: int, unlike: Iterable[Sequence[int]] = ()) -> list[tuple[int, int, int]]:
-    """`count` different RGB colors: hues a golden angle apart, in three shades in turn.
-
-    Where there are enough of them, none is near one of `unlike`.
-    """
-    shades = ((0.85, 0.95), (0.6, 0.7), (0.95, 0.5))
-    others = [tuple(map(int, color)) for color in unlike]
-    colors = (colorsys.hsv_to_rgb(i * GOLDEN_ANGLE % 1, *shades[i % 3]) for i in range(count + 60 * bool(others)))
-    whole = [(round(255 * red), round(255 * green), round(255 * blue)) for red, green, blue in colors]
-    return sorted(whole, key=lambda color: any(math.dist(color, other) < NEAR for other in others))[:count]
 
 
 def colorize(labels: np.ndarray, colors: np.ndarray) -> np.ndarray:
@@ -42,9 +28,8 @@ def colorize(labels: np.ndarray, colors: np.ndarray) -> np.ndarray:
 def draw_segmentation(
     image: np.ndarray,
     labels: np.ndarray,
+    classes: Classes,
     *,
-    names: Sequence[str],
-    colors: np.ndarray,
     opacity: float = 0.6,
 ) -> np.ndarray:
     """The image (H, W, 3) under its classes' colors, with names at large regions and a legend: RGB uint8.
@@ -54,20 +39,18 @@ def draw_segmentation(
     zoom = max(1, round(512 / max(image.shape[:2])))
     size = (image.shape[1] * zoom, image.shape[0] * zoom)
     image, labels = resize(image, size), resize_ids(labels, size)
-    canvas = overlay(image, labels, names=names, colors=colors, opacity=opacity)
-    return np.concatenate([canvas, legend(labels, canvas.shape[0], names, colors)], axis=1)
+    canvas = under_colors(image, labels, classes, opacity=opacity)
+    return np.concatenate([canvas, legend(labels, canvas.shape[0], classes)], axis=1)
 
 
 def draw_panels(
     image: np.ndarray,
     labels: np.ndarray,
+    classes: Classes,
     *,
-    names: Sequence[str],
-    colors: np.ndarray,
     opacity: float = 0.6,
     truth: np.ndarray | None = None,
     priors: Mapping[str, np.ndarray] | None = None,
-    ignore_label: int = 255,
 ) -> np.ndarray:
     """Titled panels and one legend: image, ground truth and error where `truth` (H, W) is given, prediction, priors.
 
@@ -75,34 +58,32 @@ def draw_panels(
     """
     scale = float(np.clip(1.0, PANEL_SIDES[0] / max(image.shape[:2]), PANEL_SIDES[1] / max(image.shape[:2])))
     size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
-    style = {"names": names, "colors": colors, "opacity": opacity}
-    share = 0.0 if truth is None else error_share(labels, truth, ignore_label)
+    share = 0.0 if truth is None else error_share(labels, truth, classes.ignore_label)
     image, labels = resize(image, size), resize_ids(labels, size)
     panels = [("image", image)]
     if truth is not None:
         truth = resize_ids(truth, size)
-        panels.append(("ground truth", overlay(image, truth, **style)))
-    panels.append(("prediction", overlay(image, labels, **style)))
+        panels.append(("ground truth", under_colors(image, truth, classes, opacity=opacity)))
+    panels.append(("prediction", under_colors(image, labels, classes, opacity=opacity)))
     if truth is not None:
-        panels.append((f"error {100 * share:.1f}%", error_map(image, labels, truth, ignore_label)))
+        panels.append((f"error {100 * share:.1f}%", error_map(image, labels, truth, classes.ignore_label)))
     maps = spread_maps(priors or {}, size)
     for title, ids in maps:
-        panels.append((title, overlay(image, ids, **style, named_share=NAMED_SHARE_PRIOR)))
+        panels.append((title, under_colors(image, ids, classes, opacity=opacity, named_share=NAMED_SHARE_PRIOR)))
     columns = -(-len(panels) // 2)
     titled = [add_title(panel, title) for title, panel in panels]
     titled += [np.full_like(titled[0], 255)] * (-len(titled) % columns)
     rows = [np.concatenate(titled[i : i + columns], axis=1) for i in range(0, len(titled), columns)]
     figure = np.concatenate(rows)
     others = [*(ids for _, ids in maps), *([] if truth is None else [truth])]
-    return np.concatenate([figure, legend(labels, figure.shape[0], names, colors, others)], axis=1)
+    return np.concatenate([figure, legend(labels, figure.shape[0], classes, others)], axis=1)
 
 
-def overlay(
+def under_colors(
     image: np.ndarray,
     labels: np.ndarray,
+    classes: Classes,
     *,
-    names: Sequence[str],
-    colors: np.ndarray,
     opacity: float,
     named_share: float = NAMED_SHARE,
 ) -> np.ndarray:
@@ -110,12 +91,12 @@ def overlay(
 
     Below 0 it stays as it is.
     """
-    canvas = cv2.addWeighted(image, 1 - opacity, colorize(np.maximum(labels, 0), colors), opacity, 0)
+    canvas = cv2.addWeighted(image, 1 - opacity, colorize(np.maximum(labels, 0), classes.color_table), opacity, 0)
     canvas[labels < 0] = image[labels < 0]
     centers = [
-        (area, x, y, short(names[i]))
+        (area, x, y, short(classes.names[i]))
         for i in map(int, np.unique(labels))
-        if 0 <= i < len(names)
+        if 0 <= i < len(classes)
         for area, x, y in region_centers(labels == i, named_share)
     ]
     write_names(canvas, sorted(centers, reverse=True))
@@ -158,16 +139,19 @@ def write_names(canvas: np.ndarray, centers: Sequence[tuple[int, int, int, str]]
 def legend(
     labels: np.ndarray,
     height: int,
-    names: Sequence[str],
-    colors: np.ndarray,
+    classes: Classes,
     others: Sequence[np.ndarray] = (),
+    *,
+    further_names: Sequence[str] = (),
 ) -> np.ndarray:
     """A column of `height`: color, name and share of each class in `labels`, the largest first.
 
     Classes that are only in `others`, the further label maps of a figure, follow without a share.
 
-    Its width depends on the names and the size of `labels` alone, so that the frames of a video agree.
+    Its width depends on the names, `further_names` that other frames of a video may show, and the size of `labels`
+    alone, so that the frames agree.
     """
+    names = classes.names
     ids, counts = np.unique(labels, return_counts=True)
     shares = {int(i): n / labels.size for i, n in zip(ids, counts, strict=True) if 0 <= i < len(names)}
     rows = sorted(shares, key=shares.__getitem__, reverse=True)
@@ -180,13 +164,13 @@ def legend(
         rows, texts = rows[:lines], [*texts[: lines - 1], f"and {len(texts) - lines + 1} more"]
     step = min(round(40 * scale), height // max(len(rows), 1))
     swatch = round(step * 0.7)
-    widest = max((text_width(f"{short(name)} 100.0%", scale) for name in names), default=0)
+    widest = max((text_width(f"{short(name)} 100.0%", scale) for name in (*names, *further_names)), default=0)
     panel = np.full((height, widest + round(28 * scale) + 24, 3), BACKGROUND, np.uint8)
     scale = min(scale, step / 40 * 1.2)
     for row, (i, text) in enumerate(zip(rows, texts, strict=True)):
         top = row * step + (step - swatch) // 2
         if not text.startswith("and ") or not text.endswith(" more"):
-            cv2.rectangle(panel, (8, top), (8 + swatch, top + swatch), tuple(int(v) for v in colors[i]), cv2.FILLED)
+            cv2.rectangle(panel, (8, top), (8 + swatch, top + swatch), classes.colors[i], cv2.FILLED)
         cv2.putText(panel, text, (16 + swatch, top + swatch - 2), FONT, scale, INK, 1, AA)
     return panel
 

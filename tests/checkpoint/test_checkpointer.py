@@ -10,6 +10,7 @@ from torch import nn
 
 from semask_d2.engine import Checkpointer
 from semask_d2.engine.hooks import BestCheckpoint, PeriodicCheckpoint
+from semask_d2.utils.classes import Classes
 from semask_d2.utils.errors import UserError
 from tests.helpers.detectron2_names import EventStorage
 
@@ -46,23 +47,23 @@ def test_without_resume_only_weights_are_loaded(tmp_path) -> None:
     assert fresh.count == 0
 
 
-def classes(*names: str) -> dict:
-    return {"class_names": list(names), "class_colors": [[0, 0, 0]] * len(names), "ignore_label": 255}
+def named(*names: str) -> Classes:
+    return Classes.of(names)
 
 
 def test_weights_of_other_class_names_are_loaded_with_a_warning(tmp_path, caplog) -> None:
-    Checkpointer(nn.Linear(2, 2), str(tmp_path), class_metadata=classes("sky", "pole", "car")).save("model_0000004")
+    Checkpointer(nn.Linear(2, 2), str(tmp_path), classes=named("sky", "pole", "car")).save("model_0000004")
     path = str(tmp_path / "model_0000004.pth")
-    Checkpointer(nn.Linear(2, 2), class_metadata=classes("sky", "car", "pole")).resume_or_load(path, resume=False)
+    Checkpointer(nn.Linear(2, 2), classes=named("sky", "car", "pole")).resume_or_load(path, resume=False)
     assert "HAVE OTHER CLASS NAMES" in caplog.text
     assert 'id 1 is "pole" there and "car" here, and 1 more differ' in caplog.text
 
 
-@pytest.mark.parametrize("here", [classes("sky", "pole"), None])
+@pytest.mark.parametrize("here", [named("sky", "pole"), None])
 def test_equal_or_unknown_class_names_are_not_warned_of(tmp_path, caplog, here) -> None:
-    Checkpointer(nn.Linear(2, 2), str(tmp_path), class_metadata=classes("sky", "pole")).save("model_0000004")
+    Checkpointer(nn.Linear(2, 2), str(tmp_path), classes=named("sky", "pole")).save("model_0000004")
     path = str(tmp_path / "model_0000004.pth")
-    Checkpointer(nn.Linear(2, 2), class_metadata=here).resume_or_load(path, resume=False)
+    Checkpointer(nn.Linear(2, 2), classes=here).resume_or_load(path, resume=False)
     assert "CLASS NAMES" not in caplog.text
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from semask_d2 import build_model, get_cfg
 from semask_d2.checkpoint import load_weights, read_checkpoint, save_weights
-from semask_d2.checkpoint.class_metadata import metadata_of_file
+from semask_d2.checkpoint.class_metadata import classes_of_file
 from semask_d2.checkpoint.kinds import recognize
 from semask_d2.checkpoint.report import COMPUTED
 from semask_d2.checkpoint.transformers_folder import write_folder
@@ -84,9 +84,9 @@ def test_a_folder_computes_the_same_here(family: str, backbone: str, tmp_path: P
         for found, expected in zip(our_logits(model, images), their_logits(theirs, images), strict=True):
             assert expected.std() > 0.1
             torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
-    metadata = metadata_of_file(read_checkpoint(folder))
-    assert metadata["class_names"] == [f"LABEL_{i}" for i in range(6)]
-    assert len({tuple(color) for color in metadata["class_colors"]}) == 6
+    classes = classes_of_file(read_checkpoint(folder))
+    assert classes.names == tuple(f"LABEL_{i}" for i in range(6))
+    assert len(set(classes.colors)) == 6
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -12,7 +12,7 @@ from safetensors import safe_open
 
 from semask_d2 import Predictor, get_cfg
 from semask_d2.checkpoint import read_checkpoint
-from semask_d2.checkpoint.class_metadata import metadata_of_file
+from semask_d2.checkpoint.class_metadata import classes_of_file
 from tests.helpers.commands import ROOT, TINY, TOY_CONFIG
 from tests.helpers.own_data import NAMES, TEXT, write_data, write_pair
 
@@ -61,7 +61,7 @@ def test_names_are_in_the_checkpoint_and_its_export(trained: tuple[Path, str], r
         assert torch.load(folder / "run" / name, weights_only=True)["metadata"] == expected
     exported = tmp_path / "w.safetensors"
     assert run("tools/export_weights.py", "--weights", folder / "run", "--output", exported)[0] == 0
-    assert metadata_of_file(read_checkpoint(exported)) == expected
+    assert classes_of_file(read_checkpoint(exported)).as_dict() == expected
     with safe_open(exported, framework="pt") as file:
         assert '"sky"' in file.metadata()["semask_d2"]
     # a config of a data set that is not registered here: the names come from the checkpoint

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from semask_d2 import Predictor, get_cfg, read_image
+from semask_d2.utils.classes import Classes
 from semask_d2.utils.segment_drawing import draw_segments, drawn_segments, map_of_masks
 from tests.helpers.commands import TINY
 
@@ -85,21 +86,21 @@ def test_a_model_without_queries_finds_no_segments(in_process, toy_data: Path, t
 def test_each_thing_has_a_color_and_a_number_of_its_own() -> None:
     ids = np.array([[0, 4, 4], [5, 9, 9]])
     segments = [(4, 1, True), (5, 1, True), (9, 0, False)]
-    drawn = drawn_segments(ids, segments, names=["sky", "ball"], colors=np.array([[1, 2, 3], [4, 5, 6]]))
+    drawn = drawn_segments(ids, segments, Classes(("sky", "ball"), ((1, 2, 3), (4, 5, 6))))
     assert drawn.numbers.tolist() == [[-1, 0, 0], [1, 2, 2]]
-    assert drawn.names == ["ball 1", "ball 2", "sky"]
-    assert drawn.colors[2].tolist() == [1, 2, 3]
-    assert len({tuple(color) for color in drawn.colors}) == 3
+    assert drawn.segments.names == ("ball 1", "ball 2", "sky")
+    assert drawn.segments.colors[2] == (1, 2, 3)
+    assert len(set(drawn.segments.colors)) == 3
 
 
 def test_pictures_of_one_size_are_drawn_in_one_size() -> None:
-    image, style = np.zeros((40, 60, 3), np.uint8), {"names": ["sky", "balloon"], "colors": np.zeros((2, 3), int)}
+    image, classes = np.zeros((40, 60, 3), np.uint8), Classes(("sky", "balloon"), ((0, 0, 0), (0, 0, 0)))
     ids = np.ones((40, 60), int)
     several = np.arange(40)[:, None].repeat(60, 1) // 10
     frames = [
-        draw_segments(image, drawn_segments(ids, [(1, 0, False)], **style)),
-        draw_segments(image, drawn_segments(several, [(i, 1, True) for i in range(1, 4)], **style)),
-        draw_segments(image, drawn_segments(0 * ids, [], **style)),
+        draw_segments(image, drawn_segments(ids, [(1, 0, False)], classes)),
+        draw_segments(image, drawn_segments(several, [(i, 1, True) for i in range(1, 4)], classes)),
+        draw_segments(image, drawn_segments(0 * ids, [], classes)),
     ]
     assert len({frame.shape for frame in frames}) == 1
     assert not frames[2][:, :480].any()  # what has no segment stays as it is

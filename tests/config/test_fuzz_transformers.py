@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from semask_d2 import build_model, get_cfg
-from semask_d2.checkpoint.transformers_folder import metadata_of_folder
+from semask_d2.checkpoint.transformers_folder import classes_of_folder
 from semask_d2.config.transformers_config import config_for_transformers, processor_for_transformers
 from tests.helpers.refusals import refusal
 from tests.helpers.strange_values import damage
@@ -31,7 +31,7 @@ DECODERS = {
 
 def build(folder: Path) -> None:
     """Do what is done of a folder before its weights are read, without memory for the model."""
-    metadata_of_folder(folder)
+    classes_of_folder(folder)
     with torch.device("meta"):
         build_model(get_cfg(folder, ["MODEL.DEVICE", "meta"]))
 

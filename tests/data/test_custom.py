@@ -15,12 +15,12 @@ import semask_d2
 from semask_d2.config import get_cfg
 from semask_d2.d2 import DatasetCatalog, MetadataCatalog
 from semask_d2.data import build_mapper, get_dataset_dicts, read_image, register_custom
-from semask_d2.data.datasets import class_metadata, custom
+from semask_d2.data.datasets import config_classes, custom
 from semask_d2.data.labels import read_sample_labels
 from semask_d2.data.quick_check import quick_check
 from semask_d2.evaluation import SemanticEvaluator
+from semask_d2.utils.colors import distinct_colors
 from semask_d2.utils.errors import UserError
-from semask_d2.utils.visualization import distinct_colors
 from tests.helpers.own_data import NAMES, TEXT, write_data, write_file, write_pair
 
 
@@ -50,7 +50,7 @@ def test_both_splits_are_registered_with_their_metadata(tmp_path: Path) -> None:
     assert metadata.stuff_colors == [list(color) for color in distinct_colors(3)]
     assert (metadata.ignore_label, metadata.evaluator_type) == (255, "sem_seg")
     assert [len(get_dataset_dicts(name)) for name in ("mine_train", "mine_val")] == [4, 4]
-    assert class_metadata(cfg)["class_names"] == list(NAMES)
+    assert config_classes(cfg).names == tuple(NAMES)
 
 
 def test_another_description_takes_the_place_of_the_first(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from semask_d2.data.datasets.camvid import CAMVID
 from semask_d2.data.datasets.coco_stuff10k import COCO_STUFF_10K, TRAIN_ID_OF_RELEASED
 from semask_d2.data.datasets.folder import FolderDataset, datasets_root
 from semask_d2.data.datasets.toy_scenes import TOY_SCENES
+from semask_d2.utils.classes import Classes
 from semask_d2.utils.errors import UserError
 
 
@@ -40,18 +41,20 @@ def foreign():
 
 @pytest.mark.parametrize(("dataset", "classes"), [(TOY_SCENES, 12), (CAMVID, 11), (ADE20K, 150)])
 def test_names_and_colors_are_distinct(dataset, classes):
-    assert len(dataset.classes) == len(set(dataset.classes)) or dataset is ADE20K  # ADE20K has two called "screen"
-    assert len(dataset.classes) == classes == len(dataset.colors)
+    assert (
+        len(dataset.classes) == len(set(dataset.classes.names)) or dataset is ADE20K
+    )  # ADE20K has two called "screen"
+    assert len(dataset.classes) == classes == len(dataset.classes.colors)
     # the usual palette of ADE20K, as other projects register it, gives two classes one gray
-    assert len(set(dataset.colors)) == classes - (dataset is ADE20K)
-    assert all(name == name.strip() for name in dataset.classes)
-    assert all(len(color) == 3 and 0 <= min(color) <= max(color) <= 255 for color in dataset.colors)
+    assert len(set(dataset.classes.colors)) == classes - (dataset is ADE20K)
+    assert all(name == name.strip() for name in dataset.classes.names)
+    assert all(len(color) == 3 and 0 <= min(color) <= max(color) <= 255 for color in dataset.classes.colors)
 
 
 def test_ade20k_order():
     picked = {0: "wall", 6: "road, route", 8: "window", 20: "car", 136: "traffic light", 149: "flag"}
-    assert {i: ADE20K.classes[i] for i in picked} == picked
-    assert (ADE20K.colors[2], ADE20K.colors[149]) == ((6, 230, 230), (92, 0, 255))
+    assert {i: ADE20K.classes.names[i] for i in picked} == picked
+    assert (ADE20K.classes.colors[2], ADE20K.classes.colors[149]) == ((6, 230, 230), (92, 0, 255))
 
 
 def test_registration_fills_in_the_metadata_and_can_be_repeated():
@@ -66,7 +69,7 @@ def test_registration_fills_in_the_metadata_and_can_be_repeated():
 
 def test_a_name_that_is_registered_is_reused(foreign, monkeypatch):
     foreign.set(stuff_classes=["their name "])
-    ours = FolderDataset("foreign", "f", "a", {"val": "v"}, ("our name",), ((1, 2, 3),), "how")
+    ours = FolderDataset("foreign", "f", "a", {"val": "v"}, Classes(("our name",), ((1, 2, 3),)), "how")
     monkeypatch.setattr(datasets, "DATASETS", (ours,))
     register_all()
     assert DatasetCatalog.get("foreign_val") == [{"file_name": "theirs"}]
@@ -209,7 +212,7 @@ def test_cityscapes_pairs_images_with_training_ids_in_their_cities(tmp_path, mon
 
 
 def test_coco_stuff_has_171_classes_in_the_released_order() -> None:
-    assert len(COCO_STUFF_10K.classes) == len(set(COCO_STUFF_10K.colors)) == len(TRAIN_ID_OF_RELEASED) == 171
+    assert len(COCO_STUFF_10K.classes) == len(set(COCO_STUFF_10K.classes.colors)) == len(TRAIN_ID_OF_RELEASED) == 171
     assert sorted(TRAIN_ID_OF_RELEASED.values()) == list(range(171))
     for released, name in ((1, "person"), (13, "stop sign"), (92, "banner"), (182, "wood")):
-        assert COCO_STUFF_10K.classes[TRAIN_ID_OF_RELEASED[released]] == name
+        assert COCO_STUFF_10K.classes.names[TRAIN_ID_OF_RELEASED[released]] == name

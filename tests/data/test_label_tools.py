@@ -54,7 +54,7 @@ def test_an_export_is_read(tool: str, tmp_path: Path, capsys: pytest.CaptureFixt
     assert " 0 fault(s)" in capsys.readouterr().out
     dataset = CustomDataset.from_section(get_cfg(data=file).DATASETS.CUSTOM)
     if tool not in UNNAMED:
-        assert [name.strip("_") for name in dataset.classes] == ["background", "cat"]
+        assert [name.strip("_") for name in dataset.classes.names] == ["background", "cat"]
     seen = set()
     for split in dataset.splits():
         for sample in dataset.load(split):

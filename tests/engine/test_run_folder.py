@@ -11,7 +11,7 @@ from semask_d2 import get_cfg
 from semask_d2.d2 import MetadataCatalog
 from semask_d2.engine import run_folder
 from semask_d2.evaluation import EvaluatedModel, SemanticEvaluator
-from semask_d2.evaluation.results import keep_earlier
+from semask_d2.evaluation.result_files import keep_earlier
 from semask_d2.utils import locking
 from semask_d2.utils.errors import UserError
 

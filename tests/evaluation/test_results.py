@@ -14,6 +14,7 @@ from PIL import Image
 from semask_d2.d2 import MetadataCatalog
 from semask_d2.evaluation import EvaluatedModel, SemanticEvaluator, submission
 from semask_d2.evaluation.submission import SubmissionWriter
+from tests.helpers.evaluation_files import assert_written_alike
 
 NAMES = ["a", "b", "c"]
 
@@ -80,6 +81,7 @@ def test_the_files_hold_what_was_measured(evaluator: SemanticEvaluator, tmp_path
     assert rows[2]["IoU"] == ""
     with Image.open(folder / "confusion.png") as picture:
         assert min(picture.size) > 300
+    assert_written_alike(folder, tmp_path / "again")
 
 
 def test_averaged_weights_have_a_folder_of_their_own(evaluator: SemanticEvaluator, tmp_path: Path) -> None:
@@ -101,7 +103,7 @@ def test_results_of_another_model_move_the_earlier_ones_aside(
     evaluator: SemanticEvaluator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "inference/results_test"
-    monkeypatch.setattr("semask_d2.evaluation.results.draw_confusion", lambda *_: np.zeros((4, 4, 3), np.uint8))
+    monkeypatch.setattr("semask_d2.evaluation.result_files.draw_confusion", lambda *_: np.zeros((4, 4, 3), np.uint8))
 
     def held() -> list:
         """The checkpoint, the iteration and the accuracy of what is there, and of each that was moved."""
@@ -128,7 +130,7 @@ def test_results_of_another_model_move_the_earlier_ones_aside(
 
 
 def test_a_picture_that_fails_is_a_warning(evaluator, tmp_path, monkeypatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setattr("semask_d2.evaluation.results.draw_confusion", lambda *_: 1 / 0)
+    monkeypatch.setattr("semask_d2.evaluation.result_files.draw_confusion", lambda *_: 1 / 0)
     process(evaluator, tmp_path, "one", [[0]], [[0]])
     evaluator.evaluate()
     assert "No picture of the confusion matrix: ZeroDivisionError" in caplog.text

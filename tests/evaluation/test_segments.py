@@ -19,6 +19,7 @@ from semask_d2.data.segments import read_segment_ids
 from semask_d2.evaluation import InstanceEvaluator, PanopticEvaluator, instances
 from semask_d2.evaluation.panoptic import PanopticCounts
 from semask_d2.utils.errors import UserError
+from tests.helpers.evaluation_files import assert_written_alike
 from tests.helpers.processes import process_group
 
 CLASSES = 3
@@ -164,6 +165,7 @@ def test_the_files_hold_what_was_measured(toy_data: Path, tmp_path: Path, kind: 
         assert row["name"] == entry["name"]
         assert (float(row[main]) if row[main] else None) == entry[main] == results.get(f"{main}-{row['name']}")
     assert sum(int(row[counted]) for row in rows) == sum(len(x[key]) for x in samples)
+    assert_written_alike(folder, tmp_path / "again")
     images = json.loads((folder / "images.json").read_text())
     assert [x["file_name"] for x in images] == [x["file_name"] for x in samples]
     for place, (image, sample) in enumerate(zip(images, samples, strict=True)):

@@ -10,7 +10,7 @@ import re
 import subprocess
 import sys
 import zipfile
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +135,7 @@ def archived(path: Path) -> dict[str, bytes]:
 def test_older_files_without_a_checksum_are_run_with_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    path = save_exported(tmp_path / "a.onnx", brightest_channel(), json.dumps(asdict(METADATA)))
+    path = save_exported(tmp_path / "a.onnx", brightest_channel(), json.dumps(METADATA.as_dict()))
     with caplog.at_level(logging.WARNING):
         assert np.array_equal(Predictor.from_export(path)(PICTURE).labels, PICTURE.argmax(2))
     assert [record.getMessage() for record in caplog.records] == [
@@ -212,7 +212,7 @@ def test_results_that_are_not_what_the_metadata_says(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", [b"sky", b"labels", b"brightest", b"ArgMax", KEY.encode()])
 def test_texts_that_are_none_are_one_line(tmp_path: Path, text: bytes) -> None:
-    path = save_exported(tmp_path / "a.onnx", brightest_channel(), json.dumps(asdict(METADATA)))
+    path = save_exported(tmp_path / "a.onnx", brightest_channel(), json.dumps(METADATA.as_dict()))
     path.write_bytes(path.read_bytes().replace(text, b"\xff\xfe" + text[2:]))
     message = refusal(lambda: Predictor.from_export(path)(PICTURE))
     # "brightest" is the name of a value within, which nothing outside asks for
@@ -304,7 +304,7 @@ def test_a_run_that_is_none_is_called_by_the_commands_option(tmp_path: Path, cap
 
 def test_changed_graphs_of_older_files_give_labels_or_one_line(tmp_path: Path) -> None:
     """Without a checksum a flipped byte may give other labels, but no other error."""
-    path = save_exported(tmp_path / "a.onnx", brightest_channel(), json.dumps(asdict(METADATA)))
+    path = save_exported(tmp_path / "a.onnx", brightest_channel(), json.dumps(METADATA.as_dict()))
     whole, generator = path.read_bytes(), random.Random(0)
     ran = 0
     for _ in range(300):

@@ -67,8 +67,8 @@ def test_predictions_are_the_models(exported: dict[str, Path], tiny_run: Path) -
 @pytest.mark.slow
 def test_it_knows_classes_and_colors_by_itself(exported: dict[str, Path]) -> None:
     predictor = Predictor.from_export(exported["scores"])
-    assert predictor.class_names == list(TOY_SCENES.classes)
-    assert predictor.class_colors.tolist() == [list(color) for color in TOY_SCENES.colors]
+    assert predictor.class_names == list(TOY_SCENES.classes.names)
+    assert predictor.class_colors.tolist() == [list(color) for color in TOY_SCENES.classes.colors]
     assert predictor.ignore_label == 255
     with pytest.raises(UserError, match="no semantic maps to show"):
         predictor(picture(64, 64), priors=True)
@@ -102,7 +102,7 @@ def test_the_documented_example_gives_the_models_labels(
         expected = Predictor.from_export(exported["labels"])
         drawn = cv2.imread(str(tmp_path / f"{name}_out.png"))[:, :, ::-1]
         assert (drawn == expected.class_colors[expected(image).labels]).mean() > 0.99
-    assert capfd.readouterr().out.splitlines()[-1].split("%  ")[1] in TOY_SCENES.classes
+    assert capfd.readouterr().out.splitlines()[-1].split("%  ")[1] in TOY_SCENES.classes.names
 
 
 @pytest.mark.slow

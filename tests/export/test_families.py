@@ -13,6 +13,7 @@ from semask_d2 import Predictor
 from semask_d2.d2 import CfgNode
 from semask_d2.export.exporting import export_model
 from semask_d2.export.writing import SUFFIXES, GraphSettings
+from semask_d2.utils.classes import Classes
 from semask_d2.utils.errors import UserError
 from tests.helpers.commands import ROOT, load_script
 from tests.helpers.tiny_model import CLASSES, OPTIONS, randomize
@@ -33,7 +34,7 @@ SMALL = OPTIONS | {
     "MODEL.MIT.NUM_HEADS": [1, 1, 2, 2],
 }
 SAMPLING = {config for config in FAMILIES.values() if config.endswith("m2f")}  # by deformable layers
-NAMES = {"class_names": [f"class {i}" for i in range(CLASSES)], "class_colors": [[i] * 3 for i in range(CLASSES)]}
+NAMED = Classes.of([f"class {i}" for i in range(CLASSES)], [[i] * 3 for i in range(CLASSES)])
 ANY = GraphSettings(size=None, batch=None)
 
 
@@ -53,7 +54,7 @@ def export(
     **kwargs: object,
 ) -> list:
     model, cfg = family(config, options or {})
-    return export_model(model, cfg, {**NAMES, "ignore_label": 255}, kind, path, settings, **kwargs)
+    return export_model(model, cfg, NAMED, kind, path, settings, **kwargs)
 
 
 def operators(path: Path) -> set[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -56,11 +56,11 @@ def test_what_is_no_metadata_is_refused(text: str | None) -> None:
 )
 def test_values_are_refused_by_their_key(change: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=rf"^x\.onnx: metadata: {message}"):
-        ExportMetadata.from_text(json.dumps(asdict(METADATA) | change), "x.onnx")
+        ExportMetadata.from_text(json.dumps(METADATA.as_dict() | change), "x.onnx")
 
 
 def test_files_of_older_versions_lack_the_checksum_and_no_others() -> None:
-    older = json.dumps(asdict(METADATA))
+    older = json.dumps(METADATA.as_dict())
     assert ExportMetadata.from_text(older, "x", has_checksum=False) == METADATA
     for text in (METADATA.as_text(), METADATA.as_text().replace(FIELD, "sha2v6")):
         with pytest.raises(UserError, match=r"^x: damaged metadata \('sha2.6'\)"):
@@ -71,7 +71,7 @@ def test_files_of_older_versions_lack_the_checksum_and_no_others() -> None:
 def test_the_range_of_values_comes_back_and_older_files_have_none() -> None:
     stated = replace(METADATA, value_range=[0.0, 4095.0])
     assert ExportMetadata.from_text(stated.as_text(), "x").value_range == [0.0, 4095.0]
-    values = asdict(METADATA)
+    values = METADATA.as_dict()
     del values["value_range"]
     assert ExportMetadata.from_text(json.dumps(values), "x") == METADATA
 

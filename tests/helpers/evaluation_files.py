@@ -12,6 +12,7 @@ import numpy as np
 
 from semask_d2 import Predictor
 from semask_d2.data.image_io import read_image, read_labels
+from semask_d2.evaluation import result_files
 from semask_d2.evaluation.semantic import ConfusionMatrix
 
 
@@ -46,6 +47,14 @@ def write_evaluation(run: Path, dataset: str, examples: Iterable[dict], predicto
         for i, name in enumerate(names)
     ]
     return write_files(run, dataset, metrics, classes, total.counts, images)
+
+
+def assert_written_alike(folder: Path, other: Path) -> None:
+    """The results read from `folder`, and written to `other`, give the same files byte by byte."""
+    other.mkdir()
+    result_files.write_evaluation(result_files.read_evaluation(folder), other)
+    for name in (result_files.METRICS_FILE, result_files.IMAGES_FILE, result_files.CLASSES_FILE):
+        assert (other / name).read_bytes() == (folder / name).read_bytes(), name
 
 
 def write_files(

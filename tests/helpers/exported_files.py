@@ -9,13 +9,12 @@ import pytest
 
 from semask_d2.export.checksum import seal
 from semask_d2.export.metadata import KEY, ExportMetadata
+from semask_d2.utils.classes import Classes
 
 METADATA = ExportMetadata(
     version="1",
     architecture="SeMaskMaskFormer",
-    class_names=["sky", "sea", "sand"],
-    class_colors=[[0, 0, 1], [2, 3, 4], [5, 6, 7]],
-    ignore_label=255,
+    classes=Classes(("sky", "sea", "sand"), ((0, 0, 1), (2, 3, 4), (5, 6, 7))),
     min_size=16,
     max_size=128,
     channel_order="RGB",

@@ -9,9 +9,10 @@ import re
 import numpy as np
 from PIL import Image
 
-from semask_d2.inference.panels import LONGER_SIDE, ClassStyle, Example, class_shares, main_classes, panels_html
+from semask_d2.inference.panels import LONGER_SIDE, Example, class_shares, main_classes, panels_html
+from semask_d2.utils.classes import Classes
 
-STYLE = ClassStyle(["sky", "tree, palm"], np.array([[10, 20, 30], [40, 50, 60]], np.uint8))
+CLASSES = Classes(("sky", "tree, palm"), ((10, 20, 30), (40, 50, 60)))
 LABELS = np.array([[0, 0, 1, 1], [0, 0, 0, 7]])
 TRUTH = np.array([[0, 1, 1, 255], [0, 0, 0, 0]])
 IMAGE = np.zeros((2, 4, 3), np.uint8)
@@ -23,7 +24,7 @@ def layers(html: str) -> list[np.ndarray]:
 
 
 def test_layers_are_colors_with_transparent_gaps_and_errors() -> None:
-    html = panels_html(Example("x", IMAGE, LABELS, TRUTH, {"sem2": np.array([[1]])}), STYLE)
+    html = panels_html(Example("x", IMAGE, LABELS, TRUTH, {"sem2": np.array([[1]])}), CLASSES)
     truth, prediction, error, prior = layers(html)
     colors = {0: (10, 20, 30, 255), 1: (40, 50, 60, 255)}
     for ids, layer in ((TRUTH, truth), (LABELS, prediction), (np.ones((2, 4), int), prior)):
@@ -38,7 +39,7 @@ def test_layers_are_colors_with_transparent_gaps_and_errors() -> None:
 
 def test_large_images_become_small_and_small_ones_stay() -> None:
     image = np.zeros((300, 2 * LONGER_SIDE, 3), np.uint8)
-    html = panels_html(Example("x", image, np.zeros(image.shape[:2], np.uint8)), STYLE)
+    html = panels_html(Example("x", image, np.zeros(image.shape[:2], np.uint8)), CLASSES)
     assert layers(html)[0].shape == (150, LONGER_SIDE, 4)
     assert f"--shape:{LONGER_SIDE}/150" in html
 
@@ -47,11 +48,11 @@ def test_an_image_of_noise_takes_a_bounded_part_of_a_page() -> None:
     generator = np.random.default_rng(0)
     image = generator.integers(0, 256, (2000, 2000, 3), np.uint8)
     labels = generator.integers(0, 2, (2000, 2000))
-    assert len(panels_html(Example("x", image, labels), STYLE)) < 1_200_000
+    assert len(panels_html(Example("x", image, labels), CLASSES)) < 1_200_000
 
 
 def test_shares_are_of_all_pixels_the_largest_first() -> None:
-    assert class_shares(LABELS, STYLE) == {0: 5 / 8, 1: 2 / 8}
-    assert list(class_shares(1 - LABELS.clip(0, 1), STYLE)) == [1, 0]
-    assert main_classes(LABELS, STYLE) == "sky 62 %, tree 25 %"
-    assert main_classes(np.full((2, 2), 9), STYLE) == "no class"
+    assert class_shares(LABELS, CLASSES) == {0: 5 / 8, 1: 2 / 8}
+    assert list(class_shares(1 - LABELS.clip(0, 1), CLASSES)) == [1, 0]
+    assert main_classes(LABELS, CLASSES) == "sky 62 %, tree 25 %"
+    assert main_classes(np.full((2, 2), 9), CLASSES) == "no class"

@@ -12,7 +12,7 @@ import torch
 
 from semask_d2 import Prediction, Predictor, build_model, get_cfg
 from semask_d2.data.datasets.toy_scenes import TOY_SCENES
-from semask_d2.inference.predictor import distinct_colors
+from semask_d2.utils.colors import distinct_colors
 from semask_d2.utils.errors import UserError
 from tests.helpers.commands import ROOT, TOY_CONFIG
 
@@ -98,8 +98,8 @@ def test_threads_share_a_predictor(predictor: Predictor) -> None:
 
 
 def test_names_and_colors_are_the_data_sets(predictor: Predictor, tiny_run: Path) -> None:
-    assert predictor.class_names == list(TOY_SCENES.classes)
-    assert predictor.class_colors.tolist() == [list(color) for color in TOY_SCENES.colors]
+    assert predictor.class_names == list(TOY_SCENES.classes.names)
+    assert predictor.class_colors.tolist() == [list(color) for color in TOY_SCENES.classes.colors]
     assert predictor.ignore_label == 255
     options = ["MODEL.WEIGHTS", str(tiny_run / "model_best.pth"), "DATASETS.TEST", "('not_registered_here',)"]
     other = Predictor(get_cfg(tiny_run / "config.yaml", options))

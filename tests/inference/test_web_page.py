@@ -7,6 +7,7 @@ import socket
 import sys
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,12 +51,13 @@ def served(tiny_run: Path, tmp_path: Path) -> Iterator[tuple[str, list[Path]]]:
 
 def test_the_result_names_the_classes_by_share_and_has_the_four_maps(tiny_run: Path, picture: Path) -> None:
     predictor = Predictor.from_run(tiny_run)
-    predictor.class_names[:] = [f"<b>{name}</b>" for name in predictor.class_names]
+    names = tuple(f"<b>{name}</b>" for name in predictor.classes.names)
+    predictor.classes = replace(predictor.classes, names=names)
     html = result_html(predictor, picture)
     labels = predictor(np.asarray(Image.open(picture))).labels
     ids, counts = np.unique(labels, return_counts=True)
     largest = int(counts.argmax())
-    name = predictor.class_names[ids[largest]].replace("<", "&lt;").replace(">", "&gt;")
+    name = names[ids[largest]].replace("<", "&lt;").replace(">", "&gt;")
     assert f"</span> {name} {100 * counts[largest] / labels.size:.1f} %</li>" in html
     assert html.count("<li>") == len(ids)
     assert html.count("semantic map, stride") == 2 * 4  # caption and words for those who cannot see it

@@ -11,7 +11,8 @@ import pytest
 
 from semask_d2 import Predictor
 from semask_d2.data.datasets import get_dataset_dicts
-from semask_d2.report.evaluations import Evaluation, read_evaluation
+from semask_d2.evaluation.result_files import read_evaluation
+from semask_d2.evaluation.results import Evaluation
 from tests.helpers.evaluation_files import write_evaluation, write_files
 
 DATASET = "toy_scenes_val"

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from semask_d2.evaluation.result_files import read_evaluation, read_evaluations
 from semask_d2.report.choice import choose_images
-from semask_d2.report.evaluations import read_evaluation, read_evaluations
 from semask_d2.utils.errors import UserError
 from tests.report.conftest import make_evaluation, make_image, make_panoptic_evaluation
 
@@ -21,12 +21,12 @@ CONFUSION = np.array([[8, 2, 0], [1, 9, 0], [0, 0, 0]])
 
 def test_values_come_back_and_null_is_nan(tmp_path: Path) -> None:
     evaluation = make_evaluation(tmp_path, CONFUSION, ["a", "b", "c"], [make_image("x.jpg", math.nan, a=50.0)])
-    assert [result.name for result in evaluation.classes] == ["a", "b", "c"]
-    assert evaluation.class_score(evaluation.classes[0]) == pytest.approx(800 / 11)
-    assert math.isnan(evaluation.class_score(evaluation.classes[2]))
-    assert evaluation.classes[1].color == (20, 0, 0)
+    assert [result.name for result in evaluation.class_results] == ["a", "b", "c"]
+    assert evaluation.class_score(evaluation.class_results[0]) == pytest.approx(800 / 11)
+    assert math.isnan(evaluation.class_score(evaluation.class_results[2]))
+    assert evaluation.class_results[1].color == (20, 0, 0)
     assert (evaluation.confusion == CONFUSION).all()
-    assert (evaluation.image_count, evaluation.iteration, evaluation.ignore_label) == (1, 99, 255)
+    assert (evaluation.image_count, evaluation.model.iteration, evaluation.classes.ignore_label) == (1, 99, 255)
     assert math.isnan(evaluation.image_score(evaluation.images[0]))
     assert evaluation.images[0].classes == {"a": 50.0}
 

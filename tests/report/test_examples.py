@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,16 +20,16 @@ from semask_d2.data.datasets import toy_painter
 from semask_d2.data.labels import CocoLabels, CocoSegment, LabelFormat
 from semask_d2.data.segments import read_true_segments
 from semask_d2.evaluation import InstanceEvaluator, PanopticEvaluator
-from semask_d2.inference.panels import ClassStyle
 from semask_d2.inference.predictor import FoundInstances, PanopticSegments, Prediction
 from semask_d2.report import examples, write_report
 from semask_d2.report.examples import IGNORED, NO_SEGMENT, numbered_alike, segment_example
+from semask_d2.utils.classes import Classes
 from semask_d2.utils.errors import UserError
 from tests.helpers.commands import ROOT, TINY
 from tests.report.conftest import make_evaluation, make_image
 from tests.report.test_page import Page
 
-STYLE = ClassStyle(["sky", "ball", "cat"], np.array([[0, 0, 9], [9, 0, 0], [0, 9, 0]], np.uint8))
+CLASSES = Classes(("sky", "ball", "cat"), ((0, 0, 9), (9, 0, 0), (0, 9, 0)))
 
 
 def test_what_is_one_has_one_number_and_stuff_its_class() -> None:
@@ -42,20 +43,22 @@ def test_what_is_one_has_one_number_and_stuff_its_class() -> None:
     ]
     predicted = np.array([[1, 1, 2, 3], [4, 4, 4, 4], [1, 0, 3, 3]])
     found = [(1, 1, True), (2, 2, True), (3, 2, True), (4, 0, False)]
-    ours, theirs, style = numbered_alike((predicted, found), (true, truth), STYLE, things={1, 2}, void=IGNORED)
+    classes = replace(CLASSES, things=frozenset({1, 2}))
+    ours, theirs, style = numbered_alike((predicted, found), (true, truth), classes, void=IGNORED)
     # 1 is ball 5 (IoU 2/3); of the cats 3 is 9 (2/3), and 2 is none
     assert theirs.tolist() == [[3, 3, 4, 4], [0, 0, 0, IGNORED], [IGNORED, IGNORED, 5, 5]]
     assert ours.tolist() == [[3, 3, 6, 5], [0, 0, 0, 0], [3, NO_SEGMENT, 5, 5]]
-    assert style.names == ["sky", "ball", "cat", "ball 1", "ball 2", "cat 1", "cat 2"]
-    assert style.colors[:3].tolist() == STYLE.colors.tolist()
-    assert len({tuple(color) for color in style.colors.tolist()}) == 7
+    assert style.names == ("sky", "ball", "cat", "ball 1", "ball 2", "cat 1", "cat 2")
+    assert style.colors[:3] == CLASSES.colors
+    assert len(set(style.colors)) == 7
 
 
 def test_without_a_thing_the_classes_are_all_there_is() -> None:
     nothing = np.zeros((2, 2), np.int64)
-    ours, theirs, style = numbered_alike((nothing, []), (nothing, []), STYLE, things={1}, void=NO_SEGMENT)
+    classes = replace(CLASSES, things=frozenset({1}))
+    ours, theirs, style = numbered_alike((nothing, []), (nothing, []), classes, void=NO_SEGMENT)
     assert {*np.unique(ours), *np.unique(theirs)} == {NO_SEGMENT}
-    assert style.names == STYLE.names
+    assert style.names == CLASSES.names
 
 
 def task_predictor(task: str) -> Predictor:
@@ -85,7 +88,7 @@ def test_a_perfect_prediction_is_the_truth(toy_data: Path, task: str, monkeypatc
         known = example.truth != IGNORED
         np.testing.assert_array_equal(example.labels[known], example.truth[known])
         assert (example.labels[~known] == NO_SEGMENT).all()
-        drawn += len(style.names) - len(predictor.class_names)
+        drawn += len(style.names) - len(predictor.classes)
     assert drawn > 5
 
 
@@ -176,7 +179,7 @@ def test_true_labels_are_read_as_the_data_set_has_them(labels_of_coco: dict, tmp
         evaluation = make_evaluation(tmp_path, np.eye(3, dtype=int), ["a", "b", "c"], [image])
         example, style = examples.example_maker(evaluation, predictor)(evaluation.images[0])
         np.testing.assert_array_equal(example.truth, np.tile(row, (16, 1)))
-        assert style.names == ["a", "b", "c"]
+        assert style.names == ("a", "b", "c")
 
 
 def test_a_prediction_of_another_task_is_refused() -> None:

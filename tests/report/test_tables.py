@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from semask_d2.report.evaluations import ClassResult, Evaluation
+from semask_d2.evaluation.results import ClassResult, Evaluation
 from semask_d2.report.tables import MATRIX_CLASSES, class_table, confusion_matrix, confusions, tiles
 from tests.report.conftest import make_evaluation, make_panoptic_evaluation
 
@@ -19,7 +19,7 @@ def cells(html: str) -> list[str]:
 
 def of(evaluation: Evaluation) -> tuple[np.ndarray, list[ClassResult]]:
     assert evaluation.confusion is not None
-    return evaluation.confusion, evaluation.classes
+    return evaluation.confusion, evaluation.class_results
 
 
 def test_the_matrix_shows_each_cell_in_percent_of_its_row(tmp_path: Path) -> None:

@@ -7,11 +7,11 @@ import math
 import numpy as np
 import pytest
 
+from semask_d2.utils.classes import Classes
+from semask_d2.utils.colors import NEAR, distinct_colors
 from semask_d2.utils.visualization import (
-    NEAR,
     WRONG,
     colorize,
-    distinct_colors,
     draw_panels,
     draw_segmentation,
     error_map,
@@ -22,9 +22,8 @@ from semask_d2.utils.visualization import (
     write_names,
 )
 
-NAMES = ["sky", "road", "tree"]
 COLORS = np.array([[80, 170, 255], [90, 90, 100], [0, 100, 20]], np.uint8)
-STYLE = {"names": NAMES, "colors": COLORS}
+CLASSES = Classes.of(["sky", "road", "tree"], COLORS)
 
 
 def halves(height: int, width: int) -> np.ndarray:
@@ -42,7 +41,7 @@ def test_colors_are_the_given_ones_and_ignored_pixels_are_black() -> None:
 
 
 def test_an_opaque_overlay_shows_each_class_in_its_own_color_at_its_place() -> None:
-    picture = draw_segmentation(np.full((512, 400, 3), 7, np.uint8), halves(512, 400), **STYLE, opacity=1.0)
+    picture = draw_segmentation(np.full((512, 400, 3), 7, np.uint8), halves(512, 400), CLASSES, opacity=1.0)
     assert (picture[:200, :100] == COLORS[0]).all()
     assert (picture[300:, :100] == COLORS[1]).all()
     assert not has_color(picture, COLORS[2])
@@ -51,7 +50,7 @@ def test_an_opaque_overlay_shows_each_class_in_its_own_color_at_its_place() -> N
 def test_opacity_mixes_image_and_color() -> None:
     image = np.full((512, 512, 3), 100, np.uint8)
     for opacity, expected in ((0.0, [100, 100, 100]), (0.5, [90, 135, 178])):
-        picture = draw_segmentation(image, np.zeros((512, 512), int), **STYLE, opacity=opacity)
+        picture = draw_segmentation(image, np.zeros((512, 512), int), CLASSES, opacity=opacity)
         np.testing.assert_allclose(picture[5, 5], expected, atol=1)
 
 
@@ -59,7 +58,7 @@ def test_names_stand_in_their_regions() -> None:
     image = np.zeros((512, 512, 3), np.uint8)
     labels = halves(512, 512)
     bare = colorize(labels, COLORS)
-    drawn = draw_segmentation(image, labels, **STYLE, opacity=1.0)[:, :512]
+    drawn = draw_segmentation(image, labels, CLASSES, opacity=1.0)[:, :512]
     rows, columns = np.nonzero((drawn != bare).any(-1))
     for half in (rows < 256, rows >= 256):
         y, x = rows[half], columns[half]
@@ -73,20 +72,20 @@ def test_tiny_regions_get_no_name() -> None:
     labels = np.zeros((512, 512), int)
     labels[100:110, 100:110] = 1
     bare = colorize(labels, COLORS)
-    drawn = draw_segmentation(np.zeros((512, 512, 3), np.uint8), labels, **STYLE, opacity=1.0)
+    drawn = draw_segmentation(np.zeros((512, 512, 3), np.uint8), labels, CLASSES, opacity=1.0)
     assert np.array_equal(drawn[80:140, 80:140], bare[80:140, 80:140])
 
 
 def test_small_images_are_enlarged_and_frames_of_one_size_stay_of_one_size() -> None:
     image = np.zeros((64, 48, 3), np.uint8)
-    pictures = [draw_segmentation(image, np.full((64, 48), i), **STYLE) for i in range(3)]
+    pictures = [draw_segmentation(image, np.full((64, 48), i), CLASSES) for i in range(3)]
     assert {picture.shape for picture in pictures} == {pictures[0].shape}
     assert pictures[0].shape[0] == 512
 
 
 def test_the_legend_holds_the_classes_that_are_there() -> None:
     labels = halves(400, 300)
-    column = legend(labels, 400, NAMES, COLORS)
+    column = legend(labels, 400, CLASSES)
     assert column.shape[0] == 400
     assert has_color(column, COLORS[0])
     assert has_color(column, COLORS[1])
@@ -97,7 +96,7 @@ def test_the_legend_of_many_classes_shows_the_largest() -> None:
     rng = np.random.default_rng(0)
     colors = rng.integers(0, 200, (150, 3)).astype(np.uint8)
     labels = np.repeat(np.arange(150), np.arange(150, 0, -1))[:11250].reshape(75, 150)
-    column = legend(labels, 160, [f"class {i}" for i in range(150)], colors)
+    column = legend(labels, 160, Classes.of([f"class {i}" for i in range(150)], colors))
     assert has_color(column, colors[0])
     assert not has_color(column, colors[149])
 
@@ -117,14 +116,14 @@ def test_a_sheet_has_its_panels(truth: bool, priors: bool, panels: tuple[int, in
     figure = draw_panels(
         np.zeros((320, 320, 3), np.uint8),
         labels,
-        **STYLE,
+        CLASSES,
         opacity=1.0,
         truth=labels if truth else None,
         priors=maps if priors else None,
     )
     strip = figure.shape[0] // panels[0] - 320
     assert figure.shape[0] == panels[0] * (320 + strip)
-    assert figure.shape[1] == panels[1] * 320 + legend(labels, 10, NAMES, COLORS).shape[1]
+    assert figure.shape[1] == panels[1] * 320 + legend(labels, 10, CLASSES).shape[1]
     assert has_color(figure[:, : panels[1] * 320], COLORS[2]) == priors
 
 

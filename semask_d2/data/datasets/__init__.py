@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from semask_d2.d2 import CfgNode, DatasetCatalog, MetadataCatalog
 from semask_d2.data.datasets.ade20k import ADE20K
@@ -17,9 +16,9 @@ from semask_d2.data.datasets.coco_stuff10k import COCO_STUFF_10K
 from semask_d2.data.datasets.folder import FolderDataset, require_folder
 from semask_d2.data.datasets.toy_scenes import TOY_SCENES
 from semask_d2.data.datasets.toy_segments import TOY_SCENES_INSTANCE, TOY_SCENES_PANOPTIC
+from semask_d2.utils.classes import Classes
 from semask_d2.utils.errors import UserError
 from semask_d2.utils.foreign import shown
-from semask_d2.utils.visualization import distinct_colors
 
 DATASETS = (
     *(TOY_SCENES, CAMVID, ADE20K, CITYSCAPES, COCO_STUFF_10K),
@@ -92,10 +91,9 @@ def builtin_dataset(name: str) -> FolderDataset | None:
     return dataset if isinstance(dataset, FolderDataset) else None
 
 
-def class_names(name: str) -> list[str] | None:
-    """The classes of a registered data set, in its metadata those of stuff, else of things; None if unknown."""
-    metadata = MetadataCatalog.get(name)
-    return metadata.get("stuff_classes") or metadata.get("thing_classes")
+def dataset_classes(name: str) -> Classes | None:
+    """Return the classes of a registered data set, in its metadata those of stuff, else of things; None if unknown."""
+    return Classes.from_metadata(MetadataCatalog.get(name))
 
 
 def with_classes(names: Sequence[str]) -> str | None:
@@ -105,29 +103,20 @@ def with_classes(names: Sequence[str]) -> str | None:
     """
     for dataset in sorted(DATASETS, key=lambda x: not isinstance(x, SegmentDataset)):
         (*_, name) = dataset.names()
-        if class_names(name) == list(names):
+        classes = dataset_classes(name)
+        if classes is not None and classes.names == tuple(names):
             return name
     return None
 
 
-def class_metadata(cfg: CfgNode) -> dict[str, Any] | None:
-    """The `class_names`, `class_colors` and `ignore_label` of a config's first test set, or training set.
+def config_classes(cfg: CfgNode) -> Classes | None:
+    """Return the classes of a config's first test set, or training set.
 
     None where it is not registered here, or has another number of classes than the config.
     """
     names = cfg.DATASETS.TEST or cfg.DATASETS.TRAIN
-    metadata = MetadataCatalog.get(names[0]) if names else None
-    classes = class_names(names[0]) if names else None
-    if metadata is None or classes is None or len(classes) != cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES:
-        return None
-    colors = metadata.get("stuff_colors") or metadata.get("thing_colors")
-    if colors is None or len(colors) != len(classes):
-        colors = distinct_colors(len(classes))
-    return {
-        "class_names": list(classes),
-        "class_colors": [[int(channel) for channel in color] for color in colors],
-        "ignore_label": metadata.get("ignore_label", 255),
-    }
+    classes = dataset_classes(names[0]) if names else None
+    return classes if classes is not None and len(classes) == cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES else None
 
 
 def _registered_by(name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from semask_d2.data.datasets.folder import FolderDataset
+from semask_d2.utils.classes import Classes
 
 # fmt: off
 CLASSES = (
@@ -63,7 +64,6 @@ ADE20K = FolderDataset(
     labels="annotations_detectron2",
     splits={"train": "training", "val": "validation"},
     submission_ids=tuple(range(1, 151)),
-    classes=CLASSES,
-    colors=COLORS,
+    classes=Classes(CLASSES, COLORS),
     how_to_get="get it as datasets/README.md says, then run datasets/prepare_ade20k.py",
 )

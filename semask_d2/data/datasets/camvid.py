@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from semask_d2.data.datasets.folder import FolderDataset
+from semask_d2.utils.classes import Classes
 
 CLASSES = (
     "sky", "building", "pole", "road", "pavement", "tree",
@@ -18,7 +19,6 @@ CAMVID = FolderDataset(
     folder="camvid",
     labels="annotations",
     splits={"train": "train", "val": "val"},
-    classes=CLASSES,
-    colors=COLORS,
+    classes=Classes(CLASSES, COLORS),
     how_to_get="get it as datasets/README.md says, then run datasets/prepare_camvid.py",
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from semask_d2.data.datasets.folder import FolderDataset
+from semask_d2.utils.classes import Classes
 
 CLASSES = (
     "road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign", "vegetation", "terrain",
@@ -24,8 +25,7 @@ CITYSCAPES = FolderDataset(
     splits={"train": "train", "val": "val"},
     submission_ids=(7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33),
     submission_ending="_gtFine_labelIds",
-    classes=CLASSES,
-    colors=COLORS,
+    classes=Classes(CLASSES, COLORS),
     how_to_get="get leftImg8bit and gtFine from cityscapes-dataset.com, then make the *_labelTrainIds.png with "
     "cityscapesScripts' csCreateTrainIdLabelImgs",
 )

@@ -11,6 +11,7 @@ from semask_d2.data.datasets.coco_files import read_coco
 from semask_d2.data.datasets.folder import datasets_root, require_folder
 from semask_d2.data.datasets.pairing import require_sound
 from semask_d2.data.serialized import SerializedDicts
+from semask_d2.utils.classes import Classes
 from semask_d2.utils.errors import UserError
 
 LISTED = 2  # splits that are kept, as bytes
@@ -53,9 +54,20 @@ class SegmentDataset:
         return all(files.maps for files in self.splits.values())
 
     @property
-    def classes(self) -> tuple[Category, ...]:
-        """The categories in the order of the classes."""
+    def class_categories(self) -> tuple[Category, ...]:
+        """The categories that are classes, in their order."""
         return tuple(x for x in self.categories if x.is_thing or self.is_panoptic)
+
+    @property
+    def classes(self) -> Classes:
+        """The classes."""
+        categories = self.class_categories
+        things = [i for i, x in enumerate(categories) if x.is_thing]
+        return Classes.of([x.name for x in categories], [x.color for x in categories], self.ignore_label, things)
+
+    def class_of_category(self) -> dict[int, int]:
+        """Return the class of each category's id."""
+        return {x.id: i for i, x in enumerate(self.class_categories)}
 
     def names(self) -> dict[str, str]:
         """The registered names of the splits, each with its split, which has the same name."""
@@ -63,18 +75,13 @@ class SegmentDataset:
 
     def metadata(self, split: str) -> dict[str, Any]:
         """What Detectron2's catalog says of a split: names, colors, and the class of each category id."""
-        names, colors = [x.name for x in self.classes], [list(x.color) for x in self.classes]
-        number = {x.id: i for i, x in enumerate(self.classes)}
-        facts: dict[str, Any] = {
-            "thing_classes": names,
-            "thing_colors": colors,
-            "thing_dataset_id_to_contiguous_id": {x.id: number[x.id] for x in self.classes if x.is_thing},
-            "evaluator_type": "coco",
-        }
+        number, classes = self.class_of_category(), self.classes
+        things = {x.id: number[x.id] for x in self.class_categories if x.is_thing}
+        facts = classes.as_metadata("thing") | {"thing_dataset_id_to_contiguous_id": things, "evaluator_type": "coco"}
         if self.is_panoptic:
-            stuff = {x.id: number[x.id] for x in self.classes if not x.is_thing}
-            facts |= {"stuff_classes": names, "stuff_colors": colors, "stuff_dataset_id_to_contiguous_id": stuff}
-            facts |= {"ignore_label": self.ignore_label, "evaluator_type": "coco_panoptic_seg"}
+            stuff = {x.id: number[x.id] for x in self.class_categories if not x.is_thing}
+            facts |= classes.as_metadata("stuff") | {"stuff_dataset_id_to_contiguous_id": stuff}
+            facts["evaluator_type"] = "coco_panoptic_seg"
         return facts
 
     def load(self, split: str) -> list[dict[str, Any]]:
@@ -103,7 +110,7 @@ class SegmentDataset:
         root = datasets_root()
         file = read_coco(path, "segments_info" if files.maps else "segmentation")
         require_sound(file.problems)
-        classes = {x.id: i for i, x in enumerate(self.classes)}
+        classes = self.class_of_category()
         dicts = []
         for image in sorted(file.images, key=lambda x: x.file_name):
             sample = {"file_name": str(root / files.images / image.file_name), "image_id": image.id}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from semask_d2.data.datasets.folder import FolderDataset
-from semask_d2.utils.visualization import distinct_colors
+from semask_d2.utils.classes import Classes
 
 CLASSES = (
     "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat", "traffic light",
@@ -37,7 +37,6 @@ COCO_STUFF_10K = FolderDataset(
     labels="annotations",
     splits={"train": "train", "test": "test"},
     submission_ids=tuple(TRAIN_ID_OF_RELEASED),
-    classes=CLASSES,
-    colors=tuple(distinct_colors(len(CLASSES))),  # the data set has none of its own
+    classes=Classes.of(CLASSES),  # the data set has no colors of its own
     how_to_get="get cocostuff-10k-v1.1.zip as datasets/README.md says, then run datasets/prepare_coco_stuff10k.py",
 )

@@ -15,8 +15,8 @@ from semask_d2.data.datasets.coco_labels import Matching, coco_labels, match_ima
 from semask_d2.data.datasets.pairing import Pairing, Problem, expand, find_pairs, merged
 from semask_d2.data.datasets.walking import existing_part
 from semask_d2.data.labels import CocoLabels, LabelFormat
+from semask_d2.utils.classes import Classes
 from semask_d2.utils.errors import UserError
-from semask_d2.utils.visualization import distinct_colors
 
 HASH_RANGE = 2**64
 JSON = ".json"
@@ -32,8 +32,7 @@ class CustomDataset:
     images: dict[str, tuple[str, ...]]
     labels: dict[str, tuple[str, ...]]
     val_fraction: float
-    classes: tuple[str, ...]
-    colors: tuple[tuple[int, int, int], ...]
+    classes: Classes
     label_format: LabelFormat
 
     @classmethod
@@ -41,15 +40,14 @@ class CustomDataset:
         """The data set of a section DATASETS.CUSTOM; UserError where that describes none."""
         check_section(custom, "DATASETS.CUSTOM")
         splits = {"train": custom.TRAIN, "val": custom.VAL}
-        colors = custom.COLORS or distinct_colors(len(custom.NAMES))
+        colors = [rgb_of(color, "DATASETS.CUSTOM.COLORS") for color in custom.COLORS]
         return cls(
             custom.NAME,
             Path(custom.ROOT),
             {split: tuple(section.IMAGES) for split, section in splits.items()},
             {split: tuple(section.LABELS) for split, section in splits.items()},
             custom.VAL_FRACTION,
-            tuple(custom.NAMES),
-            tuple(rgb_of(color, "DATASETS.CUSTOM.COLORS") for color in colors),
+            Classes.of(custom.NAMES, colors, custom.IGNORE),
             LabelFormat(
                 custom.IGNORE,
                 tuple((left, right) for left, right in custom.MAP),
@@ -159,7 +157,7 @@ class CustomDataset:
         """The labels that a COCO file holds for images, and what is wrong with it."""
         file = read_coco(path)
         id_map, ignore_label = dict(self.label_format.id_map), self.label_format.ignore_label
-        by_name = coco_labels(file, names=self.classes, id_map=id_map, ignore_label=ignore_label)
+        by_name = coco_labels(file, names=self.classes.names, id_map=id_map, ignore_label=ignore_label)
         return match_images(images, by_name, str(path)), file.problems
 
 
@@ -197,10 +195,5 @@ def _register(name: str, split: str, dataset: CustomDataset) -> None:
     if name in MetadataCatalog.list():
         MetadataCatalog.remove(name)
     DatasetCatalog.register(name, lambda: dataset.load(split))
-    MetadataCatalog.get(name).set(
-        stuff_classes=list(dataset.classes),
-        stuff_colors=[list(color) for color in dataset.colors],
-        ignore_label=dataset.label_format.ignore_label,
-        evaluator_type="sem_seg",
-    )
+    MetadataCatalog.get(name).set(**dataset.classes.as_metadata("stuff"), evaluator_type="sem_seg")
     _registered[name] = dataset

@@ -10,6 +10,7 @@ from typing import Any
 
 from semask_d2.data.datasets.pairing import few
 from semask_d2.data.datasets.walking import composed, files_below
+from semask_d2.utils.classes import Classes
 from semask_d2.utils.errors import UserError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -25,18 +26,16 @@ def datasets_root() -> Path:
 class FolderDataset:
     """A data set in the tree <root>/`folder`/{`images`,`labels`}/<split folder>, named `prefix`_<split>.
 
-    `splits` maps a split's name to its folder, `colors` are RGB triples of `classes`, `how_to_get` tells the
-    user what to do where a folder is missing, and `prepare` may make the data set's folder on first use.
+    `splits` maps a split's name to its folder, `how_to_get` tells the user what to do where a folder is missing, and
+    `prepare` may make the data set's folder on first use.
     """
 
     prefix: str
     folder: str
     labels: str
     splits: Mapping[str, str]
-    classes: tuple[str, ...]
-    colors: tuple[tuple[int, int, int], ...]
+    classes: Classes
     how_to_get: str
-    ignore_label: int = 255
     images: str = "images"
     image_ending: str = ""
     label_ending: str = ""
@@ -50,12 +49,7 @@ class FolderDataset:
 
     def metadata(self, split: str) -> dict[str, Any]:
         """What Detectron2's catalog says of a split."""
-        return {
-            "stuff_classes": list(self.classes),
-            "stuff_colors": [list(color) for color in self.colors],
-            "ignore_label": self.ignore_label,
-            "evaluator_type": "sem_seg",
-        }
+        return self.classes.as_metadata("stuff") | {"evaluator_type": "sem_seg"}
 
     def load(self, split: str) -> list[dict[str, str]]:
         """List the split's image and label files; errors as in `load_folder_pairs`."""

@@ -11,6 +11,7 @@ from PIL import Image
 
 from semask_d2.data.datasets import toy_painter
 from semask_d2.data.datasets.folder import FolderDataset
+from semask_d2.utils.classes import Classes
 from semask_d2.utils.errors import UserError
 
 SIZES = {"training": 200, "validation": 50}
@@ -39,8 +40,7 @@ TOY_SCENES = FolderDataset(
     folder="toy_scenes",
     labels="annotations",
     splits={"train": "training", "val": "validation"},
-    classes=toy_painter.CLASSES,
-    colors=COLORS,
+    classes=Classes(toy_painter.CLASSES, COLORS),
     how_to_get="remove the whole toy_scenes folder, and it is generated again on the next use",
     prepare=ensure_generated,
 )

@@ -1,0 +1,261 @@
+"""The files of an evaluation, written and read: metrics, a table of classes, every image, the confusion matrix drawn.
+
+`metrics.json`, `classes.csv`, `images.json` and, of labels, `confusion.png`, in a folder per data set. What is not a
+number, as the IoU of a class that the truth lacks, is null, and empty in the table. `write_evaluation` and
+`read_evaluation` are each other's reverse; what is read is checked, as a file may have been changed.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import math
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from semask_d2.data.image_io import save_picture
+from semask_d2.evaluation.confusion_picture import draw_confusion
+from semask_d2.evaluation.results import AVERAGED, LABEL_FILE, TASKS, EvaluatedModel, Evaluation, ImageResult, Task
+from semask_d2.utils import foreign
+from semask_d2.utils.classes import IGNORED, Classes
+from semask_d2.utils.errors import UserError
+from semask_d2.utils.files import atomic_write, move_aside, require_enclosed, require_regular
+from semask_d2.utils.foreign import Section, entries, integer
+
+logger = logging.getLogger(__name__)
+
+FOLDER = "inference"
+METRICS_FILE, IMAGES_FILE, CLASSES_FILE, CONFUSION_FILE = "metrics.json", "images.json", "classes.csv", "confusion.png"
+PREDICTIONS = "predictions"  # the folder of what a benchmark takes
+RESULT_FILES = (METRICS_FILE, IMAGES_FILE, CLASSES_FILE, CONFUSION_FILE, f"{PREDICTIONS}/**/*.png")
+TRUTH_FILES = (LABEL_FILE, "pan_seg_file_name")
+IMAGE_FIELDS = ("file_name", *TRUTH_FILES, "classes")  # the others of an image's entry are its metrics
+MAX_COUNT = 2**50  # pixels or objects, so that some hundred squared of them still have a sum
+T = TypeVar("T")
+
+
+def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
+    """Write the files into `folder`."""
+    rows = class_rows(evaluation)
+    colors = evaluation.classes.colors
+    content = {
+        "dataset": evaluation.dataset,
+        "task": evaluation.task_name,
+        "checkpoint": evaluation.model.checkpoint,
+        "iteration": evaluation.model.iteration,
+        "averaged": evaluation.model.averaged,
+        "sizes": evaluation.model.sizes,
+        "images": evaluation.image_count,
+        "metrics": evaluation.metrics,
+        "classes": [{**row, "color": list(color)} for row, color in zip(rows, colors, strict=True)],
+    }
+    if evaluation.confusion is not None:
+        confusion = evaluation.confusion.tolist()
+        content |= {"ignore_label": evaluation.classes.ignore_label, "confusion": confusion}
+    write_json(folder / METRICS_FILE, content)
+    write_json(folder / IMAGES_FILE, [image_entry(image) for image in evaluation.images])
+    with atomic_write(folder / CLASSES_FILE) as file:
+        table = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        table.writeheader()
+        table.writerows({key: "" if is_nan(value) else value for key, value in row.items()} for row in rows)
+    if evaluation.confusion is not None:
+        try:
+            picture = draw_confusion(evaluation.confusion, evaluation.classes.names)
+            save_picture(folder / CONFUSION_FILE, picture)
+        except Exception as error:  # it is for looking at, and ends no training
+            logger.warning("No picture of the confusion matrix: %s: %s", type(error).__name__, error)
+
+
+def class_rows(evaluation: Evaluation) -> list[dict[str, Any]]:
+    """Return a row per class: its name, its metrics, and how often the truth has it."""
+    counted = evaluation.task.counted
+    return [{"name": x.name, **x.metrics, counted: x.count} for x in evaluation.class_results]
+
+
+def image_entry(image: ImageResult) -> dict[str, Any]:
+    """Return what `images.json` has of an image."""
+    return {"file_name": image.file_name, **image.truth_files, **image.metrics, "classes": image.classes}
+
+
+def read_evaluations(run: str | os.PathLike) -> list[Evaluation]:
+    """All evaluations that a run folder holds, by name of the data set; `UserError` where there is none.
+
+    Those of averaged weights come last.
+    """
+    folders = [
+        path.parent
+        for pattern in (f"*/{METRICS_FILE}", f"{AVERAGED}/*/{METRICS_FILE}")
+        for path in sorted(Path(run, FOLDER).glob(pattern))
+    ]
+    if not folders:
+        raise UserError(
+            f"{run}: no evaluation there ({FOLDER}/DATA_SET/{METRICS_FILE}); make one with semask eval --run {run}"
+        )
+    return [read_evaluation(folder) for folder in folders]
+
+
+def read_evaluation(folder: Path) -> Evaluation:
+    """One data set's results; `images.json` may be missing. `UserError` for a file that is damaged or of other form."""
+    content = _load(folder / METRICS_FILE)
+    images = _load(folder / IMAGES_FILE) if (folder / IMAGES_FILE).is_file() else []
+    evaluation = _checked(folder / METRICS_FILE, _evaluation, content)
+    evaluation.images.extend(_checked(folder / IMAGES_FILE, partial(_images, evaluation.task), images))
+    return evaluation
+
+
+def _load(path: Path) -> Any:
+    try:
+        return json.loads(require_regular(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise _wrong(path, error) from error
+
+
+def _checked(path: Path, read: Callable[[Any, str], T], content: Any) -> T:
+    try:
+        return read(content, path.name)
+    except UserError as error:
+        raise _wrong(path, error) from error
+
+
+def _wrong(path: Path, error: Exception) -> UserError:
+    text = " ".join(str(error).split())
+    return UserError(f"{path}: not what an evaluation writes there ({text}); evaluate again")
+
+
+def _evaluation(content: Any, source: str) -> Evaluation:
+    """Return the results in `metrics.json`, without images."""
+    file = Section.of(content, source)
+    name = file.text("task", "semantic", choices=tuple(TASKS))  # which files of older versions do not say
+    rows = [Section.of(entry, f"{source}: classes") for entry in file.entries("classes")]
+    metrics = [_class_metrics(TASKS[name], row) for row in rows]
+    checkpoint = file.get("checkpoint", None)
+    return Evaluation(
+        dataset=file.text("dataset"),
+        task_name=name,
+        model=EvaluatedModel(
+            checkpoint=None if checkpoint is None else foreign.path(checkpoint, f"{source}: checkpoint"),
+            iteration=file.integer("iteration", None),
+            averaged=file.flag("averaged", False),
+            sizes=file.text("sizes", None),
+        ),
+        image_count=file.integer("images", low=0),
+        metrics=_numbers(file.section("metrics")),
+        classes=_classes(rows, file.integer("ignore_label", IGNORED)),
+        class_metrics={
+            key: np.array([values.get(key, math.nan) for values in metrics])
+            for key in dict.fromkeys(key for values in metrics for key in values)
+        },
+        class_counts=np.array([row.integer(TASKS[name].counted, low=0, high=MAX_COUNT) for row in rows], np.int64),
+        confusion=_confusion(file, len(rows)) if name == "semantic" else None,
+        images=[],
+    )
+
+
+def _classes(rows: list[Section], ignore_label: int) -> Classes:
+    """Return the classes that rows are of; those of older files have no colors."""
+    made = Classes.of([row.text("name") for row in rows], ignore_label=ignore_label)
+    colors = [
+        [integer(x, f"{row.source}: color", 0, 255) for x in row.entries("color", list(color), 3)]
+        for row, color in zip(rows, made.colors, strict=True)
+    ]
+    return Classes.of(made.names, colors, ignore_label)
+
+
+def _class_metrics(task: Task, row: Section) -> dict[str, float]:
+    metrics = {key: value for key, value in row.values.items() if key not in ("name", "color", task.counted)}
+    return _numbers(Section(metrics, row.source))
+
+
+def _confusion(file: Section, count: int) -> np.ndarray:
+    """Return the matrix (K, K) of a file of `count` classes."""
+    source = f"{file.source}: confusion"
+    rows = [entries(row, source, count) for row in file.entries("confusion", length=count)]
+    counts = [integer(value, source, 0, MAX_COUNT) for row in rows for value in row]
+    return np.array(counts, np.int64).reshape(count, count)
+
+
+def _images(task: Task, content: Any, source: str) -> list[ImageResult]:
+    return [_image(task, Section.of(entry, source)) for entry in entries(content, source)]
+
+
+def _image(task: Task, entry: Section) -> ImageResult:
+    if task.metric not in entry.values:
+        raise UserError(f"{entry.source}: {task.metric} is missing")
+    metrics = {task.metric: entry.values[task.metric]}
+    metrics |= {key: value for key, value in entry.values.items() if key not in IMAGE_FIELDS}
+    truth = {key: entry.get(key) for key in TRUTH_FILES if entry.get(key, None) is not None}
+    return ImageResult(
+        file_name=_path(entry.get("file_name"), entry.source),
+        truth_files={key: _path(file, entry.source) for key, file in truth.items()},
+        metrics=_numbers(Section(metrics, entry.source)),
+        classes=_numbers(entry.section("classes")),
+    )
+
+
+def _path(value: Any, source: str) -> str:
+    return foreign.path(value, f"{source}: a file's name")
+
+
+def _numbers(section: Section) -> dict[str, float]:
+    """Return the numbers of a section by name, counts as integers; NaN for null, which stands for it in JSON."""
+    numbers = {name: section.number(name, math.nan) for name in section.values}
+    return {name: int(x) if type(section.values[name]) is int else x for name, x in numbers.items()}
+
+
+def keep_earlier(folder: Path, model: EvaluatedModel) -> None:
+    """Move the files of other results in `folder` to `previous_N` in it, so that nothing overwrites them.
+
+    Results of one checkpoint at the same sizes replace each other, and so do those of one training. What no evaluation
+    writes stays where it is.
+    """
+    require_enclosed(folder, (*RESULT_FILES, PREDICTIONS, f"{PREDICTIONS}/**/*"))
+    file = folder / METRICS_FILE
+    if not file.is_file():
+        return
+    try:
+        earlier = json.loads(require_regular(file).read_text(encoding="utf-8"))
+        checkpoint, iteration = earlier["checkpoint"], earlier["iteration"]
+        if checkpoint is None and model.checkpoint is None:
+            return
+        sizes = earlier.get("sizes")
+        if (_real(checkpoint), iteration, sizes) == (_real(model.checkpoint), model.iteration, model.sizes):
+            return
+        whose = checkpoint or f"the training's model after {iteration} iterations"
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        whose = "an unknown model"
+    old = result_files(folder)
+    logger.info("%s held the results of %s: moved to %s", folder, whose, move_aside(folder, old))
+
+
+def result_files(folder: Path) -> list[Path]:
+    """The files in a data set's folder that an evaluation writes."""
+    return [path for pattern in RESULT_FILES for path in folder.glob(pattern)]
+
+
+def _real(checkpoint: str | None) -> str | None:
+    return None if checkpoint is None else os.path.realpath(checkpoint)
+
+
+def is_nan(value: Any) -> bool:
+    """Return whether a value is NaN."""
+    return isinstance(value, float) and math.isnan(value)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON in which NaN is null."""
+
+    def without_nan(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: without_nan(x) for key, x in value.items()}
+        if isinstance(value, list):
+            return [without_nan(x) for x in value]
+        return None if is_nan(value) else value
+
+    with atomic_write(path) as file:
+        json.dump(without_nan(content), file, allow_nan=False)
