@@ -21,7 +21,7 @@ SCHEME = "hf://"
 CARD_NAME = "README.md"
 CONFIGS = (CONFIG_NAME, "config.json")  # of this project; of transformers
 FETCHED = (*CONFIGS, "preprocessor_config.json", WEIGHTS_NAME, CARD_NAME)
-PICKLES = ("pytorch_model.bin", "*.pth", "*.pt", "*.pkl", "*.ckpt")
+PICKLES = ("pytorch_model.bin", "*.pth")
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 REVISION = re.compile(r"[A-Za-z0-9][\w./-]*")
 FILES = (".pth", ".pt", ".pkl", ".bin", ".safetensors", ".yaml", ".yml", ".json", ".onnx", ".xml", ".pt2")
@@ -104,7 +104,7 @@ def require_plain(folder: Path, repository: Repository) -> None:
         )
     if not (folder / WEIGHTS_NAME).is_file():
         raise UserError(
-            f"{repository}: it has no {WEIGHTS_NAME}. Pickled weights ({', '.join(PICKLES[:2])}) are not fetched, since "
+            f"{repository}: it has no {WEIGHTS_NAME}. Pickled weights ({', '.join(PICKLES)}) are not fetched, as "
             "loading them can run code, nor are weights in several files; convert them to one safetensors file, or "
             f"name a revision that has it ({SCHEME}{repository.name}@refs/pr/1)"
         )

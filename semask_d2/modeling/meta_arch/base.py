@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -79,6 +79,38 @@ def image_names(batched_inputs: list[dict]) -> list[str]:
     return [x.get("file_name", f"image {i} of the batch") for i, x in enumerate(batched_inputs)]
 
 
+class MaskLogits(NamedTuple):
+    """A mask model's logits: `class_logits` (B, Q, K + 1), the last one "no object", `mask_logits` (B, Q, h, w).
+
+    `semask_d2.postprocessing` makes labels, panoptic maps and instances of them.
+    """
+
+    class_logits: Tensor
+    mask_logits: Tensor
+
+
+class PixelLogits(NamedTuple):
+    """Semantic FPN's `logits` (B, K, h, w)."""
+
+    logits: Tensor
+
+
+def require_images(images: Tensor) -> None:
+    """Raise `UserError` unless a tensor holds images (B, 3, H, W), of floats in 0..255 or of bytes."""
+    if images.ndim != 4 or images.shape[1] != 3 or not images.numel():
+        raise UserError(f"images: expected (B, 3, H, W), got {tuple(images.shape)}")
+    if images.dtype != torch.uint8 and not images.is_floating_point():
+        raise UserError(f"images: expected uint8 or floating point, got {images.dtype}")
+    if in_graph() or images.dtype == torch.uint8:
+        return
+    low, high = images.aminmax()
+    if low < 0 or 0 < high <= 1:
+        raise UserError(
+            f"images: expected values from 0 to 255, which the model normalizes itself, got {low.item():.3g} to "
+            f"{high.item():.3g}; multiply images in 0..1 by 255, and leave normalization out"
+        )
+
+
 class SemanticSegmenter(Segmenter):
     """A backbone and a head, with a loss on the backbone's semantic maps where it has them.
 
@@ -136,28 +168,61 @@ class SemanticSegmenter(Segmenter):
         """Whether the backbone gives semantic maps."""
         return SEMANTIC_MAPS[0] in self.backbone.output_shape()
 
-    def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict[str, Tensor]]:
-        """Detectron2's lists of dicts: `image` (3, H, W) in 0..255, RGB, and in training `sem_seg` (H, W) labels.
+    def forward(
+        self, inputs: list[dict] | Tensor, labels: Tensor | None = None
+    ) -> dict[str, Tensor] | list[dict[str, Any]] | MaskLogits | PixelLogits:
+        """Take a tensor of images, or Detectron2's lists of dicts.
 
-        Where there are `segments` (`Segments`), too, they are the target masks in the place of the classes. In
-        training: weighted losses by name. Else, per image, `sem_seg`: scores (K, height, width), where `height` and
-        `width` are the dict's, or the image's own size.
+        A tensor (B, 3, H, W) in 0..255, RGB, gives `logits`, or with `labels` (B, H, W) the losses of `loss`.
+
+        A dict has `image` (3, H, W) and in training `sem_seg` (H, W), its labels; where it has `segments` (`Segments`),
+        these are the target masks instead of the classes. In training: weighted losses by name. Else, per image,
+        `sem_seg`: scores (K, height, width), at the dict's `height` and `width` or the image's own size.
         """
-        if not self.training:
-            return [self.output(score_map) for score_map, _ in self.lazy_predictions(batched_inputs)]
-        images = self.padded(batched_inputs)
+        if isinstance(inputs, Tensor):
+            return self.logits(inputs) if labels is None else self.loss(inputs, labels)
+        if self.training:
+            return self.losses(inputs)
+        return [self.output(score_map) for score_map, _ in self.lazy_predictions(inputs)]
+
+    def losses(self, batched_inputs: list[dict]) -> dict[str, Tensor]:
+        """Return the weighted losses by name, in the mode that the model's parts are in."""
+        images = self.normalizer([x["image"] for x in batched_inputs], self.train_size_divisibility)
         features = self.backbone(images.tensor)
         targets = self.targets(batched_inputs, images)
         prior_loss = self.prior_loss(features, targets)  # before the head, whose activations would add to its memory
         predictions = self.sem_seg_head(features)
         return {**self.head_losses(predictions, targets), **prior_loss}
 
+    def loss(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Return the weighted losses by name of `images` (B, 3, H, W) in 0..255 and integer `labels` (B, H, W).
+
+        Their sum is what a training minimizes. Raises `UserError` for other shapes or types and for unknown ids.
+        """
+        require_images(images)
+        if labels.shape != images.shape[:1] + images.shape[2:] or labels.is_floating_point():
+            raise UserError(
+                f"labels: expected integers (B, H, W) for images {tuple(images.shape)}, got {labels.dtype} "
+                f"{tuple(labels.shape)}"
+            )
+        return self.losses([{"image": image, "sem_seg": x} for image, x in zip(images, labels, strict=True)])
+
+    def logits(self, images: Tensor) -> MaskLogits | PixelLogits:
+        """Return the head's final logits for `images` (B, 3, H, W) in 0..255; normalization is the model's.
+
+        They cover the images padded right and bottom to a multiple of `size_divisibility`. `UserError` for other
+        shapes or types.
+        """
+        require_images(images)
+        padded = self.normalizer(list(images), self.size_divisibility)
+        return self.final_logits(self.sem_seg_head(self.backbone(padded.tensor)))
+
     def lazy_predictions(
         self, batched_inputs: list[dict], *, priors: bool = False
     ) -> Iterator[tuple[ScoreMap, Priors | None]]:
         """The head's predictions as scores that are yet to be resized, batch by batch."""
         for batch in self.batches(batched_inputs):
-            images = self.padded(batch)
+            images = self.normalizer([x["image"] for x in batch], self.size_divisibility)
             features = self.backbone(images.tensor)
             predictions = self.sem_seg_head(features)
             maps = self.prior_maps(images, features) if priors else [None] * len(batch)
@@ -169,11 +234,6 @@ class SemanticSegmenter(Segmenter):
     def full_precision(self) -> torch.autocast:
         """Return the context for what is made of features and predictions, whatever autocast the caller is in."""
         return torch.autocast(self.device.type, enabled=False)
-
-    def padded(self, batched_inputs: list[dict]) -> ImageList:
-        """Return the images as one normalized, padded batch."""
-        divisor = self.train_size_divisibility if self.training else self.size_divisibility
-        return self.normalizer([x["image"] for x in batched_inputs], divisor)
 
     def targets(self, batched_inputs: list[dict], images: ImageList) -> Targets:
         """Return the labels at the size of the padded batch; where there are segments, with these as masks."""
@@ -227,6 +287,10 @@ class SemanticSegmenter(Segmenter):
                 rows, columns = (-(-s * n // p) for s, n, p in zip(size, whole.shape[-2:], padded, strict=True))
                 prior[name] = whole[:, :rows, :columns]
         return maps
+
+    @abstractmethod
+    def final_logits(self, predictions) -> MaskLogits | PixelLogits:
+        """Return the head's final logits as plain tensors."""
 
     @abstractmethod
     def head_losses(self, predictions, targets: Targets) -> dict[str, Tensor]:

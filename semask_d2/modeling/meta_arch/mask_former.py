@@ -18,7 +18,13 @@ from semask_d2.modeling.heads import BranchMaskFormerHead
 from semask_d2.modeling.losses.mask_losses import DenseMaskLoss, PointMaskLoss
 from semask_d2.modeling.losses.set_criterion import SetCriterion
 from semask_d2.modeling.losses.targets import Targets
-from semask_d2.modeling.meta_arch.base import Normalizer, SemanticSegmenter, build_backbone_and_head, output_size
+from semask_d2.modeling.meta_arch.base import (
+    MaskLogits,
+    Normalizer,
+    SemanticSegmenter,
+    build_backbone_and_head,
+    output_size,
+)
 from semask_d2.modeling.meta_arch.score_maps import QueryMasks, ScoreMap, score_map_of_queries
 from semask_d2.modeling.meta_arch.segments import instance_segmentation, panoptic_segmentation
 from semask_d2.modeling.transformer_decoders import MaskPredictions
@@ -109,6 +115,10 @@ class SeMaskMaskFormer(SemanticSegmenter):
             "normalizer": Normalizer(**arguments_from(cfg, Normalizer.config_keys)),
             "things": thing_classes(cfg),
         }
+
+    def final_logits(self, predictions: MaskPredictions) -> MaskLogits:
+        """Return the last layer's logits."""
+        return MaskLogits(predictions.class_logits[-1], predictions.mask_logits())
 
     def head_losses(self, predictions: MaskPredictions, targets: Targets) -> dict[str, Tensor]:
         """The set criterion's losses."""

@@ -10,7 +10,13 @@ from torch import Tensor
 from semask_d2.d2 import META_ARCH_REGISTRY, ImageList, configurable
 from semask_d2.modeling.losses.cross_entropy import pixel_loss
 from semask_d2.modeling.losses.targets import Targets
-from semask_d2.modeling.meta_arch.base import Normalizer, SemanticSegmenter, build_backbone_and_head, output_size
+from semask_d2.modeling.meta_arch.base import (
+    Normalizer,
+    PixelLogits,
+    SemanticSegmenter,
+    build_backbone_and_head,
+    output_size,
+)
 from semask_d2.modeling.meta_arch.score_maps import ScoreMap, resized, row_elements, rows_of
 from semask_d2.utils.arguments import arguments_from, require
 
@@ -52,6 +58,10 @@ class SeMaskFPN(SemanticSegmenter):
             "sem_seg_head": sem_seg_head,
             "normalizer": Normalizer(**arguments_from(cfg, Normalizer.config_keys)),
         }
+
+    def final_logits(self, predictions: Tensor) -> PixelLogits:
+        """Return the head's logits."""
+        return PixelLogits(predictions)
 
     def head_losses(self, predictions: Tensor, targets: Targets) -> dict[str, Tensor]:
         """The cross-entropy of the logits, over the hardest pixels alone where so configured."""

@@ -120,7 +120,7 @@ def test_no_loss_of_the_same_features_depends_on_the_callers_autocast(head: str,
     model = randomize(build_model(cfg)).train()
     inputs = make_inputs((64, 96))
     with torch.no_grad():
-        features = {name: x.bfloat16() for name, x in model.backbone(model.padded(inputs).tensor).items()}
+        features = {name: x.bfloat16() for name, x in model.backbone(model.normalizer([x["image"] for x in inputs], model.size_divisibility).tensor).items()}
         predictions = model.sem_seg_head({name: x.float() for name, x in features.items()})
         model.backbone.forward = lambda _: features
         model.sem_seg_head.forward = lambda _: predictions
