@@ -46,12 +46,11 @@ def model_card(
     name: str,
     metrics: Mapping[str, Mapping[str, float]],
     license: str | None,
-    pretrained: bool,
 ) -> str:
     """Return the card of the model of `cfg`.
 
-    `metrics` are in percent by dataset and metric, `license` is an identifier that the hub knows, and `pretrained`
-    tells whether the training started from pretrained weights, whose license is named then.
+    `metrics` are in percent by dataset and metric, `license` is an identifier that the hub knows. Where the config
+    starts from weights, what is known of their license is named.
     """
     tasks = [task for key, task in TASKS.items() if cfg.MODEL.MASK_FORMER.TEST[key]]
     header: dict[str, Any] = {
@@ -81,7 +80,7 @@ def model_card(
         "|---|---|",
         f"| model | {cfg.MODEL.META_ARCHITECTURE} |",
         f"| backbone | {cfg.MODEL.BACKBONE.NAME} |",
-        *([f"| pretrained backbone's license | {plain(backbone_license(cfg))} |"] if pretrained else []),
+        *([f"| pretrained backbone's license | {plain(backbone_license(cfg))} |"] if cfg.MODEL.WEIGHTS else []),
         f"| image size in training | {' x '.join(map(str, cfg.INPUT.CROP.SIZE))} |",
         f"| shorter side in evaluation | {cfg.INPUT.MIN_SIZE_TEST} |",
         f"| iterations, images each | {cfg.SOLVER.MAX_ITER}, {cfg.SOLVER.IMS_PER_BATCH} |",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,36 +22,42 @@ from semask_d2.checkpoint.semantic_windows import RECORD, windows_of_model
 from semask_d2.config import all_keys, get_cfg
 from semask_d2.d2 import CfgNode
 from semask_d2.utils.arguments import value_of
-from semask_d2.utils.files import atomic_write
+from semask_d2.utils.classes import Classes
+from semask_d2.utils.files import atomic_write, require_writable
 from semask_d2.utils.runs import CONFIG_NAME, WEIGHTS_NAME
 
 # what tells of the machine and the folders of whoever trained it
 PRIVATE = ("OUTPUT_DIR", "DATASETS.CUSTOM.", "MODEL.WEIGHTS", "MODEL.DEVICE", "TRACKERS", "DATALOADER.NUM_WORKERS")
 
 
+@dataclass(frozen=True)
+class ModelDescription:
+    """What a shared model has beside its weights: config, classes, and metrics in percent by dataset and name."""
+
+    cfg: CfgNode
+    classes: Classes
+    metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+
 def write_shared_folder(
-    folder: str | os.PathLike,
-    model: nn.Module,
-    cfg: CfgNode,
-    classes: Mapping[str, Any],
-    *,
-    metrics: Mapping[str, Mapping[str, float]],
-    license: str | None = None,
+    folder: str | os.PathLike, model: nn.Module, description: ModelDescription, *, license: str | None = None
 ) -> None:
     """Write the model's files into `folder`, each under a temporary name first; files of these names are replaced.
 
-    `classes` are `class_names`, `class_colors` and `ignore_label`; the others as for `model_card`.
+    `license` is an identifier that the hub knows, such as "apache-2.0", for the model card.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    name = folder.resolve().name
+    require_writable(folder, "save_pretrained")
+    header = {RECORD: windows_of_model(model), METADATA: description.classes.as_dict()}
+    write_safetensors(folder / WEIGHTS_NAME, model.state_dict(), header)
     card = model_card(
-        cfg, classes["class_names"], name=name, metrics=metrics, license=license, pretrained=bool(cfg.MODEL.WEIGHTS)
+        description.cfg,
+        description.classes.names,
+        name=folder.resolve().name,
+        metrics=description.metrics,
+        license=license,
     )
-    write_safetensors(
-        folder / WEIGHTS_NAME, model.state_dict(), {RECORD: windows_of_model(model), METADATA: dict(classes)}
-    )
-    for file_name, text in ((CONFIG_NAME, shared_config(cfg)), (CARD_NAME, card)):
+    for file_name, text in ((CONFIG_NAME, shared_config(description.cfg)), (CARD_NAME, card)):
         with atomic_write(folder / file_name) as file:
             file.write(text)
 
