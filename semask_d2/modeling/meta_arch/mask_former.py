@@ -15,7 +15,7 @@ from semask_d2.d2 import (
     configurable,
 )
 from semask_d2.modeling.heads import BranchMaskFormerHead
-from semask_d2.modeling.layers.linear import linear
+from semask_d2.modeling.kernels.linear import linear
 from semask_d2.modeling.losses.mask_losses import DenseMaskLoss, PointMaskLoss
 from semask_d2.modeling.losses.set_criterion import SetCriterion
 from semask_d2.modeling.losses.targets import Targets
