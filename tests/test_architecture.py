@@ -21,6 +21,7 @@ CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 # comes of it. The folders of `modeling` are named without it.
 LINES = (
     ("utils", "version"),
+    ("kernels",),
     ("d2", "layers"),
     ("config", "checkpoint", "backbones", "pixel_decoders", "transformer_decoders"),
     ("heads", "losses"),
@@ -131,13 +132,26 @@ def test_imports_by_name_are_seen(tmp_path: Path) -> None:
     assert imported_by_name(source) == {"one", "three", "four"}
 
 
-@pytest.mark.parametrize("path", sorted((PACKAGE / "modeling/layers").glob("*.py")), ids=label)
-def test_layers_know_only_torch(path: Path) -> None:
-    """And Triton, which comes with torch where it is to be had; of the project, each other and the user's errors."""
-    allowed = {"torch", "torchvision", "triton", *sys.stdlib_module_names}
+@pytest.mark.parametrize(
+    "path", sorted(x for name in ("kernels", "layers") for x in (PACKAGE / "modeling" / name).glob("*.py")), ids=label
+)
+def test_kernels_and_layers_know_only_torch(path: Path) -> None:
+    """And kernels Triton, which comes with torch on Linux; of the project, themselves and the user's errors."""
+    allowed = {"torch", "torchvision", *sys.stdlib_module_names}
+    ours = ["semask_d2.modeling.kernels", "semask_d2.utils.errors"]
+    if path.parent.name == "kernels":
+        allowed |= {"triton"}
+    else:
+        ours += ["semask_d2.modeling.layers"]
     for name in imports(path):
-        own = name.startswith(("semask_d2.modeling.layers", "semask_d2.utils.errors"))
-        assert name.split(".")[0] in allowed or own, name
+        assert name.split(".")[0] in allowed or name.startswith(tuple(ours)), name
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "modeling/kernels").glob("plain_*.py")), ids=label)
+def test_formulas_read_alone(path: Path) -> None:
+    """Of the kernels they use the samples that they are made of, and no faster way to compute the same."""
+    used = {name for name in imports(path) if name.startswith("semask_d2")}
+    assert used == {"semask_d2.modeling.kernels.grid_sample"}
 
 
 @pytest.mark.parametrize("path", [*MODULES, *SCRIPTS], ids=label)

@@ -12,9 +12,9 @@ from torch import nn
 from semask_d2 import d2
 from semask_d2.d2 import CfgNode, collect_env_info, comm, seed_all_rng, setup_logger
 from semask_d2.engine import run_folder
+from semask_d2.modeling.kernels.triton_deformable_attention import triton_refusal as attention_refusal
+from semask_d2.modeling.kernels.triton_deformable_conv import triton_refusal as convolution_refusal
 from semask_d2.modeling.layers.precision import autocast_dtype
-from semask_d2.modeling.layers.triton_deformable_attention import triton_refusal as attention_refusal
-from semask_d2.modeling.layers.triton_deformable_conv import triton_refusal as convolution_refusal
 from semask_d2.modeling.meta_arch import Execution
 from semask_d2.utils.errors import printable
 from semask_d2.utils.memory import keep_freed_memory
@@ -140,7 +140,7 @@ def computation(cfg: CfgNode, device: torch.device, *, training: bool) -> str:
         library = LIBRARY[device.type == "cuda"]
         paths.append("deformable convolution " + operator(convolution_refusal(device, dtype), library, device))
     compiled = f"compiled ({cfg.MODEL.COMPILE})" if cfg.MODEL.COMPILE else "not compiled"
-    in_parts = training and device.type == "cpu" and dtype == torch.float32  # see layers/attention.py
+    in_parts = training and device.type == "cpu" and dtype == torch.float32  # see kernels/cpu_attention.py
     attention = "attention in parts" if in_parts else "attention scaled_dot_product_attention"
     return ", ".join([name, attention, *paths, compiled])
 

@@ -18,7 +18,7 @@ from semask_d2.export.checksum import seal, sealed_archive
 from semask_d2.export.graph import SegmentationGraph
 from semask_d2.export.metadata import KEY, ExportMetadata
 from semask_d2.export.running import ARCHIVED, files_of, require_library
-from semask_d2.modeling.layers.grid_sample import without_grid_sample
+from semask_d2.modeling.kernels.grid_sample import without_grid_sample
 from semask_d2.utils.files import put_in_place, temporary_beside
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-from semask_d2.modeling.layers import triton_choice
+from semask_d2.modeling.kernels import triton_choice
 
 
 @contextmanager

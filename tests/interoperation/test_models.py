@@ -23,6 +23,7 @@ HEADS = "Our backbone under Detectron2's heads"
 TOOLS = "Predictor, Visualizer, cost"
 RESNET = "Detectron2's backbone under our heads"
 LAZY = "LazyConfig"
+EXECUTION = "Precision and compilation in a loop of yours"
 DECODER = "Your pixel decoder in our head"
 
 
@@ -166,3 +167,15 @@ def test_a_lazy_config_builds_our_model(example, cfg, batch) -> None:
     with torch.no_grad():
         outputs = [m.eval()([{"image": batch[0]["image"]}])[0]["sem_seg"] for m in (model, built)]
     assert torch.equal(*outputs)
+
+
+def test_a_loop_of_ones_own_runs_a_model_in_the_configs_precision(example, cfg, batch) -> None:
+    cfg.MODEL.PRECISION = "bf16"
+    model = build_model(cfg).eval()
+    dtypes = []
+    model.sem_seg_head.pixel_decoder.mask_features.register_forward_hook(lambda m, i, out: dtypes.append(out.dtype))
+    with torch.no_grad():
+        outputs = example(EXECUTION, cfg=cfg, model=model, batch=batch)["outputs"]
+        model(batch)
+    assert dtypes == [torch.bfloat16, torch.float32]
+    assert all(output["sem_seg"].dtype == torch.float32 for output in outputs)

@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from semask_d2.modeling.kernels.triton_deformable_conv import triton_serves
 from semask_d2.modeling.layers.conv import ConvNorm
 from semask_d2.modeling.layers.deformable_conv import DeformableConv
-from semask_d2.modeling.layers.triton_deformable_conv import triton_serves
 
 
 class FeatureAlignment(nn.Module):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from semask_d2.d2 import Backbone, CfgNode, ImageList, build_backbone, build_sem_seg_head
 from semask_d2.modeling.backbones.base import HierarchicalBackbone
-from semask_d2.modeling.layers.linear import in_graph
+from semask_d2.modeling.kernels.graphs import in_graph
 from semask_d2.modeling.layers.recomputation import CHECKPOINTING_KEY
 from semask_d2.modeling.layers.semantic_decoder import SEMANTIC_MAPS, supervised_maps
 from semask_d2.modeling.losses.class_weights import class_weight_tensor

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from semask_d2.modeling.layers.linear import linear
+from semask_d2.modeling.kernels.linear import linear
 
 Rows = Callable[[int, int], Tensor]
 

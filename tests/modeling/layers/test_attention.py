@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from semask_d2.modeling.layers import attention as module
-from semask_d2.modeling.layers.attention import LeanSelfAttention, MultiheadAttention, attention
+from semask_d2.modeling.kernels import cpu_attention as module
+from semask_d2.modeling.kernels.cpu_attention import LeanSelfAttention
+from semask_d2.modeling.layers.attention import MultiheadAttention, attention
 
 
 def plain_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float | None) -> Tensor:

@@ -10,8 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import deform_conv2d
 
+from semask_d2.modeling.kernels.cpu_deformable_conv import LeanConvolution
+from semask_d2.modeling.kernels.plain_deformable_conv import sampled_deform_conv2d
 from semask_d2.modeling.layers.conv import ConvNorm
-from semask_d2.modeling.layers.deformable_conv import DeformableConv, LeanConvolution, sampled_deform_conv2d
+from semask_d2.modeling.layers.deformable_conv import DeformableConv
 from semask_d2.modeling.layers.feature_alignment import FeatureAlignment
 
 

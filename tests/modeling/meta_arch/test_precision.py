@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from semask_d2 import UserError, build_model, get_cfg
 from semask_d2.config.checks import check_common
 from semask_d2.engine.setup import computation
-from semask_d2.modeling.layers import triton_choice
+from semask_d2.modeling.kernels import triton_choice
 from semask_d2.modeling.layers.precision import gpu_has_bf16
 from semask_d2.modeling.meta_arch import Execution, with_sliding
 from tests.helpers.tiny_model import make_inputs, randomize, tiny_cfg

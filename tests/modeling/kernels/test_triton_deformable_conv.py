@@ -9,21 +9,21 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from semask_d2.modeling.layers.feature_alignment import FeatureAlignment
-from semask_d2.modeling.layers.triton_deformable_conv import (
+from semask_d2.modeling.kernels.triton_deformable_conv import (
     VARIABLE,
     deformable_convolution_backward_op,
     deformable_convolution_op,
     triton_serves,
 )
+from semask_d2.modeling.layers.feature_alignment import FeatureAlignment
 from tests.helpers.commands import ROOT
-from tests.modeling.layers.test_triton_deformable_attention import COMPILER, needs_triton, python
+from tests.modeling.kernels.test_triton_deformable_attention import COMPILER, needs_triton, python
 
-CASES = "tests/modeling/layers/triton_deformable_conv_cases.py"
+CASES = "tests/modeling/kernels/triton_deformable_conv_cases.py"
 COMPILE = (
     COMPILER
     + """
-from semask_d2.modeling.layers import deformable_conv_kernels as kernels
+from semask_d2.modeling.kernels import deformable_conv_kernels as kernels
 
 dtype, channels = getattr(torch, sys.argv[2]), int(sys.argv[3])
 for height, width in ((32, 32), (33, 31), (1, 64)):

@@ -7,9 +7,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from semask_d2.modeling.layers import bilinear_gather, deformable_attention, deformable_conv
-from semask_d2.modeling.layers.deformable_attention import gathered_attention, sampled_attention
-from semask_d2.modeling.layers.deformable_conv import gathered_deform_conv2d, sampled_deform_conv2d
+from semask_d2.modeling.kernels import bilinear_gather, cpu_deformable_attention, cpu_deformable_conv
+from semask_d2.modeling.kernels.cpu_deformable_attention import gathered_attention
+from semask_d2.modeling.kernels.cpu_deformable_conv import gathered_deform_conv2d
+from semask_d2.modeling.kernels.plain_deformable_attention import sampled_attention
+from semask_d2.modeling.kernels.plain_deformable_conv import sampled_deform_conv2d
+from semask_d2.modeling.layers import deformable_attention, deformable_conv
 
 sides = st.tuples(st.integers(1, 7), st.integers(1, 7))
 
@@ -82,12 +85,12 @@ def test_it_serves_a_cpu_in_fp32_outside_of_graphs(monkeypatch: pytest.MonkeyPat
 def test_the_modules_take_it(monkeypatch: pytest.MonkeyPatch) -> None:
     taken = []
     real_attention, real_convolution = gathered_attention, gathered_deform_conv2d
-    monkeypatch.setattr(
-        deformable_attention, "gathered_attention", lambda *a: taken.append("attention") or real_attention(*a)
-    )
-    monkeypatch.setattr(
-        deformable_conv, "gathered_deform_conv2d", lambda *a: taken.append("convolution") or real_convolution(*a)
-    )
+    for module in (deformable_attention, cpu_deformable_attention):  # the layer's, and that of its learning way
+        monkeypatch.setattr(module, "gathered_attention", lambda *a: taken.append("attention") or real_attention(*a))
+    for module in (deformable_conv, cpu_deformable_conv):
+        monkeypatch.setattr(
+            module, "gathered_deform_conv2d", lambda *a: taken.append("convolution") or real_convolution(*a)
+        )
     attention = deformable_attention.MSDeformAttn(8, 1, 2, 2)
     convolution = deformable_conv.DeformableConv(8)
     tokens, maps = torch.randn(1, 4, 8), torch.randn(1, 8, 2, 2)

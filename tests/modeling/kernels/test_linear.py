@@ -7,13 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from semask_d2.modeling.layers import linear as module
-from semask_d2.modeling.layers.linear import Linear, linear
+from semask_d2.modeling.kernels import linear as module
+from semask_d2.modeling.kernels.linear import linear
+from semask_d2.modeling.layers.linear import Linear
 
 
-@pytest.fixture(autouse=True, params=[True, False], ids=["AMD", "another"])
-def amd(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
-    monkeypatch.setattr(module, "on_amd", lambda: request.param)
+@pytest.fixture(autouse=True, params=[1, 2], ids=["one thread", "two threads"])
+def threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: request.param)
     return request.param
 
 
@@ -24,10 +25,12 @@ def test_equals_torchs_with_gradients(shape: tuple[int, ...], bias: bool) -> Non
     weight, offset = torch.randn(5, 7, requires_grad=True), torch.randn(5, requires_grad=True) if bias else None
     arguments = [x, weight, *([offset] if bias else [])]
     ours, theirs = linear(x, weight, offset), F.linear(x, weight, offset)
-    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+    assert torch.equal(ours, theirs)  # in training it is torch's
     upstream = torch.randn_like(theirs)
     gradients = [torch.autograd.grad(y, arguments, upstream) for y in (ours, theirs)]
     torch.testing.assert_close(*gradients, atol=1e-4, rtol=1e-4)
+    with torch.no_grad():
+        torch.testing.assert_close(linear(x, weight, offset), theirs, atol=1e-5, rtol=1e-5)
 
 
 def test_views_that_are_not_contiguous() -> None:
@@ -35,19 +38,28 @@ def test_views_that_are_not_contiguous() -> None:
     torch.testing.assert_close(linear(x, weight), F.linear(x, weight), atol=1e-5, rtol=1e-5)
 
 
-def test_only_fp32_on_amd_outside_of_graphs_takes_the_detour(monkeypatch: pytest.MonkeyPatch, amd: bool) -> None:
+def test_only_fp32_without_gradients_on_several_threads_takes_the_detour(
+    monkeypatch: pytest.MonkeyPatch, threads: int
+) -> None:
     x, weight = torch.randn(100, 7), torch.randn(5, 7)
+    learned = weight.clone().requires_grad_()
     convolutions = []
     monkeypatch.setattr(F, "conv2d", lambda *args: convolutions.append(1) or torch.zeros(1, 5, 100, 1))
     linear(x, weight)
-    assert len(convolutions) == int(amd)
+    with torch.inference_mode():
+        linear(x, learned)
+    detours = 2 * (threads > 1)
+    assert len(convolutions) == detours
+    linear(x, learned)
+    linear(x.clone().requires_grad_(), weight)
+    linear(x, weight, torch.zeros(5, requires_grad=True))
     linear(x.double(), weight.double())
     linear(x[: module.LEAST_TOKENS - 1], weight)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert linear(x, weight).dtype == torch.bfloat16
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
     linear(x, weight)
-    assert len(convolutions) == int(amd)
+    assert len(convolutions) == detours
 
 
 def test_the_layer_is_torchs_by_its_state() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from semask_d2.modeling.layers.grid_sample import gathered_samples, grid_sample, without_grid_sample
+from semask_d2.modeling.kernels.grid_sample import gathered_samples, grid_sample, without_grid_sample
 
 
 def test_gathers_are_torchs_operator() -> None:

@@ -14,9 +14,9 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from semask_d2.engine.setup import operator
-from semask_d2.modeling.layers import triton_check, triton_choice, triton_deformable_attention, triton_deformable_conv
-from semask_d2.modeling.layers.deformable_attention import sampled_attention
-from semask_d2.modeling.layers.deformable_conv import sampled_deform_conv2d
+from semask_d2.modeling.kernels import triton_check, triton_choice, triton_deformable_attention, triton_deformable_conv
+from semask_d2.modeling.kernels.plain_deformable_attention import sampled_attention
+from semask_d2.modeling.kernels.plain_deformable_conv import sampled_deform_conv2d
 from semask_d2.utils.errors import UserError
 from tests.helpers.triton_state import fresh_triton_state
 
@@ -156,3 +156,16 @@ def test_samples_lie_between_pixels_in_every_dtype(what: str, dtype: torch.dtype
     else:
         places = inputs[1].double()
     assert ((places - places.round()).abs() > 0.1).all()
+
+
+def test_the_choice_is_marked_as_torch_marks_constants() -> None:
+    """The mark is torch's own, which is set without it."""
+
+    def plain() -> None:
+        pass
+
+    before = {*vars(plain)}
+    torch.compiler.assume_constant_result(plain)
+    marks = {name: value for name, value in vars(plain).items() if name not in before}
+    assert marks
+    assert vars(triton_choice.served).items() >= marks.items()

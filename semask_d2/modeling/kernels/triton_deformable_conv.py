@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from semask_d2.modeling.layers.triton_choice import refusal, served
+from semask_d2.modeling.kernels.triton_choice import refusal, served
 
 VARIABLE, WHAT = "SEMASK_D2_DEFORMABLE_CONVOLUTION", "deformable convolution"
 
@@ -54,7 +54,7 @@ def deformable_convolution_op(
 
     `offsets` (B, groups x 9 x 2, N), `mask` (B, groups x 9, N), `weight` (C', groups x 9 x channels of a group).
     """
-    from semask_d2.modeling.layers import deformable_conv_kernels
+    from semask_d2.modeling.kernels import deformable_conv_kernels
 
     with torch.autocast(x.device.type, enabled=False):
         return deformable_conv_kernels.forward(x, offsets, mask, weight, height, width)
@@ -70,7 +70,7 @@ def deformable_convolution_backward_op(
     gradient: Tensor, x: Tensor, offsets: Tensor, mask: Tensor, weight: Tensor, height: int, width: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The gradients of `x`, `offsets`, `mask` and `weight`, for that of the operator's result."""
-    from semask_d2.modeling.layers import deformable_conv_kernels
+    from semask_d2.modeling.kernels import deformable_conv_kernels
 
     with torch.autocast(x.device.type, enabled=False):
         return deformable_conv_kernels.backward(gradient, x, offsets, mask, weight, height, width)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from semask_d2.modeling.layers.triton_choice import refusal, served
+from semask_d2.modeling.kernels.triton_choice import refusal, served
 
 VARIABLE, WHAT = "SEMASK_D2_DEFORMABLE_ATTENTION", "deformable attention"
 
@@ -49,7 +49,7 @@ def deformable_attention_op(
     value: Tensor, sizes: Sequence[int], reference: Tensor, offsets: Tensor, logits: Tensor
 ) -> Tensor:
     """The operator behind `fused_deformable_attention`; `sizes` are H and W of each level in turn."""
-    from semask_d2.modeling.layers import deformable_attention_kernels
+    from semask_d2.modeling.kernels import deformable_attention_kernels
 
     return deformable_attention_kernels.forward(value, sizes, reference, offsets, logits)
 
@@ -70,7 +70,7 @@ def deformable_attention_backward_op(
     out: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of `value`, `offsets` and `logits`, for that of the operator's result `out`."""
-    from semask_d2.modeling.layers import deformable_attention_kernels
+    from semask_d2.modeling.kernels import deformable_attention_kernels
 
     return deformable_attention_kernels.backward(gradient, value, sizes, reference, offsets, logits, out)
 

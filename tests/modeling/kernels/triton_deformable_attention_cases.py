@@ -16,20 +16,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from semask_d2.modeling.layers.deformable_attention import deformable_attention
-from semask_d2.modeling.layers.triton_deformable_attention import (
+from semask_d2.modeling.kernels.triton_deformable_attention import (
     VARIABLE,
     deformable_attention_backward_op,
     deformable_attention_op,
     fused_deformable_attention,
     triton_serves,
 )
+from semask_d2.modeling.layers.deformable_attention import deformable_attention
 from semask_d2.utils.errors import UserError
 from tests.helpers.triton_state import BROKEN, break_kernel, fresh_triton_state
 
 pytest.importorskip("triton")
 
-from semask_d2.modeling.layers import deformable_attention_kernels as kernels
+from semask_d2.modeling.kernels import deformable_attention_kernels as kernels
 
 DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
 SIZES = [(2, 3), (5, 4), (1, 1)]

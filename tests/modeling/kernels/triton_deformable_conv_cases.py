@@ -17,20 +17,20 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torchvision.ops import deform_conv2d
 
-from semask_d2.modeling.layers.feature_alignment import FeatureAlignment
-from semask_d2.modeling.layers.triton_deformable_conv import (
+from semask_d2.modeling.kernels.triton_deformable_conv import (
     VARIABLE,
     deformable_convolution_backward_op,
     deformable_convolution_op,
     fused_deform_conv2d,
     triton_serves,
 )
+from semask_d2.modeling.layers.feature_alignment import FeatureAlignment
 from semask_d2.utils.errors import UserError
 from tests.helpers.triton_state import BROKEN, break_kernel, fresh_triton_state
 
 pytest.importorskip("triton")
 
-from semask_d2.modeling.layers import deformable_conv_kernels as kernels
+from semask_d2.modeling.kernels import deformable_conv_kernels as kernels
 
 DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
 LOW = torch.bfloat16 if DEVICE == "cpu" else torch.float16  # of autocast
@@ -118,7 +118,7 @@ def test_half_precision(dtype: torch.dtype, tolerance: float) -> None:
 
 
 def test_some_images_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    from semask_d2.modeling.layers import deformable_conv_kernels
+    from semask_d2.modeling.kernels import deformable_conv_kernels
 
     arguments = inputs(batch=2)
     expected = results(fused_deform_conv2d, arguments)

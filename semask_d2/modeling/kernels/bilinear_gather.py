@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from semask_d2.modeling.layers.linear import in_graph
+from semask_d2.modeling.kernels.graphs import in_graph
 
 PART = 2**16  # samples that are gathered at a time
 LOW, HIGH = 1, 2  # zero rows and columns around a map: a sample outside of it lands in them

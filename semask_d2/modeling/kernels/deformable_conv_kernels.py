@@ -19,7 +19,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from semask_d2.modeling.layers.sampling_kernels import (
+from semask_d2.modeling.kernels.sampling_kernels import (
     NUM_WARPS,
     block_of_rows,
     corner_rows,

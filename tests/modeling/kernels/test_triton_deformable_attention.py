@@ -16,13 +16,13 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from semask_d2.modeling.layers import triton_choice, triton_deformable_attention
-from semask_d2.modeling.layers.triton_deformable_attention import VARIABLE, fused_deformable_attention, triton_serves
+from semask_d2.modeling.kernels import triton_choice, triton_deformable_attention
+from semask_d2.modeling.kernels.triton_deformable_attention import VARIABLE, fused_deformable_attention, triton_serves
 from semask_d2.utils.errors import UserError
 from tests.helpers.commands import ROOT
 from tests.helpers.triton_state import fresh_triton_state
 
-CASES = "tests/modeling/layers/triton_deformable_attention_cases.py"
+CASES = "tests/modeling/kernels/triton_deformable_attention_cases.py"
 needs_triton = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="Triton is not installed, which has no package for this system"
 )
@@ -64,7 +64,7 @@ JITFunction.__getitem__ = compile
 COMPILE = (
     COMPILER
     + """
-from semask_d2.modeling.layers import deformable_attention_kernels as kernels
+from semask_d2.modeling.kernels import deformable_attention_kernels as kernels
 
 dtype, heads, dim, points = getattr(torch, sys.argv[2]), 8, int(sys.argv[3]), 4
 for sizes in ([32, 32, 16, 16, 8, 8], [33, 31, 16, 1, 5, 8], [64, 3, 1, 1, 2, 2]):
@@ -137,7 +137,7 @@ def test_tensors_without_data() -> None:
 def test_the_package_is_imported_without_triton() -> None:
     code = "import sys; sys.modules['triton'] = None; import semask_d2, "
     code += (
-        "semask_d2.modeling.layers.triton_deformable_attention as module; assert 'triton.language' not in sys.modules"
+        "semask_d2.modeling.kernels.triton_deformable_attention as module; assert 'triton.language' not in sys.modules"
     )
     done = python("-c", code)
     assert done.returncode == 0, done.stderr

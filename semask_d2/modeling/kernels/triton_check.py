@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
-from semask_d2.modeling.layers.deformable_attention import sampled_attention
-from semask_d2.modeling.layers.deformable_conv import GROUPS, TAPS, sampled_deform_conv2d
-from semask_d2.modeling.layers.triton_choice import interpreted
-from semask_d2.modeling.layers.triton_deformable_attention import fused_deformable_attention
-from semask_d2.modeling.layers.triton_deformable_conv import fused_deform_conv2d
+from semask_d2.modeling.kernels.plain_deformable_attention import sampled_attention
+from semask_d2.modeling.kernels.plain_deformable_conv import GROUPS, TAPS, sampled_deform_conv2d
+from semask_d2.modeling.kernels.triton_choice import interpreted
+from semask_d2.modeling.kernels.triton_deformable_attention import fused_deformable_attention
+from semask_d2.modeling.kernels.triton_deformable_conv import fused_deform_conv2d
 
 # The largest difference, in units of the largest value. In the interpreter it is 8e-7, 6e-4 and 7e-3; products of fp32
 # may be TF32 on a GPU.

@@ -61,7 +61,7 @@ def failed_check(what: str, device: torch.device, dtype: torch.dtype) -> str:
     if (what, str(device)) in FAILURES:
         return FAILURES[what, str(device)]
     if (what, str(device), dtype) not in PASSED:
-        from semask_d2.modeling.layers.triton_check import first_use  # which imports the operators, and they this file
+        from semask_d2.modeling.kernels.triton_check import first_use  # which imports the operators, and they this file
 
         if problem := first_use(what, device, dtype):
             FAILURES[what, str(device)] = problem
@@ -70,7 +70,9 @@ def failed_check(what: str, device: torch.device, dtype: torch.dtype) -> str:
     return ""
 
 
-# what `torch.compiler.assume_constant_result` does; that would import the compiler, a second and more for everyone
+# What `torch.compiler.assume_constant_result` does, as a test makes sure; that would import the compiler, 1.3 s for
+# everyone. There is no other public way: tracing into `served` would run its first use, real kernels, within a graph,
+# and by `torch.compiler.is_compiling()` it could not say what has not been found out before.
 served._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
 
 

@@ -1,0 +1,73 @@
+"""Attention on a CPU in parts that stay in cache; where it learns, without keeping its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+PART = 2**18  # attention weights that a CPU holds at a time, so that they stay in cache
+# Below exp(-40), nothing beside 1 also in fp64, a weight is zero: masked ones of a shifted window, at exp(-100), and
+# gradients times small ones are denormal numbers, which a CPU multiplies a hundred times slower.
+LEAST_EXPONENT = -40.0
+
+
+def attended(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float) -> Tensor:
+    """softmax(scale q k^T + bias) v without gradients, a part at a time."""
+    out = v.new_empty(*q.shape[:3], v.shape[3])
+    for part, heads in parts(q):
+        out[part, heads] = weights_of(q[part, heads], k[part, heads], bias, heads, scale) @ v[part, heads]
+    return out
+
+
+class LeanSelfAttention(torch.autograd.Function):
+    """`attended` with gradients, which keeps no weights for them: they are made again, a part at a time."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float) -> Tensor:
+        ctx.save_for_backward(q, k, v, bias)
+        ctx.scale = scale
+        return attended(q, k, v, bias, scale)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride] - the decorator hides names
+        q, k, v, bias = ctx.saved_tensors
+        (upstream,) = grad_outputs
+        q_grad, k_grad, v_grad = map(torch.empty_like, (q, k, v))
+        bias_grad = None if bias is None else torch.zeros_like(bias)
+        for part, heads in parts(q):
+            weights = weights_of(q[part, heads], k[part, heads], bias, heads, ctx.scale)
+            grad = upstream[part, heads]
+            v_grad[part, heads] = weights.transpose(2, 3) @ grad
+            grad = grad @ v[part, heads].transpose(2, 3)
+            grad = grad.sub_((grad * weights).sum(-1, keepdim=True)).mul_(weights)  # of the logits
+            if bias_grad is not None:
+                bias_grad[heads] += grad.sum(0)
+            grad *= ctx.scale
+            q_grad[part, heads] = grad @ k[part, heads]
+            k_grad[part, heads] = grad.transpose(2, 3) @ q[part, heads]
+        return q_grad, k_grad, v_grad, bias_grad, None
+
+
+def parts(q: Tensor) -> Iterator[tuple[slice, slice]]:
+    """Some of the batch and some of the heads of `q` (B, heads, N, D) at a time."""
+    batch, heads, tokens = q.shape[:3]
+    some_heads = min(heads, max(1, PART // tokens**2))
+    step = max(1, PART // (some_heads * tokens**2))
+    for first_head in range(0, heads, some_heads):
+        for first in range(0, batch, step):
+            yield slice(first, first + step), slice(first_head, first_head + some_heads)
+
+
+def weights_of(q: Tensor, k: Tensor, bias: Tensor | None, heads: slice, scale: float) -> Tensor:
+    """The softmax of a part's logits, (B, heads, N, N)."""
+    logits = (q @ k.transpose(2, 3)).mul_(scale)
+    if bias is not None:
+        logits += bias[heads]
+    logits -= logits.amax(-1, keepdim=True)
+    weights = torch.threshold_(logits, LEAST_EXPONENT, -torch.inf).exp_()
+    return weights.div_(weights.sum(-1, keepdim=True))
