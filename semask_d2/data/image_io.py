@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import TypeVar
 
-import cv2
 import numpy as np
 from PIL import Image
 
@@ -224,32 +223,6 @@ def save_picture(path: Path, picture: np.ndarray) -> None:
         raise UserError(f"{path}: a JPEG file is at most {JPEG_SIDE} pixels wide and high; name a .png file")
     with atomic_write(path, "wb") as file:
         Image.fromarray(picture).save(file, format=image_format, **({"quality": 95} if image_format == "JPEG" else {}))
-
-
-def check_labels(labels: np.ndarray, *, num_classes: int, ignore_label: int, path: Path) -> None:
-    """Raise UserError, naming file and ids, if any is neither in 0..`num_classes` - 1 nor `ignore_label`."""
-    wrong_pixels = labels >= num_classes
-    if labels.dtype != np.uint8:
-        wrong_pixels |= labels < 0
-    wrong_pixels &= labels != ignore_label
-    if not wrong_pixels.any():
-        return
-    wrong = np.unique(labels[wrong_pixels])
-    shown = ", ".join(str(i) for i in wrong[:8]) + (", ..." if wrong.size > 8 else "")
-    raise UserError(
-        f"{path} holds label id{'s' if wrong.size > 1 else ''} {shown}, but "
-        f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {num_classes}: ids must lie in 0..{num_classes - 1} "
-        f"or be the ignore label {ignore_label}"
-    )
-
-
-def count_ids(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The ids of a label map in ascending order and how many pixels each has; quick for uint8."""
-    if labels.dtype != np.uint8:
-        return np.unique(labels, return_counts=True)
-    counts = cv2.calcHist([labels], [0], None, [256], [0, 256]).reshape(-1)
-    ids = np.flatnonzero(counts)
-    return ids, counts[ids].astype(np.int64)
 
 
 def _read(path: Path, what: str, convert: Callable[[Image.Image], T], *, decode: bool = True) -> T:

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from semask_d2.data import image_io
-from semask_d2.data.image_io import check_labels, count_ids, read_image, read_labels, save_picture
+from semask_d2.data.image_io import read_image, read_labels, save_picture
 from semask_d2.data.jpeg_scans import MAX_SCANS
+from semask_d2.data.label_ids import check_labels, count_ids
 from semask_d2.inference.media import IMAGE_SUFFIXES
 from semask_d2.utils.errors import UnreadableFile, UserError
 from tests.helpers.commands import ROOT

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from semask_d2.data.datasets.pairing import few
 from semask_d2.data.datasets.walking import composed, files_below
 from semask_d2.utils.classes import Classes
 from semask_d2.utils.errors import UserError
+from semask_d2.utils.excerpts import few
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 LABEL_SUFFIXES = (".png",)

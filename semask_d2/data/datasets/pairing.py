@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -21,11 +21,11 @@ from semask_d2.data.datasets.walking import (
     stem_of,
 )
 from semask_d2.utils.errors import UserError
+from semask_d2.utils.excerpts import few
 from semask_d2.utils.files import require_regular
 
 logger = logging.getLogger(__name__)
 
-SHOWN = 3
 ESCAPED = re.compile(r"\[([*?[])\]")  # a letter of patterns that stands for itself
 
 
@@ -81,13 +81,6 @@ class Pairing:
                 f"{source}: {'; '.join(complaints)}. Pairs have one name up to the ending; `semask check` lists all, "
                 "and writes the good pairs with --list"
             )
-
-
-def few(names: Iterable[object], separator: str = ", ") -> str:
-    """Return the first of some names and how many more there are."""
-    texts = [str(name) for name in names]
-    more = f" and {len(texts) - SHOWN} more" if len(texts) > SHOWN else ""
-    return separator.join(texts[:SHOWN]) + more
 
 
 def find_pairs(images: Sequence[str], labels: Sequence[str], root: Path, source: str) -> Pairing:
