@@ -15,15 +15,7 @@ import numpy as np
 from semask_d2.data.annotations import EmptyAnnotation
 from semask_d2.data.datasets.custom import CustomDataset
 from semask_d2.data.datasets.pairing import Problem
-from semask_d2.data.image_io import (
-    band_count,
-    has_broken_exif,
-    lossy_format,
-    open_picture,
-    page_count,
-    picture_size,
-    value_span,
-)
+from semask_d2.data.image_io import examine_picture, lossy_format
 from semask_d2.data.label_ids import describe_wrong_ids
 from semask_d2.data.labels import read_sample_labels
 from semask_d2.data.parallel import map_files
@@ -208,22 +200,21 @@ def examine_pair(
 
 def examine_image(path: str, facts: PairFacts, value_range: Sequence[float]) -> tuple[int, int] | None:
     """Read an image for `facts`, and return its width and height, as far as it can be read."""
-    size = None
-    try:
-        size = picture_size(path)
-        facts.span = value_span(path)
-        if (pages := page_count(path)) > 1:
-            facts.findings.append(Finding("values", f"{path} has {pages} pages, of which the first is read"))
-        if bands := band_count(path):
-            facts.findings.append(Finding("values", f"{path} has {bands} more band(s) than are read"))
-        pixels = np.asarray(open_picture(path, value_range))
-        facts.exact = hashlib.sha1(repr(size).encode() + pixels.tobytes(), usedforsecurity=False).digest()
-        facts.looks = looks_of(pixels)
-        if has_broken_exif(path):
+    picture = examine_picture(path, value_range)
+    facts.span = picture.span
+    if picture.pages > 1:
+        facts.findings.append(Finding("values", f"{path} has {picture.pages} pages, of which the first is read"))
+    if picture.unread_bands:
+        facts.findings.append(Finding("values", f"{path} has {picture.unread_bands} more band(s) than are read"))
+    if picture.problem:
+        facts.findings.append(Finding("unreadable", picture.problem))
+    if picture.pixels is not None:
+        content = repr(picture.size).encode() + picture.pixels.tobytes()
+        facts.exact = hashlib.sha1(content, usedforsecurity=False).digest()
+        facts.looks = looks_of(picture.pixels)
+        if picture.has_broken_exif:
             facts.findings.append(Finding("exif", f"{path}: its EXIF data cannot be read and are left out"))
-    except UnreadableFile as error:
-        facts.findings.append(Finding("unreadable", str(error)))
-    return size
+    return picture.size
 
 
 def soft_findings(check: DataCheck, ignore_label: int, workers: int | None) -> list[Finding]:

@@ -50,7 +50,8 @@ def describe_wrong_ids(labels: np.ndarray, num_classes: int, ignore_label: int) 
     places = np.flatnonzero(wrong_pixels(labels, num_classes, ignore_label))
     if not places.size:
         return ""
-    ids, first, counts = np.unique(labels.ravel()[places], return_index=True, return_counts=True)
+    wrong = labels.ravel()[places].astype(np.int64)
+    ids, first, counts = np.unique(wrong, return_index=True, return_counts=True)
     rows, columns = np.divmod(places[first], labels.shape[1])
     facts = zip(ids, counts, columns, rows, strict=True)
     texts = [f"{i} ({count} pixels, first at x {x}, y {y})" for i, count, x, y in facts]

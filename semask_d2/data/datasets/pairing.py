@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -192,12 +192,9 @@ def expand(word: str, root: Path, source: str) -> dict[str, Path]:
             else f"{source}: {path} matches no file"
         )
     ending = ending_of(pattern)
-    names: dict[str, Path] = {}
-    for picture in pictures:
-        key = os.path.splitext(composed(picture.relative_to(base).as_posix()))[0].removesuffix(ending)
-        if (other := names.setdefault(key, picture)) != picture:
-            raise UserError(f"{source}: {other} and {picture} have one name; rename one of them")
-    return names
+    paths = [(composed(picture.relative_to(base).as_posix()), picture) for picture in pictures]
+    named = [(os.path.splitext(path)[0].removesuffix(ending), picture) for path, picture in paths]
+    return by_name(named, source, "rename one of them")
 
 
 def ending_of(pattern: Sequence[str]) -> str:
@@ -211,13 +208,14 @@ def ending_of(pattern: Sequence[str]) -> str:
 
 def merged(parts: Sequence[dict[str, Path]], source: str) -> dict[str, Path]:
     """Return the files of several patterns together; a single file goes by its stem."""
-    names: dict[str, Path] = {}
-    for part in parts:
-        for key, path in part.items():
-            key = key or composed(path.stem)
-            if (other := names.setdefault(key, path)) != path:
-                raise UserError(
-                    f"{source}: {other} and {path} have one name; give as many patterns of images as of labels, which "
-                    "are paired one by one"
-                )
-    return names
+    named = [(key or composed(path.stem), path) for part in parts for key, path in part.items()]
+    return by_name(named, source, "give as many patterns of images as of labels, which are paired one by one")
+
+
+def by_name(named: Iterable[tuple[str, Path]], source: str, advice: str) -> dict[str, Path]:
+    """Return files by the names to pair them by; `UserError`, with `source` and `advice`, where two have one name."""
+    files: dict[str, Path] = {}
+    for name, path in named:
+        if (other := files.setdefault(name, path)) != path:
+            raise UserError(f"{source}: {other} and {path} have one name; {advice}")
+    return files
