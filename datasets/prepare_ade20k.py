@@ -18,7 +18,7 @@ from semask_d2.data.datasets.convert import convert_labels
 from semask_d2.data.datasets.folder import datasets_root
 from semask_d2.utils.errors import UserError
 
-NEW_IDS = {0: ADE20K.ignore_label} | {i: i - 1 for i in range(1, len(ADE20K.classes) + 1)}
+NEW_IDS = {0: ADE20K.classes.ignore_label} | {i: i - 1 for i in range(1, len(ADE20K.classes) + 1)}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

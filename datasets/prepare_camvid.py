@@ -21,7 +21,7 @@ from semask_d2.utils.errors import UserError
 from semask_d2.utils.files import atomic_write
 
 VOID = len(CAMVID.classes)  # the release numbers "unlabeled" after the classes
-NEW_IDS = {i: i for i in range(VOID)} | {VOID: CAMVID.ignore_label}
+NEW_IDS = {i: i for i in range(VOID)} | {VOID: CAMVID.classes.ignore_label}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -30,7 +30,7 @@ def convert(path: Path) -> np.ndarray:
         labels = loadmat(path)["S"]
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{path}: expected a .mat file with the label map S ({error})") from error
-    table = np.full(256, COCO_STUFF_10K.ignore_label, np.uint8)
+    table = np.full(256, COCO_STUFF_10K.classes.ignore_label, np.uint8)
     for released, train_id in TRAIN_ID_OF_RELEASED.items():
         table[released] = train_id
     if unknown := sorted(set(np.unique(labels).tolist()) - {0, *TRAIN_ID_OF_RELEASED}):

@@ -1,9 +1,9 @@
 """Checkpoints and weight files of every kind that users have, read without executing anything in them."""
 
 from semask_d2.checkpoint.checkpointer import Checkpointer
+from semask_d2.checkpoint.load_report import LoadReport
 from semask_d2.checkpoint.loading import load_checkpoint, load_state, load_weights
 from semask_d2.checkpoint.readers import read_checkpoint
-from semask_d2.checkpoint.report import LoadReport
 from semask_d2.checkpoint.saving import save_weights
 
 __all__ = [

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from semask_d2.checkpoint import conversion
-from semask_d2.checkpoint.transformers_names import MASK2FORMER, MASKFORMER, Family, join_parts
+from semask_d2.checkpoint.transformers_names import MASK2FORMER, MASKFORMER, TensorNames, join_parts
 
 PLAIN = "plain state dict"  # of the model itself, or of something unknown: names are taken as they are
 SEMANTIC_LAYERS = r"backbone\.(.*\.)?semantic_layers?\d*\."
@@ -102,7 +102,7 @@ def plain_model(name: str, *holds: str, **fields: Any) -> Kind:
     )
 
 
-def transformers_model(decoder: str, family: Family, queries: str) -> Kind:
+def transformers_model(decoder: str, family: TensorNames, queries: str) -> Kind:
     """A model of transformers'."""
     holds = (r"model\.pixel_level_module\.", rf"model\.transformer_module\.{queries}\.")
     return plain_model(f"{decoder} of transformers", *holds, rename=family.to_ours, fit=join_parts)

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from semask_d2.checkpoint.kinds import CLASS_LAYERS, QUERIES, Kind, recognize
+from semask_d2.checkpoint.load_report import SHOWN, LoadReport, report_load
 from semask_d2.checkpoint.plain_values import NUMBERS
 from semask_d2.checkpoint.readers import read_checkpoint
-from semask_d2.checkpoint.report import LoadReport, compare, shortened
 from semask_d2.checkpoint.semantic_windows import check_windows, windows_of_file, windows_of_released
 from semask_d2.utils.errors import UserError
+from semask_d2.utils.excerpts import few
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +70,7 @@ def load_checkpoint(
         anew = {*queries, *filter(CLASS_LAYERS.match, converted)}
         dropped += [name for name in converted if name in anew]
         converted = {name: value for name, value in converted.items() if name not in anew}
-    report = replace(compare(own, converted), dropped=dropped, kind=kind.name, notes=notes)
+    report = replace(report_load(own, converted), dropped=dropped, kind=kind.name, notes=notes)
 
     fresh = []
     if training_start:
@@ -84,7 +85,10 @@ def load_checkpoint(
     broken = [name for name in report.matched if not converted[name].isfinite().all()]
     if broken:
         logger.warning(
-            "%s: %d tensors are not finite (%s): predictions mean nothing", source, len(broken), shortened(broken)
+            "%s: %d tensors are not finite (%s): predictions mean nothing",
+            source,
+            len(broken),
+            few(broken, count=SHOWN),
         )
 
     logger.info("%s: %s: %s", source, kind.name, report)
@@ -92,10 +96,14 @@ def load_checkpoint(
         reasons = [f"as after any {kind.name} ({kind.fresh_words})"] if kind.fresh else []
         reasons += ["as MODEL.WEIGHTS_DROP_CLASS_LAYERS asks"] if drop_class_layers else []
         logger.info(
-            "%s: %d tensors are newly initialized, %s: %s", source, len(fresh), " and ".join(reasons), shortened(fresh)
+            "%s: %d tensors are newly initialized, %s: %s",
+            source,
+            len(fresh),
+            " and ".join(reasons),
+            few(fresh, count=SHOWN),
         )
     if report.unexpected:
-        logger.warning("%s: the model has no place for %s", source, shortened(report.unexpected))
+        logger.warning("%s: the model has no place for %s", source, few(report.unexpected, count=SHOWN))
     released = windows_of_released(kind.decoder, state) if kind.decoder else None
     check_windows(str(source), kind.name, model, windows_of_file(data) or released)
     return report
@@ -104,7 +112,7 @@ def load_checkpoint(
 def load_state(model: nn.Module, state: dict[str, Tensor]) -> LoadReport:
     """Copy what fits of `state` into `model`."""
     own = model.state_dict()
-    report = compare(own, state)
+    report = report_load(own, state)
     copy_into(own, state, report.matched)
     return report
 

@@ -10,7 +10,7 @@ from typing import Any
 import safetensors.torch
 import torch
 
-from semask_d2.checkpoint.report import COMPUTED
+from semask_d2.checkpoint.load_report import COMPUTED
 from semask_d2.checkpoint.transformers_names import ENCODER, MASK2FORMER, MASKFORMER, State, split_names
 from semask_d2.config.transformers_config import names_by_id
 from semask_d2.config.transformers_folders import CONFIG, PROCESSOR, read_json

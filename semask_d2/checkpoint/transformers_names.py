@@ -149,7 +149,7 @@ LEFT_OUT = re.compile(rf"{re.escape(ENCODER)}(swin\.|model\.)?layernorm\.|.*\.re
 FIELDS = {"{i}": r"(?P<i>\d+)", "{j}": r"(?P<j>\d+)", "{x}": r"(?P<x>[^#]+)"}
 
 
-class Family(NamedTuple):
+class TensorNames(NamedTuple):
     """The rows of one kind of model."""
 
     rows: tuple[tuple[str, str], ...]
@@ -165,7 +165,7 @@ class Family(NamedTuple):
         return next(filter(None, (renamed(name, ours, first(theirs)) for theirs, ours in self.rows)), None)
 
 
-MASK2FORMER, MASKFORMER = Family(tuple(MASK2FORMER_ROWS)), Family(tuple(MASKFORMER_ROWS))
+MASK2FORMER, MASKFORMER = TensorNames(tuple(MASK2FORMER_ROWS)), TensorNames(tuple(MASKFORMER_ROWS))
 
 
 @functools.cache
@@ -201,7 +201,7 @@ def join_parts(state: State, own: State) -> tuple[State, list[str]]:
     return joined, []
 
 
-def split_names(family: Family, state: State) -> tuple[State, list[str]]:
+def split_names(family: TensorNames, state: State) -> tuple[State, list[str]]:
     """A state of ours under their names; also the names that they have no place for."""
     theirs: State = {}
     homeless = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from semask_d2.config.sources import config_with_sources, table
+from semask_d2.config.sources import config_with_sources, settings_table
 from semask_d2.engine.launch import guarded
 
 
@@ -23,7 +23,7 @@ def argument_parser(prog: str | None = None) -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     """Print the table."""
-    print(table(*config_with_sources(args.config_file, args.opts), defaults=not args.set))
+    print(settings_table(*config_with_sources(args.config_file, args.opts), defaults=not args.set))
 
 
 def command_line(arguments: Sequence[str] | None = None, *, prog: str | None = None) -> int:

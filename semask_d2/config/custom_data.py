@@ -13,6 +13,7 @@ from semask_d2.config.yaml_files import read_values
 from semask_d2.d2 import CfgNode
 from semask_d2.utils import foreign
 from semask_d2.utils.errors import UserError
+from semask_d2.utils.excerpts import few
 from semask_d2.utils.files import folder_name
 from semask_d2.utils.foreign import Section, shown
 from semask_d2.utils.registry import suggestion
@@ -26,7 +27,6 @@ FILE_IDS = (-(2**31), 2**31 - 1)  # that a label file can hold
 DEFAULT_IGNORE = 255
 MAX_NAME = 200  # characters of a class's name
 CONTROL = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]")  # would break the lines of lists of classes
-SHOWN = 4
 LONGEST_ENDING = "_train"  # that `split_names` gives a name
 
 
@@ -187,12 +187,6 @@ def class_colors(value: Any, section: dict[str, Any], path: Path) -> list[list[i
     return [list(rgb_of(color, f"{path}: colors")) for color in value]
 
 
-def few(texts: Iterable[str]) -> str:
-    """Return the first of some texts, and that there are more."""
-    texts = list(texts)
-    return ", ".join(texts[:SHOWN]) + (", ..." if len(texts) > SHOWN else "")
-
-
 def rgb_of(color: Any, source: str) -> tuple[int, int, int]:
     """Return the channels of "#804080" or [128, 64, 128]."""
     if isinstance(color, str) and HEX_COLOR.fullmatch(color):
@@ -216,7 +210,7 @@ def value_range(value: Any, path: Path) -> list[float]:
 def check_section(section: Any, source: str) -> None:
     """Raise `UserError` where a section DATASETS.CUSTOM, of the file `source`, describes no data set."""
 
-    def require(condition: bool, key: str, problem: str) -> None:
+    def expect(condition: bool, key: str, problem: str) -> None:
         if not condition:
             raise UserError(f"{source}: {key}: {problem}")
 
@@ -224,42 +218,40 @@ def check_section(section: Any, source: str) -> None:
     foreign.text(section["ROOT"], f"{source}: root")
     names = [foreign.text(name, f"{source}: names", max_length=MAX_NAME) for name in section["NAMES"]]
     for name in names:
-        require(name.strip() != "" and not CONTROL.search(name), "names", f"{shown(name)} is no name; expected words")
+        expect(name.strip() != "" and not CONTROL.search(name), "names", f"{shown(name)} is no name; expected words")
     twice = sorted({name for name, count in Counter(names).items() if count > 1})
-    require(not twice, "names", f"repeated: {few(twice)}; each class needs a name of its own")
-    require(bool(names), "names", "expected the classes")
+    expect(not twice, "names", f"repeated: {few(twice)}; each class needs a name of its own")
+    expect(bool(names), "names", "expected the classes")
     ignore = ignored_id(section["IGNORE"], source)
     if ignore < len(names):
         raise UserError(
             f'{source}: ignore: {ignore} is the id of the class "{names[ignore]}"; choose one above {len(names) - 1}'
         )
     have = [key for key in ("MAP", "RGB", "REDUCE_ZERO_LABEL") if section[key]]
-    require(len(have) < 2, " and ".join(key.lower() for key in have), "only one of them can be; write a whole table")
-    require(isinstance(section["REDUCE_ZERO_LABEL"], bool), "reduce_zero_label", "expected true or false")
+    expect(len(have) < 2, " and ".join(key.lower() for key in have), "only one of them can be; write a whole table")
+    expect(isinstance(section["REDUCE_ZERO_LABEL"], bool), "reduce_zero_label", "expected true or false")
     for key in ("MAP", "RGB"):
         for pair in section[key]:
             left, right = foreign.entries(pair, f"{source}: {key.lower()}", 2)
             if key == "RGB":
                 rgb_of(left if isinstance(left, str) else None, f"{source}: rgb")
             is_id = type(left) is int and FILE_IDS[0] <= left <= FILE_IDS[1]
-            require(key == "RGB" or is_id, "map", f"expected ids of label files on the left, got {shown(left)}")
+            expect(key == "RGB" or is_id, "map", f"expected ids of label files on the left, got {shown(left)}")
             known = type(right) is int and (0 <= right < len(names) or right == ignore)
             expected = f"expected a class from 0 to {len(names) - 1}, or {ignore} to ignore it"
-            require(known, key.lower(), f"{left} goes to {shown(right)}; {expected}")
+            expect(known, key.lower(), f"{left} goes to {shown(right)}; {expected}")
     for key in ("TRAIN", "VAL"):
         for word in (*section[key]["IMAGES"], *section[key]["LABELS"]):
             foreign.text(word, f"{source}: {key.lower()}")
     given = {key: bool(section[key]["IMAGES"]) for key in ("TRAIN", "VAL")}
     fraction = foreign.number(section["VAL_FRACTION"], f"{source}: val")
-    require(
+    expect(
         given["TRAIN"] or given["VAL"] or bool(fraction),
         "train",
         "there is neither train nor val: name images and labels",
     )
-    require(
-        fraction == 0 or 0 < fraction < 1, "val", f"expected a fraction between 0 and 1, or files; got {fraction:g}"
-    )
-    require(not fraction or given["TRAIN"], "val", "a fraction is one of the training images: train is missing")
+    expect(fraction == 0 or 0 < fraction < 1, "val", f"expected a fraction between 0 and 1, or files; got {fraction:g}")
+    expect(not fraction or given["TRAIN"], "val", "a fraction is one of the training images: train is missing")
 
 
 def apply_data(cfg: CfgNode, path: str | os.PathLike) -> None:

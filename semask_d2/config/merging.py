@@ -19,6 +19,7 @@ from semask_d2.d2 import get_cfg as get_detectron2_cfg
 from semask_d2.utils.arguments import value_of
 from semask_d2.utils.errors import UserError
 from semask_d2.utils.foreign import MAX_NUMBER
+from semask_d2.utils.nested import flattened
 from semask_d2.utils.registry import suggestion
 
 logger = logging.getLogger(__name__)
@@ -140,10 +141,7 @@ def check_keys(cfg: CfgNode, values: dict, source: str, prefix: str = "") -> Non
 
 def all_keys(cfg: CfgNode, prefix: str = "") -> list[str]:
     """The dotted names of every leaf key under `cfg`."""
-    keys: list[str] = []
-    for key, value in cfg.items():
-        keys += all_keys(value, f"{prefix}{key}.") if isinstance(value, CfgNode) else [prefix + key]
-    return keys
+    return [prefix + key for key in flattened(cfg)]
 
 
 def fit_to_machine(cfg: CfgNode) -> None:

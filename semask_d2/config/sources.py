@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 from semask_d2.config.finding import configs_folder, find_config
 from semask_d2.config.merging import all_keys, get_cfg
 from semask_d2.config.yaml_files import Merged, read_yaml
 from semask_d2.d2 import CfgNode
 from semask_d2.utils.arguments import value_of
+from semask_d2.utils.nested import flattened
 
 DEFAULT, COMMAND_LINE, MACHINE = "default", "command line", "what this machine has"
 
@@ -22,7 +22,7 @@ def config_with_sources(
     cfg = get_cfg(config_file, opts)
     sources = dict.fromkeys(all_keys(cfg), DEFAULT)
     for path, values in files_of(find_config(config_file)):
-        sources |= dict.fromkeys(leaves(values), name_of(path))
+        sources |= dict.fromkeys(flattened(values), name_of(path))
     sources |= dict.fromkeys(opts[::2], COMMAND_LINE)
     asked = get_cfg(config_file, opts, fit=False)
     sources |= {key: MACHINE for key in sources if value_of(cfg, key) != value_of(asked, key)}
@@ -36,21 +36,13 @@ def files_of(path: Path) -> list[tuple[Path, dict]]:
     return list(merged.parts[path].items())
 
 
-def leaves(values: dict[str, Any], prefix: str = "") -> list[str]:
-    """The dotted keys of nested values."""
-    keys: list[str] = []
-    for key, value in values.items():
-        keys += leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else [f"{prefix}{key}"]
-    return keys
-
-
 def name_of(path: Path) -> str:
     """A file's path, short for a config of the package."""
     folder, path = configs_folder().resolve(), path.resolve()
     return f"configs/{path.relative_to(folder).as_posix()}" if path.is_relative_to(folder) else str(path)
 
 
-def table(cfg: CfgNode, sources: dict[str, str], *, defaults: bool) -> str:
+def settings_table(cfg: CfgNode, sources: dict[str, str], *, defaults: bool) -> str:
     """A line for each setting: key, value and source, aligned; those at their default only with `defaults`."""
     shown = [key for key in sorted(sources) if defaults or sources[key] != DEFAULT]
     texts = {key: repr(value_of(cfg, key)) for key in shown}

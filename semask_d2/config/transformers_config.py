@@ -124,11 +124,11 @@ def values_from_transformers(
     family = family_of(config.get("model_type"), f"{source}: model_type")
     backbone = their_backbone(config, source)
     for key, needed in (backbone.fixed | family.fixed).items():
-        found = lookup(settings, key, needed)
+        found = setting_at(settings, key, needed)
         if found != needed:
             raise UserError(f"{source}: {key}: a model with {shown(found)} cannot be built here, only with {needed!r}")
     values = {
-        setting.ours: setting.read(lookup(settings, setting.theirs, setting.default), f"{source}: {setting.theirs}")
+        setting.ours: setting.read(setting_at(settings, setting.theirs, setting.default), f"{source}: {setting.theirs}")
         for setting in (*backbone.settings, *family.settings)
     }
     values |= backbone.to_ours(config, source)
@@ -157,7 +157,7 @@ def values_from_processor(processor: Section) -> dict[str, Any]:
 def their_backbone(config: dict[str, Any], source: str) -> TheirBackbone:
     """The kind of backbone in the `config.json` of a known family; `UserError`, naming `source`, for any other."""
     known = family_of(config.get("model_type"), f"{source}: model_type").backbones
-    name = lookup(Section(config, source), "backbone_config.model_type", None)
+    name = setting_at(Section(config, source), "backbone_config.model_type", None)
     if not isinstance(name, str) or name not in known:
         raise UserError(f"{source}: backbone_config.model_type: expected {' or '.join(known)}, got {shown(name)}")
     return known[name]
@@ -235,7 +235,7 @@ def family_of(name: Any, what: str) -> Family:
     return FAMILIES[name]
 
 
-def lookup(section: Section, key: str, default: Any) -> Any:
+def setting_at(section: Section, key: str, default: Any) -> Any:
     """The value of a dotted key of a config.json, `default` where it, or a section of it, is missing or null."""
     *names, leaf = key.split(".")
     for name in names:

@@ -15,7 +15,7 @@ from semask_d2.data.checking import FAULTS, WARNINGS, DataCheck
 from semask_d2.data.datasets.custom import CustomDataset
 from semask_d2.data.image_io import read_image
 from semask_d2.data.labels import read_sample_labels
-from semask_d2.data.quick_check import evenly
+from semask_d2.utils.excerpts import evenly
 from semask_d2.utils.visualization import under_colors
 
 PICTURES = 8  # of each split

@@ -14,31 +14,23 @@ import numpy as np
 
 from semask_d2.data.annotations import EmptyAnnotation
 from semask_d2.data.datasets.custom import CustomDataset
-from semask_d2.data.datasets.pairing import Problem, few
-from semask_d2.data.image_io import (
-    band_count,
-    has_broken_exif,
-    lossy_format,
-    open_picture,
-    page_count,
-    picture_size,
-    value_span,
-)
+from semask_d2.data.datasets.pairing import Problem
+from semask_d2.data.image_io import examine_picture, lossy_format
+from semask_d2.data.label_ids import describe_wrong_ids
 from semask_d2.data.labels import read_sample_labels
 from semask_d2.data.parallel import map_files
 from semask_d2.data.pixel_values import ValueSpan, proposed_range
-from semask_d2.data.quick_check import evenly
+from semask_d2.data.sizes import size_mismatch
 from semask_d2.data.soft_borders import has_soft_borders
 from semask_d2.data.statistics import only_class, pixels_by_class
 from semask_d2.utils.classes import Classes
 from semask_d2.utils.errors import UnreadableFile, UserError
+from semask_d2.utils.excerpts import evenly, few
 
 NEAR_BITS = 3  # of 64, by which the small pictures of near duplicates differ at most
 RARE_SHARE = 1e-4  # of the labeled pixels of a split, below which a class is nearly empty
 DARK = 8  # times that the stated range of values is wider than what images use of it
-SHOWN_IDS = 8
 LOOKED_AT = 64  # label files of a split whose borders are
-SHOWN_FILES = 3
 
 # kinds of faults; with those of the second table a training works, and its figures may mislead
 FAULTS = {
@@ -182,8 +174,8 @@ def examine_pair(
             labels = read_sample_labels(sample)
         elif size is None or not coco.fits(size):
             if size is not None:
-                text = f"{coco.source} is {coco.width} x {coco.height} there, the image {size[0]} x {size[1]}"
-                facts.findings.append(Finding("size", text + turned_hint(size, (coco.width, coco.height))))
+                text = size_mismatch(path, size, "entry", coco.source, coco.stated_size(size))
+                facts.findings.append(Finding("size", text))
             return facts
         else:
             labels, problems = coco.paint(size)
@@ -195,8 +187,7 @@ def examine_pair(
         return facts
     label_size = labels.shape[1], labels.shape[0]
     if size is not None and size != label_size:
-        text = f"{path} is {size[0]} x {size[1]}, its labels {label_path} {label_size[0]} x {label_size[1]}"
-        facts.findings.append(Finding("size", text + turned_hint(size, label_size)))
+        facts.findings.append(Finding("size", size_mismatch(path, size, "label file", label_path, label_size)))
     label_path = label_path if coco is None else coco.source
     if wrong := describe_wrong_ids(labels, num_classes, ignore_label):
         facts.findings.append(Finding("ids", f"{label_path}: {wrong}"))
@@ -209,22 +200,21 @@ def examine_pair(
 
 def examine_image(path: str, facts: PairFacts, value_range: Sequence[float]) -> tuple[int, int] | None:
     """Read an image for `facts`, and return its width and height, as far as it can be read."""
-    size = None
-    try:
-        size = picture_size(path)
-        facts.span = value_span(path)
-        if (pages := page_count(path)) > 1:
-            facts.findings.append(Finding("values", f"{path} has {pages} pages, of which the first is read"))
-        if bands := band_count(path):
-            facts.findings.append(Finding("values", f"{path} has {bands} more band(s) than are read"))
-        pixels = np.asarray(open_picture(path, value_range))
-        facts.exact = hashlib.sha1(repr(size).encode() + pixels.tobytes(), usedforsecurity=False).digest()
-        facts.looks = looks_of(pixels)
-        if has_broken_exif(path):
+    picture = examine_picture(path, value_range)
+    facts.span = picture.span
+    if picture.pages > 1:
+        facts.findings.append(Finding("values", f"{path} has {picture.pages} pages, of which the first is read"))
+    if picture.unread_bands:
+        facts.findings.append(Finding("values", f"{path} has {picture.unread_bands} more band(s) than are read"))
+    if picture.problem:
+        facts.findings.append(Finding("unreadable", picture.problem))
+    if picture.pixels is not None:
+        content = repr(picture.size).encode() + picture.pixels.tobytes()
+        facts.exact = hashlib.sha1(content, usedforsecurity=False).digest()
+        facts.looks = looks_of(picture.pixels)
+        if picture.has_broken_exif:
             facts.findings.append(Finding("exif", f"{path}: its EXIF data cannot be read and are left out"))
-    except UnreadableFile as error:
-        facts.findings.append(Finding("unreadable", str(error)))
-    return size
+    return picture.size
 
 
 def soft_findings(check: DataCheck, ignore_label: int, workers: int | None) -> list[Finding]:
@@ -243,29 +233,6 @@ def soft_findings(check: DataCheck, ignore_label: int, workers: int | None) -> l
             )
             findings.append(Finding("soft", text))
     return findings
-
-
-def turned_hint(size: tuple[int, int], label_size: tuple[int | None, int | None]) -> str:
-    """Return what may have happened where one size is the other one turned."""
-    is_turned = size == label_size[::-1]
-    return " (does its EXIF tag turn the picture, or did the annotation tool ignore it?)" if is_turned else ""
-
-
-def describe_wrong_ids(labels: np.ndarray, num_classes: int, ignore_label: int) -> str:
-    """The ids (H, W) that are no class's and not ignored: which, how many pixels, where; "" without any."""
-    is_wrong = ((labels >= num_classes) | (labels < 0)) & (labels != ignore_label)
-    ids, first, counts = np.unique(
-        np.where(is_wrong, labels.astype(np.int64), -1), return_index=True, return_counts=True
-    )
-    found = [(i, at, n) for i, at, n in zip(ids, first, counts, strict=True) if is_wrong.flat[at]]
-    if not found:
-        return ""
-    width = labels.shape[1]
-    shown = [f"{i} ({n} pixels, first at x {at % width}, y {at // width})" for i, at, n in found[:SHOWN_IDS]]
-    shown += [f"and {len(found) - SHOWN_IDS} more"] if len(found) > SHOWN_IDS else []
-    stretched = all(i % 257 == 0 for i, _, _ in found)
-    hint = "; 8-bit ids stretched to 16 bits: divide them by 257" if stretched else ""
-    return f"ids outside 0..{num_classes - 1} and not {ignore_label}: {', '.join(shown)}{hint}"
 
 
 def looks_of(pixels: np.ndarray) -> int:
@@ -343,13 +310,8 @@ def class_findings(check: DataCheck, classes: Classes) -> list[Finding]:
                 findings.append(Finding("degenerate" if split == "train" else "single", text))
             elif count / total < RARE_SHARE:
                 holders = [x["sem_seg_file_name"] for x in compress(check.dicts[split], pixels[:, number] > 0)]
-                where = ", ".join(holders[:SHOWN_FILES]) + (", ..." if len(holders) > SHOWN_FILES else "")
-                findings.append(
-                    Finding(
-                        "rare",
-                        f'{number} "{name}" has {count} pixels of {total} in {split}, in {images} image(s): {where}',
-                    )
-                )
+                text = f'{number} "{name}" has {count} pixels of {total} in {split}, in {images} image(s)'
+                findings.append(Finding("rare", f"{text}: {few(holders)}"))
     return findings
 
 

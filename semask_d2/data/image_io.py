@@ -7,10 +7,10 @@ import os
 import re
 import warnings
 from collections.abc import Callable, Sequence
-from functools import cache
+from dataclasses import dataclass
+from functools import cache, partial
 from typing import TypeVar
 
-import cv2
 import numpy as np
 from PIL import Image
 
@@ -74,18 +74,8 @@ def read_image(path: Path, format: str = "RGB", *, value_range: Sequence[float] 
 
 def open_picture(path: Path, value_range: Sequence[float] = ()) -> Image.Image:
     """Read a picture as an upright PIL image in mode RGB; `value_range` and errors as in `read_image`."""
-
-    def upright_rgb(image: Image.Image) -> Image.Image:
-        values, turn = _deep_values(image, path)
-        if values is not None:
-            levels = as_gray_levels(values, value_range, path)
-            image = Image.fromarray(levels if levels.ndim == 3 else np.repeat(levels[:, :, None], 3, axis=2))
-        if turn is not None:
-            image = image.transpose(turn)
-        image.info.pop("transparency", None)  # the conversion would only complain of a malformed one
-        return image if image.mode == "RGB" else image.convert("RGB")
-
-    return _read(path, "an image", upright_rgb, decode=False)
+    convert = partial(_upright_rgb, path=path, value_range=value_range)
+    return _read(path, "an image", convert, decode=False)
 
 
 def value_span(path: Path) -> ValueSpan | None:
@@ -100,46 +90,57 @@ def value_span(path: Path) -> ValueSpan | None:
     return _read(path, "an image", span, decode=False)
 
 
-def band_count(path: Path) -> int:
-    """Return how many bands beside colors and transparency a file has, which are not read; errors as `picture_size`."""
-    return _read(path, "an image", unread_bands, decode=False)
-
-
-def page_count(path: Path) -> int:
-    """Return how many pages or frames a file has, of which the first is read; errors as in `picture_size`."""
-    return _read(path, "an image", lambda image: int(getattr(image, "n_frames", 1)), decode=False)
-
-
 def picture_size(path: Path, *, upright: bool = True) -> tuple[int, int]:
     """Width and height of a picture by its file's header, where `upright` as its EXIF tag turns it.
 
     Errors as in `read_image`, as far as the header shows them.
     """
 
-    def size(image: Image.Image) -> tuple[int, int]:
-        width, height = image.size
-        if image.format == "TIFF":  # put upright in decoding, labels too; new versions of Pillow say its size after it
-            width, height = image.tag_v2.get(256, width), image.tag_v2.get(257, height)  # type: ignore[attr-defined]
-        turned = (upright or image.format == "TIFF") and _orientation(image, path) in TURNED
-        return (height, width) if turned else (width, height)
-
-    return _read(path, "an image", size, decode=False)
+    return _read(path, "an image", partial(_size, path=path, upright=upright), decode=False)
 
 
-def has_broken_exif(path: Path) -> bool:
-    """Whether a picture has EXIF data that cannot be read; errors as in `picture_size`."""
+@dataclass
+class PictureFacts:
+    """What a picture's file holds, as far as it can be read; `problem` says why it cannot be read to its end.
 
-    def broken(image: Image.Image) -> bool:
+    `size` is the upright width and height, `span` that of the values of a file of more than 8 bits, `pixels`
+    (H, W, 3) as `read_image` gives them. Of several `pages` the first is read, and of `unread_bands` none.
+    """
+
+    size: tuple[int, int] | None = None
+    span: ValueSpan | None = None
+    pixels: np.ndarray | None = None
+    pages: int = 1
+    unread_bands: int = 0
+    has_broken_exif: bool = False
+    problem: str = ""
+
+
+def examine_picture(path: Path, value_range: Sequence[float] = ()) -> PictureFacts:
+    """Return what a picture's file holds, opened once for its header and once for its pixels."""
+    facts = PictureFacts()
+
+    def take_header(image: Image.Image) -> None:
+        facts.size = _size(image, path)
+        facts.unread_bands = unread_bands(image)
         try:
             int(image.getexif().get(ORIENTATION, 1))
         except Exception:  # as in `_orientation`
-            return True
-        return False
+            facts.has_broken_exif = True
+        facts.pages = int(getattr(image, "n_frames", 1))
 
-    with warnings.catch_warnings(record=True) as caught:  # some of it Pillow only warns of, in opening or reading
-        warnings.simplefilter("always")
-        failed = _read(path, "an image", broken, decode=False)
-    return failed or any("EXIF" in str(warning.message) for warning in caught)
+    def take_pixels(image: Image.Image) -> None:
+        facts.pixels = np.asarray(_upright_rgb(image, path, value_range, facts))
+
+    try:
+        with warnings.catch_warnings(record=True) as caught:  # some broken EXIF data Pillow only warns of
+            warnings.simplefilter("always")
+            _read(path, "an image", take_header, decode=False)
+        facts.has_broken_exif |= any("EXIF" in str(warning.message) for warning in caught)
+        _read(path, "an image", take_pixels, decode=False)
+    except UnreadableFile as error:
+        facts.problem = str(error)
+    return facts
 
 
 def read_labels(path: Path) -> np.ndarray:
@@ -226,32 +227,6 @@ def save_picture(path: Path, picture: np.ndarray) -> None:
         Image.fromarray(picture).save(file, format=image_format, **({"quality": 95} if image_format == "JPEG" else {}))
 
 
-def check_labels(labels: np.ndarray, *, num_classes: int, ignore_label: int, path: Path) -> None:
-    """Raise UserError, naming file and ids, if any is neither in 0..`num_classes` - 1 nor `ignore_label`."""
-    wrong_pixels = labels >= num_classes
-    if labels.dtype != np.uint8:
-        wrong_pixels |= labels < 0
-    wrong_pixels &= labels != ignore_label
-    if not wrong_pixels.any():
-        return
-    wrong = np.unique(labels[wrong_pixels])
-    shown = ", ".join(str(i) for i in wrong[:8]) + (", ..." if wrong.size > 8 else "")
-    raise UserError(
-        f"{path} holds label id{'s' if wrong.size > 1 else ''} {shown}, but "
-        f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {num_classes}: ids must lie in 0..{num_classes - 1} "
-        f"or be the ignore label {ignore_label}"
-    )
-
-
-def count_ids(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The ids of a label map in ascending order and how many pixels each has; quick for uint8."""
-    if labels.dtype != np.uint8:
-        return np.unique(labels, return_counts=True)
-    counts = cv2.calcHist([labels], [0], None, [256], [0, 256]).reshape(-1)
-    ids = np.flatnonzero(counts)
-    return ids, counts[ids].astype(np.int64)
-
-
 def _read(path: Path, what: str, convert: Callable[[Image.Image], T], *, decode: bool = True) -> T:
     """What `convert` makes of the file, `decode`d or by its header; `what` is the file's role with its article."""
     require_regular(path)
@@ -274,6 +249,31 @@ def _read(path: Path, what: str, convert: Callable[[Image.Image], T], *, decode:
     except Exception as error:  # PIL's readers of damaged files raise whatever their format's parser does
         text = " ".join(f"{type(error).__name__}: {error}".split())
         raise UnreadableFile(f"{path} cannot be read as {what} ({text}): replace or remove it") from None
+
+
+def _upright_rgb(
+    image: Image.Image, path: Path, value_range: Sequence[float] = (), facts: PictureFacts | None = None
+) -> Image.Image:
+    """Return an upright image in mode RGB; the span of its values goes into `facts`."""
+    values, turn = _deep_values(image, path)
+    if values is not None:
+        if facts is not None:
+            facts.span = span_of(values)
+        levels = as_gray_levels(values, value_range, path)
+        image = Image.fromarray(levels if levels.ndim == 3 else np.repeat(levels[:, :, None], 3, axis=2))
+    if turn is not None:
+        image = image.transpose(turn)
+    image.info.pop("transparency", None)  # the conversion would only complain of a malformed one
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _size(image: Image.Image, path: Path, *, upright: bool = True) -> tuple[int, int]:
+    """Return the width and height by a file's header."""
+    width, height = image.size
+    if image.format == "TIFF":  # put upright in decoding, labels too; new versions of Pillow say its size after it
+        width, height = image.tag_v2.get(256, width), image.tag_v2.get(257, height)  # type: ignore[attr-defined]
+    turned = (upright or image.format == "TIFF") and _orientation(image, path) in TURNED
+    return (height, width) if turned else (width, height)
 
 
 def _decode(image: Image.Image, path: Path) -> None:

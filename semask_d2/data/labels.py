@@ -12,7 +12,9 @@ import numpy as np
 
 from semask_d2.data.annotations import EmptyAnnotation, UnusableAnnotation, flat_mask, run_length_counts
 from semask_d2.data.image_io import picture_size, read_colors, read_labels, warn_once
+from semask_d2.data.sizes import size_mismatch
 from semask_d2.utils.errors import UserError
+from semask_d2.utils.excerpts import few
 
 NO_CLASS = -1
 SHOWN = 8  # ids or colors that a message names
@@ -70,8 +72,7 @@ class LabelFormat:
         if wrong.any():
             y, x = np.argwhere(wrong)[0]
             found = [spelled(int(value)) for value in np.unique(values[wrong])]
-            what = "color" if key == "rgb" else "id"
-            shown = ", ".join(found[:SHOWN]) + (f" and {len(found) - SHOWN} more" if len(found) > SHOWN else "")
+            what, shown = "color" if key == "rgb" else "id", few(found, count=SHOWN)
             raise UserError(
                 f"{path} holds the {what}{'s' if len(found) > 1 else ''} {shown} ({int(wrong.sum())} pixels, the first "
                 f"{spelled(int(values[y, x]))} at x {x}, y {y}), which `{key}` of the data set leaves out: add "
@@ -108,9 +109,13 @@ class CocoLabels:
     ignore_label: int = 255
     unknown: tuple[list[float] | None, ...] = ()
 
+    def stated_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Return the width and height that the file says, where it says none those of the image's `size`."""
+        return self.width or size[0], self.height or size[1]
+
     def fits(self, size: tuple[int, int]) -> bool:
         """Return whether the file says no other size (width, height)."""
-        return (self.width or size[0], self.height or size[1]) == size
+        return self.stated_size(size) == size
 
     def paint(self, size: tuple[int, int]) -> tuple[np.ndarray, list[UnusableAnnotation]]:
         """Return the class ids (H, W) at the image's `size` (width, height), uint8 or int64, and what was left out.
@@ -119,10 +124,7 @@ class CocoLabels:
         """
         width, height = size
         if not self.fits(size):
-            raise UserError(
-                f"{self.source} is {self.width} x {self.height} there, but the image is {width} x {height}: "
-                "annotations and image must be of one size"
-            )
+            raise UserError(size_mismatch("the image", size, "entry", self.source, self.stated_size(size)))
         counts, problems, unknown = [], [], list(self.unknown)
         for segment in self.segments:
             try:
@@ -165,11 +167,3 @@ def read_sample_labels(sample: dict[str, Any]) -> np.ndarray:
     label_format = sample.get("label_format")
     path = sample["sem_seg_file_name"]
     return read_labels(path) if label_format is None else label_format.read(path)
-
-
-def size_mismatch(image: str, size: tuple[int, int], kind: str, file: str, file_size: tuple[int, int]) -> str:
-    """What is wrong where an image and its file of labels, of a `kind`, have other sizes (width, height)."""
-    return (
-        f"{image} is {size[0]} x {size[1]} but its {kind} {file} is {file_size[0]} x {file_size[1]}: they must be of "
-        "one size"
-    )

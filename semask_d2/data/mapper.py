@@ -12,8 +12,10 @@ from PIL import Image
 from semask_d2.d2 import META_ARCH_REGISTRY, CfgNode, MetadataCatalog, configurable
 from semask_d2.data import augmentation
 from semask_d2.data.augmentation import image_tensor, resized_tensor
-from semask_d2.data.image_io import check_labels, open_picture
-from semask_d2.data.labels import read_sample_labels, size_mismatch
+from semask_d2.data.image_io import open_picture
+from semask_d2.data.label_ids import check_labels
+from semask_d2.data.labels import read_sample_labels
+from semask_d2.data.sizes import require_one_size
 from semask_d2.utils.arguments import require
 from semask_d2.utils.errors import UserError
 
@@ -152,9 +154,8 @@ class SemanticMapper:
         if path is None:
             raise UserError(f"{sample['file_name']} has no sem_seg_file_name: training needs a label file per image")
         labels = read_sample_labels(sample)
-        size, (height, width) = (sample["width"], sample["height"]), labels.shape
-        if size != (width, height):
-            raise UserError(size_mismatch(sample["file_name"], size, "label file", path, (width, height)))
+        shape = sample["height"], sample["width"]
+        require_one_size(sample["file_name"], shape, "label file", path, labels.shape)
         check_labels(labels, num_classes=self.num_classes, ignore_label=self.ignore_label, path=path)
         return labels
 

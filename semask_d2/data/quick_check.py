@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,10 +11,11 @@ import numpy as np
 from semask_d2.d2 import CfgNode
 from semask_d2.data.datasets import dataset_classes, get_dataset_dicts
 from semask_d2.data.image_io import picture_size
-from semask_d2.data.labels import size_mismatch
 from semask_d2.data.parallel import on_main_process
+from semask_d2.data.sizes import size_mismatch
 from semask_d2.data.statistics import class_pixels_of, only_class
 from semask_d2.utils.errors import UnreadableFile, UserError
+from semask_d2.utils.excerpts import evenly
 
 logger = logging.getLogger(__name__)
 
@@ -85,11 +85,6 @@ def check_some_pairs(cfg: CfgNode) -> None:
         )
 
 
-def evenly(items: Sequence[Any], count: int) -> list[Any]:
-    """At most `count` of `items`, evenly spread."""
-    return [items[i] for i in np.linspace(0, len(items) - 1, min(count, len(items))).astype(int)]
-
-
 def warn_of_one_class(name: str, pixels: np.ndarray, what: str) -> None:
     """Warn where one class has all of the pixels (K,) by class that were counted in `what` of the data set `name`."""
     everywhere = only_class(pixels)
@@ -111,7 +106,7 @@ def size_fault(sample: dict[str, Any]) -> str | None:
     try:
         size = picture_size(sample["file_name"])
         if (labels := sample.get("coco_labels")) is not None:
-            label_size = (labels.width or size[0], labels.height or size[1])
+            label_size = labels.stated_size(size)
         else:
             label_size = picture_size(sample["sem_seg_file_name"], upright=False)
     except UnreadableFile:

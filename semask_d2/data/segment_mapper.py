@@ -11,14 +11,14 @@ from PIL import Image
 
 from semask_d2.d2 import CfgNode, configurable
 from semask_d2.data.augmentation import View, image_tensor
-from semask_d2.data.image_io import check_labels, open_picture
-from semask_d2.data.labels import size_mismatch
+from semask_d2.data.image_io import open_picture
+from semask_d2.data.label_ids import check_labels
 from semask_d2.data.mapper import SemanticMapper
 from semask_d2.data.segments import check_image_size, panoptic_segments, true_instances
 from semask_d2.data.segments import read_segment_ids as read_segment_ids  # programs look for it here
+from semask_d2.data.sizes import require_one_size
 from semask_d2.modeling.losses.targets import Segments
 from semask_d2.utils.arguments import require
-from semask_d2.utils.errors import UserError
 
 
 class SegmentMapper(SemanticMapper):
@@ -76,10 +76,8 @@ class PanopticMapper(SegmentMapper):
     def read_segments(self, sample: dict[str, Any]) -> tuple[np.ndarray, list[int], np.ndarray]:
         """One map, and labels that ignore what no segment covers."""
         ids, segments = panoptic_segments(sample)
-        size, (height, width) = (sample["width"], sample["height"]), ids.shape
-        if size != (width, height):
-            path = sample["pan_seg_file_name"]
-            raise UserError(size_mismatch(sample["file_name"], size, "panoptic file", path, (width, height)))
+        shape = sample["height"], sample["width"]
+        require_one_size(sample["file_name"], shape, "panoptic file", sample["pan_seg_file_name"], ids.shape)
         values, places = np.unique(ids, return_inverse=True)
         number_of, class_of = np.zeros(len(values), np.int32), np.full(len(values), self.ignore_label)
         place = {value: i for i, value in enumerate(values.tolist())}

@@ -62,13 +62,15 @@ def soft_values(counts: Counts) -> list[int]:
         return []
     main: list[int] = []
     for value, (pixels, _) in sorted(counts.items(), key=lambda x: -x[1][0]):
-        near = any(max(abs(x - y) for x, y in zip(parts(value), parts(x), strict=True)) <= NEAR for x in main)
+        near = any(
+            max(abs(x - y) for x, y in zip(channels_of(value), channels_of(x), strict=True)) <= NEAR for x in main
+        )
         if value not in between and pixels >= MAIN_SHARE * everything and not near:
             main.append(value)
     return sorted(set(counts) - set(main))
 
 
-def parts(value: int) -> tuple[int, int, int]:
+def channels_of(value: int) -> tuple[int, int, int]:
     """Return the channels of a color 0xRRGGBB; an id is that of blue."""
     return value >> 16, value >> 8 & 255, value & 255
 

@@ -22,6 +22,7 @@ from semask_d2.engine.stopping import Stopped
 from semask_d2.evaluation.results import AVERAGED
 from semask_d2.utils.foreign import Section, entries, integer, number, shown, text
 from semask_d2.utils.memory import peak_memory
+from semask_d2.utils.nested import flattened
 from semask_d2.utils.runs import FINAL_NAME, is_scalar, read_metrics
 
 logger = logging.getLogger(__name__)
@@ -156,7 +157,7 @@ class EvaluateUnevaluated(HookBase):
         results = self.evaluate()
         if results:
             self.trainer.storage.iter = done - 1
-            self.trainer.storage.put_scalars(**flattened(results), smoothing_hint=False)
+            self.trainer.storage.put_scalars(**flattened(results, "/"), smoothing_hint=False)
 
     def is_missing(self, iteration: int) -> bool:
         """Whether the metrics file holds no result of the iteration."""
@@ -167,17 +168,6 @@ class EvaluateUnevaluated(HookBase):
 def recorded(metrics_file: str) -> dict[int, dict[str, float]]:
     """The scalars of a run's metrics file by iteration; none where it is not there."""
     return read_metrics(metrics_file) if os.path.lexists(metrics_file) else {}
-
-
-def flattened(results: dict[str, Any]) -> dict[str, float]:
-    """Nested results as "task/metric", the names under which Detectron2 records them."""
-    flat: dict[str, float] = {}
-    for key, value in results.items():
-        if isinstance(value, dict):
-            flat |= {f"{key}/{name}": number for name, number in flattened(value).items()}
-        else:
-            flat[key] = value
-    return flat
 
 
 class BestCheckpoint(HookBase):
@@ -202,7 +192,7 @@ class BestCheckpoint(HookBase):
                 self.best = float(best)
                 logger.info("Best %s so far: %.2f", self.metric, self.best)
             else:
-                aside = free_name(path.with_name(f"{BEST_NAME}_of_unknown_value.pth"))
+                aside = unused_path(path.with_name(f"{BEST_NAME}_of_unknown_value.pth"))
                 path.rename(aside)
                 logger.warning("%s does not say how good it is: moved to %s", path, aside.name)
         self.after_step()  # an evaluation at a resumed run's start
@@ -230,7 +220,7 @@ class BestCheckpoint(HookBase):
     after_train = after_step
 
 
-def free_name(path: Path) -> Path:
+def unused_path(path: Path) -> Path:
     """`path`, or where that is taken the first of its names with a number that is not."""
     candidate, number = path, 2
     while candidate.exists():

@@ -28,6 +28,7 @@ from semask_d2.report import write_report
 from semask_d2.report.examples import segment_example
 from semask_d2.utils.curves import draw_curves
 from semask_d2.utils.errors import printable
+from semask_d2.utils.excerpts import evenly
 from semask_d2.utils.runs import read_metrics
 from semask_d2.utils.visualization import draw_panels
 
@@ -67,7 +68,7 @@ class PredictionPictures(HookBase):
         dicts = get_dataset_dicts(name)
         stems = [(Path(x["file_name"]).stem, x) for x in evenly(dicts, COUNT)]
         chosen = [(stem, f"predictions/{printable(stem)}", x) for stem, x in stems]
-        for rank, x in enumerate(worst(Path(self.cfg.OUTPUT_DIR, EVALUATIONS, name), dicts, COUNT), start=1):
+        for rank, x in enumerate(worst_samples(Path(self.cfg.OUTPUT_DIR, EVALUATIONS, name), dicts, COUNT), start=1):
             chosen.append((f"worst{rank}_{Path(x['file_name']).stem}", f"worst predictions/{rank}", x))
         was_training = self.model.training
         self.model.eval()
@@ -137,12 +138,7 @@ def latest_iteration(storage, metric: str) -> int:
     return storage.latest().get(metric, (math.nan, -1))[1]
 
 
-def evenly(items: list, count: int) -> list:
-    """At most `count` of `items`, evenly spread."""
-    return [items[i] for i in np.linspace(0, len(items) - 1, min(count, len(items))).astype(int)]
-
-
-def worst(evaluation: Path, dicts: list[dict], count: int) -> list[dict]:
+def worst_samples(evaluation: Path, dicts: list[dict], count: int) -> list[dict]:
     """The `count` of `dicts` that the evaluation found worst, in order; none where its folder lacks images."""
     if not (evaluation / IMAGES_FILE).is_file():
         return []

@@ -25,6 +25,7 @@ from semask_d2.utils.errors import UserError
 from semask_d2.utils.extras import install_command
 from semask_d2.utils.files import atomic_write, require_regular
 from semask_d2.utils.foreign import Section, shown
+from semask_d2.utils.nested import flattened
 
 logger = logging.getLogger(__name__)
 
@@ -119,7 +120,7 @@ class WandbTracker(Tracker):
     def begin(self, run_id: str | None) -> None:
         folder = self.cfg.OUTPUT_DIR
         self.run = self.module.init(
-            dir=folder, id=run_id, resume="allow", name=Path(folder).resolve().name, config=flat(self.cfg)
+            dir=folder, id=run_id, resume="allow", name=Path(folder).resolve().name, config=flattened(self.cfg)
         )
         self.run.define_metric("iteration")
         self.run.define_metric("*", step_metric="iteration")
@@ -147,7 +148,7 @@ class MlflowTracker(Tracker):
         name = Path(self.cfg.OUTPUT_DIR).resolve().name
         self.client = self.module.MlflowClient()
         self.run = self.module.start_run(run_id=run_id, run_name=None if run_id else name)
-        for key, value in flat(self.cfg).items() if run_id is None else ():
+        for key, value in flattened(self.cfg).items() if run_id is None else ():
             self.client.log_param(self.run_id, key, str(value)[:PARAMETER_LENGTH], synchronous=False)
         self.client.log_text(self.run_id, self.cfg.dump(), "config.yaml")
 
@@ -182,14 +183,6 @@ def import_extra(library: str) -> ModuleType:
         return importlib.import_module(library)
     except ImportError as error:
         raise UserError(f'TRACKERS: "{library}" needs its library ({error}): {install_command(library)}') from error
-
-
-def flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The settings of a config by dotted key."""
-    settings: dict[str, Any] = {}
-    for key, value in node.items():
-        settings |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return settings
 
 
 def read_ids(folder: str | os.PathLike) -> dict[str, str]:

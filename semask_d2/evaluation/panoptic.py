@@ -13,6 +13,7 @@ import numpy as np
 from semask_d2.d2 import MetadataCatalog, comm
 from semask_d2.data.datasets import get_dataset_dicts
 from semask_d2.data.segments import panoptic_segments
+from semask_d2.data.sizes import require_one_size
 from semask_d2.evaluation.confusion import mean_of_present
 from semask_d2.evaluation.evaluator import Evaluator
 from semask_d2.evaluation.results import ImageResult
@@ -167,11 +168,7 @@ class PanopticEvaluator(Evaluator):
                 logger.warning("%s left out of the metrics: %s", x["file_name"], error)
                 self.unreadable += 1
                 continue
-            if true.shape != tuple(panoptic.shape):
-                raise UserError(
-                    f"{path} is {true.shape[1]} x {true.shape[0]} pixels, the image {x['file_name']} "
-                    f"{panoptic.shape[1]} x {panoptic.shape[0]}; they must agree"
-                )
+            require_one_size(x["file_name"], tuple(panoptic.shape), "panoptic file", path, true.shape)
             own = self.quality.update(panoptic.cpu().numpy(), segments, true, true_segments)
             self.images.append(image_result(str(x["file_name"]), str(path), own, self.classes))
 

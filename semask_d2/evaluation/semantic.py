@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from semask_d2.d2 import MetadataCatalog, comm
 from semask_d2.data.datasets import get_dataset_dicts
-from semask_d2.data.image_io import check_labels
+from semask_d2.data.label_ids import check_labels
 from semask_d2.data.labels import read_sample_labels
 from semask_d2.data.quick_check import warn_of_one_class
+from semask_d2.data.sizes import require_one_size
 from semask_d2.evaluation.boundary import BoundaryMetrics
 from semask_d2.evaluation.confusion import ConfusionMatrix, mean_of_present
 from semask_d2.evaluation.evaluator import Evaluator
@@ -107,11 +108,7 @@ class SemanticEvaluator(Evaluator):
                 self.unreadable += 1
                 continue
             check_labels(truth, num_classes=len(self.classes), ignore_label=self.classes.ignore_label, path=path)
-            if prediction.shape != truth.shape:
-                raise UserError(
-                    f"{path}: the labels are {truth.shape[1]} x {truth.shape[0]} pixels, the image "
-                    f"{x['file_name']} {prediction.shape[1]} x {prediction.shape[0]}; they must agree"
-                )
+            require_one_size(x["file_name"], prediction.shape, "label file", path, truth.shape)
             own = self.confusion.update(prediction, truth)
             self.images.append(image_result(str(x["file_name"]), str(path), own, self.classes))
             if self.boundary is not None:

@@ -13,7 +13,7 @@ from semask_d2.d2 import CfgNode
 from semask_d2.export.graph import Outputs, SegmentationGraph, output_names, resizes_masks_first
 from semask_d2.export.metadata import ExportMetadata
 from semask_d2.export.proof import HALF_TOLERANCE, TOLERANCE, Agreement, prove
-from semask_d2.export.running import ExportedModel, OnnxModel, OpenVinoModel, TorchModel, UnusableExport, first_line
+from semask_d2.export.running import ExportedModel, OnnxModel, OpenVinoModel, TorchModel, UnusableExport, last_line
 from semask_d2.export.writing import SUFFIXES, WRITERS, GraphSettings, exported_beside, put_all_in_place
 from semask_d2.modeling.meta_arch.base import SemanticSegmenter
 from semask_d2.utils.classes import Classes
@@ -109,7 +109,7 @@ def export_model(
             if not isinstance(error, (RuntimeError, UnusableExport)):
                 raise
             # of a runtime that cannot compute what it has read
-            reason = error.reason if isinstance(error, UnusableExport) else first_line(error)
+            reason = error.reason if isinstance(error, UnusableExport) else last_line(error)
             raise UserError(f"{path}: not written, as {kind} cannot run it ({reason}); try another --format") from error
         tolerance = HALF_TOLERANCE if settings.half_weights else TOLERANCE
         wrong = [agreement for agreement in agreements if not agreement.within(tolerance)]

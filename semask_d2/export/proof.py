@@ -57,7 +57,7 @@ def random_pictures(settings: GraphSettings, size_rule: tuple[int, int] | None) 
 
 
 @torch.no_grad()
-def compare(exported: ExportedModel, graph: SegmentationGraph, image: np.ndarray, input_type: str) -> Agreement:
+def agreement_on(exported: ExportedModel, graph: SegmentationGraph, image: np.ndarray, input_type: str) -> Agreement:
     """Run both on `image` (B, 3, H, W) uint8: labels and scores beside the model's own, logits beside the graph's."""
     given = image if graph.normalize and input_type == "uint8" else image.astype(np.float32)
     if not graph.normalize:
@@ -70,7 +70,11 @@ def compare(exported: ExportedModel, graph: SegmentationGraph, image: np.ndarray
         return Agreement(image.shape, max(relative(x, y) for x, y in pairs), None)
     scores = model_scores(graph, image)
     if graph.outputs == "scores":
-        error = relative(found[0], scores) if not graph.model.scores_are_probabilities else worst(found[0] - scores)
+        error = (
+            relative(found[0], scores)
+            if not graph.model.scores_are_probabilities
+            else largest_magnitude(found[0] - scores)
+        )
         return Agreement(image.shape, error, share_of_equals(found[0].argmax(1), scores.argmax(1)))
     chosen = scores.gather(1, found[0].long()[:, None])[:, 0]
     error = (scores.amax(1) - chosen).max().item()
@@ -93,10 +97,10 @@ def model_scores(graph: SegmentationGraph, image: np.ndarray) -> Tensor:
 
 def relative(found: Tensor, expected: Tensor) -> float:
     """The largest difference, in units of the largest of what is expected where that is above 1."""
-    return worst(found - expected) / max(1.0, expected.abs().max().item())
+    return largest_magnitude(found - expected) / max(1.0, expected.abs().max().item())
 
 
-def worst(difference: Tensor) -> float:
+def largest_magnitude(difference: Tensor) -> float:
     """The largest magnitude."""
     return difference.abs().max().item()
 
@@ -114,4 +118,4 @@ def prove(
 ) -> list[Agreement]:
     """Compare on `pictures`, batches (B, 3, H, W) uint8, or on random ones where there are none."""
     batches = pictures or random_pictures(settings, graph.size_rule)
-    return [compare(exported, graph, batch, settings.input_type) for batch in batches]
+    return [agreement_on(exported, graph, batch, settings.input_type) for batch in batches]

@@ -58,8 +58,8 @@ class ExportedModel:
             results = self.run(image)
         except Exception as error:  # of whatever type the library's are
             if out_of_memory(error) or MESSAGES.search(str(error)):
-                raise MemoryError(first_line(error)) from error
-            reason = f"not run on a picture of {spelled(image.shape)}: {first_line(error)}"
+                raise MemoryError(last_line(error)) from error
+            reason = f"not run on a picture of {spelled(image.shape)}: {last_line(error)}"
             raise UnusableExport(self.path, reason) from error
         check_results(self.metadata, results, image.shape, self.path)
         return results
@@ -175,8 +175,8 @@ def refusing(path: Path) -> Iterator[None]:
         raise
     except Exception as error:  # of types that have no common base, and UnicodeDecodeError for damaged names
         if out_of_memory(error) or MESSAGES.search(str(error)):
-            raise MemoryError(first_line(error)) from error
-        raise UnusableExport(path, first_line(error)) from error
+            raise MemoryError(last_line(error)) from error
+        raise UnusableExport(path, last_line(error)) from error
 
 
 def warn_without_checksum(path: Path, *, has_checksum: bool) -> None:
@@ -185,7 +185,7 @@ def warn_without_checksum(path: Path, *, has_checksum: bool) -> None:
         logger.warning("%s has no checksum, as files of older versions: damage cannot be seen; export it again", path)
 
 
-def first_line(error: Exception) -> str:
+def last_line(error: Exception) -> str:
     """Return the line of a library's message that says most, shortened."""
     return (str(error).strip().splitlines() or [type(error).__name__])[-1][:REASON]
 

@@ -16,8 +16,10 @@ from semask_d2.config import get_cfg
 from semask_d2.config.transformers_folders import is_transformers_folder
 from semask_d2.d2 import CfgNode
 from semask_d2.data.datasets import with_classes
-from semask_d2.data.image_io import check_labels, save_picture
+from semask_d2.data.image_io import save_picture
+from semask_d2.data.label_ids import check_labels
 from semask_d2.data.labels import read_sample_labels
+from semask_d2.data.sizes import require_one_size
 from semask_d2.inference import media
 from semask_d2.inference.predictor import Prediction, Predictor
 from semask_d2.utils.errors import UnreadableFile, UserError, printable
@@ -311,10 +313,6 @@ class DrawingJob:
         if not os.path.isfile(file):
             raise UnreadableFile(f"{path}: no label file {file} to compare with")
         truth = read_sample_labels({"sem_seg_file_name": file, "label_format": predictor.label_format})
-        if truth.shape != shape:
-            raise UserError(
-                f"{file} is {truth.shape[1]} x {truth.shape[0]} pixels, its image {path} {shape[1]} x {shape[0]}: "
-                "they must be of one size"
-            )
+        require_one_size(path, shape, "label file", file, truth.shape)
         check_labels(truth, num_classes=len(predictor.classes), ignore_label=predictor.classes.ignore_label, path=file)
         return truth

@@ -13,6 +13,7 @@ import numpy as np
 from semask_d2.data.datasets import dataset_classes, get_dataset_dicts
 from semask_d2.data.labels import read_sample_labels
 from semask_d2.data.segments import read_true_segments
+from semask_d2.data.sizes import require_one_size
 from semask_d2.evaluation.panoptic import compare_segments
 from semask_d2.evaluation.results import Evaluation, ImageResult
 from semask_d2.inference.drawing import shown_segments
@@ -52,8 +53,8 @@ def label_example(image: ImageResult, sample: dict[str, Any] | None, predictor: 
     """An image's predicted labels, and the true ones of `sample` where there are any."""
     pixels = predictor.read_image(image.file_name)
     truth = None if sample is None else read_sample_labels(sample)
-    if truth is not None and truth.shape != pixels.shape[:2]:
-        raise UserError(f"{image.label_file}: not of the size of its image {image.file_name}")
+    if truth is not None:
+        require_one_size(image.file_name, pixels.shape[:2], "label file", image.label_file or "", truth.shape)
     prediction = predictor(pixels, priors=predictor.has_priors)
     return Example(Path(image.file_name).name, pixels, prediction.labels, truth, prediction.priors)
 
@@ -66,8 +67,8 @@ def segment_example(sample: dict[str, Any], dataset: str, task: str, predictor: 
     """
     pixels = predictor.read_image(sample["file_name"])
     truth, true_segments = read_true_segments(sample)
-    if truth.shape != pixels.shape[:2]:
-        raise UserError(f"{sample['file_name']}: not of the size of its segments")
+    file = sample.get("pan_seg_file_name", "of the data set")
+    require_one_size(sample["file_name"], pixels.shape[:2], "map of segments", file, truth.shape)
     prediction = predictor(pixels, priors=predictor.has_priors)
     described = dataset_classes(dataset)
     things = None if described is None else described.things

@@ -15,7 +15,7 @@ from semask_d2 import build_model, get_cfg
 from semask_d2.checkpoint import load_weights, read_checkpoint, save_weights
 from semask_d2.checkpoint.class_metadata import classes_of_file
 from semask_d2.checkpoint.kinds import recognize
-from semask_d2.checkpoint.report import COMPUTED
+from semask_d2.checkpoint.load_report import COMPUTED
 from semask_d2.checkpoint.transformers_folder import write_folder
 from semask_d2.config.transformers_config import (
     config_for_transformers,

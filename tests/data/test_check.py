@@ -12,8 +12,9 @@ from PIL import Image
 
 from semask_d2.__main__ import main
 from semask_d2.config import get_cfg
-from semask_d2.data.checking import check_data, describe_wrong_ids, looks_of
+from semask_d2.data.checking import check_data, looks_of
 from semask_d2.data.datasets.custom import CustomDataset
+from semask_d2.data.label_ids import describe_wrong_ids
 from tests.helpers.own_data import TEXT, write_data, write_file, write_pair
 
 
@@ -46,7 +47,7 @@ def planted(tmp_path: Path) -> Path:
 
 FAULTS = (
     r"unreadable \(1\)\n  \S+/img/a/0\.png cannot be read",
-    r"different sizes \(1\)\n  \S+/img/a/1\.png is 90 x 60, its labels \S+/lab/a/1\.png 88 x 60",
+    r"different sizes \(1\)\n  \S+/img/a/1\.png is 90 x 60 but its label file \S+/lab/a/1\.png is 88 x 60",
     r"/lab/a/2\.png: ids outside 0\.\.3 and not 255: 77 \(3 pixels, first at x 4, y 3\)",
     r"/lab/a/3\.png is an RGB file, but a label file holds one class id per pixel",
     r"/lab/a/4\.png holds floats, but a label file holds one class id",

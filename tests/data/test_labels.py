@@ -125,7 +125,7 @@ def test_the_box_of_an_unusable_annotation_is_ignored_below_all_others() -> None
 
 
 def test_annotations_for_another_size_are_refused_before_anything_is_painted() -> None:
-    with pytest.raises(UserError, match="is 50000 x 50000 there, but the image is 60 x 40"):
+    with pytest.raises(UserError, match="the image is 60 x 40 but its entry x is 50000 x 50000"):
         CocoLabels("x", 50000, 50000, 0, (CocoSegment(1, 1, [[0, 0, 2, 0, 2, 2]]),)).paint((60, 40))
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from semask_d2 import Predictor
 from semask_d2.data.datasets import get_dataset_dicts
 from semask_d2.engine import pictures
-from semask_d2.engine.pictures import CurveWriter, PredictionPictures, evenly, report_training
+from semask_d2.engine.pictures import CurveWriter, PredictionPictures, report_training
 from semask_d2.utils.runs import read_metrics
 from tests.helpers.detectron2_names import EventStorage
 from tests.helpers.evaluation_files import write_evaluation
@@ -71,8 +71,8 @@ def test_the_worst_images_are_drawn_where_the_evaluation_names_them(hook: Predic
 
 def test_worst_images_of_another_data_set_are_passed_over(hook: PredictionPictures, tmp_path: Path) -> None:
     write_evaluation(tmp_path, "a", get_dataset_dicts("toy_scenes_val")[:2], Predictor.of_model(hook.cfg, hook.model))
-    assert pictures.worst(tmp_path / "inference/a", [{"file_name": "elsewhere.jpg"}], 3) == []
-    assert pictures.worst(tmp_path / "inference/b", get_dataset_dicts("toy_scenes_val"), 3) == []
+    assert pictures.worst_samples(tmp_path / "inference/a", [{"file_name": "elsewhere.jpg"}], 3) == []
+    assert pictures.worst_samples(tmp_path / "inference/b", get_dataset_dicts("toy_scenes_val"), 3) == []
 
 
 @pytest.mark.slow
@@ -146,8 +146,3 @@ def test_curves_without_metrics_do_not_stop_a_training(tmp_path: Path, caplog: p
     with caplog.at_level(logging.WARNING):
         CurveWriter(tmp_path, METRIC).close()
     assert "No learning curves: FileNotFoundError" in caplog.text
-
-
-def test_even_spread() -> None:
-    assert evenly(list(range(10)), 3) == [0, 4, 9]
-    assert evenly([1], 3) == [1]

@@ -16,7 +16,7 @@ from semask_d2.config import get_cfg
 from semask_d2.config.checks import check_training
 from semask_d2.d2 import CfgNode
 from semask_d2.engine import trackers
-from semask_d2.engine.trackers import Tracker, build_trackers, flat, read_ids, write_id
+from semask_d2.engine.trackers import Tracker, build_trackers, read_ids, write_id
 from semask_d2.utils.errors import UserError
 from tests.helpers.commands import TOY_CONFIG
 from tests.helpers.detectron2_names import EventStorage
@@ -151,10 +151,6 @@ def test_other_trackers_are_refused(cfg: CfgNode, value: object) -> None:
 def test_none_is_the_default(cfg: CfgNode) -> None:
     assert cfg.TRACKERS == []
     assert build_trackers(cfg) == []
-
-
-def test_settings_by_dotted_key() -> None:
-    assert flat(CfgNode({"A": {"B": {"C": 1}, "D": []}, "E": "x"})) == {"A.B.C": 1, "A.D": [], "E": "x"}
 
 
 def put_values(storage: EventStorage) -> None:

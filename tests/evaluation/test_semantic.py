@@ -72,7 +72,7 @@ def test_images_add_up_and_reset_forgets(evaluator, tmp_path) -> None:
 def test_a_label_map_of_another_size_is_named(evaluator, tmp_path) -> None:
     Image.fromarray(np.zeros((3, 2), np.uint8)).save(tmp_path / "t.png")
     inputs = [{"sem_seg_file_name": tmp_path / "t.png", "file_name": "image.jpg"}]
-    with pytest.raises(UserError, match=r"t\.png.*2 x 3.*image\.jpg.*2 x 2"):
+    with pytest.raises(UserError, match=r"image\.jpg is 2 x 2 but its label file .*t\.png is 2 x 3"):
         evaluator.process(inputs, [{"sem_seg": torch.zeros(4, 2, 2)}])
 
 

@@ -130,14 +130,3 @@ def verify_results(cfg, results: Mapping[str, Mapping[str, float]]) -> bool:
             logger.error("Actual: %s", pprint.pformat(results))
             sys.exit(1)
     return True
-
-
-def flatten_results_dict(results: Mapping[str, Any]) -> dict[str, Any]:
-    """Return nested results as one dict: r["a"]["b"] becomes "a/b"."""
-    flat = {}
-    for key, value in results.items():
-        if isinstance(value, Mapping):
-            flat.update({f"{key}/{inner}": v for inner, v in flatten_results_dict(value).items()})
-        else:
-            flat[key] = value
-    return flat

@@ -14,8 +14,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler as _TorchScheduler
 
 from semask_d2.d2.native import comm
-from semask_d2.d2.native.evaluation import flatten_results_dict
 from semask_d2.d2.native.events import EventWriter
+from semask_d2.utils.nested import flattened
 
 _logger = logging.getLogger("detectron2.engine.hooks")
 
@@ -157,7 +157,7 @@ class EvalHook(HookBase):
         results = self._func()
         if results:
             assert isinstance(results, dict), f"Eval function must return a dict. Got {results} instead."
-            self.trainer.storage.put_scalars(**flatten_results_dict(results), smoothing_hint=False)
+            self.trainer.storage.put_scalars(**flattened(results, "/"), smoothing_hint=False)
         comm.synchronize()  # ranks that were faster wait here rather than inside the next iteration
 
     def after_step(self) -> None:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from semask_d2.data.annotations import UnusableAnnotation
-from semask_d2.data.datasets.pairing import few
 from semask_d2.utils import foreign
+from semask_d2.utils.excerpts import few
 
 Extent = tuple[float, float, float, float]  # the left, top, right and bottom of polygons
 

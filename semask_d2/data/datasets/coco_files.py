@@ -17,11 +17,12 @@ from semask_d2.config.custom_data import plain_name
 from semask_d2.data.annotations import EmptyAnnotation, UnusableAnnotation, checked_segmentation
 from semask_d2.data.datasets.coco_boxes import Boxes, box_of, require_pixels
 from semask_d2.data.datasets.json_formats import read_json, require_format
-from semask_d2.data.datasets.pairing import Problem, few
+from semask_d2.data.datasets.pairing import Problem
 from semask_d2.data.datasets.walking import composed
 from semask_d2.data.image_io import MAX_PIXELS
 from semask_d2.utils import foreign
 from semask_d2.utils.errors import UserError
+from semask_d2.utils.excerpts import few
 from semask_d2.utils.foreign import Section, shown
 
 MAX_SIDE = 2**20
@@ -77,7 +78,7 @@ class CocoFile:
         """Return how messages call an image of the file."""
         return f"{self.path}: {image}"
 
-    def report(self, kind: str, text: str, *images: str, refused: bool = False) -> None:
+    def add_problem(self, kind: str, text: str, *images: str, refused: bool = False) -> None:
         """Add a problem that concerns `images`, by their names."""
         sources = tuple(self.source(image) for image in images)
         self.problems.append(Problem(kind, f"{self.path}: {text}", refused, sources))
@@ -126,7 +127,7 @@ def read_categories(file: CocoFile, entries: Sequence[Any]) -> None:
         name = category.text("name", "")
         file.categories.append(FileCategory(category_id, plain_name(composed(name)) or f"category_{category_id}"))
     if twice := [category for category, _ in repeated(file.categories)]:
-        file.report("form", f"{len(twice)} categories are listed several times: {few(x.name for x in twice)}")
+        file.add_problem("form", f"{len(twice)} categories are listed several times: {few(x.name for x in twice)}")
     file.categories = list(dict.fromkeys(file.categories))
     for category_id, count in repeated(x.id for x in file.categories):
         raise UserError(f"{file.path}: {count} categories have the id {category_id}; give each an id of its own")
@@ -160,30 +161,32 @@ def read_images(file: CocoFile, entries: Sequence[Any]) -> None:
         name = image_name(entry)
         height, width = (side_of(entry, side) for side in ("height", "width"))
         if (height or 1) * (width or 1) > MAX_PIXELS:
-            file.report("size", f"image {name} is {width} x {height} there; at most {MAX_PIXELS} pixels are read", name)
+            file.add_problem(
+                "size", f"image {name} is {width} x {height} there; at most {MAX_PIXELS} pixels are read", name
+            )
         image = by_name.setdefault(name, CocoImage(image_id, name, height, width))
         if (image.height, image.width) != (height, width):
-            file.report("relation", f"image {name} is listed with two sizes", name, refused=True)
+            file.add_problem("relation", f"image {name} is listed with two sizes", name, refused=True)
         ids_of[name].append(image_id)
         names_of[image_id].add(name)
     file.images = list(by_name.values())
     for name, ids in ids_of.items():
         if len(set(ids)) > 1:
             text = f"image {name} is listed with the ids {few(ids)}; the annotations of all are taken together"
-            file.report("relation", text, name)
+            file.add_problem("relation", text, name)
         elif len(ids) > 1:
-            file.report("form", f"image {name} (id {ids[0]}) is listed {len(ids)} times")
+            file.add_problem("form", f"image {name} (id {ids[0]}) is listed {len(ids)} times")
     for image_id, names in names_of.items():
         if len(names) > 1:
             text = (
                 f"the id {image_id} is that of {len(names)} images ({few(sorted(names))}): whose are its annotations?"
             )
-            file.report("relation", text, *names, refused=True)
+            file.add_problem("relation", text, *names, refused=True)
             file.shared_ids.add(image_id)
         else:
             file.by_id[image_id] = by_name[next(iter(names))]
     if texts:
-        file.report("form", f"{len(texts)} image ids are texts, read as numbers: {few(texts)}")
+        file.add_problem("form", f"{len(texts)} image ids are texts, read as numbers: {few(texts)}")
 
 
 def read_annotations(file: CocoFile, entries: Sequence[Any]) -> None:
@@ -201,14 +204,14 @@ def read_annotations(file: CocoFile, entries: Sequence[Any]) -> None:
             annotation["category_id"] = identity(annotation.get("category_id"), f"{source}: category_id")
             if annotation["category_id"] not in known:
                 text = f"{source}: an annotation with unknown category id {annotation['category_id']}"
-                file.report("relation", text, name, refused=True)
+                file.add_problem("relation", text, name, refused=True)
                 continue
             if "iscrowd" in annotation:
                 annotation["iscrowd"] = int(foreign.flag(annotation["iscrowd"], f"{source}: iscrowd"))
             check_shape(annotation, image, source, boxes)
         except UserError as error:
             is_empty = isinstance(error, EmptyAnnotation)
-            file.report("area" if is_empty else "annotation", str(error), name)
+            file.add_problem("area" if is_empty else "annotation", str(error), name)
             box = box_of(annotation)
             image.unknown += [] if is_empty and box is None else [box]
             continue
@@ -220,17 +223,17 @@ def read_annotations(file: CocoFile, entries: Sequence[Any]) -> None:
         image.annotations.append(annotation)
     if without_area:
         count = len(without_area)
-        file.report("form", f"{count} annotations have no area, which their masks give: {few(without_area)}")
+        file.add_problem("form", f"{count} annotations have no area, which their masks give: {few(without_area)}")
     for text in boxes.remarks():
-        file.report("box", text)
+        file.add_problem("box", text)
     if twice := [annotation_id for annotation_id, _ in repeated(ids)]:
-        file.report("form", f"{len(twice)} ids are those of several annotations: {few(twice)}")
+        file.add_problem("form", f"{len(twice)} ids are those of several annotations: {few(twice)}")
 
 
 def relate(file: CocoFile, value: Any, number: int) -> tuple[dict[str, Any] | None, CocoImage | None]:
     """Return an annotation without its null values, and its image; None, and report, for what there is not."""
     if not isinstance(value, dict):
-        file.report("annotation", f"annotations[{number}] is no annotation: {shown(value)}")
+        file.add_problem("annotation", f"annotations[{number}] is no annotation: {shown(value)}")
         return None, None
     annotation = {key: x for key, x in value.items() if x is not None}
     source = f"annotation {shown(annotation.get('id', number))}"
@@ -239,12 +242,12 @@ def relate(file: CocoFile, value: Any, number: int) -> tuple[dict[str, Any] | No
             annotation["id"] = identity(annotation["id"], f"{source}: id")
         image_id = identity(annotation.get("image_id"), f"{source}: image_id")
     except UserError as error:
-        file.report("annotation", str(error))
+        file.add_problem("annotation", str(error))
         return None, None
     image = file.by_id.get(image_id)
     if image is None:
         why = "an id of several images" if image_id in file.shared_ids else "which the file does not list"
-        file.report("relation", f"{source} is of the image {image_id}, {why}")
+        file.add_problem("relation", f"{source} is of the image {image_id}, {why}")
     return annotation, image
 
 

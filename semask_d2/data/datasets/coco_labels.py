@@ -11,10 +11,11 @@ from urllib.parse import unquote, urlsplit
 
 from semask_d2.config.custom_data import plain_name
 from semask_d2.data.datasets.coco_files import CocoFile
-from semask_d2.data.datasets.pairing import Problem, few
+from semask_d2.data.datasets.pairing import Problem
 from semask_d2.data.datasets.walking import composed, small_suffix, stem_of
 from semask_d2.data.labels import CocoLabels, CocoSegment
 from semask_d2.utils.errors import UserError
+from semask_d2.utils.excerpts import few
 from semask_d2.utils.registry import suggestion
 
 BACKGROUND, IGNORED = "background", "ignore"  # with or without the underscores of labelme

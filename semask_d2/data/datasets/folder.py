@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from semask_d2.data.datasets.pairing import few
+from semask_d2.data.datasets.pairing import by_name, paired
 from semask_d2.data.datasets.walking import composed, files_below
 from semask_d2.utils.classes import Classes
 from semask_d2.utils.errors import UserError
+from semask_d2.utils.excerpts import few
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 LABEL_SUFFIXES = (".png",)
@@ -95,22 +96,18 @@ def load_folder_pairs(
         raise UserError(f"{image_root} holds no images ({kinds}): is this the right folder?")
     if not labels:
         raise UserError(f"{label_root} holds no label files (*{label_ending}.png): is this the right folder?")
-    if unlabeled := images.keys() - labels.keys():
-        names = few(images[stem].name for stem in sorted(unlabeled))
+    pairing = paired(images, labels)
+    if pairing.unlabeled:
+        names = few(path.name for path in pairing.unlabeled)
         raise UserError(f"no label file in {label_root} for image {names}: every image needs one of the same name")
-    if imageless := labels.keys() - images.keys():
-        names = few(labels[stem].name for stem in sorted(imageless))
+    if pairing.imageless:
+        names = few(path.name for path in pairing.imageless)
         raise UserError(f"no image in {image_root} for label file {names}: every label file needs its image")
-    return [{"file_name": str(images[s]), "sem_seg_file_name": str(labels[s])} for s in sorted(images)]
+    return [{"file_name": str(image), "sem_seg_file_name": str(label)} for image, label in pairing.pairs]
 
 
 def _by_stem(folder: str | os.PathLike, suffixes: tuple[str, ...], ending: str) -> dict[str, Path]:
-    files = files_below(folder, None if ending else 1)
-    found: dict[str, Path] = {}
-    for path in files:
-        stem = composed(path.stem)
-        if path.suffix.lower() not in suffixes or not stem.endswith(ending):
-            continue
-        if (other := found.setdefault(stem.removesuffix(ending), path)) != path:
-            raise UserError(f"{folder} holds both {other.name} and {path.name}: names must differ in their stems")
-    return found
+    files = [path for path in files_below(folder, None if ending else 1) if path.suffix.lower() in suffixes]
+    stems = [(composed(path.stem), path) for path in files]
+    named = [(stem.removesuffix(ending), path) for stem, path in stems if stem.endswith(ending)]
+    return by_name(named, str(folder), "names must differ in their stems")

@@ -21,11 +21,11 @@ from semask_d2.data.datasets.walking import (
     stem_of,
 )
 from semask_d2.utils.errors import UserError
+from semask_d2.utils.excerpts import few
 from semask_d2.utils.files import require_regular
 
 logger = logging.getLogger(__name__)
 
-SHOWN = 3
 ESCAPED = re.compile(r"\[([*?[])\]")  # a letter of patterns that stands for itself
 
 
@@ -81,13 +81,6 @@ class Pairing:
                 f"{source}: {'; '.join(complaints)}. Pairs have one name up to the ending; `semask check` lists all, "
                 "and writes the good pairs with --list"
             )
-
-
-def few(names: Iterable[object], separator: str = ", ") -> str:
-    """Return the first of some names and how many more there are."""
-    texts = [str(name) for name in names]
-    more = f" and {len(texts) - SHOWN} more" if len(texts) > SHOWN else ""
-    return separator.join(texts[:SHOWN]) + more
 
 
 def find_pairs(images: Sequence[str], labels: Sequence[str], root: Path, source: str) -> Pairing:
@@ -199,12 +192,9 @@ def expand(word: str, root: Path, source: str) -> dict[str, Path]:
             else f"{source}: {path} matches no file"
         )
     ending = ending_of(pattern)
-    names: dict[str, Path] = {}
-    for picture in pictures:
-        key = os.path.splitext(composed(picture.relative_to(base).as_posix()))[0].removesuffix(ending)
-        if (other := names.setdefault(key, picture)) != picture:
-            raise UserError(f"{source}: {other} and {picture} have one name; rename one of them")
-    return names
+    paths = [(composed(picture.relative_to(base).as_posix()), picture) for picture in pictures]
+    named = [(os.path.splitext(path)[0].removesuffix(ending), picture) for path, picture in paths]
+    return by_name(named, source, "rename one of them")
 
 
 def ending_of(pattern: Sequence[str]) -> str:
@@ -218,13 +208,14 @@ def ending_of(pattern: Sequence[str]) -> str:
 
 def merged(parts: Sequence[dict[str, Path]], source: str) -> dict[str, Path]:
     """Return the files of several patterns together; a single file goes by its stem."""
-    names: dict[str, Path] = {}
-    for part in parts:
-        for key, path in part.items():
-            key = key or composed(path.stem)
-            if (other := names.setdefault(key, path)) != path:
-                raise UserError(
-                    f"{source}: {other} and {path} have one name; give as many patterns of images as of labels, which "
-                    "are paired one by one"
-                )
-    return names
+    named = [(key or composed(path.stem), path) for part in parts for key, path in part.items()]
+    return by_name(named, source, "give as many patterns of images as of labels, which are paired one by one")
+
+
+def by_name(named: Iterable[tuple[str, Path]], source: str, advice: str) -> dict[str, Path]:
+    """Return files by the names to pair them by; `UserError`, with `source` and `advice`, where two have one name."""
+    files: dict[str, Path] = {}
+    for name, path in named:
+        if (other := files.setdefault(name, path)) != path:
+            raise UserError(f"{source}: {other} and {path} have one name; {advice}")
+    return files

@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from semask_d2.data.datasets.pairing import few
 from semask_d2.utils.errors import UserError
+from semask_d2.utils.excerpts import few
 
 BRUSH = re.compile(r"task-\d+-annotation-\d+-by-.*-tag-.+-\d+")  # Label Studio's names of masks, one a class
 # What files of a name are, the first that fits

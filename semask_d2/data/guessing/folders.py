@@ -11,7 +11,7 @@ from pathlib import Path
 
 from semask_d2.data.datasets.coco_files import CocoFile
 from semask_d2.data.datasets.coco_labels import is_background, is_ignored_name
-from semask_d2.data.datasets.pairing import LEFT_OUT, few
+from semask_d2.data.datasets.pairing import LEFT_OUT
 from semask_d2.data.datasets.walking import SUFFIXES, files_below
 from semask_d2.data.guessing.exports import files_of_tools
 from semask_d2.data.guessing.ids import Classes, classes_of_files
@@ -20,8 +20,8 @@ from semask_d2.data.guessing.places import Place, is_picture, option_words, spli
 from semask_d2.data.guessing.search import Search
 from semask_d2.data.image_io import value_span
 from semask_d2.data.pixel_values import ValueRange, proposed_range
-from semask_d2.data.quick_check import evenly
 from semask_d2.utils.errors import UnreadableFile, UserError
+from semask_d2.utils.excerpts import evenly, few
 
 FAULTY = (*LEFT_OUT, "relation")  # the kinds of problems by which annotations are lost
 READ = 64  # label files in which ids or colors are looked for, and images whose values are

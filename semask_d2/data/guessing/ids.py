@@ -13,6 +13,7 @@ from semask_d2.data.image_io import has_transparency, read_colors, read_labels
 from semask_d2.data.parallel import map_files
 from semask_d2.data.soft_borders import Counts, border_counts, soft_values, total_counts
 from semask_d2.utils.errors import UnreadableFile, UserError
+from semask_d2.utils.excerpts import few
 
 NO_DATA = MAX_ID  # of 16-bit rasters, as negative ids are of others
 SHOWN = 20
@@ -50,7 +51,7 @@ def classes_of_files(files: Sequence[Path], table: NameTable, workers: int | Non
         known = {color: classes.ignore for color in sorted(soft) if color not in classes.colors}
         classes = replace(classes, colors=classes.colors | known, remarks=remarks + classes.remarks)
         return classes, f"{len(values)} colors"
-    shown = ", ".join(map(str, values[:SHOWN])) + (f" and {len(values) - SHOWN} more" if len(values) > SHOWN else "")
+    shown = few(values, count=SHOWN)
     if not soft:
         return classes_of_ids(values, table), f"the ids {shown}"
     classes = classes_of_ids(sharp, table)

@@ -15,10 +15,9 @@ from typing import Any
 from semask_d2.data.datasets.coco_files import CocoFile, coco_file
 from semask_d2.data.datasets.coco_labels import endings
 from semask_d2.data.datasets.json_formats import other_format, read_json
-from semask_d2.data.datasets.pairing import SHOWN
 from semask_d2.data.datasets.walking import SUFFIXES, composed, stem_of
-from semask_d2.data.quick_check import evenly
 from semask_d2.utils.errors import UserError
+from semask_d2.utils.excerpts import FEW, evenly
 
 SPLIT_WORDS = {"val": ("val", "valid", "validation"), "test": ("test", "testing"), "train": ("train", "training")}
 MANY = 10  # JSON files in a folder, from which on they are one an image
@@ -132,7 +131,7 @@ def json_places(files: Sequence[Path]) -> JsonFiles:
             by_folder[path.parent].append(path)
     result = JsonFiles()
     for some in by_folder.values():
-        for path in some if len(some) <= MANY else evenly(some, SHOWN):
+        for path in some if len(some) <= MANY else evenly(some, FEW):
             content = None
             try:
                 content = read_json(path)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from semask_d2.data.datasets.coco_files import CocoFile
 from semask_d2.data.datasets.coco_labels import match_images
-from semask_d2.data.datasets.pairing import expand, few
+from semask_d2.data.datasets.pairing import expand
 from semask_d2.data.datasets.walking import composed, existing_part, matching_files
 from semask_d2.data.guessing.exports import files_of_tools, require_whole_labels
 from semask_d2.data.guessing.looks import is_in_color, is_lossy_label, is_overlay, is_whole_floats, looks, median_looks
@@ -33,8 +33,8 @@ from semask_d2.data.guessing.places import (
 )
 from semask_d2.data.image_io import lossy_format
 from semask_d2.data.labels import CocoLabels
-from semask_d2.data.quick_check import evenly
 from semask_d2.utils.errors import UserError
+from semask_d2.utils.excerpts import evenly, few
 
 # Words in the names of places that are less likely meant than others that fit as well
 UNLIKELY = re.compile("instance|object|panoptic|color|human|vis|overlay|preview|thumb|depth|dispar|normal|contour|edge")

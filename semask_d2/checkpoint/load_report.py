@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from semask_d2.checkpoint.kinds import PLAIN
+from semask_d2.utils.excerpts import few
 
+SHOWN = 5  # names of tensors in a message
 # buffers that are no weights: one follows from the window's size, the other means nothing in evaluation
 COMPUTED = ("relative_position_index", "num_batches_tracked")
 
@@ -38,17 +40,11 @@ class LoadReport:
         for what in ("missing", "misshaped", "unexpected", "dropped"):
             names = getattr(self, what)
             if names:
-                text += f"; {len(names)} {what}: {shortened(names)}"
+                text += f"; {len(names)} {what}: {few(names, count=SHOWN)}"
         return "; ".join([text, *self.notes])
 
 
-def shortened(names: list[str]) -> str:
-    """The first five names and how many more there are."""
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return ", ".join(names[:5]) + more
-
-
-def compare(own: dict[str, Tensor], state: dict[str, Tensor]) -> LoadReport:
+def report_load(own: dict[str, Tensor], state: dict[str, Tensor]) -> LoadReport:
     """How the tensors of a file, under our names, meet those of a model.
 
     A tensor that the model has under two names (FaPN's shared GroupNorm) is missing only if the file has neither, and

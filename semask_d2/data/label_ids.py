@@ -1,0 +1,59 @@
+"""The ids of a label map: how often each occurs, and those that are neither a class's nor ignored."""
+
+from __future__ import annotations
+
+import os
+
+import cv2
+import numpy as np
+
+from semask_d2.utils.errors import UserError
+from semask_d2.utils.excerpts import few
+
+SHOWN = 8  # ids that a message names
+STRETCHED = 257  # by which 8-bit ids are multiplied where 0..255 is made 0..65535
+
+
+def count_ids(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the ids of a label map in ascending order and how many pixels each has; quick for uint8."""
+    if labels.dtype != np.uint8:
+        return np.unique(labels, return_counts=True)
+    counts = cv2.calcHist([labels], [0], None, [256], [0, 256]).reshape(-1)
+    ids = np.flatnonzero(counts)
+    return ids, counts[ids].astype(np.int64)
+
+
+def wrong_pixels(labels: np.ndarray, num_classes: int, ignore_label: int) -> np.ndarray:
+    """Return a mask (H, W) of the ids that are neither in 0..`num_classes` - 1 nor `ignore_label`."""
+    wrong = labels >= num_classes
+    if labels.dtype != np.uint8:
+        wrong |= labels < 0
+    wrong &= labels != ignore_label
+    return wrong
+
+
+def check_labels(labels: np.ndarray, *, num_classes: int, ignore_label: int, path: str | os.PathLike) -> None:
+    """Raise `UserError`, naming file and ids, where there are `wrong_pixels`."""
+    wrong = wrong_pixels(labels, num_classes, ignore_label)
+    if not wrong.any():
+        return
+    ids = np.unique(labels[wrong])
+    raise UserError(
+        f"{path} holds label id{'s' if ids.size > 1 else ''} {few(ids, count=SHOWN)}, but "
+        f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {num_classes}: ids must lie in 0..{num_classes - 1} "
+        f"or be the ignore label {ignore_label}"
+    )
+
+
+def describe_wrong_ids(labels: np.ndarray, num_classes: int, ignore_label: int) -> str:
+    """Return which ids have `wrong_pixels`, how many and where; "" where there are none."""
+    places = np.flatnonzero(wrong_pixels(labels, num_classes, ignore_label))
+    if not places.size:
+        return ""
+    wrong = labels.ravel()[places].astype(np.int64)
+    ids, first, counts = np.unique(wrong, return_index=True, return_counts=True)
+    rows, columns = np.divmod(places[first], labels.shape[1])
+    facts = zip(ids, counts, columns, rows, strict=True)
+    texts = [f"{i} ({count} pixels, first at x {x}, y {y})" for i, count, x, y in facts]
+    hint = "; 8-bit ids stretched to 16 bits: divide them by 257" if not (ids % STRETCHED).any() else ""
+    return f"ids outside 0..{num_classes - 1} and not {ignore_label}: {few(texts, count=SHOWN)}{hint}"

@@ -1,0 +1,24 @@
+"""Some of many: evenly spread ones, and the first of them in a message."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
+
+import numpy as np
+
+T = TypeVar("T")
+
+FEW = 3
+
+
+def few(values: Iterable[object], separator: str = ", ", count: int = FEW) -> str:
+    """Return the first `count` of some values as text, and how many more there are."""
+    texts = [str(value) for value in values]
+    more = f" and {len(texts) - count} more" if len(texts) > count else ""
+    return separator.join(texts[:count]) + more
+
+
+def evenly(items: Sequence[T], count: int) -> list[T]:
+    """Return at most `count` of `items`, evenly spread."""
+    return [items[i] for i in np.linspace(0, len(items) - 1, min(count, len(items))).astype(int)]
