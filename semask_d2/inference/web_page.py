@@ -6,16 +6,16 @@ import os
 from collections.abc import Sequence
 from functools import lru_cache
 from html import escape
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from semask_d2.inference.panels import ClassStyle, Example, class_shares, panels_css, panels_html, swatch
+from semask_d2.inference.panels import ClassStyle, Example, class_shares, panels_css, panels_html
 from semask_d2.inference.predictor import Predictor
 from semask_d2.inference.web_guard import MAX_UPLOAD, PageGuard
 from semask_d2.utils.errors import UserError, printable
 from semask_d2.utils.extras import install_command
 from semask_d2.utils.memory import out_of_memory
+from semask_d2.utils.pages import asset, render
 from semask_d2.utils.runs import CONFIG_NAME, require_run
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def serve(page: Blocks, host: str, port: int) -> str:
     gradio = import_gradio()
     from starlette.middleware import Middleware  # comes with gradio
 
-    css = panels_css() + (files("semask_d2.inference") / "assets/web_page.css").read_text(encoding="utf-8")
+    css = panels_css() + asset("inference/assets/web_page.css")
     own_fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}  # no Google's
     try:
         _, address, _ = page.launch(
@@ -132,9 +132,9 @@ def result_html(predictor: Predictor, picture: str | os.PathLike) -> str:
     prediction = predictor(image, priors=predictor.has_priors)
     style = ClassStyle(predictor.class_names, predictor.class_colors, predictor.ignore_label)
     shares = class_shares(prediction.labels, style)
-    chips = "".join(
-        f"<li>{swatch(style.colors[i])} {escape(style.names[i])} {100 * share:.1f} %</li>"
-        for i, share in shares.items()
-    )
     example = Example(Path(picture).name, image, prediction.labels, priors=prediction.priors)
-    return f'<ul class="chips" aria-label="Classes by share of the picture">{chips}</ul>{panels_html(example, style)}'
+    return render(
+        "inference/assets/result.html",
+        classes=[{"name": style.names[i], "color": style.colors[i], "share": share} for i, share in shares.items()],
+        panels=panels_html(example, style),
+    )
