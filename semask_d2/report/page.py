@@ -6,6 +6,7 @@ import datetime
 import logging
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from markupsafe import Markup
@@ -38,10 +39,12 @@ def write_report(
     images: int = IMAGES,
     predictor: Predictor | None = None,
     seconds: float = math.inf,
+    opts: Sequence[str] = (),
 ) -> Path:
     """Write a run folder's report, by default as its `report.html`, and return the path.
 
-    `images` of each kind are predicted anew by `predictor`, by default the run's own, for at most `seconds` or so.
+    `images` of each kind are predicted anew by `predictor`, by default the run's own with the settings `opts`, for at
+    most `seconds` or so.
     Raises `UserError` for a folder that is no run or holds no evaluation; without weights the page has no images.
     """
     run, config = Path(run), require_config(run)
@@ -49,7 +52,7 @@ def write_report(
     note = ""
     if predictor is None and images and any(evaluation.images for evaluation in evaluations):
         try:
-            predictor = _predictor(run, evaluations[0].checkpoint)
+            predictor = _predictor(run, evaluations[0].checkpoint, opts)
         except UserError as error:
             logger.warning("The report has no images: %s", error)
             note = f"No images: {error}"
@@ -62,20 +65,20 @@ def write_report(
         }
         for number, evaluation in enumerate(evaluations)
     ]
-    cfg = get_cfg(str(config)) if predictor is None else predictor.cfg
+    cfg = get_cfg(str(config), list(opts)) if predictor is None else predictor.cfg
     path = run / REPORT_NAME if output is None else Path(output)
     with atomic_write(path) as file:
         file.write(_page(run, cfg, evaluations, data_sets))
     return path
 
 
-def _predictor(run: Path, checkpoint: str) -> Predictor:
+def _predictor(run: Path, checkpoint: str, opts: Sequence[str] = ()) -> Predictor:
     """The run's model with the weights that were evaluated: a file, or those of the training's end where none is named.
 
     Where they are gone it is the best that the run holds.
     """
     weights = checkpoint or str(run / FINAL_NAME)
-    return Predictor.from_run(run, weights if os.path.isfile(weights) else None)
+    return Predictor.from_run(run, weights if os.path.isfile(weights) else None, opts)
 
 
 def _page(run: Path, cfg: CfgNode, evaluations: list[Evaluation], data_sets: list[dict[str, str]]) -> Markup:
