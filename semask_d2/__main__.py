@@ -4,55 +4,68 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
+from importlib import import_module
+from types import ModuleType
 
-from semask_d2.commands import check, compare, export, init_data, predict, report, show_config, train, web
+from semask_d2.commands.arguments import parse
 
-COMMANDS = {
-    "train": "train a model that a config describes",
-    "eval": "evaluate a trained model",
-    "compare": "evaluate several trained models, in one table",
-    "predict": "draw what a model sees in pictures, videos or a camera",
-    "export": "write a trained model for other runtimes, proved against the model",
-    "report": "write one HTML page about a run and its evaluations",
-    "web": "serve a page where a picture is dropped and segmented",
-    "init-data": "look at a folder of images and labels, and describe it in a file",
-    "check": "tell all that is wrong with a data set of your own",
-    "config": "print every setting of a config with the file that it comes from",
+COMMANDS = {  # name: the module in `commands` with `add_arguments(parser)` and `run(args)`, what it does
+    "train": ("train", "train a model that a config describes"),
+    "eval": ("evaluate", "evaluate a trained model"),
+    "compare": ("compare", "evaluate several trained models, in one table"),
+    "predict": ("predict", "draw what a model sees in pictures, videos or a camera"),
+    "export": ("export", "write a trained model for other runtimes, proved against the model"),
+    "report": ("report", "write one HTML page about a run and its evaluations"),
+    "web": ("web", "serve a page where a picture is dropped and segmented"),
+    "init-data": ("init_data", "look at a folder of images and labels, and describe it in a file"),
+    "check": ("check", "tell all that is wrong with a data set of your own"),
+    "config": ("show_config", "print every setting of a config with the file that it comes from"),
 }
-
-
-def entry(name: str) -> Callable[[Sequence[str]], int]:
-    """The function that takes the words after a command's name and returns an exit code."""
-    prog = f"semask {name}"
-    functions: dict[str, Callable[[Sequence[str]], int]] = {
-        "train": lambda words: train.command_line(words, prog=prog),
-        "eval": lambda words: train.command_line(words, prog=prog, eval_only=True),
-        "compare": lambda words: compare.command_line(words, prog=prog),
-        "predict": lambda words: predict.command_line(words, prog=prog),
-        "export": lambda words: export.command_line(words, prog=prog),
-        "report": lambda words: report.command_line(words, prog=prog),
-        "web": lambda words: web.command_line(words, prog=prog),
-        "init-data": lambda words: init_data.command_line(words, prog=prog),
-        "check": lambda words: check.command_line(words, prog=prog),
-        "config": lambda words: show_config.command_line(words, prog=prog),
-    }
-    return functions[name]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
-    commands = "\n".join(f"  {name:11s}{text}" for name, text in COMMANDS.items())
+    words = list(sys.argv[1:] if arguments is None else arguments)
     parser = argparse.ArgumentParser(
         prog="semask",
         usage="semask COMMAND ... (semask COMMAND --help says more)",
-        description=f"SeMask: semantic segmentation.\n\ncommands:\n{commands}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="SeMask: semantic segmentation.",
+        formatter_class=partial(argparse.HelpFormatter, max_help_position=32),
     )
-    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND")
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    name = parser.parse_args(words[:1]).command
-    return entry(name)(words[1:])
+    commands = parser.add_subparsers(prog="semask", title="commands", metavar="COMMAND", required=True)
+    parsers = {name: commands.add_parser(name, help=text) for name, (_, text) in COMMANDS.items()}
+    if not words or words[0] not in COMMANDS:
+        parser.parse_args(words)  # prints the help, or says what is wrong, and exits
+    return run(words[0], words[1:], parsers[words[0]])
+
+
+def script(name: str, arguments: Sequence[str] | None = None) -> int:
+    """Run the command that a script of another name stands for, as train_net.py; returns its exit code."""
+    return run(name, sys.argv[1:] if arguments is None else arguments, argparse.ArgumentParser())
+
+
+def run(name: str, words: Sequence[str], parser: argparse.ArgumentParser) -> int:
+    """Run a command with the words after its name; a user's mistake is one line and exit code 1."""
+    module = command_module(name)
+    args = arguments_of(name, words, parser)
+    from semask_d2.engine.launch import guarded  # heavy, and not needed for help
+
+    return guarded(module.run, args, debug=args.debug)
+
+
+def arguments_of(name: str, words: Sequence[str], parser: argparse.ArgumentParser | None = None) -> argparse.Namespace:
+    """Return what a command makes of its words; ends the program where they are wrong."""
+    parser = argparse.ArgumentParser(prog=f"semask {name}") if parser is None else parser
+    command_module(name).add_arguments(parser)
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parse(parser, words)
+
+
+def command_module(name: str) -> ModuleType:
+    """Return the module of a command."""
+    return import_module(f"semask_d2.commands.{COMMANDS[name][0]}")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -84,7 +85,7 @@ def from_pretrained(
     """
     path = local_source(source, revision)
     if path.endswith(EXPORTED):
-        return ExportedSegmenter(open_exported(path))
+        return ExportedSegmenter(open_exported(Path(path)))
     cfg = choose_config(None, path, settings_words(settings, device), option="")
     model = build_model(cfg)
     data = read_checkpoint(cfg.MODEL.WEIGHTS)
@@ -99,7 +100,9 @@ def described(
     if isinstance(model, SemanticSegmenter):
         register_custom(cfg)
         count = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
-        known = [classes for classes in (config_classes(cfg), recorded) if classes is not None and len(classes) == count]
+        known = [
+            classes for classes in (config_classes(cfg), recorded) if classes is not None and len(classes) == count
+        ]
         classes = known[0] if known else Classes.of(f"class {i}" for i in range(count))
         model.description = ModelDescription(cfg.clone(), classes, metrics or {})
     return model

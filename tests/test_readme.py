@@ -10,9 +10,7 @@ import pytest
 
 from semask_d2 import get_cfg
 from semask_d2.__main__ import COMMANDS as SUBCOMMANDS
-from semask_d2.commands import check, compare, export, init_data, report, show_config, web
-from semask_d2.commands.predict import argument_parser as demo_parser
-from semask_d2.commands.train import argument_parser as train_parser
+from semask_d2.__main__ import arguments_of
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "README.md").read_text()
@@ -25,7 +23,7 @@ COMMANDS = [
     for command in line.split("&&")
 ]
 PROGRAMS = [command for command in COMMANDS if (".py " in command or "semask " in command) and "pip" not in command]
-OTHERS = {"check": check, "compare": compare, "export": export, "init-data": init_data, "report": report, "web": web}
+SCRIPTS = {"train_net.py": "train", "demo/demo.py": "predict"}
 
 
 def test_the_first_block_is_the_two_commands() -> None:
@@ -51,15 +49,11 @@ def test_commands_parse(command: str) -> None:
         assert program in SUBCOMMANDS
     else:
         assert (ROOT / program).is_file()
-    if program in ("train_net.py", "train", "eval"):
-        args = train_parser(eval_only=program == "eval").parse_args(arguments)
-        get_cfg(args.config_file, args.opts)
-    elif program in ("demo/demo.py", "predict"):
-        demo_parser().parse_args(arguments)
-    elif program == "config":
-        get_cfg(show_config.argument_parser().parse_args(arguments).config_file)
-    elif program in OTHERS:
-        OTHERS[program].argument_parser().parse_args(arguments)
+    name = SCRIPTS.get(program, program)
+    if name in SUBCOMMANDS:
+        args = arguments_of(name, arguments)
+        if name in ("train", "eval", "config"):
+            get_cfg(args.config_file or getattr(args, "file", None), args.opts)
     else:
         help_text = (ROOT / program).read_text()
         assert all(word in help_text for word in arguments if word.startswith("--"))

@@ -12,6 +12,7 @@ from typing import Any
 import safetensors
 
 from semask_d2.checkpoint.class_metadata import METADATA
+from semask_d2.checkpoint.hub import local_source
 from semask_d2.checkpoint.integrity import Damaged, Unsound, check_safetensors, header_of
 from semask_d2.checkpoint.ownership import Owner, Repeated
 from semask_d2.checkpoint.transformers_folder import classes_of_folder, weights_of
@@ -33,13 +34,13 @@ WEIGHT_FILES = (".pth", ".pt", ".pkl", ".safetensors")
 def read_checkpoint(source: str | os.PathLike) -> dict[str, Any]:
     """The dict that a checkpoint holds, its tensors on the CPU.
 
-    `source` is a path, a run folder (its best checkpoint), a folder that transformers wrote, an address that iopath
-    knows (`https://...`), `timm://NAME`, the pretrained weights that timm publishes under that name, or
+    `source` is a path, a run folder (its best checkpoint), a folder that transformers wrote, "owner/name", a repository
+    of the Hugging Face hub, an address that iopath knows (`https://...`), `timm://NAME`, the pretrained weights that timm publishes under that name, or
     `pypi://PACKAGE`, the weight file inside an installed package of that name. The ending decides how a file is read:
     `.pkl` is a pickle of arrays, as Detectron2 publishes them, `.safetensors` is that, anything else a torch file.
     Raises `UserError` for a file that is missing, truncated, or holds anything but plain data, arrays and tensors.
     """
-    source = os.fspath(source)
+    source = local_source(source)
     if source.startswith(TIMM):
         return read_timm(source)
     if source.startswith(PYPI):

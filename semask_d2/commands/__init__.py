@@ -1,4 +1,4 @@
-"""The commands: `semask train`, `eval`, `predict`, `export`, `report`, `web`, `config`, `check`, `init-data`.
+"""The commands of `semask`, a module each with `add_arguments(parser)` and `run(args)`; `__main__` lists them.
 
-train_net.py and demo/demo.py are the functions of the first three.
+train_net.py is `semask train` and demo/demo.py is `semask predict`.
 """

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 from semask_d2.config import get_cfg
@@ -12,27 +11,22 @@ from semask_d2.data.check_page import as_page, as_text
 from semask_d2.data.checking import DataCheck, check_data
 from semask_d2.data.datasets.custom import CustomDataset
 from semask_d2.data.datasets.lists import list_line
-from semask_d2.engine.launch import guarded
 from semask_d2.utils.errors import UserError, printable
 from semask_d2.utils.files import atomic_write, is_written_through
 
 
-def argument_parser(prog: str | None = None) -> argparse.ArgumentParser:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        prog=prog, description="Read every image and label file of a data set, and tell all that is wrong with them."
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the command line."""
+    parser.description = "Read every image and label file of a data set, and tell all that is wrong with them."
     parser.add_argument("file", metavar="FILE", help="the data set's YAML file")
     parser.add_argument("--html", metavar="PAGE", help="also write a page with class histogram and sample pictures")
     parser.add_argument(
         "--list", metavar="TXT", help="write the good pairs of each split, as NAME_train.txt and NAME_val.txt"
     )
     parser.add_argument("--workers", type=int, metavar="N", help="processes (default: one a core)")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    return parser
 
 
-def main(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> None:
     """Check, print and write; raise `UserError` where there is any fault."""
     if args.workers is not None and args.workers < 0:
         raise UserError(f"--workers {args.workers}: expected 0, to use this process alone, or more")
@@ -65,9 +59,3 @@ def write_lists(path: Path, dataset: CustomDataset, check: DataCheck) -> None:
         with atomic_write(target) as file:
             file.writelines(lines)
         print(printable(f"Wrote {target}, {len(lines)} pairs: `{split}: {os.path.abspath(target)}` uses it"))
-
-
-def command_line(arguments: Sequence[str] | None = None, *, prog: str | None = None) -> int:
-    """Run the words of a command line, by default this process's; returns the exit code."""
-    args = argument_parser(prog).parse_args(arguments)
-    return guarded(main, args, debug=args.debug)

@@ -11,17 +11,18 @@ from typing import Any, NamedTuple
 
 from tabulate import tabulate
 
-from semask_d2.commands.train import evaluate
+from semask_d2.commands import arguments
+from semask_d2.commands.evaluate import evaluate
 from semask_d2.config.checks import check_evaluation
 from semask_d2.d2 import CfgNode
 from semask_d2.data.datasets.custom import register_custom
-from semask_d2.engine.launch import guarded
 from semask_d2.engine.setup import setup
 from semask_d2.evaluation import main_metric
 from semask_d2.evaluation.result_files import is_nan, write_json
 from semask_d2.evaluation.results import TASKS
-from semask_d2.inference.drawing import choose_config
 from semask_d2.inference.media import distinct_names
+from semask_d2.inference.sources import choose_config
+from semask_d2.utils.errors import UserError
 from semask_d2.utils.files import atomic_write
 
 
@@ -34,24 +35,29 @@ class Row(NamedTuple):
     metrics: dict[str, float]
 
 
-def argument_parser(prog: str | None = None) -> argparse.ArgumentParser:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog=prog, description="Evaluate several trained models, in one table.")
-    parser.add_argument("weights", nargs="+", metavar="RUN_OR_FILE", help="run folders or checkpoints")
-    parser.add_argument("--config-file", metavar="FILE", help="config of all (default: config.yaml beside each)")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the command line."""
+    parser.description = "Evaluate several trained models, in one table."
+    text = "run folders, checkpoints or folders of transformers"
+    parser.add_argument("sources", nargs="*", metavar="SOURCE", help=text)
+    parser.add_argument("--weights", nargs="+", default=[], metavar="SOURCE", help=f"{text}, too")
+    arguments.add_config_file(parser, "config of all (default: those that they come with)")
+    arguments.add_data(parser)
+    arguments.add_device(parser)
     parser.add_argument("--output", metavar="DIR", default="output/compare", help="folder (default output/compare)")
     parser.add_argument("--per-class", action="store_true", help="also print the metric of each class")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="config options as KEY VALUE pairs, last")
-    return parser
+    arguments.add_settings(parser)
 
 
-def main(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> None:
     """Evaluate each, print the table, and write it as `compare.csv` and `compare.json`."""
-    names = distinct_names([Path(os.path.abspath(word)) for word in args.weights])
+    words = [(word, "") for word in args.sources] + [(word, "--weights") for word in args.weights]
+    if not words:
+        raise UserError("nothing to compare: name run folders or checkpoints, as semask compare output/a output/b")
+    names = distinct_names([Path(os.path.abspath(word)) for word, _ in words])
     configs = []
-    for name, word in zip(names, args.weights, strict=True):
-        cfg = choose_config(args.config_file, word, args.opts, option="")
+    for name, (word, option) in zip(names, words, strict=True):
+        cfg = choose_config(args.config_file, word, args.opts, data=args.data, option=option)
         cfg.OUTPUT_DIR = os.path.join(args.output, name)
         check_evaluation(cfg)
         configs.append(cfg)
@@ -113,9 +119,3 @@ def write(rows: Sequence[Row], folder: Path) -> None:
             del values["metrics"]
             table.writerow({name: "" if is_nan(value) else value for name, value in values.items()})
     write_json(folder / "compare.json", [row._asdict() for row in rows])
-
-
-def command_line(arguments: Sequence[str] | None = None, *, prog: str | None = None) -> int:
-    """Run the words of a command line, by default this process's; returns the exit code."""
-    args = argument_parser(prog).parse_args(arguments)
-    return guarded(main, args, debug=args.debug)

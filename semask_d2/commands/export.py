@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
+from semask_d2.commands import arguments
 from semask_d2.data.augmentation import image_tensor
-from semask_d2.engine.launch import guarded
 from semask_d2.export.exporting import check_settings, export_model
 from semask_d2.export.writing import GraphSettings, size_of
 from semask_d2.inference import media
-from semask_d2.inference.drawing import choose_config
 from semask_d2.inference.predictor import Predictor
+from semask_d2.inference.sources import choose_config
 from semask_d2.modeling.meta_arch.base import SemanticSegmenter
 from semask_d2.utils.errors import UserError, printable
 
@@ -22,14 +22,12 @@ from semask_d2.utils.errors import UserError, printable
 PLAIN = ("MODEL.DEVICE", "cpu", "MODEL.PRECISION", "fp32", "MODEL.COMPILE", "", "TEST.SLIDING.ENABLED", "False")
 
 
-def argument_parser(prog: str | None = None) -> argparse.ArgumentParser:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        prog=prog,
-        description="Write a trained model for other runtimes, and compare what the file says with the model.",
-    )
-    parser.add_argument("--run", metavar="DIR", help="run folder or checkpoint (default: newest run in output/)")
-    parser.add_argument("--config-file", metavar="FILE", help="config (default: config.yaml beside the weights)")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the command line."""
+    parser.description = "Write a trained model for other runtimes, and compare what the file says with the model."
+    text = "run folder, checkpoint, or folder of transformers (default: newest run in output/)"
+    arguments.add_weights(parser, text, old_name="--run")
+    arguments.add_config_file(parser)
     parser.add_argument("--format", choices=("onnx", "openvino", "torch_export"), default="onnx")
     parser.add_argument("--output", required=True, metavar="FILE", help="ends in .onnx, .xml (OpenVINO) or .pt2")
     sizes = parser.add_mutually_exclusive_group()
@@ -45,12 +43,10 @@ def argument_parser(prog: str | None = None) -> argparse.ArgumentParser:
     parser.add_argument("--no-grid-sample", action="store_true", help="gathers and products in place of GridSample")
     parser.add_argument("--fp16", action="store_true", help="weights in half precision: half the file")
     parser.add_argument("--images", nargs="+", metavar="FILE", help="compare on these pictures (default: random ones)")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="config options as KEY VALUE pairs, last")
-    return parser
+    arguments.add_settings(parser)
 
 
-def main(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> None:
     """Write the file; `UserError` where it cannot be written or does not do what the model does."""
     if args.batch != "any" and not args.batch.isdecimal():
         raise UserError(f"--batch {args.batch}: expected a whole number of at least 1, or any")
@@ -63,7 +59,9 @@ def main(args: argparse.Namespace) -> None:
         resize=args.resize,
     )
     check_settings(args.format, settings, args.outputs, normalize=not args.no_normalize)
-    predictor = Predictor(choose_config(args.config_file, args.run, [*args.opts, *PLAIN], option="--run"))
+    predictor = Predictor(
+        choose_config(args.config_file, args.weights, [*args.opts, *PLAIN], option=args.weights_option)
+    )
     if not isinstance(predictor.model, SemanticSegmenter):
         raise UserError(
             f"MODEL.META_ARCHITECTURE {predictor.cfg.MODEL.META_ARCHITECTURE}: only this project's models are exported"
@@ -102,9 +100,3 @@ def given_pictures(predictor: Predictor, words: Sequence[str], settings: GraphSe
             )
         pictures.append(np.repeat(image[None], settings.batch or 1, axis=0))
     return pictures
-
-
-def command_line(arguments: Sequence[str] | None = None, *, prog: str | None = None) -> int:
-    """Run the words of a command line, by default this process's; returns the exit code."""
-    args = argument_parser(prog).parse_args(arguments)
-    return guarded(main, args, debug=args.debug)

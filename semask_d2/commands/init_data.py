@@ -5,13 +5,11 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
-from collections.abc import Sequence
 from pathlib import Path
 
 from semask_d2.d2 import DatasetCatalog
 from semask_d2.data.datasets.lists import list_line
 from semask_d2.data.guessing import as_yaml, guess
-from semask_d2.engine.launch import guarded
 from semask_d2.utils import foreign
 from semask_d2.utils.errors import UserError, printable
 from semask_d2.utils.files import atomic_write, folder_name
@@ -19,14 +17,13 @@ from semask_d2.utils.files import atomic_write, folder_name
 DEFAULT_NAME = "my_data"  # of the file, where the folder's own name can be none
 
 
-def argument_parser(prog: str | None = None) -> argparse.ArgumentParser:
-    """Return the command line."""
-    parser = argparse.ArgumentParser(
-        prog=prog,
-        description="Look at a folder of images and label files, and write the YAML file that --data takes. Where two "
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the command line."""
+    parser.description = (
+        "Look at a folder of images and label files, and write the YAML file that --data takes. Where two "
         "folders could be the images, or the labels, it names both, and --images or --labels says which is meant. "
         "Negative ids and 65535 are proposed as ignored, 255 too where two other ids are left; `ignore` is 65535 for "
-        "more than 255 classes.",
+        "more than 255 classes."
     )
     parser.add_argument("folder", metavar="FOLDER", help="where images and label files are, in any folders in it")
     parser.add_argument("--images", metavar="PATTERN", default="", help='the images, below FOLDER, as "images/*.jpg"')
@@ -34,11 +31,9 @@ def argument_parser(prog: str | None = None) -> argparse.ArgumentParser:
         "--labels", metavar="PATTERN", default="", help='the label files, as "masks/*_ids.png", or a COCO .json file'
     )
     parser.add_argument("--output", metavar="FILE", help="the file to write (default: the folder's name, as .yaml)")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    return parser
 
 
-def main(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> None:
     """Look, and write a file that is not there yet."""
     folder = Path(args.folder)
     output = Path(args.output or f"{default_name(folder)}.yaml")
@@ -91,9 +86,3 @@ def free_name(output: Path) -> str:
         return DEFAULT_NAME
     is_taken = any(f"{name}_{split}" in DatasetCatalog.list() for split in ("train", "val"))
     return f"my_{name}" if is_taken else ""
-
-
-def command_line(arguments: Sequence[str] | None = None, *, prog: str | None = None) -> int:
-    """Run the words of a command line, by default this process's; returns the exit code."""
-    args = argument_parser(prog).parse_args(arguments)
-    return guarded(main, args, debug=args.debug)

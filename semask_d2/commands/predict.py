@@ -3,41 +3,39 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 
+from semask_d2.commands import arguments
 from semask_d2.config.checks import check_evaluation
-from semask_d2.engine.launch import guarded
 from semask_d2.engine.setup import set_product_precision
 from semask_d2.export.running import EXPORTED
-from semask_d2.inference.drawing import TASKS, DrawingJob, choose_config, set_task
+from semask_d2.inference.drawing import TASKS, DrawingJob, set_task
 from semask_d2.inference.predictor import Predictor
+from semask_d2.inference.sources import choose_config
 from semask_d2.utils.errors import UserError
 from semask_d2.utils.memory import keep_freed_memory
 
 
-def argument_parser(prog: str | None = None) -> argparse.ArgumentParser:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog=prog, description="Segment pictures and videos, and draw the result.")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the command line."""
+    parser.description = "Segment pictures and videos, and draw the result."
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--input", nargs="+", metavar="FILE", help="pictures, videos, folders, or globs in quotes")
     source.add_argument("--webcam", type=int, nargs="?", const=0, metavar="N", help="a camera (default: the first)")
     parser.add_argument("--output", metavar="PATH", help="folder, or for one input a .png, .jpg or .mp4 file")
-    parser.add_argument(
-        "--weights", metavar="PATH", help="checkpoint, run folder or exported file (default: newest run)"
-    )
-    parser.add_argument("--config-file", metavar="FILE", help="config (default: config.yaml beside the weights)")
-    parser.add_argument("--data", metavar="FILE", help="data set file (YAML) with the names and colors of the classes")
+    text = "run folder, checkpoint, folder of transformers or exported file (default: newest run in output/)"
+    arguments.add_weights(parser, text)
+    arguments.add_config_file(parser)
+    arguments.add_data(parser, "data set file (YAML) with the names and colors of the classes")
+    arguments.add_device(parser)
     parser.add_argument("--task", choices=TASKS, help="what to find (default: what the config is made for)")
     parser.add_argument("--labels", action="store_true", help="also write the class ids, as PNG in labels/")
     parser.add_argument("--semantic-priors", action="store_true", help="draw the backbone's semantic maps as well")
     parser.add_argument("--compare", metavar="DIR", help="draw ground truth and errors; DIR holds NAME.png label files")
     parser.add_argument("--opacity", type=float, default=0.6, help="of the colors, from 0 to 1 (default 0.6)")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="config options as KEY VALUE pairs, last")
-    return parser
+    arguments.add_settings(parser)
 
 
-def main(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> None:
     """Draw each input; raise `UserError`, naming them, where some could not be."""
     if not 0 <= args.opacity <= 1:
         raise UserError(f"--opacity {args.opacity}: expected a number from 0 to 1")
@@ -53,7 +51,7 @@ def main(args: argparse.Namespace) -> None:
         if args.config_file or args.data or args.opts or args.task not in (None, "semantic"):
             raise UserError(
                 f"--weights {args.weights}: an exported file brings its own settings and finds classes; leave "
-                "--config-file, --data, --task and --opts out"
+                "--config-file, --data, --device, --task and settings out"
             )
         job.run(Predictor.from_export(args.weights))
         return
@@ -64,9 +62,3 @@ def main(args: argparse.Namespace) -> None:
     if cfg.MODEL.DEVICE == "cpu":
         keep_freed_memory()
     job.run(Predictor(cfg))
-
-
-def command_line(arguments: Sequence[str] | None = None, *, prog: str | None = None) -> int:
-    """Run the words of a command line, by default this process's; returns the exit code."""
-    args = argument_parser(prog).parse_args(arguments)
-    return guarded(main, args, debug=args.debug)

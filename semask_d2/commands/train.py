@@ -1,74 +1,82 @@
-"""`semask train` and `semask eval`, which are also train_net.py: a config's training or evaluation."""
+"""`semask train`, which is also train_net.py: the training that a config describes."""
 
 from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-from semask_d2.checkpoint import Checkpointer
+from semask_d2.commands import arguments, evaluate
 from semask_d2.config import get_cfg
 from semask_d2.config.checks import check_evaluation, check_training
-from semask_d2.d2 import CfgNode, comm
+from semask_d2.d2 import CfgNode
 from semask_d2.data import register_custom, require_data
-from semask_d2.data.datasets import config_classes
 from semask_d2.data.quick_check import quick_check
 from semask_d2.engine import Trainer, launch
 from semask_d2.engine.setup import setup, summary
-from semask_d2.evaluation import EvaluatedModel, MultiScaleFlip, main_metric
-from semask_d2.evaluation.results import AVERAGED
+from semask_d2.inference.sources import find_source
 from semask_d2.modeling.meta_arch import build_model
 from semask_d2.utils import locking
 from semask_d2.utils.errors import UserError
-from semask_d2.utils.runs import require_config, require_run
 
 logger = logging.getLogger(__name__)
 
-EXAMPLE = "toy_scenes/semask_swin_mini_msfapn_m2f.yaml"
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the command line, which is Detectron2's with a few options more."""
+    parser.description = "Train the model that a config describes."
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = f"""examples:
+  {parser.prog} --config-file toy_scenes/semask_swin_mini_msfapn_m2f.yaml
+  {parser.prog} --config-file ade20k/semask_swin_l_m2f.yaml --num-gpus 8 SOLVER.BASE_LR 0.00005
+  {parser.prog} --config-file camvid/semask_timm_lite0_m2f.yaml --data my.yaml --output output/mine
+"""
+    arguments.add_config_file(parser, "a path, or a name as ade20k/semask_swin_l_m2f.yaml")
+    arguments.add_data(parser)
+    arguments.add_weights(parser, "what to start from: checkpoint, run folder, folder of transformers (MODEL.WEIGHTS)")
+    parser.add_argument("--output", dest="output_dir", metavar="DIR", help="run folder (OUTPUT_DIR)")
+    parser.add_argument("--resume", action="store_true", help="go on after the run folder's last checkpoint")
+    parser.add_argument("--eval-only", action="store_true", help="evaluate, do not train (semask eval)")
+    arguments.add_device(parser)
+    launch.add_job_arguments(parser)
+    arguments.add_settings(parser)
 
 
-def main(args: argparse.Namespace) -> None:
-    """What each process does."""
-    if args.run:
-        take_run(args)
-    if not args.config_file:
-        given = next((word for word in args.opts if word.endswith((".yaml", ".yml"))), None)
-        hint = f"write --config-file {given}" if given else f"name a config, such as configs/{EXAMPLE}"
-        raise UserError(f"--config-file is missing: {hint}")
-    cfg = get_cfg(args.config_file, args.opts, data=args.data)
+def run(args: argparse.Namespace) -> None:
+    """Train, in as many processes as are asked for."""
+    launch.start(evaluate.job if args.eval_only else job, args)
+
+
+def job(args: argparse.Namespace) -> None:
+    """Train in one process of the job."""
+    evaluate.require_config_file(args)
+    cfg = get_cfg(args.config_file, [*starting_weights(args), *args.opts], data=args.data)
     cfg.freeze()
     register_custom(cfg)
     check_evaluation(cfg)
-    if not args.eval_only:  # what is wrong with the config is said before an earlier run is moved aside
-        check_training(cfg)
-        without_memory = cfg.clone()
-        without_memory.defrost()
-        without_memory.MODEL.DEVICE = "meta"
-        with torch.device("meta"):
-            build_model(without_memory)
+    check_training(cfg)  # what is wrong with the config is said before an earlier run is moved aside
+    without_memory = cfg.clone()
+    without_memory.defrost()
+    without_memory.MODEL.DEVICE = "meta"
+    with torch.device("meta"):
+        build_model(without_memory)
     try:
-        setup(cfg, training=not args.eval_only, resume=args.resume)
-        results = evaluate(cfg, resume=args.resume) if args.eval_only else train(cfg, args)
+        setup(cfg, training=True, resume=args.resume)
+        results = train(cfg, args)
     finally:
         locking.release(cfg.OUTPUT_DIR)
-    if comm.is_main_process() and results:
-        for kind, of_kind in ((f" {AVERAGED}", results.get(AVERAGED, {})), ("", results)):
-            for name in cfg.DATASETS.TEST if of_kind else ():
-                metrics = of_kind.get(name, of_kind)  # the results of a single set come without its name
-                group, metric = main_metric(name)
-                print(f"{name}{kind} {metric} {metrics[group][metric]:.2f}", flush=True)
+    evaluate.print_results(cfg, results)
 
 
-def take_run(args: argparse.Namespace) -> None:
-    """Let `--run DIR` stand for the run's config, its best weights, and the run as the folder of what is written."""
-    if args.config_file:
-        raise UserError(f"--run {args.run} and --config-file {args.config_file}: give one; a run has its own config")
-    weights = require_run(args.run)
-    args.config_file = str(require_config(args.run))
-    args.opts = ["MODEL.WEIGHTS", str(weights), "OUTPUT_DIR", args.run, *args.opts]
+def starting_weights(args: argparse.Namespace) -> list[str]:
+    """Return the setting that `--weights` stands for; `UserError` where MODEL.WEIGHTS is set as well."""
+    if args.weights is None:
+        return []
+    if "MODEL.WEIGHTS" in args.opts[::2]:
+        raise UserError(f"{args.weights_option} {args.weights} and MODEL.WEIGHTS: give one of them")
+    return ["MODEL.WEIGHTS", find_source(args.weights, args.weights_option).weights]
 
 
 def train(cfg: CfgNode, args: argparse.Namespace) -> dict[str, Any]:
@@ -100,47 +108,3 @@ def warn_of_long_warmup(cfg: CfgNode) -> None:
             iterations,
             iterations // 10,
         )
-
-
-def evaluate(cfg: CfgNode, *, resume: bool) -> dict[str, Any]:
-    """Evaluate MODEL.WEIGHTS, or with `resume` the newest checkpoint of OUTPUT_DIR, on the config's test sets."""
-    if not (cfg.MODEL.WEIGHTS or resume):
-        raise UserError(
-            "an evaluation needs trained weights: add MODEL.WEIGHTS FILE, or --resume for the newest checkpoint "
-            f"in OUTPUT_DIR ({cfg.OUTPUT_DIR})"
-        )
-    if not cfg.DATASETS.TEST:
-        raise UserError(
-            "DATASETS.TEST is empty: there is nothing to evaluate on; name a data set there, or `val` in the file that "
-            "--data takes"
-        )
-    counts = require_data(cfg, cfg.DATASETS.TEST)
-    model = Trainer.build_model(cfg)
-    logger.info("Evaluation:\n%s", summary(cfg, model, counts, training=False))
-    checkpointer = Checkpointer(model, cfg.OUTPUT_DIR, classes=config_classes(cfg))
-    file = checkpointer.get_checkpoint_file() if resume else ""
-    iteration = checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume).get("iteration")
-    done = min(iteration + 1, cfg.SOLVER.MAX_ITER) if isinstance(iteration, int) else None
-    evaluated = EvaluatedModel(file or cfg.MODEL.WEIGHTS, done)
-    tested = MultiScaleFlip.from_config(cfg, model) if cfg.TEST.AUG.ENABLED else model
-    return Trainer.test(cfg, tested, evaluated=evaluated)
-
-
-def argument_parser(prog: str | None = None, *, eval_only: bool = False) -> argparse.ArgumentParser:
-    """The command line of `semask train`, and with `eval_only` of `semask eval`."""
-    parser = launch.argument_parser(prog)
-    parser.set_defaults(run=None)
-    if eval_only:
-        parser.set_defaults(eval_only=True)
-        parser.epilog = f"""examples:
-  {parser.prog} --run output/run
-  {parser.prog} --run output/run --data my.yaml TEST.AUG.ENABLED True
-  {parser.prog} --config-file ade20k/semask_swin_l_m2f.yaml --num-gpus 8 MODEL.WEIGHTS weights.pth
-"""
-        parser.add_argument("--run", metavar="DIR", help="run folder: its config.yaml and its best weights")
-    return parser
-
-
-def command_line(arguments: Sequence[str] | None = None, *, prog: str | None = None, eval_only: bool = False) -> int:
-    """Run the words of a command line, by default this process's; returns the exit code."""
-    return launch.run(main, argument_parser(prog, eval_only=eval_only).parse_args(arguments))

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Iterator, Sequence
-from html import escape
 
 import numpy as np
 from PIL import Image
@@ -16,19 +13,11 @@ from semask_d2.data.datasets.custom import CustomDataset
 from semask_d2.data.image_io import read_image
 from semask_d2.data.labels import read_sample_labels
 from semask_d2.utils.excerpts import evenly
+from semask_d2.utils.pages import data_uri, render
 from semask_d2.utils.visualization import under_colors
 
 PICTURES = 8  # of each split
 PICTURE_SIDE = 480
-STYLE = """
-body { font: 15px/1.4 system-ui, sans-serif; margin: 2em auto; max-width: 75em; padding: 0 1em; color: #222 }
-table { border-collapse: collapse } td, th { padding: .2em .8em; text-align: right }
-th { border-bottom: 1px solid #999 }
-td:first-child, th:first-child { text-align: left } .swatch { display: inline-block; width: 1em; height: 1em }
-.bar { display: inline-block; height: .7em; background: #48c } figure { display: inline-block; margin: .5em }
-figure img { max-width: 30em } figcaption { font-size: 85%; color: #555 } li { overflow-wrap: anywhere }
-.fault { color: #b00 } .good { color: #070 }
-"""
 
 
 def as_text(dataset: CustomDataset, check: DataCheck) -> str:
@@ -69,46 +58,32 @@ def class_cells(dataset: CustomDataset, check: DataCheck) -> list[list[float]]:
 
 def as_page(dataset: CustomDataset, check: DataCheck, value_range: Sequence[float] = ()) -> str:
     """The page: what is wrong, how often each class occurs, and some images of each split under their labels."""
-    findings = "".join(
-        f'<h3 class="{"fault" if kind in FAULTS else "warning"}">{escape(title)} ({len(texts)})</h3>'
-        f"<ul>{''.join(f'<li>{escape(text)}</li>' for text in texts)}</ul>"
-        for kind, title, texts in by_kind(check)
-    )
-    splits = "".join(f"<th>{split}, % of pixels</th><th></th><th>images</th>" for split in check.facts)
-    rows = ""
-    for number, cells in enumerate(class_cells(dataset, check)):
-        color = "#{:02x}{:02x}{:02x}".format(*dataset.classes.colors[number])
-        rows += f'<tr><td><span class="swatch" style="background:{color}"></span> {number} '
-        rows += f"{escape(dataset.classes.names[number])}</td>"
-        for share, images in zip(cells[::2], cells[1::2], strict=True):
-            rows += (
-                f'<td>{share:.3f}</td><td style="text-align:left"><span class="bar" style="width:{2 * share:.1f}px">'
-            )
-            rows += f"</span></td><td>{images}</td>"
-        rows += "</tr>"
-    pictures = "".join(
-        f"<h2>{split}</h2>{''.join(figures(dataset, check, split, value_range))}"
-        for split in check.dicts
-        if check.good(split)
-    )
-    state = "fault" if check.faults else "good"
-    return (
-        f'<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>{escape(dataset.name)}</title>'
-        f"<style>{STYLE}</style></head><body><h1>{escape(dataset.name)}</h1>"
-        f'<p class="{state}">{escape(summary(check))}</p>{findings}<h2>Classes</h2>'
-        f"<table><tr><th>class</th>{splits}</tr>{rows}</table>{pictures}</body></html>\n"
+    rows = zip(dataset.classes.names, dataset.classes.colors, class_cells(dataset, check), strict=True)
+    return render(
+        "data/assets/check.html",
+        name=dataset.name,
+        good=not check.faults,
+        summary=summary(check),
+        findings=[
+            {"css_class": "fault" if kind in FAULTS else "warning", "title": title, "texts": texts}
+            for kind, title, texts in by_kind(check)
+        ],
+        splits=list(check.facts),
+        rows=[
+            {"name": name, "color": color, "cells": list(zip(cells[::2], cells[1::2], strict=True))}
+            for name, color, cells in rows
+        ],
+        pictures=[(split, figures(dataset, check, split, value_range)) for split in check.dicts if check.good(split)],
     )
 
 
-def figures(dataset: CustomDataset, check: DataCheck, split: str, value_range: Sequence[float]) -> Iterator[str]:
+def figures(
+    dataset: CustomDataset, check: DataCheck, split: str, value_range: Sequence[float]
+) -> Iterator[dict[str, str]]:
     """Some good pairs of a split, evenly spread: the image beside itself under its labels."""
     for sample in evenly(check.good(split), PICTURES):
         image = read_image(sample["file_name"], value_range=value_range)
         drawn = under_colors(image, read_sample_labels(sample), dataset.classes, opacity=0.6)
         picture = Image.fromarray(np.concatenate([image, drawn], axis=1))
         picture.thumbnail((2 * PICTURE_SIDE, PICTURE_SIDE))
-        buffer = io.BytesIO()
-        picture.save(buffer, format="JPEG", quality=85)
-        data = base64.b64encode(buffer.getvalue()).decode()
-        yield f'<figure><img src="data:image/jpeg;base64,{data}" alt=""><figcaption>{escape(sample["file_name"])}'
-        yield "</figcaption></figure>"
+        yield {"picture": data_uri(np.asarray(picture), "JPEG", quality=85), "file_name": sample["file_name"]}

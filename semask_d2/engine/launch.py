@@ -24,29 +24,36 @@ from semask_d2.utils.errors import UserError, printable
 logger = logging.getLogger(__name__)
 
 
-def argument_parser(prog: str | None = None) -> argparse.ArgumentParser:
-    """Detectron2's command line, with --debug; `prog` is how the command is called, by default as the process was."""
-    called = prog or f"python {os.path.basename(sys.argv[0])}"
-    parser = default_argument_parser(
-        f"""examples:
-  {called} --config-file toy_scenes/semask_swin_mini_msfapn_m2f.yaml
-  {called} --config-file ade20k/semask_swin_l_m2f.yaml --num-gpus 8 SOLVER.BASE_LR 0.00005
-  {called} --config-file output/run/config.yaml MODEL.WEIGHTS output/run/model_best.pth
-"""
+def add_job_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say of which processes a job is made, as Detectron2's users know them."""
+    dist_url = default_argument_parser().get_default("dist_url")
+    parser.add_argument(
+        "--num-gpus", type=int, default=1, metavar="N", help="processes per machine, each with a GPU if there are"
     )
-    parser.prog = called
-    parser.add_argument("--data", metavar="FILE", help="your own data set, as a YAML file describes it")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    return parser
+    parser.add_argument("--num-machines", type=int, default=1, metavar="N", help="number of machines")
+    parser.add_argument("--machine-rank", type=int, default=0, metavar="N", help="this machine's number, from 0")
+    parser.add_argument("--dist-url", default=dist_url, metavar="URL", help="where machine 0 listens, or auto")
 
 
-def run(main: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> int:
-    """Call `main(args)` in every process of the job, and return the exit code.
+def start(main: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> None:
+    """Call `main(args)` in every process of the job.
 
     The processes are torchrun's where it started this one, else those that --num-gpus, --num-machines,
-    --machine-rank and --dist-url describe. A `UserError` is printed as one line.
+    --machine-rank and --dist-url describe.
     """
-    return guarded(_start, main, args, debug=args.debug)
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        _join_torchrun()
+        main(args)
+        # only after success: while other ranks wait in an exchange it can hang, and the message of an error with it
+        torch.distributed.destroy_process_group()
+        return
+    _check_processes(args.num_gpus)
+    if args.num_gpus * args.num_machines > 1:
+        _check_port(args)
+        with passing_signals_on():
+            d2.launch(_worker, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, args=(main, args))
+    else:
+        main(args)
 
 
 def guarded(function: Callable[..., None], *args: object, debug: bool) -> int:
@@ -106,22 +113,6 @@ def ended_by_signal(error: ProcessExitedException) -> str:
 def _is_unexplained(record: logging.LogRecord) -> bool:
     error = record.exc_info[1] if record.exc_info else None
     return not (isinstance(error, Exception) and explain(error))
-
-
-def _start(main: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> None:
-    if "TORCHELASTIC_RUN_ID" in os.environ:
-        _join_torchrun()
-        main(args)
-        # only after success: while other ranks wait in an exchange it can hang, and the message of an error with it
-        torch.distributed.destroy_process_group()
-        return
-    _check_processes(args.num_gpus)
-    if args.num_gpus * args.num_machines > 1:
-        _check_port(args)
-        with passing_signals_on():
-            d2.launch(_worker, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, args=(main, args))
-    else:
-        main(args)
 
 
 def _worker(main: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> None:

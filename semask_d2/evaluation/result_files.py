@@ -95,7 +95,7 @@ def read_evaluations(run: str | os.PathLike) -> list[Evaluation]:
     ]
     if not folders:
         raise UserError(
-            f"{run}: no evaluation there ({FOLDER}/DATA_SET/{METRICS_FILE}); make one with semask eval --run {run}"
+            f"{run}: no evaluation there ({FOLDER}/DATA_SET/{METRICS_FILE}); make one with semask eval --weights {run}"
         )
     return [read_evaluation(folder) for folder in folders]
 

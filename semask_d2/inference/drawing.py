@@ -1,4 +1,4 @@
-"""What the demo does: which model to take, and from inputs to drawn files or a window."""
+"""The demo's job: from inputs to drawn files or a window."""
 
 from __future__ import annotations
 
@@ -11,11 +11,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from semask_d2.checkpoint.transformers_folder import classes_of_folder
-from semask_d2.config import get_cfg
-from semask_d2.config.transformers_folders import is_transformers_folder
 from semask_d2.d2 import CfgNode
-from semask_d2.data.datasets import with_classes
 from semask_d2.data.image_io import save_picture
 from semask_d2.data.label_ids import check_labels
 from semask_d2.data.labels import read_sample_labels
@@ -25,64 +21,13 @@ from semask_d2.inference.predictor import Prediction, Predictor
 from semask_d2.utils.errors import UnreadableFile, UserError, printable
 from semask_d2.utils.files import atomic_write, remove_stale, require_writable
 from semask_d2.utils.memory import out_of_memory
-from semask_d2.utils.runs import CONFIG_NAME, newest_run, require_run, run_weights
 from semask_d2.utils.segment_drawing import draw_segments, drawn_segments, map_of_masks
 from semask_d2.utils.visualization import draw_panels, draw_segmentation
 
-RUNS = "output"
 TASKS = ("semantic", "instance", "panoptic")
 LEAST_SCORE = 0.5  # of an instance that is drawn
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
 FRAME = re.compile(r"\d{6,}\.png")  # the label file of a video's frame
-
-
-def choose_config(
-    config_file: str | None,
-    weights: str | None,
-    opts: Sequence[str] = (),
-    *,
-    data: str | None = None,
-    option: str = "--weights",
-) -> CfgNode:
-    """The config, with MODEL.WEIGHTS, of the model that the user means; `data` is a data set's file.
-
-    `weights` are a checkpoint, a run folder, or a folder of transformers, whose config is derived. A config file
-    without weights takes those beside it; without either, the newest trained run under `output` is taken and named.
-    A model of transformers with the classes of a data set of ours has its colors and things, too. Raises `UserError`
-    where nothing trained is found; it calls `weights` by the command's `option` for it, "" for a plain word.
-    """
-    if "MODEL.WEIGHTS" in opts[::2] and config_file:
-        return get_cfg(config_file, list(opts), data=data)
-    if weights is not None:
-        path, named = Path(weights), f"{option} {weights}".strip()
-        if not os.path.exists(path):
-            raise UserError(f"{named}: there is no such file or run folder")
-        if is_transformers_folder(path):
-            config_file = config_file or weights
-        elif path.is_dir():
-            path, config_file = require_run(path), config_file or str(path / CONFIG_NAME)
-        if config_file is None:
-            config_file = str(path.parent / CONFIG_NAME)
-            if not os.path.exists(config_file):
-                raise UserError(f"{named}: no config at {config_file}; add --config-file FILE")
-    elif config_file:
-        path = None if is_transformers_folder(config_file) else run_weights(Path(config_file).parent)
-    else:
-        run = newest_run(RUNS)
-        if run is None:
-            raise UserError(
-                f"no trained model under {os.path.abspath(RUNS)}: give one with {option} PATH, or train one with "
-                "semask train --config-file toy_scenes/semask_swin_mini_msfapn_m2f.yaml"
-            )
-        path, config_file = require_run(run), str(run / CONFIG_NAME)
-        print(printable(f"Using the newest trained run: {path}"))
-    chosen = [] if path is None else ["MODEL.WEIGHTS", str(path)]
-    cfg = get_cfg(config_file, [*opts, *chosen], data=data)
-    weights = cfg.MODEL.WEIGHTS
-    if weights and is_transformers_folder(weights) and not cfg.DATASETS.TEST:  # which has neither things nor colors
-        known = with_classes(classes_of_folder(weights).names)
-        cfg.DATASETS.TEST = (known,) if known else ()
-    return cfg
 
 
 def set_task(cfg: CfgNode, task: str | None) -> str:
@@ -258,8 +203,8 @@ class DrawingJob:
                 raise
             name = f"--webcam {source}" if isinstance(source, int) else source
             raise UserError(
-                f"{name}: out of memory; lower INPUT.MIN_SIZE_TEST and INPUT.MAX_SIZE_TEST (KEY VALUE after --opts), "
-                "or make it smaller"
+                f"{name}: out of memory; lower INPUT.MIN_SIZE_TEST and INPUT.MAX_SIZE_TEST (KEY VALUE at the end "
+                "of the command), or make it smaller"
             ) from error
 
     def _picture(self, predictor: Predictor, path: Path, target: Path | None) -> bool:

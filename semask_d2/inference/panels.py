@@ -6,18 +6,15 @@ The layers are transparent pictures over one background, so that their opacity i
 
 from __future__ import annotations
 
-import base64
-import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from html import escape
-from importlib.resources import files
 
 import numpy as np
-from PIL import Image
+from markupsafe import Markup
 
 from semask_d2.data.label_ids import count_ids
 from semask_d2.utils.classes import Classes
+from semask_d2.utils.pages import asset, data_uri, render
 from semask_d2.utils.visualization import WRONG, error_share, resize, resize_ids, short, spread_maps
 
 LONGER_SIDE = 640  # of the pictures in a page
@@ -42,37 +39,30 @@ class Example:
 
 def panels_css() -> str:
     """The style sheet that the panels need."""
-    return (files("semask_d2.inference") / "assets/panels.css").read_text(encoding="utf-8")
+    return asset("inference/assets/panels.css")
 
 
-def panels_html(example: Example, classes: Classes) -> str:
+def panels_html(example: Example, classes: Classes) -> Markup:
     """An element with a figure for each of image, ground truth, prediction, error and semantic map that is there."""
     scale = min(1.0, LONGER_SIDE / max(example.image.shape[:2]))
     size = (max(1, round(example.image.shape[1] * scale)), max(1, round(example.image.shape[0] * scale)))
     labels, title = resize_ids(example.labels, size), example.title
 
-    def colored(caption: str, ids: np.ndarray) -> str:
-        return _figure(
-            caption, _color_layer(ids, classes.color_table), f"{caption} of {title}: {main_classes(ids, classes)}"
-        )
+    def colored(caption: str, ids: np.ndarray) -> dict[str, str | None]:
+        layer = _color_layer(ids, classes.color_table)
+        return _panel(caption, layer, f"{caption} of {title}: {main_classes(ids, classes)}")
 
-    figures = [_figure("image", None, title)]
+    panels = [_panel("image", None, title)]
     if example.truth is not None:
-        figures.append(colored("ground truth", resize_ids(example.truth, size)))
-    figures.append(colored("prediction", labels))
+        panels.append(colored("ground truth", resize_ids(example.truth, size)))
+    panels.append(colored("prediction", labels))
     if example.truth is not None:
         share = f"{100 * error_share(example.labels, example.truth, classes.ignore_label):.1f} %"
         layer = _error_layer(labels, resize_ids(example.truth, size), classes.ignore_label)
-        figures.append(_figure(f"error {share}", layer, f"wrong pixels of {title}, {share}", "error"))
-    figures += [colored(caption, ids) for caption, ids in spread_maps(example.priors or {}, size)]
-    photo = _data_uri(resize(example.image, size), "JPEG", quality=JPEG_QUALITY)
-    shape = f"--photo:url({photo});--shape:{size[0]}/{size[1]}"
-    return f'<div class="panels" style="{shape}">\n' + "\n".join(figures) + "\n</div>"
-
-
-def swatch(color: Sequence[int] | np.ndarray) -> str:
-    """A small square in a class's color."""
-    return f'<span class="swatch" style="background:rgb({",".join(str(int(value)) for value in color)})"></span>'
+        panels.append(_panel(f"error {share}", layer, f"wrong pixels of {title}, {share}", "frame error"))
+    panels += [colored(caption, ids) for caption, ids in spread_maps(example.priors or {}, size)]
+    photo = data_uri(resize(example.image, size), "JPEG", quality=JPEG_QUALITY)
+    return render("inference/assets/panels.html", photo=photo, width=size[0], height=size[1], panels=panels)
 
 
 def class_shares(labels: np.ndarray, classes: Classes) -> dict[int, float]:
@@ -88,14 +78,9 @@ def main_classes(labels: np.ndarray, classes: Classes) -> str:
     return ", ".join(f"{short(classes.names[i])} {100 * share:.0f} %" for i, share in largest) or "no class"
 
 
-def _figure(caption: str, layer: str | None, text: str, kind: str = "") -> str:
+def _panel(caption: str, layer: str | None, text: str, frame: str = "frame") -> dict[str, str | None]:
     """One panel; `layer` is the picture over the photograph, `text` what the panel shows to those who cannot see it."""
-    frame = f"frame {kind}".strip()
-    if layer is None:
-        inside = f'<div class="{frame}" role="img" aria-label="{escape(text)}"></div>'
-    else:
-        inside = f'<div class="{frame}"><img src="{layer}" alt="{escape(text)}"></div>'
-    return f'<figure class="panel">{inside}<figcaption>{escape(caption)}</figcaption></figure>'
+    return {"caption": caption, "layer": layer, "text": text, "frame": frame}
 
 
 def _color_layer(labels: np.ndarray, colors: np.ndarray) -> str:
@@ -104,7 +89,7 @@ def _color_layer(labels: np.ndarray, colors: np.ndarray) -> str:
     layer = np.zeros((*labels.shape, 4), np.uint8)
     layer[known, :3] = colors[labels[known]]
     layer[known, 3] = OPAQUE
-    return _data_uri(layer, "PNG", optimize=True)
+    return data_uri(layer, "PNG", optimize=True)
 
 
 def _error_layer(labels: np.ndarray, truth: np.ndarray, ignore_label: int) -> str:
@@ -113,10 +98,4 @@ def _error_layer(labels: np.ndarray, truth: np.ndarray, ignore_label: int) -> st
     layer = np.zeros((*labels.shape, 4), np.uint8)
     layer[labels != truth] = (*WRONG, OPAQUE)
     layer[ignored] = (0, 0, 0, OPAQUE)
-    return _data_uri(layer, "PNG", optimize=True)
-
-
-def _data_uri(picture: np.ndarray, image_format: str, **options: object) -> str:
-    file = io.BytesIO()
-    Image.fromarray(picture).save(file, image_format, **options)
-    return f"data:image/{image_format.lower()};base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
+    return data_uri(layer, "PNG", optimize=True)

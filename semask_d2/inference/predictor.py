@@ -98,13 +98,17 @@ class Predictor:
         self._take(cfg, model.eval(), classes_of_file(data))
 
     @classmethod
-    def from_run(cls, run: str | os.PathLike, weights: str | os.PathLike | None = None) -> Predictor:
+    def from_run(
+        cls, run: str | os.PathLike, weights: str | os.PathLike | None = None, opts: Sequence[str] = ()
+    ) -> Predictor:
         """The predictor of a run folder: its config.yaml with `weights`, or with the best checkpoint that it holds.
+
+        `opts` are settings as KEY VALUE pairs.
 
         Raises `UserError` for a folder without a config or a checkpoint.
         """
         weights = require_run(run) if weights is None else weights
-        return cls(get_cfg(os.path.join(run, CONFIG_NAME), ["MODEL.WEIGHTS", str(weights)]))
+        return cls(get_cfg(os.path.join(run, CONFIG_NAME), [*opts, "MODEL.WEIGHTS", str(weights)]))
 
     @classmethod
     def of_model(cls, cfg: CfgNode, model: nn.Module) -> Predictor:

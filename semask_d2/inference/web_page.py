@@ -6,17 +6,17 @@ import os
 from collections.abc import Sequence
 from functools import lru_cache
 from html import escape
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from semask_d2.inference.panels import Example, class_shares, panels_css, panels_html, swatch
+from semask_d2.inference.panels import Example, class_shares, panels_css, panels_html
 from semask_d2.inference.predictor import Predictor
+from semask_d2.inference.sources import choose_config
 from semask_d2.inference.web_guard import MAX_UPLOAD, PageGuard
 from semask_d2.utils.errors import UserError, printable
 from semask_d2.utils.extras import install_command
 from semask_d2.utils.memory import out_of_memory
-from semask_d2.utils.runs import CONFIG_NAME, require_run
+from semask_d2.utils.pages import asset, render
 
 if TYPE_CHECKING:
     from gradio import Blocks
@@ -36,16 +36,19 @@ def import_gradio() -> Any:
     return gradio
 
 
-def build_page(runs: Sequence[Path]) -> Blocks:
-    """The page of some run folders with weights, the first of them chosen; `UserError` without gradio."""
+def build_page(sources: Sequence[Path], opts: Sequence[str] = ()) -> Blocks:
+    """The page of some models (`find_source`), the first of them chosen; `opts` are settings of all of them.
+
+    Raises `UserError` without gradio.
+    """
     gradio = import_gradio()
-    by_name = {printable(str(run)): run for run in runs}
+    by_name = {printable(str(source)): source for source in sources}
 
     def segment(picture: str | None, name: str) -> str:
         if picture is None:
             return HINT
         try:
-            return result_html(current_predictor(by_name[name]), picture)
+            return result_html(current_predictor(by_name[name], tuple(opts)), picture)
         except Exception as error:
             if not isinstance(error, UserError) and not out_of_memory(error):
                 raise
@@ -84,7 +87,7 @@ def serve(page: Blocks, host: str, port: int) -> str:
     gradio = import_gradio()
     from starlette.middleware import Middleware  # comes with gradio
 
-    css = panels_css() + (files("semask_d2.inference") / "assets/web_page.css").read_text(encoding="utf-8")
+    css = panels_css() + asset("inference/assets/web_page.css")
     own_fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}  # no Google's
     try:
         _, address, _ = page.launch(
@@ -106,18 +109,18 @@ def serve(page: Blocks, host: str, port: int) -> str:
     return address
 
 
-def current_predictor(run: Path) -> Predictor:
-    """Return the predictor of a run's config and best weights as they are now; errors as in `Predictor.from_run`.
+def current_predictor(source: Path, opts: tuple[str, ...] = (), *, option: str = "") -> Predictor:
+    """Return the predictor of a model's config and weights as they are now; errors as in `choose_config`.
 
     The two used last stay loaded, as long as their files are not written anew.
     """
-    weights = require_run(run)
-    return _predictor(run, weights, _version(weights), _version(run / CONFIG_NAME))
+    cfg = choose_config(None, str(source), opts, option=option)
+    return _predictor(source, opts, cfg.dump(), cfg.MODEL.WEIGHTS, _version(Path(cfg.MODEL.WEIGHTS)))
 
 
 @lru_cache(maxsize=2)
-def _predictor(run: Path, weights: Path, *_: tuple[int, int]) -> Predictor:
-    return Predictor.from_run(run, weights)
+def _predictor(source: Path, opts: tuple[str, ...], *_: object) -> Predictor:
+    return Predictor(choose_config(None, str(source), opts, option=""))
 
 
 def _version(path: Path) -> tuple[int, int]:
@@ -132,9 +135,9 @@ def result_html(predictor: Predictor, picture: str | os.PathLike) -> str:
     prediction = predictor(image, priors=predictor.has_priors)
     classes = predictor.classes
     shares = class_shares(prediction.labels, classes)
-    chips = "".join(
-        f"<li>{swatch(classes.colors[i])} {escape(classes.names[i])} {100 * share:.1f} %</li>"
-        for i, share in shares.items()
-    )
     example = Example(Path(picture).name, image, prediction.labels, priors=prediction.priors)
-    return f'<ul class="chips" aria-label="Classes by share of the picture">{chips}</ul>{panels_html(example, classes)}'
+    return render(
+        "inference/assets/result.html",
+        classes=[{"name": classes.names[i], "color": classes.colors[i], "share": share} for i, share in shares.items()],
+        panels=panels_html(example, classes),
+    )

@@ -5,20 +5,21 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
+from typing import Any
 
+from markupsafe import Markup
 from tqdm import tqdm
 
 from semask_d2.evaluation.results import Evaluation, ImageResult
-from semask_d2.inference.panels import panels_html, swatch
+from semask_d2.inference.panels import panels_html
 from semask_d2.inference.predictor import Predictor
 from semask_d2.report.choice import FAILED, Groups
 from semask_d2.report.examples import example_maker
 from semask_d2.report.tables import class_id, percent
 from semask_d2.utils.errors import UserError
+from semask_d2.utils.pages import render
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +32,7 @@ LINKED_IMAGES = 4  # of a class
 class Gallery:
     """The HTML of the shown images, and (anchor, title) of those that fail each class, by the class's name."""
 
-    html: str
+    html: Markup
     failing: dict[str, list[tuple[str, str]]]
 
 
@@ -46,10 +47,10 @@ def make_gallery(
         make = example_maker(evaluation, predictor)
     except UserError as error:
         logger.warning("The report has no images of %s: %s", evaluation.dataset, error)
-        return Gallery(f'<p class="note">No images: {escape(str(error))}</p>', {})
+        return Gallery(_gallery([], [f"No images: {error}"]), {})
     numbered = [(title, image) for title, images in groups.items() for image in images]
     shown: dict[str, list[tuple[str, ImageResult]]] = {title: [] for title in groups}
-    cards: dict[str, list[str]] = {title: [] for title in groups}
+    cards: dict[str, list[Markup]] = {title: [] for title in groups}
     problems: list[str] = []
     deadline = time.monotonic() + seconds
     left = len(numbered)
@@ -67,10 +68,13 @@ def make_gallery(
         except UserError as error:
             logger.warning("The report leaves out %s: %s", image.file_name, error)
             problems.append(str(error))
-    html = [f"<h4>{escape(title)}</h4>{''.join(cards[title])}" for title in groups if cards[title]]
-    html += [f'<p class="note">{escape(problem)}</p>' for problem in problems]
+    html = _gallery([(title, cards[title]) for title in groups if cards[title]], problems)
     images = [entry for entries in shown.values() for entry in entries]
-    return Gallery("".join(html), {result.name: _fails(result.name, images) for result in evaluation.class_results})
+    return Gallery(html, {result.name: _fails(result.name, images) for result in evaluation.class_results})
+
+
+def _gallery(groups: list[tuple[str, list[Markup]]], problems: list[str]) -> Markup:
+    return render("report/assets/gallery.html", groups=groups, problems=problems)
 
 
 def _fails(name: str, images: list[tuple[str, ImageResult]]) -> list[tuple[str, str]]:
@@ -83,16 +87,19 @@ def _fails(name: str, images: list[tuple[str, ImageResult]]) -> list[tuple[str, 
     ]
 
 
-def _card(evaluation: Evaluation, image: ImageResult, anchor: str, prefix: str, panels: str) -> str:
+def _card(evaluation: Evaluation, image: ImageResult, anchor: str, prefix: str, panels: Markup) -> Markup:
     """One image's article."""
-    title, metric = Path(image.file_name).name, evaluation.task.class_metric
-    return (
-        f'<article id="{anchor}" class="example"><h5>{escape(title)}</h5>'
-        f'<p class="figures">{escape(figures(image))} '
-        f'<small title="{escape(image.file_name)}">{escape(image.file_name)}</small></p>'
-        f"{panels}"
-        f'<ul class="chips" aria-label="{metric} of the classes in {escape(title)}">'
-        f"{''.join(_chips(evaluation, image, prefix))}</ul></article>"
+    classes = _scored_classes(evaluation, image, prefix)
+    return render(
+        "report/assets/example.html",
+        anchor=anchor,
+        title=Path(image.file_name).name,
+        file_name=image.file_name,
+        figures=figures(image),
+        panels=panels,
+        metric=evaluation.task.class_metric,
+        classes=classes[:LISTED_CLASSES],
+        better_classes=max(0, len(classes) - LISTED_CLASSES),
     )
 
 
@@ -104,16 +111,17 @@ def figures(image: ImageResult) -> str:
     return ", ".join(words) + (f"; segments: {', '.join(counts)}" if counts else "")
 
 
-def _chips(evaluation: Evaluation, image: ImageResult, prefix: str) -> Iterator[str]:
-    """The classes of an image with their metric, the weakest first, each with a link to its row."""
+def _scored_classes(evaluation: Evaluation, image: ImageResult, prefix: str) -> list[dict[str, Any]]:
+    """The classes of an image with their metric, the weakest first, each with the anchor of its row."""
     numbers = {result.name: number for number, result in enumerate(evaluation.class_results)}
     measured = [(score, name) for name, score in image.classes.items() if name in numbers and not math.isnan(score)]
-    for score, name in sorted(measured)[:LISTED_CLASSES]:
-        number = numbers[name]
-        kind = ' class="fails"' if score < FAILED else ""
-        yield (
-            f'<li{kind}><a href="#{class_id(prefix, number)}">{swatch(evaluation.classes.colors[number])} '
-            f"{escape(name)} {score:.0f} %</a></li>"
-        )
-    if len(measured) > LISTED_CLASSES:
-        yield f"<li>and {len(measured) - LISTED_CLASSES} better ones</li>"
+    return [
+        {
+            "name": name,
+            "score": score,
+            "fails": score < FAILED,
+            "color": evaluation.classes.colors[numbers[name]],
+            "anchor": class_id(prefix, numbers[name]),
+        }
+        for score, name in sorted(measured)
+    ]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from html import escape
+from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 
 from semask_d2.evaluation.results import ClassResult, Evaluation
-from semask_d2.inference.panels import swatch
+from semask_d2.utils.pages import render
 from semask_d2.utils.visualization import short
 
 TITLES = {
@@ -42,17 +43,14 @@ def percent(value: float) -> str:
     return "–" if math.isnan(value) else f"{value:.2f}"
 
 
-def tiles(evaluation: Evaluation) -> str:
+def tiles(evaluation: Evaluation) -> Markup:
     """The metrics of the whole data set, the main one first."""
     known = [name for name in TITLES if name in evaluation.metrics]
     others = [name for name in evaluation.metrics if name not in TITLES and not name.startswith(OF_A_CLASS)]
-    cells = [
-        f"<div><dt>{escape(TITLES.get(name, name.replace('_', ' ')))}</dt>"
-        f"<dd>{percent(evaluation.metrics[name])}<small> %</small></dd></div>"
-        for name in (*known, *others)
+    metrics = [
+        (TITLES.get(name, name.replace("_", " ")), percent(evaluation.metrics[name])) for name in (*known, *others)
     ]
-    cells.append(f"<div><dt>images</dt><dd>{evaluation.image_count}</dd></div>")
-    return f'<dl class="tiles">{"".join(cells)}</dl>'
+    return render("report/assets/tiles.html", metrics=metrics, image_count=evaluation.image_count)
 
 
 def class_id(prefix: str, number: int) -> str:
@@ -60,96 +58,82 @@ def class_id(prefix: str, number: int) -> str:
     return f"{prefix}-class-{number}"
 
 
-def class_table(evaluation: Evaluation, prefix: str, failing: Mapping[str, Iterable[tuple[str, str]]]) -> str:
+def class_table(evaluation: Evaluation, prefix: str, failing: Mapping[str, Iterable[tuple[str, str]]]) -> Markup:
     """A row for each class; `failing` are the anchor and the title of the shown images that fail a class, by name."""
     metrics = list(dict.fromkeys(name for result in evaluation.class_results for name in result.metrics))
-    counted = evaluation.task.counted
+    counted, bar_metric = evaluation.task.counted, evaluation.task.class_metric
     total = max(1, sum(result.count for result in evaluation.class_results))
-    amount = "pixels, %" if counted == "pixels" else counted  # of pixels nobody can read the number
-    heads = ["class", *(name.replace("_", " ") for name in metrics), amount, "shown images that fail it"]
-    head = "".join(f'<th scope="col">{escape(text)}</th>' for text in heads[:-1])
     rows = []
     for number, result in enumerate(evaluation.class_results):
-        cells = "".join(
-            _number_cell(result.metrics.get(name, math.nan), bar=name == evaluation.task.class_metric)
-            for name in metrics
-        )
-        if counted == "pixels":
-            cells += _number_cell(100 * result.count / total)
+        cells = [_number_cell(result.metrics.get(name, math.nan), bar=name == bar_metric) for name in metrics]
+        if counted == "pixels":  # of which nobody can read the number
+            cells.append(_number_cell(100 * result.count / total))
         else:
-            cells += f'<td class="number" data-value="{result.count}">{result.count}</td>'
-        rows.append(_class_row(result, class_id(prefix, number), cells, failing.get(result.name, ())))
-    return (
-        f'<div class="scroll"><table class="classes sortable"><caption>Each class, in percent</caption>'
-        f'<thead><tr>{head}<th scope="col" class="unsorted">{heads[-1]}</th></tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table></div>"
-    )
+            cells.append({"value": result.count, "text": result.count, "share": None})
+        rows.append(
+            {
+                "anchor": class_id(prefix, number),
+                "name": result.name,
+                "color": result.color,
+                "cells": cells,
+                "failing": failing.get(result.name, ()),
+            }
+        )
+    amount = "pixels, %" if counted == "pixels" else counted
+    heads = ["class", *(name.replace("_", " ") for name in metrics), amount]
+    return render("report/assets/class_table.html", heads=heads, rows=rows)
 
 
-def _class_row(result: ClassResult, anchor: str, cells: str, failing: Iterable[tuple[str, str]]) -> str:
-    links = ", ".join(f'<a href="#{image}">{escape(title)}</a>' for image, title in failing)
-    name = f'<th scope="row" data-value="{escape(result.name)}">{swatch(result.color)} {escape(result.name)}</th>'
-    return f'<tr id="{anchor}">{name}{cells}<td>{links}</td></tr>'
-
-
-def _number_cell(value: float, *, bar: bool = False) -> str:
+def _number_cell(value: float, *, bar: bool = False) -> dict[str, Any]:
+    """A percentage, what it sorts by, and the length of its bar."""
     number = "" if math.isnan(value) else f"{value:.6g}"
-    drawn = f'<span class="bar" style="--share:{value:.1f}%"></span>' if bar and number else ""
-    return f'<td class="number" data-value="{number}">{drawn}{percent(value)}</td>'
+    return {"value": number, "text": percent(value), "share": f"{value:.1f}" if bar and number else None}
 
 
-def confusions(confusion: np.ndarray, classes: Sequence[ClassResult]) -> str:
+def confusions(confusion: np.ndarray, classes: Sequence[ClassResult]) -> Markup:
     """The pairs of classes between which most pixels go wrong, of a confusion matrix (K, K), as a list."""
     wrong = confusion * (1 - np.eye(len(classes), dtype=np.int64))
     total = confusion.sum()
     order = np.argsort(-wrong, axis=None, kind="stable")[:CONFUSIONS]
-    items = []
+    pairs = []
     for truth, predicted in zip(*np.unravel_index(order, wrong.shape), strict=True):
         if wrong[truth, predicted] == 0:
             break
-        of_class = wrong[truth, predicted] / confusion[truth].sum()
-        names = [f"{swatch(x.color)} {escape(x.name)}" for x in (classes[i] for i in (truth, predicted))]
-        items.append(
-            f"<li>{names[0]} taken for {names[1]}: {100 * of_class:.1f} % of the class, "
-            f"{100 * wrong[truth, predicted] / total:.2f} % of all pixels</li>"
+        pairs.append(
+            {
+                "truth": classes[truth],
+                "predicted": classes[predicted],
+                "class_share": 100 * wrong[truth, predicted] / confusion[truth].sum(),
+                "total_share": 100 * wrong[truth, predicted] / total,
+            }
         )
-    if not items:
-        return "<p>No pixel is wrong.</p>"
-    return f'<div class="confusions"><p>Most pixels go wrong here:</p><ul>{"".join(items)}</ul></div>'
+    return render("report/assets/confusions.html", pairs=pairs)
 
 
-def confusion_matrix(counts: np.ndarray, classes: Sequence[ClassResult]) -> str:
+def confusion_matrix(counts: np.ndarray, classes: Sequence[ClassResult]) -> Markup:
     """A confusion matrix (K, K) by row in percent; of many classes those with the most wrong pixels."""
-    of_truth = counts.sum(1)
-    wrong = of_truth + counts.sum(0) - 2 * counts.diagonal()
+    true_counts = counts.sum(1)
+    wrong = true_counts + counts.sum(0) - 2 * counts.diagonal()
     chosen = np.sort(np.argsort(-wrong, kind="stable")[:MATRIX_CLASSES])
-    names = [escape(classes[i].name) for i in chosen]
-    swatches = [swatch(classes[i].color) for i in chosen]
-    heads = "".join(
-        f'<th scope="col" title="{name}"><span>{square} {escape(short(classes[i].name, 14))}</span></th>'
-        for name, square, i in zip(names, swatches, chosen, strict=True)
-    )
-    rows = []
-    for row, name, square in zip(chosen, names, swatches, strict=True):
-        cells = "".join(
-            _matrix_cell(int(counts[row, column]), int(of_truth[row]), name, other, right=row == column)
-            for column, other in zip(chosen, names, strict=True)
+    heads = [{"name": classes[i].name, "short": short(classes[i].name, 14), "color": classes[i].color} for i in chosen]
+    rows = [
+        (
+            head,
+            [
+                _matrix_cell(int(counts[i, j]), int(true_counts[i]), classes[i].name, classes[j].name, right=i == j)
+                for j in chosen
+            ],
         )
-        rows.append(f'<tr><th scope="row">{square} {name}</th>{cells}</tr>')
-    left_out = len(counts) - len(chosen)
-    more = f" The {left_out} classes with the fewest wrong pixels are left out." if left_out else ""
-    caption = f"Rows are the truth, columns the prediction, in percent of the row.{more}"
-    return (
-        f'<div><p class="readout" aria-hidden="true">{caption}</p>'
-        f'<div class="scroll"><table class="confusion"><caption class="spoken">{caption}</caption>'
-        f"<thead><tr><td></td>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table></div></div>"
-    )
+        for head, i in zip(heads, chosen, strict=True)
+    ]
+    return render("report/assets/confusion_matrix.html", classes=heads, rows=rows, left_out=len(counts) - len(chosen))
 
 
-def _matrix_cell(count: int, of_truth: int, truth: str, predicted: str, *, right: bool) -> str:
-    """One cell; `truth` and `predicted` are escaped names."""
-    share = count / of_truth if of_truth else 0.0
-    kind = " ".join(filter(None, ("right" if right else "", "strong" if share >= WHITE_FROM else "")))
-    shown = f"{100 * share:.0f}" if share >= 0.005 else ""
-    words = f"{truth} taken for {predicted}: {100 * share:.2f} %, {count:,} pixels"
-    return f'<td class="{kind}" style="--share:{100 * share:.1f}%" title="{words}">{shown}</td>'
+def _matrix_cell(count: int, true_count: int, truth: str, predicted: str, *, right: bool) -> dict[str, str]:
+    share = count / true_count if true_count else 0.0
+    return {
+        "css_class": " ".join(filter(None, ("right" if right else "", "strong" if share >= WHITE_FROM else ""))),
+        "share": f"{100 * share:.1f}",
+        "words": f"{truth} taken for {predicted}: {100 * share:.2f} %, {count:,} pixels",
+        "text": f"{100 * share:.0f}" if share >= 0.005 else "",
+    }

@@ -11,6 +11,7 @@ import pytest
 
 from semask_d2.__main__ import main
 from semask_d2.commands.compare import Row, class_table, summary_table
+from tests.helpers.commands import ROOT
 from tests.helpers.loggers import restored_loggers
 
 
@@ -76,7 +77,7 @@ def test_a_run_stands_for_its_config_its_weights_and_its_folder(
     run = tmp_path / "moved"
     shutil.copytree(tiny_run, run)
     with restored_loggers():
-        assert main(["eval", "--run", str(run)]) == 0
+        assert main(["eval", "--weights", str(run)]) == 0
     assert capsys.readouterr().out.splitlines()[-1].startswith("toy_scenes_val mIoU ")
     written = json.loads((run / "inference/toy_scenes_val/metrics.json").read_text())
     assert written["checkpoint"] == str(run / "model_best.pth")
@@ -85,11 +86,15 @@ def test_a_run_stands_for_its_config_its_weights_and_its_folder(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--run", "nowhere"], "nowhere: no config.yaml there; expected a run folder"),
-        (["--run", "nowhere", "--config-file", "some.yaml"], "--run nowhere and --config-file some.yaml: give one"),
+        (["--weights", "nowhere"], "--weights nowhere: there is no such file or run folder"),
+        (["--weights", "nowhere", "--config-file", "some.yaml"], "--weights nowhere: there is no such file"),
+        (["--weights", "configs"], "--weights configs: no config.yaml there; expected a run folder"),
+        (["--weights", "README.md", "MODEL.WEIGHTS", "b.pth"], "--weights README.md and MODEL.WEIGHTS b.pth: give one"),
+        ([], "--config-file is missing"),
     ],
 )
-def test_what_is_no_run_is_not_evaluated(words: list[str], message: str, capsys) -> None:
+def test_what_is_no_run_is_not_evaluated(words: list[str], message: str, capsys, monkeypatch) -> None:
+    monkeypatch.chdir(ROOT)
     assert main(["eval", *words]) == 1
     err = capsys.readouterr().err
     assert message in err

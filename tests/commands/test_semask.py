@@ -77,7 +77,7 @@ def test_train_eval_and_predict_from_another_folder(toy_root: Path, tmp_path: Pa
 
     trained = semask("train", "--config-file", config, *TINY, "SOLVER.MAX_ITER", 2, "OUTPUT_DIR", "output/run")
     assert trained.returncode == 0, trained.stderr
-    evaluated = semask("eval", "--run", "output/run")
+    evaluated = semask("eval", "--weights", "output/run")
     assert evaluated.returncode == 0, evaluated.stderr
     assert evaluated.stdout.splitlines()[-1] == trained.stdout.splitlines()[-1]
     image = toy_root / "toy_scenes/images/validation/0000.jpg"

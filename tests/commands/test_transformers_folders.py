@@ -11,11 +11,11 @@ import torch
 from PIL import Image
 
 from semask_d2 import Predictor, build_model, get_cfg
+from semask_d2.__main__ import main
 from semask_d2.checkpoint.transformers_folder import write_folder
-from semask_d2.commands import show_config
 from semask_d2.config.transformers_config import config_for_transformers, processor_for_transformers
 from semask_d2.d2 import CfgNode, MetadataCatalog
-from semask_d2.inference.drawing import choose_config
+from semask_d2.inference.sources import choose_config
 from tests.helpers.tiny_model import randomize, tiny_cfg
 
 NAMES = ["road", "sky", "car", "tree", "house", "pole"]
@@ -76,7 +76,7 @@ def test_its_config_is_derived(folder: Path, ours: tuple[CfgNode, dict], capsys:
         for key, value in cfg.MODEL[section].items():
             if not key.startswith("SEM_"):
                 assert value == ours[0].MODEL[section][key], key
-    assert show_config.command_line(["--set", "theirs"]) == 0
+    assert main(["config", "--set", "theirs"]) == 0
     printed = capsys.readouterr().out.splitlines()
     assert f"# {folder}" in next(line for line in printed if line.startswith("MODEL.SEM_SEG_HEAD.NUM_CLASSES "))
     assert any("# configs/recipes/m2f.yaml" in line for line in printed)
@@ -119,7 +119,7 @@ def test_classes_of_a_known_data_set_have_its_colors_and_things(
             {"backbone_config": {"model_type": "bit"}},
             "theirs/config.json: backbone_config.model_type: expected swin or",
         ),
-        (None, "theirs: no config.yaml there; expected a run folder"),
+        (None, "--weights theirs: no config.yaml there; expected a run folder"),
     ],
 )
 def test_what_is_none_is_said(in_process, folder: Path, change: dict | None, message: str) -> None:

@@ -50,4 +50,4 @@ def test_a_training_its_log_and_its_report(in_process, data: Path, tmp_path: Pat
     assert SPELLED in (tmp_path / "run/report.html").read_text(encoding="utf-8")
     if BACKEND == "native":
         assert SPELLED in (tmp_path / "run/log.txt").read_text(encoding="utf-8")
-    assert main(["report", "--run", str(tmp_path / "run")]) == 0
+    assert main(["report", "--weights", str(tmp_path / "run")]) == 0

@@ -10,8 +10,7 @@ import pytest
 
 from semask_d2 import get_cfg
 from semask_d2.__main__ import COMMANDS as SUBCOMMANDS
-from semask_d2.commands.compare import argument_parser as compare_parser
-from semask_d2.commands.train import argument_parser as train_parser
+from semask_d2.__main__ import arguments_of
 from semask_d2.config.checks import check_training
 from tests.helpers.commands import ROOT
 
@@ -36,11 +35,8 @@ def test_configs_are_configs_of_a_training(text: str, tmp_path: Path) -> None:
 def test_commands_parse(command: str) -> None:
     _, name, *words = shlex.split(command)
     assert name in SUBCOMMANDS
-    if name == "compare":
-        compare_parser().parse_args(words)
-        return
-    args = train_parser(eval_only=name == "eval").parse_args(words)
-    get_cfg(MODEL if args.run else args.config_file, args.opts)
+    args = arguments_of(name, words)
+    get_cfg(args.config_file or MODEL, args.opts)
 
 
 def test_there_are_configs_and_commands() -> None:

@@ -91,7 +91,7 @@ def test_no_flipped_byte_of_openvinos_files_is_run(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_real_file_is_sealed_and_no_flipped_byte_of_it_is_run(tiny_run: Path, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
-    assert main(["export", "--run", str(tiny_run), "--output", str(path), "--size", "64", "96"]) == 0
+    assert main(["export", "--weights", str(tiny_run), "--output", str(path), "--size", "64", "96"]) == 0
     Predictor.from_export(path)
     whole, generator = path.read_bytes(), random.Random(1)
     for _ in range(FLIPS):
@@ -239,7 +239,7 @@ def test_while_it_is_written_all_files_are_such_as_are_removed_later(
     left = tmp_path / ".model.xml.killed.semask-tmp.bin"
     left.touch()
     os.utime(left, (0, 0))
-    words = ["--run", tiny_run, "--format", "openvino", "--output", tmp_path / "model.xml", "--size", "64", "64"]
+    words = ["--weights", tiny_run, "--format", "openvino", "--output", tmp_path / "model.xml", "--size", "64", "64"]
     assert main(["export", *map(str, words)]) == 0
     assert {Path(name).suffix for name in seen} == {".onnx", ".xml", ".bin"}
     assert all(TEMPORARY.fullmatch(name) for name in seen)
@@ -263,7 +263,7 @@ def test_names_that_cannot_be_written_to_are_refused_at_once(
     monkeypatch.setattr(exporting, "SegmentationGraph", None)
     for folder in ("folder", "a.onnx"):
         (tmp_path / folder).mkdir()
-    assert main(["export", "--run", str(tiny_run), "--output", f"{tmp_path}/{name}"]) == 1
+    assert main(["export", "--weights", str(tiny_run), "--output", f"{tmp_path}/{name}"]) == 1
     error = capsys.readouterr().err
     assert re.search(rf"^error: --output .*{message}", error)
     assert error.count("\n") == 1
@@ -290,7 +290,7 @@ def test_what_the_machine_refuses_is_one_line_of_an_export(
 
     (tmp_path / "model.onnx").write_bytes(b"older")
     monkeypatch.setitem(exporting.WRITERS, "onnx", refuse)
-    assert main(["export", "--run", str(tiny_run), "--output", str(tmp_path / "model.onnx")]) == 1
+    assert main(["export", "--weights", str(tiny_run), "--output", str(tmp_path / "model.onnx")]) == 1
     text = capsys.readouterr().err
     assert re.fullmatch(rf"error: [^\n]*{message}[^\n]*\n", text)
     assert "resume" not in text
@@ -298,8 +298,8 @@ def test_what_the_machine_refuses_is_one_line_of_an_export(
 
 
 def test_a_run_that_is_none_is_called_by_the_commands_option(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    assert main(["export", "--run", str(tmp_path / "gone"), "--output", str(tmp_path / "a.onnx")]) == 1
-    assert f"error: --run {tmp_path / 'gone'}: there is no such file or run folder" in capsys.readouterr().err
+    assert main(["export", "--weights", str(tmp_path / "gone"), "--output", str(tmp_path / "a.onnx")]) == 1
+    assert f"error: --weights {tmp_path / 'gone'}: there is no such file or run folder" in capsys.readouterr().err
 
 
 def test_changed_graphs_of_older_files_give_labels_or_one_line(tmp_path: Path) -> None:
@@ -329,7 +329,7 @@ sys.exit(main(sys.argv[1:]))
 def test_a_file_that_the_system_cuts_off_ends_in_one_line(kind: str, tiny_run: Path, tmp_path: Path) -> None:
     """The writers of compiled libraries, which would end the process, meet no full disk."""
     file = tmp_path / f"model{writing.SUFFIXES[kind]}"
-    words = ["export", "--run", tiny_run, "--format", kind, "--size", "64", "64", "--output", file]
+    words = ["export", "--weights", tiny_run, "--format", kind, "--size", "64", "64", "--output", file]
     done = subprocess.run(
         [sys.executable, "-c", FULL_DISK, *words], capture_output=True, text=True, check=False, cwd=ROOT
     )

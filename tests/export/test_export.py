@@ -40,7 +40,7 @@ def exported(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
         "resized": (folder / "resized.onnx", ["--resize"]),
     }
     for file, words in files.values():
-        assert main(["export", "--run", str(tiny_run), "--output", str(file), *words]) == 0
+        assert main(["export", "--weights", str(tiny_run), "--output", str(file), *words]) == 0
     return {name: file for name, (file, _) in files.items()}
 
 
@@ -108,7 +108,7 @@ def test_the_documented_example_gives_the_models_labels(
 @pytest.mark.slow
 def test_given_pictures_are_compared(tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     cv2.imwrite(str(tmp_path / "in.png"), picture(128, 160))  # 64 x 80 after resizing
-    words = ["--run", tiny_run, "--output", tmp_path / "x.onnx", "--images", tmp_path / "in.png"]
+    words = ["--weights", tiny_run, "--output", tmp_path / "x.onnx", "--images", tmp_path / "in.png"]
     assert main(["export", *map(str, words)]) == 0
     out = capsys.readouterr().out
     assert "1 x 64 x 80: maximal error" in out
@@ -133,7 +133,7 @@ def test_a_file_that_says_something_else_is_removed(
             return [(labels + 1) % 12 for labels in super().__call__(image)]
 
     monkeypatch.setitem(exporting.RUNNERS, "onnx", Wrong)
-    assert main(["export", "--run", str(tiny_run), "--output", str(target)]) == 1
+    assert main(["export", "--weights", str(tiny_run), "--output", str(target)]) == 1
     assert "not written, as the file does not do what the model does" in capsys.readouterr().err
     assert target.read_bytes() == b"older"
     assert list(tmp_path.iterdir()) == [target]
@@ -176,7 +176,7 @@ def test_files_that_are_no_exported_model_are_refused(tmp_path: Path) -> None:
 def test_what_cannot_be_is_one_line(
     words: list[str], message: str, tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    assert main(["export", "--run", str(tiny_run), "--output", str(tmp_path / "model.bin"), *words]) == 1
+    assert main(["export", "--weights", str(tiny_run), "--output", str(tmp_path / "model.bin"), *words]) == 1
     assert message in capsys.readouterr().err
 
 

@@ -18,7 +18,7 @@ from PIL import Image
 
 from semask_d2 import Predictor
 from semask_d2.__main__ import main
-from semask_d2.commands.web import choose_runs
+from semask_d2.commands.web import choose_sources
 from semask_d2.inference.web_guard import MAX_UPLOAD, POLICY
 from semask_d2.inference.web_page import build_page, current_predictor, result_html, serve
 from semask_d2.utils.errors import UserError
@@ -66,7 +66,7 @@ def test_the_result_names_the_classes_by_share_and_has_the_four_maps(tiny_run: P
 
 def test_without_gradio_the_extra_is_named(tiny_run: Path, monkeypatch, capsys: pytest.CaptureFixture) -> None:
     monkeypatch.setitem(sys.modules, "gradio", None)
-    assert main(["web", "--run", str(tiny_run)]) == 1
+    assert main(["web", "--weights", str(tiny_run)]) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: the page needs gradio (")
     assert error.endswith("): pip install gradio\n")
@@ -75,9 +75,9 @@ def test_without_gradio_the_extra_is_named(tiny_run: Path, monkeypatch, capsys: 
 def test_slips_are_one_line(tmp_path: Path, monkeypatch, capsys: pytest.CaptureFixture) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["web"]) == 1
-    assert f"no trained run under {tmp_path}/output: name one with --run DIR" in capsys.readouterr().err
-    assert main(["web", "--run", "nowhere"]) == 1
-    assert "nowhere: no config.yaml there" in capsys.readouterr().err
+    assert f"no trained run under {tmp_path}/output: name one with --weights DIR" in capsys.readouterr().err
+    assert main(["web", "--weights", "nowhere"]) == 1
+    assert "error: --weights nowhere: there is no such file or run folder" in capsys.readouterr().err
     assert main(["web", "--port", "99999"]) == 1
     assert "--port 99999: expected a number from 1 to 65535" in capsys.readouterr().err
 
@@ -86,9 +86,9 @@ def test_the_run_that_is_named_comes_first_and_the_others_after_it(tiny_run: Pat
     monkeypatch.chdir(tmp_path)
     for name in ("a", "b"):
         shutil.copytree(tiny_run, tmp_path / "output" / name)
-    assert choose_runs("output/a") == [Path("output/a"), Path("output/b")]
-    assert set(choose_runs(None)) == {Path("output/a"), Path("output/b")}
-    assert choose_runs(str(tiny_run))[0] == tiny_run
+    assert choose_sources("output/a") == [Path("output/a"), Path("output/b")]
+    assert set(choose_sources(None)) == {Path("output/a"), Path("output/b")}
+    assert choose_sources(str(tiny_run))[0] == tiny_run
 
 
 def test_weights_that_are_written_anew_are_loaded(tiny_run: Path, tmp_path: Path) -> None:

@@ -19,15 +19,14 @@ BACKENDS = ("native", "detectron2")
 FIRST_STEP = """
 import hashlib, json, sys
 from semask_d2 import get_cfg
-from semask_d2.d2 import BACKEND
+from semask_d2.d2 import BACKEND, default_argument_parser
 from semask_d2.engine import Trainer
-from semask_d2.engine.launch import argument_parser
 from semask_d2.engine.setup import setup
 
 def digest(tensors):
     return hashlib.sha256(b"".join(x.contiguous().numpy().tobytes() for x in tensors)).hexdigest()
 
-args = argument_parser().parse_args(sys.argv[1:])
+args = default_argument_parser().parse_args(sys.argv[1:])
 cfg = get_cfg(args.config_file, args.opts)
 setup(cfg, training=True, resume=False)
 trainer = Trainer(cfg)

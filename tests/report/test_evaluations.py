@@ -32,7 +32,7 @@ def test_values_come_back_and_null_is_nan(tmp_path: Path) -> None:
 
 
 def test_a_run_without_an_evaluation_is_told_how_to_make_one(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no evaluation there .* make one with semask eval --run"):
+    with pytest.raises(UserError, match=r"no evaluation there .* make one with semask eval --weights"):
         read_evaluations(tmp_path)
 
 

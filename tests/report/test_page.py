@@ -59,7 +59,7 @@ class Page(HTMLParser):
 @pytest.fixture(scope="module")
 def report(evaluated_run: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("report") / "deep/er/report.html"
-    assert main(["report", "--run", str(evaluated_run), "--output", str(path), "--images", "2"]) == 0
+    assert main(["report", "--weights", str(evaluated_run), "--output", str(path), "--images", "2"]) == 0
     return path.read_text(encoding="utf-8")
 
 
@@ -186,15 +186,16 @@ def test_a_run_without_metrics_has_no_curves(evaluated_run: Path, tmp_path: Path
 def test_users_mistakes_are_one_line(evaluated_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(UserError, match=r"no config\.yaml there"):
         write_report(tmp_path)
-    assert main(["report", "--run", str(evaluated_run), "--images", "-1"]) == 1
+    assert main(["report", "--weights", str(evaluated_run), "--images", "-1"]) == 1
     assert capsys.readouterr().err == "error: --images -1: expected a number from 0 on\n"
-    assert main(["report", "--run", str(tmp_path / "nowhere")]) == 1
-    assert capsys.readouterr().err.startswith(f"error: {tmp_path}/nowhere: no config.yaml there")
+    assert main(["report", "--weights", str(tmp_path / "nowhere")]) == 1
+    missing = f"error: --weights {tmp_path}/nowhere: there is no such file or run folder"
+    assert capsys.readouterr().err.startswith(missing)
 
 
 def test_the_evaluated_weights_are_taken_where_they_are_there(tmp_path: Path, monkeypatch) -> None:
     taken: list = []
-    monkeypatch.setattr(page.Predictor, "from_run", lambda run, weights: taken.append(weights))
+    monkeypatch.setattr(page.Predictor, "from_run", lambda run, weights, opts: taken.append(weights))
     weights, final = tmp_path / "weights.pth", tmp_path / "model_final.pth"
     weights.touch()
     page._predictor(tmp_path, str(weights))

@@ -20,6 +20,7 @@ from semask_d2.modeling.losses.cross_entropy import pixel_loss
 from semask_d2.modeling.losses.targets import Targets, build_segment_targets, build_targets
 from semask_d2.modeling.meta_arch.score_maps import ScoreMap
 from semask_d2.modeling.meta_arch.segmenter import Priors, Segmenter
+from semask_d2.modeling.meta_arch.sharing import ShareableModel
 from semask_d2.utils.arguments import require, value_of
 from semask_d2.utils.errors import UserError
 
@@ -111,7 +112,7 @@ def require_images(images: Tensor) -> None:
         )
 
 
-class SemanticSegmenter(Segmenter):
+class SemanticSegmenter(Segmenter, ShareableModel):
     """A backbone and a head, with a loss on the backbone's semantic maps where it has them.
 
     A subclass turns the head's predictions into score maps and losses. Batches are padded to `size_divisibility`, 0

@@ -1,0 +1,118 @@
+"""`semask eval`, which is also `train_net.py --eval-only`: a trained model on the test sets of its config."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+from typing import Any
+
+from semask_d2.checkpoint import Checkpointer
+from semask_d2.commands import arguments
+from semask_d2.config import get_cfg
+from semask_d2.config.checks import check_evaluation
+from semask_d2.d2 import CfgNode, comm
+from semask_d2.data import register_custom, require_data
+from semask_d2.data.datasets import config_classes
+from semask_d2.engine import Trainer, launch
+from semask_d2.engine.setup import setup, summary
+from semask_d2.evaluation import EvaluatedModel, MultiScaleFlip, main_metric
+from semask_d2.evaluation.results import AVERAGED
+from semask_d2.inference.sources import choose_config, find_source
+from semask_d2.utils.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the command line."""
+    parser.description = "Evaluate a trained model on the test sets of its config, or on those of --data."
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = f"""examples:
+  {parser.prog} --weights output/run
+  {parser.prog} --weights output/run --data my.yaml TEST.AUG.ENABLED True
+  {parser.prog} --weights weights.pth --config-file ade20k/semask_swin_l_m2f.yaml --num-gpus 8
+"""
+    arguments.add_weights(parser, "run folder, checkpoint, or folder of transformers", old_name="--run")
+    arguments.add_config_file(parser)
+    arguments.add_data(parser)
+    parser.add_argument(
+        "--output", dest="output_dir", metavar="DIR", help="folder of results (default: the run folder, or OUTPUT_DIR)"
+    )
+    arguments.add_device(parser)
+    launch.add_job_arguments(parser)
+    arguments.add_settings(parser)
+    for name in ("--resume", "--eval-only"):  # of Detectron2's command line
+        parser.add_argument(name, action="store_true", help=argparse.SUPPRESS)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Evaluate, in as many processes as are asked for."""
+    launch.start(job, args)
+
+
+def job(args: argparse.Namespace) -> None:
+    """Evaluate in one process of the job."""
+    cfg = config_of(args)
+    cfg.freeze()
+    register_custom(cfg)
+    check_evaluation(cfg)
+    setup(cfg, training=False, resume=args.resume)
+    print_results(cfg, evaluate(cfg, resume=args.resume))
+
+
+def config_of(args: argparse.Namespace) -> CfgNode:
+    """Return the config of the model that is named; results go into its run folder, where it lies in one."""
+    if args.weights is None:
+        require_config_file(args)
+        return get_cfg(args.config_file, args.opts, data=args.data)
+    source = find_source(args.weights, args.weights_option)
+    folder = []
+    if not args.config_file and source.config_file and source.config_file != args.weights:
+        folder = ["OUTPUT_DIR", str(Path(source.config_file).parent)]
+    opts = [*folder, *args.opts]
+    return choose_config(args.config_file, args.weights, opts, data=args.data, option=args.weights_option)
+
+
+def require_config_file(args: argparse.Namespace) -> None:
+    """Raise `UserError` without `--config-file`, naming the file that was perhaps meant as it."""
+    if args.config_file:
+        return
+    given = next((word for word in args.opts if word.endswith((".yaml", ".yml"))), None)
+    example = "name a config, such as configs/toy_scenes/semask_swin_mini_msfapn_m2f.yaml"
+    raise UserError(f"--config-file is missing: {f'write --config-file {given}' if given else example}")
+
+
+def evaluate(cfg: CfgNode, *, resume: bool) -> dict[str, Any]:
+    """Evaluate MODEL.WEIGHTS, or with `resume` the newest checkpoint of OUTPUT_DIR, on the config's test sets."""
+    if not (cfg.MODEL.WEIGHTS or resume):
+        raise UserError(
+            "an evaluation needs trained weights: add --weights SOURCE (a run folder or file) or MODEL.WEIGHTS FILE, "
+            f"or --resume for the newest checkpoint in OUTPUT_DIR ({cfg.OUTPUT_DIR})"
+        )
+    if not cfg.DATASETS.TEST:
+        raise UserError(
+            "DATASETS.TEST is empty: there is nothing to evaluate on; name a data set there, or `val` in the file that "
+            "--data takes"
+        )
+    counts = require_data(cfg, cfg.DATASETS.TEST)
+    model = Trainer.build_model(cfg)
+    logger.info("Evaluation:\n%s", summary(cfg, model, counts, training=False))
+    checkpointer = Checkpointer(model, cfg.OUTPUT_DIR, classes=config_classes(cfg))
+    file = checkpointer.get_checkpoint_file() if resume else ""
+    iteration = checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume).get("iteration")
+    done = min(iteration + 1, cfg.SOLVER.MAX_ITER) if isinstance(iteration, int) else None
+    evaluated = EvaluatedModel(file or cfg.MODEL.WEIGHTS, done)
+    tested = MultiScaleFlip.from_config(cfg, model) if cfg.TEST.AUG.ENABLED else model
+    return Trainer.test(cfg, tested, evaluated=evaluated)
+
+
+def print_results(cfg: CfgNode, results: dict[str, Any]) -> None:
+    """Print the main metric of each test set, from the main process."""
+    if not (comm.is_main_process() and results):
+        return
+    for kind, of_kind in ((f" {AVERAGED}", results.get(AVERAGED, {})), ("", results)):
+        for name in cfg.DATASETS.TEST if of_kind else ():
+            metrics = of_kind.get(name, of_kind)  # the results of a single set come without its name
+            group, metric = main_metric(name)
+            print(f"{name}{kind} {metric} {metrics[group][metric]:.2f}", flush=True)

@@ -1,0 +1,113 @@
+"""Which model a user means: from `--weights SOURCE` and `--config-file FILE` to a config with its weights."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from semask_d2.checkpoint.hub import local_source
+from semask_d2.checkpoint.transformers_folder import classes_of_folder
+from semask_d2.config import get_cfg
+from semask_d2.config.transformers_folders import is_transformers_folder
+from semask_d2.d2 import CfgNode
+from semask_d2.data.datasets import with_classes
+from semask_d2.utils.errors import UserError, printable
+from semask_d2.utils.runs import CONFIG_NAME, newest_run, require_run, run_weights
+
+RUNS = "output"
+
+
+class Source(NamedTuple):
+    """A model that a user has named: what MODEL.WEIGHTS takes, and the config that comes with it, if any."""
+
+    weights: str
+    config_file: str | None
+
+
+def find_source(source: str, option: str = "--weights") -> Source:
+    """Return the weights and config of a checkpoint, a run folder (its best weights) or a folder of transformers.
+
+    The name "owner/name" of a repository of the Hugging Face hub means a copy of it, which is such a folder. Another
+    address, such as timm://NAME, is for MODEL.WEIGHTS to read and has no config. Raises `UserError`, with the option
+    as the user typed it, "" for a plain word, where there is nothing at `source`.
+    """
+    try:
+        source = local_source(source)
+    except UserError as error:
+        raise UserError(f"{option} {error}".strip()) from error
+    if "://" in source:
+        return Source(source, None)
+    path = Path(source)
+    if not os.path.exists(path):
+        raise UserError(f"{_named(option, source)}: there is no such file or run folder")
+    if is_transformers_folder(path):
+        return Source(source, source)
+    folder = path if path.is_dir() else path.parent
+    config = folder / CONFIG_NAME
+    if path.is_dir():
+        try:
+            path = require_run(path)
+        except UserError as error:
+            raise UserError(f"{option} {error}".strip()) from error
+    return Source(str(path), str(config) if config.is_file() else None)
+
+
+def choose_config(
+    config_file: str | None,
+    weights: str | None,
+    opts: Sequence[str] = (),
+    *,
+    data: str | None = None,
+    option: str = "--weights",
+) -> CfgNode:
+    """Return the config, with MODEL.WEIGHTS, of the model that the user means; `data` is a data set's file.
+
+    `weights` is what `find_source` takes. A config file without weights takes those beside it; without either, the
+    newest trained run under `output` is taken and named. A model of transformers with the classes of a data set of
+    ours has its colors and things, too. Raises `UserError` where nothing trained is found; it calls `weights` by
+    `option`.
+    """
+    if "MODEL.WEIGHTS" in opts[::2]:
+        if weights is not None:
+            in_settings = dict(zip(opts[::2], opts[1::2], strict=False))["MODEL.WEIGHTS"]
+            raise UserError(f"{_named(option, weights)} and MODEL.WEIGHTS {in_settings}: give one of them")
+        if config_file:
+            return get_cfg(config_file, list(opts), data=data)
+    if weights is not None:
+        chosen = find_source(weights, option)
+        config_file = config_file or chosen.config_file
+        if config_file is None:
+            place = Path(weights).parent / CONFIG_NAME
+            missing = "comes with it" if "://" in weights else f"at {place}"
+            raise UserError(f"{_named(option, weights)}: no config {missing}; add --config-file FILE")
+        path = chosen.weights
+    elif config_file:
+        path = None if is_transformers_folder(config_file) else run_weights(Path(config_file).parent)
+    else:
+        run = choose_run(option)
+        path, config_file = require_run(run), str(run / CONFIG_NAME)
+    named = [] if path is None else ["MODEL.WEIGHTS", str(path)]
+    cfg = get_cfg(config_file, [*opts, *named], data=data)
+    weights = cfg.MODEL.WEIGHTS
+    if weights and is_transformers_folder(weights) and not cfg.DATASETS.TEST:  # which has neither things nor colors
+        known = with_classes(classes_of_folder(weights).names)
+        cfg.DATASETS.TEST = (known,) if known else ()
+    return cfg
+
+
+def choose_run(option: str = "--weights") -> Path:
+    """Return the newest trained run under `output`, and name it on the terminal; `UserError` where there is none."""
+    run = newest_run(RUNS)
+    if run is None:
+        raise UserError(
+            f"no trained model under {os.path.abspath(RUNS)}: give one with {option} PATH, or train one with "
+            "semask train --config-file toy_scenes/semask_swin_mini_msfapn_m2f.yaml"
+        )
+    print(printable(f"Using the newest trained run: {require_run(run)}"))
+    return run
+
+
+def _named(option: str, source: str) -> str:
+    return f"{option} {source}".strip()
