@@ -17,11 +17,11 @@ from semask_d2.checkpoint.shared_folder import ModelDescription
 from semask_d2.config import get_cfg
 from semask_d2.config.finding import configs_folder
 from semask_d2.d2 import CfgNode
-from semask_d2.data.datasets import config_classes
 from semask_d2.data.datasets.custom import register_custom
 from semask_d2.evaluation.result_files import FOLDER, read_evaluations
 from semask_d2.export.running import EXPORTED, open_exported
 from semask_d2.export.segmenter import ExportedSegmenter
+from semask_d2.inference.predictor import model_classes
 from semask_d2.inference.sources import choose_config
 from semask_d2.modeling.meta_arch import SemanticSegmenter, build_model
 from semask_d2.utils.classes import Classes
@@ -99,12 +99,7 @@ def described(
     """Give a model of this project its `description`; `recorded` are the classes that its checkpoint names."""
     if isinstance(model, SemanticSegmenter):
         register_custom(cfg)
-        count = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
-        known = [
-            classes for classes in (config_classes(cfg), recorded) if classes is not None and len(classes) == count
-        ]
-        classes = known[0] if known else Classes.of(f"class {i}" for i in range(count))
-        model.description = ModelDescription(cfg.clone(), classes, metrics or {})
+        model.description = ModelDescription(cfg.clone(), model_classes(cfg, recorded), metrics or {})
     return model
 
 

@@ -30,6 +30,7 @@ LINES = (
     ("data",),
     ("export",),
     ("evaluation", "inference"),
+    ("factory",),
     ("report",),
     ("engine",),
     ("commands",),

@@ -35,9 +35,10 @@ def read_checkpoint(source: str | os.PathLike) -> dict[str, Any]:
     """The dict that a checkpoint holds, its tensors on the CPU.
 
     `source` is a path, a run folder (its best checkpoint), a folder that transformers wrote, "owner/name", a repository
-    of the Hugging Face hub, an address that iopath knows (`https://...`), `timm://NAME`, the pretrained weights that timm publishes under that name, or
-    `pypi://PACKAGE`, the weight file inside an installed package of that name. The ending decides how a file is read:
-    `.pkl` is a pickle of arrays, as Detectron2 publishes them, `.safetensors` is that, anything else a torch file.
+    of the Hugging Face hub, an address that iopath knows (`https://...`), `timm://NAME`, the pretrained weights that
+    timm publishes under that name, or `pypi://PACKAGE`, the weight file in an installed package. The ending decides
+    how a file is read: `.pkl` is a pickle of arrays, as Detectron2 publishes them, `.safetensors` is that, anything
+    else a torch file.
     Raises `UserError` for a file that is missing, truncated, or holds anything but plain data, arrays and tensors.
     """
     source = local_source(source)

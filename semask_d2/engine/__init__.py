@@ -2,5 +2,6 @@
 
 from semask_d2.checkpoint import Checkpointer
 from semask_d2.engine.trainer import Trainer
+from semask_d2.engine.training import train
 
-__all__ = ["Checkpointer", "Trainer"]
+__all__ = ["Checkpointer", "Trainer", "train"]

@@ -1,5 +1,6 @@
 """Using trained models: the predictor, the media that it reads and writes, and the job that draws them."""
 
-from semask_d2.inference.predictor import Prediction, Predictor
+from semask_d2.inference.prediction import Prediction
+from semask_d2.inference.predictor import Predictor
 
 __all__ = ["Prediction", "Predictor"]

@@ -17,15 +17,15 @@ from semask_d2.data.label_ids import check_labels
 from semask_d2.data.labels import read_sample_labels
 from semask_d2.data.sizes import require_one_size
 from semask_d2.inference import media
-from semask_d2.inference.predictor import Prediction, Predictor
+from semask_d2.inference.prediction import OPACITY, shown_segments
+from semask_d2.inference.predictor import Predictor
 from semask_d2.utils.errors import UnreadableFile, UserError, printable
 from semask_d2.utils.files import atomic_write, remove_stale, require_writable
 from semask_d2.utils.memory import out_of_memory
-from semask_d2.utils.segment_drawing import draw_segments, drawn_segments, map_of_masks
+from semask_d2.utils.segment_drawing import draw_segments, drawn_segments
 from semask_d2.utils.visualization import draw_panels, draw_segmentation
 
 TASKS = ("semantic", "instance", "panoptic")
-LEAST_SCORE = 0.5  # of an instance that is drawn
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
 FRAME = re.compile(r"\d{6,}\.png")  # the label file of a video's frame
 
@@ -48,22 +48,6 @@ def set_task(cfg: CfgNode, task: str | None) -> str:
     return task
 
 
-def shown_segments(prediction: Prediction, task: str) -> tuple[np.ndarray, list[tuple[int, int, bool]]]:
-    """A map (H, W) of ids, 0 for none, and the id, the class and whether it is a thing of each segment to be shown.
-
-    For "panoptic" its segments, for "instance" its instances of a score of `LEAST_SCORE` or more, the surest on top.
-    Raises `UserError` where the model did not look for them.
-    """
-    panoptic, instances = prediction.segments, prediction.instances
-    if task == "panoptic" and panoptic is not None:
-        return panoptic.ids, [(x["id"], x["category_id"], x["isthing"]) for x in panoptic.info]
-    if task == "instance" and instances is not None:
-        ids = map_of_masks(instances.masks, instances.scores, LEAST_SCORE)
-        seen = set(np.unique(ids).tolist())
-        return ids, [(i + 1, int(category), True) for i, category in enumerate(instances.classes) if i + 1 in seen]
-    raise UserError(f"the model finds no segments: set MODEL.MASK_FORMER.TEST.{task.upper()}_ON True")
-
-
 class DrawingJob:
     """Draws pictures, videos or a camera into files, or where there is no `output` into a window.
 
@@ -79,7 +63,7 @@ class DrawingJob:
         compare: str | None = None,
         labels: bool = False,
         priors: bool = False,
-        opacity: float = 0.6,
+        opacity: float = OPACITY,
     ):
         self.task = "semantic"
         self.camera = source if isinstance(source, int) else None

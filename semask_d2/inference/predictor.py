@@ -7,24 +7,27 @@ import os
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, overload
+from typing import overload
 
 import numpy as np
 import torch
-from PIL import Image
-from torch import nn
+from PIL import Image, ImageOps
+from torch import Tensor, nn
 
 from semask_d2.checkpoint import load_checkpoint, read_checkpoint
 from semask_d2.checkpoint.class_metadata import classes_of_file
+from semask_d2.checkpoint.hub import local_source
 from semask_d2.config import get_cfg
-from semask_d2.d2 import CfgNode, Instances
+from semask_d2.d2 import CfgNode
 from semask_d2.data.augmentation import View, image_tensor, resize_image, resized_shape
 from semask_d2.data.datasets import config_classes
 from semask_d2.data.datasets.custom import register_custom
 from semask_d2.data.image_io import read_image
 from semask_d2.data.labels import LabelFormat
-from semask_d2.export.running import open_exported
+from semask_d2.export.running import EXPORTED, open_exported
 from semask_d2.export.segmenter import ExportedSegmenter
+from semask_d2.inference.prediction import PanopticSegments, PredictedInstances, Prediction
+from semask_d2.inference.sources import choose_config
 from semask_d2.modeling.meta_arch import Execution, build_model, with_sliding
 from semask_d2.utils.classes import Classes
 from semask_d2.utils.errors import UserError
@@ -33,63 +36,48 @@ from semask_d2.utils.runs import CONFIG_NAME, require_run
 BATCH_SIZE = 4
 FAR_SMALLER = 4  # times that a picture's sides shrink before that is worth a word
 
+Picture = str | os.PathLike | Image.Image | np.ndarray | Tensor
+
 logger = logging.getLogger(__name__)
 
 
-class PanopticSegments(NamedTuple):
-    """`ids` (H, W) int32 of an image's segments, 0 for void, and of each segment its `id`, `category_id` (its class),
-    `isthing` and `score`.
+def model_classes(cfg: CfgNode, recorded: Classes | None) -> Classes:
+    """Return the classes of a config's dataset, else those that a checkpoint has `recorded`, else numbered ones.
+
+    Recorded ones of another number than NUM_CLASSES count as none. Numbered ones are for a dataset that only the
+    training program registers, with a checkpoint without names.
     """
-
-    ids: np.ndarray
-    info: list[dict[str, Any]]
-
-
-class FoundInstances(NamedTuple):
-    """N objects, the most certain first: `masks` (N, H, W) bool, `boxes` (N, 4) of x0, y0, x1, y1, `classes` (N,) and
-    `scores` (N,).
-    """
-
-    masks: np.ndarray
-    boxes: np.ndarray
-    classes: np.ndarray
-    scores: np.ndarray
-
-    @classmethod
-    def of(cls, instances: Instances) -> FoundInstances:
-        """The instances of a model's output, in the order of their scores."""
-        order = instances.scores.argsort(descending=True, stable=True)
-        found = instances[order].to("cpu")
-        fields = (found.pred_masks, found.pred_boxes.tensor, found.pred_classes, found.scores)
-        return cls(*(field.numpy() for field in fields))
-
-
-class Prediction(NamedTuple):
-    """What a model sees in one image, on the CPU.
-
-    `labels` (H, W) are class ids. Where asked for, `scores` is (K, H, W), whose highest is the label: no calibrated
-    probabilities, but sums over queries of class times mask probability, or Semantic FPN's logits (`Segmentation`);
-    and `priors` maps "sem2".."sem5" to the class ids (ceil(h / stride), ceil(w / stride)) of the backbone's semantic
-    maps at strides 4, 8, 16 and 32 of the resized image (h, w). `segments` is there where
-    MODEL.MASK_FORMER.TEST.PANOPTIC_ON is True and `instances` where INSTANCE_ON is.
-    """
-
-    labels: np.ndarray
-    scores: np.ndarray | None = None
-    priors: dict[str, np.ndarray] | None = None
-    segments: PanopticSegments | None = None
-    instances: FoundInstances | None = None
+    count = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+    if (classes := config_classes(cfg)) is not None:
+        return classes
+    if recorded is not None and len(recorded) == count:
+        return recorded
+    return Classes.of(f"class {i}" for i in range(count))
 
 
 class Predictor:
-    """A config's model with its MODEL.WEIGHTS, on its MODEL.DEVICE; call it with an RGB image or a list of them.
+    """A trained model as a function of an image, or of a list of them.
+
+    `source` is a run folder, a checkpoint in one, a file of `semask export`, a folder of transformers, a repository
+    "owner/name" of the Hugging Face hub (see `semask_d2.from_pretrained`), or a config with its MODEL.WEIGHTS; it runs
+    on `device`, or the config's MODEL.DEVICE. Raises `UserError` for a source that is missing or damaged.
 
     With TEST.SLIDING an image larger than a window is segmented in windows, whatever its size. Threads may share one: a
     call changes nothing in it but whether a warning was given. `classes` are those of the config's first test set, else
     those that the checkpoint records; `label_format` reads the label files of the config's own data set.
     """
 
-    def __init__(self, cfg: CfgNode):
+    def __init__(self, source: CfgNode | str | os.PathLike, *, device: str | None = None):
+        if isinstance(source, (str, os.PathLike)):
+            path = local_source(source)
+            if path.endswith(EXPORTED):
+                self._take_export(path)
+                return
+            cfg = choose_config(None, path, ["MODEL.DEVICE", device] if device else [], option="")
+        else:
+            cfg = source.clone()
+            cfg.defrost()
+            cfg.MODEL.DEVICE = device or cfg.MODEL.DEVICE
         if not cfg.MODEL.WEIGHTS:
             raise UserError("MODEL.WEIGHTS is empty: predictions need trained weights; add MODEL.WEIGHTS FILE")
         model = build_model(cfg)
@@ -124,6 +112,12 @@ class Predictor:
         Scores where the file gives scores or logits, no priors. A file of one size takes pictures that the size rule
         brings to it. Raises `UserError` for a file that is none, and where its runtime is not installed.
         """
+        predictor = cls.__new__(cls)
+        predictor._take_export(file)
+        return predictor
+
+    def _take_export(self, file: str | os.PathLike) -> None:
+        """Take an exported file and the settings that it holds."""
         exported = open_exported(Path(file))
         metadata = exported.metadata
         cfg = get_cfg(opts=["DATASETS.TEST", "()", "DATASETS.TRAIN", "()", "MODEL.DEVICE", "cpu"])
@@ -131,9 +125,7 @@ class Predictor:
         cfg.INPUT.FORMAT, cfg.INPUT.VALUE_RANGE = metadata.channel_order, metadata.value_range
         cfg.MODEL.META_ARCHITECTURE = metadata.architecture
         cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = len(metadata.classes)
-        predictor = cls.__new__(cls)
-        predictor._take(cfg, ExportedSegmenter(exported), metadata.classes)
-        return predictor
+        self._take(cfg, ExportedSegmenter(exported), metadata.classes)
 
     def _take(self, cfg: CfgNode, model: nn.Module, recorded: Classes | None = None) -> None:
         """Take a config and its model; `recorded` is what the checkpoint says of its classes."""
@@ -143,52 +135,65 @@ class Predictor:
         self._warned = False
         custom = register_custom(cfg)
         self.label_format = custom.label_format if custom else LabelFormat()
-        count = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
-        known = config_classes(cfg)
-        if known is None and recorded is not None and len(recorded) == count:
-            known = recorded
-        # else a data set that only the training program registers, and a checkpoint without names
-        self.classes = known or Classes.of(f"class {i}" for i in range(count))
+        self.classes = model_classes(cfg, recorded)
 
     @overload
     def __call__(
-        self, images: np.ndarray, *, scores: bool = False, priors: bool = False, batch_size: int = BATCH_SIZE
+        self, images: Picture, *, scores: bool = False, priors: bool = False, batch_size: int = BATCH_SIZE
     ) -> Prediction: ...
 
     @overload
     def __call__(
-        self, images: Sequence[np.ndarray], *, scores: bool = False, priors: bool = False, batch_size: int = BATCH_SIZE
+        self, images: Sequence[Picture], *, scores: bool = False, priors: bool = False, batch_size: int = BATCH_SIZE
     ) -> list[Prediction]: ...
 
     def __call__(
         self,
-        images: np.ndarray | Sequence[np.ndarray],
+        images: Picture | Sequence[Picture],
         *,
         scores: bool = False,
         priors: bool = False,
         batch_size: int = BATCH_SIZE,
     ) -> Prediction | list[Prediction]:
-        """Segment one uint8 RGB image (H, W, 3), or each of a list, at its own size.
+        """Segment one image, or each of a list, at its own size.
 
-        Images that have one size after resizing go through the model together, at most `batch_size` at a time, on which
-        memory depends; the others by themselves, as none is padded to the size of another. Beside others a prediction
-        is the same but for rounding, as products of other shapes sum in another order: scores differ by up to 2e-6
-        (float32), and labels where two classes are as close as that. With a `batch_size` of 1 they are equal.
+        An image is a file's path, a PIL image, a uint8 RGB array (H, W, 3) or a uint8 RGB tensor (3, H, W). Images that
+        have one size after resizing go through the model together, at most `batch_size` at a time, on which memory
+        depends; the others by themselves, as none is padded to the size of another. Beside others a prediction is the
+        same but for rounding, as products of other shapes sum in another order: scores differ by up to 2e-6 (float32),
+        and labels where two classes are as close as that. With a `batch_size` of 1 they are equal. Raises `UserError`
+        for anything that is no image.
         """
-        if isinstance(images, np.ndarray):
+        if isinstance(images, (str, os.PathLike, Image.Image, np.ndarray, Tensor)):
             return self([images], scores=scores, priors=priors)[0]
         if batch_size < 1:
             raise UserError(f"batch_size: expected at least 1, got {batch_size}")
         groups: dict[tuple[int, int], list[int]] = defaultdict(list)
-        for i, image in enumerate(images):
+        arrays = [self._array(image) for image in images]
+        for i, image in enumerate(arrays):
             groups[self._resized_shape(image)].append(i)
         predictions: dict[int, Prediction] = {}
         for group in groups.values():
             for start in range(0, len(group), batch_size):
                 members = group[start : start + batch_size]
-                batch = self._segment([self.prepare(images[i]) for i in members], scores=scores, priors=priors)
+                batch = self._segment([self.prepare(arrays[i]) for i in members], scores=scores, priors=priors)
                 predictions.update(zip(members, batch, strict=True))
-        return [predictions[i] for i in range(len(images))]
+        return [predictions[i]._replace(image=image, classes=self.classes) for i, image in enumerate(arrays)]
+
+    def _array(self, image: Picture) -> np.ndarray:
+        """Return an image of any kind as an array; other values as they are, which `_resized_shape` refuses."""
+        if isinstance(image, (str, os.PathLike)):
+            return self.read_image(image)
+        if isinstance(image, Image.Image):
+            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+        if isinstance(image, Tensor):
+            if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3:
+                raise UserError(
+                    f"expected a uint8 RGB image (3, H, W) as a tensor, got {image.dtype} {tuple(image.shape)}; a "
+                    "model itself takes batches of tensors"
+                )
+            return image.permute(1, 2, 0).contiguous().cpu().numpy()
+        return image
 
     @property
     def class_names(self) -> list[str]:
@@ -226,15 +231,15 @@ class Predictor:
             results = self.model.predict(inputs, scores=scores, priors=priors, segments=True)
         for result in results:
             maps = result.priors
-            found = result.segments or {}
-            panoptic, instances = found.get("panoptic_seg"), found.get("instances")
+            segments = result.segments or {}
+            panoptic, instances = segments.get("panoptic_seg"), segments.get("instances")
             predictions.append(
                 Prediction(
                     result.labels.cpu().numpy(),
                     None if result.scores is None else result.scores.cpu().numpy(),
                     None if maps is None else {name: x.argmax(0).cpu().numpy() for name, x in maps.items()},
                     None if panoptic is None else PanopticSegments(panoptic[0].cpu().numpy(), panoptic[1]),
-                    None if instances is None else FoundInstances.of(instances),
+                    None if instances is None else PredictedInstances.from_detectron2(instances),
                 )
             )
         return predictions

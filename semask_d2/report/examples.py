@@ -16,8 +16,8 @@ from semask_d2.data.segments import read_true_segments
 from semask_d2.data.sizes import require_one_size
 from semask_d2.evaluation.panoptic import compare_segments
 from semask_d2.evaluation.results import Evaluation, ImageResult
-from semask_d2.inference.drawing import shown_segments
 from semask_d2.inference.panels import Example
+from semask_d2.inference.prediction import shown_segments
 from semask_d2.inference.predictor import Predictor
 from semask_d2.utils.classes import Classes
 from semask_d2.utils.colors import distinct_colors

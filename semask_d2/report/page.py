@@ -16,7 +16,7 @@ from semask_d2.d2 import CfgNode
 from semask_d2.evaluation import sizes_in_words
 from semask_d2.evaluation.result_files import read_evaluations
 from semask_d2.evaluation.results import Evaluation
-from semask_d2.inference.drawing import LEAST_SCORE
+from semask_d2.inference.prediction import LEAST_SCORE
 from semask_d2.inference.predictor import Predictor
 from semask_d2.report.choice import choose_images
 from semask_d2.report.gallery import Gallery, make_gallery

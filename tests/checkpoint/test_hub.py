@@ -91,7 +91,7 @@ def test_the_cache_serves_without_a_connection(hub: Hub, monkeypatch: pytest.Mon
     assert fetch_repository(Repository("me/model")) == folder
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert fetch_repository(Repository("me/model", COMMIT)) == folder
-    with pytest.raises(UserError, match="me/other: no such file or folder here.*cannot be reached.*HF_ENDPOINT"):
+    with pytest.raises(UserError, match=r"me/other: no such file or folder here.*cannot be reached.*HF_ENDPOINT"):
         fetch_repository(Repository("me/other"))
 
 

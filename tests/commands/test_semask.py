@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from semask_d2.__main__ import COMMANDS, main
-from semask_d2.commands.train import warn_of_long_warmup
 from semask_d2.config import get_cfg
 from semask_d2.config.sources import config_with_sources
+from semask_d2.engine.training import warn_of_long_warmup
 from tests.helpers.commands import TINY, TOY_CONFIG
 
 CONFIG = ("--config-file", "toy_scenes/semask_swin_mini_m2f.yaml")

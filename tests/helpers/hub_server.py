@@ -30,7 +30,7 @@ class Handler(BaseHTTPRequestHandler):
     hub: Hub
     protocol_version = "HTTP/1.1"
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name of the base class
+    def log_message(self, format: str, *args: object) -> None:
         self.hub.requests.append(f"{self.command} {self.path}")
 
     def answer(self, status: int, body: bytes = b"", **headers: str) -> None:

@@ -49,3 +49,9 @@ def make_inputs(*sizes: tuple[int, int], labels: bool = True) -> list[dict[str, 
             ids[:4] = 255
             inputs[-1]["sem_seg"] = ids
     return inputs
+
+
+def backbone_features(model: nn.Module, inputs: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The features of the padded batch, as a model's head takes them."""
+    images = model.normalizer([x["image"] for x in inputs], model.size_divisibility)
+    return model.backbone(images.tensor)

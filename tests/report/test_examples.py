@@ -20,7 +20,7 @@ from semask_d2.data.datasets import toy_painter
 from semask_d2.data.labels import CocoLabels, CocoSegment, LabelFormat
 from semask_d2.data.segments import read_true_segments
 from semask_d2.evaluation import InstanceEvaluator, PanopticEvaluator
-from semask_d2.inference.predictor import FoundInstances, PanopticSegments, Prediction
+from semask_d2.inference.prediction import PanopticSegments, PredictedInstances, Prediction
 from semask_d2.report import examples, write_report
 from semask_d2.report.examples import IGNORED, NO_SEGMENT, numbered_alike, segment_example
 from semask_d2.utils.classes import Classes
@@ -80,7 +80,7 @@ def test_a_perfect_prediction_is_the_truth(toy_data: Path, task: str, monkeypatc
         else:
             masks = np.array([ids == x["id"] for x in truth], bool).reshape(-1, *ids.shape)
             classes = np.array([x["category_id"] for x in truth], int)
-            found = FoundInstances(masks, np.zeros((len(truth), 4)), classes, np.linspace(0.9, 0.6, len(truth)))
+            found = PredictedInstances(masks, np.zeros((len(truth), 4)), classes, np.linspace(0.9, 0.6, len(truth)))
             prediction = Prediction(ids, instances=found)
         monkeypatch.setattr(Predictor, "__call__", lambda *_, found=prediction, **__: found)
         example, style = segment_example(sample, dataset, task, predictor)

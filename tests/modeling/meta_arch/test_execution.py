@@ -16,7 +16,7 @@ from semask_d2.engine import Trainer
 from semask_d2.engine.step import TrainingStep
 from semask_d2.evaluation import mean_loss
 from semask_d2.modeling.meta_arch import Executed, Execution, SeMaskMaskFormer, with_sliding
-from tests.helpers.tiny_model import make_inputs, randomize, tiny_cfg
+from tests.helpers.tiny_model import backbone_features, make_inputs, randomize, tiny_cfg
 
 FPN = "toy_scenes/semask_swin_mini_fpn.yaml"
 BF16 = Execution(precision="bf16", mixed_evaluation=False, compilation="")
@@ -120,7 +120,7 @@ def test_no_loss_of_the_same_features_depends_on_the_callers_autocast(head: str,
     model = randomize(build_model(cfg)).train()
     inputs = make_inputs((64, 96))
     with torch.no_grad():
-        features = {name: x.bfloat16() for name, x in model.backbone(model.normalizer([x["image"] for x in inputs], model.size_divisibility).tensor).items()}
+        features = {name: x.bfloat16() for name, x in backbone_features(model, inputs).items()}
         predictions = model.sem_seg_head({name: x.float() for name, x in features.items()})
         model.backbone.forward = lambda _: features
         model.sem_seg_head.forward = lambda _: predictions

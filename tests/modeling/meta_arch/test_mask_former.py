@@ -200,7 +200,7 @@ def test_a_callers_autocast_changes_no_label_of_the_same_predictions() -> None:
     model = randomize(build()).eval()
     inputs = make_inputs((64, 64), labels=False)
     with torch.no_grad():
-        predictions = model.sem_seg_head(model.backbone(model.normalizer([x["image"] for x in inputs], model.size_divisibility).tensor))
+        predictions = model.sem_seg_head(backbone_features(model, inputs))
         model.sem_seg_head.forward = lambda _: predictions
         (expected,) = model.predict_labels(inputs)
         with torch.autocast("cpu", dtype=torch.bfloat16):

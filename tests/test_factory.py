@@ -1,0 +1,163 @@
+"""Models by name, from folders, checkpoints and the hub, saved and shared."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from huggingface_hub import constants
+from safetensors import safe_open
+
+import semask_d2
+from semask_d2.utils.errors import UserError
+from tests.helpers.commands import TINY
+from tests.helpers.hub_server import Hub, serve_hub
+from tests.helpers.transformers_models import their_model
+
+NAME = "toy_scenes/semask_swin_mini_m2f"
+TINY_SETTINGS = dict(zip(TINY[::2], TINY[1::2], strict=True))
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    with serve_hub() as hub:
+        monkeypatch.setattr(constants, "ENDPOINT", hub.address)
+        monkeypatch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.address + "/{repo_id}/resolve/{revision}/{filename}"
+        )
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setenv("HF_TOKEN", "hf_token")
+        monkeypatch.chdir(tmp_path)
+        yield hub
+
+
+def make_images() -> torch.Tensor:
+    return torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def assert_same(one: torch.nn.Module, other: torch.nn.Module) -> None:
+    with torch.no_grad():
+        for a, b in zip(one.eval()(make_images()), other.eval()(make_images()), strict=True):
+            assert torch.equal(a, b)
+
+
+def test_names() -> None:
+    names = semask_d2.list_models()
+    assert NAME in names
+    assert not [name for name in names if name.startswith(("backbones/", "recipes/", "data/"))]
+    assert semask_d2.list_models("ade20k/semask_swin_l*") == [x for x in names if x.startswith("ade20k/semask_swin_l")]
+    assert {name.rpartition("/")[2] for name in semask_d2.list_models("semask_swin_mini_m2f")} == {
+        "semask_swin_mini_m2f"
+    }
+
+
+@pytest.mark.parametrize("name", semask_d2.list_models())
+def test_every_listed_name_is_a_config(name: str) -> None:
+    assert semask_d2.get_cfg(f"{name}.yaml", fit=False).MODEL.META_ARCHITECTURE
+
+
+def test_a_model_by_name() -> None:
+    model = semask_d2.create_model(NAME, num_classes=3, device="cpu", **TINY_SETTINGS)
+    assert model.training
+    assert model(make_images()).class_logits.shape[-1] == 4
+    assert len(model.description.classes) == 3
+    assert len(semask_d2.create_model(NAME, **TINY_SETTINGS).description.classes) == 12
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("semask_swin_tt_m2f", {}, 'no model of that name.*Did you mean "ade20k/semask_swin_t_m2f".*list_models'),
+        ("ade20k/semask_swin_x", {}, "no model of that name"),
+        (NAME, {"MODEL.MASK_FORMER.NUM_QUERIES": 3}, "unknown config key"),
+        (NAME, {"MODEL.SWIN.DEPTHS": "x"}, "MODEL.SWIN.DEPTHS"),
+    ],
+)
+def test_wrong_names_and_settings(name: str, settings: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        semask_d2.create_model(name, **settings)
+
+
+def test_a_name_without_a_dataset() -> None:
+    from semask_d2.factory import full_model_name
+
+    assert full_model_name("semask_swin_t_m2f") == "ade20k/semask_swin_t_m2f"
+    assert full_model_name("semask_timm_lite0_m2f.yaml") == "camvid/semask_timm_lite0_m2f"
+    with pytest.raises(UserError, match="models of several datasets have this name; take one of"):
+        full_model_name("semask_swin_mini_msfapn_m2f")
+
+
+def test_saved_and_read_again(tiny_run: Path, tmp_path: Path) -> None:
+    model = semask_d2.from_pretrained(tiny_run)
+    assert not model.training
+    folder = tmp_path / "shared"
+    model.save_pretrained(folder, license="apache-2.0")
+    assert {path.name for path in folder.iterdir()} == {"config.yaml", "model.safetensors", "README.md"}
+    again = semask_d2.from_pretrained(folder)
+    assert_same(model, again)
+    assert again.description.classes.names == model.description.classes.names
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    assert "OUTPUT_DIR" not in config
+    assert str(tmp_path) not in (folder / "config.yaml").read_text() + (folder / "README.md").read_text()
+    header, card = (folder / "README.md").read_text().split("---\n", 2)[1:]
+    assert yaml.safe_load(header)["license"] == "apache-2.0"
+    assert model.description.classes.names[0] in card
+    with safe_open(folder / "model.safetensors", framework="pt") as file:
+        assert sorted(file.keys()) == sorted(model.state_dict())
+    labels = [semask_d2.Predictor(source)(make_images()[0]).labels for source in (tiny_run, folder)]
+    assert np.array_equal(*labels)
+
+
+def test_own_classes_travel_and_own_paths_do_not(tmp_path: Path) -> None:
+    model = semask_d2.create_model(NAME, num_classes=2, **TINY_SETTINGS)
+    model.save_pretrained(tmp_path / "one")
+    again = semask_d2.from_pretrained(tmp_path / "one")
+    assert len(again.description.classes) == 2
+    assert_same(model, again)
+
+
+def test_a_model_of_build_model_has_no_description(tmp_path: Path) -> None:
+    model = semask_d2.build_model(semask_d2.get_cfg(f"{NAME}.yaml", list(TINY)))
+    with pytest.raises(UserError, match=r"save_pretrained: .* make it with semask_d2.create_model"):
+        model.save_pretrained(tmp_path)
+
+
+def test_the_hub_and_back(hub: Hub, tiny_run: Path) -> None:
+    model = semask_d2.from_pretrained(tiny_run)
+    assert model.push_to_hub("me/toy") == f"{hub.address}/me/toy"
+    assert set(hub.repositories["me/toy"]) == {"config.yaml", "model.safetensors", "README.md"}
+    again = semask_d2.from_pretrained("me/toy")
+    assert_same(model, again)
+    assert_same(model, semask_d2.from_pretrained("me/toy", revision="v1"))
+    assert semask_d2.Predictor("me/toy")(make_images()[0]).labels.shape == (64, 64)
+    tuned = semask_d2.create_model(NAME, num_classes=5, weights="me/toy", **TINY_SETTINGS)
+    backbone = {name: value for name, value in model.state_dict().items() if name.startswith("backbone.patch_embed")}
+    assert backbone
+    assert all(torch.equal(tuned.state_dict()[name], value) for name, value in backbone.items())
+
+
+@pytest.mark.parametrize("family", ["mask2former", "maskformer"])
+def test_repositories_of_transformers(hub: Hub, family: str, tmp_path: Path) -> None:
+    theirs = their_model(family)
+    theirs.save_pretrained(tmp_path / "theirs")
+    hub.repositories["facebook/model"] = {path.name: path.read_bytes() for path in (tmp_path / "theirs").iterdir()}
+    model = semask_d2.from_pretrained("facebook/model")
+    assert_same(model, semask_d2.from_pretrained(tmp_path / "theirs"))
+    assert list(model.description.classes.names) == list(
+        json.loads((tmp_path / "theirs/config.json").read_text())["id2label"].values()
+    )
+
+
+def test_sources_without_a_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"me/model: no such file or folder here, and .* cannot be reached"):
+        semask_d2.from_pretrained("me/model")
+    with pytest.raises(UserError, match="me/model: no such file or folder here"):
+        semask_d2.create_model(NAME, weights="me/model")
