@@ -11,7 +11,7 @@ from semask_d2.d2 import build_model
 from semask_d2.modeling.layers.semantic_decoder import decode_semantic_prior
 from semask_d2.modeling.losses.cross_entropy import pixel_loss
 from semask_d2.utils.errors import UserError
-from tests.helpers.tiny_model import CLASSES, make_inputs, randomize, tiny_cfg
+from tests.helpers.tiny_model import CLASSES, backbone_features, make_inputs, randomize, tiny_cfg
 
 LAYERS = 5
 LOSSES = {f"loss_{kind}{suffix}" for kind in ("ce", "mask", "dice") for suffix in ("", "_0", "_1", "_2", "_3")}
