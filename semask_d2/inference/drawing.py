@@ -17,9 +17,8 @@ from semask_d2.config.transformers_folders import is_transformers_folder
 from semask_d2.d2 import CfgNode
 from semask_d2.data.datasets import with_classes
 from semask_d2.data.image_io import save_picture
-from semask_d2.data.label_ids import check_labels
+from semask_d2.data.label_checks import check_labels, require_one_size
 from semask_d2.data.labels import read_sample_labels
-from semask_d2.data.sizes import require_one_size
 from semask_d2.inference import media
 from semask_d2.inference.predictor import Prediction, Predictor
 from semask_d2.utils.errors import UnreadableFile, UserError, printable

@@ -16,7 +16,7 @@ from importlib.resources import files
 import numpy as np
 from PIL import Image
 
-from semask_d2.data.label_ids import count_ids
+from semask_d2.data.label_checks import count_ids
 from semask_d2.utils.classes import Classes
 from semask_d2.utils.visualization import WRONG, error_share, resize, resize_ids, short, spread_maps
 

@@ -73,7 +73,7 @@ def write_report(
     return path
 
 
-def _predictor(run: Path, checkpoint: str) -> Predictor:
+def _predictor(run: Path, checkpoint: str | None) -> Predictor:
     """The run's model with the weights that were evaluated: a file, or those of the training's end where none is named.
 
     Where they are gone it is the best that the run holds.
