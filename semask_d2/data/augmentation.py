@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from semask_d2.data.label_ids import count_ids
+from semask_d2.data.label_checks import count_ids
 
 IMAGE_PADDING = 128
 CROP_TRIES = 10

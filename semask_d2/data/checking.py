@@ -16,11 +16,10 @@ from semask_d2.data.annotations import EmptyAnnotation
 from semask_d2.data.datasets.custom import CustomDataset
 from semask_d2.data.datasets.pairing import Problem
 from semask_d2.data.image_io import examine_picture, lossy_format
-from semask_d2.data.label_ids import describe_wrong_ids
+from semask_d2.data.label_checks import describe_wrong_ids, size_mismatch
 from semask_d2.data.labels import read_sample_labels
 from semask_d2.data.parallel import map_files
 from semask_d2.data.pixel_values import ValueSpan, proposed_range
-from semask_d2.data.sizes import size_mismatch
 from semask_d2.data.soft_borders import has_soft_borders
 from semask_d2.data.statistics import only_class, pixels_by_class
 from semask_d2.utils.classes import Classes

@@ -13,9 +13,8 @@ from semask_d2.d2 import META_ARCH_REGISTRY, CfgNode, MetadataCatalog, configura
 from semask_d2.data import augmentation
 from semask_d2.data.augmentation import image_tensor, resized_tensor
 from semask_d2.data.image_io import open_picture
-from semask_d2.data.label_ids import check_labels
+from semask_d2.data.label_checks import check_labels, require_one_size
 from semask_d2.data.labels import read_sample_labels
-from semask_d2.data.sizes import require_one_size
 from semask_d2.utils.arguments import require
 from semask_d2.utils.errors import UserError
 

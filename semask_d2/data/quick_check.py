@@ -11,8 +11,8 @@ import numpy as np
 from semask_d2.d2 import CfgNode
 from semask_d2.data.datasets import dataset_classes, get_dataset_dicts
 from semask_d2.data.image_io import picture_size
+from semask_d2.data.label_checks import size_mismatch
 from semask_d2.data.parallel import on_main_process
-from semask_d2.data.sizes import size_mismatch
 from semask_d2.data.statistics import class_pixels_of, only_class
 from semask_d2.utils.errors import UnreadableFile, UserError
 from semask_d2.utils.excerpts import evenly

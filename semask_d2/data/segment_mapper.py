@@ -12,11 +12,10 @@ from PIL import Image
 from semask_d2.d2 import CfgNode, configurable
 from semask_d2.data.augmentation import View, image_tensor
 from semask_d2.data.image_io import open_picture
-from semask_d2.data.label_ids import check_labels
+from semask_d2.data.label_checks import check_labels, require_one_size
 from semask_d2.data.mapper import SemanticMapper
 from semask_d2.data.segments import check_image_size, panoptic_segments, true_instances
 from semask_d2.data.segments import read_segment_ids as read_segment_ids  # programs look for it here
-from semask_d2.data.sizes import require_one_size
 from semask_d2.modeling.losses.targets import Segments
 from semask_d2.utils.arguments import require
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from semask_d2.data.label_ids import check_labels, count_ids
+from semask_d2.data.label_checks import check_labels, count_ids
 from semask_d2.data.labels import read_sample_labels
 from semask_d2.data.parallel import map_files
 from semask_d2.utils.errors import UserError

@@ -12,8 +12,8 @@ import numpy as np
 
 from semask_d2.d2 import MetadataCatalog, comm
 from semask_d2.data.datasets import get_dataset_dicts
+from semask_d2.data.label_checks import require_one_size
 from semask_d2.data.segments import panoptic_segments
-from semask_d2.data.sizes import require_one_size
 from semask_d2.evaluation.confusion import mean_of_present
 from semask_d2.evaluation.evaluator import Evaluator
 from semask_d2.evaluation.results import ImageResult

@@ -17,7 +17,7 @@ LABEL_FILE = "sem_seg_file_name"  # the data set's key of an image's label file,
 
 
 class Task(NamedTuple):
-    """How a task is measured: Detectron2's name for its results, its main metric, that of a class, what has classes."""
+    """The measure of a task: Detectron2's name for its results, its main metric, that of a class, what has classes."""
 
     group: str
     metric: str
@@ -33,7 +33,7 @@ TASKS = {
 
 
 class EvaluatedModel(NamedTuple):
-    """Which weights were evaluated: their file, the iterations they were trained, and whether they are an average.
+    """The evaluated weights: their file, the iterations they were trained, and whether they are an average.
 
     The model of a training has no file. `sizes` says in words at which sizes images were tested; None in files of older
     versions.
@@ -95,12 +95,12 @@ class Evaluation:
 
     @property
     def task(self) -> Task:
-        """How it was measured."""
+        """The measure of its task."""
         return TASKS[self.task_name]
 
     @property
     def title(self) -> str:
-        """What was evaluated, in words."""
+        """The data set, and whether the weights are an average, in words."""
         return f"{self.dataset}, averaged weights" if self.model.averaged else self.dataset
 
     @cached_property

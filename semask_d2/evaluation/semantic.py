@@ -14,10 +14,9 @@ from torch import Tensor, nn
 
 from semask_d2.d2 import MetadataCatalog, comm
 from semask_d2.data.datasets import get_dataset_dicts
-from semask_d2.data.label_ids import check_labels
+from semask_d2.data.label_checks import check_labels, require_one_size
 from semask_d2.data.labels import read_sample_labels
 from semask_d2.data.quick_check import warn_of_one_class
-from semask_d2.data.sizes import require_one_size
 from semask_d2.evaluation.boundary import BoundaryMetrics
 from semask_d2.evaluation.confusion import ConfusionMatrix, mean_of_present
 from semask_d2.evaluation.evaluator import Evaluator

@@ -30,7 +30,7 @@ RUNNERS: dict[str, Callable[[Path], ExportedModel]] = {
 
 
 def describe(cfg: CfgNode, classes: Classes, graph: SegmentationGraph, settings: GraphSettings) -> ExportMetadata:
-    """What the file shall say."""
+    """Return the metadata of a file of `graph`."""
     model = graph.model
     return ExportMetadata(
         version=__version__,

@@ -13,9 +13,8 @@ from tqdm import tqdm
 
 from semask_d2.d2 import CfgNode
 from semask_d2.data.image_io import save_picture
-from semask_d2.data.label_ids import check_labels
+from semask_d2.data.label_checks import check_labels, require_one_size
 from semask_d2.data.labels import read_sample_labels
-from semask_d2.data.sizes import require_one_size
 from semask_d2.inference import media
 from semask_d2.inference.prediction import OPACITY, shown_segments
 from semask_d2.inference.predictor import Predictor

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from markupsafe import Markup
 
-from semask_d2.data.label_ids import count_ids
+from semask_d2.data.label_checks import count_ids
 from semask_d2.utils.classes import Classes
 from semask_d2.utils.pages import asset, data_uri, render
 from semask_d2.utils.visualization import WRONG, error_share, resize, resize_ids, short, spread_maps

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from semask_d2.data.datasets import dataset_classes, get_dataset_dicts
+from semask_d2.data.label_checks import require_one_size
 from semask_d2.data.labels import read_sample_labels
 from semask_d2.data.segments import read_true_segments
-from semask_d2.data.sizes import require_one_size
 from semask_d2.evaluation.panoptic import compare_segments
 from semask_d2.evaluation.results import Evaluation, ImageResult
 from semask_d2.inference.panels import Example

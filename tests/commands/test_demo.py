@@ -357,7 +357,11 @@ def test_comparing_shows_more_and_names_what_is_missing(demo, home: Path) -> Non
     assert_refused(result, "1 of 2 inputs", "0001.jpg: no label file labels/0001.png")
     assert Image.open("out/0000.png").width > 4 * 300
     Image.fromarray(np.zeros((3, 3), np.uint8)).save("labels/0001.png")
-    assert_refused(demo("--input", "photos", "--output", "out", "--compare", "labels"), "3 x 3 pixels", "one size")
+    assert_refused(
+        demo("--input", "photos", "--output", "out", "--compare", "labels"),
+        "label file labels/0001.png is 3 x 3",
+        "one size",
+    )
     Image.fromarray(np.full_like(np.asarray(Image.open("labels/0000.png")), 99)).save("labels/0001.png")
     assert_refused(demo("--input", "photos/0001.jpg", "--output", "out", "--compare", "labels"), "label id 99")
 

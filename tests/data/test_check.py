@@ -14,7 +14,7 @@ from semask_d2.__main__ import main
 from semask_d2.config import get_cfg
 from semask_d2.data.checking import check_data, looks_of
 from semask_d2.data.datasets.custom import CustomDataset
-from semask_d2.data.label_ids import describe_wrong_ids
+from semask_d2.data.label_checks import describe_wrong_ids
 from tests.helpers.own_data import TEXT, write_data, write_file, write_pair
 
 

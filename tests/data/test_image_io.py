@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from semask_d2.data import image_io
-from semask_d2.data.image_io import read_image, read_labels, save_picture
+from semask_d2.data.image_io import examine_picture, picture_size, read_image, read_labels, save_picture, value_span
 from semask_d2.data.jpeg_scans import MAX_SCANS
-from semask_d2.data.label_ids import check_labels, count_ids
+from semask_d2.data.label_checks import check_labels, count_ids
 from semask_d2.inference.media import IMAGE_SUFFIXES
 from semask_d2.utils.errors import UnreadableFile, UserError
 from tests.helpers.commands import ROOT
@@ -239,6 +239,38 @@ def test_check_labels_finds_every_wrong_id(ids, below, classes, ignored):
         return
     with pytest.raises(UserError, match=rf"ids? {', '.join(map(str, wrong[:8]))}, "):
         check_labels(labels, num_classes=classes, ignore_label=ignored, path="x.png")
+
+
+def test_a_picture_is_examined_in_two_openings(tmp_path, monkeypatch):
+    opened = []
+    open_image = Image.open
+    monkeypatch.setattr(Image, "open", lambda *args, **kwargs: opened.append(args) or open_image(*args, **kwargs))
+    pixels = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(pixels).save(tmp_path / "turned.png", exif=exif)
+    deep = Image.fromarray(np.array([[0, 40000]], np.uint16))
+    deep.save(tmp_path / "deep.tif", save_all=True, append_images=[deep])
+    Image.fromarray(pixels).save(tmp_path / "broken.jpg", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "turned.png").read_bytes()[:-30])
+    for name in ("turned.png", "deep.tif", "broken.jpg"):
+        opened.clear()
+        facts = examine_picture(tmp_path / name)
+        assert len(opened) == 2
+        np.testing.assert_array_equal(facts.pixels, read_image(tmp_path / name))
+        assert facts.size == picture_size(tmp_path / name)
+        assert facts.span == value_span(tmp_path / name)
+        assert (facts.pages, facts.has_broken_exif, facts.problem) == (
+            1 + (name == "deep.tif"),
+            name == "broken.jpg",
+            "",
+        )
+    facts = examine_picture(tmp_path / "cut.png")
+    assert facts.pixels is None
+    assert "cut.png cannot be read as an image" in facts.problem
+    facts = examine_picture(tmp_path / "deep.tif", (0, 70000))
+    assert facts.pixels.tolist() == [[[0] * 3, [146] * 3]]
+    assert (examine_picture(tmp_path / "none.png").size, examine_picture(tmp_path).pixels) == (None, None)
 
 
 def test_ids_out_of_range_are_named():

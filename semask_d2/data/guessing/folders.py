@@ -14,7 +14,7 @@ from semask_d2.data.datasets.coco_labels import is_background, is_ignored_name
 from semask_d2.data.datasets.pairing import LEFT_OUT
 from semask_d2.data.datasets.walking import SUFFIXES, files_below
 from semask_d2.data.guessing.exports import files_of_tools
-from semask_d2.data.guessing.ids import Classes, classes_of_files
+from semask_d2.data.guessing.ids import GuessedClasses, classes_of_files
 from semask_d2.data.guessing.names import find_names, usable_names
 from semask_d2.data.guessing.places import Place, is_picture, option_words, split_named
 from semask_d2.data.guessing.search import Search
@@ -44,7 +44,7 @@ class Guess:
     """The apparent content of a folder: splits, classes, what the label files hold, and remarks for the user."""
 
     splits: dict[str, Split]
-    classes: Classes
+    classes: GuessedClasses
     held: str
     remarks: list[str] = field(default_factory=list)
     has_background: bool = False
@@ -102,7 +102,7 @@ def range_of_values(images: Sequence[Path]) -> ValueRange | None:
     return proposed_range([span for span in spans if span is not None])
 
 
-def classes_of_categories(files: Sequence[CocoFile]) -> tuple[Classes, bool]:
+def classes_of_categories(files: Sequence[CocoFile]) -> tuple[GuessedClasses, bool]:
     """Return the classes of the categories that COCO-format files use, and whether a background was put before them.
 
     It stands for the pixels in no segment, without which one class would be all that is left of many files.
@@ -113,7 +113,7 @@ def classes_of_categories(files: Sequence[CocoFile]) -> tuple[Classes, bool]:
     problems = [problem.text for file in files for problem in file.problems if problem.kind in FAULTY]
     why = f": {few(problems, '; ')}" if problems else ", as there is none"
     remarks = [] if names else [f"WARNING: there is nothing to learn: no annotation can be used{why}"]
-    return Classes(every, remarks=remarks, are_named=True), has_background
+    return GuessedClasses(every, remarks=remarks, are_named=True), has_background
 
 
 def splits_of(folder: Path, partners: Sequence[tuple[Place, Place]]) -> tuple[dict[str, Split], list[Place], list[str]]:

@@ -22,7 +22,7 @@ IDS, COLORS = "ids", "colors"
 
 
 @dataclass(frozen=True)
-class Classes:
+class GuessedClasses:
     """Names of the classes, what brings a file's ids or colors (0xRRGGBB) to them, the ignored id, and remarks."""
 
     names: list[str]
@@ -33,7 +33,7 @@ class Classes:
     are_named: bool = False
 
 
-def classes_of_files(files: Sequence[Path], table: NameTable, workers: int | None) -> tuple[Classes, str]:
+def classes_of_files(files: Sequence[Path], table: NameTable, workers: int | None) -> tuple[GuessedClasses, str]:
     """Return the classes of label files, named by a `table` as far as it goes, and what the files hold."""
     kind, counts = ids_or_colors_of_all(files, workers)
     soft, values = set(soft_values(counts)), sorted(counts)
@@ -87,17 +87,17 @@ def ids_or_colors(path: Path) -> tuple[str, Counts] | None:
         return COLORS, border_counts(read_colors(path), are_colors=True)
 
 
-def classes_of_colors(colors: Sequence[int], table: NameTable) -> Classes:
+def classes_of_colors(colors: Sequence[int], table: NameTable) -> GuessedClasses:
     """Return a class for each color, in the order of the `table` and then of the colors."""
     every = [*table.colors, *(color for color in colors if color not in table.colors)]
     names = usable_names(table.colors.get(color) for color in every)
     remarks = nothing_to_learn([f"#{color:06x}" for color in colors], "color")
     named = bool(table.colors)
     numbers = {color: number for number, color in enumerate(every)}
-    return Classes(names, ignored_above(len(names)), colors=numbers, remarks=remarks, are_named=named)
+    return GuessedClasses(names, ignored_above(len(names)), colors=numbers, remarks=remarks, are_named=named)
 
 
-def classes_of_ids(ids: Sequence[int], table: NameTable) -> Classes:
+def classes_of_ids(ids: Sequence[int], table: NameTable) -> GuessedClasses:
     """Return a class for each id but those that stand for none: negative ids, 65535, and 255 where others are classes.
 
     With 255 left out at least two classes are left; and 255 is a class among ids beyond it, as the last of equal steps,
@@ -129,7 +129,7 @@ def classes_of_ids(ids: Sequence[int], table: NameTable) -> Classes:
     if ignore != DEFAULT_IGNORE:
         remarks.append(f"`ignore` is {ignore}, as ids up to {len(names) - 1} are classes")
     remarks += nothing_to_learn([str(x) for x in valid], "id")
-    return Classes(names, ignore, id_map, remarks=remarks, are_named=bool(table.ids))
+    return GuessedClasses(names, ignore, id_map, remarks=remarks, are_named=bool(table.ids))
 
 
 def is_evenly_spread(ids: Sequence[int]) -> bool:

@@ -1,4 +1,4 @@
-"""The ids of a label map: how often each occurs, and those that are neither a class's nor ignored."""
+"""What a label map holds and may not hold: ids that are no class's, and another size than its image's."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ import numpy as np
 
 from semask_d2.utils.errors import UserError
 from semask_d2.utils.excerpts import few
+
+Name = str | os.PathLike
+Size = tuple[int, int]  # width, height
 
 SHOWN = 8  # ids that a message names
 STRETCHED = 257  # by which 8-bit ids are multiplied where 0..255 is made 0..65535
@@ -32,7 +35,7 @@ def wrong_pixels(labels: np.ndarray, num_classes: int, ignore_label: int) -> np.
     return wrong
 
 
-def check_labels(labels: np.ndarray, *, num_classes: int, ignore_label: int, path: str | os.PathLike) -> None:
+def check_labels(labels: np.ndarray, *, num_classes: int, ignore_label: int, path: Name) -> None:
     """Raise `UserError`, naming file and ids, where there are `wrong_pixels`."""
     wrong = wrong_pixels(labels, num_classes, ignore_label)
     if not wrong.any():
@@ -57,3 +60,19 @@ def describe_wrong_ids(labels: np.ndarray, num_classes: int, ignore_label: int) 
     texts = [f"{i} ({count} pixels, first at x {x}, y {y})" for i, count, x, y in facts]
     hint = "; 8-bit ids stretched to 16 bits: divide them by 257" if not (ids % STRETCHED).any() else ""
     return f"ids outside 0..{num_classes - 1} and not {ignore_label}: {few(texts, count=SHOWN)}{hint}"
+
+
+def size_mismatch(image: Name, size: Size, kind: str, file: Name, file_size: Size) -> str:
+    """Return what is wrong where an image and its file of labels, of a `kind`, are of different sizes."""
+    is_turned = size == file_size[::-1]
+    hint = " (does its EXIF tag turn the picture, or did the annotation tool ignore it?)" if is_turned else ""
+    return (
+        f"{image} is {size[0]} x {size[1]} but its {kind} {file} is {file_size[0]} x {file_size[1]}: they must be of "
+        f"one size{hint}"
+    )
+
+
+def require_one_size(image: Name, shape: tuple[int, ...], kind: str, file: Name, file_shape: tuple[int, ...]) -> None:
+    """Raise `UserError` where the shapes (H, W) of an image and of its file of labels, of a `kind`, differ."""
+    if shape != file_shape:
+        raise UserError(size_mismatch(image, (shape[1], shape[0]), kind, file, (file_shape[1], file_shape[0])))
