@@ -154,13 +154,13 @@ def test_training_images_are_padded_to_the_crop_with_zeros_after_normalization()
     assert build_mapper(cfg, is_train=True).pad_to == 0  # the mapper would pad with gray before normalization
     (inputs,) = make_inputs((112, 96))
     with torch.no_grad():
-        images, _ = model.extract([inputs])
+        images = model.padded([inputs])
         losses = model([inputs])
     assert images.tensor.shape[-2:] == (128, 128)
     assert (images.tensor[0, :, 112:] == 0).all()
     assert (images.tensor[0, :, :, 96:] == 0).all()
     assert all(loss.isfinite() for loss in losses.values())
-    assert model.eval().extract([inputs])[0].tensor.shape[-2:] == (112, 96)
+    assert model.eval().padded([inputs]).tensor.shape[-2:] == (112, 96)
 
 
 def test_a_head_without_norms_has_biases_in_their_place() -> None:
