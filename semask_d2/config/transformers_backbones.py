@@ -33,7 +33,10 @@ RATE = real(0, 1)
 
 
 class Setting(NamedTuple):
-    """A setting of theirs, its key here, the value that a file without it means, and what reads and checks one."""
+    """A setting of theirs, its key here, the value that a file without it means, and what reads and checks one.
+
+    That value is transformers' default, which its files leave out, whatever ours is.
+    """
 
     theirs: str
     ours: str

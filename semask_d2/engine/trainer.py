@@ -269,11 +269,11 @@ class Trainer(DefaultTrainer):
             model = with_sliding(cfg, model)
         if evaluators is None:
             evaluators = [cls.build_evaluator(cfg, name) for name in cfg.DATASETS.TEST]
-        ours = isinstance(evaluators, list) and all(isinstance(x, Evaluator) for x in evaluators)
-        if ours and all(isinstance(x, SemanticEvaluator) for x in evaluators):
+        are_ours = isinstance(evaluators, list) and all(isinstance(x, Evaluator) for x in evaluators)
+        if are_ours and all(isinstance(x, SemanticEvaluator) for x in evaluators):
             model = LabelsOnly(model)
         model = Executed(model, Execution.from_config(cfg))
-        if ours:
+        if are_ours:
             evaluated = evaluated._replace(sizes=sizes)
             for evaluator in evaluators:
                 evaluator.begin(evaluated)

@@ -132,17 +132,17 @@ def test_miou_of_maps(head: str, toy_data: Path, monkeypatch) -> None:
     cfg = get_cfg(f"toy_scenes/semask_swin_mini_{head}.yaml", TINY)
     model = build_model(cfg)
     classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
-    extract = model.extract
+    backbone = model.backbone.forward
     shown = {"sem2": 0, "sem3": 0, "sem4": 1, "sem5": 2}
 
-    def constant(batch: list[dict]) -> tuple:
-        images, features = extract(batch)
+    def constant(images: torch.Tensor) -> dict[str, torch.Tensor]:
+        features = backbone(images)
         for name, shown_class in shown.items():
             features[name] = torch.zeros_like(features[name])
             features[name][:, shown_class] = 1
-        return images, features
+        return features
 
-    monkeypatch.setattr(model, "extract", constant)
+    monkeypatch.setattr(model.backbone, "forward", constant)
     found = ablation_run.mious(cfg, model, maps=True)
     assert found.keys() == {"mIoU", "sem2", "sem3", "sem4", "sem5", "sum"}
     truth = [read_sample_labels(sample) for (sample,) in build_test_loader(cfg, cfg.DATASETS.TEST[0])]

@@ -6,6 +6,7 @@ from torch import nn
 
 from semask_d2 import d2
 from semask_d2.d2 import BACKBONE_REGISTRY, META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY, CfgNode
+from semask_d2.modeling.meta_arch.base import SemanticSegmenter
 from semask_d2.modeling.meta_arch.execution import Execution
 from semask_d2.utils.arguments import naming_config_keys, value_of
 from semask_d2.utils.registry import lookup
@@ -22,8 +23,10 @@ def build_model(cfg: CfgNode) -> nn.Module:
         value_of(cfg, key)
     lookup(BACKBONE_REGISTRY, model.BACKBONE.NAME, "MODEL.BACKBONE.NAME")
     lookup(SEM_SEG_HEADS_REGISTRY, model.SEM_SEG_HEAD.NAME, "MODEL.SEM_SEG_HEAD.NAME")
-    execution = Execution.from_config(cfg)
+    is_ours = isinstance(architecture, type) and issubclass(architecture, SemanticSegmenter)
+    execution = Execution.from_config(cfg) if is_ours else None
     with naming_config_keys():
         built = d2.build_model(cfg)
-    execution.compile(built)
+    if execution is not None:
+        execution.compile(built)
     return built

@@ -53,7 +53,7 @@ class Execution:
 
     def autocast(self, model: nn.Module) -> AbstractContextManager:
         """Return the context to run `model` in, by its mode; the model may stand within wrappers."""
-        segmenter = own_model(model)
+        segmenter = segmenter_within(model)
         dtype = None if segmenter is None else self.dtype(segmenter.device, training=segmenter.training)
         if segmenter is None or dtype is None:
             return nullcontext()
@@ -61,7 +61,7 @@ class Execution:
 
     def compile(self, model: nn.Module) -> None:
         """Compile backbone and head of this project's models in place, so that no name of a parameter changes."""
-        segmenter = own_model(model)
+        segmenter = segmenter_within(model)
         if segmenter is None or not self.compilation:
             return
         for part in (segmenter.backbone, segmenter.sem_seg_head):
@@ -85,6 +85,6 @@ class Executed(nn.Module):
             return self.model(batched_inputs)
 
 
-def own_model(model: nn.Module) -> SemanticSegmenter | None:
+def segmenter_within(model: nn.Module) -> SemanticSegmenter | None:
     """Return this project's model that `model` is or wraps; None for models of other projects."""
     return next((module for module in model.modules() if isinstance(module, SemanticSegmenter)), None)
