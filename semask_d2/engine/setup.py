@@ -34,12 +34,12 @@ def setup(cfg: CfgNode, *, training: bool, resume: bool) -> None:
     folder, rank = cfg.OUTPUT_DIR, comm.get_rank()
     line = run_folder.prepare(folder, training=training, resume=resume) if comm.is_main_process() else ""
     comm.synchronize()
-    logging.raiseExceptions = False  # a log that cannot be written must not bury the line that says so
     end_logs()
     for name in LOGGERS:
         setup_logger(folder, distributed_rank=rank, name=name)
         for handler in logging.getLogger(name).handlers:
             handler.addFilter(_printable)
+            handler.handleError = _ignore  # a log that cannot be written must not bury the line that says so
             if isinstance(handler, logging.StreamHandler) and handler.stream is sys.stdout:
                 handler.addFilter(_is_no_detail)
     logger.info("semask_d2 on the %s backend, %s", d2.BACKEND, d2.BACKEND_VERSION)
@@ -74,6 +74,10 @@ def _printable(record: logging.LogRecord) -> bool:
     """Spell out control characters, which file names may hold, and let the record pass."""
     record.msg, record.args = printable(record.getMessage()), ()
     return True
+
+
+def _ignore(record: logging.LogRecord) -> None:
+    pass
 
 
 def _is_no_detail(record: logging.LogRecord) -> bool:
