@@ -16,7 +16,6 @@ from semask_d2.modeling.layers.precision import autocast_dtype
 from semask_d2.modeling.layers.triton_deformable_attention import triton_refusal as attention_refusal
 from semask_d2.modeling.layers.triton_deformable_conv import triton_refusal as convolution_refusal
 from semask_d2.utils.errors import printable
-from semask_d2.utils.memory import keep_freed_memory
 
 logger = logging.getLogger(__name__)
 
@@ -48,8 +47,6 @@ def setup(cfg: CfgNode, *, training: bool, resume: bool) -> None:
     logger.info("Process %d of %d\n%s", rank, comm.get_world_size(), collect_env_info(), extra=DETAIL)
     logger.info("Command line: %s", " ".join(sys.argv), extra=DETAIL)
     logger.info("Config:\n%s", cfg.dump(), extra=DETAIL)
-    if cfg.MODEL.DEVICE == "cpu":
-        keep_freed_memory()
     seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + rank)
     if training:  # evaluation meets many sizes, each of which would be benchmarked
         torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
