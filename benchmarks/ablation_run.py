@@ -145,7 +145,7 @@ def mious(cfg: CfgNode, model: SemanticSegmenter, *, maps: bool) -> dict[str, fl
     model.eval()
     for (sample,) in build_test_loader(cfg, cfg.DATASETS.TEST[0]):
         truth = read_sample_labels(sample)
-        images = model.padded([sample])
+        images = model.normalizer([sample["image"]], model.size_divisibility)
         ((height, width),) = images.image_sizes
         features = model.backbone(images.tensor)
         (score_map,) = model.score_maps([sample], images, model.sem_seg_head(features))

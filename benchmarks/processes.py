@@ -12,7 +12,7 @@ from types import MappingProxyType
 import torch
 from timing import Columns, Way, show, time_of
 
-from semask_d2.utils.memory import keep_freed_memory, peak_memory
+from semask_d2.utils.memory import peak_memory
 
 # What makes a way ready to run, in the new process. It is a function of a module (or a `partial` of one), whose imports
 # are done before memory is measured.
@@ -22,7 +22,6 @@ Maker = Callable[[], Way]
 def serve(make: Maker, pipe: Connection) -> None:
     """Run the way that `make` makes once for each True that comes and send its seconds; at a False, its peak MB."""
     torch.manual_seed(0)
-    keep_freed_memory()  # as the project's commands do, for every way
     before = peak_memory()
     way = make()
     while pipe.recv():

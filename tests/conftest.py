@@ -96,6 +96,16 @@ def in_process(toy_data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     return call
 
 
+@pytest.fixture
+def train_in_process(in_process):
+    """As `train`, but in this process, which is seconds quicker."""
+
+    def start(*arguments: object, flags: tuple[str, ...] = (), **kwargs: object) -> tuple[int, str, str]:
+        return in_process("train_net.py", "--config-file", TOY_CONFIG, *flags, *TINY, *arguments, **kwargs)
+
+    return start
+
+
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder with the tiny model as `model_best.pth`; its weights are random, but the same in every session."""

@@ -12,7 +12,6 @@ from semask_d2.inference.drawing import TASKS, DrawingJob, set_task
 from semask_d2.inference.predictor import Predictor
 from semask_d2.inference.sources import choose_config
 from semask_d2.utils.errors import UserError
-from semask_d2.utils.memory import keep_freed_memory
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,6 +58,4 @@ def run(args: argparse.Namespace) -> None:
     job.draw_task(set_task(cfg, args.task))
     check_evaluation(cfg)
     set_product_precision(cfg)
-    if cfg.MODEL.DEVICE == "cpu":
-        keep_freed_memory()
     job.run(Predictor(cfg))

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import TypeVar
+from typing import IO, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -54,7 +54,6 @@ ORIENTATION = 0x0112
 JPEG_SIDE = 65500  # the longest that a JPEG file can be
 
 logger = logging.getLogger(__name__)
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # MAX_PIXELS takes its place
 
 
 def read_image(path: Path, format: str = "RGB", *, value_range: Sequence[float] = ()) -> np.ndarray:
@@ -232,7 +231,7 @@ def _read(path: Path, what: str, convert: Callable[[Image.Image], T], *, decode:
     require_regular(path)
     try:
         # opened here, as Pillow maps files that it opens itself into memory where it can, and does not turn these
-        with open(path, "rb") as file, Image.open(file, formats=_formats()) as image:
+        with open(path, "rb") as file, _open(file) as image:
             _check_size(image, path)
             if decode:
                 _decode(image, path)
@@ -274,6 +273,12 @@ def _size(image: Image.Image, path: Path, *, upright: bool = True) -> tuple[int,
         width, height = image.tag_v2.get(256, width), image.tag_v2.get(257, height)  # type: ignore[attr-defined]
     turned = (upright or image.format == "TIFF") and _orientation(image, path) in TURNED
     return (height, width) if turned else (width, height)
+
+
+def _open(file: IO[bytes]) -> Image.Image:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # MAX_PIXELS takes its place
+        return Image.open(file, formats=_formats())
 
 
 def _decode(image: Image.Image, path: Path) -> None:

@@ -17,7 +17,6 @@ from semask_d2.modeling.kernels.triton_deformable_conv import triton_refusal as 
 from semask_d2.modeling.layers.precision import autocast_dtype
 from semask_d2.modeling.meta_arch import Execution
 from semask_d2.utils.errors import printable
-from semask_d2.utils.memory import keep_freed_memory
 
 logger = logging.getLogger(__name__)
 
@@ -35,12 +34,12 @@ def setup(cfg: CfgNode, *, training: bool, resume: bool) -> None:
     folder, rank = cfg.OUTPUT_DIR, comm.get_rank()
     line = run_folder.prepare(folder, training=training, resume=resume) if comm.is_main_process() else ""
     comm.synchronize()
-    logging.raiseExceptions = False  # a log that cannot be written must not bury the line that says so
     end_logs()
     for name in LOGGERS:
         setup_logger(folder, distributed_rank=rank, name=name)
         for handler in logging.getLogger(name).handlers:
             handler.addFilter(_printable)
+            handler.handleError = _ignore  # a log that cannot be written must not bury the line that says so
             if isinstance(handler, logging.StreamHandler) and handler.stream is sys.stdout:
                 handler.addFilter(_is_no_detail)
     logger.info("semask_d2 on the %s backend, %s", d2.BACKEND, d2.BACKEND_VERSION)
@@ -49,8 +48,6 @@ def setup(cfg: CfgNode, *, training: bool, resume: bool) -> None:
     logger.info("Process %d of %d\n%s", rank, comm.get_world_size(), collect_env_info(), extra=DETAIL)
     logger.info("Command line: %s", " ".join(sys.argv), extra=DETAIL)
     logger.info("Config:\n%s", cfg.dump(), extra=DETAIL)
-    if cfg.MODEL.DEVICE == "cpu":
-        keep_freed_memory()
     seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + rank)
     if training:  # evaluation meets many sizes, each of which would be benchmarked
         torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
@@ -75,6 +72,10 @@ def _printable(record: logging.LogRecord) -> bool:
     """Spell out control characters, which file names may hold, and let the record pass."""
     record.msg, record.args = printable(record.getMessage()), ()
     return True
+
+
+def _ignore(record: logging.LogRecord) -> None:
+    pass
 
 
 def _is_no_detail(record: logging.LogRecord) -> bool:

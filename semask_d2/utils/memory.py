@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import re
 import sys
 from pathlib import Path
@@ -18,7 +17,6 @@ MESSAGES = re.compile(
 )
 
 STATUS = Path("/proc/self/status")
-TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of glibc's malloc.h
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -46,15 +44,3 @@ def peak_memory() -> int:
         return 0
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def keep_freed_memory() -> None:
-    """Let this process keep what it frees for what it allocates next, where the C library is glibc.
-
-    A model on a CPU allocates the same tensors over and over. By default glibc hands them back to the system, which
-    clears every page before it gives it again: some percent of all time.
-    """
-    library = ctypes.CDLL(None) if sys.platform == "linux" else None
-    if hasattr(library, "mallopt"):
-        library.mallopt(MMAP_THRESHOLD, 32 * 2**20)  # the largest that it takes
-        library.mallopt(TRIM_THRESHOLD, 2**31 - 1)

@@ -18,13 +18,8 @@ from tests.helpers.commands import TINY, TOY_CONFIG
 
 
 @pytest.fixture
-def train(in_process):
-    """As conftest's `train`, in this process."""
-
-    def start(*arguments: object, flags: tuple[str, ...] = (), **kwargs: object) -> tuple[int, str, str]:
-        return in_process("train_net.py", "--config-file", TOY_CONFIG, *flags, *TINY, *arguments, **kwargs)
-
-    return start
+def train(train_in_process):
+    return train_in_process
 
 
 def assert_one_line(result: tuple[int, str, str], *expected: str) -> None:
@@ -202,6 +197,7 @@ def test_an_unreadable_image_stops_training_but_not_evaluation(train, tiny_run: 
     assert_one_line(train(*evaluation, flags=("--eval-only",), env=env), "toy_scenes_val", "no labeled pixel")
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize(
     ("content", "expected"),
     [

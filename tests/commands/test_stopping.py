@@ -67,6 +67,12 @@ def start(command):
     )
 
 
+@pytest.fixture
+def train(train_in_process):
+    """What is neither killed nor stopped needs no process of its own."""
+    return train_in_process
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_a_signal_stops_after_a_checkpoint_from_which_the_run_goes_on(start, train, tmp_path: Path, number) -> None:
     process = start(tmp_path, *LONG)

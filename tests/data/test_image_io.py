@@ -142,7 +142,6 @@ def test_no_other_format_is_opened_whatever_the_file_is_named(tmp_path, read, mo
             read(tmp_path / f"{name}.jpg")
 
 
-@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")  # pytest forgets the filter of the module
 @pytest.mark.parametrize("read", [read_image, read_labels])
 def test_a_picture_beyond_the_limit_is_refused_by_its_header(tmp_path, read, monkeypatch):
     file = io.BytesIO()

@@ -45,6 +45,7 @@ class Scripted(Trainer):
 
     def run_step(self):
         self.iterations_done = self.iter + 1
+        self._trainer.optimizer.step()  # without gradients; the schedule's step wants one before it
 
     def build_hooks(self):
         return [hook for hook in super().build_hooks() if not isinstance(hook, PredictionPictures)]  # which take long

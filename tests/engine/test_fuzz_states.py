@@ -157,6 +157,7 @@ def test_damaged_trainer_states_are_taken_over_or_refused(tmp_path: Path) -> Non
     assert 50 < ends.count("taken") < STATES - 50
 
 
+@pytest.mark.filterwarnings("ignore:Validating sparse")
 def test_damaged_states_in_files_name_the_file(tmp_path: Path) -> None:
     rng = random.Random(1)
     trainer = Small(tmp_path)
@@ -209,6 +210,7 @@ def metrics_line(rng: random.Random) -> bytes:
     return content
 
 
+@pytest.mark.filterwarnings("ignore:Glyph")  # of names with characters that no font has
 def test_odd_lines_of_metrics_are_left_out(tmp_path: Path) -> None:
     rng = random.Random(2)
     path = tmp_path / "metrics.json"

@@ -152,6 +152,7 @@ def _fresh(monkeypatch: pytest.MonkeyPatch):
         yield
 
 
+@pytest.mark.filterwarnings("ignore:.*by standard operators, which are slower")
 @pytest.mark.usefixtures("_fresh")
 class TestChoice:
     """`triton_serves` by the environment variable and what the machine has."""

@@ -115,7 +115,7 @@ def test_equals_the_formula(shape: dict) -> None:
     assert_equals_plain(inputs(**shape))
 
 
-@settings(max_examples=12, deadline=None, derandomize=True)
+@settings(max_examples=12 if DEVICE == "cuda" else 4, deadline=None, derandomize=True)  # interpreted, each takes seconds
 @given(
     sizes=st.lists(st.tuples(st.integers(1, 6), st.integers(1, 6)), min_size=1, max_size=4),
     batch=st.integers(1, 2),
@@ -135,7 +135,8 @@ def test_equals_the_formula_in_any_shape(sizes, batch, queries, heads, dim, poin
 def test_half_precision_is_that_of_the_tensors_alone(value_dtype: torch.dtype, dtype: torch.dtype) -> None:
     """Of the same rounded arguments, result and gradients differ from the exact ones by a rounding or two."""
     coarsest = max(torch.finfo(value_dtype).eps, torch.finfo(dtype).eps)
-    assert_equals_plain(inputs(value_dtype=value_dtype, dtype=dtype), tolerance=2 * coarsest)
+    shape = {"batch": 1, "queries": 3, "heads": 2}
+    assert_equals_plain(inputs(value_dtype=value_dtype, dtype=dtype, **shape), tolerance=2 * coarsest)
 
 
 def test_autocast_casts_nothing() -> None:

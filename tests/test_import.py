@@ -1,0 +1,54 @@
+"""Importing the package changes nothing in the process that imports it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.helpers.commands import ROOT
+
+# the libraries that the package imports come first: what they change is theirs (OpenCV the environment, SciPy filters)
+PROGRAM = """
+import logging, os, random, signal, sys, warnings
+import cv2, matplotlib, numpy, PIL.Image, scipy.ndimage, scipy.optimize, scipy.sparse, timm, torch, torchvision
+
+def state():
+    return {
+        "filters of warnings": list(warnings.filters),
+        "what shows warnings": warnings.showwarning,
+        "raiseExceptions of logging": logging.raiseExceptions,
+        "root logger": (list(logging.root.handlers), logging.root.level, logging.root.manager.disable),
+        "class of loggers": logging.getLoggerClass(),
+        "environment": dict(os.environ),
+        "signal handlers": {number: signal.getsignal(number) for number in signal.valid_signals()},
+        "hooks": (sys.excepthook, sys.displayhook, sys.unraisablehook),
+        "recursion limit": sys.getrecursionlimit(),
+        "path": list(sys.path),
+        "folder": os.getcwd(),
+        "threads": (torch.get_num_threads(), torch.get_num_interop_threads(), cv2.getNumThreads()),
+        "precision": (torch.get_default_dtype(), torch.get_float32_matmul_precision()),
+        "cuDNN": (torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic),
+        "generators": (torch.get_rng_state().tolist(), random.getstate(), numpy.random.get_state()[1].tolist()),
+        "limits of Pillow": PIL.Image.MAX_IMAGE_PIXELS,
+        "backend of matplotlib": matplotlib.rcParams._get("backend"),
+    }
+
+before = state()
+import semask_d2, semask_d2.__main__
+for command in semask_d2.__main__.COMMANDS:
+    semask_d2.__main__.command_module(command)
+after = state()
+print(*(f"{name}: {before[name]} is now {after[name]}" for name in before if before[name] != after[name]), sep="\\n")
+"""
+
+
+@pytest.mark.slow
+def test_importing_the_package_and_its_commands_changes_nothing() -> None:
+    environment = {**os.environ, "SEMASK_D2_BACKEND": "native"}
+    command = [sys.executable, "-c", PROGRAM]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == ""
