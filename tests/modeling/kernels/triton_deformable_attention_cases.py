@@ -115,7 +115,9 @@ def test_equals_the_formula(shape: dict) -> None:
     assert_equals_plain(inputs(**shape))
 
 
-@settings(max_examples=12 if DEVICE == "cuda" else 4, deadline=None, derandomize=True)  # interpreted, each takes seconds
+@settings(
+    max_examples=12 if DEVICE == "cuda" else 4, deadline=None, derandomize=True
+)  # interpreted, each takes seconds
 @given(
     sizes=st.lists(st.tuples(st.integers(1, 6), st.integers(1, 6)), min_size=1, max_size=4),
     batch=st.integers(1, 2),
