@@ -26,7 +26,7 @@ LINES = (
     ("config", "checkpoint", "backbones", "pixel_decoders", "transformer_decoders"),
     ("heads", "losses"),
     ("meta_arch",),
-    ("modeling",),
+    ("modeling", "postprocessing"),
     ("data",),
     ("export",),
     ("evaluation", "inference"),
