@@ -32,6 +32,7 @@ pytest.importorskip("triton")
 from semask_d2.modeling.kernels import deformable_attention_kernels as kernels
 
 DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
+EXAMPLES = 12 if DEVICE == "cuda" else 4  # interpreted, each takes seconds
 SIZES = [(2, 3), (5, 4), (1, 1)]
 Arguments = tuple[Tensor, list, Tensor, Tensor, Tensor]
 
@@ -115,9 +116,7 @@ def test_equals_the_formula(shape: dict) -> None:
     assert_equals_plain(inputs(**shape))
 
 
-@settings(
-    max_examples=12 if DEVICE == "cuda" else 4, deadline=None, derandomize=True
-)  # interpreted, each takes seconds
+@settings(max_examples=EXAMPLES, deadline=None, derandomize=True)
 @given(
     sizes=st.lists(st.tuples(st.integers(1, 6), st.integers(1, 6)), min_size=1, max_size=4),
     batch=st.integers(1, 2),
