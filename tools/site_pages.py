@@ -2,8 +2,8 @@
 
 MkDocs reads `docs/` alone. The Markdown files below lie where GitHub's readers expect them, so they join the site under
 `repository/`, with the same folders. Links between all pages are written for the repository, where they must work too;
-they are rewritten when the site is built. A link to a file that is no page, such as source code, leads to the repository
-if mkdocs.yml has a `repo_url`, and otherwise becomes its text.
+they are rewritten when the site is built. A link to another file, such as source code, leads to the repository if
+mkdocs.yml has a `repo_url`, and otherwise becomes plain text.
 """
 
 from __future__ import annotations
