@@ -19,7 +19,7 @@ from semask_d2.utils.errors import UserError
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="folder to write; it must not exist yet")
-    parser.add_argument("--images", type=int, default=80, metavar="N", help="training images; N / 4 more for validation")
+    parser.add_argument("--images", type=int, default=80, metavar="N", help="training images; N/4 for validation")
     options = parser.parse_args(arguments)
     if options.folder.exists():
         raise UserError(f"{options.folder} is there already; remove it, or name another folder")
