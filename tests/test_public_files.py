@@ -18,8 +18,9 @@ WORKFLOW = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text(encoding
 STEPS = [step for job in WORKFLOW["jobs"].values() for step in job["steps"]]
 COMMANDS = [line for step in STEPS for line in step.get("run", "").splitlines()]
 FORMS = sorted((ROOT / ".github/ISSUE_TEMPLATE").glob("*.yml"))
-FOLDERS = (".", ".github", "configs", "datasets", "docs", "tests")
+FOLDERS = (".", ".github", "benchmarks", "configs", "datasets", "docs", "tests")
 MAPS = ("CONTRIBUTING", "README", "SECURITY")
+GENERATED = ("config_reference", "commands")
 PAGES = sorted(page for folder in FOLDERS for page in (ROOT / folder).glob("*.md"))
 
 
@@ -117,6 +118,21 @@ def test_files_that_are_named_are_there(path: Path) -> None:
     folders = "semask_d2|tests|configs|datasets|tools|benchmarks|demo|docs"
     for name in re.findall(rf"`((?:{folders})/[\w/.]+)`", path.read_text(encoding="utf-8")):
         assert "NAME" in name or (ROOT / name).exists() or (ROOT / "semask_d2" / name).exists(), name
+
+
+def test_ci_installs_the_tools_of_the_site() -> None:
+    """Without them the site's tests skip themselves."""
+    (dev,) = re.findall(r'^dev = \[\n +"semask_d2\[([\w,-]+)\]"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert {"docs", "lint"} <= set(dev.split(","))
+    assert 'python -m pip install -e ".[dev]"' in COMMANDS
+
+
+@pytest.mark.parametrize(
+    "path", [page for page in PAGES if page.parent != ROOT and page.stem not in GENERATED], ids=label
+)
+def test_prose_has_one_word_for_a_thing(path: Path) -> None:
+    prose = re.sub(r"```.*?```|`[^`]*`|\]\([^)]*\)", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+    assert not re.findall(r"(?i)\bdata sets?\b|\bpictures?\b|\bproved\b|\banew\b", prose)
 
 
 def test_the_maps_name_every_folder() -> None:
