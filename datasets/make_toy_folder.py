@@ -1,8 +1,8 @@
-"""Make a folder of images and label files such as yours may be, to try things out with.
+"""Generate an example folder of images and label files, to try the commands with.
 
     python datasets/make_toy_folder.py FOLDER [--images N]
 
-It holds images/{training,validation}/NNNN.jpg and annotations/{training,validation}/NNNN.png: scenes of `toy_scenes`.
+It contains images/{training,validation}/NNNN.jpg and annotations/{training,validation}/NNNN.png of `toy_scenes`.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from semask_d2.utils.errors import UserError
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="folder to write, which must not be there yet")
-    parser.add_argument("--images", type=int, default=80, metavar="N", help="to train on; a quarter more to validate")
+    parser.add_argument("folder", type=Path, help="folder to write; it must not exist yet")
+    parser.add_argument("--images", type=int, default=80, metavar="N", help="training images; N/4 for validation")
     options = parser.parse_args(arguments)
     if options.folder.exists():
         raise UserError(f"{options.folder} is there already; remove it, or name another folder")

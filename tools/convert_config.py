@@ -1,18 +1,18 @@
 #!/usr/bin/env python3
-"""Write a config of others as one of ours: a published YAML file, or the `config.json` of a folder of transformers.
+"""Convert a published YAML config, or the `config.json` of a transformers folder, to a config of this project.
 
     python tools/convert_config.py published.yaml --output literal.yaml
     python tools/convert_config.py mask2former-swin-large --output swin_l.yaml
 
-Of a folder, whose MODEL.WEIGHTS it sets, the config of Mask2Former or MaskFormer on Swin or ResNet is written: model,
-pixel mean and number of classes; the data set is the user's. A published file is written without executable YAML tags:
-the lists that its expressions stand for, literally. What a file of Mask2Former, MaskFormer or SeMask leaves to the
-defaults of its own code is filled in with these (the schedule, the decoder, which stages attend within windows), and
-its parts get the names that they have here; both are printed.
+For a transformers folder (Mask2Former or MaskFormer on Swin or ResNet), the config contains the model, the pixel
+mean, the number of classes and MODEL.WEIGHTS; add a dataset. A published file is written without executable YAML
+tags: expressions are replaced by the lists that they compute. Settings that a file of Mask2Former, MaskFormer or
+SeMask leaves to the defaults of its code are added (the schedule, the decoder, the stages that attend within
+windows), and components get their names in this project. Both kinds of changes are printed.
 
-It understands lists of the form `!!python/object/apply:eval ["[int(x * 0.1 * 640) for x in range(5, 21)]"]`, computes
-them itself and executes nothing. Anything else with a tag is refused. The rest of the text stays as it is where nothing
-is filled in; a config with a `_BASE_` is written as one file without it.
+Lists of the form `!!python/object/apply:eval ["[int(x * 0.1 * 640) for x in range(5, 21)]"]` are computed without
+executing them. Any other tag is refused. If nothing is added, the rest of the text is kept as it is. A config with a
+`_BASE_` is written as one file without it.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def transformers_text(folder: Path) -> str:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", type=Path, help="published config file, or folder with a config.json")
-    parser.add_argument("--output", type=Path, required=True, help="file to write; it must not be there yet")
+    parser.add_argument("--output", type=Path, required=True, help="file to write; it must not exist yet")
     options = parser.parse_args(arguments)
     if options.output.exists():
         raise UserError(f"--output {options.output}: is there already; name another file, or remove it")

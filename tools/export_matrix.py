@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Write the table of docs/deployment.md: every family in every format, and how each file agrees with its model.
+"""Write the table of docs/deployment.md: the agreement of files with models, for every model family and format.
 
     python tools/export_matrix.py
 
-The models are those of configs/toy_scenes with random weights, every parameter moved from where it starts, and give
-scores. A cell is the worst over all pictures, which are of several sizes and batches where the size is free: the
-largest difference of a score, and the share of equal labels; or, where there is no such file, the number of the reason
-that stands below the table. Minutes on two cores.
+The models are those of configs/toy_scenes with random weights, every parameter changed from its initial value, and
+return scores. A cell shows the worst result over all images, which have several sizes and batches if the size is
+dynamic: the largest difference of a score, and the share of equal labels. If a format does not exist, the cell has
+the number of a note below the table. It takes minutes on two cores.
 """
 
 from __future__ import annotations

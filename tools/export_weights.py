@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Write the weights of a checkpoint alone: `export_weights.py --weights FILE --output OUT.safetensors`.
+"""Write only the weights of a checkpoint: `export_weights.py --weights FILE --output OUT.safetensors`.
 
 With `--format transformers`, write a Mask2Former or MaskFormer without semantic layers as a folder that transformers'
-`from_pretrained` loads; its config is the `config.yaml` beside the weights, or `--config-file`.
+`from_pretrained` loads. Its config is the `config.yaml` next to the weights, or `--config-file`.
 """
 
 import argparse
@@ -64,11 +64,11 @@ def export_to_transformers(args: argparse.Namespace) -> int:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Write the weights of a checkpoint for other programs.")
-    parser.add_argument("--weights", required=True, metavar="FILE", help="what MODEL.WEIGHTS takes")
-    parser.add_argument("--output", required=True, metavar="OUT", help="safetensors file; of transformers, a folder")
+    parser.add_argument("--weights", required=True, metavar="FILE", help="checkpoint, or any MODEL.WEIGHTS")
+    parser.add_argument("--output", required=True, metavar="OUT", help="safetensors file, or folder for transformers")
     parser.add_argument("--format", choices=["safetensors", "transformers"], default="safetensors")
     parser.add_argument(
-        "--config-file", metavar="FILE", help="of a model for transformers; default: beside the weights"
+        "--config-file", metavar="FILE", help="config, for transformers (default: config.yaml next to the weights)"
     )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     arguments = parser.parse_args()

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write docs/getting_started.ipynb: the page docs/getting_started.md, its commands as cells.
+"""Write docs/getting_started.ipynb: the page docs/getting_started.md with its commands as cells.
 
 python tools/getting_started_notebook.py
 """
@@ -16,14 +16,14 @@ from semask_d2.utils.files import atomic_write
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGE, NOTEBOOK = DOCS / "getting_started.md", DOCS / "getting_started.ipynb"
 BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```\n", re.MULTILINE | re.DOTALL)
-# what a terminal is for stays text: an environment cannot be made from within, and a server would never end
+# these stay text: a notebook cannot create its environment, and a server would never end
 FOR_A_TERMINAL = ("python3 -m venv", "semask web")
 LINK = "[The same as a notebook](getting_started.ipynb)."
-FIRST = "%cd .."  # a notebook starts in its own folder, and the commands are for the project's
+FIRST = "%cd .."  # a notebook starts in its folder, but the commands are for the project's
 
 
 def cells(page: str) -> list[dict[str, Any]]:
-    """The page as a notebook's cells: text, and code without outputs."""
+    """Return the page as cells of a notebook: text, and code without outputs."""
     found: list[tuple[str, str]] = []
     text, position = "", 0
     for block in BLOCK.finditer(page):
@@ -43,13 +43,13 @@ def cells(page: str) -> list[dict[str, Any]]:
 
 
 def cell(number: int, kind: str, source: str) -> dict[str, Any]:
-    """One cell in the notebook's format."""
+    """Return one cell in the notebook's format."""
     common = {"cell_type": kind, "id": f"cell-{number}", "metadata": {}, "source": source.splitlines(keepends=True)}
     return common | ({"execution_count": None, "outputs": []} if kind == "code" else {})
 
 
 def as_notebook() -> str:
-    """The notebook's JSON."""
+    """Return the notebook as JSON."""
     page = PAGE.read_text(encoding="utf-8").replace(LINK, "[The same as a page](getting_started.md).")
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
     notebook = {"cells": cells(page), "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Print the table of MODEL_ZOO.md: parameters, and FLOPs measured by fvcore at the training crop, of given configs.
+"""Print rows for MODEL_ZOO.md: parameters of configs, and FLOPs measured by fvcore at the training crop.
 
 python tools/model_zoo.py configs/ade20k/*.yaml
 """

@@ -21,6 +21,9 @@ from tests.helpers.commands import ROOT, TINY, TOY_CONFIG
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DRAW_SECTION = re.search(r"## Draw\n+```bash\n(.*?)```", README, re.S)[1]
 PROGRAM = re.search(r"In Python, .*?```python\n(.*?)```", README, re.S)[1]
+PAGE, FIRST_PAGE = ((ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("predict.md", "first_model.md"))
+PAGE_COMMANDS = re.search(r"```bash\n(.*?)```", PAGE, re.S)[1].splitlines()
+PROGRAMS = [PROGRAM, re.search(r"```python\n(.*?)```", PAGE, re.S)[1]]
 
 
 @pytest.fixture
@@ -93,10 +96,10 @@ class Camera:
         pass
 
 
-@pytest.mark.parametrize("line", DRAW_SECTION.splitlines())
-def test_the_readmes_commands(demo, home: Path, monkeypatch: pytest.MonkeyPatch, line: str) -> None:
+@pytest.mark.parametrize("line", [*DRAW_SECTION.splitlines(), *PAGE_COMMANDS])
+def test_documented_commands(demo, home: Path, monkeypatch: pytest.MonkeyPatch, line: str) -> None:
     words = shlex.split(line)
-    assert words[:2] == ["python", "demo/demo.py"]
+    assert words[:2] in (["python", "demo/demo.py"], ["semask", "predict"])
     shown = []
     if "--webcam" in words:
         monkeypatch.setattr(cv2, "VideoCapture", Camera)
@@ -105,17 +108,28 @@ def test_the_readmes_commands(demo, home: Path, monkeypatch: pytest.MonkeyPatch,
         monkeypatch.setenv("DISPLAY", ":0")
     code, _, err = demo(*words[2:])
     assert code == 0, err
-    made = [path for folder in ("pictures", "errors") if Path(folder).exists() for path in files(folder)]
+    made = [path for folder in ("pictures", "predictions", "errors") if Path(folder).exists() for path in files(folder)]
     assert made or shown
     assert len(shown) in (0, 2)
 
 
-def test_the_readmes_program(home: Path, capsys: pytest.CaptureFixture) -> None:
-    exec(compile(PROGRAM, "README.md", "exec"), {})
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_documented_programs(home: Path, capsys: pytest.CaptureFixture, program: str) -> None:
+    exec(compile(program, "documented", "exec"), {})
     assert capsys.readouterr().out.splitlines() == [
         "(480, 640) (12, 480, 640) (2, 3)",
         "(360, 480) (12, 360, 480) (2, 3)",
     ]
+
+
+def test_the_first_models_program(home: Path, capsys: pytest.CaptureFixture) -> None:
+    program = re.search(r"```python\n(.*?)```", FIRST_PAGE, re.S)[1]
+    run, image = re.findall(r'"([^"]+/[^"]+)"', program)
+    shutil.copytree("output/run", run)
+    Path(image).parent.mkdir(parents=True)
+    shutil.copy("photo.jpg", image)
+    exec(compile(program, "first_model.md", "exec"), {})
+    assert capsys.readouterr().out.startswith("(128, 128) ['")
 
 
 def test_the_newest_run_is_taken_and_named(demo, home: Path) -> None:

@@ -1,4 +1,4 @@
-"""What the pages of docs/ show of configs and commands exists: keys, values, options, files."""
+"""Configs and commands on the pages of docs/ exist: keys, values, options, files."""
 
 from __future__ import annotations
 
@@ -9,16 +9,21 @@ from pathlib import Path
 import pytest
 
 from semask_d2 import get_cfg
-from semask_d2.__main__ import COMMANDS as SUBCOMMANDS
 from semask_d2.__main__ import arguments_of
 from semask_d2.config.checks import check_training
 from tests.helpers.commands import ROOT
 
-PAGES = ("fine_tuning.md", "getting_started.md")
-TEXTS = {name: (ROOT / "docs" / name).read_text(encoding="utf-8") for name in PAGES}
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", TEXTS["fine_tuning.md"], re.MULTILINE | re.DOTALL)
-CONFIGS = [block for language, block in BLOCKS if language == "yaml"]
-COMMANDS = [line for language, block in BLOCKS if language == "bash" for line in block.replace("\\\n", "").splitlines()]
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+CONFIGS = [text for language, text in BLOCK.findall((ROOT / "docs/fine_tuning.md").read_text()) if language == "yaml"]
+COMMANDS = [
+    pytest.param(line.split(" # ")[0].strip(), id=f"{page.stem}: {line}")
+    for page in PAGES
+    for language, block in BLOCK.findall(page.read_text(encoding="utf-8"))
+    if language == "bash"
+    for line in re.sub(r"\\\n *", "", block).splitlines()
+    if line.startswith(("semask ", "python tools/", "python datasets/", "python benchmarks/"))
+]
 MODEL = "ade20k/semask_swin_t_m2f.yaml"  # for pieces of a config, and runs that are not there
 
 
@@ -31,21 +36,22 @@ def test_configs_are_configs_of_a_training(text: str, tmp_path: Path) -> None:
     assert changed != base
 
 
-@pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("semask")])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_commands_parse(command: str) -> None:
-    _, name, *words = shlex.split(command)
-    assert name in SUBCOMMANDS
+    program, *words = shlex.split(command)
+    if program == "python":
+        text = (ROOT / words[0]).read_text(encoding="utf-8")
+        assert all(f'"{word}"' in text for word in words if word.startswith("--"))
+        return
+    name, *words = words
+    if "--help" in words or name.startswith("--"):
+        return
     args = arguments_of(name, words)
-    get_cfg(args.config_file or MODEL, args.opts)
+    if name in ("train", "eval", "config"):
+        config_file = getattr(args, "file", None) or args.config_file
+        get_cfg(config_file if config_file and "/" in config_file else MODEL, args.opts)
 
 
 def test_there_are_configs_and_commands() -> None:
     assert len(CONFIGS) > 5
-    assert len(COMMANDS) > 5
-
-
-@pytest.mark.parametrize("page", PAGES)
-def test_links_lead_to_files(page: str) -> None:
-    targets = re.findall(r"\]\(([^)#]+)\)", TEXTS[page])
-    assert targets
-    assert all(target.startswith("http") or (ROOT / "docs" / target).exists() for target in targets)
+    assert len(COMMANDS) > 40

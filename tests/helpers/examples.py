@@ -15,8 +15,6 @@ NEEDS_DETECTRON2 = pytest.mark.skipif(
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGE = (ROOT / "docs/detectron2.md").read_text(encoding="utf-8")
-SECTIONS = {
-    section.splitlines()[0]: section
-    for section in [*PAGE.split("\n## ")[1:], *re.findall(r"\n## (Detectron2\n.*?)(?=\n## )", README, re.DOTALL)]
-}
+INSTALL = (ROOT / "docs/install.md").read_text(encoding="utf-8")
+SECTIONS = {section.splitlines()[0]: section for section in PAGE.split("\n## ")[1:]}
 EXAMPLES = {heading: re.search(r"```python\n(.*?)```", section, re.DOTALL)[1] for heading, section in SECTIONS.items()}

@@ -22,9 +22,9 @@ from tests.helpers.examples import NEEDS_DETECTRON2
 
 pytestmark = NEEDS_DETECTRON2
 
-PROJECT = "Detectron2"
+PROJECT = "Our models in your DefaultTrainer"
 LOADER = "Detectron2's loader"
-TRAINER = "Your data set, hooks and evaluators in our Trainer"
+TRAINER = "Your dataset, hooks and evaluators in our Trainer"
 
 
 class BoxShare(DatasetEvaluator):
