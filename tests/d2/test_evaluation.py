@@ -1,4 +1,4 @@
-"""Evaluators, the loop over a data set, and what becomes of the results."""
+"""Evaluators, the loop over a dataset, and logging and verifying the results."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.helpers.toy_run import Accuracy
 
 
 class Watched(nn.Module):
-    """Notes in which state it is called."""
+    """Records the mode in which it is called."""
 
     def __init__(self):
         super().__init__()

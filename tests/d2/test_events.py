@@ -75,7 +75,7 @@ def test_a_scalar_keeps_its_smoothing_hint():
 
 
 def records(path):
-    """Return a file's lines by iteration: within one write they come in no order."""
+    """Return a file's lines by iteration, as their order within one write is undefined."""
     return sorted((json.loads(line) for line in path.read_text().splitlines()), key=lambda record: record["iteration"])
 
 

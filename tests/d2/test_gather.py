@@ -1,4 +1,4 @@
-"""What all processes hand in reaches one of them, on both backends."""
+"""Data of all processes is gathered on one of them, on both backends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`Instances` and `Boxes`: what is found in an image, on both backends."""
+"""`Instances` and `Boxes`: the objects predicted in an image, on both backends."""
 
 from __future__ import annotations
 
