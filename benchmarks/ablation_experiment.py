@@ -1,4 +1,4 @@
-"""An experiment as its YAML file describes it: one config and data set, variants of settings, and paired seeds."""
+"""An experiment as its YAML file describes it: one config and dataset, variants of settings, and paired seeds."""
 
 from __future__ import annotations
 

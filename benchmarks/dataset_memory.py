@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Memory of data-loading processes that hold a large data set, as lists of dicts and as bytes.
+"""Memory of data-loading processes that hold a large dataset, as lists of dicts and as bytes.
 
     python benchmarks/dataset_memory.py [--records 118000] [--workers 4]
 

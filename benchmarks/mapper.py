@@ -53,7 +53,7 @@ def photograph(rng: np.random.Generator, height: int, width: int) -> tuple[np.nd
 
 
 def make_files(folder: Path, count: int, size: tuple[int, int]) -> list[dict[str, str]]:
-    """Write `count` photographs and their labels; the data set's dicts."""
+    """Write `count` photographs and their labels; the dataset's dicts."""
     dicts = []
     for number in range(count):
         picture, labels = photograph(np.random.default_rng(number), *size)

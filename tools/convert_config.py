@@ -5,7 +5,7 @@
     python tools/convert_config.py mask2former-swin-large --output swin_l.yaml
 
 Of a folder, whose MODEL.WEIGHTS it sets, the config of Mask2Former or MaskFormer on Swin or ResNet is written: model,
-pixel mean and number of classes; the data set is the user's. A published file is written without executable YAML tags:
+pixel mean and number of classes; the dataset is the user's. A published file is written without executable YAML tags:
 the lists that its expressions stand for, literally. What a file of Mask2Former, MaskFormer or SeMask leaves to the
 defaults of its own code is filled in with these (the schedule, the decoder, which stages attend within windows), and
 its parts get the names that they have here; both are printed.

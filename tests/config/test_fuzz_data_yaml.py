@@ -1,4 +1,4 @@
-"""Hundreds of damaged files of data sets: each is a section that describes one, or one line that names the file."""
+"""Hundreds of damaged files of datasets: each is a section that describes one, or one line that names the file."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def places(values: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def mutated(rng: random.Random, count: int) -> Iterator[str]:
-    """Texts of data set files with values, keys or letters exchanged."""
+    """Texts of dataset files with values, keys or letters exchanged."""
     for number in range(count):
         values = copy.deepcopy(VALID)
         for _ in range(rng.randrange(1, 3)):

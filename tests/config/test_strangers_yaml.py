@@ -166,7 +166,7 @@ def test_a_base_that_cannot_be_a_file(tmp_path: Path, name: str) -> None:
 )
 def test_a_key_twice_is_refused_with_its_lines(tmp_path: Path, text: str, key: str, lines: tuple[int, int]) -> None:
     (tmp_path / "a.yaml").write_text(text)
-    assert f"line {lines[0]}: the key '{key}' stands in line {lines[1]} already" in refusal(tmp_path / "a.yaml")
+    assert f"line {lines[0]}: the key '{key}' is already in line {lines[1]}" in refusal(tmp_path / "a.yaml")
 
 
 def test_equal_keys_of_other_sections_and_values_are_no_offence(tmp_path: Path) -> None:

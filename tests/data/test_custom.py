@@ -250,7 +250,7 @@ def test_categories_may_be_mapped_by_their_ids(tmp_path: Path) -> None:
     ("names", "changes", "message"),
     [
         ("[car, raod]", {}, 'category "road" (id 11) is not in `names`. Did you mean "raod"'),
-        ("[a]\nmap: {11: 0}", {}, "`map` of the data set leaves out the categories 12 (car)"),
+        ("[a]\nmap: {11: 0}", {}, "`map` of the dataset leaves out the categories 12 (car)"),
         ("[car, road]", {}, "1 image(s) without a label file"),
         ("[car, road]", {"images": []}, "3 image(s) without a label file"),
         ("[car, road]", {"annotations": 3}, "is not in COCO format"),

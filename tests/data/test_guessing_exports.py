@@ -62,7 +62,7 @@ def other(name: str, content: str) -> Callable[[Path], None]:
         (other("a.ndjson", "{}\n"), "a.ndjson is a Labelbox export"),
         (other("a.npy", ""), "a.npy is an array; write label maps as PNG"),
         (other("a.nii.gz", ""), "a.nii.gz is a medical volume; write its slices"),
-        (other("data.yaml", "nc: 1\n"), "data.yaml is a YOLO data set"),
+        (other("data.yaml", "nc: 1\n"), "data.yaml is a YOLO dataset"),
         (other("a.json", '{"schema_ref": "", "item": {}}'), "a.json is a V7 Darwin annotation"),
         (other("a.json", '{"items": [], "categories": {}}'), "a.json is a Datumaro file"),
         (other("a.json", '{"metadata": {}, "instances": []}'), "a.json is a SuperAnnotate annotation"),

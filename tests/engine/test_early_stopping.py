@@ -68,7 +68,7 @@ def trainer(tmp_path: Path, toy_data: Path):
 def test_a_run_ends_as_a_finished_one_and_goes_on_with_more_patience(trainer, tmp_path, caplog) -> None:
     caplog.set_level(logging.INFO)
     assert trainer(2).train() == {"sem_seg": {"mIoU": 7.0}}
-    assert "2 evaluations brought no better sem_seg/mIoU: the run is finished after iteration 4 of 6" in caplog.text
+    assert "2 evaluations without a better sem_seg/mIoU: the run is finished after iteration 4 of 6" in caplog.text
     assert "Exception during training" not in caplog.text
     run = tmp_path / "run"
     assert (run / "last_checkpoint").read_text() == "model_final.pth"
@@ -89,7 +89,7 @@ def test_a_state_that_is_none_is_refused() -> None:
     hook = EarlyStopping(["m"], period=1, patience=1, min_delta=0.0, metrics_file="", checkpointer=None)
     hook.load_state_dict({"values": {3: 1.5}})
     assert hook.state_dict() == {"values": {3: 1.5}}
-    with pytest.raises(UserError, match=r"state of SOLVER\.EARLY_STOPPING holds what is no number"):
+    with pytest.raises(UserError, match=r"state of SOLVER\.EARLY_STOPPING holds values that are not numbers"):
         hook.load_state_dict({"values": {3: "high"}})
 
 

@@ -128,7 +128,7 @@ def test_a_data_set_whose_name_is_a_path_is_not_evaluated_into_it(tmp_path: Path
     MetadataCatalog.get(name).set(stuff_classes=["a", "b"], ignore_label=255)
     try:
         SemanticEvaluator(name)  # which writes nothing
-        with pytest.raises(UserError, match=r"name of a data set: .* is no plain name"):
+        with pytest.raises(UserError, match=r"name of a data set: .* is not a plain name"):
             SemanticEvaluator(name, output_dir=tmp_path)
     finally:
         MetadataCatalog.remove(name)

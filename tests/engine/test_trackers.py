@@ -48,8 +48,8 @@ class Recorder(Tracker):
     def put_scalars(self, scalars, iteration) -> None:
         self.seen.append((iteration, dict(scalars)))
 
-    def put_picture(self, name, picture, iteration) -> None:
-        self.seen.append((iteration, name, picture.shape))
+    def put_image(self, name, image, iteration) -> None:
+        self.seen.append((iteration, name, image.shape))
 
     def end(self) -> None:
         self.seen.append("end")
@@ -104,8 +104,8 @@ def test_a_tracker_that_fails_later_ends_no_training(
         storage.put_scalar("loss", 1.0, cur_iter=iteration)
         tracker.write()
     tracker.close()
-    assert caplog.text.count("json takes nothing more: ConnectionError: no route") == 1
-    assert "json did not end well: ConnectionError: no route" in caplog.text
+    assert caplog.text.count("json is switched off after an error: ConnectionError: no route") == 1
+    assert "json could not finish its run: ConnectionError: no route" in caplog.text
 
 
 def test_a_tracker_that_does_not_start_is_one_line(cfg: CfgNode, storage: EventStorage) -> None:

@@ -1,4 +1,4 @@
-"""A small data set of one's own: images and label files in folders, and the YAML file that describes it."""
+"""A small dataset of one's own: images and label files in folders, and the YAML file that describes it."""
 
 from __future__ import annotations
 

@@ -248,5 +248,5 @@ def test_old_temporary_files_are_removed_and_nothing_else(tmp_path: Path) -> Non
 
 
 def test_a_folder_whose_name_holds_a_zero_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"^OUTPUT_DIR '.*a\\x00b': no folder's name"):
+    with pytest.raises(UserError, match=r"^OUTPUT_DIR '.*a\\x00b': not a folder name"):
         require_writable(tmp_path / "a\0b", "OUTPUT_DIR")

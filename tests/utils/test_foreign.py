@@ -55,7 +55,7 @@ def test_paths_may_hold_bytes_that_are_no_text() -> None:
     for value in (3, "a\0", "x" * 5000, "\ud800"):
         with pytest.raises(UserError, match=r"^f: expected"):
             path(value, "f")
-    with pytest.raises(UserError, match="expected letters of Unicode"):
+    with pytest.raises(UserError, match="expected valid Unicode"):
         text(name, "f")
 
 
@@ -108,5 +108,5 @@ def test_a_number_in_quotes_is_said_to_be_a_text() -> None:
 def test_a_text_can_be_written_as_utf_8() -> None:
     assert text("\U0001f600", "f") == "\U0001f600"
     for value in ("\ud800", "a\udcff"):
-        with pytest.raises(UserError, match=r"^f: expected letters of Unicode"):
+        with pytest.raises(UserError, match=r"^f: expected valid Unicode"):
             text(value, "f")

@@ -78,7 +78,7 @@ def test_the_lock_of_a_killed_process_is_taken_over(
         holder.join()
     else:
         os.waitid(os.P_PID, holder.pid, os.WEXITED | os.WNOWAIT)
-    assert f"its training has ended (process {holder.pid} on " in take(tmp_path)
+    assert f"its training run has ended (process {holder.pid} on " in take(tmp_path)
     assert json.loads((tmp_path / LOCK_NAME).read_text())["pid"] == os.getpid()
 
 
@@ -88,7 +88,7 @@ def test_another_program_under_the_same_number_does_not_count(tmp_path: Path) ->
     assert "taken over" in take(tmp_path)
     release(tmp_path)
     lock(tmp_path, pid=os.getppid(), start=locking.start_of(os.getppid()))
-    with pytest.raises(UserError, match="at work there"):
+    with pytest.raises(UserError, match="a training run is active there"):
         take(tmp_path)
 
 
@@ -102,7 +102,7 @@ def test_another_machine_counts_until_it_is_silent(tmp_path: Path) -> None:
 
 def test_containers_of_one_host_name_are_told_apart(tmp_path: Path) -> None:
     lock(tmp_path, machine=f"{this_process().host} pid:[1]", pid=2**22 + 1)  # a number that no process here has
-    with pytest.raises(UserError, match="at work there"):
+    with pytest.raises(UserError, match="a training run is active there"):
         take(tmp_path)
 
 
@@ -110,7 +110,7 @@ def test_containers_of_one_host_name_are_told_apart(tmp_path: Path) -> None:
 def test_a_damaged_lock_counts_until_it_is_silent(tmp_path: Path, content: str) -> None:
     path = tmp_path / LOCK_NAME
     path.write_text(content, encoding="latin-1")
-    with pytest.raises(UserError, match=r"at work there \(an unknown process"):
+    with pytest.raises(UserError, match=r"active there \(an unknown process"):
         take(tmp_path)
     os.utime(path, (0, 0))
     assert "taken over" in take(tmp_path)

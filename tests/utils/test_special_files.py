@@ -48,7 +48,7 @@ def test_only_regular_files_are_read(tmp_path: Path) -> None:
                 require_regular(path)
     with pytest.raises(UnreadableFile, match="this is a folder"):
         require_regular(tmp_path)
-    with pytest.raises(UnreadableFile, match="no file name"):
+    with pytest.raises(UnreadableFile, match="not a file name"):
         require_regular("a\0b")
     with pytest.raises(UnreadableFile, match=r"^images: key 3: not a regular file"):
         require_regular(pipe, "images: key 3")
@@ -63,7 +63,7 @@ def test_plain_names_become_folders(name: str) -> None:
     "name", ["", " ", ".", "..", "../x", "/etc", "a/b", "a\\b", "a\0b", "a\nb", "\udcff", "a" * 201, "é" * 101]
 )
 def test_a_name_that_is_a_path_becomes_no_folder(name: str) -> None:
-    with pytest.raises(UserError, match=r"^DATASETS.TEST: .* is no plain name"):
+    with pytest.raises(UserError, match=r"^DATASETS.TEST: .* is not a plain name"):
         folder_name(name, "DATASETS.TEST")
 
 
