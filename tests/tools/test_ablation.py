@@ -145,7 +145,7 @@ def test_a_half_written_line_is_told_of_and_kept(toy_data: Path, tmp_path: Path,
     results.write_bytes(damaged)
     capsys.readouterr()
     lines = run_all(path)
-    told = f"{results}: line 6 is half-written, as a kill leaves it: ignored, its run is repeated"
+    told = f"{results}: line 6 is incomplete, as after a kill: it is ignored and its run is repeated"
     assert capsys.readouterr().err.splitlines()[0] == told
     assert results.read_bytes().startswith(damaged + b"\n")
     assert json.loads(lines[6])["variant"] == "live"
@@ -195,8 +195,8 @@ def test_a_foreign_line_is_refused(line: str, toy_data: Path, tmp_path: Path) ->
     [
         ({"iterations": "0"}, "iterations: expected a whole number"),
         ({"iterations": "7\nvariant: {}"}, 'unknown key "variant". Did you mean "variants"'),
-        ({"seeds": "[1, 1]"}, "seeds: expected different whole numbers"),
-        ({"seeds": "[]"}, "seeds: expected different whole numbers"),
+        ({"seeds": "[1, 1]"}, "seeds: expected at least one seed and no duplicates"),
+        ({"seeds": "[]"}, "seeds: expected at least one seed and no duplicates"),
         ({"baseline": "dead"}, "baseline: expected 'plain' or 'live'"),
         ({"config": "none.yaml"}, "none.yaml"),
         ({"settings": "{SOLVER.MAX_ITERS: 3}"}, 'settings: settings: unknown config key "SOLVER.MAX_ITERS"'),
