@@ -1,4 +1,4 @@
-"""The file of a dataset of one's own: what it becomes in a config, and each mistake in it with its message."""
+"""The YAML file of a custom dataset: the config made from it, and the message for each mistake in it."""
 
 from __future__ import annotations
 
@@ -135,14 +135,14 @@ def test_a_list_of_pairs_may_be_named_in_capitals(tmp_path: Path) -> None:
     ("key", "value", "message"),
     [
         ("NAME", "../../x", "name: '../../x' is not a plain name"),
-        ("NAME", "a" * 195, f"name: '{'a' * 60}' is not a plain name"),  # 200 bytes with the names of splits
+        ("NAME", "a" * 195, f"name: '{'a' * 60}' is not a plain name"),  # 200 bytes including the ending of a split
         ("NAMES", [1, 2, 3], "names: expected a text, got 1"),
         ("MAP", [[7, 0, 1]], "map: expected a list of 2 values"),
         ("RGB", [[[1, 2, 3], 0]], "rgb: expected a color"),
         ("ROOT", "a\0b", "root: expected at most"),
     ],
 )
-def test_a_strangers_run_folder_describes_a_data_set_or_is_refused(
+def test_a_strangers_run_folder_describes_a_dataset_or_is_refused(
     tmp_path: Path, key: str, value: object, message: str
 ) -> None:
     custom = get_cfg(data=write_file(tmp_path, TEXT)).DATASETS.CUSTOM

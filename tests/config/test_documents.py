@@ -1,4 +1,4 @@
-"""What the pages of docs/ show of configs and commands exists: keys, values, options, files."""
+"""Keys, values, options and files of configs and commands that the pages of docs/ mention exist."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TEXTS = {name: (ROOT / "docs" / name).read_text(encoding="utf-8") for name in PA
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", TEXTS["fine_tuning.md"], re.MULTILINE | re.DOTALL)
 CONFIGS = [block for language, block in BLOCKS if language == "yaml"]
 COMMANDS = [line for language, block in BLOCKS if language == "bash" for line in block.replace("\\\n", "").splitlines()]
-MODEL = "ade20k/semask_swin_t_m2f.yaml"  # for pieces of a config, and runs that are not there
+MODEL = "ade20k/semask_swin_t_m2f.yaml"  # completes partial configs, and stands in for runs that do not exist
 
 
 @pytest.mark.parametrize("text", CONFIGS)

@@ -73,7 +73,7 @@ def test_the_hooks_are_hooks():
         assert issubclass(getattr(d2.hooks, name), d2.HookBase)
 
 
-def test_backend_and_version_say_what_is_in_use():
+def test_backend_and_version_name_the_backend_in_use():
     if d2.BACKEND == "native":
         assert importlib.metadata.version("fvcore") in d2.BACKEND_VERSION
     else:  # Detectron2 may be a clone on the path, without an installed distribution

@@ -44,7 +44,7 @@ def test_the_model_is_in_eval_mode_without_gradients_and_then_as_before(training
     assert results["sem_seg"]["mIoU"] == 100
 
 
-def test_the_evaluator_starts_anew_each_time():
+def test_the_evaluator_is_reset_each_time():
     evaluator = Accuracy()
     for _ in range(2):
         results = inference_on_dataset(lambda batch: batch, BATCHES, evaluator)

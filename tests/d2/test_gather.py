@@ -19,12 +19,12 @@ def one_of_three(rank: int, folder: Path) -> None:
         (folder / f"{rank}.json").write_text(json.dumps(gathered))
 
 
-def test_a_single_process_has_what_it_hands_in() -> None:
+def test_a_single_process_gathers_its_own_data() -> None:
     assert comm.gather("a") == comm.all_gather("a") == ["a"]
 
 
 @pytest.mark.slow
-def test_one_process_gets_what_all_hand_in(tmp_path: Path) -> None:
+def test_one_process_gathers_the_data_of_all(tmp_path: Path) -> None:
     torch.multiprocessing.spawn(one_of_three, (tmp_path,), nprocs=3)
     gathered = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(3)]
     assert gathered[0] == [[{"rank": 0}, {"rank": 1}, {"rank": 2}], [], [0, 1, 2]]

@@ -115,7 +115,7 @@ def test_no_seed_is_another_one_each_time(monkeypatch):
     assert draws() != first
 
 
-def test_the_environment_names_what_results_depend_on():
+def test_the_environment_names_all_that_results_depend_on():
     info = collect_env_info()
     for part in (torch.__version__, np.__version__, "Python", "GPU available"):
         assert part in info

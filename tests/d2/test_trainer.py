@@ -246,7 +246,7 @@ def test_writers_write_each_period_and_at_the_end_and_are_closed(end, written):
     assert notes.closed == 1
 
 
-def test_writers_write_what_led_to_a_failure():
+def test_writers_write_the_values_before_a_failure():
     loop, notes = Loop(fail_at=1), Notes()
     loop.register_hooks([hooks.PeriodicWriter([notes], period=3)])
     with pytest.raises(FloatingPointError):

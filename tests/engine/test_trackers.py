@@ -1,4 +1,4 @@
-"""Experiment trackers, offline: what arrives, what a resumed run continues, and what is said of one that fails."""
+"""Experiment trackers, offline: recorded values, resumed runs, and messages about failures."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ def storage() -> Iterator[EventStorage]:
 
 
 class Recorder(Tracker):
-    """A tracker whose library is in memory."""
+    """A tracker that records in memory."""
 
-    library = "json"  # any that is there
+    library = "json"  # any module that exists
 
     def begin(self, run_id: str | None) -> None:
         self.run, self.seen = run_id or "number 1", []
@@ -171,7 +171,7 @@ def test_mlflow_has_values_pictures_and_settings_of_both_halves(
     mlflow = pytest.importorskip("mlflow", reason="mlflow is not installed")
     address = f"sqlite:///{tmp_path}/mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
-    monkeypatch.chdir(tmp_path)  # where it puts pictures and files
+    monkeypatch.chdir(tmp_path)  # it writes images and files to the current folder
     cfg.TRACKERS = ["mlflow"]
     for iteration in (5, 6):
         (tracker,) = build_trackers(cfg)

@@ -1,4 +1,4 @@
-"""The benchmarks run, on sizes too small to tell anything; no time is asserted."""
+"""The benchmarks run on sizes too small to be meaningful; no times are asserted."""
 
 from __future__ import annotations
 
@@ -97,6 +97,6 @@ def test_without_a_gpu_it_says_so() -> None:
         pytest.skip("there is a GPU")
     done = start("gpu")
     assert (done.returncode, done.stdout) == (1, "")
-    # above it a library may warn of what it calls
+    # libraries may print warnings above it
     assert done.stderr.splitlines()[-1] == "torch finds no GPU; --quick runs a small check on a CPU"
     assert "Traceback" not in done.stderr

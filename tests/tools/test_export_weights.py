@@ -1,4 +1,4 @@
-"""Weights for transformers, as `tools/export_weights.py --format transformers` writes them."""
+"""Weights for transformers, written by `tools/export_weights.py --format transformers`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading values that others wrote: types, ranges, and one line for each that is wrong."""
+"""Reading values that others wrote: types, ranges, and a one-line error for each wrong value."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_a_section_reads_keys() -> None:
     values = json.loads('{"a": 1, "n": null, "x": NaN, "s": {"t": "word"}, "l": [1]}')
     section = Section.of(values, "file.json")
     assert section.integer("a") == 1
-    assert section.integer("n", 7) == 7  # null is missing
+    assert section.integer("n", 7) == 7  # null counts as missing
     assert section.number("absent", None) is None
     assert section.section("s").text("t") == "word"
     assert section.entries("l") == [1]
