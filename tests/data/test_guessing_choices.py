@@ -79,7 +79,7 @@ def test_two_kinds_of_images_are_asked_about(tmp_path: Path, capsys: pytest.Capt
         photograph(tmp_path / f"data/infrared/{number}.jpg", number + 10)
         labels(tmp_path / f"data/masks/{number}.png", IDS)
     message, words = refused(tmp_path / "data", tmp_path, capsys)
-    assert "infrared/*.jpg and rgb/*.jpg could both be the images of the same labels; say" in message
+    assert "infrared/*.jpg and rgb/*.jpg could both be the images of the same labels; choose" in message
     assert words == ["--images", "infrared/*.jpg"]
     assert follow(tmp_path / "data", tmp_path, ["--images", "rgb/*.jpg"])["train"]["images"] == "rgb/*.jpg"
 
