@@ -88,9 +88,7 @@ def test_windowed_stages_make_the_parameters_no_different_but_must_exist() -> No
         ("semask_swin_mini_mf", "MODEL.MASK_FORMER.ENC_LAYERS", "2", "only 0"),
     ],
 )
-def test_wrong_values_of_other_backbones_and_heads_name_the_key(
-    config: str, key: str, value: str, message: str
-) -> None:
+def test_wrong_values_of_other_components_name_the_key(config: str, key: str, value: str, message: str) -> None:
     cfg = get_cfg(f"toy_scenes/{config}.yaml", [key, value])
     with pytest.raises(UserError) as caught:
         build_model(cfg)

@@ -107,7 +107,7 @@ def test_files_that_cannot_be_read_or_written(tmp_path: Path) -> None:
         tool.main(["latin.yaml", "--output", "new/literal.yaml"])
     assert not (tmp_path / "new").exists()
     (tmp_path / "old.yaml").write_text("SEED: 1\n")
-    with pytest.raises(UserError, match=r"--output old\.yaml: is there already"):
+    with pytest.raises(UserError, match=r"--output old\.yaml: exists already"):
         tool.main(["old.yaml", "--output", "old.yaml"])
     with pytest.raises(UserError, match=r"--output old\.yaml/x: cannot be written"):
         tool.main(["old.yaml", "--output", "old.yaml/x"])
