@@ -135,7 +135,7 @@ def check_keys(cfg: CfgNode, values: dict, source: str, prefix: str = "") -> Non
             check_keys(cfg[key], value, source, f"{prefix}{key}.")
         elif isinstance(value, dict):
             below = next(iter(value), "")
-            raise UserError(f'{source}: unknown config key "{prefix}{key}.{below}": {prefix}{key} is no section')
+            raise UserError(f'{source}: unknown config key "{prefix}{key}.{below}": {prefix}{key} is not a section')
 
 
 def all_keys(cfg: CfgNode, prefix: str = "") -> list[str]:

@@ -28,10 +28,10 @@ def config_of_folder(folder: str | os.PathLike) -> tuple[list[str], dict[str, An
     """
     path = Path(folder, CONFIG)
     settings = read_json(path)
-    beside = Path(folder, PROCESSOR)
-    processor = read_json(beside) if beside.is_file() else {}
+    processor_path = Path(folder, PROCESSOR)
+    processor = read_json(processor_path) if processor_path.is_file() else {}
     nested: dict[str, Any] = {}
-    values = values_from_transformers(settings, processor, str(path), str(beside))
+    values = values_from_transformers(settings, processor, str(path), str(processor_path))
     for key, value in (values | {"MODEL.WEIGHTS": os.fspath(folder)}).items():
         put(nested, key, value)
     return [their_backbone(settings, str(path)).file, FAMILIES[settings["model_type"]].recipe], nested

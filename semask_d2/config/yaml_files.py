@@ -106,9 +106,9 @@ def bases_of(values: dict, path: Path) -> list[str]:
 def located(base: str, path: Path) -> Path:
     """Return the path of `base`, named by `_BASE_` in the file at `path`: beside that file, else in the package."""
     try:
-        beside = (path.parent / os.path.expanduser(base)).resolve()
+        local = (path.parent / os.path.expanduser(base)).resolve()
         packaged = configs_folder() / base
-        return packaged.resolve() if not os.path.lexists(beside) and packaged.is_file() else beside
+        return packaged.resolve() if not os.path.lexists(local) and packaged.is_file() else local
     except (OSError, ValueError, RuntimeError) as error:  # a name too long or with a null character, circular links
         raise UserError(f"{path}: {BASE_KEY}: {reprlib.repr(base)} is not a file name: {error}") from error
 

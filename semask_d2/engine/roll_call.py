@@ -20,7 +20,7 @@ PRESENT, SAID = "semask_d2/present", "semask_d2/said"
 
 
 def waited_in_vain(error: BaseException) -> float | None:
-    """Return the seconds after which an exchange between processes timed out; None if `error` is no timeout."""
+    """Return the seconds after which an exchange between processes timed out; None if `error` is not a timeout."""
     match = TIMED_OUT.search(str(error)) if isinstance(error, RuntimeError) else None
     return int(match[1]) / 1000 if match else None
 

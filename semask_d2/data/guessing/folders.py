@@ -112,7 +112,7 @@ def classes_of_categories(files: Sequence[CocoFile]) -> tuple[Classes, bool]:
     has_background = not any(map(is_background, names))
     class_names = usable_names([*["background"] * has_background, *names])
     problems = [problem.text for file in files for problem in file.problems if problem.kind in FAULTY]
-    why = f": {few(problems, '; ')}" if problems else ", as there is none"
+    why = f": {few(problems, '; ')}" if problems else ", as there are none"
     remarks = [] if names else [f"WARNING: there is nothing to learn: no annotation can be used{why}"]
     return Classes(class_names, remarks=remarks, are_named=True), has_background
 

@@ -128,10 +128,10 @@ class Search:
         equally good.
         """
         by_name: dict[str, list[Place]] = defaultdict(list)
-        beside: dict[Path, list[Place]] = defaultdict(list)
+        by_folder: dict[Path, list[Place]] = defaultdict(list)
         for label in labels:
             by_name[label.pattern.parent.name].append(label)
-            beside[label.pattern.parent] += [label] if label.coco is None else []
+            by_folder[label.pattern.parent] += [label] if label.coco is None else []
         partners, unlabeled = [], []
         for image in (part for place in images for part in self.divided(place, labels)):
             # with many pairs of equally named folders, comparing only those is faster
@@ -145,7 +145,7 @@ class Search:
             if rivals := [x for x in equal if image.names & x.names & best.names]:
                 raise self.choice("labels", [best, *rivals])
             partners.append((image, best))
-            others = [x for x in beside[best.pattern.parent] if x is not best and best.coco is None]
+            others = [x for x in by_folder[best.pattern.parent] if x is not best and best.coco is None]
             partners += [(image, x) for x in others if x.names & image.names and not x.names & image.names & best.names]
         self.remarks += [f"left out: {x.below(self.folder)}, which has no labels" for x in unlabeled]
         self.remarks += self.unused(partners, labels)
