@@ -224,7 +224,7 @@ def check_section(section: Any, source: str) -> None:
     foreign.text(section["ROOT"], f"{source}: root")
     names = [foreign.text(name, f"{source}: names", max_length=MAX_NAME) for name in section["NAMES"]]
     for name in names:
-        require(name.strip() != "" and not CONTROL.search(name), "names", f"{shown(name)} is not a name; expected words")
+        require(name.strip() != "" and not CONTROL.search(name), "names", f"{shown(name)} is no valid name")
     twice = sorted({name for name, count in Counter(names).items() if count > 1})
     require(not twice, "names", f"repeated: {few(twice)}; each class needs a different name")
     require(bool(names), "names", "expected the classes")

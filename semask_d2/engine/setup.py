@@ -34,7 +34,7 @@ def setup(cfg: CfgNode, *, training: bool, resume: bool) -> None:
     folder, rank = cfg.OUTPUT_DIR, comm.get_rank()
     line = run_folder.prepare(folder, training=training, resume=resume) if comm.is_main_process() else ""
     comm.synchronize()
-    logging.raiseExceptions = False  # a log that cannot be written must not bury the line that says so
+    logging.raiseExceptions = False  # otherwise a failing log hides the error message behind tracebacks
     end_logs()
     for name in LOGGERS:
         setup_logger(folder, distributed_rank=rank, name=name)

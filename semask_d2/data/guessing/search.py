@@ -172,7 +172,7 @@ class Search:
         return parts
 
     def fitting(self, image: Place, labels: Sequence[Place], least: float = 1) -> list[Place]:
-        """Return the labels of the image's split that share at least `least` names and half of the maximum."""
+        """Return the labels of the image's split with at least half of the most shared names, if those are `least`."""
         split = self.split_of(image)
         same_split = [x for x in labels if len({split, self.split_of(x)} - {""}) < 2]
         shared = {x: len(image.names & x.names) for x in same_split}
