@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""What semantic attention is worth: variants of a config trained with paired seeds, and their statistics.
+"""Ablation of semantic attention: train variants of a config with paired seeds, and compare them statistically.
 
     python benchmarks/ablation.py benchmarks/experiments/camvid_lite0_m2f.yaml [...] [--jobs N] [--report]
 
-Runs what the results file lacks, one thread a run at the lowest priority; each finished run is a line there, so it may
-be killed at any moment and started again. Then prints the table, and with `--report` writes it and its plot into docs/.
+Only runs that are missing in the results file are trained, with one thread each and at the lowest priority. Each
+finished run adds a line to that file, so the script may be killed at any time and started again. At the end it prints a
+table; `--report` writes the table and its plot to docs/.
 """
 
 from __future__ import annotations
@@ -33,14 +34,14 @@ Train = Callable[[Experiment, Run, Path], Result]
 
 
 def run_missing(
-    experiment: Experiment, wanted: list[Run], path: Path, output: Path, *, train: Train, jobs: int, keep: bool
+    experiment: Experiment, requested: list[Run], path: Path, output: Path, *, train: Train, jobs: int, keep: bool
 ) -> None:
-    """Do those of the `wanted` runs that the results file at `path` lacks, `jobs` at a time, and append each."""
+    """Train the `requested` runs that are missing in the results file at `path`, `jobs` at a time, and append each."""
     data = experiment.data_fingerprint()
     done = read_results(path, experiment, data)
-    missing = [run for run in wanted if run not in done]
+    missing = [run for run in requested if run not in done]
     for variant in {run.variant for run in missing}:
-        experiment.cfg(variant)  # a wrong setting shows now and not after hours
+        experiment.cfg(variant)  # reports a wrong setting now rather than after hours
     common = {"protocol": experiment.protocol(), "data": data}
     writing = threading.Lock()
 
@@ -68,22 +69,22 @@ def run_missing(
         for future in [pool.submit(do, run) for run in missing]:
             try:
                 future.result()
-            except UserError as error:  # such as a loss that is not finite; the other runs go on
+            except UserError as error:  # such as a loss that is not finite; the other runs continue
                 print(f"{experiment.name}: {error}", file=sys.stderr, flush=True)
                 failures.append(error)
     finally:
         pool.shutdown(cancel_futures=True)
     if failures:
-        raise UserError(f"{len(failures)} of {len(missing)} runs failed, as told above; start again to repeat them")
+        raise UserError(f"{len(failures)} of {len(missing)} runs failed, see above; start again to repeat them")
 
 
 def train_in_process(experiment: Experiment, run: Run, folder: Path) -> Result:
-    """Do a run in a process of its own with one thread; `UserError` with the end of its log where it fails."""
+    """Train a run in a separate process with one thread; raises `UserError` with the end of its log if it fails."""
     folder.mkdir(parents=True, exist_ok=True)
     words = [sys.executable, ROOT / "benchmarks/ablation_run.py", experiment.path, run.variant, run.seed, folder]
     started = subprocess.Popen(
         [str(word) for word in words],
-        stdin=subprocess.PIPE,  # which ends with this process, whatever ends it
+        stdin=subprocess.PIPE,  # closes when this process ends, for whatever reason
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -97,7 +98,7 @@ def train_in_process(experiment: Experiment, run: Run, folder: Path) -> Result:
 
 
 def commit() -> str:
-    """Return the commit of the code, with a mark where it is changed; "unknown" outside a clone."""
+    """Return the commit of the code, with "-dirty" if the code is modified; "unknown" outside of a clone."""
 
     def git(*words: str) -> str:
         return subprocess.run(["git", "-C", ROOT, *words], capture_output=True, text=True, check=False).stdout.strip()
@@ -107,15 +108,17 @@ def commit() -> str:
 
 
 def argument_parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("experiments", nargs="+", type=Path, metavar="FILE", help="experiments as YAML files")
-    parser.add_argument("--variants", nargs="+", metavar="NAME", help="run only these")
-    parser.add_argument("--seeds", nargs="+", type=int, metavar="N", help="run only these")
-    parser.add_argument("--no-runs", action="store_true", help="only report what there is")
+    parser.add_argument("--variants", nargs="+", metavar="NAME", help="run only these variants")
+    parser.add_argument("--seeds", nargs="+", type=int, metavar="N", help="run only these seeds")
+    parser.add_argument("--no-runs", action="store_true", help="only report the finished runs")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time (default 1)")
-    parser.add_argument("--report", action="store_true", help="also write tables and plot into docs/")
-    parser.add_argument("--page", type=Path, default=ROOT / "docs/ablation.md", metavar="FILE", help="where to")
+    parser.add_argument("--report", action="store_true", help="also write the tables and the plot to docs/")
+    parser.add_argument(
+        "--page", type=Path, default=ROOT / "docs/ablation.md", metavar="FILE", help="page of the report"
+    )
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks/results", metavar="DIR")
     parser.add_argument("--output", type=Path, default=ROOT / "output/ablation", metavar="DIR", help="run folders")
     parser.add_argument("--keep", action="store_true", help="keep the run folders")
@@ -129,21 +132,21 @@ def main(arguments: argparse.Namespace, train: Train = train_in_process) -> None
         raise UserError(f"--jobs: expected at least 1, got {arguments.jobs}")
     for experiment in [read_experiment(path) for path in arguments.experiments]:
         path = arguments.results / f"{experiment.name}.jsonl"
-        wanted = chosen(experiment, arguments.variants, arguments.seeds)
+        requested = chosen(experiment, arguments.variants, arguments.seeds)
         if not arguments.no_runs:
             run_missing(
-                experiment, wanted, path, arguments.output, train=train, jobs=arguments.jobs, keep=arguments.keep
+                experiment, requested, path, arguments.output, train=train, jobs=arguments.jobs, keep=arguments.keep
             )
         results = read_results(path, experiment)
         if not results:
-            raise UserError(f"{path}: no finished run there; leave --no-runs out")
+            raise UserError(f"{path}: no finished runs there; omit --no-runs")
         print(f"\n{experiment.name}\n\n{tables(experiment, results)}")
         if arguments.report:
             write_report(experiment, results, arguments.page)
 
 
 def chosen(experiment: Experiment, variants: list[str] | None, seeds: list[int] | None) -> list[Run]:
-    """Return an experiment's runs, of some variants and seeds alone where they are given."""
+    """Return an experiment's runs, limited to `variants` and `seeds` if those are given."""
     for option, given, known in (("--variants", variants, experiment.variants), ("--seeds", seeds, experiment.seeds)):
         for value in given or ():
             if value not in known:

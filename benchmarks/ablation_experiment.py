@@ -1,4 +1,4 @@
-"""An experiment as its YAML file describes it: one config and data set, variants of settings, and paired seeds."""
+"""Experiments described by YAML files: one config and dataset, variants of settings, and paired seeds."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from semask_d2.utils.errors import UserError
 from semask_d2.utils.foreign import Section, integer
 
 KEYS = ("config", "data", "settings", "iterations", "evaluate_every", "baseline", "seeds", "variants")
-# what a machine or a run decides, and no result depends on
+# settings of the machine or the run, on which no result depends
 NOT_PROTOCOL = ("SEED", "OUTPUT_DIR", "MODEL.DEVICE", "DATALOADER.NUM_WORKERS", "DATASETS.CUSTOM.ROOT")
 
 
@@ -33,7 +33,7 @@ class Run(NamedTuple):
 
 @dataclass(frozen=True)
 class Experiment:
-    """Variants of one config, each trained with the same seeds; `settings` are KEY: VALUE, as on a command line."""
+    """Variants of one config, all trained with the same seeds; `settings` maps keys to values, as on a command line."""
 
     path: Path
     config: str
@@ -47,16 +47,16 @@ class Experiment:
 
     @property
     def name(self) -> str:
-        """The file's name, which its results have too."""
+        """Name of the file without suffix, which is also the name of its results."""
         return self.path.stem
 
     @property
     def runs(self) -> list[Run]:
-        """All variants of a seed before the next seed, so that an unfinished experiment has pairs to compare."""
+        """All runs, seed by seed with all variants, so that an unfinished experiment has pairs to compare."""
         return [Run(variant, seed) for seed in self.seeds for variant in self.variants]
 
     def cfg(self, variant: str | None = None, seed: int = 0, folder: str | Path = "output") -> CfgNode:
-        """Return the config of one run, or without `variant` of what all runs have in common."""
+        """Return the config of one run; without `variant`, the config that all runs share."""
         settings = {
             **self.settings,
             "SOLVER.MAX_ITER": self.iterations,
@@ -74,7 +74,7 @@ class Experiment:
             raise UserError(f"{self.path}: {variant or 'settings'}: {error}") from error
 
     def protocol(self) -> str:
-        """Return a fingerprint of all that the runs have in common: every setting that is not the default."""
+        """Return a fingerprint of the settings that all runs share and that differ from the defaults."""
         cfg, defaults = self.cfg(), get_cfg()
         values = {key: value_of(cfg, key) for key in all_keys(cfg) if key not in NOT_PROTOCOL}
         changed = {key: value for key, value in values.items() if value != value_of(defaults, key)}
@@ -98,7 +98,7 @@ def fingerprint(values: Any) -> str:
 
 
 def read_experiment(path: str | Path) -> Experiment:
-    """Read an experiment's YAML file; `UserError` in one line names the key that is unknown, missing or wrong."""
+    """Read an experiment's YAML file; raises `UserError` for a key that is unknown, missing or wrong."""
     path = Path(path)
     values = read_values(path, (), None)
     known_keys(values, KEYS, str(path))
@@ -118,10 +118,10 @@ def read_experiment(path: str | Path) -> Experiment:
         variants={str(name): settings_of(variants.section(name, Section({}, ""))) for name in variants.values},
     )
     if len(set(experiment.seeds)) < len(experiment.seeds) or not experiment.seeds:
-        raise UserError(f"{path}: seeds: expected different whole numbers, one at least, got {list(experiment.seeds)}")
+        raise UserError(f"{path}: seeds: expected at least one seed and no duplicates, got {list(experiment.seeds)}")
     return experiment
 
 
 def settings_of(section: Section) -> dict[str, str]:
-    """Return a mapping of config keys to values as the words of a command line."""
+    """Return a mapping of config keys to values as strings, as on a command line."""
     return {str(key): str(value) for key, value in section.values.items()}

@@ -1,4 +1,4 @@
-"""The report of an experiment: Markdown tables, a plot, and both written between the markers of docs/ablation.md."""
+"""Reports of experiments: Markdown tables and a plot, inserted between markers in docs/ablation.md."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BySeed = dict[int, Result]
 
 
 def by_variant(experiment: Experiment, results: Mapping[Run, Result]) -> dict[str, BySeed]:
-    """Return the finished runs of each variant by seed, in the experiment's order, then those no longer in it."""
+    """Return the finished runs by variant and seed, in the experiment's order, former variants last."""
     grouped: dict[str, BySeed] = {variant: {} for variant in experiment.variants}
     for run, result in sorted(results.items(), key=lambda item: item[0].seed):
         grouped.setdefault(run.variant, {})[run.seed] = result
@@ -27,7 +27,7 @@ def by_variant(experiment: Experiment, results: Mapping[Run, Result]) -> dict[st
 
 
 def differences(experiment: Experiment, groups: Mapping[str, BySeed]) -> dict[str, Difference]:
-    """Return each variant's difference to the baseline, where there are seeds in common."""
+    """Return each variant's difference from the baseline, if they have common seeds."""
     values = {variant: {seed: run["mIoU"] for seed, run in runs.items()} for variant, runs in groups.items()}
     baseline = values.get(experiment.baseline, {})
     compared = {name: paired_difference(x, baseline) for name, x in values.items() if name != experiment.baseline}
@@ -35,7 +35,7 @@ def differences(experiment: Experiment, groups: Mapping[str, BySeed]) -> dict[st
 
 
 def tables(experiment: Experiment, results: Mapping[Run, Result]) -> str:
-    """Return the tables of accuracy with intervals, of the semantic maps, of the curve, and of the cost."""
+    """Return the tables of accuracy with intervals, of the semantic maps, of the learning curve, and of the cost."""
     groups = by_variant(experiment, results)
     compared = differences(experiment, groups)
     rows = []
@@ -57,7 +57,7 @@ def tables(experiment: Experiment, results: Mapping[Run, Result]) -> str:
         [variant, *(point_cell(runs, groups.get(experiment.baseline, {}), point) for point in points)]
         for variant, runs in groups.items()
     ]
-    title = f"mIoU on the way, means, and minus {experiment.baseline}, paired:"
+    title = f"mIoU during training, means, and minus {experiment.baseline}, paired:"
     parts.append(f"{title}\n\n" + table(["variant", *(f"iteration {point}" for point in points)], rows))
     rows = []
     for variant, runs in groups.items():
@@ -72,7 +72,7 @@ def tables(experiment: Experiment, results: Mapping[Run, Result]) -> str:
 
 
 def difference_cells(difference: Difference | None) -> list[str]:
-    """Return the cells of a difference, empty where there is none."""
+    """Return the table cells of a difference, empty if there is none."""
     if difference is None:
         return ["", "", "", ""]
     detectable = "" if difference.detectable is None else f"{difference.detectable:.2f}"
@@ -81,34 +81,34 @@ def difference_cells(difference: Difference | None) -> list[str]:
 
 
 def point_cell(runs: BySeed, baseline: BySeed, point: str) -> str:
-    """Return the mean mIoU at a point of the curve, and the paired difference to the baseline's runs behind it."""
-    here, there = ({seed: run["curve"][point] for seed, run in x.items()} for x in (runs, baseline))
-    difference = None if runs is baseline else paired_difference(here, there)
+    """Return the mean mIoU at a point of the curve, followed by the paired difference from the baseline's runs."""
+    values, baseline_values = ({seed: run["curve"][point] for seed, run in x.items()} for x in (runs, baseline))
+    difference = None if runs is baseline else paired_difference(values, baseline_values)
     return f"{mean_of(runs, 'curve', point):.2f}" + (f" ({difference.mean:+.2f})" if difference else "")
 
 
 def interval_in_words(interval: Interval | None) -> str:
-    """Return "-0.50 to +1.20", or "" for none."""
+    """Return an interval as "-0.50 to +1.20", or "" for None."""
     return "" if interval is None else f"{interval.low:+.2f} to {interval.high:+.2f}"
 
 
 def seeds_in_words(runs: BySeed) -> str:
-    """Return the seeds of finished runs, as "1, 2, 3"."""
+    """Return the seeds of finished runs as "1, 2, 3"."""
     return ", ".join(map(str, runs))
 
 
 def number(value: float) -> str:
-    """Return a number with two digits, "" for NaN."""
+    """Return a number with two decimals, "" for NaN."""
     return "" if math.isnan(value) else f"{value:.2f}"
 
 
 def mean_of(runs: BySeed, part: str, name: str) -> float:
-    """Return the mean of a figure in a part of the runs' results, NaN where one lacks it."""
+    """Return the mean of a value in a section of the runs' results; NaN if a run does not have it."""
     return mean_and_deviation([run[part].get(name, math.nan) for run in runs.values()])[0]
 
 
 def largest_gate(runs: BySeed) -> str:
-    """Return the largest of the gates of all runs' semantic attentions; earlier runs have not told theirs."""
+    """Return the largest gate of all runs' semantic attention layers; "" for old results without gates."""
     gates = [gate for run in runs.values() for gate in run.get("gates", [])]
     return f"{max(gates):.3f}" if gates else ""
 
@@ -120,7 +120,7 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def plot(experiment: Experiment, results: Mapping[Run, Result], path: Path) -> None:
-    """Draw a picture: every run's mIoU with the means, and the paired differences with their t intervals."""
+    """Plot every run's mIoU with the means, and the paired differences with their t intervals."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -141,7 +141,7 @@ def plot(experiment: Experiment, results: Mapping[Run, Result], path: Path) -> N
                 color = f"C{seeds.index(seed) % 10}"
                 right.plot(runs[seed]["mIoU"] - baseline[seed]["mIoU"], row, "o", color=color, alpha=0.7)
             right.plot(difference.mean, row, "k|", markersize=18)
-            if difference.t_interval is not None and difference.pairs > 2:  # of two it is wider than the picture
+            if difference.t_interval is not None and difference.pairs > 2:  # with two pairs it is wider than the plot
                 right.plot(difference.t_interval, [row, row], "k-", linewidth=1)
     right.axvline(0, color="gray", linewidth=0.8, linestyle="--")
     left.set(yticks=range(len(groups)), yticklabels=list(groups), xlabel="mIoU, percent (bar: mean)")
@@ -158,15 +158,15 @@ def plot(experiment: Experiment, results: Mapping[Run, Result], path: Path) -> N
 
 
 def write_report(experiment: Experiment, results: Mapping[Run, Result], page: Path) -> None:
-    """Write an experiment's tables between its markers in a Markdown page, and its plot beside the page."""
+    """Write an experiment's tables between its markers in a Markdown page, and its plot next to the page."""
     text = page.read_text(encoding="utf-8")
     start, end = (f"<!-- {word} {experiment.name} -->" for word in ("begin", "end"))
     before, opening, rest = text.partition(start)
     _, closing, after = rest.partition(end)
     if not (opening and closing):
-        raise UserError(f"{page}: the lines {start} and {end} are not there: add them where the tables belong")
-    picture = page.parent / f"{page.stem}_{experiment.name}.png"
-    plot(experiment, results, picture)
-    image = f"![Runs, means and paired differences with 95 % intervals]({picture.name})"
+        raise UserError(f"{page}: the lines {start} and {end} are missing: add them where the tables belong")
+    plot_file = page.parent / f"{page.stem}_{experiment.name}.png"
+    plot(experiment, results, plot_file)
+    image = f"![Runs, means and paired differences with 95 % intervals]({plot_file.name})"
     with atomic_write(page) as file:
         file.write(f"{before}{start}\n\n{tables(experiment, results)}\n\n{image}\n\n{end}{after}")

@@ -1,4 +1,4 @@
-"""The results of an experiment: a line of JSON for each finished run, appended and never rewritten."""
+"""Results files of experiments: one line of JSON per finished run, appended and never rewritten."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ NUMBERS = ("mIoU", "seconds", "cpu_seconds", "peak_mb", "step_cpu_seconds")
 
 
 def read_results(path: Path, experiment: Experiment, data: str | None = None) -> dict[Run, Result]:
-    """Return the finished runs in a results file; none where it is not there.
+    """Return the finished runs in a results file; an empty dict if the file does not exist.
 
-    A half-written line, as a kill leaves it, is told of and left out. `UserError` where a line is of another protocol,
-    of another variant of that name, or of other data than the fingerprint `data`.
+    An incomplete line, as left by a killed process, is reported and skipped. Raises `UserError` if a line has another
+    protocol, other settings of its variant, or other data than the fingerprint `data`.
     """
     results: dict[Run, Result] = {}
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
@@ -35,7 +35,7 @@ def read_results(path: Path, experiment: Experiment, data: str | None = None) ->
                 raise UserError(
                     f"{source}: expected a line of JSON, got {line[:60]!r}: correct or remove it"
                 ) from error
-            print(f"{source} is half-written, as a kill leaves it: ignored, its run is repeated", file=sys.stderr)
+            print(f"{source} is incomplete, as after a kill: it is ignored and its run is repeated", file=sys.stderr)
             continue
         result = Section.of(values, source)
         run = Run(result.text("variant"), result.integer("seed"))
@@ -54,7 +54,7 @@ def read_results(path: Path, experiment: Experiment, data: str | None = None) ->
         if run.variant in experiment.variants and settings != experiment.variants[run.variant]:
             raise UserError(
                 f"{source}: {run.variant} was run with {settings}, {experiment.path} has "
-                f"{dict(experiment.variants[run.variant])}: undo the change, or call the variant something else"
+                f"{dict(experiment.variants[run.variant])}: undo the change, or rename the variant"
             )
         for name in NUMBERS:
             result.number(name)
@@ -63,7 +63,7 @@ def read_results(path: Path, experiment: Experiment, data: str | None = None) ->
 
 
 def append_result(path: Path, result: Result) -> None:
-    """Append a line to a results file and wait until it is on the disk; what a kill left half-written stays."""
+    """Append a line to a results file and flush it to the disk; an incomplete line before it is kept."""
     path.parent.mkdir(parents=True, exist_ok=True)
     line = (json.dumps(result) + "\n").encode()
     with open(path, "ab+") as file:

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""One run of an ablation in a process of its own, which `ablation.py` starts: trains, evaluates, writes a result.
+"""One run of an ablation, started by `ablation.py` in a separate process: train, evaluate, write the result.
 
     python benchmarks/ablation_run.py EXPERIMENT VARIANT SEED FOLDER
 
-The run ends when its standard input does, so that none outlives an `ablation.py` that was killed.
+The run ends when its standard input is closed, so it never outlives an `ablation.py` that was killed.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ RESULT_NAME = "result.json"
 
 
 def main(experiment: Experiment, run: Run, folder: Path) -> None:
-    """Train one variant with one seed in `folder`, and write what came of it as its `result.json`."""
+    """Train one variant with one seed in `folder`, and write the result to its `result.json`."""
     start = time.perf_counter()
     result = train(experiment, run, folder)
     result |= {
@@ -54,13 +54,13 @@ def main(experiment: Experiment, run: Run, folder: Path) -> None:
 
 
 def train(experiment: Experiment, run: Run, folder: Path) -> Result:
-    """Train and evaluate; the mIoU of the model at the end and on the way, that of its semantic maps at the end."""
+    """Train and evaluate; return the mIoU during and after training, and the final mIoU of the semantic maps."""
     cfg = experiment.cfg(run.variant, run.seed, folder)
     register_custom(cfg)
     setup(cfg, training=True, resume=False)
     require_data(cfg, (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
     training_only = cfg.clone()
-    training_only.DATASETS.TEST = ()  # no pictures and reports, which take a run's time
+    training_only.DATASETS.TEST = ()  # skips images and reports, which take time
     curve: dict[str, float] = {}
     steps: list[float] = []
 
@@ -73,7 +73,7 @@ def train(experiment: Experiment, run: Run, folder: Path) -> Result:
             return model
 
         def run_step(self) -> None:
-            start = time.process_time()  # what other programs take is none of it
+            start = time.process_time()  # unaffected by other programs
             super().run_step()
             steps.append(time.process_time() - start)
             done = self.iter + 1
@@ -92,16 +92,17 @@ def train(experiment: Experiment, run: Run, folder: Path) -> Result:
         "mIoU": miou,
         "maps": final,
         "curve": curve,
-        "gates": [round(gate, 5) for gate in gates],  # how far each semantic attention is switched on
+        "gates": [round(gate, 5) for gate in gates],  # how much each semantic attention contributes
         "step_cpu_seconds": round(statistics.median(steps), 4),
     }
 
 
 def paired_weights(experiment: Experiment, run: Run) -> dict[str, Tensor]:
-    """Return a run's initial weights: random ones are those of the first variant with their name, shape and spread.
+    """Return a run's initial weights, in which random values are shared with the other variants of the same seed.
 
-    Variants draw from one generator, so what the same seed gives depends on which layers a variant has. What a variant
-    sets to a constant stays so, and what it draws from another distribution.
+    Each variant draws from one generator, so equal seeds alone would give different weights if the layers differ.
+    Random tensors are therefore copied from the first variant that has the same name, shape and spread. Constants, and
+    values that a variant draws from another distribution, are kept.
     """
     weights: dict[str, Tensor] = {}
     common: dict[str, Tensor] = {}
@@ -118,23 +119,23 @@ def paired_weights(experiment: Experiment, run: Run) -> dict[str, Tensor]:
 
 
 def is_random(value: Tensor) -> bool:
-    """Return whether a tensor's values differ."""
+    """Return whether a tensor's values differ from each other."""
     return value.is_floating_point() and value.numel() > 1 and bool((value != value.flatten()[0]).any())
 
 
 def alike(a: Tensor, b: Tensor) -> bool:
-    """Return whether two random tensors have one shape, and standard deviations as samples of one distribution have."""
+    """Return whether two random tensors have equal shapes, and standard deviations consistent with one distribution."""
     if a.shape != b.shape:
         return False
-    standard_error = a.numel() ** -0.5  # of the difference of two logarithms of them
+    standard_error = a.numel() ** -0.5  # of the difference of the logarithms of two standard deviations
     return abs(math.log(a.double().std() / b.double().std())) < 6 * standard_error
 
 
 @torch.inference_mode()
 def mious(cfg: CfgNode, model: SemanticSegmenter, *, maps: bool) -> dict[str, float]:
-    """Return the "mIoU" of a model in percent; with `maps` also that of each semantic map, and of their "sum".
+    """Return the "mIoU" of a model in percent; with `maps` also the mIoU of each semantic map, and of their "sum".
 
-    Of a map it is that of its argmax, after it is resized to the image as the prior loss resizes the sum.
+    A map is resized to the image, as the prior loss resizes the sum, and its argmax is evaluated.
     """
     align = model.prior_align_corners
     names = [*SEMANTIC_MAPS, "sum"] if maps and model.has_priors else []
@@ -144,23 +145,25 @@ def mious(cfg: CfgNode, model: SemanticSegmenter, *, maps: bool) -> dict[str, fl
     was_training = model.training
     model.eval()
     for (sample,) in build_test_loader(cfg, cfg.DATASETS.TEST[0]):
-        truth = read_sample_labels(sample)
+        ground_truth = read_sample_labels(sample)
         images = model.normalizer([sample["image"]], model.size_divisibility)
         ((height, width),) = images.image_sizes
         features = model.backbone(images.tensor)
         (score_map,) = model.score_maps([sample], images, model.sem_seg_head(features))
-        matrices["mIoU"].update(score_map.labels().cpu().numpy(), truth)
+        matrices["mIoU"].update(score_map.labels().cpu().numpy(), ground_truth)
         semantics = {**features, "sum": decode_semantic_prior(features, align_corners=align)}
         for name in names:
             padded = F.interpolate(semantics[name], images.tensor.shape[-2:], mode="bilinear", align_corners=align)
-            image = F.interpolate(padded[..., :height, :width], truth.shape, mode="bilinear", align_corners=False)
-            matrices[name].update(image[0].argmax(0).cpu().numpy(), truth)
+            image = F.interpolate(
+                padded[..., :height, :width], ground_truth.shape, mode="bilinear", align_corners=False
+            )
+            matrices[name].update(image[0].argmax(0).cpu().numpy(), ground_truth)
     model.train(was_training)
     return {name: round(100 * mean_of_present(matrix.iou), 4) for name, matrix in matrices.items()}
 
 
 def end_with_parent() -> None:
-    """End this process when standard input ends: the process that started it has."""
+    """End this process when its standard input is closed, which means that its parent has ended."""
 
     def wait() -> None:
         while os.read(0, 1):

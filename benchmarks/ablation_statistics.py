@@ -1,4 +1,4 @@
-"""Statistics of paired runs: means, differences to a baseline with intervals, and what a design could have detected."""
+"""Statistics of paired runs: means, differences from a baseline with intervals, and detectable differences."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ RESAMPLES = 10_000
 
 
 class Interval(NamedTuple):
-    """The ends of an interval."""
+    """An interval from `low` to `high`."""
 
     low: float
     high: float
 
 
 class Difference(NamedTuple):
-    """A variant minus the baseline over the seeds that both have, with 95 % intervals.
+    """Difference of a variant from the baseline over their common seeds, with 95 % intervals.
 
-    `detectable` is the smallest true difference that a paired t test with this many seeds and this spread of the
-    differences would find significant four times out of five. Intervals and it are None for a single pair.
+    `detectable` is the smallest true difference that a paired t test with this many seeds and this spread would find
+    significant in four of five cases. It and the intervals are None for a single pair.
     """
 
     pairs: int
@@ -36,12 +36,12 @@ class Difference(NamedTuple):
 
 
 def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
-    """Return the mean and the sample standard deviation, NaN of a single value."""
+    """Return the mean and the sample standard deviation, which is NaN for a single value."""
     return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
 
 
 def paired_difference(values: Mapping[int, float], baseline: Mapping[int, float]) -> Difference | None:
-    """Compare two variants' values by seed; None where they have no seed in common."""
+    """Compare two variants' values by seed; returns None if they have no common seeds."""
     seeds = sorted(values.keys() & baseline.keys())
     differences = np.array([values[seed] - baseline[seed] for seed in seeds])
     count = len(differences)
@@ -58,7 +58,7 @@ def paired_difference(values: Mapping[int, float], baseline: Mapping[int, float]
 
 
 def bootstrap(differences: np.ndarray) -> Interval:
-    """Return the percentile interval of the mean of resampled pairs; of few pairs it is too narrow."""
+    """Return the percentile bootstrap interval of the mean of pairs; it is too narrow for few pairs."""
     rng = np.random.default_rng(0)
     means = rng.choice(differences, (RESAMPLES, len(differences))).mean(axis=1)
     tail = 100 * (1 - CONFIDENCE) / 2
@@ -67,10 +67,10 @@ def bootstrap(differences: np.ndarray) -> Interval:
 
 
 def detectable_shift(count: int) -> float:
-    """Return how many standard errors a true difference must be for a two-sided t test of `count` pairs to see it."""
+    """Return the number of standard errors that a two-sided t test of `count` pairs detects with power `POWER`."""
     freedom = count - 1
     limit = stats.t.ppf((1 + CONFIDENCE) / 2, freedom)
-    # what a sample's deviation is beside the true one, as equally likely values: scipy's noncentral t gives NaN far out
+    # equally likely ratios of a sample's deviation to the true one; scipy's noncentral t gives NaN in the tails
     scales = np.sqrt(stats.chi2.ppf((np.arange(5000) + 0.5) / 5000, freedom) / freedom)
 
     def lack_of_power(shift: float) -> float:

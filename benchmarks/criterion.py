@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Matching and losses with their gradients: the straightforward formulation as published, and this project's.
+"""Benchmark of matching and losses with gradients: the plain formulation as published, and this project's.
 
     python benchmarks/criterion.py [--classes 10 60] [--layers 10] [--queries 100] [--batch 2] [--size 512]
                                    [--points 12544] [--repeats N] [--json FILE]
 
-`--classes` are the numbers of classes in each image. The published formulation (Mask2Former, arXiv 2112.01527, section
-3.3) makes every query's mask and every class's binary mask, and goes layer by layer and image by image.
+`--classes` lists numbers of classes per image. The published formulation (Mask2Former, arXiv 2112.01527, section 3.3)
+computes every query's mask and every class's binary mask, layer by layer and image by image.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ OVERSAMPLE_RATIO, IMPORTANCE_RATIO = 3.0, 0.75
 
 
 def make_predictions(layers: int, images: int, queries: int, size: int) -> MaskPredictions:
-    """Random predictions that take gradients."""
+    """Return random predictions that require gradients."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     shapes = (
         (layers, images, queries, NUM_CLASSES + 1),
@@ -38,12 +38,12 @@ def make_predictions(layers: int, images: int, queries: int, size: int) -> MaskP
         (images, CHANNELS, size // STRIDE, size // STRIDE),
     )
     values = [torch.randn(shape, device=device) for shape in shapes]
-    values[1] /= CHANNELS**0.5  # masks' logits of about one
+    values[1] /= CHANNELS**0.5  # makes mask logits of about one
     return MaskPredictions(*(value.requires_grad_() for value in values))
 
 
 def make_labels(images: int, classes: int, size: int) -> list[Tensor]:
-    """Label maps (size, size) in tiles, each with `classes` classes."""
+    """Return label maps (size, size) of tiles, each with `classes` classes."""
     side = 8
     while side * side < classes:
         side *= 2
@@ -56,7 +56,7 @@ def make_labels(images: int, classes: int, size: int) -> list[Tensor]:
 
 
 def samples(masks: Tensor, points: Tensor) -> Tensor:
-    """Bilinear samples of `masks` (M, H, W) at `points` (M, P, 2): (M, P)."""
+    """Return bilinear samples (M, P) of `masks` (M, H, W) at `points` (M, P, 2)."""
     return F.grid_sample(masks[:, None], 2 * points[:, None] - 1, align_corners=False)[:, 0, 0]
 
 
@@ -64,16 +64,19 @@ def samples(masks: Tensor, points: Tensor) -> Tensor:
 def published_match(
     class_logits: Tensor, masks: Tensor, targets: Tensor, ids: Tensor, points: int
 ) -> tuple[Tensor, Tensor]:
-    """Queries and targets of one layer and image: `class_logits` (Q, K + 1), `masks` (Q, h, w), `targets` (M, H, W)."""
-    where = torch.rand(1, points, 2, device=masks.device)
-    logits = samples(masks, where.expand(len(masks), -1, -1))
-    truth = samples(targets, where.expand(len(targets), -1, -1))
+    """Match queries and targets of one layer and image.
+
+    `class_logits` are (Q, K + 1), `masks` (Q, h, w), `targets` (M, H, W).
+    """
+    locations = torch.rand(1, points, 2, device=masks.device)
+    logits = samples(masks, locations.expand(len(masks), -1, -1))
+    target_samples = samples(targets, locations.expand(len(targets), -1, -1))
     positive = F.binary_cross_entropy_with_logits(logits, torch.ones_like(logits), reduction="none")
     negative = F.binary_cross_entropy_with_logits(logits, torch.zeros_like(logits), reduction="none")
-    mask_cost = (positive @ truth.T + negative @ (1 - truth).T) / points
+    mask_cost = (positive @ target_samples.T + negative @ (1 - target_samples).T) / points
     probability = logits.sigmoid()
-    overlap = 2 * probability @ truth.T
-    dice_cost = 1 - (overlap + 1) / (probability.sum(1)[:, None] + truth.sum(1)[None] + 1)
+    overlap = 2 * probability @ target_samples.T
+    dice_cost = 1 - (overlap + 1) / (probability.sum(1)[:, None] + target_samples.sum(1)[None] + 1)
     class_cost = -class_logits.softmax(-1)[:, ids]
     cost = CLASS_WEIGHT * class_cost + MASK_WEIGHT * mask_cost + DICE_WEIGHT * dice_cost
     queries, chosen = linear_sum_assignment(cost.cpu())
@@ -82,7 +85,7 @@ def published_match(
 
 @torch.no_grad()
 def uncertain_points(masks: Tensor, points: int) -> Tensor:
-    """Points (M, P, 2) for `masks` (M, h, w), three quarters of them where the mask is least certain."""
+    """Return points (M, P, 2) for `masks` (M, h, w), three quarters of them where the mask is least certain."""
     candidates = torch.rand(len(masks), int(points * OVERSAMPLE_RATIO), 2, device=masks.device)
     number = int(points * IMPORTANCE_RATIO)
     nearest = (-samples(masks, candidates).abs()).topk(number, dim=1).indices
@@ -91,7 +94,7 @@ def uncertain_points(masks: Tensor, points: int) -> Tensor:
 
 
 def published_losses(predictions: MaskPredictions, labels: list[Tensor], points: int) -> Tensor:
-    """The sum of all layers' weighted losses."""
+    """Return the sum of all layers' weighted losses."""
     device = predictions.mask_features.device
     ids = [label_map.unique().long().to(device) for label_map in labels]
     targets = [(x.to(device) == i[:, None, None]).float() for x, i in zip(labels, ids, strict=True)]
@@ -101,26 +104,26 @@ def published_losses(predictions: MaskPredictions, labels: list[Tensor], points:
     total = torch.zeros((), device=device)
     for layer, class_logits in enumerate(predictions.class_logits):
         masks = predictions.mask_logits(layer)
-        wanted = torch.full(class_logits.shape[:2], NUM_CLASSES, device=device)
-        matched, truth = [], []
+        target_classes = torch.full(class_logits.shape[:2], NUM_CLASSES, device=device)
+        matched, matched_targets = [], []
         for i, image_ids in enumerate(ids):
             queries, chosen = published_match(class_logits[i], masks[i], targets[i], image_ids, points)
-            wanted[i, queries] = image_ids[chosen]
+            target_classes[i, queries] = image_ids[chosen]
             matched.append(masks[i][queries])
-            truth.append(targets[i][chosen])
-        matched_masks, true_masks = torch.cat(matched), torch.cat(truth)
-        where = uncertain_points(matched_masks, points)
-        logits, target = samples(matched_masks, where), samples(true_masks, where)
+            matched_targets.append(targets[i][chosen])
+        matched_masks, target_masks = torch.cat(matched), torch.cat(matched_targets)
+        locations = uncertain_points(matched_masks, points)
+        logits, target = samples(matched_masks, locations), samples(target_masks, locations)
         mask_loss = F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean(1).sum() / count
         probability = logits.sigmoid()
         dice = 1 - (2 * (probability * target).sum(1) + 1) / (probability.sum(1) + target.sum(1) + 1)
-        class_loss = F.cross_entropy(class_logits.transpose(1, 2), wanted, weight)
+        class_loss = F.cross_entropy(class_logits.transpose(1, 2), target_classes, weight)
         total = total + CLASS_WEIGHT * class_loss + MASK_WEIGHT * mask_loss + DICE_WEIGHT * dice.sum() / count
     return total
 
 
 def project_losses(predictions: MaskPredictions, labels: list[Tensor], points: int) -> Tensor:
-    """The same sum by the project's criterion."""
+    """Return the same sum, computed by the project's criterion."""
     device = predictions.mask_features.device
     criterion = SetCriterion(
         PointMaskLoss(points, OVERSAMPLE_RATIO, IMPORTANCE_RATIO),
@@ -149,21 +152,21 @@ WAYS = {"as published": published_losses, "this project": project_losses}
 def losses_and_gradients(
     way: str, classes: int, *, layers: int, queries: int, images: int, size: int, points: int
 ) -> Way:
-    """Forward and backward pass of the losses of random predictions."""
+    """Return the forward and backward pass of the losses of random predictions."""
     predictions = make_predictions(layers, images, queries, size)
     labels = make_labels(images, classes, size)
     return lambda: torch.autograd.grad(WAYS[way](predictions, labels, points), predictions)
 
 
 def main() -> None:
-    made = parser(__doc__)
-    made.add_argument("--classes", type=int, nargs="+", default=[10, 60])
-    made.add_argument("--layers", type=int, default=10)
-    made.add_argument("--queries", type=int, default=100)
-    made.add_argument("--batch", type=int, default=2)
-    made.add_argument("--size", type=int, default=512)
-    made.add_argument("--points", type=int, default=12544)
-    arguments = made.parse_args()
+    command_line = parser(__doc__)
+    command_line.add_argument("--classes", type=int, nargs="+", default=[10, 60])
+    command_line.add_argument("--layers", type=int, default=10)
+    command_line.add_argument("--queries", type=int, default=100)
+    command_line.add_argument("--batch", type=int, default=2)
+    command_line.add_argument("--size", type=int, default=512)
+    command_line.add_argument("--points", type=int, default=12544)
+    arguments = command_line.parse_args()
     for classes in arguments.classes:
         make = partial(
             losses_and_gradients,

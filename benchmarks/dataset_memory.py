@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""Memory of data-loading processes that hold a large data set, as lists of dicts and as bytes.
+"""Benchmark of the memory of data-loading processes with a large dataset, stored as lists of dicts and as bytes.
 
     python benchmarks/dataset_memory.py [--records 118000] [--workers 4]
 
-Each way makes the same synthetic COCO-like records in a process of its own, and lets the workers read every one of them
-twice. Shown are the proportional set sizes (PSS) of the workers, which count a shared page once, and the seconds.
+Each variant creates the same synthetic COCO-like records in a separate process, and its workers read every record
+twice. The output shows the proportional set sizes (PSS) of the workers, which count a shared page once, and the
+seconds.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ from semask_d2.data.serialized import SerializedDicts
 from semask_d2.data.workers import worker_settings
 
 WAYS = ("dicts", "bytes")
-ANNOTATIONS, NUMBERS = 7, 40  # a record, and of a polygon
+ANNOTATIONS, NUMBERS = 7, 40  # annotations per record, coordinates per polygon
 
 
 class Read(Dataset):
-    """Reads each record in full, as a mapper does."""
+    """A dataset that reads each record in full, as a mapper does."""
 
     def __init__(self, records: Any):
         self.records = records
@@ -65,13 +66,13 @@ def make_records(count: int) -> list[dict[str, Any]]:
 
 
 def proportional_mb(pid: int) -> float:
-    """The proportional set size of a process, from /proc."""
+    """Return the proportional set size of a process in MB, from /proc."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
 
 
 def measure(way: str, count: int, workers: int) -> dict[str, float]:
-    """Figures of one way, in this process."""
+    """Return the measurements of one variant, taken in this process."""
     records: Any = make_records(count)
     start = time.perf_counter()
     if way == "bytes":
@@ -93,7 +94,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--records", type=int, default=118_000)
     parser.add_argument("--workers", type=int, default=4)
-    parser.add_argument("--way", choices=WAYS, help="this one alone, in this process")
+    parser.add_argument("--way", choices=WAYS, help="measure only this variant, in this process")
     arguments = parser.parse_args()
     for way in WAYS if arguments.way is None else ():
         words = ("--way", way, "--records", str(arguments.records), "--workers", str(arguments.workers))

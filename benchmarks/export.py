@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Labels of a picture by exported files, beside the model that they are of: torch.export, onnxruntime, OpenVINO.
+"""Benchmark of exported files (torch.export, onnxruntime, OpenVINO) against the model: labels of one image.
 
     python benchmarks/export.py [--config-file FILE | --run DIR] [--size 512] [--repeats N] [--json FILE]
 
-Seconds and peak memory, each way in a process of its own, and the size of its file. ONNX and OpenVINO files take
-pictures of any size, as `semask export` writes them. bf16 is measured where the processor has it; int8 are the weights
-of the matrix products, by onnxruntime's quantize_dynamic. Weights are random; with a run folder they are its best ones,
-and the mIoU on its test set is measured as well, of every way whose file takes pictures of any size. Ways whose library
-is not installed are left out: pip install -e ".[export]".
+Seconds and peak memory are measured for each variant in a separate process, as well as the size of its file. ONNX and
+OpenVINO files accept images of any size, as written by `semask export`. bf16 is measured if the processor supports it;
+int8 quantizes the matrix products with onnxruntime's quantize_dynamic. Weights are random by default. With a run folder
+its best weights are used, and the mIoU on its test set is also measured for all files that accept any image size.
+Variants whose library is not installed are skipped: pip install -e ".[export]".
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ ANY = GraphSettings(size=None)
 
 
 class Exported(NamedTuple):
-    """An exported file, and what opens it."""
+    """An exported file, and the function that opens it."""
 
     path: Path
     open: Callable[[Path], ExportedModel]
@@ -50,23 +50,23 @@ class Exported(NamedTuple):
 
 
 def labels_of(file: Exported, size: int) -> Way:
-    """The labels of a picture, from an exported file."""
+    """Return the prediction of an image's labels by an exported file."""
     model = file.open(file.path)
     return partial(model, np.random.default_rng(0).integers(0, 256, (1, 3, size, size), np.uint8))
 
 
 def quantize(source: Path, target: Path) -> None:
-    """Write an ONNX file with the weights of its matrix products in 8 bits, and products of 8 bits."""
+    """Write a copy of an ONNX file in which matrix products use 8-bit weights and activations."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    logging.disable(logging.WARNING)  # it advises a preparation, which fails on sizes that are free
+    logging.disable(logging.WARNING)  # it recommends a preprocessing that fails on dynamic sizes
     quantize_dynamic(source, target, op_types_to_quantize=["MatMul", "Gemm"], weight_type=QuantType.QInt8)
     logging.disable(logging.NOTSET)
-    seal([target])  # the metadata has come along, with the checksum of the other file
+    seal([target])  # the copied metadata still has the checksum of the source file
 
 
 def write_files(predictor: Predictor, folder: Path, size: int) -> dict[str, Exported]:
-    """A model's files in `folder`, by the names of the ways."""
+    """Export a model to `folder`, and return the files by variant."""
     write = partial(export_model, predictor.model, predictor.cfg, predictor.classes)
     files = {"torch.export": Exported(folder / "model.pt2", TorchModel, any_size=False)}
     write("torch_export", folder / "model.pt2", ANY._replace(size=(size, size)))
@@ -86,17 +86,17 @@ def write_files(predictor: Predictor, folder: Path, size: int) -> dict[str, Expo
 
 
 def mean_iou(cfg: CfgNode, model: Segmenter) -> float:
-    """The mIoU, in percent, on the first test set of a config."""
+    """Return the mIoU, in percent, on the first test set of a config."""
     return Trainer.test(cfg, model, [SemanticEvaluator(cfg.DATASETS.TEST[0])])["sem_seg"]["mIoU"]
 
 
 def main() -> None:
-    made = parser(__doc__)
-    source = made.add_mutually_exclusive_group()
+    command_line = parser(__doc__)
+    source = command_line.add_mutually_exclusive_group()
     source.add_argument("--config-file", default="ade20k/semask_swin_t_msfapn_m2f.yaml")
     source.add_argument("--run", metavar="DIR", help="a run folder with a model_best.pth")
-    made.add_argument("--size", type=int, default=512)
-    arguments = made.parse_args()
+    command_line.add_argument("--size", type=int, default=512)
+    arguments = command_line.parse_args()
     config, options = arguments.config_file, ["MODEL.DEVICE", "cpu"]
     torch.manual_seed(0)
     if arguments.run:

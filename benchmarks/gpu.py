@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""What a GPU makes of the project: training and inference of the published models, a profile, operators, an accuracy.
+"""GPU benchmark: training and inference of the published models, a profile, single operators, and a training run.
 
     python benchmarks/gpu.py [--only PART ...] [--steps 50] [--quick] [--repeats N] [--json gpu.json]
 
-`benchmarks/gpu.sh` runs the tests before it. Data are synthetic but for CamVid, which is left out, with a word, where
-its files are missing. What fails is named at the end, and the rest is run. `--quick` takes tiny sizes, also on a CPU,
-which shows that it works and nothing else. Nobody has run the rest of it yet.
+`benchmarks/gpu.sh` runs the tests first, then this script. The data are synthetic except for CamVid, which is skipped
+with a message if its files are missing. A part that fails does not stop the others; failures are listed at the end.
+`--quick` uses tiny sizes, also on a CPU, and only shows that the script works. The full benchmark has not been run yet.
 """
 
 from __future__ import annotations
@@ -46,20 +46,20 @@ WARM_UP = 3
 
 
 class Scale(NamedTuple):
-    """How much is run."""
+    """Size of the benchmark."""
 
     configs: list[str]
-    model: str  # of inference, profile and the training step
-    size: int | None  # of images; None: a config's own
+    model: str  # config for inference, profile and the training step
+    size: int | None  # side of the images; None: the config's size
     images: int | None
     steps: int
     batches: tuple[int, ...]
-    matrix: int  # side of the matrices whose product tells the peak
+    matrix: int  # side of the matrices that measure the peak rate
     compiles: bool
 
 
 def full(steps: int) -> Scale:
-    """Every published config at its own size."""
+    """Return the full scale: every published config at its image size."""
     names = [
         f"{folder}/{path.name}" for folder in PUBLISHED for path in sorted((configs_folder() / folder).glob("*.yaml"))
     ]
@@ -67,19 +67,19 @@ def full(steps: int) -> Scale:
 
 
 def device() -> torch.device:
-    """Where all of it runs."""
+    """Return the device of the benchmark."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def synchronize() -> None:
-    """Wait for the GPU, if there is one."""
+    """Wait for the GPU to finish, if there is one."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
 
 @contextmanager
 def fresh_memory() -> Iterator[None]:
-    """Within it the peak of GPU memory is that of what runs there."""
+    """Measure the peak of GPU memory within the block only."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
@@ -87,12 +87,12 @@ def fresh_memory() -> Iterator[None]:
 
 
 def peak() -> str:
-    """The largest allocation on the GPU since `fresh_memory`."""
+    """Return the largest allocation on the GPU since `fresh_memory`."""
     return f"{torch.cuda.max_memory_allocated() / 2**20:.0f} MB" if torch.cuda.is_available() else "not measured"
 
 
 def trainer(config: str, scale: Scale, *options: object) -> tuple[TrainingStep, str]:
-    """The step of a config in mixed precision on synthetic images of its crop, and what is to be said of it."""
+    """Return a config's training step in mixed precision on synthetic images of the crop size, and a description."""
     words = [str(word) for word in ("MODEL.DEVICE", device().type, "SOLVER.AMP.ENABLED", True, "MODEL.WEIGHTS", "")]
     cfg = get_cfg(config, [*words, *map(str, options)])
     side = scale.size or max(cfg.INPUT.CROP.SIZE)
@@ -115,18 +115,18 @@ def trainer(config: str, scale: Scale, *options: object) -> tuple[TrainingStep, 
 
 
 def seconds_per_step(step: TrainingStep, steps: int) -> float:
-    """The mean of `steps` steps, after a few that warm up."""
+    """Return the mean duration of `steps` steps, after a few warm-up steps."""
     step.train(0, WARM_UP)
     synchronize()
     return time_of(lambda: step.train(WARM_UP, WARM_UP + steps)) / steps
 
 
 def train_configs(scale: Scale, arguments) -> None:
-    """Every published config: its loss stays finite, milliseconds per step, memory."""
+    """Train every published config for a few steps: milliseconds per step, memory, and a finite loss."""
     print("\n| config | what | ms per step | peak | loss of the last step |\n|---|---|---|---|---|")
     figures = {}
     for config in scale.configs:
-        for parts in (1, 2, 4, 8):  # more of them where memory is short
+        for parts in (1, 2, 4, 8):  # more parts if memory is short
             try:
                 with fresh_memory():
                     step, what = trainer(config, scale, "SOLVER.GRADIENT_ACCUMULATION_STEPS", parts)
@@ -144,7 +144,7 @@ def train_configs(scale: Scale, arguments) -> None:
 
 
 def infer(scale: Scale, arguments) -> None:
-    """Images per second of the large model: by batch, precision, and compiled."""
+    """Measure images per second of the large model by batch size and precision, and compiled."""
     ways = {"fp32": [], "fp32, TF32 products": [], "bf16": ["MODEL.PRECISION", "bf16"]}
     if scale.compiles:
         ways["bf16, compiled"] = ["MODEL.PRECISION", "bf16", "MODEL.COMPILE", "default"]
@@ -164,7 +164,7 @@ def infer(scale: Scale, arguments) -> None:
 
 
 def matrix_peak(side: int) -> float:
-    """The rate of bf16 products of square matrices, measured, in TFLOP/s."""
+    """Return the measured rate of bf16 products of square matrices, in TFLOP/s."""
     a, b = torch.randn(2, side, side, device=device(), dtype=torch.bfloat16)
     for _ in range(WARM_UP):
         a @ b
@@ -173,7 +173,7 @@ def matrix_peak(side: int) -> float:
 
 
 def profile(scale: Scale, arguments) -> None:
-    """A training step of the large model: its rate beside the matrix peak, and where the time goes."""
+    """Profile a training step of the large model: its rate relative to the matrix peak, and the slowest operators."""
     rate = matrix_peak(scale.matrix)
     for compilation in ("", "default") if scale.compiles else ("",):
         with fresh_memory():
@@ -189,7 +189,7 @@ def profile(scale: Scale, arguments) -> None:
         }
         print(f"\n{name}: {1000 * seconds:.1f} ms, {most}; bf16 matrix peak, measured: {rate:.1f} TFLOP/s")
         if not compilation:
-            with FlopCounterMode(display=False) as counter:  # of products, convolutions and attention
+            with FlopCounterMode(display=False) as counter:  # counts products, convolutions and attention
                 step.train(0, 1)
             share = counter.get_total_flops() / seconds / 1e12 / rate
             print(f"{counter.get_total_flops() / 1e12:.3f} TFLOP counted a step: {100 * share:.1f} % of that peak")
@@ -203,7 +203,7 @@ def profile(scale: Scale, arguments) -> None:
 
 
 def operators(scale: Scale, arguments) -> None:
-    """Deformable attention and convolution by Triton, by torchvision's operator, and plain, forward and backward."""
+    """Measure deformable attention and convolution, forward and backward: Triton, torchvision's operator, plain."""
     from semask_d2.modeling.layers.deformable_attention import deformable_attention
     from semask_d2.modeling.layers.feature_alignment import FeatureAlignment
 
@@ -234,7 +234,7 @@ def operators(scale: Scale, arguments) -> None:
 
 
 def train_camvid(scale: Scale, arguments) -> None:
-    """SeMask-T on CamVid from scratch, as its config says."""
+    """Train SeMask-T on CamVid from scratch with its config."""
     try:
         for name in get_cfg(CAMVID).DATASETS.TRAIN:
             get_dataset_dicts(name)
@@ -256,14 +256,14 @@ QUICK = Scale([SMALL, "toy_scenes/semask_swin_mini_fpn.yaml"], SMALL, 64, 2, 2, 
 
 
 def main() -> None:
-    made = parser(__doc__)
-    made.set_defaults(json=Path("gpu.json"))
-    made.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="some of the parts")
-    made.add_argument("--steps", type=int, default=50, help="of each training")
-    made.add_argument("--quick", action="store_true", help="tiny sizes, also on a CPU; CamVid is left out")
-    arguments = made.parse_args()
+    command_line = parser(__doc__)
+    command_line.set_defaults(json=Path("gpu.json"))
+    command_line.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="run only these parts")
+    command_line.add_argument("--steps", type=int, default=50, help="training steps per measurement")
+    command_line.add_argument("--quick", action="store_true", help="tiny sizes, also on a CPU, without CamVid")
+    arguments = command_line.parse_args()
     if not (arguments.quick or torch.cuda.is_available()):
-        sys.exit("torch finds no GPU; --quick shows on a CPU that all of it works")
+        sys.exit("torch finds no GPU; --quick runs a small check on a CPU")
     scale = QUICK if arguments.quick else full(arguments.steps)
     print(machine())
     failed = []
@@ -277,7 +277,7 @@ def main() -> None:
             traceback.print_exc()
             failed.append(name)
     if failed:
-        sys.exit(f"failed: {', '.join(failed)}; the reasons stand above")
+        sys.exit(f"failed: {', '.join(failed)}; the reasons are above")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
-"""How seconds and peak memory grow with image size, batch, classes and queries, in inference and in a training step.
+"""Benchmark of scaling: seconds and peak memory by image size, batch, classes and queries.
 
     python benchmarks/growth.py [--config-file FILE] [--sizes 256 384 512 640 768] [--batches 1 2 4]
                                 [--classes 19 50 150 300] [--queries 50 100 200] [--base 256 1 150 100]
                                 [--task inference training] [--plot growth.png] [--repeats N] [--json FILE]
 
-One of the four varies at a time, the others are those of `--base` in the order above; each point is a process of its
-own. The last three columns compare with the first row: how many times the value (of a size, its pixels), the time and
-the memory. Cost that is linear in pixels grows no faster than they do.
+One of the four quantities varies at a time, and the others have the values of `--base`, in the order above. Each point
+is measured in a separate process, for inference and for a training step. The last three columns show the value (for
+sizes, the number of pixels), the time and the memory relative to the first row. A cost that is linear in the number of
+pixels grows no faster than they do.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ TASKS = {"inference": fast_paths, "training": training_step}
 
 
 class Point(NamedTuple):
-    """One model on one input, the image's side in pixels."""
+    """One measured point: image side in pixels, batch size, numbers of classes and queries."""
 
     size: int
     batch: int
@@ -36,14 +37,14 @@ class Point(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """The seconds of each run, and the peak memory in MB."""
+    """Cost of one point: the seconds of each run, and the peak memory in MB."""
 
     seconds: list[float]
     peak: float
 
     @property
     def median(self) -> float:
-        """The median of the seconds."""
+        """Median of the seconds."""
         return statistics.median(self.seconds)
 
 
@@ -57,12 +58,12 @@ def cost(task: str, point: Point, arguments: argparse.Namespace) -> Cost:
 
 
 def quantity(name: str, value: int) -> int:
-    """What cost is compared with: of a size its pixels."""
+    """Return the quantity that the cost is compared with: the number of pixels for a size, else the value."""
     return value**2 if name == "size" else value
 
 
 def table(name: str, task: str, costs: dict[int, Cost]) -> None:
-    """Print the costs of the values of one quantity."""
+    """Print the costs for all values of one quantity."""
     print(f"\n{task} by {name} ({machine()})\n")
     print(f"| {name} | median, ms | lowest | highest | peak MB | times the value | times the time | times the memory |")
     print("|---|---|---|---|---|---|---|---|")
@@ -74,16 +75,16 @@ def table(name: str, task: str, costs: dict[int, Cost]) -> None:
 
 
 def plot(costs: dict[str, dict[str, dict[int, Cost]]], path: Path) -> None:
-    """Draw `costs[name][task]` into a picture: a column for each quantity, time above memory."""
+    """Plot `costs[name][task]`, with a column for each quantity, and time above memory."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(2, len(costs), figsize=(4 * len(costs), 7), squeeze=False)
-    for column, (name, of_task) in enumerate(costs.items()):
+    for column, (name, task_costs) in enumerate(costs.items()):
         time_axis, memory_axis = axes[:, column]
-        for task, points in of_task.items():
+        for task, points in task_costs.items():
             x = [quantity(name, value) for value in points]
             time_axis.plot(x, [at.median for at in points.values()], "o-", label=task)
             memory_axis.plot(x, [at.peak for at in points.values()], "o-", label=task)
@@ -97,16 +98,16 @@ def plot(costs: dict[str, dict[str, dict[int, Cost]]], path: Path) -> None:
 
 
 def main() -> None:
-    made = parser(__doc__)
-    made.add_argument("--config-file", default="ade20k/semask_swin_t_msfapn_m2f.yaml")
-    made.add_argument("--sizes", type=int, nargs="*", default=[256, 384, 512, 640, 768])
-    made.add_argument("--batches", type=int, nargs="*", default=[1, 2, 4])
-    made.add_argument("--classes", type=int, nargs="*", default=[19, 50, 150, 300])
-    made.add_argument("--queries", type=int, nargs="*", default=[50, 100, 200])
-    made.add_argument("--base", type=int, nargs=4, default=[256, 1, 150, 100], metavar="N")
-    made.add_argument("--task", nargs="+", choices=TASKS, default=list(TASKS))
-    made.add_argument("--plot", type=Path, metavar="PNG", help="draw the growth here")
-    arguments = made.parse_args()
+    command_line = parser(__doc__)
+    command_line.add_argument("--config-file", default="ade20k/semask_swin_t_msfapn_m2f.yaml")
+    command_line.add_argument("--sizes", type=int, nargs="*", default=[256, 384, 512, 640, 768])
+    command_line.add_argument("--batches", type=int, nargs="*", default=[1, 2, 4])
+    command_line.add_argument("--classes", type=int, nargs="*", default=[19, 50, 150, 300])
+    command_line.add_argument("--queries", type=int, nargs="*", default=[50, 100, 200])
+    command_line.add_argument("--base", type=int, nargs=4, default=[256, 1, 150, 100], metavar="N")
+    command_line.add_argument("--task", nargs="+", choices=TASKS, default=list(TASKS))
+    command_line.add_argument("--plot", type=Path, metavar="PNG", help="plot the growth to this file")
+    arguments = command_line.parse_args()
     base = Point(*arguments.base)
     values = {
         "size": arguments.sizes,
@@ -116,7 +117,7 @@ def main() -> None:
     }
     known: dict[tuple[str, Point], Cost] = {}
     costs: dict[str, dict[str, dict[int, Cost]]] = {}
-    for name in (name for name, wanted in values.items() if wanted):
+    for name in (name for name, requested in values.items() if requested):
         costs[name] = {}
         for task in arguments.task:
             points = {value: base._replace(**{name: value}) for value in values[name]}

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Inference of a whole model, labels at the image's size: standard operators, the fast paths, and peers.
+"""Benchmark of inference, from an image to its labels: standard operators, fast paths, and peers.
 
     python benchmarks/inference.py [--config-file FILE] [--size 512] [--precision fp32 bf16] [--peer NAME ...]
                                    [--repeats N] [--json FILE]
 
-Random weights; seconds and peak memory, each way in a process of its own. Peers are "transformers", its Mask2Former
-with a Swin-T (compare it with a config whose head is m2f), and "openvino", which runs the config's own backbone and
-head as torch.export gives them. Their labels are made on whole maps. Install them with pip.
+Weights are random; seconds and peak memory are measured for each variant in a separate process. Peers are
+"transformers", its Mask2Former with a Swin-T (compare it with an m2f config), and "openvino", which runs the config's
+backbone and head as exported by torch.export. Their labels are computed on whole maps. Install them with pip.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from semask_d2.modeling.meta_arch import Execution
 
 
 def standard_operators() -> ExitStack:
-    """Within it no fast path is taken."""
+    """Return a context in which no fast paths are used."""
     stack = ExitStack()
     for module in ("deformable_attention", "deformable_conv"):
         name = f"semask_d2.modeling.layers.{module}.suits"
@@ -38,7 +38,7 @@ def standard_operators() -> ExitStack:
 
 
 def fast_paths(config_file: str, options: list[str], size: int, images: int = 1) -> Way:
-    """Labels of a batch as the project's model makes them."""
+    """Return the prediction of a batch's labels by the project's model."""
     cfg = get_cfg(config_file, options)
     model, execution = build_model(cfg).eval(), Execution.from_config(cfg)
     inputs = [{"image": torch.randint(0, 256, (3, size, size), dtype=torch.uint8)} for _ in range(images)]
@@ -52,7 +52,7 @@ def fast_paths(config_file: str, options: list[str], size: int, images: int = 1)
 
 
 def standard(config_file: str, options: list[str], size: int) -> Way:
-    """As `fast_paths`, without them."""
+    """Return the same prediction without fast paths."""
     segment = fast_paths(config_file, options, size)
 
     def plain() -> None:
@@ -63,12 +63,12 @@ def standard(config_file: str, options: list[str], size: int) -> Way:
 
 
 def main() -> None:
-    made = parser(__doc__)
-    made.add_argument("--config-file", default="ade20k/semask_swin_t_msfapn_m2f.yaml")
-    made.add_argument("--size", type=int, default=512)
-    made.add_argument("--precision", nargs="+", choices=["fp32", "bf16"], default=["fp32"])
-    made.add_argument("--peer", nargs="+", choices=["transformers", "openvino"], default=[])
-    arguments = made.parse_args()
+    command_line = parser(__doc__)
+    command_line.add_argument("--config-file", default="ade20k/semask_swin_t_msfapn_m2f.yaml")
+    command_line.add_argument("--size", type=int, default=512)
+    command_line.add_argument("--precision", nargs="+", choices=["fp32", "bf16"], default=["fp32"])
+    command_line.add_argument("--peer", nargs="+", choices=["transformers", "openvino"], default=[])
+    arguments = command_line.parse_args()
     config, size = arguments.config_file, arguments.size
     makers: dict[str, Maker] = {"standard operators": partial(standard, config, [], size)}
     with tempfile.TemporaryDirectory() as folder:

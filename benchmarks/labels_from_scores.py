@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""How long, and how much memory, masks take to become labels: whole maps against bands of rows.
+"""Benchmark of computing labels from masks, in seconds and memory: whole maps against bands of rows.
 
     python benchmarks/labels_from_scores.py [--size 1024 2048] [--queries 100] [--classes 150]
                                             [--repeats N] [--json FILE]
 
-Each way runs in a process of its own, on the same random masks; "whole maps" is the formula as it stands in the papers.
+Each variant runs in a separate process on the same random masks; "whole maps" is the formula as in the papers.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ STRIDE = 4
 
 
 def whole_maps(masks: Tensor, probability: Tensor, size: tuple[int, int]) -> Tensor:
-    """Labels (H, W) from mask logits (Q, h, w) and class probabilities (Q, K)."""
+    """Return labels (H, W) from mask logits (Q, h, w) and class probabilities (Q, K)."""
     masks = F.interpolate(masks[None], size=size, mode="bilinear", align_corners=False)[0]
     return torch.einsum("qk,qhw->khw", probability, masks.sigmoid()).argmax(0)
 
 
 def bands(masks: Tensor, probability: Tensor, size: tuple[int, int]) -> Tensor:
-    """As `whole_maps`, as the project's models make them."""
+    """Return the labels of `whole_maps`, computed in bands of rows like the project's models do."""
     full = resized(rows_of(masks), tuple(masks.shape[1:]), size)
 
     def scores(start: int, stop: int) -> Tensor:
@@ -42,7 +42,7 @@ WAYS = {"whole maps": whole_maps, "bands": bands}
 
 
 def labeling(way: str, size: tuple[int, int], queries: int, classes: int) -> Way:
-    """Labels of random masks."""
+    """Return the computation of labels from random masks."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     masks = torch.randn(queries, size[0] // STRIDE, size[1] // STRIDE, device=device)
     probability = torch.randn(queries, classes + 1, device=device).softmax(-1)[:, :-1].contiguous()
@@ -55,11 +55,11 @@ def labeling(way: str, size: tuple[int, int], queries: int, classes: int) -> Way
 
 
 def main() -> None:
-    made = parser(__doc__)
-    made.add_argument("--size", type=int, nargs=2, default=[1024, 2048], help="height and width of the labels")
-    made.add_argument("--queries", type=int, default=100)
-    made.add_argument("--classes", type=int, default=150)
-    arguments = made.parse_args()
+    command_line = parser(__doc__)
+    command_line.add_argument("--size", type=int, nargs=2, default=[1024, 2048], help="height and width of the labels")
+    command_line.add_argument("--queries", type=int, default=100)
+    command_line.add_argument("--classes", type=int, default=150)
+    arguments = command_line.parse_args()
     size, queries, classes = tuple(arguments.size), arguments.queries, arguments.classes
     title = f"labels, {queries} masks, {classes} classes, {size[0]} x {size[1]}"
     report_processes(title, {way: partial(labeling, way, size, queries, classes) for way in WAYS}, arguments)

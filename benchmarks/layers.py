@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Single layers against their plain formulas, at the sizes of Swin-T under MSFaPN.
+"""Benchmark of single layers against their plain formulas, at the sizes of Swin-T with MSFaPN.
 
     python benchmarks/layers.py [--layer NAME ...] [--size 512] [--backward] [--repeats N] [--json FILE]
 
-The size is an image's side. `--backward` adds the time of forward and backward pass, with the gradients of inputs and
-parameters. Before they are timed, both ways are checked to give the same.
+The size is the side of an image. `--backward` also times forward and backward pass together, with the gradients of
+inputs and parameters. Before timing, both variants are checked to compute the same values.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ TOLERANCE = 0.01
 
 
 class Case(NamedTuple):
-    """A layer on its inputs, and the function of layer and inputs that is its plain formula.
+    """A layer with its inputs, and its plain formula as a function of layer and inputs.
 
-    Inputs that a model backpropagates through require gradients.
+    Inputs require gradients if a model backpropagates through them.
     """
 
     title: str
@@ -45,12 +45,12 @@ class Case(NamedTuple):
 
 
 def plain_linear(layer: Linear, x: Tensor) -> Tensor:
-    """x W^T + b."""
+    """Return x W^T + b."""
     return F.linear(x, layer.weight, layer.bias)
 
 
 def plain_conv(layer: ConvNorm, x: Tensor) -> Tensor:
-    """Convolution, GroupNorm, ReLU."""
+    """Return convolution, GroupNorm and ReLU of `x`."""
     assert isinstance(layer.norm, nn.GroupNorm)
     y = F.conv2d(x, layer.weight, layer.bias, padding=layer.kernel_size[0] // 2)
     return F.relu(F.group_norm(y, GROUPS, layer.norm.weight, layer.norm.bias))
@@ -59,7 +59,7 @@ def plain_conv(layer: ConvNorm, x: Tensor) -> Tensor:
 def plain_deformable_attention(
     layer: MSDeformAttn, query: Tensor, reference: Tensor, tokens: Tensor, sizes: list[tuple[int, int]]
 ) -> Tensor:
-    """Deformable attention with `grid_sample` (arXiv 2010.04159, equation 3)."""
+    """Return deformable attention, computed with `grid_sample` (arXiv 2010.04159, equation 3)."""
     b, queries, _ = query.shape
     heads, levels, points = layer.num_heads, layer.num_levels, layer.num_points
     value = plain_linear(layer.value_proj, tokens).view(b, len(tokens[0]), heads, -1)
@@ -78,8 +78,8 @@ def plain_deformable_attention(
 
 
 def plain_deformable_conv(layer: DeformableConv, x: Tensor, guide: Tensor) -> Tensor:
-    """Deformable convolution by torchvision's operator."""
-    from torchvision.ops import deform_conv2d  # here, because importing it takes seconds
+    """Return deformable convolution, computed by torchvision's operator."""
+    from torchvision.ops import deform_conv2d  # imported here because it takes seconds
 
     y, x_offset, mask = layer.conv_offset_mask(guide).chunk(3, 1)
     offsets = torch.cat([y, x_offset], 1)
@@ -87,7 +87,7 @@ def plain_deformable_conv(layer: DeformableConv, x: Tensor, guide: Tensor) -> Te
 
 
 def plain_alignment(layer: FeatureAlignment, lateral: Tensor, coarse: Tensor) -> Tensor:
-    """Feature alignment (arXiv 2108.07058) on `plain_deformable_conv`."""
+    """Return feature alignment (arXiv 2108.07058), computed with `plain_deformable_conv`."""
     norm = layer.offset.norm
     assert isinstance(norm, nn.GroupNorm)
     guide = F.conv2d(torch.cat([lateral, 2 * coarse], 1), layer.offset.weight, layer.offset.bias)
@@ -96,7 +96,7 @@ def plain_alignment(layer: FeatureAlignment, lateral: Tensor, coarse: Tensor) ->
 
 
 def plain_window_attention(layer: WindowAttention, x: Tensor, mask: Tensor) -> Tensor:
-    """softmax(q k^T + bias) v in windows (arXiv 2103.14030, section 3.2)."""
+    """Return softmax(q k^T + bias) v in windows (arXiv 2103.14030, section 3.2)."""
     b, h, w, c = x.shape
     window, shift, heads = layer.window, layer.shift, layer.num_heads
     x = F.pad(x, (0, 0, 0, -w % window, 0, -h % window))
@@ -112,23 +112,23 @@ def plain_window_attention(layer: WindowAttention, x: Tensor, mask: Tensor) -> T
 
 
 def plain_semantic_attention(layer: SemanticAttention, x: Tensor) -> Tensor:
-    """x + gamma mlp_res(softmax(q k^T) v) (arXiv 2112.12782, section 3.2)."""
+    """Return x + gamma mlp_res(softmax(q k^T) v) (arXiv 2112.12782, section 3.2)."""
     q, k, v = (plain_linear(linear, x) for linear in (layer.mlp_cls_q, layer.mlp_cls_k, layer.mlp_v))
     return x + layer.gamma * plain_linear(layer.mlp_res, (q @ k.transpose(-2, -1)).softmax(-1) @ v)
 
 
 def activations(*shape: int) -> Tensor:
-    """Random inputs of a layer."""
+    """Return random inputs of a layer."""
     return torch.randn(shape, requires_grad=True)
 
 
 def maps(size: int) -> Tensor:
-    """Random maps at stride 4."""
+    """Return random maps at stride 4."""
     return activations(1, DIM, size // 4, size // 4)
 
 
 def map_title(name: str, size: int) -> str:
-    """The title of a layer on `maps`."""
+    """Return the title of a layer applied to `maps`."""
     return f"{name}, {DIM} channels, {size // 4} x {size // 4}"
 
 
@@ -200,27 +200,27 @@ LAYERS = {
 
 
 def first(value: Tensor | tuple[Tensor, ...]) -> Tensor:
-    """The output of a layer, which comes first where there are more."""
+    """Return the output of a layer, which comes first if there are several."""
     return value if isinstance(value, Tensor) else value[0]
 
 
-def with_gradients(function: Callable, learned: list[Tensor], gradient: Tensor) -> list[Tensor]:
-    """Forward and backward pass: the output, and the gradients of what is learned from the output's `gradient`."""
+def with_gradients(function: Callable, inputs: list[Tensor], gradient: Tensor) -> list[Tensor]:
+    """Run forward and backward pass: return the output, and the gradients of `inputs` for the output's `gradient`."""
     y = first(function())
-    return [y, *torch.autograd.grad(y, learned, gradient)]
+    return [y, *torch.autograd.grad(y, inputs, gradient)]
 
 
 def without_gradients(function: Callable) -> list[Tensor]:
-    """Forward pass alone."""
+    """Run the forward pass only."""
     with torch.inference_mode():
         return [first(function())]
 
 
 def checked(ways: dict[str, Callable[[], list[Tensor]]]) -> dict[str, Callable[[], list[Tensor]]]:
-    """The two ways, after a comparison of what they compute."""
+    """Return the two variants after checking that they compute the same values."""
     for plain, fast in zip(*(way() for way in ways.values()), strict=True):
-        # as wholes, because the gradient of a sampling point jumps where rounding moves it across a pixel's center; at
-        # least 1, because some gradients are zero to rounding
+        # compares norms of whole tensors, because the gradient of a sampling point jumps if rounding moves it across a
+        # pixel center; the norm is at least 1, because some gradients are zero up to rounding
         difference, norm = (fast - plain).norm().item(), max(1, plain.norm().item())
         if not difference <= TOLERANCE * norm:
             raise AssertionError(f"layer and formula differ by {difference / norm:.2g} of the norm")
@@ -228,27 +228,29 @@ def checked(ways: dict[str, Callable[[], list[Tensor]]]) -> dict[str, Callable[[
 
 
 def measure(case: Case, arguments: argparse.Namespace) -> None:
-    """Time a layer and its plain formula."""
+    """Time a layer against its plain formula."""
     layer = case.layer.eval()
     with torch.no_grad():
-        for parameter in layer.parameters():  # some start at zero, and so would have nothing to do
+        for parameter in layer.parameters():  # some start at zero and would disable parts of a layer
             parameter += 0.02 * torch.randn_like(parameter)
     functions = {"plain": partial(case.plain, layer, *case.inputs), "this project": partial(layer, *case.inputs)}
     forward = checked({name: partial(without_gradients, function) for name, function in functions.items()})
     report(case.title, forward, arguments)
     if arguments.backward:
-        learned = [x for x in case.inputs if isinstance(x, Tensor) and x.requires_grad] + list(layer.parameters())
+        inputs = [x for x in case.inputs if isinstance(x, Tensor) and x.requires_grad] + list(layer.parameters())
         gradient = torch.randn(forward["plain"]()[0].shape)
-        both = {name: partial(with_gradients, function, learned, gradient) for name, function in functions.items()}
+        both = {name: partial(with_gradients, function, inputs, gradient) for name, function in functions.items()}
         report(f"{case.title}, forward and backward", checked(both), arguments)
 
 
 def main() -> None:
-    made = parser(__doc__)
-    made.add_argument("--layer", nargs="+", choices=LAYERS, default=list(LAYERS))
-    made.add_argument("--size", type=int, default=512)
-    made.add_argument("--backward", action="store_true", help="forward and backward pass, too")
-    arguments = made.parse_args()
+    command_line = parser(__doc__)
+    command_line.add_argument("--layer", nargs="+", choices=LAYERS, default=list(LAYERS))
+    command_line.add_argument("--size", type=int, default=512)
+    command_line.add_argument(
+        "--backward", action="store_true", help="also time the forward and backward pass together"
+    )
+    arguments = command_line.parse_args()
     for name in arguments.layer:
         torch.manual_seed(0)
         for case in LAYERS[name](arguments.size):

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""The data path from files to a training sample: this project's mapper against whole-image transforms.
+"""Benchmark of the data path from files to a training sample: this project's mapper against whole-image transforms.
 
     python benchmarks/mapper.py [--size 1024 2048] [--crop 512] [--images 8] [--repeats N] [--json FILE]
 
-It makes photographs (JPEG, quality 90) and label maps (PNG) in a temporary folder. "Whole image" resizes all of picture
-and labels, crops them, and hands on int64 labels and a binary mask of each class. Each way maps every image four
-times; those of the loader start their processes first.
+The script creates photographs (JPEG, quality 90) and label maps (PNG) in a temporary folder. "Whole image" resizes the
+full image and labels, crops them, and returns int64 labels and a binary mask for each class. Each variant maps every
+image four times; the loader variants start their processes before timing.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ Mapper = Callable[..., dict[str, Any]]
 CLASSES, IGNORED = 19, 255
 MAX_AREA = 0.75
 BATCH = 2
-EPOCHS = 4  # crops differ, and the start of processes is to weigh little
+EPOCHS = 4  # averages over crops, and over the start of processes
 
 
 def photograph(rng: np.random.Generator, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """A picture (H, W, 3) and its label map (H, W), both uint8: smooth gradients, objects with edges, and noise."""
+    """Return an image (H, W, 3) and its label map (H, W), both uint8: smooth gradients, objects with edges, noise."""
     colors = rng.uniform(0, 255, (9, 17, 3)).astype(np.float32)
-    picture = cv2.resize(colors, (width, height), interpolation=cv2.INTER_CUBIC)
+    image = cv2.resize(colors, (width, height), interpolation=cv2.INTER_CUBIC)
     labels = np.zeros((height, width), np.uint8)
     for _ in range(60):
         inside = np.zeros((height, width), np.uint8)
@@ -46,26 +46,26 @@ def photograph(rng: np.random.Generator, height: int, width: int) -> tuple[np.nd
         cv2.ellipse(inside, center, axes, float(rng.uniform(0, 180)), 0, 360, 1, cv2.FILLED)
         where = inside.astype(bool)
         labels[where] = rng.integers(CLASSES)
-        picture[where] = 0.6 * picture[where] + 0.4 * rng.uniform(0, 255, 3).astype(np.float32)
+        image[where] = 0.6 * image[where] + 0.4 * rng.uniform(0, 255, 3).astype(np.float32)
     labels[-height // 16 :] = IGNORED
-    picture += rng.normal(0, 6, picture.shape).astype(np.float32)
-    return picture.clip(0, 255).astype(np.uint8), labels
+    image += rng.normal(0, 6, image.shape).astype(np.float32)
+    return image.clip(0, 255).astype(np.uint8), labels
 
 
 def make_files(folder: Path, count: int, size: tuple[int, int]) -> list[dict[str, str]]:
-    """Write `count` photographs and their labels; the data set's dicts."""
+    """Write `count` photographs and their labels; return the dataset's dicts."""
     dicts = []
     for number in range(count):
-        picture, labels = photograph(np.random.default_rng(number), *size)
+        image, labels = photograph(np.random.default_rng(number), *size)
         files = {"file_name": f"{folder}/{number}.jpg", "sem_seg_file_name": f"{folder}/{number}.png"}
-        Image.fromarray(picture).save(files["file_name"], quality=90)
+        Image.fromarray(image).save(files["file_name"], quality=90)
         Image.fromarray(labels).save(files["sem_seg_file_name"])
         dicts.append(files)
     return dicts
 
 
 def distorted(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """SSD's color jitter of an RGB image (H, W, 3) uint8, each change an array of floats that is clipped."""
+    """Return an RGB image (H, W, 3) uint8 with SSD's color jitter; each change is computed in floats and clipped."""
 
     def changed(pixels: np.ndarray, factor: float = 1.0, offset: float = 0.0) -> np.ndarray:
         return np.clip(pixels.astype(np.float32) * factor + offset, 0, 255).astype(np.uint8)
@@ -88,7 +88,7 @@ def distorted(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 class WholeImageMapper:
-    """Decodes, resizes the whole picture and all labels, and then crops: one transform after the other."""
+    """A mapper that decodes and resizes the whole image and its labels before cropping, one transform at a time."""
 
     def __init__(self, short_edge: int, crop: int):
         self.short_edge = short_edge
@@ -123,7 +123,7 @@ class WholeImageMapper:
 
 
 def this_project(short_edge: int, crop: int) -> SemanticMapper:
-    """This project's mapper with all of a recipe's augmentation."""
+    """Return this project's mapper with all augmentations of a recipe."""
     return SemanticMapper(
         True,
         image_format="RGB",
@@ -139,7 +139,7 @@ def this_project(short_edge: int, crop: int) -> SemanticMapper:
 
 
 class InTurn:
-    """Mappers in turn, one for each scale: drawn ones would favor a way by their luck, as few as they are."""
+    """Mappers used in turn, one for each scale, because a few random scales could favor one variant by chance."""
 
     def __init__(self, mappers: list[Mapper]):
         self.mappers = mappers
@@ -154,7 +154,7 @@ def main() -> None:
     command_line = parser(__doc__)
     command_line.add_argument("--size", type=int, nargs=2, default=[1024, 2048], help="height and width of the files")
     command_line.add_argument("--crop", type=int, default=512, help="side of the crop")
-    command_line.add_argument("--images", type=int, default=8, help="how many files")
+    command_line.add_argument("--images", type=int, default=8, help="number of files")
     arguments = command_line.parse_args()
     edges = [arguments.size[0] * tenths // 10 for tenths in range(5, 21)]  # half to twice the size
     mappers = {

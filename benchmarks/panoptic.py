@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Panoptic inference, from class and mask logits to a panoptic map: the plain formula, this project, and a peer.
+"""Benchmark of panoptic maps from class and mask logits: the plain formula, this project, and a peer.
 
     python benchmarks/panoptic.py [--size 512 640 1024] [--queries 100] [--classes 133] [--segments 20]
                                   [--peer transformers] [--repeats N] [--json FILE]
 
-A size is a side of the square map. Of the queries `--segments` are sure of a class, as in a trained model, and all of
-them become segments; the others are of no object. Each way runs in a process of its own, on the same logits at stride
-4. "Whole maps" is the rule of the papers (arXiv 2107.06278, section 3.4) as it stands there. The peer transformers (pip
-install transformers) goes through masks of 384 x 384 whatever the size, so its map is another one.
+A size is the side of the square map. `--segments` is the number of queries with a confident class, as in a trained
+model, all of which become segments; the other queries predict no object. Each variant runs in a separate process on the
+same logits at stride 4. "Whole maps" is the rule as in the papers (arXiv 2107.06278, section 3.4). The peer
+transformers (pip install transformers) always resizes masks to 384 x 384, so its map differs.
 """
 
 from __future__ import annotations
@@ -29,13 +29,16 @@ THING_SHARE = 0.6  # of the classes; COCO has 80 of 133
 
 
 def make_logits(size: int, queries: int, classes: int, segments: int) -> tuple[Tensor, Tensor]:
-    """Class logits (Q, K + 1) and mask logits (Q, h, w): of `segments` cells that share the map, and of discs."""
+    """Return class logits (Q, K + 1) and mask logits (Q, h, w).
+
+    The first `segments` queries are cells that divide the map, the others are discs without an object.
+    """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     side = size // STRIDE
     class_logits = torch.randn(queries, classes + 1, device=device)
-    wanted = torch.full((queries,), classes, device=device)
-    wanted[:segments] = torch.randint(classes, (segments,), device=device)
-    class_logits[torch.arange(queries, device=device), wanted] += 12
+    target_classes = torch.full((queries,), classes, device=device)
+    target_classes[:segments] = torch.randint(classes, (segments,), device=device)
+    class_logits[torch.arange(queries, device=device), target_classes] += 12
     centers = torch.rand(queries, 2, device=device)
     place = (torch.arange(side, device=device) + 0.5) / side
     distance = ((centers[:, :1, None] - place[:, None]).square() + (centers[:, 1:, None] - place).square()).sqrt()
@@ -46,12 +49,12 @@ def make_logits(size: int, queries: int, classes: int, segments: int) -> tuple[T
 
 
 def things_of(classes: int) -> range:
-    """The classes whose segments stay apart."""
+    """Return the thing classes, whose segments are not merged."""
     return range(int(THING_SHARE * classes))
 
 
 def whole_maps(class_logits: Tensor, mask_logits: Tensor, size: tuple[int, int]) -> tuple[Tensor, list[dict]]:
-    """The map (H, W) of segment ids and what they are."""
+    """Return the map (H, W) of segment ids, and a description of each segment."""
     classes = class_logits.shape[1] - 1
     things = things_of(classes)
     masks = F.interpolate(mask_logits[None], size=size, mode="bilinear", align_corners=False)[0].sigmoid()
@@ -65,9 +68,9 @@ def whole_maps(class_logits: Tensor, mask_logits: Tensor, size: tuple[int, int])
         return result, segments
     winner = (scores[:, None, None] * masks).argmax(0)
     for query, label in enumerate(labels):
-        won, own = winner == query, masks[query] >= 0.5
-        painted = won & own
-        if not painted.any() or won.sum() / own.sum() < OVERLAP_THRESHOLD:
+        won, inside = winner == query, masks[query] >= 0.5
+        painted = won & inside
+        if not painted.any() or won.sum() / inside.sum() < OVERLAP_THRESHOLD:
             continue
         if label in stuff:
             result[painted] = stuff[label]
@@ -80,7 +83,7 @@ def whole_maps(class_logits: Tensor, mask_logits: Tensor, size: tuple[int, int])
 
 
 def bands(class_logits: Tensor, mask_logits: Tensor, size: tuple[int, int]) -> tuple[Tensor, list[dict]]:
-    """As `whole_maps`, as the project's models make them."""
+    """Return the result of `whole_maps`, computed like in the project's models."""
     return panoptic_segmentation(
         QueryMasks(class_logits, mask_logits, size, size, size),
         things=things_of(class_logits.shape[1] - 1),
@@ -93,7 +96,7 @@ WAYS = {"whole maps": whole_maps, "this project": bands}
 
 
 def segmenting(way: str, size: int, queries: int, classes: int, segments: int) -> Way:
-    """The panoptic map of made-up logits."""
+    """Return the computation of a panoptic map from synthetic logits."""
     logits = make_logits(size, queries, classes, segments)
 
     @torch.inference_mode()
@@ -104,13 +107,13 @@ def segmenting(way: str, size: int, queries: int, classes: int, segments: int) -
 
 
 def main() -> None:
-    made = parser(__doc__)
-    made.add_argument("--size", type=int, nargs="+", default=[512, 640, 1024])
-    made.add_argument("--queries", type=int, default=100)
-    made.add_argument("--classes", type=int, default=133)
-    made.add_argument("--segments", type=int, default=20)
-    made.add_argument("--peer", nargs="+", choices=["transformers"], default=[])
-    arguments = made.parse_args()
+    command_line = parser(__doc__)
+    command_line.add_argument("--size", type=int, nargs="+", default=[512, 640, 1024])
+    command_line.add_argument("--queries", type=int, default=100)
+    command_line.add_argument("--classes", type=int, default=133)
+    command_line.add_argument("--segments", type=int, default=20)
+    command_line.add_argument("--peer", nargs="+", choices=["transformers"], default=[])
+    arguments = command_line.parse_args()
     queries, classes, segments = arguments.queries, arguments.classes, arguments.segments
     for size in arguments.size:
         shape = (size, queries, classes, segments)

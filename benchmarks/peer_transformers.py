@@ -1,4 +1,4 @@
-"""The peer transformers (pip install transformers): its Mask2Former with a Swin-T, the weights random."""
+"""The peer transformers (pip install transformers): its Mask2Former with a Swin-T and random weights."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation,
 
 
 def mask2former(classes: int) -> torch.nn.Module:
-    """The model; its pixel decoder is the one of a config whose head is m2f."""
+    """Return the model; its pixel decoder is the same as in m2f configs."""
     swin = SwinConfig(
         embed_dim=96,
         depths=[2, 2, 6, 2],
@@ -26,7 +26,7 @@ def mask2former(classes: int) -> torch.nn.Module:
 
 
 def inference(size: int, classes: int) -> Way:
-    """Labels of one image."""
+    """Return the prediction of one image's labels."""
     model = mask2former(classes).eval()
     image = torch.randn(1, 3, size, size)
 
@@ -40,7 +40,7 @@ def inference(size: int, classes: int) -> Way:
 
 
 def panoptic(size: int, queries: int, classes: int, segments: int) -> Way:
-    """The panoptic map of the logits that the project has."""
+    """Return the computation of a panoptic map from the same logits as for the project."""
     class_logits, mask_logits = make_logits(size, queries, classes, segments)
     out = SimpleNamespace(class_queries_logits=class_logits[None], masks_queries_logits=mask_logits[None])
     processor = Mask2FormerImageProcessor()
@@ -60,7 +60,7 @@ def panoptic(size: int, queries: int, classes: int, segments: int) -> Way:
 
 
 def training_step(size: int, images: int, classes: int) -> Way:
-    """A step on the same images and labels as the project's."""
+    """Return a training step on the same images and labels as for the project."""
     model = mask2former(classes).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     inputs = batch(size, images)

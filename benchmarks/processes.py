@@ -1,4 +1,4 @@
-"""Ways measured in a process of its own each: the seconds of its runs, all processes in turn, and its peak memory."""
+"""Measuring seconds and peak memory of several variants, each in a separate process, with runs in alternation."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from timing import Columns, Way, show, time_of
 
 from semask_d2.utils.memory import peak_memory
 
-# What makes a way ready to run, in the new process. It is a function of a module (or a `partial` of one), whose imports
-# are done before memory is measured.
+# A function that prepares a variant in the new process. It must be a module-level function (or a `partial` of one), so
+# that its module is imported before memory is measured.
 Maker = Callable[[], Way]
 
 
 def serve(make: Maker, pipe: Connection) -> None:
-    """Run the way that `make` makes once for each True that comes and send its seconds; at a False, its peak MB."""
+    """Prepare a variant; for each True received, run it and send the seconds; for a False, send its peak MB."""
     torch.manual_seed(0)
     before = peak_memory()
     way = make()
@@ -30,7 +30,7 @@ def serve(make: Maker, pipe: Connection) -> None:
 
 
 def measure(makers: Mapping[str, Maker], repeats: int) -> tuple[dict[str, list[float]], dict[str, float]]:
-    """Seconds of each counted run of each way after one warm-up, and its peak MB beyond what its imports take."""
+    """Return the seconds of each variant's runs after one warm-up, and its peak MB beyond the memory after imports."""
     context = multiprocessing.get_context("spawn")
     pipes, processes = {}, []
     for name, make in makers.items():
@@ -48,7 +48,7 @@ def measure(makers: Mapping[str, Maker], repeats: int) -> tuple[dict[str, list[f
             except (EOFError, ConnectionError):
                 for process in processes:
                     process.terminate()
-                sys.exit(f"{name}: its process has ended; the reason stands above")
+                sys.exit(f"{name}: its process has ended; the reason is above")
             if run > repeats:
                 peaks[name] = value
             elif run:
@@ -59,6 +59,6 @@ def measure(makers: Mapping[str, Maker], repeats: int) -> tuple[dict[str, list[f
 def report_processes(
     title: str, makers: Mapping[str, Maker], arguments: argparse.Namespace, columns: Columns = MappingProxyType({})
 ) -> None:
-    """Measure the ways, print the table and write the JSON; `columns` are as `show` takes them."""
+    """Measure the variants, print the table and write the JSON; `columns` are passed to `show`."""
     seconds, peaks = measure(makers, arguments.repeats)
     show(title, seconds, arguments, peaks, columns)

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""All benchmarks, one after another, their figures in one JSON file, and a table of what each way gains.
+"""Run all benchmarks one after another, collect their results in one JSON file, and print a summary.
 
     python benchmarks/run_all.py [--quick] [--peer] [--repeats N] [--json benchmarks.json]
 
-About half an hour on two cores. `--quick` runs them on tiny sizes, which shows that they work and nothing else.
-`--peer` also runs the peers, which pip installs (transformers, openvino). The growth curves are drawn beside the JSON
-file. ablation.py is not among them: it trains models.
+This takes about half an hour on two cores. `--quick` uses tiny sizes and only shows that the scripts work. `--peer`
+also runs the peers, which are installed with pip (transformers, openvino). The growth curves are plotted next to the
+JSON file. ablation.py is not included, because it trains models.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ BOTH_PRECISIONS = ("--precision", "fp32", "bf16")
 
 
 class Run(NamedTuple):
-    """A script with the arguments of its full run, those of a quick one (None: there it is left out), its peers."""
+    """A script with the arguments of its full run and of a quick run (None: skipped there), and its peers."""
 
     script: str
     full: tuple[str, ...] = ()
@@ -34,7 +34,7 @@ class Run(NamedTuple):
     peers: tuple[str, ...] = ()
 
     def command(self, *, quick: bool, peers: bool) -> list[str]:
-        """The words of the command line."""
+        """Return the command line as a list."""
         words = self.quick or () if quick else self.full
         peer_words = ("--peer", *self.peers) if peers and self.peers else ()
         return [sys.executable, str(FOLDER / f"{self.script}.py"), *words, *peer_words]
@@ -63,7 +63,7 @@ RUNS = (
 
 
 def summary(figures: dict[str, dict]) -> str:
-    """A table of every way beside the first of its benchmark."""
+    """Return a table that compares every variant with the first one of its benchmark."""
     lines = [
         "| benchmark | way | median, ms | beside | median, ms | times faster | times less memory |",
         "|---|---|---|---|---|---|---|",
@@ -83,12 +83,12 @@ def summary(figures: dict[str, dict]) -> str:
 
 
 def main() -> None:
-    made = parser(__doc__)
-    made.set_defaults(json=Path("benchmarks.json"), repeats=5)
-    made.add_argument("--quick", action="store_true", help="tiny sizes")
-    made.add_argument("--peer", action="store_true", help="the peers, too")
-    arguments = made.parse_args()
-    arguments.json.unlink(missing_ok=True)  # every script adds to it
+    command_line = parser(__doc__)
+    command_line.set_defaults(json=Path("benchmarks.json"), repeats=5)
+    command_line.add_argument("--quick", action="store_true", help="tiny sizes")
+    command_line.add_argument("--peer", action="store_true", help="also run the peers")
+    arguments = command_line.parse_args()
+    arguments.json.unlink(missing_ok=True)  # every script adds its results
     failed = []
     for run in RUNS:
         if arguments.quick and run.quick is None:
@@ -102,7 +102,7 @@ def main() -> None:
             failed.append(run.script)
     print(f"\n## Summary\n\n{summary(json.loads(arguments.json.read_text()))}")
     if failed:
-        sys.exit(f"failed: {', '.join(failed)}; the reasons stand above")
+        sys.exit(f"failed: {', '.join(failed)}; the reasons are above")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""How long commands take to start, and their memory: each run a new process, beside one that imports torch alone.
+"""Benchmark of the start-up time and memory of commands, compared with importing torch alone.
 
     python benchmarks/startup.py [--config NAME] [--repeats N] [--json FILE]
 
-Seconds from the start of a process to its end, after a run of the last one that fills the disk cache; memory is the
-largest resident size of the whole process, imports included. This script imports no torch before it has measured,
-because a process starts with the memory of the one that started it.
+Each run is a new process, timed from its start to its end, after one run that fills the disk cache. Memory is the
+largest resident size of the process, including imports. This script does not import torch before measuring, because a
+process initially has the memory of its parent.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def commands(config: str) -> dict[str, list[str]]:
-    """The words after `python` of each way."""
+    """Return the arguments of `python` for each variant."""
     model = f"from semask_d2 import build_model, get_cfg; build_model(get_cfg({config!r}))"
     return {
         "import torch": ["-c", "import torch"],
@@ -35,21 +35,21 @@ def commands(config: str) -> dict[str, list[str]]:
 
 
 def run(words: list[str]) -> tuple[float, float]:
-    """Seconds and peak resident MB of one process. Exits where it fails."""
+    """Return the seconds and peak resident MB of one process. Exits if it fails."""
     start = time.perf_counter()
     process = subprocess.Popen([sys.executable, *words], cwd=ROOT, stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     seconds = time.perf_counter() - start
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        sys.exit(f"{' '.join(words)} failed; the reason stands above")
+        sys.exit(f"{' '.join(words)} failed; the reason is above")
     return seconds, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
 
 
 def main() -> None:
-    made = parser(__doc__)
-    made.add_argument("--config", default="ade20k/semask_swin_t_msfapn_m2f.yaml", metavar="NAME")
-    arguments = made.parse_args()
+    command_line = parser(__doc__)
+    command_line.add_argument("--config", default="ade20k/semask_swin_t_msfapn_m2f.yaml", metavar="NAME")
+    arguments = command_line.parse_args()
     ways = commands(arguments.config)
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     peaks = dict.fromkeys(ways, 0.0)

@@ -1,4 +1,4 @@
-"""What the benchmarks share: timing several ways in turn in one process, and printing and keeping the table."""
+"""Shared functions of the benchmarks: timing variants in turn, printing the table, and saving the results."""
 
 from __future__ import annotations
 
@@ -12,22 +12,24 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-Way = Callable[[], object]
+Way = Callable[[], object]  # a variant to be timed
 Seconds = Mapping[str, list[float]]
 Columns = Mapping[str, Mapping[str, float]]
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
-    """The command line of a benchmark."""
-    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--repeats", type=int, default=7, help="counted runs of each way")
-    made.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here, beside what it holds")
-    return made
+    """Return the command-line parser of a benchmark."""
+    command_line = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    command_line.add_argument("--repeats", type=int, default=7, help="timed runs of each variant")
+    command_line.add_argument("--json", type=Path, metavar="FILE", help="also add the results to this file")
+    return command_line
 
 
 def machine() -> str:
-    """What the figures were measured on."""
-    import torch  # here, because a process that holds torch cannot measure how small a new one is
+    """Return a description of the machine and the software."""
+    import torch  # imported here, because child processes start with this process's memory (see startup.py)
 
     if torch.cuda.is_available():
         name = torch.cuda.get_device_name()
@@ -35,12 +37,12 @@ def machine() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
         name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
         name = f"{os.cpu_count()} cores of {name or platform.processor() or platform.machine()}"
-    return f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}, fp32 unless said"
+    return f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}, fp32 unless stated"
 
 
 def time_of(way: Way) -> float:
-    """Seconds of one run."""
-    import torch  # here for the reason above
+    """Return the seconds of one run."""
+    import torch  # imported here for the reason above
 
     start = time.perf_counter()
     way()
@@ -50,7 +52,7 @@ def time_of(way: Way) -> float:
 
 
 def time_in_turn(ways: Mapping[str, Way], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each run of each way, the ways in turn so that a drift of the machine meets all; one warm-up each."""
+    """Return the seconds of each variant's runs after one warm-up, in turn, so that machine drift affects all alike."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for run in range(repeats + 1):
         for name, way in ways.items():
@@ -61,7 +63,7 @@ def time_in_turn(ways: Mapping[str, Way], repeats: int) -> dict[str, list[float]
 
 
 def report(title: str, ways: Mapping[str, Way], arguments: argparse.Namespace) -> None:
-    """Time the ways in this process, print the table and write the JSON."""
+    """Time the variants in this process, print the table and write the JSON."""
     show(title, time_in_turn(ways, arguments.repeats), arguments)
 
 
@@ -72,9 +74,9 @@ def show(
     peaks: Mapping[str, float] | None = None,
     columns: Columns = MappingProxyType({}),
 ) -> None:
-    """Print seconds and, where given, peak memory in MB of each way beside those of the first; write them as JSON.
+    """Print seconds and, if given, peak memory in MB of each variant relative to the first; write them as JSON.
 
-    `columns` are further figures of some of the ways, by what they are called.
+    `columns` holds additional values for some of the variants, by column name.
     """
     base = next(iter(seconds))
     memory = "" if peaks is None else " peak MB | times less |"
@@ -94,7 +96,7 @@ def show(
 
 
 def keep(title: str, figures: dict, path: Path | None) -> None:
-    """Write the figures under their title into a JSON file, beside what it holds."""
+    """Add the figures to a JSON file under their title."""
     if path:
         kept = json.loads(path.read_text()) if path.exists() else {}
         path.write_text(json.dumps({**kept, title: figures}, indent=1))

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""A training step on a CPU or GPU: seconds and peak memory, ours with standard operators, ours, and a peer.
+"""Benchmark of a training step, in seconds and peak memory: standard operators, this project, and a peer.
 
     python benchmarks/training_step.py [--config-file FILE] [--size 256] [--batch 2] [--precision fp32 bf16]
                                        [--peer transformers] [--repeats N] [--json FILE]
 
-Forward pass, matching and losses, backward pass and AdamW, on random images with tiles of ten classes; each way runs in
-a process of its own. Memory is the largest resident size beyond that after the imports, or on a GPU the largest
-allocation. The peer is the Mask2Former of transformers with a Swin-T; compare it with a config whose head is m2f.
+A step consists of forward pass, matching and losses, backward pass and AdamW, on random images with tiles of ten
+classes. Each variant runs in a separate process. Memory is the peak resident size beyond the size after the imports, or
+the largest allocation on a GPU. The peer is transformers' Mask2Former with a Swin-T; compare it with an m2f config.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from semask_d2.engine.optimizer import build_optimizer
 from semask_d2.modeling.meta_arch import Execution, base
 
 CLASSES_SHOWN = 10
-TILES = 8  # along a side of an image
+TILES = 8  # per side of an image
 
 
 def batch(size: int, images: int) -> list[dict]:
-    """Random images, and labels in tiles."""
+    """Return random images with labels in tiles."""
     inputs = []
     for _ in range(images):
         tiles = torch.randint(0, CLASSES_SHOWN, (TILES, TILES), dtype=torch.uint8)
@@ -41,7 +41,7 @@ def batch(size: int, images: int) -> list[dict]:
 
 
 def training_step(config_file: str, options: list[str], size: int, images: int) -> Way:
-    """A step of the project's model."""
+    """Return a training step of the project's model."""
     cfg = get_cfg(config_file, options)
     model, execution = build_model(cfg).train(), Execution.from_config(cfg)
     optimizer = build_optimizer(cfg, model)
@@ -60,14 +60,14 @@ def training_step(config_file: str, options: list[str], size: int, images: int) 
 def whole_maps_loss(
     logits: Tensor, labels: Tensor, ignore_label: int, *, align_corners: bool, class_weights: Tensor | None = None
 ) -> Tensor:
-    """The mask models' per-pixel loss on logits at the labels' size, all classes weighing the same."""
+    """Return the mask models' per-pixel loss, with logits resized to the labels and equal class weights."""
     assert class_weights is None
     logits = F.interpolate(logits.float(), size=labels.shape[-2:], mode="bilinear", align_corners=align_corners)
     return F.cross_entropy(logits, labels, ignore_index=ignore_label)
 
 
 def standard_step(config_file: str, options: list[str], size: int, images: int) -> Way:
-    """As `training_step`, without fast paths, with the per-pixel loss on whole maps."""
+    """Return a training step without fast paths, with the per-pixel loss on whole maps."""
     step = training_step(config_file, options, size, images)
 
     def standard() -> None:
@@ -78,13 +78,13 @@ def standard_step(config_file: str, options: list[str], size: int, images: int) 
 
 
 def main() -> None:
-    made = parser(__doc__)
-    made.add_argument("--config-file", default="ade20k/semask_swin_t_m2f.yaml")
-    made.add_argument("--size", type=int, default=256)
-    made.add_argument("--batch", type=int, default=2)
-    made.add_argument("--precision", nargs="+", choices=["fp32", "bf16"], default=["fp32"])
-    made.add_argument("--peer", nargs="+", choices=["transformers"], default=[])
-    arguments = made.parse_args()
+    command_line = parser(__doc__)
+    command_line.add_argument("--config-file", default="ade20k/semask_swin_t_m2f.yaml")
+    command_line.add_argument("--size", type=int, default=256)
+    command_line.add_argument("--batch", type=int, default=2)
+    command_line.add_argument("--precision", nargs="+", choices=["fp32", "bf16"], default=["fp32"])
+    command_line.add_argument("--peer", nargs="+", choices=["transformers"], default=[])
+    arguments = command_line.parse_args()
     config, size, images = arguments.config_file, arguments.size, arguments.batch
     makers: dict[str, Maker] = {"standard operators": partial(standard_step, config, [], size, images)}
     for precision in arguments.precision:

@@ -22,12 +22,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--images", type=int, default=80, metavar="N", help="training images; N/4 for validation")
     options = parser.parse_args(arguments)
     if options.folder.exists():
-        raise UserError(f"{options.folder} is there already; remove it, or name another folder")
+        raise UserError(f"{options.folder} exists already; remove it, or name another folder")
     if options.images < 4:
         raise UserError(f"--images {options.images}: expected at least 4")
     sizes = {"training": options.images, "validation": options.images // 4}
     generate(options.folder, sizes)
-    print(f"{options.folder}: {sizes['training']} images to train on, {sizes['validation']} to validate")
+    print(f"{options.folder}: {sizes['training']} training images, {sizes['validation']} validation images")
 
 
 if __name__ == "__main__":

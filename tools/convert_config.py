@@ -1,18 +1,18 @@
 #!/usr/bin/env python3
-"""Convert a published YAML config, or the `config.json` of a transformers folder, to a config of this project.
+"""Convert a published YAML config, or the `config.json` in a model folder of transformers, to a config of this project.
 
     python tools/convert_config.py published.yaml --output literal.yaml
     python tools/convert_config.py mask2former-swin-large --output swin_l.yaml
 
-For a transformers folder (Mask2Former or MaskFormer on Swin or ResNet), the config contains the model, the pixel
-mean, the number of classes and MODEL.WEIGHTS; add a dataset. A published file is written without executable YAML
-tags: expressions are replaced by the lists that they compute. Settings that a file of Mask2Former, MaskFormer or
-SeMask leaves to the defaults of its code are added (the schedule, the decoder, the stages that attend within
-windows), and components get their names in this project. Both kinds of changes are printed.
+For a folder with Mask2Former or MaskFormer on Swin or ResNet, the config sets the model, the pixel mean, the number of
+classes and MODEL.WEIGHTS; the dataset is left to the user. In a published file, expressions in executable YAML tags are
+replaced by the lists they compute. Keys that a file of Mask2Former, MaskFormer or SeMask leaves to the defaults of its
+code (the schedule, the decoder, the windowed stages) are filled in, and components get their names in this project;
+both changes are printed.
 
-Lists of the form `!!python/object/apply:eval ["[int(x * 0.1 * 640) for x in range(5, 21)]"]` are computed without
-executing them. Any other tag is refused. If nothing is added, the rest of the text is kept as it is. A config with a
-`_BASE_` is written as one file without it.
+Only lists of the form `!!python/object/apply:eval ["[int(x * 0.1 * 640) for x in range(5, 21)]"]` are understood; they
+are computed without executing anything. Any other tag is refused. If nothing is filled in, the rest of the text is
+unchanged; a config with a `_BASE_` is written as a single file without it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,10 @@ BACKBONE_KEY, SEM_BLOCKS_KEY = "MODEL.BACKBONE.NAME", "MODEL.SWIN.NUM_SEM_BLOCKS
 
 
 def literal_list(expression: str) -> list[int]:
-    """The value of `[int(PRODUCT) for x in range(...)]`, PRODUCT being numbers and x joined by *; else `ValueError`."""
+    """Return the value of `[int(PRODUCT) for x in range(...)]`, where PRODUCT joins numbers and x by *.
+
+    Raises `ValueError` for any other expression.
+    """
     if len(expression) > LONGEST_EXPRESSION:
         raise ValueError(f"longer than {LONGEST_EXPRESSION} characters")
     match ast.parse(expression.strip(), mode="eval").body:
@@ -60,7 +63,7 @@ def literal_list(expression: str) -> list[int]:
 
 
 def multiply(node: ast.expr, name: str, x: int) -> float:
-    """The product `node` of numbers and the variable `name`, which is `x`."""
+    """Return the product `node` of numbers and the variable `name`, whose value is `x`."""
     match node:
         case ast.BinOp(left=left, op=ast.Mult(), right=right):
             return multiply(left, name, x) * multiply(right, name, x)
@@ -72,12 +75,12 @@ def multiply(node: ast.expr, name: str, x: int) -> float:
 
 
 def is_number(node: ast.expr, *types: type) -> bool:
-    """Whether `node` is a literal of one of the types; True and False are none."""
+    """Return whether `node` is a number literal of one of the types; True and False are not numbers."""
     return isinstance(node, ast.Constant) and type(node.value) in types
 
 
 def convert(text: str, source: Path) -> str:
-    """`text` with every known expression written out; `UserError` for any other value with a tag."""
+    """Return `text` with every known expression written out; raises `UserError` for any other tagged value."""
     parts, done = [], 0
     for key, node in tagged_values(text):
         where = f"{source}: key {key}, line {node.start_mark.line + 1}"
@@ -91,27 +94,27 @@ def convert(text: str, source: Path) -> str:
         except (ValueError, TypeError, SyntaxError, OverflowError) as error:
             raise UserError(f"{where}: {expression!r} is not understood: {error}; write it out literally") from None
         start, stop = node.start_mark.index, node.end_mark.index
-        stop = start + len(text[start:stop].rstrip())  # a list in lines ends where the next key starts
+        stop = start + len(text[start:stop].rstrip())  # a multi-line list extends to the next key
         parts += [text[done:start], str(numbers)]
         done = stop
     return "".join([*parts, text[done:]])
 
 
 def literal_config(path: Path) -> tuple[str, list[str]]:
-    """The text of the literal config that the file at `path` stands for, and lines about what was filled in."""
-    values = read_yaml(path, chain=(), clean=convert)  # says what is wrong with the file, and with those it starts from
+    """Return the literal form of the config file at `path`, and lines about the values that were filled in."""
+    values = read_yaml(path, chain=(), clean=convert)  # reports problems of the file and of its bases
     text = convert(path.read_text(encoding="utf-8"), path)
     values, added = completed(values)
     notes = [f"  {key}: {value}" for key, value in added.items()]
     has_layers = value_at(values, BACKBONE_KEY) == SEMASK_BACKBONE and value_at(values, SEM_BLOCKS_KEY) != 0
     if has_layers and value_at(values, STAGES_KEY) is None:
-        notes.append(f"  {STAGES_KEY} is not known for this number of classes: state the one of your training")
+        notes.append(f"  {STAGES_KEY} is not known for this number of classes: set the value of your training run")
     whole = bool(added) or BASE_KEY in (yaml.safe_load(text) or {})
     return yaml.safe_dump(values, sort_keys=False) if whole else text, notes
 
 
 def transformers_text(folder: Path) -> str:
-    """The text of the config of the model in a folder of transformers."""
+    """Return the text of the config for the model in a folder of transformers."""
     bases, values = config_of_folder(folder)
     return yaml.safe_dump({BASE_KEY: bases, **values}, sort_keys=False, default_flow_style=None)
 
@@ -119,10 +122,10 @@ def transformers_text(folder: Path) -> str:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", type=Path, help="published config file, or folder with a config.json")
-    parser.add_argument("--output", type=Path, required=True, help="file to write; it must not exist yet")
+    parser.add_argument("--output", type=Path, required=True, help="file to write; it must not exist")
     options = parser.parse_args(arguments)
     if options.output.exists():
-        raise UserError(f"--output {options.output}: is there already; name another file, or remove it")
+        raise UserError(f"--output {options.output}: exists already; name another file, or remove it")
     notes: list[str] = []
     if options.config.is_dir():
         text = transformers_text(options.config)
@@ -135,7 +138,7 @@ def main(arguments: list[str] | None = None) -> None:
         raise UserError(f"--output {options.output}: cannot be written: {error.strerror}") from error
     print(f"{options.config} -> {options.output}")
     if notes:
-        print("Filled in, as the file's own code has it:", *notes, sep="\n")
+        print("Filled in, as in the code that the file was written for:", *notes, sep="\n")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Write the table of docs/deployment.md: the agreement of files with models, for every model family and format.
+"""Write the table of docs/deployment.md: the agreement of exported files with their models, by family and format.
 
     python tools/export_matrix.py
 
-The models are those of configs/toy_scenes with random weights, every parameter changed from its initial value, and
-return scores. A cell shows the worst result over all images, which have several sizes and batches if the size is
-dynamic: the largest difference of a score, and the share of equal labels. If a format does not exist, the cell has
-the number of a note below the table. It takes minutes on two cores.
+The models are those of configs/toy_scenes with random weights, in which no parameter keeps its initial value; they
+output scores. A cell shows the worst result over all test images, which have several sizes and batch sizes if the file
+is dynamic: the largest difference of a score, and the share of equal labels. If a format cannot be exported, the cell
+shows the number of the reason below the table. The script takes minutes on two cores.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ FIXED, DYNAMIC = GraphSettings(size=(70, 106)), GraphSettings(size=None, batch=N
 
 
 class Column(NamedTuple):
-    """A format, and what its files take."""
+    """A format, and the settings of its files."""
 
     kind: str
     settings: GraphSettings
@@ -63,7 +63,7 @@ COLUMNS = {
 
 
 def random_model(config: str) -> tuple[SemanticSegmenter, CfgNode]:
-    """A family's model with weights that leave no path at zero."""
+    """Return a family's model with random weights, so that no path outputs zero."""
     torch.manual_seed(0)
     cfg = get_cfg(f"toy_scenes/{config}.yaml", ["MODEL.DEVICE", "cpu"])
     model = build_model(cfg).eval()
@@ -75,7 +75,7 @@ def random_model(config: str) -> tuple[SemanticSegmenter, CfgNode]:
 
 
 def exported(model: SemanticSegmenter, cfg: CfgNode, column: Column) -> list[Agreement]:
-    """How a file of a column agrees with its model."""
+    """Export a model in a column's format, and return the agreement of the file with the model."""
     count = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
     classes = Classes.of(map(str, range(count)))
     with tempfile.TemporaryDirectory() as folder:
@@ -84,13 +84,13 @@ def exported(model: SemanticSegmenter, cfg: CfgNode, column: Column) -> list[Agr
 
 
 def worst(agreements: list[Agreement]) -> str:
-    """The cell of some agreements."""
+    """Return the table cell for several agreements."""
     equal = min(agreement.equal for agreement in agreements if agreement.equal is not None)
     return f"{max(agreement.error for agreement in agreements):.0e}, {100 * equal:.2f} %"
 
 
 def table() -> str:
-    """The rows, each printed as it is ready, and the reasons of what is refused."""
+    """Return the rows, which are also printed one by one, and the reasons for refused exports."""
     lines = [f"| family | {' | '.join(COLUMNS)} |", f"|{'---|' * (len(COLUMNS) + 1)}"]
     reasons: list[str] = []
     for name, config in FAMILIES.items():
@@ -109,7 +109,7 @@ def table() -> str:
 
 
 def with_table(page: str, text: str) -> str:
-    """A page with another table between the marks."""
+    """Return the page with a new table between the markers."""
     before, start, rest = page.partition(START)
     _, end, after = rest.partition(END)
     if not end:
@@ -118,7 +118,7 @@ def with_table(page: str, text: str) -> str:
 
 
 def main() -> None:
-    with_table(PAGE.read_text(encoding="utf-8"), "")  # raises before minutes go by, in which the page may change
+    with_table(PAGE.read_text(encoding="utf-8"), "")  # fails early; the page is read again after the table is made
     text = table()
     page = with_table(PAGE.read_text(encoding="utf-8"), text)
     with atomic_write(PAGE) as file:

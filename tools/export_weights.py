@@ -2,7 +2,7 @@
 """Write only the weights of a checkpoint: `export_weights.py --weights FILE --output OUT.safetensors`.
 
 With `--format transformers`, write a Mask2Former or MaskFormer without semantic layers as a folder that transformers'
-`from_pretrained` loads. Its config is the `config.yaml` next to the weights, or `--config-file`.
+`from_pretrained` loads. The model's config is the `config.yaml` beside the weights, or `--config-file`.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from semask_d2.utils.runs import CONFIG_NAME
 
 
 def main(args: argparse.Namespace) -> None:
-    """Read and write, under the same names or transformers'."""
+    """Write the weights in the requested format."""
     if args.format == "transformers":
         count = export_to_transformers(args)
     else:
@@ -34,7 +34,7 @@ def main(args: argparse.Namespace) -> None:
 
 
 def export_safetensors(args: argparse.Namespace) -> int:
-    """Write one file of tensors; how many."""
+    """Write a safetensors file and return the number of tensors."""
     if not args.output.endswith(".safetensors"):
         raise UserError(f"--output {args.output}: expected a name that ends with .safetensors")
     data = read_checkpoint(args.weights)
@@ -46,9 +46,9 @@ def export_safetensors(args: argparse.Namespace) -> int:
 
 
 def export_to_transformers(args: argparse.Namespace) -> int:
-    """Write a folder of transformers; how many tensors."""
+    """Write a model folder of transformers and return the number of tensors."""
     if Path(args.output).exists():
-        raise UserError(f"--output {args.output}: is there already; name another folder, or remove it")
+        raise UserError(f"--output {args.output}: exists already; name another folder, or remove it")
     weights = Path(args.weights)
     config_file = args.config_file or (weights if weights.is_dir() else weights.parent) / CONFIG_NAME
     if not os.path.exists(config_file) and not args.config_file:
@@ -58,17 +58,17 @@ def export_to_transformers(args: argparse.Namespace) -> int:
     state = tensors_of(data, weights)
     state, _ = recognize(state, {}).convert(state, {})
     classes = classes_of_file(data)
-    config = config_for_transformers(cfg, None if classes is None else classes.names)
-    return write_folder(args.output, state, config, processor_for_transformers(cfg))
+    names = None if classes is None else classes.names
+    return write_folder(args.output, state, config_for_transformers(cfg, names), processor_for_transformers(cfg))
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Write the weights of a checkpoint for other programs.")
-    parser.add_argument("--weights", required=True, metavar="FILE", help="checkpoint, or any MODEL.WEIGHTS")
-    parser.add_argument("--output", required=True, metavar="OUT", help="safetensors file, or folder for transformers")
+    parser.add_argument("--weights", required=True, metavar="FILE", help="weight file, as for MODEL.WEIGHTS")
+    parser.add_argument("--output", required=True, metavar="OUT", help="safetensors file; for transformers, a folder")
     parser.add_argument("--format", choices=["safetensors", "transformers"], default="safetensors")
     parser.add_argument(
-        "--config-file", metavar="FILE", help="config, for transformers (default: config.yaml next to the weights)"
+        "--config-file", metavar="FILE", help="config, for transformers only; default: beside the weights"
     )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     arguments = parser.parse_args()

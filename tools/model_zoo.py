@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Print rows for MODEL_ZOO.md: parameters of configs, and FLOPs measured by fvcore at the training crop.
+"""Print the table of MODEL_ZOO.md for given configs: parameters, and FLOPs at the training crop, measured by fvcore.
 
 python tools/model_zoo.py configs/ade20k/*.yaml
 """
@@ -16,7 +16,7 @@ from semask_d2 import build_model, get_cfg
 
 
 class Forward(torch.nn.Module):
-    """A model's forward pass from normalized images (1, 3, H, W) to its head's outputs."""
+    """Forward pass of a model from normalized images (1, 3, H, W) to the outputs of its head."""
 
     def __init__(self, model: torch.nn.Module):
         super().__init__()
@@ -28,7 +28,7 @@ class Forward(torch.nn.Module):
 
 
 def attention_flops(inputs: list, outputs: list) -> float:
-    """Multiply-adds of scaled_dot_product_attention, which fvcore does not know: q k^T and its product with v."""
+    """Return the multiply-adds of scaled_dot_product_attention, which fvcore does not know: q k^T, then times v."""
     q, k, v = (value.type().sizes() for value in inputs[:3])
     batch = 1
     for size in q[:-2]:
@@ -37,7 +37,7 @@ def attention_flops(inputs: list, outputs: list) -> float:
 
 
 def measure(path: str) -> tuple[float, float, tuple[int, int]]:
-    """Millions of parameters, billions of multiply-adds of one image, and the crop (H, W)."""
+    """Return millions of parameters, billions of multiply-adds for one image, and the crop (H, W)."""
     cfg = get_cfg(path, ["MODEL.DEVICE", "cpu"])
     height, width = cfg.INPUT.CROP.SIZE
     model = Forward(build_model(cfg).eval())

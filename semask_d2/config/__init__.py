@@ -1,4 +1,4 @@
-"""Configs: the keys and defaults, reading YAML, and checks of what a file or a command line asks for."""
+"""Configs: keys and defaults, reading YAML, and checks of the values in files and on the command line."""
 
 from semask_d2.config.components import lazy, with_defaults
 from semask_d2.config.defaults import DEFAULTS, add_semask_config

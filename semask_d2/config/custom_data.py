@@ -1,4 +1,4 @@
-"""A data set of one's own: the YAML file that describes it, and the config section DATASETS.CUSTOM that it becomes."""
+"""Custom datasets: the YAML file that describes one, and the config section DATASETS.CUSTOM made from it."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from semask_d2.utils.registry import suggestion
 KEYS = ("name", "root", "train", "val", "names", "ignore", "colors", "map", "rgb", "reduce_zero_label", "value_range")
 SPLIT_KEYS = ("images", "labels")
 HEX_COLOR = re.compile(r"#[0-9a-fA-F]{6}")
-DIGITS = re.compile(r"-?[0-9]{1,10}")  # of an id that is written as a text, as JSON writes all keys
-MAX_ID = 2**16 - 1  # of a class, and of ignored pixels
-FILE_IDS = (-(2**31), 2**31 - 1)  # that a label file can hold
+DIGITS = re.compile(r"-?[0-9]{1,10}")  # an id written as a string, as JSON writes all keys
+MAX_ID = 2**16 - 1  # largest id of a class or of ignored pixels
+FILE_IDS = (-(2**31), 2**31 - 1)  # range of ids in a label file
 DEFAULT_IGNORE = 255
-MAX_NAME = 200  # characters of a class's name
-CONTROL = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]")  # would break the lines of lists of classes
-LONGEST_ENDING = "_train"  # that `split_names` gives a name
+MAX_NAME = 200  # characters of a class name
+CONTROL = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]")  # would break lines of class lists
+LONGEST_ENDING = "_train"  # longest ending that `split_names` appends
 
 
 def read_data_file(path: str | os.PathLike) -> dict[str, Any]:
-    """Return the section DATASETS.CUSTOM that the data set's YAML file at `path` describes, its ROOT absolute.
+    """Return the section DATASETS.CUSTOM described by the dataset file at `path`, with an absolute ROOT.
 
     Raises `UserError` naming the file, the key and what was expected.
     """
@@ -64,7 +64,7 @@ def read_data_file(path: str | os.PathLike) -> dict[str, Any]:
 
 
 def known_keys(values: dict, known: Iterable[str], source: str) -> None:
-    """Raise `UserError` for the first key that is not among `known`, with the nearest."""
+    """Raise `UserError` for the first key that is not in `known`, and suggest the closest known key."""
     known = list(known)
     for key in values:
         if key not in known:
@@ -73,12 +73,12 @@ def known_keys(values: dict, known: Iterable[str], source: str) -> None:
 
 
 def printed(value: Any) -> str:
-    """Return a key as messages show it: a text without quotes, others shortened."""
+    """Return a key as messages show it: short strings without quotes, other values shortened."""
     return value if isinstance(value, str) and len(value) < 100 and value.isprintable() else shown(value)
 
 
 def split_of(value: Any, key: str, path: Path) -> dict[str, list[str]]:
-    """Return the section of a split: patterns of images and of labels; one text file of pairs stands for both."""
+    """Return the section of a split: image patterns and label patterns, or one text file that lists pairs."""
     if value is None:
         return {"IMAGES": [], "LABELS": []}
     if isinstance(value, str) and value.lower().endswith(".txt"):
@@ -102,34 +102,34 @@ def split_of(value: Any, key: str, path: Path) -> dict[str, list[str]]:
 
 
 def class_names(value: Any, path: Path) -> list[str]:
-    """Return the names of the classes in the order of their ids."""
+    """Return the class names in the order of their ids."""
     if isinstance(value, dict):
         by_id = {as_id(key): name for key, name in value.items()}
         if len(by_id) < len(value) or any(type(key) is not int or not 0 <= key < len(value) for key in by_id):
             raise UserError(
                 f"{path}: names: expected an id from 0 to {len(value) - 1} for each of its {len(value)} classes, "
-                f"without gaps, got {few(printed(key) for key in value)}; `map` brings other ids of files to these"
+                f"without gaps, got {few(printed(key) for key in value)}; use `map` to map other ids in files to these"
             )
         value = [by_id[i] for i in range(len(by_id))]
     if not isinstance(value, list) or not value:
         raise UserError(f"{path}: names: expected the classes, as [sky, building] or {{0: sky, 1: building}}")
     for name in (name for name in value if not isinstance(name, str)):
-        raise UserError(f'{path}: names: expected words, got {shown(name)}; write it in quotes if it is one, as "no"')
+        raise UserError(f'{path}: names: expected words, got {shown(name)}; put a word such as "no" in quotes')
     return value
 
 
 def plain_name(text: str) -> str:
-    """Return a text as the name of a class can be: one line without spaces around it, of few characters."""
+    """Return `text` as a valid class name: one line of limited length, without surrounding spaces."""
     return CONTROL.sub(" ", text).strip()[:MAX_NAME].strip()
 
 
 def as_id(key: Any) -> Any:
-    """Return a key of digits, as JSON writes them, as the number that it is; others as they are."""
+    """Return a key that is a string of digits, as in JSON, as an integer; other keys are returned unchanged."""
     return int(key) if isinstance(key, str) and DIGITS.fullmatch(key) else key
 
 
 def is_number(text: str) -> bool:
-    """Return whether a text is that of a number."""
+    """Return whether `text` spells a number."""
     try:
         float(text)
     except ValueError:
@@ -142,13 +142,13 @@ def ignored_id(value: Any, source: str) -> int:
     if type(value) is int and FILE_IDS[0] <= value < 0:
         raise UserError(
             f"{source}: ignore: expected a whole number from 0 to {MAX_ID}, got {value}; `map: {{{value}: "
-            f"{DEFAULT_IGNORE}}}`, with all other ids in it, ignores such pixels"
+            f"{DEFAULT_IGNORE}}}`, together with all other ids, ignores such pixels"
         )
     return foreign.integer(value, f"{source}: ignore", 0, MAX_ID)
 
 
 def table_of(value: Any, key: str, path: Path) -> list[list]:
-    """Return the pairs [from, to] of a mapping, ids as numbers, colors in small letters."""
+    """Return the pairs [from, to] of a mapping, with ids as integers and colors in lower case."""
     if value is None:
         return []
     if not isinstance(value, dict) or not value:
@@ -159,12 +159,12 @@ def table_of(value: Any, key: str, path: Path) -> list[list]:
         for left, right in value.items()
     ]
     if twice := [printed(left) for left, count in Counter(left for left, _ in pairs).items() if count > 1]:
-        raise UserError(f"{path}: {key}: {few(twice)} stands in it more than once")
+        raise UserError(f"{path}: {key}: {few(twice)} occurs more than once")
     return pairs
 
 
 def class_colors(value: Any, section: dict[str, Any], path: Path) -> list[list[int]]:
-    """Return the colors [r, g, b] of the classes: those given, else those of the label files' table, else none."""
+    """Return the class colors [r, g, b]: `colors` if given, else the colors of `rgb`, else an empty list."""
     names = section["NAMES"]
     if value is None:
         first: dict[Any, str] = {}
@@ -188,7 +188,7 @@ def class_colors(value: Any, section: dict[str, Any], path: Path) -> list[list[i
 
 
 def rgb_of(color: Any, source: str) -> tuple[int, int, int]:
-    """Return the channels of "#804080" or [128, 64, 128]."""
+    """Return the channels of a color such as "#804080" or [128, 64, 128]."""
     if isinstance(color, str) and HEX_COLOR.fullmatch(color):
         return int(color[1:3], 16), int(color[3:5], 16), int(color[5:7], 16)
     if isinstance(color, list | tuple) and len(color) == 3 and all(type(c) is int and 0 <= c < 256 for c in color):
@@ -197,7 +197,7 @@ def rgb_of(color: Any, source: str) -> tuple[int, int, int]:
 
 
 def value_range(value: Any, path: Path) -> list[float]:
-    """Return the values of black and of white in images of more than 8 bits; [] where they go by the files' type."""
+    """Return the values of black and white in images of more than 8 bits; [] if the file type determines them."""
     if value is None:
         return []
     source = f"{path}: value_range"
@@ -208,7 +208,7 @@ def value_range(value: Any, path: Path) -> list[float]:
 
 
 def check_section(section: Any, source: str) -> None:
-    """Raise `UserError` where a section DATASETS.CUSTOM, of the file `source`, describes no data set."""
+    """Raise `UserError` if a section DATASETS.CUSTOM, read from `source`, is not a valid dataset."""
 
     def expect(condition: bool, key: str, problem: str) -> None:
         if not condition:
@@ -218,9 +218,9 @@ def check_section(section: Any, source: str) -> None:
     foreign.text(section["ROOT"], f"{source}: root")
     names = [foreign.text(name, f"{source}: names", max_length=MAX_NAME) for name in section["NAMES"]]
     for name in names:
-        expect(name.strip() != "" and not CONTROL.search(name), "names", f"{shown(name)} is no name; expected words")
+        expect(name.strip() != "" and not CONTROL.search(name), "names", f"{shown(name)} is no valid name")
     twice = sorted({name for name, count in Counter(names).items() if count > 1})
-    expect(not twice, "names", f"repeated: {few(twice)}; each class needs a name of its own")
+    expect(not twice, "names", f"repeated: {few(twice)}; each class needs a different name")
     expect(bool(names), "names", "expected the classes")
     ignore = ignored_id(section["IGNORE"], source)
     if ignore < len(names):
@@ -228,7 +228,7 @@ def check_section(section: Any, source: str) -> None:
             f'{source}: ignore: {ignore} is the id of the class "{names[ignore]}"; choose one above {len(names) - 1}'
         )
     have = [key for key in ("MAP", "RGB", "REDUCE_ZERO_LABEL") if section[key]]
-    expect(len(have) < 2, " and ".join(key.lower() for key in have), "only one of them can be; write a whole table")
+    expect(len(have) < 2, " and ".join(key.lower() for key in have), "only one of them is allowed; combine them")
     expect(isinstance(section["REDUCE_ZERO_LABEL"], bool), "reduce_zero_label", "expected true or false")
     for key in ("MAP", "RGB"):
         for pair in section[key]:
@@ -255,7 +255,7 @@ def check_section(section: Any, source: str) -> None:
 
 
 def apply_data(cfg: CfgNode, path: str | os.PathLike) -> None:
-    """Make `cfg` one of the data set that the YAML file at `path` describes: its splits, classes and ignored id."""
+    """Set the splits, classes and ignored id in `cfg` to those of the dataset file at `path`."""
     section = read_data_file(path)
     cfg.INPUT.VALUE_RANGE = section.pop("VALUE_RANGE")
     custom = cfg.DATASETS.CUSTOM
@@ -267,6 +267,6 @@ def apply_data(cfg: CfgNode, path: str | os.PathLike) -> None:
 
 
 def split_names(custom: CfgNode) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the names under which a section's training and validation images are registered; () where it has none."""
+    """Return the registered names of a section's training and validation splits; () for a missing split."""
     train = (f"{custom.NAME}_train",) if custom.TRAIN.IMAGES else ()
     return train, (f"{custom.NAME}_val",) if custom.VAL.IMAGES or custom.VAL_FRACTION else ()

@@ -1,4 +1,4 @@
-"""Where config files are: a path, or the name of one that comes with the package."""
+"""Finding config files, by path or by the name of a config of the package."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def configs_folder() -> Path:
-    """The configs that come with the package: inside it where it is installed, beside it in a clone."""
+    """Return the folder of the package's configs: inside an installed package, beside it in a clone."""
     installed = PACKAGE / "configs"
     return installed if installed.is_dir() else PACKAGE.parent / "configs"
 
 
 def find_config(name: str | os.PathLike) -> Path:
-    """The file at the path `name`, or else the package's config of that name, as "ade20k/semask_swin_l_m2f.yaml".
+    """Return the file at the path `name`, else the package's config of that name ("ade20k/semask_swin_l_m2f.yaml").
 
-    A leading "configs/" may stand before the name. Raises `UserError`, with the nearest name, where there is neither.
+    The name may start with "configs/". If neither exists, raises `UserError` and suggests the closest name.
     """
     path = Path(name)
     if os.path.lexists(path) or path.is_absolute():
@@ -29,6 +29,6 @@ def find_config(name: str | os.PathLike) -> Path:
     packaged = folder.joinpath(*(path.parts[1:] if path.parts[:1] == ("configs",) else path.parts))
     if os.path.isfile(packaged) and packaged.resolve().is_relative_to(folder.resolve()):
         return packaged
-    known = [found.relative_to(folder).as_posix() for found in folder.rglob("*.yaml")]
+    known = [file.relative_to(folder).as_posix() for file in folder.rglob("*.yaml")]
     near = suggestion(path.as_posix().removeprefix("configs/"), known)
     raise UserError(f"{path}: No such file, and no config of that name comes with the package.{near}")

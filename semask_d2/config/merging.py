@@ -1,4 +1,4 @@
-"""Whole configs: the defaults, then a file over its bases, then options; every key and type checked on the way."""
+"""Complete configs: defaults, then a file over its bases, then options, with every key and type checked."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ def get_cfg(
     data: str | os.PathLike | None = None,
     fit: bool = True,
 ) -> CfgNode:
-    """A whole config: Detectron2's and the project's defaults, then `config_file`, `data`, `opts` (KEY VALUE ...).
+    """Return a complete config: the defaults of Detectron2 and the project, then `config_file`, `data` and `opts`.
 
-    `config_file` is a path, the name of a config of the package ("ade20k/semask_swin_l_m2f.yaml"), or a folder of
-    transformers' Mask2Former or MaskFormer, whose `config.json` is read and whose weights are named. `data` is a data
-    set's YAML file, which sets DATASETS, NUM_CLASSES and IGNORE_VALUE (`register_custom` registers it). With `fit` the
-    device is by default what the machine has, and what it cannot do (CUDA, SyncBN without CUDA) is replaced with a
-    warning. Raises `UserError` for a missing file, a YAML tag, an unknown key, a value of the wrong type or a number
-    that is not finite.
+    `config_file` is a path, the name of a config of the package ("ade20k/semask_swin_l_m2f.yaml"), or the folder of a
+    Mask2Former or MaskFormer of transformers, whose `config.json` is read and whose weights become MODEL.WEIGHTS.
+    `data` is a dataset's YAML file, which sets DATASETS, NUM_CLASSES and IGNORE_VALUE (`register_custom` registers the
+    dataset). `opts` alternates keys and values. With `fit` the device defaults to the best one available, and settings
+    that this machine does not support (CUDA, SyncBN without CUDA) are replaced with a warning. Raises `UserError` for a
+    missing file, a YAML tag, an unknown key, a value of the wrong type or a number that is not finite.
     """
     cfg = get_detectron2_cfg()
     add_semask_config(cfg)
-    # keys of Detectron2's whose defaults are others in the published models
+    # Detectron2 keys whose defaults differ in the published models
     cfg.SOLVER.LR_SCHEDULER_NAME, cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = "WarmupPolyLR", "full_model"
     if fit:
         cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -59,19 +59,19 @@ def get_cfg(
 
 
 def merge_file(cfg: CfgNode, path: str | os.PathLike) -> None:
-    """Merge a YAML config file, and first the ones that its `_BASE_` names, into `cfg`."""
+    """Merge a YAML config file into `cfg`, after the files that its `_BASE_` names."""
     path = find_config(path)
     values = read_yaml(path, chain=())
     check_keys(cfg, values, str(path))
     try:
         cfg.merge_from_other_cfg(CfgNode(with_floats(cfg, values)))
-    except (ValueError, AssertionError) as error:  # a wrong type; a type that no key has, such as a date
+    except (ValueError, AssertionError) as error:  # a wrong type, or a type that no key has, such as a date
         raise UserError(f"{path}: {explain_type(error)}") from error
     check_values(cfg, f"{path}: ")
 
 
 def merge_opts(cfg: CfgNode, opts: list[str] | tuple[str, ...]) -> None:
-    """Merge command-line options, keys and values in turn, into `cfg`."""
+    """Merge command-line options, alternating keys and values, into `cfg`."""
     if flag := next((word for word in opts if str(word).startswith("--")), None):
         raise UserError(f"settings: {flag} is a flag; flags go before the KEY VALUE settings")
     if joined := next((word for word in opts[::2] if "=" in word), None):
@@ -92,7 +92,7 @@ def merge_opts(cfg: CfgNode, opts: list[str] | tuple[str, ...]) -> None:
 
 
 def with_floats(cfg: CfgNode, values: dict) -> dict:
-    """`values` with whole numbers as floats where the config's own value is one: 1 is as good as 1.0."""
+    """Return `values` with integers converted to floats where the config's default is a float (1 becomes 1.0)."""
     result = {}
     for key, value in values.items():
         known = cfg.get(key)
@@ -105,7 +105,7 @@ def with_floats(cfg: CfgNode, values: dict) -> dict:
 
 
 def explain_type(error: Exception) -> str:
-    """yacs's word on a value of the wrong type, in the user's terms."""
+    """Return yacs's message about a value of the wrong type in the user's terms."""
     match = re.fullmatch(
         r"Type mismatch \(<class '(.+)'> vs. <class '(.+)'>\) with values \((.*) vs. (.*)\) for config key: (.*)",
         str(error),
@@ -113,39 +113,39 @@ def explain_type(error: Exception) -> str:
     )
     if not match:
         return str(error)
-    wanted, got, default, value, key = match.groups()
-    return f"{key}: expected a value of type {wanted}, such as {default}; got {value} ({got})"
+    expected, actual, default, value, key = match.groups()
+    return f"{key}: expected a value of type {expected}, such as {default}; got {value} ({actual})"
 
 
 def check_keys(cfg: CfgNode, values: dict, source: str, prefix: str = "") -> None:
-    """Raise `UserError` naming the first key of `values` that `cfg` does not know, with the nearest one it does."""
+    """Raise `UserError` for the first key of `values` that `cfg` does not have, and suggest the closest known key."""
     for key, value in values.items():
         if not isinstance(key, str):
             raise UserError(f"{source}: {prefix}{key}: config keys are words, got {key!r}")
         if key not in cfg:
             if cfg.is_new_allowed():
                 continue
-            if prefix + key in all_keys(cfg, prefix):  # a dotted key where sections are meant
+            if prefix + key in all_keys(cfg, prefix):  # a dotted key instead of nested sections
                 nested = ": {".join(key.split(".")) + ": ..." + "}" * key.count(".")
                 raise UserError(f'{source}: "{prefix}{key}" is written with dots; in YAML, sections nest: {nested}')
             near = suggestion(prefix + key, [prefix + known for known in cfg] + all_keys(cfg, prefix))
             raise UserError(f'{source}: unknown config key "{prefix}{key}".{near or " Correct or remove it."}')
         if isinstance(cfg[key], CfgNode):
             if not isinstance(value, dict):
-                raise UserError(f"{source}: {prefix}{key} is a section with keys of its own, got {value!r}")
+                raise UserError(f"{source}: {prefix}{key} is a section with keys, got {value!r}")
             check_keys(cfg[key], value, source, f"{prefix}{key}.")
         elif isinstance(value, dict):
             below = next(iter(value), "")
-            raise UserError(f'{source}: unknown config key "{prefix}{key}.{below}": {prefix}{key} is no section')
+            raise UserError(f'{source}: unknown config key "{prefix}{key}.{below}": {prefix}{key} is not a section')
 
 
 def all_keys(cfg: CfgNode, prefix: str = "") -> list[str]:
-    """The dotted names of every leaf key under `cfg`."""
+    """Return the dotted names of all leaf keys under `cfg`."""
     return [prefix + key for key in flattened(cfg)]
 
 
 def fit_to_machine(cfg: CfgNode) -> None:
-    """Replace what this machine cannot do, with a warning for each: CUDA where there is none, SyncBN off CUDA.
+    """Replace settings that this machine does not support, each with a warning: CUDA, and SyncBN without CUDA.
 
     Raises `UserError` for a device that PyTorch does not know.
     """

@@ -1,7 +1,7 @@
-"""Published configs of Mask2Former, MaskFormer and SeMask in this project's terms.
+"""Translation of published configs of Mask2Former, MaskFormer and SeMask to this project.
 
-Such a file leaves keys to the defaults of the code that it was written for. Where these differ from the project's, and
-where a part has another name here, the values are written out.
+A published file omits keys whose defaults suit the code it was written for. Where those defaults, or the names of
+components, differ from the project's, the values are filled in.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 from semask_d2.config.yaml_files import overlay
 
-# what a file calls a part, and what the same part is called here
+# component names in published files, and the names of the same components here
 NAMES = {
     "MODEL.META_ARCHITECTURE": {"MaskFormer": "SeMaskMaskFormer"},
     "MODEL.SEM_SEG_HEAD.NAME": {"MaskFormerHead": "BranchMaskFormerHead"},
@@ -21,17 +21,18 @@ ARCHITECTURES = ("MaskFormer", "SeMaskMaskFormer")
 SEMASK_BACKBONE = "D2SeMaskSwinTransformer"
 PLAIN_BACKBONE = "D2SwinTransformer"
 STAGES_KEY = "MODEL.SWIN.SEM_WINDOWED_STAGES"
-# of SeMask under Mask2Former, by the number of classes; the code says it of no other number
+# for SeMask with Mask2Former, by the number of classes; the published code covers no other numbers
 WINDOWED_STAGES = {150: [0, 1, 2], 19: [0, 1, 2, 3]}
 ALIGNED_STAGES = [0, 1]  # with FaPN and MSFaPN
 MASKFORMER_STAGES = [0, 1, 2]
 
 
 def completed(values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The values of a published file, of its bases too, with what its code adds to them; and that alone, by key.
+    """Return the merged values of a published file with its code's defaults added, and the added values by key.
 
-    A file that is no whole model of these projects stays as it is. How a SeMask training starts (SEM_INIT) stays the
-    project's, as the released way never learns its attention.
+    A file that does not describe a complete model of these projects is returned unchanged. SEM_INIT, which sets how the
+    semantic layers are initialized, keeps the project's default, because with the released one the attention never
+    learns.
     """
     if value_at(values, "MODEL.META_ARCHITECTURE") not in ARCHITECTURES:
         return values, {}
@@ -51,7 +52,7 @@ def completed(values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def code_defaults(values: dict[str, Any]) -> dict[str, Any]:
-    """The defaults of a file's own code that differ from the project's, by key."""
+    """Return, by key, the defaults of the published code that differ from the project's."""
     defaults: dict[str, Any] = {
         "SOLVER.LR_SCHEDULER_NAME": "WarmupMultiStepLR",  # Detectron2's
         "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": "value",
@@ -70,7 +71,7 @@ def code_defaults(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def windowed_stages(values: dict[str, Any], is_mask2former: bool) -> list[int] | None:
-    """The stages whose semantic layers attend within windows in SeMask's code; None where it does not tell."""
+    """Return the stages whose semantic layers use windows in SeMask's code; None if the code does not define them."""
     if "FAN" in str(value_at(values, "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME")):
         return ALIGNED_STAGES
     if not is_mask2former:
@@ -79,7 +80,7 @@ def windowed_stages(values: dict[str, Any], is_mask2former: bool) -> list[int] |
 
 
 def value_at(values: dict[str, Any], key: str) -> Any:
-    """The value at a dotted key of nested dicts; None where there is none."""
+    """Return the value at a dotted key of nested dicts, or None."""
     node: Any = values
     for part in key.split("."):
         node = node.get(part) if isinstance(node, dict) else None

@@ -1,4 +1,4 @@
-"""Where the settings of a config come from."""
+"""Sources of the settings in a config: files, the command line, defaults."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ DEFAULT, COMMAND_LINE, MACHINE = "default", "command line", "what this machine h
 def config_with_sources(
     config_file: str | os.PathLike, opts: list[str] | tuple[str, ...] = ()
 ) -> tuple[CfgNode, dict[str, str]]:
-    """`get_cfg` of these, and for every key of it where its value was set last: a file, "command line" or "default"."""
+    """Return the config, and for each key the source that set its value last: a file, "command line" or "default"."""
     cfg = get_cfg(config_file, opts)
     sources = dict.fromkeys(all_keys(cfg), DEFAULT)
     for path, values in files_of(find_config(config_file)):
         sources |= dict.fromkeys(flattened(values), name_of(path))
     sources |= dict.fromkeys(opts[::2], COMMAND_LINE)
-    asked = get_cfg(config_file, opts, fit=False)
-    sources |= {key: MACHINE for key in sources if value_of(cfg, key) != value_of(asked, key)}
+    requested = get_cfg(config_file, opts, fit=False)
+    sources |= {key: MACHINE for key in sources if value_of(cfg, key) != value_of(requested, key)}
     return cfg, {key: source for key, source in sources.items() if key in set(all_keys(cfg))}
 
 
 def files_of(path: Path) -> list[tuple[Path, dict]]:
-    """The files that a config is made of with their own values, later ones on top of earlier ones."""
+    """Return the files that a config is merged from, each with the values it states; later files override earlier."""
     merged = Merged()
     read_yaml(path, chain=(), merged=merged)
     return list(merged.parts[path].items())
 
 
 def name_of(path: Path) -> str:
-    """A file's path, short for a config of the package."""
+    """Return a file's path, shortened for a config of the package."""
     folder, path = configs_folder().resolve(), path.resolve()
     return f"configs/{path.relative_to(folder).as_posix()}" if path.is_relative_to(folder) else str(path)
 
 
 def settings_table(cfg: CfgNode, sources: dict[str, str], *, defaults: bool) -> str:
-    """A line for each setting: key, value and source, aligned; those at their default only with `defaults`."""
+    """Return one aligned line per setting: key, value and source. Settings at their default need `defaults`."""
     shown = [key for key in sorted(sources) if defaults or sources[key] != DEFAULT]
     texts = {key: repr(value_of(cfg, key)) for key in shown}
     widths = [max(map(len, column), default=0) for column in (shown, texts.values())]

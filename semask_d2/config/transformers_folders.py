@@ -1,4 +1,4 @@
-"""Folders of transformers' models read as configs: `config.json` and `preprocessor_config.json`."""
+"""Reading model folders of transformers as configs: `config.json` and `preprocessor_config.json`."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ MAX_CONFIG = 2**24  # bytes
 
 
 def is_transformers_folder(path: str | os.PathLike) -> bool:
-    """Whether a folder holds a `config.json` and is no run of ours."""
+    """Return whether a folder holds a `config.json` and is not a run folder of this project."""
     return os.path.isfile(os.path.join(path, CONFIG)) and not os.path.lexists(os.path.join(path, CONFIG_NAME))
 
 
 def config_of_folder(folder: str | os.PathLike) -> tuple[list[str], dict[str, Any]]:
-    """The config files of ours that a folder's model starts from, and the values over them, MODEL.WEIGHTS among them.
+    """Return the package's config files that a folder's model is based on, and the values to set on top of them.
 
-    Raises `UserError` where it is a model that there is none of here.
+    The values include MODEL.WEIGHTS. Raises `UserError` for a model that this project does not have.
     """
     path = Path(folder, CONFIG)
     settings = read_json(path)
-    beside = Path(folder, PROCESSOR)
-    processor = read_json(beside) if beside.is_file() else {}
+    processor_path = Path(folder, PROCESSOR)
+    processor = read_json(processor_path) if processor_path.is_file() else {}
     nested: dict[str, Any] = {}
-    values = values_from_transformers(settings, processor, str(path), str(beside))
+    values = values_from_transformers(settings, processor, str(path), str(processor_path))
     for key, value in (values | {"MODEL.WEIGHTS": os.fspath(folder)}).items():
         put(nested, key, value)
     return [their_backbone(settings, str(path)).file, FAMILIES[settings["model_type"]].recipe], nested
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object that a JSON file holds. Raises `UserError` where it holds none."""
+    """Return the object in a JSON file. Raises `UserError` if the file does not hold one."""
     try:
         if require_regular(path).stat().st_size > MAX_CONFIG:
             raise ValueError(f"larger than {MAX_CONFIG} bytes")
@@ -46,7 +46,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: no JSON of a model's settings: {str(error) or type(error).__name__}") from error
+        raise UserError(f"{path}: not a JSON file of model settings: {str(error) or type(error).__name__}") from error
     if not isinstance(value, dict):
-        raise UserError(f"{path}: expected settings by name, got a {type(value).__name__}")
+        raise UserError(f"{path}: expected a JSON object of settings, got a {type(value).__name__}")
     return value

@@ -16,15 +16,15 @@ from semask_d2.config.yaml_limits import MAX_DEPTH, MAX_FILES, MAX_NAMED, check_
 from semask_d2.utils.errors import UserError
 
 BASE_KEY = "_BASE_"
-PLAIN_TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("str", "seq", "map")}  # of values that carry none
+PLAIN_TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("str", "seq", "map")}  # implicit tags of untagged values
 
 
 @dataclass
 class Merged:
-    """The files that one merge has read: by file its values with those of its bases, and the files these are made of.
+    """The files read by one merge: `values` are a file's values merged with its bases', `parts` the files merged.
 
-    `parts` are in the order in which they lie on each other, each with its own values, and of a file that lies there
-    several times the topmost, as its keys are those that count.
+    `parts` maps each file to the files it is merged from, in merge order, each with only the values it states. A file
+    that is merged several times is listed at its last place, where its values take effect.
     """
 
     values: dict[Path, dict] = field(default_factory=dict)
@@ -38,10 +38,10 @@ def read_yaml(
     clean: Callable[[str, Path], str] | None = None,
     merged: Merged | None = None,
 ) -> dict:
-    """The values of a YAML file laid over those of its `_BASE_` (a file or a list of files, later ones on top).
+    """Return the values of a YAML file merged over its `_BASE_` (a file or a list of files, later ones on top).
 
-    `chain` are the files that led here; `clean` makes the text of a file of a path free of tags, by default by
-    refusing them; `merged` gathers the files that were read so far.
+    `chain` lists the files whose `_BASE_` led here. `clean` removes YAML tags from a file's text; by default tags are
+    refused. `merged` collects the files read so far.
     """
     merged = Merged() if merged is None else merged
     if path in chain:
@@ -53,24 +53,24 @@ def read_yaml(
             f"{MAX_NAMED} times, or leads to {MAX_DEPTH} in a row"
         )
     if path not in merged.values:
-        own = read_values(path, chain, clean)
+        file_values = read_values(path, chain, clean)
         values: dict = {}
         order: dict[Path, dict] = {}
-        for base in bases_of(own, path):
+        for base in bases_of(file_values, path):
             file = located(base, path)
             values = overlay(values, read_yaml(file, (*chain, path), clean, merged))
-            for part, of_part in merged.parts[file].items():
+            for part, part_values in merged.parts[file].items():
                 order.pop(part, None)
-                order[part] = of_part
-        merged.values[path] = overlay(values, own)
-        merged.parts[path] = {**order, path: own}
+                order[part] = part_values
+        merged.values[path] = overlay(values, file_values)
+        merged.parts[path] = {**order, path: file_values}
     return merged.values[path]
 
 
 def read_values(path: Path, chain: tuple[Path, ...], clean: Callable[[str, Path], str] | None) -> dict:
-    """The values of a YAML file alone, the key `_BASE_` among them. The arguments are those of `read_yaml`.
+    """Return the values of a YAML file alone, including `_BASE_`. The arguments are those of `read_yaml`.
 
-    A folder of transformers stands for a file with the settings of its model.
+    A model folder of transformers is read like a file with the settings of that model.
     """
     if is_transformers_folder(path):
         bases, values = config_of_folder(path)
@@ -87,7 +87,7 @@ def read_values(path: Path, chain: tuple[Path, ...], clean: Callable[[str, Path]
         values = yaml.safe_load((clean or refuse_tags)(text, path)) or {}
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
-    except (ValueError, ArithmeticError, LookupError, RecursionError) as error:  # of a date or number that is none
+    except (ValueError, ArithmeticError, LookupError, RecursionError) as error:  # an invalid date or number
         raise UserError(f"{path}: not valid YAML: a value cannot be read: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise UserError(f"{path}: expected a YAML mapping of config keys, got a {type(values).__name__}")
@@ -95,7 +95,7 @@ def read_values(path: Path, chain: tuple[Path, ...], clean: Callable[[str, Path]
 
 
 def bases_of(values: dict, path: Path) -> list[str]:
-    """Take the files that `_BASE_` names out of the values of the file at `path`."""
+    """Remove `_BASE_` from the values of the file at `path` and return the files that it names."""
     bases = values.pop(BASE_KEY, [])
     bases = [bases] if isinstance(bases, str) else bases
     if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
@@ -104,17 +104,17 @@ def bases_of(values: dict, path: Path) -> list[str]:
 
 
 def located(base: str, path: Path) -> Path:
-    """The file that `_BASE_` of the file at `path` calls `base`: beside it, or else a config of the package."""
+    """Return the path of `base`, named by `_BASE_` in the file at `path`: beside that file, else in the package."""
     try:
-        beside = (path.parent / os.path.expanduser(base)).resolve()
+        local = (path.parent / os.path.expanduser(base)).resolve()
         packaged = configs_folder() / base
-        return packaged.resolve() if not os.path.lexists(beside) and packaged.is_file() else beside
-    except (OSError, ValueError, RuntimeError) as error:  # a name too long, one with a zero, links in a circle
-        raise UserError(f"{path}: {BASE_KEY}: {reprlib.repr(base)} is no file name: {error}") from error
+        return packaged.resolve() if not os.path.lexists(local) and packaged.is_file() else local
+    except (OSError, ValueError, RuntimeError) as error:  # a name too long or with a null character, circular links
+        raise UserError(f"{path}: {BASE_KEY}: {reprlib.repr(base)} is not a file name: {error}") from error
 
 
 def refuse_tags(text: str, path: Path) -> str:
-    """`text`; raises `UserError` naming the key of the first value in it that carries a YAML tag."""
+    """Return `text`; raises `UserError` naming the key of the first value with a YAML tag."""
     for key, node in tagged_values(text):
         raise UserError(
             f"{path}: key {key}, line {node.start_mark.line + 1}: the YAML tag {short_tag(node)} is refused, as tags "
@@ -124,8 +124,8 @@ def refuse_tags(text: str, path: Path) -> str:
 
 
 def tagged_values(text: str) -> Iterator[tuple[str, yaml.Node]]:
-    """The values in YAML `text` that carry a tag, each with its dotted key, from top to bottom."""
-    seen: set[int] = set()  # an anchor may stand in several places, also within itself
+    """Yield the tagged values of a YAML `text`, each with its dotted key, from top to bottom."""
+    seen: set[int] = set()  # an anchor may be used in several places, also within itself
 
     def walk(node: yaml.Node, key: str) -> Iterator[tuple[str, yaml.Node]]:
         if id(node) in seen:
@@ -142,18 +142,18 @@ def tagged_values(text: str) -> Iterator[tuple[str, yaml.Node]]:
                 yield from walk(name, here)
                 yield from walk(value, here)
 
-    root = yaml.compose(text, Loader=yaml.BaseLoader)  # which gives no tags of its own but the plain ones
+    root = yaml.compose(text, Loader=yaml.BaseLoader)  # adds only the plain tags
     if root is not None:
         yield from walk(root, "")
 
 
 def short_tag(node: yaml.Node) -> str:
-    """A node's tag as it is written in files."""
+    """Return a node's tag as it is written in files."""
     return node.tag.replace("tag:yaml.org,2002:", "!!")
 
 
 def overlay(base: dict, values: dict) -> dict:
-    """`base` with `values` laid over it, section by section."""
+    """Return `base` overridden by `values`, section by section."""
     merged = dict(base)
     for key, value in values.items():
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)

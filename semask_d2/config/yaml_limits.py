@@ -1,4 +1,4 @@
-"""How large a config file may be, so that none keeps the machine busy: in characters, values, depth, files."""
+"""Size limits of config files (characters, values, depth, files), so that no file can exhaust the machine."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import yaml
 from semask_d2.utils.errors import UserError
 from semask_d2.utils.files import require_regular
 
-MERGE = "<<"  # the key of other sections' values, which may stand several times
-MAX_CHARACTERS = 2**20  # of a file; a config has a few thousand
+MERGE = "<<"  # YAML's merge key, which a section may repeat
+MAX_CHARACTERS = 2**20  # per file; a config has a few thousand
 MAX_VALUE = 50_000  # characters of one value
-MAX_NODES = 20_000  # keys, values, lists and sections of a file, each again where an alias repeats it
-MAX_DEPTH = 50  # of lists and sections within each other, and of files that start from each other
-MAX_FILES = 200  # in one config
-MAX_NAMED = 1000  # times that the files of one config are named
+MAX_NODES = 20_000  # keys, values, lists and sections of a file, counted again for every alias
+MAX_DEPTH = 50  # nesting of lists and sections, and length of a chain of base files
+MAX_FILES = 200  # files in one config
+MAX_NAMED = 1000  # mentions of base files in one config
 
 
 def read_text(path: Path) -> str:
-    """The text of a regular file. Raises `UserError` where it is longer than a config is, `OSError` and so on."""
+    """Return the text of a regular file. Raises `UserError` if it is too long for a config, else like `open`."""
     with require_regular(path).open(encoding="utf-8") as file:
         text = file.read(MAX_CHARACTERS + 1)
     if len(text) > MAX_CHARACTERS:
@@ -28,9 +28,9 @@ def read_text(path: Path) -> str:
 
 
 def check_structure(text: str, path: Path) -> None:
-    """Raise `UserError` where YAML `text` has more in it than a config, or a key twice; goes no further than that."""
-    sizes: dict[str, tuple[int, int]] = {}  # by anchor, nodes and depth of what it names
-    open_nodes: list[list] = []  # of each list and section around: its anchor, nodes and depth so far
+    """Raise `UserError` if YAML `text` exceeds the limits or repeats a key; stops reading at the first problem."""
+    sizes: dict[str, tuple[int, int]] = {}  # by anchor: nodes and depth of the anchored value
+    open_nodes: list[list] = []  # for each enclosing list or section: its anchor, nodes and depth so far
     total = 0
     keys = KeysOfSections(path)
     for event in yaml.parse(text, Loader=yaml.BaseLoader):
@@ -69,15 +69,15 @@ def check_structure(text: str, path: Path) -> None:
 
 
 class KeysOfSections:
-    """Keys of the sections around an event of a YAML file; of equal keys YAML's readers would keep the last."""
+    """Keys of the sections that enclose an event of a YAML file; YAML readers silently keep the last duplicate key."""
 
     def __init__(self, path: Path):
         self.path = path
-        # of each list and section around: its keys (None for a list), and whether a key is next
+        # for each enclosing list or section: its keys (None for a list), and whether a key comes next
         self.around: list[tuple[dict[str, int] | None, bool]] = []
 
     def see(self, event: yaml.Event) -> None:
-        """Take the next event; raises `UserError` for a key that its section has already."""
+        """Process the next event; raises `UserError` for a key that its section already has."""
         if isinstance(event, yaml.CollectionEndEvent):
             self.around.pop()
             self._pass()
@@ -96,13 +96,13 @@ class KeysOfSections:
         line = event.start_mark.line + 1
         if event.value in keys:
             raise UserError(
-                f"{self.path}: line {line}: the key {event.value[:60]!r} stands in line {keys[event.value]} already, "
-                "and one of them would be lost; remove one"
+                f"{self.path}: line {line}: the key {event.value[:60]!r} is already in line {keys[event.value]}, and "
+                "one of the two values would be lost; remove one"
             )
         keys[event.value] = line
 
     def _pass(self) -> None:
-        """Go on from a key to its value, or from a value to the next key."""
+        """Advance from a key to its value, or from a value to the next key."""
         if self.around:
             keys, is_key = self.around[-1]
             self.around[-1] = keys, not is_key

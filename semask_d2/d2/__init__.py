@@ -1,8 +1,9 @@
-"""The seam between the project and Detectron2: the only names of it that the project uses.
+"""The seam between the project and Detectron2: every Detectron2 name that the project uses.
 
-Where Detectron2 is installed these are Detectron2's own objects, else the native stand-ins of `semask_d2.d2.native`,
-which does the same in all that the project asks of it. `SEMASK_D2_BACKEND=native` or `=detectron2` forces one;
-`BACKEND` and `BACKEND_VERSION` say which is in use. Everything else in the project imports from here.
+Where Detectron2 is installed, these are Detectron2's objects. Otherwise they are the small replacements in
+`semask_d2.d2.native`, which behave the same wherever the project uses them. `SEMASK_D2_BACKEND=native` or
+`=detectron2` forces a backend; `BACKEND` and `BACKEND_VERSION` name the one in use. The rest of the project imports
+these names from here.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ _VARIABLE = "SEMASK_D2_BACKEND"
 
 
 class BackendError(UserError, SystemExit):
-    """A backend that is asked for and is not there.
+    """Error for a requested backend that is unknown or not available.
 
-    It is raised while the package is imported, where no command can catch it yet: as a `SystemExit` it ends a program
-    with its line and no traceback.
+    It is raised while the package is imported, before any command can catch it. As a `SystemExit` it ends the program
+    with its message and no traceback.
     """
 
     def __init__(self, message: str):
@@ -31,22 +32,22 @@ class BackendError(UserError, SystemExit):
 
 
 def _use_detectron2() -> bool:
-    """Whether Detectron2 is to be used: by the environment variable, else where it can be imported.
+    """Return whether to use Detectron2: as the environment variable says, by default if it can be imported.
 
-    Raises `BackendError` if the variable has another value, or asks for a Detectron2 that cannot be imported.
+    Raises `BackendError` if the variable has an unknown value, or requests a Detectron2 that cannot be imported.
     """
-    wanted = os.environ.get(_VARIABLE, "")
-    if wanted not in ("", "native", "detectron2"):
+    requested = os.environ.get(_VARIABLE, "")
+    if requested not in ("", "native", "detectron2"):
         raise BackendError(
-            f"{_VARIABLE}={wanted!r}: expected native or detectron2; unset it to choose by what is installed."
+            f"{_VARIABLE}={requested!r}: expected native or detectron2; unset it to use whichever is installed."
         )
-    if wanted == "native" or (not wanted and importlib.util.find_spec("detectron2") is None):
+    if requested == "native" or (not requested and importlib.util.find_spec("detectron2") is None):
         return False
     try:
         importlib.import_module("semask_d2.d2.real")
     except Exception as error:  # an old or half-installed Detectron2 fails in many ways, not only with ImportError
         reason = f"Detectron2 cannot be imported ({type(error).__name__}: {error})"
-        if wanted:
+        if requested:
             raise BackendError(
                 f"{_VARIABLE}=detectron2, but {reason}. Install it, or unset {_VARIABLE} to use the native backend."
             ) from error
@@ -55,7 +56,7 @@ def _use_detectron2() -> bool:
     return True
 
 
-# type checkers and editors read the native backend, whose names are all that the project may use
+# type checkers and editors read the native backend, which has exactly the names that the project may use
 if TYPE_CHECKING or not _use_detectron2():
     from semask_d2.d2.native import *  # noqa: F403
     from semask_d2.d2.native import __all__ as __all__

@@ -1,4 +1,4 @@
-"""Detectron2's own objects under the project's names: the only file that imports `detectron2`."""
+"""Detectron2's objects under the names that the project uses: the only file that imports `detectron2`."""
 
 import importlib
 from contextlib import suppress
@@ -42,7 +42,7 @@ from detectron2.utils.logger import setup_logger
 
 BACKEND = "detectron2"
 
-with suppress(ImportError):  # which not every installation of Detectron2 has
+with suppress(ImportError):  # not every installation of Detectron2 has its projects
     importlib.import_module("detectron2.projects.deeplab")  # registers build_resnet_deeplab_backbone
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""Training and evaluating a model that a config describes."""
+"""Training and evaluation of a model described by a config."""
 
 from semask_d2.checkpoint import Checkpointer
 from semask_d2.engine.trainer import Trainer

@@ -1,4 +1,4 @@
-"""An exponential moving average of a training's weights."""
+"""An exponential moving average of the weights during training."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from semask_d2.utils.foreign import Section
 
 
 class WeightAverage(HookBase):
-    """Keeps the average of `model`'s weights and buffers, updated after each iteration; on all processes.
+    """Keeps the average of `model`'s weights and buffers on all processes, updated after each iteration.
 
-    The average is multiplied by `decay`, at a run's start by less, so that the first weights are soon forgotten:
-    (1 + n) / (10 + n) at the n-th update. It stands before the hook that writes checkpoints, which hold its state.
+    Each update multiplies the average by `decay`. Early updates use a smaller factor, (1 + n) / (10 + n) at the n-th
+    update, so that the initial weights are soon forgotten. Register this hook before the one that writes checkpoints,
+    because a checkpoint contains its state.
     """
 
     def __init__(self, model: nn.Module, decay: float):
@@ -32,11 +33,11 @@ class WeightAverage(HookBase):
 
     @property
     def model(self) -> nn.Module | None:
-        """The averaged model; None before a training has begun."""
+        """The averaged model; None before training has begun."""
         return self.averaged.module if int(self.averaged.n_averaged) else None
 
     def before_train(self) -> None:
-        if self.model is None:  # a first update is a copy
+        if self.model is None:  # the first update is a copy
             self.averaged.update_parameters(self.source)
 
     def after_step(self) -> None:
@@ -46,10 +47,10 @@ class WeightAverage(HookBase):
         return self.averaged.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over a saved average; `UserError` where it is not this model's."""
-        own = self.averaged.state_dict()
+        """Restore a saved average; raises `UserError` if it does not fit this model."""
+        model_state = self.averaged.state_dict()
         state_dict = dict(Section.of(state_dict, "the checkpoint's averaged weights (SOLVER.EMA)").values)
-        for name, value in own.items():
+        for name, value in model_state.items():
             saved: Any = state_dict.get(name)
             is_whole = isinstance(saved, Tensor) and saved.layout == torch.strided and saved.shape == value.shape
             if not is_whole or saved.is_meta or saved.is_quantized or saved.is_complex():
@@ -57,4 +58,4 @@ class WeightAverage(HookBase):
                     f"the checkpoint's averaged weights (SOLVER.EMA) do not fit: {name} is missing or of another "
                     "shape; resume with the model it was saved with"
                 )
-        self.averaged.load_state_dict({name: state_dict[name] for name in own})
+        self.averaged.load_state_dict({name: state_dict[name] for name in model_state})

@@ -1,4 +1,4 @@
-"""Ending a training whose evaluations have ceased to get better."""
+"""Early stopping: ending a run whose evaluations no longer improve."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ logger = logging.getLogger(__name__)
 
 
 class Finished(BaseException):
-    """Ends the loop of a training that is over early; no `Exception`, which would be logged as a failure."""
+    """Ends the training loop early; not an `Exception`, which would be logged as a failure."""
 
 
 def evaluations_without_gain(values: Sequence[float], min_delta: float) -> int:
-    """How many evaluations there are after the last that was better than all before it, by more than `min_delta`."""
+    """Return the number of evaluations since the last one that beat all earlier ones by more than `min_delta`."""
     best, since = -float("inf"), 0
     for value in values:
         since += 1
-        if value > best + min_delta:  # false of NaN
+        if value > best + min_delta:  # false for NaN
             best, since = value, 0
     return since
 
 
 class EarlyStopping(HookBase):
-    """Ends a run after `patience` evaluations without a better value of `metrics`, of which the best counts.
+    """Ends a run after `patience` evaluations without an improvement of the best of `metrics`.
 
-    It stands after the evaluation, the writers and what saves the best model, on all processes; the main one decides
-    and, with its `checkpointer`, saves `model_final`. Evaluations before a resumed run's start are those of its
-    checkpoint and, as that is written before the evaluation of its iteration, of `metrics_file`.
+    Register this hook on all processes, after the evaluation, the writers and the hook that saves the best model. The
+    main process decides and saves `model_final` with its `checkpointer`. A resumed run takes earlier evaluations from
+    its checkpoint and from `metrics_file`, because a checkpoint is written before the evaluation of its iteration.
     """
 
     def __init__(
@@ -60,10 +60,10 @@ class EarlyStopping(HookBase):
         done = self.trainer.start_iter
         if done and comm.is_main_process():
             for iteration, record in recorded(self.metrics_file).items():
-                if iteration < done and (found := [record[name] for name in self.metrics if name in record]):
-                    self.values[iteration] = max(found)
+                if iteration < done and (scores := [record[name] for name in self.metrics if name in record]):
+                    self.values[iteration] = max(scores)
         if done:
-            self.trainer.iter = done - 1  # which a checkpoint written now holds
+            self.trainer.iter = done - 1  # a checkpoint written now stores this number
             self.end_if_over(done)
 
     def state_dict(self) -> dict[str, Any]:
@@ -72,7 +72,7 @@ class EarlyStopping(HookBase):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         values: Any = Section.of(state_dict, "the checkpoint's state of SOLVER.EARLY_STOPPING").section("values").values
         if not all(type(key) is int and is_scalar(value) for key, value in values.items()):
-            raise UserError("the checkpoint's state of SOLVER.EARLY_STOPPING holds what is no number")
+            raise UserError("the checkpoint's state of SOLVER.EARLY_STOPPING holds values that are not numbers")
         self.values = dict(values)
 
     def after_step(self) -> None:
@@ -81,16 +81,16 @@ class EarlyStopping(HookBase):
             self.end_if_over(done)
 
     def end_if_over(self, done: int) -> None:
-        """Raise `Finished` on all processes if the evaluation after `done` iterations was one too many."""
+        """Raise `Finished` on all processes if the evaluation after `done` iterations exhausted the patience."""
         latest = self.trainer.storage.latest()
-        if found := [latest[name] for name in self.metrics if name in latest]:
-            self.values[found[0][1]] = max(value for value, _ in found)
+        if scores := [latest[name] for name in self.metrics if name in latest]:
+            self.values[scores[0][1]] = max(value for value, _ in scores)
         values = [self.values[iteration] for iteration in sorted(self.values)]
         since = evaluations_without_gain(values, self.min_delta)
         if not comm.all_gather(since >= self.patience)[0]:
             return
         logger.info(
-            "SOLVER.EARLY_STOPPING: %d evaluations brought no better %s: the run is finished after iteration %d of %d",
+            "SOLVER.EARLY_STOPPING: %d evaluations without a better %s: the run is finished after iteration %d of %d",
             *(since, self.metrics[0], done, self.trainer.max_iter),
         )
         if self.checkpointer is not None:

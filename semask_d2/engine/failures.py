@@ -1,4 +1,4 @@
-"""What to tell the user of an error: of mistakes that they can correct, and of what the machine refused."""
+"""One-line explanations of errors for the user: correctable mistakes, and failures of the machine."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from semask_d2.utils.memory import out_of_memory
 
 LESS_MEMORY = (
     "in training lower SOLVER.IMS_PER_BATCH or INPUT.CROP.SIZE, raise SOLVER.GRADIENT_ACCUMULATION_STEPS (the same "
-    "batch in more parts), or set MODEL.ACTIVATION_CHECKPOINTING to \"['res2', 'res3', 'res4', 'pixel_decoder']\"; in "
-    "evaluation lower INPUT.MIN_SIZE_TEST and INPUT.MAX_SIZE_TEST"
+    "batch in smaller parts), or set MODEL.ACTIVATION_CHECKPOINTING to \"['res2', 'res3', 'res4', 'pixel_decoder']\"; "
+    "in evaluation lower INPUT.MIN_SIZE_TEST and INPUT.MAX_SIZE_TEST"
 )
 MORE_SHARED_MEMORY = (
-    "/dev/shm, through which data-loading processes hand over their images, is too small (Docker gives 64 MB): start "
+    "/dev/shm, through which data-loading processes pass their images, is too small (Docker's default is 64 MB): start "
     "the container with --shm-size 8g or --ipc host, or set DATALOADER.NUM_WORKERS 0"
 )
-# of a file or the system under it, while a run writes: a permission, a disk, a folder that is gone
+# errors while a run writes a file: missing permission, a failing disk, a folder that is gone
 REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ESTALE, errno.ENOENT, errno.ENOTDIR, errno.EFBIG)
 
 
 def explain(error: Exception) -> str | None:
-    """The line that tells a user of `error`, or None for an error that is the program's own."""
+    """Return the line that explains `error` to the user, or None for an error in the program itself."""
     if isinstance(error, UserError):
         text = str(error)
         return f"{text}: {MORE_SHARED_MEMORY}" if text.startswith("no shared memory") else text
@@ -35,7 +35,7 @@ def explain(error: Exception) -> str | None:
     if isinstance(error, OSError) and error.errno in FULL:
         return f"the disk is full{f' at {error.filename}' if error.filename else ''}; make room, continue with --resume"
     if isinstance(error, OSError) and error.errno in REFUSED and error.filename:
-        return f"{error.filename}: {error.strerror}; correct that, and continue a run with --resume"
+        return f"{error.filename}: {error.strerror}; fix this, and continue a run with --resume"
     text = " ".join(str(error).split())
     if out_of_memory(error):
         where = "GPU memory" if isinstance(error, torch.cuda.OutOfMemoryError) else "memory"
@@ -43,7 +43,7 @@ def explain(error: Exception) -> str | None:
     if isinstance(error, RuntimeError) and ("Bus error" in text or "shared memory" in text):
         return f"{MORE_SHARED_MEMORY} ({text})"
     if waited_in_vain(error):
-        return "another process of this run did not answer"  # `roll_call` finds out which
+        return "another process of this run did not answer"  # `roll_call` names it
     if isinstance(error, RuntimeError) and text.startswith("DataLoader worker") and "signal" in text:
-        return f"a data-loading process was ended, mostly for want of memory: lower DATALOADER.NUM_WORKERS ({text})"
+        return f"a data-loading process was killed, usually for lack of memory: lower DATALOADER.NUM_WORKERS ({text})"
     return None

@@ -1,4 +1,4 @@
-"""The optimizer, its clipping of gradients and its learning-rate schedule."""
+"""The optimizer, gradient clipping and the learning-rate schedule."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ MOMENTS = (
     "exp_avg_sq",
     "max_exp_avg_sq",
     "momentum_buffer",
-)  # an optimizer's tensors of a parameter's shape
+)  # optimizer state tensors with the parameter's shape
 STATE = (*MOMENTS, "step")
-MAX_STEPS = 2**24  # beyond which a float cannot count them
+MAX_STEPS = 2**24  # a float32 cannot count further
 UNDECAYED_NAMES = ("relative_position_bias_table", "absolute_pos_embed")
 
 
 def parameter_groups(cfg: CfgNode, model: nn.Module) -> list[dict]:
-    """The trainable parameters of `model`, grouped by learning rate and weight decay.
+    """Return the trainable parameters of `model`, grouped by learning rate and weight decay.
 
-    The backbone's rate is multiplied by SOLVER.BACKBONE_MULTIPLIER, that of its semantic layers also by
-    SEMANTIC_MULTIPLIER, that of biases by BIAS_LR_FACTOR. Norms decay by
-    SOLVER.WEIGHT_DECAY_NORM, embeddings by WEIGHT_DECAY_EMBED, biases by WEIGHT_DECAY_BIAS where that is set, position
-    tables not at all, the rest by WEIGHT_DECAY. SOLVER.NORM_PARAMETERS says what a norm is: the parameters of norm
-    "modules", or as in Semantic FPN's recipe those whose "names" hold "norm".
+    The learning rate of the backbone is multiplied by SOLVER.BACKBONE_MULTIPLIER, that of its semantic layers also by
+    SEMANTIC_MULTIPLIER, and that of biases by BIAS_LR_FACTOR. The weight decay is WEIGHT_DECAY_NORM for norms,
+    WEIGHT_DECAY_EMBED for embeddings, WEIGHT_DECAY_BIAS for biases if it is set, zero for position tables, and
+    WEIGHT_DECAY for all others. SOLVER.NORM_PARAMETERS selects norms by "modules" (parameters of norm layers) or by
+    "names" (parameters with "norm" in their name, as in the Semantic FPN recipe).
     """
     solver = cfg.SOLVER
     if solver.NORM_PARAMETERS not in ("modules", "names"):
@@ -77,7 +77,7 @@ def parameter_groups(cfg: CfgNode, model: nn.Module) -> list[dict]:
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-    """The optimizer that SOLVER.OPTIMIZER names, "ADAMW" or "SGD", over `parameter_groups`, with `add_clipping`."""
+    """Return the optimizer named by SOLVER.OPTIMIZER ("ADAMW" or "SGD") over `parameter_groups`, with clipping."""
     groups = parameter_groups(cfg, model)
     if cfg.SOLVER.OPTIMIZER == "ADAMW":
         optimizer = torch.optim.AdamW(groups, lr=cfg.SOLVER.BASE_LR, fused=True)
@@ -95,10 +95,10 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
 
 
 def decay_of(cfg: CfgNode) -> Callable[[int], float] | None:
-    """The factor on the learning rate at an iteration, without warm-up; None for a schedule that is none of ours.
+    """Return the learning-rate factor as a function of the iteration, without warm-up; None for other schedules.
 
-    "WarmupPolyLR": (1 - i / MAX_ITER)^POLY_LR_POWER, not below POLY_LR_CONSTANT_ENDING. "WarmupMultiStepLR", as
-    Detectron2's: GAMMA to the power of how many of STEPS are past.
+    "WarmupPolyLR" is (1 - i / MAX_ITER)^POLY_LR_POWER, at least POLY_LR_CONSTANT_ENDING. "WarmupMultiStepLR" is, as in
+    Detectron2, GAMMA raised to the number of STEPS that have passed.
     """
     solver = cfg.SOLVER
     if solver.LR_SCHEDULER_NAME == "WarmupPolyLR":
@@ -111,10 +111,10 @@ def decay_of(cfg: CfgNode) -> Callable[[int], float] | None:
 
 
 def build_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> LambdaLR | None:
-    """The schedule that SOLVER.LR_SCHEDULER_NAME names, stepped once an iteration; None for one that is none of ours.
+    """Return the schedule named by SOLVER.LR_SCHEDULER_NAME, stepped once per iteration; None for other schedules.
 
-    Over the first WARMUP_ITERS it is multiplied by a line from WARMUP_FACTOR to 1, or with a WARMUP_METHOD "constant"
-    by WARMUP_FACTOR.
+    During the first WARMUP_ITERS the rate is multiplied by a factor that rises linearly from WARMUP_FACTOR to 1, or
+    stays at WARMUP_FACTOR with the WARMUP_METHOD "constant".
     """
     decay = decay_of(cfg)
     if decay is None:
@@ -132,10 +132,10 @@ def build_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> LambdaLR 
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], kind: str, *, limit: Any, norm_type: float = 2.0) -> None:
-    """Clip gradients in place to `limit`, a number or a tensor, as the `kind` of SOLVER.CLIP_GRADIENTS.CLIP_TYPE says.
+    """Clip gradients in place to `limit` (a number or a tensor); `kind` is a value of SOLVER.CLIP_GRADIENTS.CLIP_TYPE.
 
-    "full_model" clips the norm of all gradients together, "norm" that of each parameter's gradient, "value" each of
-    their elements.
+    "full_model" clips the norm of all gradients together, "norm" the norm of each parameter's gradient, and "value"
+    each element.
     """
     if kind == "full_model":
         nn.utils.clip_grad_norm_(parameters, limit, norm_type)
@@ -147,9 +147,9 @@ def clip_gradients(parameters: Iterable[nn.Parameter], kind: str, *, limit: Any,
 
 
 def add_clipping(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-    """Let `optimizer` clip the gradients before each of its steps, as SOLVER.CLIP_GRADIENTS asks; returns it.
+    """Make `optimizer` clip the gradients before each step, as SOLVER.CLIP_GRADIENTS says, and return it.
 
-    So they are clipped in any trainer. Raises `UserError` for a CLIP_TYPE that there is not.
+    The clipping therefore works in any trainer. Raises `UserError` for an unknown CLIP_TYPE.
     """
     clip = cfg.SOLVER.CLIP_GRADIENTS
     if not clip.ENABLED:
@@ -160,7 +160,7 @@ def add_clipping(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> torch.optim.
         )
 
     def before_step(optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict) -> None:
-        # a fused optimizer takes gradients that are still multiplied by the scale of mixed precision
+        # with mixed precision a fused optimizer gets gradients that are still scaled
         scale = getattr(optimizer, "grad_scale", None)
         limit = clip.CLIP_VALUE if scale is None else clip.CLIP_VALUE * scale
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -171,10 +171,10 @@ def add_clipping(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> torch.optim.
 
 
 def load_optimizer_state(optimizer: torch.optim.Optimizer, state: Any) -> None:
-    """Take over an optimizer's state of each parameter, but not its settings: those are this run's config's.
+    """Restore the optimizer's state of each parameter, but not its settings, which come from this run's config.
 
-    Everything is checked before anything is loaded, and no two tensors share memory, as fused kernels write where a
-    tensor's shape lets them. Raises `UserError` where the state is not this optimizer's.
+    Everything is checked before anything is loaded. Loaded tensors share no memory, because fused kernels would write
+    into shared memory. Raises `UserError` if the state does not fit this optimizer.
     """
     message = (
         "the checkpoint's optimizer state does not fit: {}; resume with the settings and the model it was saved with"
@@ -187,15 +187,15 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, state: Any) -> None:
         order = [integer(index, "a parameter's number") for group in groups for index in group]
         states: dict[Any, Any] = dict(saved.section("state").values)
     except UserError as error:
-        raise UserError(message.format(f"it is no optimizer state ({error})")) from error
+        raise UserError(message.format(f"it is not an optimizer state ({error})")) from error
     saved_sizes = [len(group) for group in groups]
     if saved_sizes != sizes or len(set(order)) != len(order):
         raise UserError(message.format(f"it has groups of {saved_sizes} parameters, this run's has {sizes}"))
-    wanted = [name for name in STATE if name in expected_state(optimizer)]
+    expected = [name for name in STATE if name in expected_state(optimizer)]
     if states and set(states) != set(order):
         raise UserError(message.format(f"it holds {len(states)} of {len(order)} parameters"))
     for index, parameter in zip(order, parameters, strict=True):
-        for problem in state_problems(states.get(index, {}), parameter, wanted) if states else ():
+        for problem in state_problems(states.get(index, {}), parameter, expected) if states else ():
             raise UserError(message.format(f"parameter {index}: {problem}"))
     owner = Owner()
     states = {
@@ -204,14 +204,14 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, state: Any) -> None:
         if states
     }
     indices = iter(order)
-    own_groups = [{**group, "params": [next(indices) for _ in group["params"]]} for group in optimizer.param_groups]
-    optimizer.load_state_dict({"state": states, "param_groups": own_groups})
+    run_groups = [{**group, "params": [next(indices) for _ in group["params"]]} for group in optimizer.param_groups]
+    optimizer.load_state_dict({"state": states, "param_groups": run_groups})
 
 
 def matching(name: str, value: Any, parameter: nn.Parameter, owner: Owner) -> Any:
-    """Return an entry of a parameter's state as the optimizer takes it: tensors in memory of their own.
+    """Return an entry of a parameter's state in the form the optimizer needs: a tensor that shares no memory.
 
-    One of the parameter's shape is laid out as the parameter is, a count of steps is a tensor.
+    A tensor of the parameter's shape also gets the parameter's memory layout. The step count becomes a tensor.
     """
     if name == "step":
         return torch.tensor(float(value))
@@ -224,7 +224,7 @@ def matching(name: str, value: Any, parameter: nn.Parameter, owner: Owner) -> An
 
 
 def expected_state(optimizer: torch.optim.Optimizer) -> tuple[str, ...]:
-    """The names of what an optimizer keeps for each parameter."""
+    """Return the names of the state that an optimizer keeps for each parameter."""
     if isinstance(optimizer, torch.optim.AdamW):
         return ("step", "exp_avg", "exp_avg_sq")
     if isinstance(optimizer, torch.optim.SGD) and optimizer.defaults["momentum"]:
@@ -232,12 +232,12 @@ def expected_state(optimizer: torch.optim.Optimizer) -> tuple[str, ...]:
     return ()
 
 
-def state_problems(state: Any, parameter: nn.Parameter, wanted: list[str]) -> Iterator[str]:
-    """What is wrong with the saved state of one parameter."""
+def state_problems(state: Any, parameter: nn.Parameter, expected: list[str]) -> Iterator[str]:
+    """Yield the problems of one parameter's saved state, which needs the entries `expected`."""
     if not isinstance(state, dict):
         yield f"expected a dict, got a {type(state).__name__}"
         return
-    if missing := [name for name in wanted if name not in state]:
+    if missing := [name for name in expected if name not in state]:
         yield f"{missing[0]} is missing"
     for name, value in state.items():
         if name == "step":
@@ -246,29 +246,29 @@ def state_problems(state: Any, parameter: nn.Parameter, wanted: list[str]) -> It
             yield f"{name} has the shape {tuple(getattr(value, 'shape', ()))}, the parameter {tuple(parameter.shape)}"
         elif isinstance(value, Tensor):
             if value.layout != torch.strided or value.is_meta or value.is_quantized:
-                yield f"{name} is no dense tensor"
+                yield f"{name} is not a dense tensor"
             elif not value.is_floating_point():
                 yield f"{name} is {value.dtype}, expected floating-point numbers"
             elif name not in MOMENTS and value.numel() != 1:
                 yield f"{name} has the shape {tuple(value.shape)}, expected one number"
             elif name in MOMENTS and not is_usable_moment(name, value.float()):
-                yield f"{name} holds values after which no weight is finite; go on from an earlier checkpoint"
+                yield f"{name} holds values that would make the weights infinite; resume from an earlier checkpoint"
         elif value is not None and not isinstance(value, (bool, int, float)):
             yield f"{name} is a {type(value).__name__}"
 
 
 def is_usable_moment(name: str, value: Tensor) -> bool:
-    """Return whether the next step can leave the weights finite: an infinite mean square stops a weight, no more."""
+    """Return whether the weights stay finite in the next step; an infinite mean square only freezes a weight."""
     if name.endswith("_sq"):
-        return bool((value >= 0).all())  # which is false of NaN
+        return bool((value >= 0).all())  # false for NaN
     return bool(value.isfinite().all())
 
 
 def step_problems(value: Any) -> Iterator[str]:
-    """What is wrong with a saved count of an optimizer's steps."""
+    """Yield the problems of an optimizer's saved step count."""
     if isinstance(value, Tensor):
         if value.layout != torch.strided or value.is_meta or value.is_quantized:
-            yield "step is no dense tensor"
+            yield "step is not a dense tensor"
         elif value.numel() != 1:
             yield f"step has the shape {tuple(value.shape)}, expected one number"
         elif value.is_complex():
@@ -280,7 +280,7 @@ def step_problems(value: Any) -> Iterator[str]:
 
 
 def load_scheduler_state(scheduler: LRScheduler, state: Any) -> None:
-    """Take over how far a schedule has come; base rates and shape are this run's config's."""
+    """Restore the position of a schedule; its base rates and shape come from this run's config."""
     epoch = Section.of(state, "the checkpoint's learning-rate schedule").integer("last_epoch", low=0)
     scheduler.last_epoch = epoch
     scheduler._step_count = epoch + 1
@@ -290,10 +290,10 @@ def load_scheduler_state(scheduler: LRScheduler, state: Any) -> None:
 
 
 def scheduled_rates(scheduler: LRScheduler) -> list[Any]:
-    """The learning rate of each group at `scheduler.last_epoch`."""
+    """Return the learning rate of each group at `scheduler.last_epoch`."""
     if isinstance(scheduler, LambdaLR):
         return [
             base * factor(scheduler.last_epoch)
             for base, factor in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
         ]
-    return scheduler.get_lr()  # Detectron2's, which are functions of the iteration too
+    return scheduler.get_lr()  # Detectron2's schedulers, which also depend on the iteration alone

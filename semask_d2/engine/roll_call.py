@@ -1,7 +1,7 @@
-"""Naming the processes of a job that no longer answer, once an exchange has run out of time.
+"""Naming the processes of a job that no longer answer after an exchange has timed out.
 
-A process that is stopped, or whose machine is gone, is waited for until the process group's time limit, 30 minutes by
-default. The others then leave a word in the group's store, and one of them says whose is missing.
+If a process is stopped, or its machine is gone, the others wait for the process group's time limit, 30 minutes by
+default. Each of them then writes to the group's store, and one of them reports which ranks did not.
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ from typing import Any
 import torch.distributed as dist
 
 ANSWER_SECONDS = 10.0
-TIMED_OUT = re.compile(r"Timed out waiting (\d+)ms for \w+ operation")  # as gloo says it
+TIMED_OUT = re.compile(r"Timed out waiting (\d+)ms for \w+ operation")  # gloo's message
 PRESENT, SAID = "semask_d2/present", "semask_d2/said"
 
 
 def waited_in_vain(error: BaseException) -> float | None:
-    """Return after how many seconds an exchange between processes was given up, if `error` is that."""
+    """Return the seconds after which an exchange between processes timed out; None if `error` is not a timeout."""
     match = TIMED_OUT.search(str(error)) if isinstance(error, RuntimeError) else None
     return int(match[1]) / 1000 if match else None
 
 
 def describe(error: BaseException) -> str:
-    """Return a line that names the processes which do not answer, on one of the others; "" on the rest of them."""
+    """Return, on one answering process, a line that names the processes that do not answer; "" on all others."""
     seconds = waited_in_vain(error) or 0
     absent: list[int] = []
-    with suppress(RuntimeError, ValueError, AttributeError):  # there is no group, or its store has gone
+    with suppress(RuntimeError, ValueError, AttributeError):  # there is no group, or its store is gone
         store, rank, size = dist.distributed_c10d._get_default_store(), dist.get_rank(), dist.get_world_size()
         absent = missing(store, rank, size)
         if rank != min(set(range(size)) - set(absent)):
-            if 0 not in absent:  # a launcher ends all once the first has ended
+            if 0 not in absent:  # a launcher ends all processes once the first has ended
                 _within(ANSWER_SECONDS, lambda: store.wait([SAID]))
                 time.sleep(ANSWER_SECONDS / 20)
             return ""
@@ -41,15 +41,15 @@ def describe(error: BaseException) -> str:
             _within(1, lambda: store.set(SAID, "1"))
     who = f"process{'es' if len(absent) > 1 else ''} {', '.join(map(str, absent))}" if absent else "another process"
     return (
-        f"{who} of this run did not answer within {seconds:.0f} s: stopped, hung, or its machine is gone; end what is "
-        "left of it, and continue with --resume"
+        f"{who} of this run did not answer within {seconds:.0f} s: stopped, hung, or its machine is gone; end its "
+        "remaining processes, and continue with --resume"
     )
 
 
 def missing(store: Any, rank: int, size: int) -> list[int]:
-    """Return the ranks that leave no word in `store` within ANSWER_SECONDS; all of them call it, as far as they can.
+    """Return the ranks that do not write to `store` within ANSWER_SECONDS; every reachable rank calls this.
 
-    Rank 0, which keeps the store, is missing where the store itself does not answer.
+    Rank 0 hosts the store, so it is missing if the store itself does not answer.
     """
     answers = [False] * size
     end = time.monotonic() + ANSWER_SECONDS
@@ -66,7 +66,7 @@ def missing(store: Any, rank: int, size: int) -> list[int]:
 
 
 def _within(seconds: float, function: Any) -> None:
-    """Call `function` for no longer than so; it goes on in a thread that nothing waits for, and its errors are lost."""
+    """Call `function` and wait at most `seconds`; after that its daemon thread continues and its errors are ignored."""
 
     def guarded() -> None:
         with suppress(RuntimeError):

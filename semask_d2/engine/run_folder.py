@@ -1,4 +1,4 @@
-"""A job's output folder before it starts: nothing in it is lost, and nothing is written outside of it."""
+"""Preparing a job's output folder so that nothing in it is lost and nothing is written outside of it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ RUN_FILE = re.compile(
     r"|trackers\.json|events\.out\.tfevents\..+|non_finite_batch(_rank\d+)?\.pth"
 )
 PICTURE = re.compile(r"\d{7,}_.+\.png|curves\.png")
-CONFIG_KEYS = ("DATALOADER", "DATASETS", "MODEL", "OUTPUT_DIR", "SOLVER", "TEST", "VERSION")  # of any whole config
+CONFIG_KEYS = ("DATALOADER", "DATASETS", "MODEL", "OUTPUT_DIR", "SOLVER", "TEST", "VERSION")  # in every full config
 LOGS = "log.txt*"
 EVALUATIONS = (FOLDER, f"{FOLDER}/*", f"{FOLDER}/{AVERAGED}/*")
 WRITTEN_BY_TRAINING = (
@@ -38,11 +38,11 @@ WRITTEN_BY_TRAINING = (
 
 
 def prepare(folder: str, *, training: bool, resume: bool) -> str:
-    """Make the output folder of a job and see that it may be written to; the main process calls it.
+    """Create the output folder of a job and check that it is writable; only the main process calls this.
 
-    A training locks it, and one that does not resume moves an earlier run aside. Returns a line for the log, or "".
-    Raises `UserError` where another training is at work there, where a link leads out of the folder, or where a file
-    of the user would be overwritten.
+    Training locks the folder, and moves an earlier run aside unless it resumes. Returns a line for the log, or "".
+    Raises `UserError` if another run is training in the folder, if a link leads out of it, or if one of the user's
+    files would be overwritten.
     """
     require_writable(folder, "OUTPUT_DIR")
     line = ""
@@ -52,22 +52,22 @@ def prepare(folder: str, *, training: bool, resume: bool) -> str:
             set_aside(folder)
         require_run_config(Path(folder, CONFIG_NAME))
     require_enclosed(folder, (LOGS, *EVALUATIONS, *(WRITTEN_BY_TRAINING if training else ())))
-    for path in (*Path(folder).glob(LOGS), Path(folder, METRICS_NAME)):  # which are appended to
+    for path in (*Path(folder).glob(LOGS), Path(folder, METRICS_NAME)):  # these are appended to
         require_regular(path)
     remove_stale(folder)
     return line
 
 
 def set_aside(folder: str) -> None:
-    """Move the files of an earlier run in `folder` to `folder/previous_N`, so that a new one overwrites nothing."""
+    """Move the files of an earlier run in `folder` to `folder/previous_N`, so that a new run overwrites nothing."""
     old = list(run_files(Path(folder)))
     if not any(MODEL_FILE.fullmatch(path.name) for path in old):
-        return  # nothing that took work to make
+        return  # without a checkpoint there is nothing worth keeping
     print(f"{folder} held an earlier run: moved to {move_aside(folder, old)} (use --resume to continue one)")
 
 
 def run_files(folder: Path) -> Iterator[Path]:
-    """The files in `folder` that a run writes, and no others."""
+    """Yield the files in `folder` that a run writes, and no others."""
     for path in sorted(folder.iterdir()):
         if path.name == CONFIG_NAME:
             if is_run_config(path):
@@ -83,7 +83,7 @@ def run_files(folder: Path) -> Iterator[Path]:
 
 
 def write_config(cfg: CfgNode) -> None:
-    """Write `config.yaml` into the output folder, so that the run can be evaluated and drawn by itself."""
+    """Write `config.yaml` to the output folder, which then suffices to evaluate the run and to predict with it."""
     path = Path(cfg.OUTPUT_DIR, CONFIG_NAME)
     require_run_config(path)
     with atomic_write(path) as file:
@@ -91,15 +91,15 @@ def write_config(cfg: CfgNode) -> None:
 
 
 def require_run_config(path: Path) -> None:
-    """Raise `UserError` where there is a file at `path` that no run wrote."""
+    """Raise `UserError` if there is a file at `path` that no run wrote."""
     if os.path.lexists(path) and not is_run_config(path):
         raise UserError(
-            f"{path}: no run wrote this file, and a training would overwrite it; rename it or choose another OUTPUT_DIR"
+            f"{path}: no run wrote this file, and training would overwrite it; rename it or choose another OUTPUT_DIR"
         )
 
 
 def is_run_config(path: Path) -> bool:
-    """Return whether a file holds a whole config, as a run writes it and nobody does by hand."""
+    """Return whether a file holds a full config, which only runs write."""
     try:
         text = require_regular(path).read_text(encoding="utf-8", errors="replace")
     except (OSError, UserError):

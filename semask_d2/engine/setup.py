@@ -1,4 +1,4 @@
-"""What a job does first: its output folder, its log, its seeds, and a summary of what it is about to do."""
+"""Setup of a job: its output folder, its log, its seeds, and a summary of the job for the log."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from semask_d2.utils.errors import printable
 logger = logging.getLogger(__name__)
 
 LOGGERS = ("fvcore", "detectron2", "semask_d2")
-LIBRARY = {True: "torchvision", False: "plain"}  # what convolves on a GPU, and on a CPU
-DETAIL = {"detail": True}  # `extra` of a record that goes to log.txt alone
+LIBRARY = {True: "torchvision", False: "plain"}  # implementation of deformable convolution on GPUs and on CPUs
+DETAIL = {"detail": True}  # `extra` of a record that is written only to log.txt
 
 
 def setup(cfg: CfgNode, *, training: bool, resume: bool) -> None:
-    """Start a job's output folder, log and seeds; a training that does not resume moves an earlier run aside.
+    """Set up a job's output folder, log and seeds; training without `resume` moves an earlier run aside.
 
-    A training locks the folder, which `Trainer.train` gives back; see `locking`.
-    A rank's seed is SEED plus its number; a negative SEED takes random ones.
+    Training locks the folder, and `Trainer.train` releases it; see `locking`. Each rank is seeded with SEED plus its
+    rank; a negative SEED means random seeds.
     """
     folder, rank = cfg.OUTPUT_DIR, comm.get_rank()
     line = run_folder.prepare(folder, training=training, resume=resume) if comm.is_main_process() else ""
@@ -55,7 +55,7 @@ def setup(cfg: CfgNode, *, training: bool, resume: bool) -> None:
 
 
 def end_logs() -> None:
-    """Take away the handlers of an earlier `setup` in this process, so that each of several jobs has its own log."""
+    """Remove the handlers of an earlier `setup` in this process, so that each job has its own log."""
     for name in LOGGERS:
         log = logging.getLogger(name)
         log.handlers[:] = [handler for handler in log.handlers if _printable not in handler.filters]
@@ -63,13 +63,13 @@ def end_logs() -> None:
 
 
 def set_product_precision(cfg: CfgNode) -> None:
-    """Let fp32 products be as precise as FLOAT32_PRECISION says: "high" is TF32 on a GPU."""
+    """Set the precision of fp32 matrix products to FLOAT32_PRECISION; "high" means TF32 on a GPU."""
     if cfg.FLOAT32_PRECISION:
         torch.set_float32_matmul_precision(cfg.FLOAT32_PRECISION)
 
 
 def _printable(record: logging.LogRecord) -> bool:
-    """Spell out control characters, which file names may hold, and let the record pass."""
+    """Escape control characters, which file names may contain, and accept the record."""
     record.msg, record.args = printable(record.getMessage()), ()
     return True
 
@@ -85,10 +85,10 @@ def _is_no_detail(record: logging.LogRecord) -> bool:
 def summary(
     cfg: CfgNode, model: nn.Module, image_counts: Mapping[str, int], *, training: bool, resume: bool = False
 ) -> str:
-    """What a run is about to do, in a dozen lines; `image_counts` are the images of each data set."""
+    """Return a summary of the run in a dozen lines; `image_counts` holds the number of images of each dataset."""
     solver, head = cfg.SOLVER, cfg.MODEL.SEM_SEG_HEAD
     parameters = sum(p.numel() for p in model.parameters())
-    learning = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     device = str(next(model.parameters()).device)
     if device.startswith("cuda"):
         device = f"{device} ({torch.cuda.get_device_name(device)})"
@@ -99,8 +99,8 @@ def summary(
         return ", ".join(f"{name} ({image_counts[name]} images)" for name in names if name in image_counts) or "none"
 
     size = f"{parameters / 1e6:.1f} M parameters"
-    if training and learning < parameters:
-        size += f", of which {learning / 1e6:.1f} M learn"
+    if training and trainable < parameters:
+        size += f", {trainable / 1e6:.1f} M trainable"
     rows = {
         "model": f"{cfg.MODEL.META_ARCHITECTURE} on {cfg.MODEL.BACKBONE.NAME}, {size}, {head.NUM_CLASSES} classes",
         "weights": (cfg.MODEL.WEIGHTS or "random") + (", or the run's last checkpoint (--resume)" if resume else ""),
@@ -125,7 +125,7 @@ def summary(
 
 
 def computation(cfg: CfgNode, device: torch.device, *, training: bool) -> str:
-    """In which dtype products are computed, by which attention and deformable operators, and whether compiled."""
+    """Describe the dtype of matrix products, the attention and deformable operators, and the compilation."""
     mixed = autocast_dtype(device, enabled=training and cfg.SOLVER.AMP.ENABLED)
     dtype = Execution.from_config(cfg).dtype(device, training=training) or mixed or torch.float32
     name = str(dtype).removeprefix("torch.")
@@ -147,7 +147,7 @@ def computation(cfg: CfgNode, device: torch.device, *, training: bool) -> str:
 
 
 def operator(refusal: str, otherwise: str, device: torch.device) -> str:
-    """Name what an operator computes by: Triton, once its first use was checked, or `otherwise`, on a GPU with why."""
+    """Return the implementation an operator uses: Triton after its check, else `otherwise`, on GPUs with a reason."""
     if not refusal:
         return "Triton (checked)"
     return f"{otherwise} ({refusal})" if device.type == "cuda" else otherwise

@@ -1,6 +1,7 @@
-"""Stopping a run by a signal: Ctrl-C, or what a scheduler or a closed terminal sends, keeps the work that is done.
+"""Stopping a run by a signal (Ctrl-C, a scheduler, a closed terminal) without losing finished work.
 
-A process of a training only notes the signal; the trainer looks after each step, and all ranks stop after the same one.
+A training process only records the signal. The trainer checks for it after each step, and all ranks stop after the
+same step.
 """
 
 from __future__ import annotations
@@ -19,19 +20,19 @@ SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP"
 
 
 class Stopped(UserError):
-    """A run that was ended by a signal, after its checkpoint was written."""
+    """Error for a run that a signal ended, raised after its checkpoint was written."""
 
     exit_code = 130
 
 
 class StopRequest:
-    """Whether this process was asked to stop. A second Ctrl-C does not wait for the step's end."""
+    """The request to stop this process, if one has arrived. A second Ctrl-C ends it without finishing the step."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
 
     def note(self, number: int, _: FrameType | None) -> None:
-        """Handle a signal."""
+        """Handle a signal by recording it."""
         if number == signal.SIGINT and self.signal == signal.SIGINT:
             raise KeyboardInterrupt
         if number == signal.SIGINT:
@@ -40,7 +41,7 @@ class StopRequest:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Within it signals are noted; afterwards their handlers are what they were. Only the main thread can."""
+        """Record signals within the block, then restore their handlers. Has an effect only in the main thread."""
         try:
             before = {number: signal.signal(number, self.note) for number in SIGNALS}
         except ValueError:  # threads cannot handle signals
@@ -54,7 +55,7 @@ class StopRequest:
 
 @contextmanager
 def passing_signals_on() -> Iterator[None]:
-    """Within it, a launcher hands signals to the processes it started, and goes on waiting for them."""
+    """Pass signals on to the processes that this launcher started, which keeps waiting for them."""
 
     def pass_on(number: int, _: FrameType | None) -> None:
         for child in multiprocessing.active_children():

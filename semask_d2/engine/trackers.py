@@ -1,8 +1,8 @@
-"""Experiment trackers beside tensorboard: what a training records goes to Weights & Biases or MLflow as well.
+"""Experiment trackers besides TensorBoard: logging a run to Weights & Biases or MLflow.
 
-Their libraries are the extras "wandb" and "mlflow". Where they put what they get, and who one is there, is theirs to
-say: WANDB_PROJECT, WANDB_MODE, MLFLOW_TRACKING_URI, MLFLOW_EXPERIMENT_NAME and so on. A resumed run goes on in the
-tracker's run that it began.
+Their libraries are the extras "wandb" and "mlflow". Server, project and account are configured with the libraries'
+environment variables: WANDB_PROJECT, WANDB_MODE, MLFLOW_TRACKING_URI, MLFLOW_EXPERIMENT_NAME and so on. A resumed run
+continues its run in the tracker.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from semask_d2.utils.nested import flattened
 
 logger = logging.getLogger(__name__)
 
-IDS_FILE = "trackers.json"  # of a run folder: each tracker's number for the run
-MLFLOW_LETTERS = re.compile(r"[^\w\-. :/]")  # those that a metric's name cannot have
-RUN_ID = re.compile(r"\w[\w .@+=~-]{0,127}")  # no path, and nothing that a path could begin with
+IDS_FILE = "trackers.json"  # in a run folder: each tracker's id of the run
+MLFLOW_LETTERS = re.compile(r"[^\w\-. :/]")  # characters that MLflow does not allow in metric names
+RUN_ID = re.compile(r"\w[\w .@+=~-]{0,127}")  # neither a path nor the start of one
 WINDOW = 20  # iterations whose median is recorded, as in metrics.json
-PARAMETER_LENGTH = 500  # letters that every MLflow server takes
+PARAMETER_LENGTH = 500  # characters that every MLflow server accepts
 
 
 class Tracker(EventWriter):
-    """Hands new scalars and pictures to a tracker's library, which `library` names.
+    """Writes new scalars and images to an experiment tracker, using the library named by `library`.
 
-    The tracker's run begins with the first write; what it refuses then is a `UserError`, as nothing is lost yet. Later
-    refusals, of a network mostly, are one warning and never end a training.
+    The first write starts the tracker's run. If that fails, it raises `UserError`, as no work is lost yet. A later
+    failure, mostly of the network, is logged as one warning and never ends the training.
     """
 
     library = ""
@@ -50,7 +50,7 @@ class Tracker(EventWriter):
         self.module = import_extra(self.library)
         self.run: Any = None
         self.last_iteration = -1
-        self.last_picture = -1
+        self.last_image = -1
         self.failed = False
 
     def write(self) -> None:
@@ -59,11 +59,11 @@ class Tracker(EventWriter):
         if self.run is None:
             try:
                 self.begin(read_ids(self.cfg.OUTPUT_DIR).get(self.library))
-            except Exception as error:  # of whatever type the library's are
+            except Exception as error:  # libraries raise errors of any type
                 reason = " ".join(str(error).split())
                 raise UserError(
                     f'TRACKERS: "{self.library}" does not start ({type(error).__name__}: {reason}); see its '
-                    "documentation, or leave it out"
+                    "documentation, or remove it from TRACKERS"
                 ) from error
             write_id(self.cfg.OUTPUT_DIR, self.library, self.run_id)
         storage = get_event_storage()
@@ -71,49 +71,49 @@ class Tracker(EventWriter):
         for name, (value, iteration) in storage.latest_with_smoothing_hint(WINDOW).items():
             if iteration > self.last_iteration:
                 new.setdefault(iteration, {})[name] = value
-        pictures = [entry for entry in storage._vis_data if entry[2] > self.last_picture]
+        images = [entry for entry in storage._vis_data if entry[2] > self.last_image]
         self.last_iteration = max(new, default=self.last_iteration)
-        self.last_picture = max((iteration for *_, iteration in pictures), default=self.last_picture)
+        self.last_image = max((iteration for *_, iteration in images), default=self.last_image)
         try:
             for iteration, scalars in sorted(new.items()):
                 self.put_scalars(scalars, iteration)
-            for name, picture, iteration in pictures:
-                self.put_picture(name, np.asarray(picture).transpose(1, 2, 0), iteration)
+            for name, image, iteration in images:
+                self.put_image(name, np.asarray(image).transpose(1, 2, 0), iteration)
         except Exception as error:
             self.failed = True
-            logger.warning("%s takes nothing more: %s: %s", self.library, type(error).__name__, error)
+            logger.warning("%s is switched off after an error: %s: %s", self.library, type(error).__name__, error)
 
     def close(self) -> None:
         if self.run is not None:
             try:
                 self.end()
             except Exception as error:
-                logger.warning("%s did not end well: %s: %s", self.library, type(error).__name__, error)
+                logger.warning("%s could not finish its run: %s: %s", self.library, type(error).__name__, error)
 
     def begin(self, run_id: str | None) -> None:
-        """Set `run`: a new one, or that of `run_id` to go on with."""
+        """Set `run` to a new run, or to the run `run_id` to continue it."""
         raise NotImplementedError
 
     @property
     def run_id(self) -> str:
-        """What the tracker calls its run."""
+        """Identifier of the run in the tracker."""
         raise NotImplementedError
 
     def put_scalars(self, scalars: Mapping[str, float], iteration: int) -> None:
-        """Record numbers of one iteration."""
+        """Record the scalars of one iteration."""
         raise NotImplementedError
 
-    def put_picture(self, name: str, picture: np.ndarray, iteration: int) -> None:
-        """Record an RGB picture (H, W, 3)."""
+    def put_image(self, name: str, image: np.ndarray, iteration: int) -> None:
+        """Record an RGB image (H, W, 3)."""
         raise NotImplementedError
 
     def end(self) -> None:
-        """Send off what is left."""
+        """Send the remaining data and end the run."""
         raise NotImplementedError
 
 
 class WandbTracker(Tracker):
-    """Weights & Biases. The iteration is a field of its own, as a resumed run repeats some, which a step cannot."""
+    """Weights & Biases. The iteration is logged as a metric, as a resumed run repeats some and steps must increase."""
 
     library = "wandb"
 
@@ -132,15 +132,15 @@ class WandbTracker(Tracker):
     def put_scalars(self, scalars: Mapping[str, float], iteration: int) -> None:
         self.run.log({**scalars, "iteration": iteration})
 
-    def put_picture(self, name: str, picture: np.ndarray, iteration: int) -> None:
-        self.run.log({name: self.module.Image(picture), "iteration": iteration})
+    def put_image(self, name: str, image: np.ndarray, iteration: int) -> None:
+        self.run.log({name: self.module.Image(image), "iteration": iteration})
 
     def end(self) -> None:
         self.run.finish()
 
 
 class MlflowTracker(Tracker):
-    """MLflow; letters that a name there cannot have become underscores."""
+    """MLflow; characters that it does not allow in names become underscores."""
 
     library = "mlflow"
 
@@ -162,8 +162,8 @@ class MlflowTracker(Tracker):
         metrics = [metric(MLFLOW_LETTERS.sub("_", name), value, now, iteration) for name, value in scalars.items()]
         self.client.log_batch(self.run_id, metrics=metrics)
 
-    def put_picture(self, name: str, picture: np.ndarray, iteration: int) -> None:
-        self.client.log_image(self.run_id, picture, key=MLFLOW_LETTERS.sub("_", name), step=iteration)
+    def put_image(self, name: str, image: np.ndarray, iteration: int) -> None:
+        self.client.log_image(self.run_id, image, key=MLFLOW_LETTERS.sub("_", name), step=iteration)
 
     def end(self) -> None:
         self.module.end_run()
@@ -173,12 +173,12 @@ TRACKERS: dict[str, type[Tracker]] = {tracker.library: tracker for tracker in (W
 
 
 def build_trackers(cfg: CfgNode) -> list[Tracker]:
-    """The writers that TRACKERS names; `UserError`, naming the extra, where a library is missing."""
+    """Return the trackers named by TRACKERS; raises `UserError` with the extra to install if a library is missing."""
     return [TRACKERS[name](cfg) for name in cfg.TRACKERS]
 
 
 def import_extra(library: str) -> ModuleType:
-    """A tracker's library, which is an extra of this package."""
+    """Import and return a tracker's library, which is an extra of this package."""
     try:
         return importlib.import_module(library)
     except ImportError as error:
@@ -186,10 +186,10 @@ def import_extra(library: str) -> ModuleType:
 
 
 def read_ids(folder: str | os.PathLike) -> dict[str, str]:
-    """Each tracker's number for the run of a folder; empty where it has none.
+    """Return the run ids of the trackers that a run folder has stored, by library.
 
-    What is damaged, or cannot be a number that a tracker gave, is left out with a warning: a tracker's library takes
-    the number for the name of a folder.
+    Ids that are damaged or invalid are skipped with a warning, because a tracker's library uses the id as a folder
+    name.
     """
     path = Path(folder, IDS_FILE)
     try:
@@ -197,15 +197,15 @@ def read_ids(folder: str | os.PathLike) -> dict[str, str]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, RecursionError, UserError) as error:
-        logger.warning("%s is left out, trackers begin new runs: %s", path, error)
+        logger.warning("%s is ignored, and trackers start new runs: %s", path, error)
         return {}
-    good = {name: number for name, number in ids.items() if isinstance(number, str) and RUN_ID.fullmatch(number)}
-    for name in ids.keys() - good.keys():
-        logger.warning("%s: %s: expected a run's number, got %s; a new run begins", path, shown(name), shown(ids[name]))
-    return good
+    valid = {name: run_id for name, run_id in ids.items() if isinstance(run_id, str) and RUN_ID.fullmatch(run_id)}
+    for name in ids.keys() - valid.keys():
+        logger.warning("%s: %s: expected a run id, got %s; a new run starts", path, shown(name), shown(ids[name]))
+    return valid
 
 
 def write_id(folder: str | os.PathLike, library: str, run_id: str) -> None:
-    """Keep a tracker's number for the run of a folder."""
+    """Store a tracker's run id in the run folder."""
     with atomic_write(Path(folder, IDS_FILE)) as file:
         json.dump({**read_ids(folder), library: run_id}, file)

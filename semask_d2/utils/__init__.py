@@ -1,1 +1,1 @@
-"""What every part of the project uses: errors, safe writing of files, lookup by name, run folders, drawing."""
+"""Utilities for the whole project: errors, safe writing of files, lookup by name, run folders, drawing."""

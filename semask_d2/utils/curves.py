@@ -1,4 +1,4 @@
-"""Learning curves of a run: losses, mIoU and learning rate over the iterations, as pixels or as SVG."""
+"""Learning curves of a run: losses, metrics and learning rate over the iterations, as pixels or as SVG."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import numpy as np
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-PICTURE_PLOT, PAGE_PLOT = (7, 4), (4.4, 3)  # inches of one plot; a page makes them smaller
-MARKED_POINTS = 30  # a series of fewer gets a mark at each
-MAX_POINTS = 1000  # of a series; more cannot be told apart in a plot, and fill a page
+PICTURE_PLOT, PAGE_PLOT = (7, 4), (4.4, 3)  # inches of one plot; a page has smaller ones
+MARKED_POINTS = 30  # shorter series get a marker at each point
+MAX_POINTS = 1000  # of a series; more cannot be distinguished in a plot, and bloat a page
 Records = Mapping[int, Mapping[str, float]]
 
 
 def draw_curves(records: Records) -> np.ndarray:
-    """The last layer's loss parts, mIoU and learning rate over the iterations: RGB uint8 (H, W, 3)."""
+    """Draw the last layer's losses, the metrics and the learning rate over the iterations: RGB uint8 (H, W, 3)."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     canvas = FigureCanvasAgg(_figure(records, PICTURE_PLOT))
@@ -28,14 +28,14 @@ def draw_curves(records: Records) -> np.ndarray:
 
 
 def curves_as_svg(records: Records) -> str:
-    """The same as an `<svg>` element for a page: transparent, text as text, the same for the same records."""
+    """Return the curves as an `<svg>` element for a page: transparent, with real text, and reproducible."""
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 
-    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))  # each would come with the address of its definition
+    no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))  # each would add the URL of its definition
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "curves"}):
         figure, file = _figure(records, PAGE_PLOT), io.StringIO()
-        FigureCanvasSVG(figure).print_svg(file, metadata=nothing)
+        FigureCanvasSVG(figure).print_svg(file, metadata=no_metadata)
     text = file.getvalue()
     return text[text.index("<svg") :]
 
@@ -62,10 +62,10 @@ def _figure(records: Records, plot_size: tuple[float, float]) -> Figure:
             points = [(iteration, record[name]) for iteration, record in records.items() if name in record]
             points = points[:: math.ceil(len(points) / MAX_POINTS)]
             marker = "o" if len(points) < MARKED_POINTS else None
-            label = name.replace("$", r"\$")  # which would begin a formula
+            label = name.replace("$", r"\$")  # $ would start a formula
             axes.plot(*zip(*points, strict=True), label=label, marker=marker, markersize=3)
             has_positive |= any(value > 0 for _, value in points)
-        axes.set_xlim(min(records) - margin, max(records) + margin)  # as of the others
+        axes.set_xlim(min(records) - margin, max(records) + margin)  # equal for all plots
         axes.set(title=title, xlabel="iteration", yscale="log" if title == "loss" and has_positive else "linear")
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)

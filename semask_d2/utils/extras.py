@@ -1,4 +1,4 @@
-"""How to install the libraries of an extra of this package, in the words of an error message."""
+"""Installation commands for the extras of this package, for error messages."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ REQUIREMENT = re.compile(r"""(?P<name>[\w.-]+)[^;]*;\s*extra\s*==\s*["'](?P<extr
 
 
 def install_command(extra: str) -> str:
-    """Return the command that installs the libraries which the extra lists.
+    """Return the command that installs the libraries of an extra.
 
-    It does not name this package, which no index is promised to have. Where the package is not installed but lies on
-    the path, its list is unknown, and the command is that of a clone.
+    The command does not name this package, as it may not be on any package index. If the package is not installed but
+    only on the path, the libraries are unknown, and the command is the one for a clone.
     """
     try:
         lines = requires(DISTRIBUTION) or []
     except PackageNotFoundError:
         lines = []
-    found = [match for line in lines if (match := REQUIREMENT.fullmatch(line.strip()))]
-    names = sorted({match["name"] for match in found if match["extra"] == extra and match["name"] != DISTRIBUTION})
+    matches = [match for line in lines if (match := REQUIREMENT.fullmatch(line.strip()))]
+    names = sorted({match["name"] for match in matches if match["extra"] == extra and match["name"] != DISTRIBUTION})
     return f"pip install {' '.join(names)}" if names else f'pip install -e ".[{extra}]" in a clone of this project'

@@ -1,4 +1,4 @@
-"""Writing files so that a reader, or a crash, never meets half of one, and which files may be read at all."""
+"""Atomic writing of files, so that no reader and no crash leaves half a file, and checks of the files to read."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from typing import IO
 from semask_d2.utils.errors import UnreadableFile, UserError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
-BROKEN = (errno.EIO, errno.EROFS, errno.EFBIG)  # of the disk or the file system, whatever was being written
+BROKEN = (errno.EIO, errno.EROFS, errno.EFBIG)  # failures of the disk or the file system, for any file
 PROBE_BYTES = 2**20
-MAX_NAME_BYTES = 200  # of a name that becomes a folder's or a file's, with room for an ending
+MAX_NAME_BYTES = 200  # of a file or folder name, which leaves room for an ending
 MARK = ".semask-tmp"
-DESCRIPTOR = re.compile(r"/dev/(std(in|out|err)|fd/.+)|/proc/.+")  # names of what a program has open
+DESCRIPTOR = re.compile(r"/dev/(std(in|out|err)|fd/.+)|/proc/.+")  # names of a program's open files
 TEMPORARY = re.compile(rf"\..+{re.escape(MARK)}(\.\w+)?", re.DOTALL)
-NAME_BYTES = 100  # of the target's name in the temporary file's: both fit where names have at most 143 bytes
+NAME_BYTES = 100  # of the target's name within the temporary name, so that both fit in 143 bytes (eCryptfs)
 
 
 def require_regular(path: str | os.PathLike, source: str = "") -> Path:
-    """Return `path`; `UnreadableFile` where it is there and no regular file, or a link to one, or is no file name.
+    """Return `path`; raises `UnreadableFile` if it is not a regular file (or a link to one) or not a valid file name.
 
-    A FIFO would be waited for without end, and a device may have no end. A missing file is left for `open` to report.
-    `source` is how a message calls the file, by default its path.
+    Reading a FIFO could block forever, and a device may have no end. A missing file is left for `open` to report.
+    `source` names the file in messages; the default is its path.
     """
     source = source or os.fspath(path)
     try:
@@ -39,7 +39,7 @@ def require_regular(path: str | os.PathLike, source: str = "") -> Path:
     except OSError:
         return Path(path)
     except ValueError as error:
-        raise UnreadableFile(f"{source!r}: no file name: {error}") from error
+        raise UnreadableFile(f"{source!r}: not a file name: {error}") from error
     if stat.S_ISDIR(mode):
         raise UnreadableFile(f"{source}: expected a file, this is a folder")
     if not stat.S_ISREG(mode):
@@ -48,22 +48,22 @@ def require_regular(path: str | os.PathLike, source: str = "") -> Path:
 
 
 def folder_name(name: str, source: str, ending: str = "") -> str:
-    """Return `name` where it can be that of a folder or file inside another folder: one plain part of a path.
+    """Return `name` if it is a valid name for a file or folder, without path separators.
 
-    Raises `UserError`, which begins with `source`, for any other, or one too long to be followed by `ending`.
+    Raises `UserError`, starting with `source`, for any other name, or if `name` is too long to append `ending`.
     """
     longest = MAX_NAME_BYTES - len(os.fsencode(ending))
     is_path = "/" in name or "\\" in name or name.strip() in ("", ".", "..")
     if is_path or not name.isprintable() or len(os.fsencode(name)) > longest:
         raise UserError(
-            f"{source}: {name[:60]!r} is no plain name; expected one without slashes and control characters, not . "
+            f"{source}: {name[:60]!r} is not a plain name; expected one without slashes and control characters, not . "
             f"or .., of at most {longest} bytes"
         )
     return name
 
 
 class UnwritableFile(UserError, OSError):
-    """A file that the system does not let us write; `errno` and `strerror` are the system's, where it gave any."""
+    """Error for a file that the system refuses to write; `errno` and `strerror` are the system's, if it gave any."""
 
     def __init__(self, message: str, cause: OSError | None = None):
         super().__init__(message)
@@ -78,11 +78,11 @@ class UnwritableFile(UserError, OSError):
 def atomic_write(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
     """Open a temporary file beside `path` and rename it to `path` when the block ends without an error.
 
-    A link at `path` stays, and the file that it leads to is written. A device or pipe is written to, not replaced.
-    `mode` is "w" (UTF-8 text) or "wb". On an error the temporary file is removed and an older `path` stays as it was.
-    Raises `UnwritableFile` where the system refuses; errors of other files, which name them, pass as they are.
+    If `path` is a link, its target is written and the link is kept. A device or pipe is written to, not replaced.
+    `mode` is "w" (UTF-8 text) or "wb". After an error the temporary file is removed and `path` is unchanged. Raises
+    `UnwritableFile` if the system refuses to write; errors about other files are raised unchanged.
     """
-    # a file's name need not be text: what no encoding has is spelled out, as \udcff
+    # file names in the content may contain bytes that are not valid text, which are escaped as \udcff
     encoding, errors = (None, None) if "b" in mode else ("utf-8", "backslashreplace")
     with temporary_beside(path) as temporary:
         with open(temporary, mode, encoding=encoding, errors=errors) as file:
@@ -94,10 +94,10 @@ def atomic_write(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
 
 @contextmanager
 def temporary_beside(path: str | os.PathLike, suffix: str = "") -> Iterator[Path]:
-    """An empty temporary file in the folder of `path`, which is made where it is missing; removed after the block.
+    """Create an empty temporary file in the folder of `path`, creating that folder if needed; removed after the block.
 
-    That of a link is beside the file that it leads to, that of a device or pipe in the folder for temporary files. Its
-    name ends in MARK and `suffix`. Errors are those of `atomic_write`; a folder at `path` is one.
+    For a link the file is created beside the link's target, for a device or pipe in the system's temporary folder. Its
+    name ends in MARK and `suffix`. Raises the errors of `atomic_write`, also if `path` is a folder.
     """
     path = Path(path)
     temporary = None
@@ -118,14 +118,14 @@ def temporary_beside(path: str | os.PathLike, suffix: str = "") -> Iterator[Path
         raise
     finally:
         if temporary is not None:
-            with suppress(OSError):  # gone by now if all went well, and of no interest if the disk is
+            with suppress(OSError):  # already renamed on success; a failing disk has been reported
                 temporary.unlink(missing_ok=True)
 
 
 def put_in_place(temporary: str | os.PathLike, path: str | os.PathLike) -> None:
-    """Rename a temporary file that is written out to `path`, with the permissions of any new file.
+    """Rename a complete temporary file to `path`, with the default permissions of a new file.
 
-    Links and what is no file are treated as `atomic_write` says.
+    Links, devices and pipes are handled as in `atomic_write`.
     """
     if is_written_through(path):
         return _copy_through(temporary, path)
@@ -137,18 +137,18 @@ def put_in_place(temporary: str | os.PathLike, path: str | os.PathLike) -> None:
 
 
 def is_written_through(path: str | os.PathLike) -> bool:
-    """Return whether there is a device, a pipe or an open descriptor at `path`: renaming a file to it would remove it.
+    """Return whether `path` is a device, a pipe or an open descriptor, which renaming a file to it would remove.
 
-    Raises `UnwritableFile` for a disk, `OSError` for a folder or links in a circle.
+    Raises `UnwritableFile` for a disk, and `OSError` for a folder or circular links.
     """
     try:
         mode = os.stat(path).st_mode
     except FileNotFoundError:
         return False
     except ValueError as error:
-        raise UnwritableFile(f"{os.fspath(path)!r}: cannot be written: no file name: {error}") from error
+        raise UnwritableFile(f"{os.fspath(path)!r}: cannot be written: not a file name: {error}") from error
     if stat.S_ISDIR(mode):
-        raise IsADirectoryError(errno.EISDIR, "there is a folder of this name", os.fspath(path))
+        raise IsADirectoryError(errno.EISDIR, "there is a folder with this name", os.fspath(path))
     if stat.S_ISBLK(mode):
         raise UnwritableFile(f"{path}: cannot be written: it is a disk; name a file")
     return not stat.S_ISREG(mode) or DESCRIPTOR.fullmatch(os.path.abspath(path)) is not None
@@ -156,7 +156,7 @@ def is_written_through(path: str | os.PathLike) -> bool:
 
 def _copy_through(source: str | os.PathLike, path: str | os.PathLike) -> None:
     """Append the content of `source` to a device, pipe or descriptor."""
-    try:  # a pipe that nobody reads would be waited for
+    try:  # without O_NONBLOCK, opening a pipe that nobody reads would block
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | getattr(os, "O_NONBLOCK", 0))
     except OSError as error:
         if error.errno != errno.ENXIO:
@@ -168,12 +168,12 @@ def _copy_through(source: str | os.PathLike, path: str | os.PathLike) -> None:
 
 
 def unwritable(path: Path, error: BaseException) -> UnwritableFile | None:
-    """The error to raise where the system's refusal to write `path` is, or is behind, `error`; else None."""
+    """Return the error to raise if `error` is, or was caused by, the system's refusal to write `path`; else None."""
     cause: BaseException | None = None if isinstance(error, UserError) else error
     while cause is not None:
-        # torch.save raises another error on its way out, but not every OSError that was met before is the reason
-        telling = cause is error or (isinstance(cause, OSError) and cause.errno in FULL + BROKEN)
-        if isinstance(cause, OSError) and telling and _is_of(path, cause):
+        # torch.save raises another error after an OSError, but not every OSError in the chain is the reason
+        is_reason = cause is error or (isinstance(cause, OSError) and cause.errno in FULL + BROKEN)
+        if isinstance(cause, OSError) and is_reason and _concerns(path, cause):
             break
         cause = cause.__cause__ or cause.__context__
     if cause is None:
@@ -183,13 +183,13 @@ def unwritable(path: Path, error: BaseException) -> UnwritableFile | None:
     if cause.errno == errno.ENAMETOOLONG:
         advice = "choose a shorter name"
     else:
-        advice = "see that its folder is there and may be written to, or choose another"
+        advice = "check that its folder exists and is writable, or choose another"
     reason = cause.strerror or str(cause) or type(cause).__name__
     return UnwritableFile(f"{path}: cannot be written: {reason}; {advice}", cause)
 
 
-def _is_of(path: Path, error: OSError) -> bool:
-    """Whether an error is of `path`, its folders or its temporary file, and not of another file that it names."""
+def _concerns(path: Path, error: OSError) -> bool:
+    """Return whether an error is about `path`, its folders or its temporary file, and does not name another file."""
     if not isinstance(error.filename, str | bytes | os.PathLike):
         return True
     file = Path(os.fsdecode(error.filename))
@@ -199,7 +199,7 @@ def _is_of(path: Path, error: OSError) -> bool:
 
 
 def require_writable(folder: str | os.PathLike, key: str) -> None:
-    """Make `folder` where it is missing; `UserError`, naming the setting `key`, if it takes no file of 1 MB."""
+    """Create `folder` if needed; raises `UserError`, naming the setting `key`, if it cannot hold a file of 1 MB."""
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
         descriptor, probe = tempfile.mkstemp(dir=folder, prefix=".writable.", suffix=MARK)
@@ -211,7 +211,7 @@ def require_writable(folder: str | os.PathLike, key: str) -> None:
         finally:
             os.unlink(probe)
     except ValueError as error:
-        raise UserError(f"{key} {os.fspath(folder)!r}: no folder's name: {error}") from error
+        raise UserError(f"{key} {os.fspath(folder)!r}: not a folder name: {error}") from error
     except OSError as error:
         if error.errno in FULL:
             raise UserError(f"{key} {folder}: the disk is full; make room or choose another folder") from error
@@ -219,12 +219,12 @@ def require_writable(folder: str | os.PathLike, key: str) -> None:
 
 
 def require_enclosed(folder: str | os.PathLike, patterns: Iterable[str]) -> None:
-    """Raise `UserError` where a path in `folder` that matches one of `patterns` is a link that leads out of it.
+    """Raise `UserError` if a path in `folder` that matches one of `patterns` is a link that leads out of the folder.
 
-    The folder may be a stranger's, and what is written into it must stay there.
+    The folder may come from a stranger, and files written to it must stay inside.
     """
     home = os.path.realpath(folder)
-    paths = [Path(folder, pattern) for pattern in patterns if not has_magic(pattern)]  # glob omits links to nothing
+    paths = [Path(folder, pattern) for pattern in patterns if not has_magic(pattern)]  # glob omits dangling links
     paths += [path for pattern in patterns if has_magic(pattern) for path in Path(folder).glob(pattern)]
     for path in paths:
         target = os.path.realpath(path)
@@ -235,9 +235,9 @@ def require_enclosed(folder: str | os.PathLike, patterns: Iterable[str]) -> None
 
 
 def move_aside(folder: str | os.PathLike, paths: Iterable[Path]) -> Path:
-    """Move `paths`, which lie in `folder`, to the first `previous_N` in it that there is not yet, and return that.
+    """Move `paths`, which are inside `folder`, to its first unused subfolder `previous_N`, and return that subfolder.
 
-    They keep their places in the folder's own folders; those that are empty then are removed.
+    The paths keep their places within subfolders; subfolders that become empty are removed.
     """
     number = 1
     while os.path.lexists(target := Path(folder, f"previous_{number}")):
@@ -247,17 +247,17 @@ def move_aside(folder: str | os.PathLike, paths: Iterable[Path]) -> Path:
         place = target / path.relative_to(folder)
         place.parent.mkdir(parents=True, exist_ok=True)
         path.rename(place)
-        with suppress(OSError):  # what is not empty stays
+        with suppress(OSError):  # a folder that is not empty is kept
             for parent in path.relative_to(folder).parents[:-1]:
                 Path(folder, parent).rmdir()
     return target
 
 
 def remove_stale(folder: str | os.PathLike, older_than_seconds: float = 3600) -> list[Path]:
-    """Delete the temporary files that killed programs have left in `folder` itself, and return their paths.
+    """Delete temporary files that killed programs left in `folder` (not in its subfolders), and return their paths.
 
-    Only files named as `temporary_beside` names them, and not written to for so long, are deleted; what cannot be is
-    left alone.
+    Only files with the names of `temporary_beside` that have not been written to for `older_than_seconds` are deleted.
+    Files that cannot be deleted are skipped.
     """
     removed = []
     with suppress(OSError), os.scandir(folder) as entries:
@@ -265,8 +265,8 @@ def remove_stale(folder: str | os.PathLike, older_than_seconds: float = 3600) ->
             if not TEMPORARY.fullmatch(entry.name):
                 continue
             with suppress(OSError):
-                found = entry.stat(follow_symlinks=False)
-                if stat.S_ISREG(found.st_mode) and time.time() - found.st_mtime > older_than_seconds:
+                status = entry.stat(follow_symlinks=False)
+                if stat.S_ISREG(status.st_mode) and time.time() - status.st_mtime > older_than_seconds:
                     os.unlink(entry.path)
                     removed.append(Path(entry.path))
     return removed

@@ -1,7 +1,7 @@
-"""Values of files that others wrote (JSON, YAML, metadata): each read with its type and range before it is used.
+"""Values of files that others wrote (JSON, YAML, metadata), whose type and range are checked before use.
 
-Every function returns the value or raises `UserError` in one line, "`source`: expected ..., got ...". JSON's null
-counts as a missing value, a whole float such as 640.0 as an integer.
+Every function returns the value or raises `UserError` with one line, "`source`: expected ..., got ...". JSON's null
+counts as a missing value, and a whole float such as 640.0 as an integer.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import Any
 from semask_d2.utils.errors import UserError
 
 MAX_TEXT = 1000  # characters of a name
-MAX_PATH = 4096  # characters, which are Linux's bytes
+MAX_PATH = 4096  # characters; Linux allows as many bytes
 ESCAPED_BYTE = re.compile("[\udc80-\udcff]")
-MAX_INTEGER = 2**53  # beyond it JSON readers of other languages no longer tell neighbors apart
-MAX_NUMBER = 1e300  # a longer integer is no float
+MAX_INTEGER = 2**53  # JSON readers in other languages cannot tell larger neighbors apart
+MAX_NUMBER = 1e300  # a larger integer may not fit in a float
 REQUIRED: Any = object()
 
 _shortened = reprlib.Repr()
@@ -28,7 +28,7 @@ _shortened.maxlist = _shortened.maxtuple = _shortened.maxdict = 6
 
 
 def shown(value: Any) -> str:
-    """Return `repr(value)` in a line, shortened for a message, whatever the value is."""
+    """Return `repr(value)` of any value, on one line and shortened for a message."""
     try:
         return " ".join(_shortened.repr(value).split())
     except ValueError:  # Python refuses to write out integers of thousands of digits
@@ -36,7 +36,7 @@ def shown(value: Any) -> str:
 
 
 def plain(value: Any) -> Any:
-    """Return the number of a scalar of NumPy or PyTorch, which programs put in the place of one; others as they are."""
+    """Return the number in a scalar of NumPy or PyTorch, as some programs store it; other values are unchanged."""
     return value.item() if getattr(value, "shape", None) == () and hasattr(value, "item") else value
 
 
@@ -59,28 +59,28 @@ def number(value: Any, source: str, low: float = -math.inf, high: float = math.i
 
 
 def text(value: Any, source: str, choices: Collection[str] = (), *, max_length: int = MAX_TEXT) -> str:
-    """Return `value` as a text, one of `choices` where there are any.
+    """Return `value` as a string, which must be one of `choices` if any are given.
 
-    It holds no zeros, which no file name can have, and can be written as UTF-8.
+    The string contains no null characters, which file names cannot have, and can be written as UTF-8.
     """
     if not isinstance(value, str) or (choices and value not in choices):
         expected = " or ".join(map(repr, choices)) if choices else "a text"
         raise UserError(f"{source}: expected {expected}, got {shown(value)}")
     if len(value) > max_length or "\0" in value:
-        raise UserError(f"{source}: expected at most {max_length} characters, none of them zero, got {shown(value)}")
+        raise UserError(f"{source}: expected at most {max_length} characters and no null character, got {shown(value)}")
     if any("\ud800" <= letter <= "\udfff" for letter in value):
-        raise UserError(f"{source}: expected letters of Unicode, got {shown(value)}; change the name")
+        raise UserError(f"{source}: expected valid Unicode, got {shown(value)}; change the name")
     return value
 
 
 def path(value: Any, source: str) -> str:
-    """Return `value` as the path of a file, in which Python spells bytes that are no text as lone surrogates."""
+    """Return `value` as a file path, in which Python represents undecodable bytes as lone surrogates."""
     text(ESCAPED_BYTE.sub("?", value) if isinstance(value, str) else value, source, max_length=MAX_PATH)
     return value
 
 
 def flag(value: Any, source: str) -> bool:
-    """Return `value` as true or false; 0 and 1 stand for them."""
+    """Return `value` as a bool; 0 and 1 are accepted."""
     value = plain(value)
     if isinstance(value, int) and value in (0, 1):
         return bool(value)
@@ -88,7 +88,7 @@ def flag(value: Any, source: str) -> bool:
 
 
 def entries(value: Any, source: str, length: int | None = None) -> list[Any]:
-    """Return `value` as a list, of `length` values where that is given."""
+    """Return `value` as a list, with exactly `length` values if that is given."""
     if not isinstance(value, list) or (length is not None and len(value) != length):
         expected = "a list" if length is None else f"a list of {length} values"
         raise UserError(f"{source}: expected {expected}, got {shown(value)}")
@@ -102,9 +102,9 @@ def is_positive(value: Any) -> bool:
 
 @dataclass(frozen=True)
 class Section:
-    """A mapping of a foreign file; its methods read a key as the functions of this module read a value.
+    """A mapping from a foreign file; its methods read a key as the functions of this module read a value.
 
-    A `default` is returned, as it is, where the key is missing or null. `source` is the file, and the place in it.
+    If the key is missing or null, `default` is returned unchanged. `source` names the file and the place in it.
     """
 
     values: Mapping[str, Any]
@@ -118,7 +118,7 @@ class Section:
         return cls(value, source)
 
     def get(self, key: str, default: Any = REQUIRED) -> Any:
-        """Return the value of `key` as it is."""
+        """Return the value of `key` unchecked."""
         value = self.values.get(key)
         if value is not None:
             return value
@@ -135,11 +135,11 @@ class Section:
         return self._read(number, key, default, low, high)
 
     def text(self, key: str, default: Any = REQUIRED, choices: Collection[str] = ()) -> str:
-        """Return the text at `key`, one of `choices` where there are any."""
+        """Return the string at `key`, which must be one of `choices` if any are given."""
         return self._read(text, key, default, choices)
 
     def flag(self, key: str, default: Any = REQUIRED) -> bool:
-        """Return the truth value at `key`."""
+        """Return the bool at `key`."""
         return self._read(flag, key, default)
 
     def entries(self, key: str, default: Any = REQUIRED, length: int | None = None) -> list[Any]:
@@ -156,7 +156,7 @@ class Section:
 
 
 def _unquoted(value: Any) -> str:
-    """Return what to do about a number that is written as a text; "" for other values."""
+    """Return advice for a number that is written as a string; "" for other values."""
     try:
         return "" if not isinstance(value, str) or math.isnan(float(value)) else ", a text: write it without quotes"
     except ValueError:

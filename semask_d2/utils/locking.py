@@ -1,8 +1,8 @@
-"""One training at a time in an output folder: a lock file that says who is at work there.
+"""Lock files that allow only one training run at a time in an output folder.
 
-`training.lock` names the training's host, process and start. A lock whose process has ended, or runs under its number
-as another program, is taken over. Of a process on another machine, or in another container, nothing is known but that
-it touches its lock every `REFRESH_SECONDS`: after `STALE_SECONDS` without that it counts as ended.
+`training.lock` names the host, process and start time of the run. A lock is taken over if its process has ended, or if
+its process id now belongs to another program. A process on another machine or in another container cannot be checked;
+it touches its lock every `REFRESH_SECONDS`, and counts as ended after `STALE_SECONDS` without a touch.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ REFRESH_SECONDS = 30
 STALE_SECONDS = 300
 MAX_BYTES = 10_000
 
-_held: dict[str, threading.Event] = {}  # by folder, what ends the thread that touches its lock
+_held: dict[str, threading.Event] = {}  # by folder: the event that ends the thread touching its lock
 
 
 @dataclass(frozen=True)
 class Owner:
-    """A training: `machine` tells processes apart whose numbers say nothing about each other."""
+    """The process that holds a lock; process ids can only be compared if `machine` is equal."""
 
     host: str
     machine: str
@@ -45,8 +45,8 @@ class Owner:
 
 
 def this_process() -> Owner:
-    """Return what a lock of this process says."""
-    namespace = ""  # containers may share a host's name, and each counts its processes from 1
+    """Return the content of a lock held by this process."""
+    namespace = ""  # containers may share a host name, and each counts its processes from 1
     with suppress(OSError):
         namespace = os.readlink("/proc/self/ns/pid")
     pid = os.getpid()
@@ -55,10 +55,10 @@ def this_process() -> Owner:
 
 
 def start_of(pid: int) -> str | None:
-    """Return when a process of this machine started, in a form to compare; None where it has ended."""
+    """Return the start of a process on this machine, for comparison only; None if the process has ended."""
     try:
         status = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-        state, *fields = status.rpartition(")")[2].split()  # after the program's name, which may hold anything
+        state, *fields = status.rpartition(")")[2].split()  # after the program's name, which may contain anything
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
     except (OSError, ValueError):
         return "" if _exists(pid) else None
@@ -66,7 +66,7 @@ def start_of(pid: int) -> str | None:
 
 
 def _exists(pid: int) -> bool:
-    """Return whether a process is there, on systems without /proc."""
+    """Return whether a process exists, on systems without /proc."""
     if Path("/proc/self/stat").exists():
         return False
     try:
@@ -79,9 +79,9 @@ def _exists(pid: int) -> bool:
 
 
 def take(folder: str | os.PathLike) -> str:
-    """Lock `folder` for this process, which may hold it already; a line on a lock that was taken over, or "".
+    """Lock `folder` for this process, which may already hold it; return a line about a lock taken over, or "".
 
-    Raises `UserError` where another training holds it.
+    Raises `UserError` if another training run holds the lock.
     """
     home = os.path.realpath(folder)
     if home in _held:
@@ -103,7 +103,7 @@ def take(folder: str | os.PathLike) -> str:
 
 
 def release(folder: str | os.PathLike) -> None:
-    """Give `folder` back where this process holds it."""
+    """Release the lock on `folder` if this process holds it."""
     home = os.path.realpath(folder)
     ended = _held.pop(home, None)
     if ended is None:
@@ -111,16 +111,16 @@ def release(folder: str | os.PathLike) -> None:
     ended.set()
     path = Path(home, LOCK_NAME)
     with suppress(OSError, UserError), _opened(path, create=False) as descriptor:
-        if _is_ours(os.read(descriptor, MAX_BYTES), path):  # and nobody has taken it over
+        if _is_ours(os.read(descriptor, MAX_BYTES), path):  # no other process has taken it over
             path.unlink()
 
 
 def read_owner(content: bytes, source: str) -> Owner:
-    """Return whom a lock file names; `UserError` where it is damaged."""
+    """Return the owner named in a lock file; raises `UserError` if the file is damaged."""
     try:
         section = Section.of(json.loads(content), source)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{source}: no lock of a training ({' '.join(str(error).split())})") from error
+        raise UserError(f"{source}: not a training lock ({' '.join(str(error).split())})") from error
     texts = {key: section.text(key) for key in ("host", "machine", "start", "time")}
     return Owner(pid=section.integer("pid", low=1, high=2**31), **texts)
 
@@ -131,7 +131,7 @@ def _is_ours(content: bytes, path: Path) -> bool:
 
 
 def _require_stale(path: Path, content: bytes, touched: float, me: Owner) -> str:
-    """Return a line on a lock whose training has ended; `UserError` where it goes on, or may."""
+    """Return a line about a lock whose run has ended; raises `UserError` if the run continues or may continue."""
     silent = time.time() - touched
     try:
         owner: Owner | None = read_owner(content, str(path))
@@ -140,32 +140,33 @@ def _require_stale(path: Path, content: bytes, touched: float, me: Owner) -> str
     if owner is not None and owner.machine == me.machine:
         if (owner.pid, owner.start) != (me.pid, me.start) and start_of(owner.pid) == owner.start:
             raise UserError(
-                f"OUTPUT_DIR {path.parent}: a training is at work there ({owner}); choose another folder, or end it"
+                f"OUTPUT_DIR {path.parent}: a training run is active there ({owner}); choose another folder, or end it"
             )
-        return f"{path}: its training has ended ({owner}); taken over"
+        return f"{path}: its training run has ended ({owner}); taken over"
     holder = owner or "an unknown process"
     if silent < STALE_SECONDS:
         raise UserError(
-            f"OUTPUT_DIR {path.parent}: a training is at work there ({holder}, last seen {max(0, silent):.0f} s ago); "
-            f"choose another folder; if it has ended, delete {path} or wait until it was not seen for {STALE_SECONDS} s"
+            f"OUTPUT_DIR {path.parent}: a training run is active there ({holder}, last seen {max(0, silent):.0f} s "
+            f"ago); choose another folder; if the run has ended, delete {path} or wait until {STALE_SECONDS} s have "
+            "passed since it was last seen"
         )
-    return f"{path}: its training ({holder}) was not seen for {silent:.0f} s and counts as ended; taken over"
+    return f"{path}: its training run ({holder}) was last seen {silent:.0f} s ago and counts as ended; taken over"
 
 
 @contextmanager
 def _opened(path: Path, *, create: bool = True) -> Iterator[int]:
-    """The lock file open, and no other process at it meanwhile where the file system can see to that."""
+    """Open the lock file and, if the file system supports it, keep other processes from opening it meanwhile."""
     require_regular(path)
     flags = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | (os.O_CREAT if create else 0)
     while True:
         try:
             descriptor = os.open(path, flags, 0o666)
         except OSError as error:
-            raise UserError(f"{path}: cannot be opened as the lock of a training: {error.strerror}") from error
+            raise UserError(f"{path}: cannot be opened as a training lock: {error.strerror}") from error
         try:
             _exclude_others(descriptor)
             if not os.path.exists(path) or not os.path.samestat(os.fstat(descriptor), os.stat(path)):
-                continue  # whoever had it has deleted it
+                continue  # its previous owner has deleted it
             yield descriptor
             return
         finally:
@@ -180,7 +181,7 @@ def _exclude_others(descriptor: int) -> None:
 
 
 def _refresh(path: Path, ended: threading.Event) -> None:
-    """Touch a lock until its training has ended, or has lost it: it slept, say, and was taken for ended."""
+    """Touch a lock until its run ends or loses the lock, for example because it was suspended and counted as ended."""
     while not ended.wait(REFRESH_SECONDS):
         with suppress(OSError, UserError):
             if not _is_ours(path.read_bytes(), path):

@@ -1,4 +1,4 @@
-"""Looking a component up by the name that a config gives."""
+"""Looking up components by the names in a config."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from semask_d2.utils.errors import UserError
 
 
 def suggestion(name: str, known: list[str]) -> str:
-    """' Did you mean X?' for the nearest of `known` names, or '' where none is near."""
+    """Return ' Did you mean "X"?' with the closest of the `known` names, or '' if none is close."""
     near = get_close_matches(name, known, n=1, cutoff=0.75)
     return f' Did you mean "{near[0]}"?' if near else ""
 
 
 def lookup(registry: Registry, name: str, key: str) -> Any:
-    """The component that `registry` holds under `name`, the value of the config key `key`.
+    """Return the component registered in `registry` as `name`, the value of the config key `key`.
 
-    Raises `UserError` naming the key, the value and the names there are.
+    Raises `UserError` with the key, the value and the registered names.
     """
     known = sorted(registered for registered, _ in registry)
-    require_names(key, [name], known, f". One of your own goes into the registry {registry._name}")
+    require_names(key, [name], known, f". Register a component of your own in {registry._name}")
     return registry.get(name)
 
 
 def require_names(key: str, names: Iterable[str], known: Iterable[str], advice: str = "") -> None:
-    """Raise `UserError` for the first of `names`, the value of the config key `key`, that is not among `known`.
+    """Raise `UserError` for the first of `names`, the value of the config key `key`, that is not in `known`.
 
-    Its message ends in `advice`.
+    The message ends with `advice`.
     """
     known = list(known)
     for name in names:

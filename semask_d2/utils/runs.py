@@ -1,4 +1,4 @@
-"""Run folders: which of their checkpoints to use, which run is the newest, and what their metrics file says."""
+"""Run folders: their preferred checkpoint, their config, their metrics, and finding the newest run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from semask_d2.utils.errors import UserError
 from semask_d2.utils.files import folder_name, require_regular
 from semask_d2.utils.foreign import MAX_INTEGER
 
-MAX_NAME = 1000  # bytes of a last_checkpoint that are looked at
+MAX_NAME = 1000  # bytes of last_checkpoint that are read
 MAX_SCALAR = 1e300
 CONFIG_NAME = "config.yaml"
 METRICS_NAME = "metrics.json"
@@ -23,9 +23,9 @@ PREFERRED = ("model_best.pth", FINAL_NAME, WEIGHTS_NAME)
 
 
 def run_weights(run: str | os.PathLike) -> Path | None:
-    """The checkpoint of a run folder: the best, else the final, else the last one written; None without any.
+    """Return the checkpoint of a run folder: the best, else the final, else the last one; None if there is none.
 
-    Raises `UserError` where `last_checkpoint` is needed and damaged.
+    Raises `UserError` if `last_checkpoint` is needed and damaged.
     """
     run = Path(run)
     preferred = next((run / name for name in PREFERRED if (run / name).is_file()), None)
@@ -36,9 +36,9 @@ def run_weights(run: str | os.PathLike) -> Path | None:
 
 
 def last_checkpoint(run: str | os.PathLike) -> str:
-    """The file name that a run folder's `last_checkpoint` holds, "" where it is empty.
+    """Return the file name in a run folder's `last_checkpoint`, or "" if that is empty.
 
-    Raises `UserError` where it cannot be read, or holds anything but the name of a file in the folder.
+    Raises `UserError` if it cannot be read, or does not hold the name of a file in the folder.
     """
     path = Path(run, LAST)
     try:
@@ -49,7 +49,7 @@ def last_checkpoint(run: str | os.PathLike) -> str:
 
 
 def require_run(run: str | os.PathLike) -> Path:
-    """The checkpoint of a run folder as in `run_weights`; `UserError` without one, or without the run's config."""
+    """Return the checkpoint of a run folder as `run_weights` does; raises `UserError` without checkpoint or config."""
     require_config(run)
     weights = run_weights(run)
     if weights is None:
@@ -58,17 +58,17 @@ def require_run(run: str | os.PathLike) -> Path:
 
 
 def require_config(run: str | os.PathLike) -> Path:
-    """The config file of a run folder; `UserError` where there is none."""
+    """Return the config file of a run folder; raises `UserError` if there is none."""
     path = Path(run, CONFIG_NAME)
     if not path.is_file():
-        raise UserError(f"{run}: no {CONFIG_NAME} there; expected a run folder, as train_net.py writes one")
+        raise UserError(f"{run}: no {CONFIG_NAME} there; expected a run folder, as written by train_net.py")
     return path
 
 
 def trained_runs(root: str | os.PathLike) -> list[Path]:
-    """The run folders anywhere under `root` that hold a checkpoint, the newest checkpoint first.
+    """Return all run folders under `root` that hold a checkpoint, the one with the newest checkpoint first.
 
-    Those whose `last_checkpoint` is damaged are left out.
+    Runs whose `last_checkpoint` is damaged are skipped.
     """
     trained = []
     for run in (path.parent for path in Path(root).rglob(CONFIG_NAME)):
@@ -79,15 +79,15 @@ def trained_runs(root: str | os.PathLike) -> list[Path]:
 
 
 def newest_run(root: str | os.PathLike) -> Path | None:
-    """The run folder anywhere under `root` whose checkpoint was written last; None where there is no trained run."""
+    """Return the run folder under `root` with the newest checkpoint; None if there is no trained run."""
     return next(iter(trained_runs(root)), None)
 
 
 def read_metrics(path: str | os.PathLike) -> dict[int, dict[str, float]]:
-    """The scalars of a `metrics.json` by iteration, in order; of what a resumed run repeats, the later.
+    """Return the scalars of a `metrics.json` by iteration, in order; the latest values win where a resumed run repeats.
 
-    Lines that no training writes, as a kill or another program leaves them, and values that are no numbers are left
-    out. NaN, a metric that could not be measured, stays.
+    Lines that are damaged, for example because the run was killed, and values that are not numbers are skipped. NaN,
+    which marks a metric that could not be measured, is kept.
     """
     records: dict[int, dict[str, float]] = {}
     with open(require_regular(path), encoding="utf-8", errors="replace") as file:
@@ -104,5 +104,5 @@ def read_metrics(path: str | os.PathLike) -> dict[int, dict[str, float]]:
 
 
 def is_scalar(value: Any) -> TypeGuard[float]:
-    """Return whether a value is a number that computing with floats can take, or NaN."""
-    return type(value) in (int, float) and not abs(value) >= MAX_SCALAR  # which is false of NaN
+    """Return whether a value is a number that is safe in float arithmetic, or NaN."""
+    return type(value) in (int, float) and not abs(value) >= MAX_SCALAR  # false for NaN

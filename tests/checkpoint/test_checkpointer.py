@@ -169,10 +169,10 @@ def test_weights_that_are_not_finite_are_named_when_they_are_loaded(tmp_path, ca
     [
         (b"", "names ''"),
         (b"model_0000077.pth", "names 'model_0000077.pth', which is no file"),
-        (b"../elsewhere.pth", "is no plain name"),
-        (b"/etc/passwd", "is no plain name"),
-        (b"model_0000009.pth\0x", "is no plain name"),
-        (b"a" * 10**6, "is no plain name"),
+        (b"../elsewhere.pth", "is not a plain name"),
+        (b"/etc/passwd", "is not a plain name"),
+        (b"model_0000009.pth\0x", "is not a plain name"),
+        (b"a" * 10**6, "is not a plain name"),
         (b"\xff\xfe\x00", "cannot be read"),
     ],
 )

@@ -29,10 +29,10 @@ from tests.helpers.transformers_models import (
     BACKBONES,
     FAMILIES,
     model_class,
-    our_logits,
-    their_config,
-    their_logits,
-    their_model,
+    project_logits,
+    reference_config,
+    reference_logits,
+    reference_model,
 )
 
 NAMES = {"mask2former": "Mask2Former", "maskformer": "MaskFormer"}
@@ -72,8 +72,8 @@ def settings_in(folder: Path) -> dict[str, Any]:
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_a_folder_computes_the_same_here(family: str, backbone: str, tmp_path: Path) -> None:
-    theirs = their_model(family, backbone)
-    folder = saved(theirs, tmp_path / "theirs")
+    reference = reference_model(family, backbone)
+    folder = saved(reference, tmp_path / "reference")
     model = build_model(config_of(settings_in(folder))).eval()
     report = load_weights(model, folder)
     assert report.kind == f"{NAMES[family]} of transformers"
@@ -81,7 +81,7 @@ def test_a_folder_computes_the_same_here(family: str, backbone: str, tmp_path: P
     assert report.unexpected == []
     for size in ((64, 96), (50, 71)):
         images = 2 * torch.randn(2, 3, *size)
-        for found, expected in zip(our_logits(model, images), their_logits(theirs, images), strict=True):
+        for found, expected in zip(project_logits(model, images), reference_logits(reference, images), strict=True):
             assert expected.std() > 0.1
             torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
     classes = classes_of_file(read_checkpoint(folder))
@@ -92,15 +92,15 @@ def test_a_folder_computes_the_same_here(family: str, backbone: str, tmp_path: P
 @pytest.mark.parametrize("family", FAMILIES)
 def test_both_generations_of_names_in_both_formats(family: str, tmp_path: Path) -> None:
     """What transformers calls its modules now, and what it writes, which are the names of its version 4."""
-    theirs = their_model(family)
-    folder = saved(theirs, tmp_path / "theirs")
+    reference = reference_model(family)
+    folder = saved(reference, tmp_path / "reference")
     model = build_model(config_of(settings_in(folder)))
     load_weights(model, folder)
     first = snapshot(model)
     written = read_checkpoint(folder)["model"]
-    assert set(written) - set(theirs.state_dict())
+    assert set(written) - set(reference.state_dict())
     (folder / "model.safetensors").unlink()
-    for state in (written, theirs.state_dict()):
+    for state in (written, reference.state_dict()):
         torch.save(state, folder / "pytorch_model.bin")
         again = build_model(config_of(settings_in(folder)))
         assert load_weights(again, folder).complete
@@ -110,19 +110,19 @@ def test_both_generations_of_names_in_both_formats(family: str, tmp_path: Path) 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_what_is_written_loads_there_and_here(family: str, backbone: str, tmp_path: Path) -> None:
-    """Ours to theirs to ours, every tensor the same; theirs misses none and computes the same."""
+    """Converting to transformers and back keeps every tensor; transformers misses none and computes the same."""
     torch.manual_seed(3)
-    cfg = config_of(their_config(family, backbone=backbone).to_dict() | {"model_type": family})
+    cfg = config_of(reference_config(family, backbone=backbone).to_dict() | {"model_type": family})
     cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = [10.0, 20.0, 30.0], [50.0, 60.0, 70.0]
     model = with_statistics(build_model(cfg)).eval()
     names = [f"class {i}" for i in range(6)]
     config = config_for_transformers(cfg, names)
     write_folder(tmp_path / "out", model.state_dict(), config, processor_for_transformers(cfg))
-    theirs, found = model_class(family).from_pretrained(tmp_path / "out", output_loading_info=True)
+    reference, found = model_class(family).from_pretrained(tmp_path / "out", output_loading_info=True)
     assert not any(found.values()), found
-    assert [theirs.config.id2label[i] for i in range(6)] == names
+    assert [reference.config.id2label[i] for i in range(6)] == names
     images = torch.randn(2, 3, 64, 96)
-    for a, b in zip(our_logits(model, images), their_logits(theirs.eval(), images), strict=True):
+    for a, b in zip(project_logits(model, images), reference_logits(reference.eval(), images), strict=True):
         torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
 
     processor = json.loads((tmp_path / "out/preprocessor_config.json").read_text())
@@ -138,7 +138,7 @@ def test_what_is_written_loads_there_and_here(family: str, backbone: str, tmp_pa
     other = build_model(again)
     load_weights(other, tmp_path / "out")
     assert same(snapshot(other), snapshot(model))
-    theirs.save_pretrained(tmp_path / "there")  # and by way of transformers itself
+    reference.save_pretrained(tmp_path / "there")  # and by way of transformers itself
     other = build_model(again)
     load_weights(other, tmp_path / "there")
     assert same(snapshot(other), snapshot(model))
@@ -147,12 +147,12 @@ def test_what_is_written_loads_there_and_here(family: str, backbone: str, tmp_pa
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("size", SIZES)
 def test_names_and_shapes_of_the_published_sizes(family: str, size: str) -> None:
-    config = their_config(family, backbone=size.split("_")[0], small=False, classes=133, **SIZES[size])
+    config = reference_config(family, backbone=size.split("_")[0], small=False, classes=133, **SIZES[size])
     with torch.device("meta"):
-        theirs = model_class(family)(config).state_dict()
+        reference = model_class(family)(config).state_dict()
         cfg = config_of(config.to_dict())
         ours = META_ARCH_REGISTRY.get("SeMaskMaskFormer")(cfg).state_dict()
-    state, _ = recognize(theirs, {}).convert(theirs, {})
+    state, _ = recognize(reference, {}).convert(reference, {})
     found, expected = (
         {name: value.shape for name, value in x.items() if not name.endswith(COMPUTED)} for x in (state, ours)
     )
@@ -164,7 +164,7 @@ def test_names_and_shapes_of_the_published_sizes(family: str, size: str) -> None
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    return saved(their_model("mask2former"), tmp_path / "theirs")
+    return saved(reference_model("mask2former"), tmp_path / "reference")
 
 
 def test_a_semask_training_starts_from_one(folder: Path, log: pytest.LogCaptureFixture) -> None:
@@ -326,7 +326,7 @@ def test_without_names_there_are_two_classes_as_in_transformers(folder: Path) ->
 
 def test_settings_that_a_file_leaves_out_are_transformers_own() -> None:
     """Files of version 4 hold only what differs from the defaults."""
-    their_config(FAMILIES[0])  # skips where transformers is not there
+    reference_config(FAMILIES[0])  # skips where transformers is not there
     from transformers import ResNetConfig, SwinConfig
 
     for family in FAMILIES:

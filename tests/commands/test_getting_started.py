@@ -80,7 +80,7 @@ def test_there_are_ten_commands() -> None:
 @pytest.mark.slow
 def test_the_commands_lead_to_a_model_and_a_report(followed: tuple[Path, dict[str, str]]) -> None:
     folder, printed = followed
-    assert printed == {COMMANDS[1]: "my_data: 8 images to train on, 2 to validate\n"}
+    assert printed == {COMMANDS[1]: "my_data: 8 training images, 2 validation images\n"}
     assert "0: sky\n" in (folder / "my_data.yaml").read_text()
     assert "class_" not in (folder / "my_data.yaml").read_text()
     for name in ("check.html", "output/mine/report.html"):

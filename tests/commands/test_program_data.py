@@ -107,7 +107,7 @@ def test_values_that_are_none_are_named(change: dict, told: str, tmp_path: Path)
 @pytest.mark.parametrize("entry", [5, {}, {"file_name": None}, {"image_id": 3}])
 def test_entries_without_an_image_are_named(entry: object, register: Callable[..., None]) -> None:
     register("test_entries", [{"file_name": Path("a.jpg")}, entry])
-    with pytest.raises(UserError, match=r"data set test_entries: entry 1 is .*; expected a dict with an image's"):
+    with pytest.raises(UserError, match=r"dataset test_entries: entry 1 is .*; expected a dict with an image's"):
         get_dataset_dicts("test_entries")
 
 

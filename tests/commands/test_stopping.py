@@ -167,13 +167,13 @@ def test_a_second_training_in_a_folder_is_refused_until_the_first_has_ended(star
         assert code == 1, out
         (line,) = err.splitlines()
         assert re.search(
-            rf"^error: OUTPUT_DIR .*a training is at work there \(process {process.pid} on .*, since 20", line
+            rf"^error: OUTPUT_DIR .*a training run is active there \(process {process.pid} on .*, since 20", line
         )
     process.kill()
     process.communicate()
     code, out, err = train(*LONG, "SOLVER.MAX_ITER", "1", "OUTPUT_DIR", tmp_path)
     assert code == 0, err
-    assert re.search(rf"its training has ended \(process {process.pid} on .*\); taken over", out)
+    assert re.search(rf"its training run has ended \(process {process.pid} on .*\); taken over", out)
     assert not (tmp_path / "training.lock").exists()
 
 

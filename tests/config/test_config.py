@@ -1,4 +1,4 @@
-"""Reading configs: bases and options, mistakes are named, nothing in a file runs."""
+"""Reading configs: bases and options, clear errors, and no execution of anything in a file."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def error_of(*args: object) -> str:
     return str(caught.value)
 
 
-def test_add_semask_config_adds_every_key_and_keeps_what_is_there() -> None:
+def test_add_semask_config_adds_every_key_and_keeps_existing_ones() -> None:
     cfg = get_detectron2_cfg()
     cfg.MODEL.SWIN = CfgNode({"EMBED_DIM": 7})
     cfg.SOLVER.POLY_LR_POWER = 0.5
@@ -130,7 +130,7 @@ def test_an_unknown_key_names_the_nearest(tmp_path: Path, text: str, wrong: str,
     assert f'"{wrong}"' in error_of(None, [leaf, "1"])
 
 
-def test_a_key_like_none_suggests_nothing(tmp_path: Path) -> None:
+def test_an_unrelated_key_gets_no_suggestion(tmp_path: Path) -> None:
     assert "Did you mean" not in error_of(write(tmp_path / "a.yaml", "QQQQ: 1"))
 
 

@@ -1,4 +1,4 @@
-"""The file of a data set of one's own: what it becomes in a config, and each mistake in it with its message."""
+"""The YAML file of a custom dataset: the config made from it, and the message for each mistake in it."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ NAMES = "names: [sky, road, car]"
         ("{images:", "{image:", 'train: unknown key "image". Did you mean "images"'),
         (NAMES, "names: [sky, road, sky]", "names: repeated: sky"),
         (NAMES, "names: {0: sky, 2: road}", "names: expected an id from 0 to 1"),
-        (NAMES, "names: [sky, no]", "names: expected words, got False; write it in quotes"),
+        (NAMES, "names: [sky, no]", "names: expected words, got False; put a word such as"),
         (NAMES, "names: 3", "names: expected the classes, as [sky, building]"),
         (NAMES, NAMES + "\nignore: 1", 'ignore: 1 is the id of the class "road"'),
         (NAMES, NAMES + "\nignore: none", "ignore: expected a whole number from 0 to 65535, got 'none'"),
@@ -73,7 +73,7 @@ NAMES = "names: [sky, road, car]"
         (NAMES, NAMES + "\nmap: [7, 3]", "map: expected a table such as {7: 0"),
         (NAMES, NAMES + "\nmap: {x: 1}", "map: expected ids of label files on the left, got 'x'"),
         (NAMES, NAMES + '\nrgb: {"blue": 1}', 'rgb: expected a color as "#804080" (with its quotes)'),
-        (NAMES, NAMES + '\nmap: {7: 1}\nrgb: {"#000001": 1}', "map and rgb: only one of them can be"),
+        (NAMES, NAMES + '\nmap: {7: 1}\nrgb: {"#000001": 1}', "map and rgb: only one of them is allowed"),
         (NAMES, NAMES + "\ncolors: [[1, 2, 3]]", "colors: expected 3, one for each of names, got 1"),
         (NAMES, NAMES + "\ncolors: {sky: [1, 2, 3]}", "colors: expected one for each name; differing: car, road"),
         (NAMES, NAMES + "\nreduce_zero_label: 1", "reduce_zero_label: expected true or false"),
@@ -81,10 +81,10 @@ NAMES = "names: [sky, road, car]"
         ('val: {images: "img/b/*.png", labels: "lab/b/*.png"}', "val: img/b", "val: expected {images:"),
         ('labels: "lab/b/*.png"}', "labels: []}", "val.labels is missing"),
         ('labels: "lab/b/*.png"}', "labels: 3}", "val.labels: expected names of files or folders, got 3"),
-        (NAMES, NAMES + "\nname: ../../x", "name: '../../x' is no plain name"),
-        (NAMES, NAMES + "\nname: /etc", "name: '/etc' is no plain name"),
-        (NAMES, NAMES + '\nname: ".."', "name: '..' is no plain name"),
-        (NAMES, NAMES + '\nname: "a\\0b"', "name: expected at most 1000 characters, none of them zero"),
+        (NAMES, NAMES + "\nname: ../../x", "name: '../../x' is not a plain name"),
+        (NAMES, NAMES + "\nname: /etc", "name: '/etc' is not a plain name"),
+        (NAMES, NAMES + '\nname: ".."', "name: '..' is not a plain name"),
+        (NAMES, NAMES + '\nname: "a\\0b"', "name: expected at most 1000 characters and no null character"),
         (NAMES, NAMES + "\nname: [a]", "name: expected a text, got ['a']"),
         (NAMES, NAMES + "\nroot: 5", "root: expected a text, got 5"),
         (NAMES, NAMES + '\nignore: "255"', "got '255', a text: write it without quotes"),
@@ -92,19 +92,19 @@ NAMES = "names: [sky, road, car]"
         (NAMES, NAMES + f"\nmap: {{7: {10**400}}}", "map: 7 goes to 1000"),
         (NAMES, NAMES + f"\nmap: {{{10**400}: 0}}", "map: expected ids of label files on the left, got 1000"),
         (NAMES, NAMES + '\nmap: {7: "0"}', "map: 7 goes to '0'"),
-        (NAMES, NAMES + '\nmap: {7: 0, "7": 1}', "line 5: the key '7' stands in line 5 already"),
-        (NAMES, NAMES + '\nmap: {0x7: 0, "7": 1}', "map: 7 stands in it more than once"),
-        (NAMES, NAMES + '\nrgb: {"#abcdef": 0, "#ABCDEF": 1}', "rgb: #abcdef stands in it more than once"),
+        (NAMES, NAMES + '\nmap: {7: 0, "7": 1}', "line 5: the key '7' is already in line 5"),
+        (NAMES, NAMES + '\nmap: {0x7: 0, "7": 1}', "map: 7 occurs more than once"),
+        (NAMES, NAMES + '\nrgb: {"#abcdef": 0, "#ABCDEF": 1}', "rgb: #abcdef occurs more than once"),
         (NAMES, NAMES + '\nrgb: {"#000001": [1]}', "rgb: #000001 goes to [1]"),
-        (NAMES, NAMES + "\nnames: [a]", "line 5: the key 'names' stands in line 4 already"),
-        (NAMES, "names: {0: a, 1: b, 1: c}", "line 4: the key '1' stands in line 4 already"),
+        (NAMES, NAMES + "\nnames: [a]", "line 5: the key 'names' is already in line 4"),
+        (NAMES, "names: {0: a, 1: b, 1: c}", "line 4: the key '1' is already in line 4"),
         (NAMES, "names: {'0': a, '2': b}", "names: expected an id from 0 to 1"),
         (NAMES, f"names: [a, {'x' * 5000}]", "names: expected at most 200 characters"),
-        (NAMES, 'names: [a, "b\\0"]', "names: expected at most 200 characters, none of them zero"),
+        (NAMES, 'names: [a, "b\\0"]', "names: expected at most 200 characters and no null character"),
         (NAMES, 'names: [a, "b\\nc"]', "names: 'b\\nc' is no name"),
-        (NAMES, 'names: [a, "\\uD800"]', "names: expected letters of Unicode"),
+        (NAMES, 'names: [a, "\\uD800"]', "names: expected valid Unicode"),
         (NAMES, 'names: [a, " "]', "names: ' ' is no name"),
-        ('"img/a/*.png"', '"a\\0b/*.png"', "train.images: expected at most 1000 characters, none of them zero"),
+        ('"img/a/*.png"', '"a\\0b/*.png"', "train.images: expected at most 1000 characters and no null character"),
         ('val: {images: "img/b/*.png", labels: "lab/b/*.png"}', 'val: "0.1"', "got '0.1', a text: write it without"),
         ('val: {images: "img/b/*.png", labels: "lab/b/*.png"}', "val: .nan", "val: expected a finite number"),
         ("train:", "_BASE_: x.yaml\ntrain:", 'unknown key "_BASE_"'),
@@ -134,15 +134,15 @@ def test_a_list_of_pairs_may_be_named_in_capitals(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("NAME", "../../x", "name: '../../x' is no plain name"),
-        ("NAME", "a" * 195, f"name: '{'a' * 60}' is no plain name"),  # 200 bytes with the names of splits
+        ("NAME", "../../x", "name: '../../x' is not a plain name"),
+        ("NAME", "a" * 195, f"name: '{'a' * 60}' is not a plain name"),  # 200 bytes including the ending of a split
         ("NAMES", [1, 2, 3], "names: expected a text, got 1"),
         ("MAP", [[7, 0, 1]], "map: expected a list of 2 values"),
         ("RGB", [[[1, 2, 3], 0]], "rgb: expected a color"),
         ("ROOT", "a\0b", "root: expected at most"),
     ],
 )
-def test_a_strangers_run_folder_describes_a_data_set_or_is_refused(
+def test_a_strangers_run_folder_describes_a_dataset_or_is_refused(
     tmp_path: Path, key: str, value: object, message: str
 ) -> None:
     custom = get_cfg(data=write_file(tmp_path, TEXT)).DATASETS.CUSTOM

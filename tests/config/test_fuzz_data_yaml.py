@@ -1,4 +1,4 @@
-"""Hundreds of damaged files of data sets: each is a section that describes one, or one line that names the file."""
+"""Hundreds of damaged dataset files: each gives a valid config section, or a one-line error that names the file."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ VALUES: list[Any] = [
 
 
 def places(values: Any) -> Iterator[tuple[Any, Any]]:
-    """Every list and section in `values`, with each of its keys or places."""
+    """Yield every list and section in `values` with each of its keys or indices."""
     if isinstance(values, dict | list):
         for key in values if isinstance(values, dict) else range(len(values)):
             yield values, key
@@ -45,7 +45,7 @@ def places(values: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def mutated(rng: random.Random, count: int) -> Iterator[str]:
-    """Texts of data set files with values, keys or letters exchanged."""
+    """Generate texts of dataset files in which values, keys or characters are exchanged."""
     for number in range(count):
         values = copy.deepcopy(VALID)
         for _ in range(rng.randrange(1, 3)):

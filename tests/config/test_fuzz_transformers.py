@@ -1,4 +1,4 @@
-"""Changed settings of transformers' folders, by a seeded generator: each is a model, or a user's error of one line."""
+"""Randomly changed settings of transformers' folders: each gives a model, or a one-line `UserError`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ DECODERS = {
 
 
 def build(folder: Path) -> None:
-    """Do what is done of a folder before its weights are read, without memory for the model."""
+    """Read a folder up to building the model, without its weights and without memory for the model."""
     classes_of_folder(folder)
     with torch.device("meta"):
         build_model(get_cfg(folder, ["MODEL.DEVICE", "meta"]))

@@ -1,4 +1,4 @@
-"""Hundreds of damaged config files: each is read or refused with a UserError that names it."""
+"""Hundreds of damaged config files: each is read, or refused with a `UserError` that names it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ CHARACTERS = ["\t", "\n", " ", "\0", "\x85", "\u2028", "\ufeff", "\ud7ff", "\U00
 
 
 def mutated(rng: random.Random, number: int) -> Iterator[bytes]:
-    """Config files with pieces of YAML put in, lines moved, bytes changed, or cut."""
+    """Generate config files with YAML fragments inserted, lines moved, bytes changed, or the end cut off."""
     pieces = PIECES.split() + CHARACTERS
     for kind in range(number):
         lines = rng.choice([SAMPLE, RECIPE]).splitlines(keepends=True)

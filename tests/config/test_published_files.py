@@ -1,4 +1,4 @@
-"""Published configs of SeMask and Mask2Former merge: their sections and keys, R50's and DeepLab's among them."""
+"""Published configs of SeMask and Mask2Former can be merged, with all their sections and keys."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ MODEL:
   WEIGHTS: swin_large_patch4_window12_384_22k.pkl
 INPUT: {IMAGE_SIZE: 1024, MIN_SCALE: 0.1, MAX_SCALE: 2.0, DATASET_MAPPER_NAME: coco_panoptic_lsj}
 """
-# MaskFormer's own, of another pixel decoder; lists as Python's tuples, as their authors write them
+# a MaskFormer config with its original pixel decoder, and tuples instead of lists as its authors write them
 MASKFORMER = """
 _BASE_: base.yaml
 MODEL:
@@ -179,7 +179,7 @@ SOLVER:
   LR_SCHEDULER_NAME: "WarmupMultiStepLR"
 INPUT: {IMAGE_SIZE: 1024, MIN_SCALE: 0.1, MAX_SCALE: 2.0, DATASET_MAPPER_NAME: "coco_panoptic_lsj"}
 """
-# of its ResNet-101, DeepLab's variant
+# a MaskFormer config with ResNet-101 in DeepLab's variant
 R101C = """
 _BASE_: maskformer.yaml
 MODEL:

@@ -1,4 +1,4 @@
-"""The files of configs/: what stands in which, and that the published recipes are the published ones."""
+"""The files of configs/: their structure, and the agreement of recipes with the published ones."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from semask_d2.config import all_keys, get_cfg
 from semask_d2.d2 import BACKBONE_REGISTRY, CfgNode
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-PARTS = ("data", "backbones", "recipes")  # the folders of `_BASE_`, in its order; files of the others are whole runs
+PARTS = ("data", "backbones", "recipes")  # folders of base files, in the order of `_BASE_`; other files are runs
 RUNS = sorted(path for path in CONFIGS.rglob("*.yaml") if path.parent.name not in PARTS)
 SECTIONS = {"D2SeMaskSwinTransformer": "SWIN", "D2SeMaskMixTransformer": "MIT", "SeMaskTimm": "TIMM"}
 
@@ -24,7 +24,7 @@ def name_of(path: Path) -> str:
 
 
 def values_of(path: Path) -> dict[str, Any]:
-    """What a file itself states, by dotted key."""
+    """Return the values that a file itself states, by dotted key."""
     node = CfgNode(yaml.safe_load(path.read_text(encoding="utf-8")))
     return {key: value_at(node, key) for key in all_keys(node)}
 
@@ -50,11 +50,11 @@ def bases_of(path: Path) -> list[Path]:
 @pytest.mark.parametrize("path", RUNS, ids=name_of)
 def test_every_run_loads(path: Path) -> None:
     cfg = get_cfg(path)
-    assert f"output/{name_of(path)}" == cfg.OUTPUT_DIR  # so no two runs share a folder
+    assert f"output/{name_of(path)}" == cfg.OUTPUT_DIR  # a different folder for each run
     assert cfg.DATASETS.TRAIN
     assert cfg.DATASETS.TEST
     assert cfg.INPUT.FORMAT == "RGB"
-    mean = [127.0] * 3 if "lite0" in path.stem else [123.675, 116.28, 103.53]  # as its weights were trained
+    mean = [127.0] * 3 if "lite0" in path.stem else [123.675, 116.28, 103.53]  # of its pretrained weights
     assert pytest.approx(mean) == cfg.MODEL.PIXEL_MEAN
     assert cfg.MODEL.BACKBONE.NAME in BACKBONE_REGISTRY
     assert cfg.SOLVER.OPTIMIZER == "ADAMW"
@@ -72,9 +72,9 @@ def test_a_run_is_data_backbone_and_recipe(path: Path) -> None:
 
 @pytest.mark.parametrize("path", RUNS, ids=name_of)
 def test_windowed_stages_stand_in_the_section_of_the_runs_backbone_alone(path: Path) -> None:
-    """In another section they would be read by nobody, and the backbone would follow the default.
+    """In a wrong section they would be ignored, and the backbone would use the defaults.
 
-    Plain models, whose names lack "semask", have none to state.
+    Plain models, without "semask" in their names, have none.
     """
     name = get_cfg(path).MODEL.BACKBONE.NAME
     stated = [key for key in values_of(path) if key.endswith(("SEM_WINDOWED_STAGES", "NUM_SEM_BLOCKS"))]
@@ -86,11 +86,11 @@ def test_windowed_stages_stand_in_the_section_of_the_runs_backbone_alone(path: P
 
 
 def test_what_runs_state_besides_their_model() -> None:
-    """Two published models differ from their recipe; everything else about a training is in its recipe."""
-    own = {(name_of(path), key): value for path in RUNS for key, value in values_of(path).items()}
+    """Only two published models differ from their recipe; all other training settings are in the recipes."""
+    stated = {(name_of(path), key): value for path in RUNS for key, value in values_of(path).items()}
     foreign = {
         (name, key): value
-        for (name, key), value in own.items()
+        for (name, key), value in stated.items()
         if key not in ("_BASE_", "OUTPUT_DIR") and not key.startswith("MODEL.")
     }
     assert foreign == {
@@ -109,7 +109,7 @@ def test_what_runs_state_besides_their_model() -> None:
 
 
 @pytest.mark.parametrize("path", files_of("data"), ids=name_of)
-def test_data_files_hold_the_data_set_alone(path: Path) -> None:
+def test_data_files_hold_the_dataset_alone(path: Path) -> None:
     keys = {"VERSION", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "DATASETS.TRAIN", "DATASETS.TEST"}
     assert values_of(path).keys() == keys
 
@@ -120,7 +120,7 @@ def test_no_part_decides_for_a_run(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", files_of("recipes"), ids=name_of)
-def test_recipes_start_from_recipes_and_know_no_data_set(path: Path) -> None:
+def test_recipes_start_from_recipes_and_know_no_dataset(path: Path) -> None:
     assert all(base.parent.name == "recipes" for base in bases_of(path))
     keys = values_of(path).keys()
     assert not [key for key in keys if key.endswith("NUM_CLASSES") or key.startswith("DATASETS.")]
@@ -128,11 +128,11 @@ def test_recipes_start_from_recipes_and_know_no_data_set(path: Path) -> None:
 
 def test_every_recipe_and_data_file_is_in_use() -> None:
     used: set[Path] = set()
-    found = list(RUNS)
-    while found:
-        bases = bases_of(found.pop())
+    paths = list(RUNS)
+    while paths:
+        bases = bases_of(paths.pop())
         used.update(bases)
-        found += bases
+        paths += bases
     assert set(files_of("data", "recipes")) <= used
 
 
@@ -149,7 +149,7 @@ def test_semantic_fpn_pads_to_the_crop_and_knows_norms_by_name(path: Path) -> No
 
 
 def sizes(side: int, longest: int, pad: int) -> dict[str, Any]:
-    """What follows from a recipe's size: test size, those of several scales, padding."""
+    """Return the sizes that follow from a recipe's size: test size, multi-scale test sizes, padding."""
     return {
         "INPUT.MIN_SIZE_TEST": side,
         "INPUT.MAX_SIZE_TEST": longest,
@@ -225,7 +225,7 @@ OHEM = {"MODEL.SEM_SEG_HEAD.OHEM_PIXELS": 100_000}
 FAPN, MSFAPN = (
     {"MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME": name} for name in ("PixelFANDecoder", "MSDeformAttnPixelFANDecoder")
 )
-# windowed stages, the others attend globally; what the recipe says
+# windowed stages (the others attend globally), and the values of the recipe
 PUBLISHED = {
     "ade20k/semask_swin_l_m2f": ([0, 1, 2], M2F),
     "ade20k/semask_swin_l_fapn_m2f": ([0, 1], M2F | FAPN),
@@ -256,7 +256,7 @@ SWINS = {  # EMBED_DIM, DEPTHS, NUM_HEADS, WINDOW_SIZE
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_recipe(name: str) -> None:
-    """A wrong rule of windowed stages loads released weights without complaint and computes something else."""
+    """With a wrong rule for windowed stages, released weights would load without an error but give other outputs."""
     cfg = get_cfg(CONFIGS / f"{name}.yaml", ["MODEL.DEVICE", "cpu"])
     stages, recipe = PUBLISHED[name]
     swin = cfg.MODEL.SWIN
@@ -271,8 +271,8 @@ def test_published_recipe(name: str) -> None:
         "SOLVER.LR_SCHEDULER_NAME": "WarmupPolyLR",
     }
     expected = defaults | recipe
-    found = {key: value_at(cfg, key) for key in expected}
-    assert {key: list(value) if isinstance(value, tuple) else value for key, value in found.items()} == expected
+    values = {key: value_at(cfg, key) for key in expected}
+    assert {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()} == expected
 
 
 @pytest.mark.parametrize("name", [name_of(path) for path in RUNS if path.stem.startswith("swin_")])
@@ -284,14 +284,14 @@ def test_a_plain_model_is_its_semask_twin_without_semantic_layers(name: str) -> 
     other = get_cfg(CONFIGS / f"{name.replace('/', '/semask_')}.yaml")
     for key in ("NUM_SEM_BLOCKS", "SEM_WINDOWED_STAGES", "SEM_WINDOW_SIZE"):
         other.MODEL.SWIN[key] = cfg.MODEL.SWIN[key]
-    if name == "ade20k/swin_l_mf":  # the one whose authors chose other scales than SeMask's
+    if name == "ade20k/swin_l_mf":  # its authors chose other scales than SeMask's
         assert list(cfg.INPUT.MIN_SIZE_TRAIN) == list(range(320, 1281, 64))
         other.INPUT.MIN_SIZE_TRAIN = cfg.INPUT.MIN_SIZE_TRAIN
     other.OUTPUT_DIR = cfg.OUTPUT_DIR
     assert other == cfg
 
 
-# The plain models on ResNet-50: what their authors published of them
+# The plain models on ResNet-50, as published by their authors
 M2F_COCO = M2F_HEAD | solver(368750, 16, 1e-4, 0.05, 0.1, 0.9, 10, 1, True, True)
 M2F_COCO |= {"SOLVER.STEPS": [327778, 355092], "INPUT.IMAGE_SIZE": 1024, "INPUT.MIN_SIZE_TEST": 800}
 M2F_512 = M2F | crop(tenths(512), [512, 512]) | sizes(512, 2048, 512)
@@ -312,11 +312,11 @@ def test_published_recipe_of_a_plain_model(name: str) -> None:
     cfg = get_cfg(CONFIGS / f"{name}.yaml", ["MODEL.DEVICE", "cpu"])
     resnets = cfg.MODEL.RESNETS
     assert (resnets.DEPTH, resnets.STRIDE_IN_1X1, cfg.MODEL.BACKBONE.FREEZE_AT) == (50, False, 0)
-    norm = get_cfg(CONFIGS / f"{name}.yaml", fit=False).MODEL.RESNETS.NORM  # on a CPU it is BN
+    norm = get_cfg(CONFIGS / f"{name}.yaml", fit=False).MODEL.RESNETS.NORM  # replaced by BN on a CPU
     assert norm == ("SyncBN" if name.startswith("cityscapes") else "FrozenBN")
     figure, expected = PLAIN[name]
-    found = {key: value_at(cfg, key) for key in expected}
-    assert {key: list(value) if isinstance(value, tuple) else value for key, value in found.items()} == expected
+    values = {key: value_at(cfg, key) for key in expected}
+    assert {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()} == expected
     decoder = "MaskFormer" if name.endswith("_mf") else "Mask2Former"
     (first, *_) = (CONFIGS / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
     assert first.removesuffix(" (single scale)") == f"# Published by {decoder}: {figure}"
@@ -324,7 +324,7 @@ def test_published_recipe_of_a_plain_model(name: str) -> None:
     assert f"| R50 | {decoder} | [{name}.yaml](configs/{name}.yaml) | {figure} |" in zoo
 
 
-# their zoo's single scale, by backbone; of MaskFormer, whose paper has it, several scales
+# their zoo's single-scale mIoU, by backbone; for MaskFormer multi-scale, as in its paper
 PLAIN_SWIN = {
     f"{data}/swin_{size}_m2f": ("Mask2Former", f"{figure} {metric}")
     for data, metric, figures in (

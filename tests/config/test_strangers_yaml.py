@@ -1,4 +1,4 @@
-"""Config files that would keep the machine busy, or wait for ever: each is refused at once with one line."""
+"""Config files that would exhaust the machine or block forever: each is refused at once with one line."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ TOO_MUCH = {
 
 
 def refusal(path: Path) -> str:
-    """The one line with which a file is refused, at once."""
+    """Return the one line with which a file is refused immediately."""
     started = time.perf_counter()
     with pytest.raises(UserError) as caught:
         get_cfg(path)
@@ -74,7 +74,7 @@ def test_an_alias_is_no_offence(tmp_path: Path) -> None:
 
 
 def test_a_diamond_reads_each_file_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each level names the next one twice, which makes 2 ** 25 ways to the last."""
+    """Each level names the next one twice, which gives 2 ** 25 paths to the last."""
     read = []
     real = yaml_files.read_text
     monkeypatch.setattr(yaml_files, "read_text", lambda path: read.append(path) or real(path))
@@ -87,8 +87,8 @@ def test_a_diamond_reads_each_file_once(tmp_path: Path, monkeypatch: pytest.Monk
     assert len(read) == len(set(read)) == 26
 
 
-def test_a_diamond_has_its_sources_told(tmp_path: Path) -> None:
-    """Two files a level, each of which starts from both of the next."""
+def test_sources_of_bases_in_a_diamond_are_named(tmp_path: Path) -> None:
+    """Each level has two files, both of which name both files of the next level as bases."""
     for level in range(25):
         for side in "ab":
             base = f"_BASE_: [{level + 1}a.yaml, {level + 1}b.yaml]\nSOLVER: {{WARMUP_ITERS: {level}}}\n"
@@ -152,7 +152,7 @@ def test_a_base_that_cannot_be_a_file(tmp_path: Path, name: str) -> None:
     assert str(tmp_path / "a.yaml") in refusal(tmp_path / "a.yaml")
 
 
-# Keys that stand twice
+# Duplicate keys
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def test_a_base_that_cannot_be_a_file(tmp_path: Path, name: str) -> None:
 )
 def test_a_key_twice_is_refused_with_its_lines(tmp_path: Path, text: str, key: str, lines: tuple[int, int]) -> None:
     (tmp_path / "a.yaml").write_text(text)
-    assert f"line {lines[0]}: the key '{key}' stands in line {lines[1]} already" in refusal(tmp_path / "a.yaml")
+    assert f"line {lines[0]}: the key '{key}' is already in line {lines[1]}" in refusal(tmp_path / "a.yaml")
 
 
 def test_equal_keys_of_other_sections_and_values_are_no_offence(tmp_path: Path) -> None:

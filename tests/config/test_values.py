@@ -1,4 +1,4 @@
-"""Values that no model can be built with, or no run can have, end with the key, the value and what was expected."""
+"""Invalid values for a model or a run are refused with the key, the value and what was expected."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ from tests.helpers.commands import TINY, TOY_CONFIG
         ("MODEL.PIXEL_STD", "[0.0,1.0,1.0]", "above 0"),
     ],
 )
-def test_is_named_with_what_was_expected(key: str, value: str, message: str) -> None:
+def test_wrong_values_are_named_with_the_expected_ones(key: str, value: str, message: str) -> None:
     cfg = get_cfg(TOY_CONFIG, (*TINY, key, value))
     with pytest.raises(UserError, match=r"(MODEL|TEST)\.") as caught:
         build_model(cfg)
@@ -89,7 +89,7 @@ def test_windowed_stages_make_the_parameters_no_different_but_must_exist() -> No
         ("semask_swin_mini_mf", "MODEL.MASK_FORMER.ENC_LAYERS", "2", "only 0"),
     ],
 )
-def test_other_backbones_and_heads_name_theirs(config: str, key: str, value: str, message: str) -> None:
+def test_wrong_values_of_other_components_name_the_key(config: str, key: str, value: str, message: str) -> None:
     cfg = get_cfg(f"toy_scenes/{config}.yaml", [key, value])
     with pytest.raises(UserError) as caught:
         build_model(cfg)
@@ -109,7 +109,7 @@ def test_without_a_config_an_argument_is_named() -> None:
         ("SOLVER.CHECKPOINT_PERIOD", "0", "at least 1"),
         ("SOLVER.CHECKPOINTS_KEPT", "-1", "at least 0"),
         ("DATALOADER.NUM_WORKERS", "-1", "from 0 to 1000"),
-        ("DATALOADER.NUM_WORKERS", "2147483648", "from 0 to 1000"),  # each is a process
+        ("DATALOADER.NUM_WORKERS", "2147483648", "from 0 to 1000"),  # each worker is a process
         ("DATASETS.TEST", "[[[]]]", "names of data sets"),
         ("DATASETS.TRAIN", "(1,)", "names of data sets"),
         ("SEED", "4294967296", "at most 4294901760"),

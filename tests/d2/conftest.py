@@ -1,4 +1,4 @@
-"""What several tests of the seam share: the logs of Detectron2, and a small training run."""
+"""Fixtures shared by the tests of `semask_d2.d2`: Detectron2's logs, and a small training run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.helpers.toy_run import Run
 
 @pytest.fixture
 def d2_log(caplog):
-    """The records of Detectron2's loggers, whether or not they propagate."""
+    """Records of Detectron2's loggers, whether or not they propagate."""
     logger = logging.getLogger("detectron2")
     logger.setLevel(logging.INFO)
     logger.propagate = False
@@ -22,7 +22,7 @@ def d2_log(caplog):
 
 @pytest.fixture
 def make_run(tmp_path):
-    """A function that returns a run in `tmp_path/run`, with settings as keyword-less `KEY, VALUE` pairs."""
+    """A function that returns a run in `tmp_path/run`; its arguments are settings as KEY, VALUE pairs."""
 
     def make(*opts):
         cfg = d2.get_cfg()

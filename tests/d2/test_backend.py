@@ -20,7 +20,7 @@ from semask_d2.utils.errors import UserError
 
 @pytest.fixture
 def put_detectron2(monkeypatch):
-    """A function that puts a module, or None for "not there", in the place of `detectron2`."""
+    """A function that replaces the module `detectron2` with another one, or with None for "not installed"."""
     loaded = {name: module for name, module in sys.modules.items() if name.split(".")[0] == "detectron2"}
     real = sys.modules.get("semask_d2.d2.real")
 
@@ -73,10 +73,10 @@ def test_the_hooks_are_hooks():
         assert issubclass(getattr(d2.hooks, name), d2.HookBase)
 
 
-def test_backend_and_version_say_what_is_in_use():
+def test_backend_and_version_name_the_backend_in_use():
     if d2.BACKEND == "native":
         assert importlib.metadata.version("fvcore") in d2.BACKEND_VERSION
-    else:  # which may be a clone on the path, without a distribution
+    else:  # Detectron2 may be a clone on the path, without an installed distribution
         assert sys.modules["detectron2"].__version__ == d2.BACKEND_VERSION
     in_use = {"native": "semask_d2", "detectron2": "detectron2"}
     assert d2.TrainerBase.__module__.split(".")[0] == in_use[d2.BACKEND]

@@ -18,7 +18,7 @@ def _forget():
             catalog.remove(NAME)
 
 
-def test_a_data_set_is_made_anew_by_each_get():
+def test_each_get_calls_the_dataset_function_again():
     DatasetCatalog.register(NAME, lambda: [{"file_name": "a.png"}])
     assert NAME in DatasetCatalog
     assert NAME in DatasetCatalog.list()
@@ -26,7 +26,7 @@ def test_a_data_set_is_made_anew_by_each_get():
     assert DatasetCatalog.get(NAME) is not DatasetCatalog.get(NAME)
 
 
-def test_a_data_set_is_registered_once_and_as_a_function():
+def test_a_dataset_is_registered_once_and_as_a_function():
     DatasetCatalog.register(NAME, list)
     with pytest.raises(AssertionError, match="already registered"):
         DatasetCatalog.register(NAME, list)
@@ -34,7 +34,7 @@ def test_a_data_set_is_registered_once_and_as_a_function():
         DatasetCatalog.register(NAME + "_2", [])
 
 
-def test_an_unknown_data_set_is_an_error_that_names_the_known_ones():
+def test_an_unknown_dataset_is_an_error_that_names_the_known_ones():
     DatasetCatalog.register(NAME, list)
     with pytest.raises(KeyError, match=f"'no_such_set' is not registered.*{NAME}"):
         DatasetCatalog.get("no_such_set")
@@ -80,12 +80,12 @@ def test_metadata_may_be_arrays():
         MetadataCatalog.remove("d2_arrays")
 
 
-def test_missing_metadata_are_an_error_that_names_data_set_and_key():
+def test_missing_metadata_are_an_error_that_names_dataset_and_key():
     with pytest.raises(AttributeError, match=f"'stuff_classes' does not exist in the metadata of dataset '{NAME}'"):
         _ = MetadataCatalog.get(NAME).stuff_classes
 
 
-def test_removed_metadata_start_anew():
+def test_removed_metadata_start_empty():
     MetadataCatalog.get(NAME).ignore_label = 255
     MetadataCatalog.remove(NAME)
     MetadataCatalog.get(NAME).ignore_label = 0

@@ -46,16 +46,16 @@ def test_a_config_written_by_detectron2_loads():
 def test_a_full_dump_of_this_side_loads_on_the_native_side_and_back(tmp_path):
     cfg = get_cfg()
     cfg.merge_from_list(["SOLVER.MAX_ITER", 7, "DATASETS.TRAIN", ("toy",)])
-    there, back = tmp_path / "there.yaml", tmp_path / "back.yaml"
-    there.write_text(cfg.dump())
+    native_file, returned_file = tmp_path / "there.yaml", tmp_path / "back.yaml"
+    native_file.write_text(cfg.dump())
     on_the_native_side = native.get_cfg()
-    on_the_native_side.merge_from_file(str(there))
+    on_the_native_side.merge_from_file(str(native_file))
     assert on_the_native_side.SOLVER.MAX_ITER == 7
-    back.write_text(on_the_native_side.dump())
-    here = get_cfg()
-    here.merge_from_file(str(back))
-    assert here.DATASETS.TRAIN == ("toy",)
-    assert yaml.safe_load(here.dump()) == yaml.safe_load(cfg.dump())
+    returned_file.write_text(on_the_native_side.dump())
+    returned = get_cfg()
+    returned.merge_from_file(str(returned_file))
+    assert returned.DATASETS.TRAIN == ("toy",)
+    assert yaml.safe_load(returned.dump()) == yaml.safe_load(cfg.dump())
 
 
 def test_a_config_of_the_native_side_loads(tmp_path):

@@ -66,7 +66,7 @@ def test_without_resume_the_weights_are_loaded_and_the_iteration_starts_at_zero(
     assert torch.equal(fresh.model.weight, run.model.weight)
 
 
-def test_resuming_where_there_is_no_checkpoint_starts_anew(make_run):
+def test_resuming_without_a_checkpoint_starts_from_the_beginning(make_run):
     run = make_run(*SETTINGS)
     run.resume_or_load(resume=True)
     assert run.start_iter == 0
@@ -90,7 +90,7 @@ def test_state_holds_the_inner_trainers(make_run):
     assert state["_trainer"]["iteration"] == 5
 
 
-def test_evaluation_of_one_data_set_gives_its_results_and_of_several_a_dict():
+def test_evaluation_of_one_dataset_gives_its_results_and_of_several_a_dict():
     cfg = get_cfg()
     cfg.DATASETS.TEST = ("a",)
     model = torch.nn.Linear(3, 1)

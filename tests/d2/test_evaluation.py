@@ -1,4 +1,4 @@
-"""Evaluators, the loop over a data set, and what becomes of the results."""
+"""Evaluators, the loop over a dataset, and logging and verifying the results."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.helpers.toy_run import Accuracy
 
 
 class Watched(nn.Module):
-    """Notes in which state it is called."""
+    """Records the mode in which it is called."""
 
     def __init__(self):
         super().__init__()
@@ -44,7 +44,7 @@ def test_the_model_is_in_eval_mode_without_gradients_and_then_as_before(training
     assert results["sem_seg"]["mIoU"] == 100
 
 
-def test_the_evaluator_starts_anew_each_time():
+def test_the_evaluator_is_reset_each_time():
     evaluator = Accuracy()
     for _ in range(2):
         results = inference_on_dataset(lambda batch: batch, BATCHES, evaluator)

@@ -75,11 +75,11 @@ def test_a_scalar_keeps_its_smoothing_hint():
 
 
 def records(path):
-    """Return a file's lines by iteration: within one write they come in no order."""
+    """Return a file's lines by iteration, as their order within one write is undefined."""
     return sorted((json.loads(line) for line in path.read_text().splitlines()), key=lambda record: record["iteration"])
 
 
-def test_json_has_a_line_per_iteration_with_what_is_new(tmp_path):
+def test_json_has_a_line_per_iteration_with_new_scalars(tmp_path):
     path = tmp_path / "metrics.json"
     writer = JSONWriter(str(path))
     with EventStorage() as storage:
@@ -121,7 +121,7 @@ def test_tensorboard_gets_each_scalar_once(tmp_path):
     assert [(event.step, event.value) for event in events.Scalars("loss")] == [(0, 0.0), (1, 1.0)]
 
 
-def test_a_writer_of_ones_own_must_write():
+def test_a_custom_writer_must_write():
     with pytest.raises(NotImplementedError):
         EventWriter().write()
     assert issubclass(JSONWriter, EventWriter)

@@ -1,4 +1,4 @@
-"""Command line, set-up of a job, logging, seeds, paths, and processes that talk to each other."""
+"""Command line, setup of a job, logging, seeds, paths, and communication between processes."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_no_seed_is_another_one_each_time(monkeypatch):
     assert draws() != first
 
 
-def test_the_environment_names_what_results_depend_on():
+def test_the_environment_names_all_that_results_depend_on():
     info = collect_env_info()
     for part in (torch.__version__, np.__version__, "Python", "GPU available"):
         assert part in info
@@ -152,7 +152,7 @@ class RankResults(DatasetEvaluator):
 
 
 def _rank_main(folder):
-    """Note what each rank sees."""
+    """Write down the values that each rank sees."""
     rank = comm.get_rank()
     np.random.seed(rank)  # noqa: NPY002 - the state that shared_random_seed draws from
     if rank == 1:
@@ -174,7 +174,7 @@ def _rank_main(folder):
 
 @pytest.mark.slow
 def test_launched_processes_know_and_reach_each_other(tmp_path, monkeypatch):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # two ranks need not find two GPUs
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # the test needs no two GPUs
     launch(_rank_main, 2, dist_url="auto", args=(str(tmp_path),))
     first, second = (torch.load(tmp_path / f"{rank}.pth", weights_only=True) for rank in (0, 1))
     assert first["world"] == (2, 0, 0, True)

@@ -136,7 +136,7 @@ def test_a_backbone_needs_a_forward():
         Backbone()
 
 
-def test_shape_spec_knows_nothing_unless_told():
+def test_shape_spec_is_unknown_by_default():
     spec = ShapeSpec(stride=4)
     assert (spec.channels, spec.height, spec.width, spec.stride) == (None, None, None, 4)
 

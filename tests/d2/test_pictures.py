@@ -1,4 +1,4 @@
-"""`EventStorage.put_image`: pictures on their way to tensorboard."""
+"""`EventStorage.put_image`: images on their way to TensorBoard."""
 
 from __future__ import annotations
 

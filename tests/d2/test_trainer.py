@@ -9,7 +9,7 @@ from semask_d2.d2 import EventWriter, HookBase, TrainerBase, get_event_storage, 
 
 
 class Loop(TrainerBase):
-    """Notes its iterations, and fails at one if asked to."""
+    """Records its iterations, and fails at a given one."""
 
     def __init__(self, *, fail_at=None):
         super().__init__()
@@ -22,11 +22,11 @@ class Loop(TrainerBase):
         self.done.append(self.iter)
         self.after_backward()
         if hasattr(self, "optimizer"):
-            self.optimizer.step()  # torch wants it before the scheduler's
+            self.optimizer.step()  # torch requires it before the scheduler's step
 
 
 class Diary(HookBase):
-    """Notes what it is called for, with the trainer's and the storage's iteration."""
+    """Records its calls, with the trainer's and the storage's iteration."""
 
     def __init__(self):
         self.entries = []
@@ -52,7 +52,7 @@ class Diary(HookBase):
 
 
 class Counter(HookBase):
-    """Counts iterations over all parts of a resumed run."""
+    """Counts the iterations over all parts of a resumed run."""
 
     count = 0
 
@@ -67,7 +67,7 @@ class Counter(HookBase):
 
 
 class Rewriter(HookBase):
-    """Sets the iteration back before the first one, as for a checkpoint of a resumed run that it writes."""
+    """Sets the iteration back before the first one, as a hook does that writes a checkpoint of a resumed run."""
 
     def before_train(self):
         self.trainer.iter -= 1
@@ -246,7 +246,7 @@ def test_writers_write_each_period_and_at_the_end_and_are_closed(end, written):
     assert notes.closed == 1
 
 
-def test_writers_write_what_led_to_a_failure():
+def test_writers_write_the_values_before_a_failure():
     loop, notes = Loop(fail_at=1), Notes()
     loop.register_hooks([hooks.PeriodicWriter([notes], period=3)])
     with pytest.raises(FloatingPointError):
@@ -260,7 +260,7 @@ def test_only_writers_write():
 
 
 class Saved:
-    """In the place of a checkpointer."""
+    """Replacement for a checkpointer."""
 
     path_manager = None
 

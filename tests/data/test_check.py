@@ -94,7 +94,7 @@ def test_a_list_needs_a_name(tmp_path: Path, capsys: pytest.CaptureFixture, targ
     assert main(["check", str(file), "--workers", "0", "--list", target]) == 1
     assert re.fullmatch(r"error: --list [./]: expected a file's name, as good.txt\n", capsys.readouterr().err)
     assert main(["check", str(file), "--workers", "0", "--html", target]) == 1
-    assert "there is a folder of this name" in capsys.readouterr().err
+    assert "there is a folder with this name" in capsys.readouterr().err
 
 
 def test_a_list_is_written_to_a_device_itself(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -170,7 +170,7 @@ def test_what_is_missing_is_named(coco: Path, name: str, part: str, what: str) -
     with pytest.raises(UserError) as caught:
         get_dataset_dicts(name)
     message = str(caught.value)
-    assert message.startswith(f'data set "{name}" is not there: {what} {coco / part}')
+    assert message.startswith(f'dataset "{name}" is not there: {what} {coco / part}')
     assert "get it from cocodataset.org and lay it out as datasets/README.md says" in message
     assert "\n" not in message
 

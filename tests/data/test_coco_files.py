@@ -143,15 +143,15 @@ def test_one_name_under_two_ids_is_painted_whole(tmp_path: Path, capsys: pytest.
 
 
 REFUSED = [
-    ([A, {**B, "id": 1}], [{"image_id": 1}], (), "the id 1 is that of 2 images (a.png, b.png)"),
+    ([A, {**B, "id": 1}], [{"image_id": 1}], (), "2 images share the id 1 (a.png, b.png)"),
     ([A, {**A, "id": 2, "height": 50}], [{"image_id": 1}], (), "image a.png is listed with two sizes"),
-    ([A], [{"image_id": 1}], ("x/a.png", "y/a.png"), "a.png fits several images"),
+    ([A], [{"image_id": 1}], ("x/a.png", "y/a.png"), "a.png matches several images"),
     ([A, {**B, "file_name": "z/a.png"}], [{"image_id": 1}], ("a.png",), None),
     (
         [{**A, "file_name": "x/a.png"}, {**B, "file_name": "y/a.png"}],
         [{"image_id": 1}],
         ("a.png",),
-        "x/a.png, y/a.png all fit",
+        "x/a.png, y/a.png all match",
     ),
     ([A], [{"image_id": 1, "category_id": 7}], (), "annotation 1 (a.png): an annotation with unknown category id 7"),
 ]
@@ -182,7 +182,7 @@ def test_annotations_of_no_image_are_named(tmp_path: Path, capsys: pytest.Captur
     file = write(tmp_path, [A], [{"image_id": 1}, {"image_id": 9}, {"image_id": None}, {"image_id": [1]}])
     code, out = checked(file, capsys)
     assert code == 1
-    assert "annotation 2 is of the image 9, which the file does not list" in out
+    assert "annotation 2 belongs to the image 9, which the file does not list" in out
     for number in (3, 4):
         assert f"annotation {number}: image_id: expected a whole number" in out
     assert painted(file) == {"a.png": {0: PIXELS - 400, 1: 400}}
@@ -199,7 +199,7 @@ def test_ids_as_texts_are_numbers(tmp_path: Path, capsys: pytest.CaptureFixture)
     )
     code, out = checked(file, capsys)
     assert code == 0
-    assert "1 image ids are texts, read as numbers: 1" in out
+    assert "1 image ids are strings, read as numbers: 1" in out
     assert painted(file) == {"a.png": {0: PIXELS - 400, 1: 400}}
 
 
@@ -215,7 +215,7 @@ def test_the_order_is_by_the_masks(tmp_path: Path, area: object, capsys: pytest.
         file.with_name("labels.json").write_text(file.with_name("labels.json").read_text().replace('"area"', '"_"'))
     code, out = checked(file, capsys)
     assert code == 0
-    assert "2 annotations have no area, which their masks give: 1, 2" in out
+    assert "2 annotations have no area, which is computed from their masks: 1, 2" in out
     assert painted(file) == {"a.png": {0: PIXELS - 400, 1: 375, 2: 25}}
 
 
@@ -227,7 +227,7 @@ def test_another_size_than_the_images_is_told_and_nothing_is_painted(
     )
     code, out = checked(file, capsys)
     assert code == 1
-    assert "image a.png is 50000 x 50000 there; at most 110000000 pixels are read" in out
+    assert "image a.png is listed as 50000 x 50000; at most 110000000 pixels are read" in out
     assert re.search(r"a\.png is 60 x 40 but its entry \S+labels\.json: a\.png is 50000 x 50000: they must", out)
     assert "labels.json: b.png is 40 x 60: they must be of one size (does its EXIF tag turn the picture" in out
     with pytest.raises(UserError, match=r"the image is 60 x 40 but its entry .*a\.png is 50000 x 50000"):

@@ -86,7 +86,7 @@ def test_points_may_be_pairs(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("polygon", "told"),
     [
-        ([[100 / 6, 25, 50, 25, 50, 75, 100 / 6, 75]], "its coordinates are percent of the image's sides"),
+        ([[100 / 6, 25, 50, 25, 50, 75, 100 / 6, 75]], "its coordinates are percentages of the image size"),
         ([[0, 0, 20, 0, 20, 20, 0, 20]], "its coordinates start at the corner of its box"),
     ],
 )
@@ -107,7 +107,8 @@ def test_boxes_elsewhere_get_a_word(box: list, is_apart: int, tmp_path: Path, ca
     """Those of two corners in the place of width and height are read as such."""
     code, out = checked(write(tmp_path, [A], [{"image_id": 1, "bbox": box}]), capsys)
     assert code == 0
-    assert ("1 annotations have polygons elsewhere than their boxes, of which one is wrong: 1" in out) == is_apart
+    remark = "1 annotations have polygons that do not overlap their boxes, so one of the two is wrong: 1"
+    assert (remark in out) == is_apart
 
 
 def test_percent_without_boxes_gets_a_word(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -61,7 +61,7 @@ def test_another_description_takes_the_place_of_the_first(tmp_path: Path) -> Non
 
 
 def test_a_name_of_somebody_else_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r'registered as "toy_scenes_train", which there is already'):
+    with pytest.raises(UserError, match=r'registered as "toy_scenes_train", which is already taken'):
         register_custom(get_cfg(data=write_data(tmp_path, TEXT + "name: toy_scenes\n")))
 
 
@@ -141,9 +141,9 @@ def test_files_without_a_partner_are_named(tmp_path: Path) -> None:
     ("pattern", "message"),
     [
         ("img/a/*.jpg", "matches no file"),
-        ("img/a/*.txt", r"matches 1 file\(s\) of other kinds \(.txt\), and no picture"),
+        ("img/a/*.txt", r"matches 1 file\(s\) of other kinds \(.txt\), but no image file"),
         ("img/z", "img/z does not exist: expected a file, a folder, or a pattern"),
-        ("img/a", r"0\.jpg and .*0\.png have one name"),
+        ("img/a", r"0\.jpg and .*0\.png have the same name"),
     ],
 )
 def test_patterns_that_find_nothing_to_use(tmp_path: Path, pattern: str, message: str) -> None:
@@ -250,7 +250,7 @@ def test_categories_may_be_mapped_by_their_ids(tmp_path: Path) -> None:
     ("names", "changes", "message"),
     [
         ("[car, raod]", {}, 'category "road" (id 11) is not in `names`. Did you mean "raod"'),
-        ("[a]\nmap: {11: 0}", {}, "`map` of the data set leaves out the categories 12 (car)"),
+        ("[a]\nmap: {11: 0}", {}, "`map` of the dataset is missing the categories 12 (car)"),
         ("[car, road]", {}, "1 image(s) without a label file"),
         ("[car, road]", {"images": []}, "3 image(s) without a label file"),
         ("[car, road]", {"annotations": 3}, "is not in COCO format"),
@@ -317,7 +317,7 @@ def test_a_fraction_that_leaves_no_training_image_is_refused(tmp_path: Path) -> 
     register_custom(
         get_cfg(data=write_data(tmp_path, "train: {images: img/a, labels: lab/a}\nval: 0.99\nnames: [a, b, c]\n"))
     )
-    with pytest.raises(UserError, match=r"val: 0\.99 of 4 image\(s\) leaves none for train: give more images"):
+    with pytest.raises(UserError, match=r"val: 0\.99 of 4 image\(s\) leaves none for train: add more images"):
         get_dataset_dicts("mine_train")
 
 

@@ -61,7 +61,7 @@ def test_folders_that_tell_nothing(tmp_path: Path, capsys: pytest.CaptureFixture
     photograph(tmp_path / "photos/a.jpg", 0)
     for folder, message in (
         ("gone", "there is no such folder"),
-        ("empty", "no picture in it"),
+        ("empty", "no image files in it"),
         ("photos", "found photographs in 1 place(s) and label files in 0"),
     ):
         assert main(["init-data", str(tmp_path / folder), "--output", str(tmp_path / "new.yaml")]) == 1
@@ -158,7 +158,7 @@ def test_the_remark_on_255_can_be_followed(tmp_path: Path, capsys: pytest.Captur
     with_ids(tmp_path / "data", np.array((0, 255), np.uint8))
     described(tmp_path / "data", tmp_path)
     assert (
-        "255 is taken for a class here, as without it one is left; `255: 255` in `map` ignores it"
+        "255 is taken for a class here, as only one would be left without it; `255: 255` in `map` ignores it"
         in capsys.readouterr().out
     )
     text = (tmp_path / "new.yaml").read_text()

@@ -20,7 +20,7 @@ def refused(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> tupl
     assert main(["init-data", str(folder), "--output", str(tmp_path / "new.yaml")]) == 1
     message = capsys.readouterr().err
     assert len(message.splitlines()) == 1
-    return message, shlex.split(message.partition("say which are meant with ")[2])
+    return message, shlex.split(message.partition("choose with ")[2])
 
 
 def mapillary(folder: Path) -> None:
@@ -79,7 +79,7 @@ def test_two_kinds_of_images_are_asked_about(tmp_path: Path, capsys: pytest.Capt
         photograph(tmp_path / f"data/infrared/{number}.jpg", number + 10)
         labels(tmp_path / f"data/masks/{number}.png", IDS)
     message, words = refused(tmp_path / "data", tmp_path, capsys)
-    assert "infrared/*.jpg and rgb/*.jpg could both be the images of the same labels; say" in message
+    assert "infrared/*.jpg and rgb/*.jpg could both be the images of the same labels; choose" in message
     assert words == ["--images", "infrared/*.jpg"]
     assert follow(tmp_path / "data", tmp_path, ["--images", "rgb/*.jpg"])["train"]["images"] == "rgb/*.jpg"
 
@@ -110,7 +110,7 @@ def test_images_of_a_split_without_labels_take_no_others(tmp_path: Path, capsys:
     content = described(tmp_path / "data", tmp_path)
     assert content["train"] == {"images": "images/train/*.jpg", "labels": "masks/train/*.png"}
     assert content["val"] == 0.1
-    assert "left out: images/test/*.jpg, for which no labels are found" in capsys.readouterr().out
+    assert "left out: images/test/*.jpg, which has no labels" in capsys.readouterr().out
 
 
 def test_images_beside_their_labels_go_before_others(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -119,7 +119,7 @@ def test_images_beside_their_labels_go_before_others(tmp_path: Path, capsys: pyt
         photograph(tmp_path / f"data/y/{number}.jpg", number + 10)
         labels(tmp_path / f"data/x/{number}.png", IDS)
     assert described(tmp_path / "data", tmp_path)["train"] == {"images": "x/*.jpg", "labels": "x/*.png"}
-    assert "left out: y/*.jpg, whose names are those of other images of x/*.png" in capsys.readouterr().out
+    assert "left out: y/*.jpg, as x/*.png belongs to other images with these names" in capsys.readouterr().out
 
 
 def test_a_choice_is_one_for_all_splits(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -178,7 +178,7 @@ def test_smooth_scans_are_images_of_plainer_labels(tmp_path: Path, capsys: pytes
         label_tools.save(tmp_path / f"alike/two/{number}.png", scan(number)[:, ::-1])
     (tmp_path / "new.yaml").unlink()
     message, words = refused(tmp_path / "alike", tmp_path, capsys)
-    assert "one/*.png and two/*.png could both be images or labels of each other" in message
+    assert "one/*.png and two/*.png could both be images or labels" in message
     assert words == ["--images", "one/*.png"]
 
 
@@ -231,12 +231,12 @@ def test_several_coco_files_of_one_split(tmp_path: Path, capsys: pytest.CaptureF
         label_tools.write_json(tmp_path / f"data/batch_{name}/labels.JSON", label_tools.coco({name: f"{name}.jpg"}))
     assert main(["init-data", str(tmp_path / "data"), "--output", str(tmp_path / "new.yaml")]) == 1
     message = capsys.readouterr().err
-    assert "batch_a/labels.JSON and batch_b/labels.JSON are COCO-format files of one split" in message
-    words = shlex.split(message.partition("say which is meant with ")[2])
+    assert "batch_a/labels.JSON and batch_b/labels.JSON are COCO-format files of the same split" in message
+    words = shlex.split(message.partition("or choose one with ")[2])
     content = follow(tmp_path / "data", tmp_path, words)
     assert content["train"] == {"images": "batch_a/*.jpg", "labels": "batch_a/labels.JSON"}
     assert "val" not in content  # of one image no part can be taken
-    assert "one image alone has no part for a validation set" in capsys.readouterr().out
+    assert "a single image cannot be split into training and validation" in capsys.readouterr().out
 
 
 def test_one_coco_file_of_several_folders(tmp_path: Path) -> None:

@@ -54,15 +54,15 @@ def other(name: str, content: str) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     ("write", "told"),
     [
-        (labelme_folders, "labelme_json_to_dataset's; convert the JSON files with labelme2voc.py"),
-        (brushes, "are Label Studio's brush masks, one for each class"),
+        (labelme_folders, "come from labelme_json_to_dataset; convert the JSON files with labelme2voc.py"),
+        (brushes, "are Label Studio's brush masks, one per class"),
         (other("a.xml", "<annotation/>"), "a.xml is XML of Pascal VOC or labelme; export as COCO"),
         (other("annotations.xml", "<annotations/>"), "annotations.xml is CVAT's own format"),
         (other("via_export_csv.csv", "filename\n"), "via_export_csv.csv is a VGG Image Annotator export"),
         (other("a.ndjson", "{}\n"), "a.ndjson is a Labelbox export"),
         (other("a.npy", ""), "a.npy is an array; write label maps as PNG"),
         (other("a.nii.gz", ""), "a.nii.gz is a medical volume; write its slices"),
-        (other("data.yaml", "nc: 1\n"), "data.yaml is a YOLO data set"),
+        (other("data.yaml", "nc: 1\n"), "data.yaml is a YOLO dataset"),
         (other("a.json", '{"schema_ref": "", "item": {}}'), "a.json is a V7 Darwin annotation"),
         (other("a.json", '{"items": [], "categories": {}}'), "a.json is a Datumaro file"),
         (other("a.json", '{"metadata": {}, "instances": []}'), "a.json is a SuperAnnotate annotation"),
@@ -81,7 +81,7 @@ def test_overlays_beside_images_of_whole_names_are_asked_about(tmp_path: Path, c
     assert main(["init-data", str(tmp_path / "data"), "--output", str(tmp_path / "new.yaml")]) == 1
     message = capsys.readouterr().err
     assert "(*___fuse.png looks like *.jpg with colors laid over it)" in message
-    words = shlex.split(message.partition("say which are meant with ")[2])
+    words = shlex.split(message.partition("choose with ")[2])
     assert words == ["--images", "*.jpg"]
     content = follow(tmp_path / "data", tmp_path, words)
     assert content["train"] == {"images": "*.jpg", "labels": "*___save.png"}
@@ -96,7 +96,7 @@ def test_advice_works_for_names_that_begin_with_a_dash(
         for folder in ("-one", "-two"):
             save(tmp_path / f"-data/{folder}/{name}.png", ids(name))
     assert main(["init-data", "./-data"]) == 1
-    words = shlex.split(capsys.readouterr().err.partition("say which are meant with ")[2])
+    words = shlex.split(capsys.readouterr().err.partition("choose with ")[2])
     assert main(["init-data", "./-data", *words]) == 0
     (advice,) = re.findall("then semask (check .*)", capsys.readouterr().out)
     assert main([*shlex.split(advice), "--workers", "0"]) == 0
@@ -121,10 +121,10 @@ def test_folders_may_be_named_from_here(
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["--labels", "../out/*.png"], "--labels ../out/*.png: it is not below"),
-        (["--labels", "../labels.json"], "--labels ../labels.json: it is not below"),
-        (["--images", "{tmp_path}/out"], "out: it is not below"),
-        (["--images", "masks", "--labels", "images"], "colors, as photographs do"),
+        (["--labels", "../out/*.png"], "--labels ../out/*.png: not inside"),
+        (["--labels", "../labels.json"], "--labels ../labels.json: not inside"),
+        (["--images", "{tmp_path}/out"], "out: not inside"),
+        (["--images", "masks", "--labels", "images"], "colors, like photographs"),
     ],
 )
 def test_options_that_cannot_be_meant(
@@ -166,7 +166,7 @@ def test_maps_of_segments_are_no_label_maps(has_classes: bool, tmp_path: Path, c
         assert 'labels: "classes/*.png"' in (tmp_path / "new.yaml").read_text()
         assert "left out: panoptic/*.png, whose colors are segments of a panoptic file" in out
     else:
-        assert "panoptic.json is a panoptic file, whose maps hold segments; write maps of classes" in err
+        assert "panoptic.json is a panoptic file, whose maps hold segment ids; write class maps" in err
 
 
 def test_ids_written_as_floats_are_named(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -174,7 +174,7 @@ def test_ids_written_as_floats_are_named(tmp_path: Path, capsys: pytest.CaptureF
         save(tmp_path / f"data/images/{name}.jpg", photograph(name))
         save(tmp_path / f"data/masks/{name}.tif", ids(name).astype(np.float32))
     assert main(["init-data", str(tmp_path / "data"), "--output", str(tmp_path / "new.yaml")]) == 1
-    assert "masks/*.tif hold ids as floats; write them as whole numbers" in capsys.readouterr().err
+    assert "masks/*.tif hold ids as floats; save them as integers" in capsys.readouterr().err
     (tmp_path / "mine.yaml").write_text("train: {images: data/images, labels: data/masks}\nnames: [a, b]\n")
     assert main(["check", str(tmp_path / "mine.yaml"), "--workers", "0"]) == 1
     out, err = capsys.readouterr()
@@ -189,7 +189,7 @@ def test_a_mask_for_each_class_is_named(place: str, tmp_path: Path, capsys: pyte
         for kind in ("cat", "dog"):
             save(tmp_path / "data" / place.format(name=name, kind=kind), ids(name) * 255)
     assert main(["init-data", str(tmp_path / "data"), "--output", str(tmp_path / "new.yaml")]) == 1
-    assert "(each holds two values: if each is of one class, merge them first" in capsys.readouterr().err
+    assert "(each holds two values: if each is for one class, first merge them" in capsys.readouterr().err
 
 
 def test_camvids_table_names_the_classes(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def test_an_export_is_read(tool: str, tmp_path: Path, capsys: pytest.CaptureFixt
         assert main(words) == 1
         message = capsys.readouterr().err
         assert CHOICES[tool] in message
-        words += shlex.split(re.search("say which are meant with (.*)", message)[1])  # the advice is followed
+        words += shlex.split(re.search("choose with (.*)", message)[1])  # the advice is followed
     assert main(words) == 0
     out = capsys.readouterr().out
     assert f"semask check {file}" in out
@@ -80,7 +80,7 @@ def brush(folder: Path) -> None:
 
 
 REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
-    "Label Studio, brush": (brush, "are Label Studio's brush masks, one for each class and annotation; export the"),
+    "Label Studio, brush": (brush, "are Label Studio's brush masks, one per class and annotation; export the"),
     "Label Studio, JSON": (
         lambda folder: tools.write_json(folder / "project.json", [{"id": 1, "data": {"image": "/a.jpg"}}]),
         "project.json is a Label Studio export in its own JSON; export as COCO instead",

@@ -44,7 +44,7 @@ def test_any_name_can_be_written_and_read(name: str, tmp_path: Path) -> None:
     [
         ("a.jpg b.png", "utf-8", "line 1: expected an image, a tab and its label file, got 'a.jpg b.png'"),
         ("a.jpg\tb.png\tc", "utf-8", "line 1: expected an image, a tab"),
-        ("a.jpg\tb.png", "utf-16-le", "line 1 holds zeros: save it as text in UTF-8"),
+        ("a.jpg\tb.png", "utf-16-le", "line 1 holds null characters: save it as text in UTF-8"),
         ("é.jpg\tb.png", "latin-1", "expected text in UTF-8"),
         ("# nothing", "utf-8", "lists no pairs"),
     ],
@@ -96,7 +96,7 @@ def test_splits_of_one_folder_of_images_become_lists(kind: str, tmp_path: Path, 
     )
     out = capsys.readouterr().out
     assert "2 pairs of train, 1 pairs of val read: 0 fault(s)" in out
-    assert "left out: 1 files of images/*.jpg, which no labels are of" in out
+    assert "left out: 1 files of images/*.jpg, which have no labels" in out
     (tmp_path / "new.yaml").unlink()
     assert main(["init-data", str(tmp_path / "data"), "--output", str(tmp_path / "new.yaml")]) == 1
     assert "new_train.txt is there already" in capsys.readouterr().err

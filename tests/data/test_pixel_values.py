@@ -209,7 +209,7 @@ def test_check_says_what_to_state_and_then_is_content(tmp_path: Path, capsys: py
 def test_init_data_proposes_what_check_asks_for(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     write_data(tmp_path, COLORS, count=8).unlink()
     assert main(["init-data", str(tmp_path), "--output", str(tmp_path / "first.yaml")]) == 0
-    assert "value_range: [0, 4095]  # what is black and white" in (tmp_path / "first.yaml").read_text()
+    assert "value_range: [0, 4095]  # the values of black and white" in (tmp_path / "first.yaml").read_text()
     assert main(["check", str(tmp_path / "first.yaml"), "--workers", "0"]) == 0
     assert "of more than 8 bits" not in capsys.readouterr().out
 

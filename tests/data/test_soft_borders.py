@@ -46,7 +46,7 @@ def test_ids_between_two_classes_are_ignored(
     assert {x: number for x, number in table.items() if number != 255} == (
         {0: 0, 255: 1} if values.ndim == 2 else {"#000000": 0, "#ff3c00": 1}
     )
-    assert "WARNING: the label files have soft borders, as antialiasing makes them" in capsys.readouterr().out
+    assert "WARNING: the label files have soft borders, as from antialiasing" in capsys.readouterr().out
     assert main(["check", str(tmp_path / "new.yaml"), "--workers", "0"]) == 0
     assert "0 fault(s), 0 warning(s)" in capsys.readouterr().out
 
@@ -87,7 +87,7 @@ def test_masks_of_transparency_are_named(tmp_path: Path, capsys: pytest.CaptureF
     proposed(tmp_path / "data", tmp_path)
     out = capsys.readouterr().out
     assert "WARNING: there is nothing to learn: the label files hold one color, #ff0000" in out
-    assert "they differ in transparency alone, which is not read" in out
+    assert "they differ only in transparency, which is not read" in out
 
 
 @pytest.mark.parametrize("options", [{}, {"exif": Image.Exif().tobytes()}])

@@ -1,4 +1,4 @@
-"""Averaged weights: the formula, their checkpoints, and their place beside the raw ones."""
+"""Averaged weights: the formula, their checkpoints, and their use beside the raw weights."""
 
 from __future__ import annotations
 
@@ -88,8 +88,8 @@ def test_a_resumed_run_has_the_same_average_and_both_are_evaluated(toy_data, tmp
         options = ("SOLVER.MAX_ITER", str(iterations), "SOLVER.IMS_PER_BATCH", "2", "SOLVER.EMA.ENABLED", "True")
         options += ("SOLVER.CHECKPOINT_PERIOD", "2", "SEED", "3", "OUTPUT_DIR", str(tmp_path / folder))
         options += () if folder == "whole" else ("DATASETS.TEST", "()")
-        options += ("SOLVER.POLY_LR_POWER", "0.0")  # so that the rate does not depend on the run's length
-        torch.manual_seed(0)  # of the first weights
+        options += ("SOLVER.POLY_LR_POWER", "0.0")  # makes the rate independent of the run's length
+        torch.manual_seed(0)  # for the initial weights
         return Trainer(get_cfg(TOY_CONFIG, [*TINY, *options]))
 
     whole = trainer("whole", 4)

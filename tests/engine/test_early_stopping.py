@@ -1,4 +1,4 @@
-"""Early stopping: after how many evaluations, on resuming too, and as a finished run."""
+"""Early stopping: the number of evaluations before it, resuming, and the finished run."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_counts_evaluations_since_the_best(values: list[float], min_delta: float
 
 
 class Scripted(Trainer):
-    """Its evaluations after 1, 2, ... iterations give the numbers of a list."""
+    """A trainer whose evaluations after 1, 2, ... iterations return the numbers of a list."""
 
     values = (5.0, 9.0, 8.0, 7.0, 10.0, 11.0)
 
@@ -48,7 +48,7 @@ class Scripted(Trainer):
         self._trainer.optimizer.step()  # without gradients; the schedule's step wants one before it
 
     def build_hooks(self):
-        return [hook for hook in super().build_hooks() if not isinstance(hook, PredictionPictures)]  # which take long
+        return [hook for hook in super().build_hooks() if not isinstance(hook, PredictionPictures)]  # these are slow
 
     def build_writers(self):
         Path(self.cfg.OUTPUT_DIR).mkdir(parents=True, exist_ok=True)
@@ -69,13 +69,13 @@ def trainer(tmp_path: Path, toy_data: Path):
 def test_a_run_ends_as_a_finished_one_and_goes_on_with_more_patience(trainer, tmp_path, caplog) -> None:
     caplog.set_level(logging.INFO)
     assert trainer(2).train() == {"sem_seg": {"mIoU": 7.0}}
-    assert "2 evaluations brought no better sem_seg/mIoU: the run is finished after iteration 4 of 6" in caplog.text
+    assert "2 evaluations without a better sem_seg/mIoU: the run is finished after iteration 4 of 6" in caplog.text
     assert "Exception during training" not in caplog.text
     run = tmp_path / "run"
     assert (run / "last_checkpoint").read_text() == "model_final.pth"
     assert (run / "model_best.pth").exists()
 
-    again = trainer(2)  # it is over still, and only evaluated
+    again = trainer(2)  # the run is still finished, so it is only evaluated
     again.resume_or_load(resume=True)
     assert again.train() == {"sem_seg": {"mIoU": 7.0}}
     assert again.iterations_done == 4
@@ -86,11 +86,11 @@ def test_a_run_ends_as_a_finished_one_and_goes_on_with_more_patience(trainer, tm
     assert patient.iterations_done == 6
 
 
-def test_a_state_that_is_none_is_refused() -> None:
+def test_an_invalid_state_is_refused() -> None:
     hook = EarlyStopping(["m"], period=1, patience=1, min_delta=0.0, metrics_file="", checkpointer=None)
     hook.load_state_dict({"values": {3: 1.5}})
     assert hook.state_dict() == {"values": {3: 1.5}}
-    with pytest.raises(UserError, match=r"state of SOLVER\.EARLY_STOPPING holds what is no number"):
+    with pytest.raises(UserError, match=r"state of SOLVER\.EARLY_STOPPING holds values that are not numbers"):
         hook.load_state_dict({"values": {3: "high"}})
 
 

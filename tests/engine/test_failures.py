@@ -1,4 +1,4 @@
-"""What a user is told of errors that are no mistake of theirs, and what the log does to strange names."""
+"""Messages for errors that are not the user's mistake, and escaping of strange names in the log."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_the_machines_refusals_are_one_line(error: Exception, expected: str) -> 
 @pytest.mark.parametrize(
     "error", [ValueError("x"), RuntimeError("shape"), OSError(errno.ENOENT, "no name"), KeyError("x")]
 )
-def test_the_programs_own_errors_keep_their_traceback(error: Exception) -> None:
+def test_errors_in_the_program_keep_their_traceback(error: Exception) -> None:
     assert explain(error) is None
 
 

@@ -1,4 +1,4 @@
-"""Runs that were killed after their last checkpoint and before their end: a resume does the end again."""
+"""Runs that were killed between their last checkpoint and their end: resuming repeats the end."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def trained(folder: Path, **options: object) -> Path:
 
 @pytest.fixture(scope="module")
 def whole(toy_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that came to its end."""
+    """A finished run."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DETECTRON2_DATASETS", str(toy_root))
         return trained(tmp_path_factory.mktemp("whole") / "run")
@@ -47,7 +47,7 @@ def killed(whole: Path, tmp_path: Path, toy_data: Path) -> Path:
 
 
 def forget_the_end(run: Path, *, last_step: bool) -> None:
-    """Bring a run to where its `model_final.pth` is written, and its last evaluation and step are not."""
+    """Change a run to the state just after writing `model_final.pth`, before its last evaluation and step."""
     lines = (run / "metrics.json").read_text().splitlines(keepends=True)
     kept = [line for line in lines if json.loads(line)["iteration"] < (3 if last_step else 4)]
     assert len(kept) < len(lines)
@@ -68,7 +68,7 @@ def lines(run: Path) -> list[dict]:
 
 
 def files(run: Path) -> dict[str, bytes]:
-    """What a run leaves, but for logs and what holds seconds, dates or the folder's name."""
+    """Return a run's files, without logs and anything that contains seconds, dates or the folder's name."""
     return {
         str(path.relative_to(run)): path.read_bytes()
         for path in run.rglob("*")
@@ -136,9 +136,9 @@ def test_smoothed_losses_of_a_resumed_run_are_those_of_a_whole_one(whole: Path, 
         (killed / name).unlink()
     (killed / "last_checkpoint").write_text("model_0000001.pth")
     trained(killed)
-    (ours,), (theirs,) = ([line for line in lines(run) if line["iteration"] == 3] for run in (killed, whole))
-    assert "total_loss" in ours
-    assert ours == theirs
+    (resumed,), (expected,) = ([line for line in lines(run) if line["iteration"] == 3] for run in (killed, whole))
+    assert "total_loss" in resumed
+    assert resumed == expected
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Hundreds of damaged trainer states, pointers and metrics files: each is taken over or refused in one line."""
+"""Hundreds of damaged trainer states, pointers and metrics files: each is accepted, or refused with one line."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ ODD: tuple[Any, ...] = (
 
 
 def places(value: Any, path: tuple = ()) -> Iterator[tuple]:
-    """The way to every value in nested dicts and lists."""
+    """Yield the path to every value in nested dicts and lists."""
     yield path
     if isinstance(value, (dict, list)):
         for key, item in value.items() if isinstance(value, dict) else enumerate(value):
@@ -52,7 +52,7 @@ def places(value: Any, path: tuple = ()) -> Iterator[tuple]:
 
 
 def mutated(rng: random.Random, value: Any, strange: tuple[Any, ...] = ODD) -> Any:
-    """A copy with one to three values replaced, removed, doubled or put under another key."""
+    """Return a copy with one to three values replaced, removed, duplicated or moved to another key."""
     value = copy.deepcopy(value)
     for _ in range(rng.randint(1, 3)):
         path = rng.choice(list(places(value)))
@@ -76,7 +76,7 @@ def mutated(rng: random.Random, value: Any, strange: tuple[Any, ...] = ODD) -> A
 
 
 class Small(Trainer):
-    """A trainer with all that keeps a state, around a model of one layer."""
+    """A trainer with all stateful components, around a model of one layer."""
 
     def __init__(self, folder: Path) -> None:
         TrainerBase.__init__(self)
@@ -102,7 +102,7 @@ class Small(Trainer):
         self.register_hooks([LRScheduler(), self.average, SmoothingWindow(str(folder / "metrics.json")), early])
 
     def step(self) -> None:
-        """One step of the optimizer, as the next iteration would do it."""
+        """Run one optimizer step, as the next iteration would."""
         for parameter in self._trainer.model.parameters():
             parameter.grad = torch.ones_like(parameter)
         self._trainer.optimizer.step()
@@ -128,7 +128,7 @@ def sound_state(trainer: Small) -> dict[str, Any]:
 
 
 def outcome(function: Any, *arguments: Any) -> str:
-    """The one line with which a call refuses, or "taken"; any other end of it is an error of the project."""
+    """Return the one line with which a call refuses, or "taken"; any other outcome is a bug of the project."""
     message = "taken"
     try:
         function(*arguments)
@@ -198,7 +198,7 @@ def metrics_line(rng: random.Random) -> bytes:
         line = rng.choice([[], [line], 3, None, "x", {"a": {}}, {"iteration": {"x": line}}])
     try:
         content = json.dumps(line).encode()
-    except ValueError:  # Python writes no integers of so many digits
+    except ValueError:  # Python refuses to write integers with so many digits
         content = b'{"iteration": ' + b"1" * 5000 + b"}"
     kind = rng.random()
     if kind < 0.1:

@@ -36,21 +36,21 @@ def cfg():
 def test_every_parameter_is_in_the_group_of_its_kind(cfg) -> None:
     cfg.SOLVER.WEIGHT_DECAY_NORM, cfg.SOLVER.WEIGHT_DECAY_EMBED = 0.01, 0.02
     model = build_model(cfg)
-    found = {
+    settings = {
         parameter: (group["lr"], group["weight_decay"])
         for group in parameter_groups(cfg, model)
         for parameter in group["params"]
     }
-    assert found.keys() == set(model.parameters())
+    assert settings.keys() == set(model.parameters())
     block = model.backbone.layers[0].blocks[0]
     decoder = model.sem_seg_head.predictor
-    assert found[block.attn.qkv.weight] == (0.05, 0.05)
-    assert found[block.attn.relative_position_bias_table] == (0.05, 0.0)
-    assert found[block.norm1.weight] == (0.05, 0.01)
-    assert found[model.backbone.layers[0].semantic_layer.class_injection[0].mlp_v.weight] == (0.05, 0.05)
-    assert found[decoder.query_feat.weight] == (0.1, 0.02)
-    assert found[decoder.class_embed.weight] == (0.1, 0.05)
-    assert found[model.sem_seg_head.pixel_decoder.layer_1.norm.bias] == (0.1, 0.01)  # shared with align_1
+    assert settings[block.attn.qkv.weight] == (0.05, 0.05)
+    assert settings[block.attn.relative_position_bias_table] == (0.05, 0.0)
+    assert settings[block.norm1.weight] == (0.05, 0.01)
+    assert settings[model.backbone.layers[0].semantic_layer.class_injection[0].mlp_v.weight] == (0.05, 0.05)
+    assert settings[decoder.query_feat.weight] == (0.1, 0.02)
+    assert settings[decoder.class_embed.weight] == (0.1, 0.05)
+    assert settings[model.sem_seg_head.pixel_decoder.layer_1.norm.bias] == (0.1, 0.01)  # shared with align_1
 
 
 @pytest.mark.parametrize("config", ["semask_swin_mini_fpn", "semask_mit_b0_fpn", "semask_timm_resnet18_m2f"])
@@ -86,13 +86,13 @@ def test_poly_with_warmup_follows_the_formula(cfg) -> None:
         scheduler.step()
     expected = [
         2.0 * (1 - i / 20) ** 0.9 * ((0.1 + 0.9 * i / 5) if i < 5 else 1) for i in range(20)
-    ]  # the line from 0.1 at iteration 0 to 1 at iteration 5
+    ]  # rises linearly from 0.1 at iteration 0 to 1 at iteration 5
     assert rates == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("method", ["linear", "constant"])
 def test_steps_after_warmup_are_those_of_fvcores_schedules(cfg, method: str) -> None:
-    """Which Detectron2's "WarmupMultiStepLR" is made of."""
+    """These methods are the parts of Detectron2's "WarmupMultiStepLR"."""
     settings = {"MAX_ITER": 20, "STEPS": (9, 15, 40), "GAMMA": 0.1, "WARMUP_ITERS": 4, "WARMUP_FACTOR": 0.25}
     for key, value in {"LR_SCHEDULER_NAME": "WarmupMultiStepLR", "WARMUP_METHOD": method, **settings}.items():
         cfg.SOLVER[key] = value
@@ -125,7 +125,7 @@ def test_the_optimizer_clips_before_it_steps(cfg, kind: str, scaled: bool) -> No
     optimizer = build_optimizer(cfg, model)
     scaler = torch.amp.GradScaler("cpu", init_scale=64.0, enabled=scaled)
     scaler.scale(sum(p @ torch.tensor([3.0, 4.0]) for p in model)).backward()
-    scaler.step(optimizer)  # as Detectron2's trainers do it, which never unscale on their own
+    scaler.step(optimizer)  # as in Detectron2's trainers, which never unscale explicitly
     unit = torch.tensor([0.6, 0.8])
     expected = {"full_model": unit / 2**0.5, "norm": unit, "value": torch.ones(2)}[kind]
     torch.testing.assert_close(-torch.stack(list(model)), expected.expand(2, 2), rtol=1e-5, atol=1e-5)
@@ -151,7 +151,7 @@ def test_wrong_names_are_named(cfg) -> None:
 
 
 def test_norms_may_be_known_by_their_names(cfg) -> None:
-    """Semantic FPN's recipe: what is called norm is exempt, and the head's norms, called bn, decay."""
+    """In Semantic FPN's recipe, parameters named norm are exempt, but the head's norms, named bn, decay."""
     cfg = get_cfg("toy_scenes/semask_swin_mini_fpn.yaml", ["SOLVER.WEIGHT_DECAY", "0.05"])
     assert cfg.SOLVER.NORM_PARAMETERS == "names"
     model = build_model(cfg)
@@ -165,9 +165,10 @@ def test_norms_may_be_known_by_their_names(cfg) -> None:
 def test_biases_have_a_rate_and_a_decay_where_asked(cfg) -> None:
     cfg.SOLVER.BIAS_LR_FACTOR, cfg.SOLVER.WEIGHT_DECAY_BIAS = 2.0, 0.03
     model = build_model(cfg)
-    found = {p: (group["lr"], group["weight_decay"]) for group in parameter_groups(cfg, model) for p in group["params"]}
+    groups = parameter_groups(cfg, model)
+    settings = {p: (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
     qkv = model.backbone.layers[0].blocks[0].attn.qkv
-    assert (found[qkv.weight], found[qkv.bias]) == ((0.05, 0.05), (0.1, 0.03))
+    assert (settings[qkv.weight], settings[qkv.bias]) == ((0.05, 0.05), (0.1, 0.03))
 
 
 def test_nesterov_and_a_constant_warm_up_are_obeyed(cfg) -> None:
@@ -211,20 +212,20 @@ def damaged(change) -> dict:
         (lambda s: s["state"][0].update(exp_avg=torch.zeros(1)), "exp_avg has the shape"),
         (lambda s: s["state"][0].update(exp_avg=torch.zeros(300, 200)), "exp_avg has the shape"),
         (lambda s: s["state"][0].update(exp_avg=torch.zeros(3, 2, dtype=torch.int64)), "expected floating-point"),
-        (lambda s: s["state"][0].update(exp_avg=torch.zeros(3, 2).to_sparse()), "no dense tensor"),
+        (lambda s: s["state"][0].update(exp_avg=torch.zeros(3, 2).to_sparse()), "not a dense tensor"),
         (lambda s: s["state"][0].update(exp_avg=None), "exp_avg has the shape"),
-        (lambda s: s["state"][0].update(exp_avg=torch.full((3, 2), float("nan"))), "exp_avg holds values after which"),
-        (lambda s: s["state"][0].update(exp_avg=torch.full((3, 2), float("inf"))), "exp_avg holds values after which"),
-        (lambda s: s["state"][0]["exp_avg_sq"].neg_(), "exp_avg_sq holds values after which no weight is finite"),
-        (lambda s: s["state"][0]["exp_avg_sq"].mul_(float("nan")), "exp_avg_sq holds values after which"),
+        (lambda s: s["state"][0].update(exp_avg=torch.full((3, 2), float("nan"))), "exp_avg holds values that would"),
+        (lambda s: s["state"][0].update(exp_avg=torch.full((3, 2), float("inf"))), "exp_avg holds values that would"),
+        (lambda s: s["state"][0]["exp_avg_sq"].neg_(), "exp_avg_sq holds values that would make the weights infinite"),
+        (lambda s: s["state"][0]["exp_avg_sq"].mul_(float("nan")), "exp_avg_sq holds values that would"),
         (lambda s: s["state"][0].update(step=torch.zeros(5)), "step has the shape"),
         (lambda s: s["state"][0].pop("exp_avg_sq"), "exp_avg_sq is missing"),
         (lambda s: s["state"].pop(1), "1 of 2 parameters"),
         (lambda s: s["param_groups"].pop(), "groups of"),
         (lambda s: s["param_groups"][0].update(params=[0, 1]), "groups of"),
         (lambda s: s["param_groups"][1].update(params=[0]), "groups of"),
-        (lambda s: s.pop("param_groups"), "no optimizer state"),
-        (lambda s: s.update(state=7), "no optimizer state"),
+        (lambda s: s.pop("param_groups"), "not an optimizer state"),
+        (lambda s: s.update(state=7), "not an optimizer state"),
         (lambda s: s["state"].update({0: "x"}), "expected a dict"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The pictures of a training."""
+"""The images that training writes: predictions and curves."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ METRIC = "sem_seg/mIoU"
 
 @pytest.fixture
 def hook(tiny_run: Path, toy_data: Path, tmp_path: Path) -> PredictionPictures:
-    """A hook on a model in training, at the eighth of ten iterations."""
+    """Return a hook with a model in training, at the eighth of ten iterations."""
     predictor = Predictor.from_run(tiny_run)
     cfg = predictor.cfg
     cfg.OUTPUT_DIR = str(tmp_path)
@@ -69,7 +69,7 @@ def test_the_worst_images_are_drawn_where_the_evaluation_names_them(hook: Predic
     assert [name for name, *_ in hook.trainer.storage._vis_data[3:]] == [f"worst predictions/{i}" for i in (1, 2, 3)]
 
 
-def test_worst_images_of_another_data_set_are_passed_over(hook: PredictionPictures, tmp_path: Path) -> None:
+def test_worst_images_of_another_dataset_are_passed_over(hook: PredictionPictures, tmp_path: Path) -> None:
     write_evaluation(tmp_path, "a", get_dataset_dicts("toy_scenes_val")[:2], Predictor.of_model(hook.cfg, hook.model))
     assert pictures.worst_samples(tmp_path / "inference/a", [{"file_name": "elsewhere.jpg"}], 3) == []
     assert pictures.worst_samples(tmp_path / "inference/b", get_dataset_dicts("toy_scenes_val"), 3) == []

@@ -1,4 +1,4 @@
-"""A process that is stopped for ever: the others name it once the time limit is over."""
+"""A process that is stopped forever: the others name it after the time limit."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ if __name__ == "__main__":
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="this system stops no processes")
-@pytest.mark.parametrize("victim", [1, 0])  # rank 0 keeps the store in which the others leave their word
+@pytest.mark.parametrize("victim", [1, 0])  # rank 0 hosts the store to which the others write
 def test_a_stopped_rank_is_named_by_one_line(tmp_path: Path, victim: int) -> None:
     script = tmp_path / "exchange.py"
     script.write_text(SCRIPT)
@@ -57,30 +57,30 @@ def test_a_stopped_rank_is_named_by_one_line(tmp_path: Path, victim: int) -> Non
     assert process.stdout is not None
     assert process.stderr is not None
     stopped = int(process.stdout.readline())
-    said = []
+    lines = []
     for line in process.stderr:
         if line.startswith("error: "):
-            said.append(line)
+            lines.append(line)
             with suppress(ProcessLookupError):
-                os.kill(stopped, signal.SIGKILL)  # which a launcher does itself after a minute or so
+                os.kill(stopped, signal.SIGKILL)  # a launcher would do this after about a minute
     assert process.wait(60) != 0
-    (line,) = said
+    (line,) = lines
     assert re.search(rf"^error: process {victim} of this run did not answer within 5 s: stopped, hung", line)
 
 
 def answers(size: int, present: set[int], monkeypatch: pytest.MonkeyPatch) -> dict[int, list[int]]:
-    """Whom each of the `present` ranks finds missing."""
+    """Return the ranks that each of the `present` ranks reports missing."""
     monkeypatch.setattr(roll_call, "ANSWER_SECONDS", 0.3)
-    store, found = dist.HashStore(), {}
+    store, missing = dist.HashStore(), {}
     threads = [
-        threading.Thread(target=lambda rank=rank: found.update({rank: roll_call.missing(store, rank, size)}))
+        threading.Thread(target=lambda rank=rank: missing.update({rank: roll_call.missing(store, rank, size)}))
         for rank in present
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return found
+    return missing
 
 
 def test_all_that_are_there_agree_on_who_is_not(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""The output folder before a job: a run's files move aside, a user's stay, and nothing is written outside of it."""
+"""Preparing the output folder: files of a run move aside, files of the user stay, nothing is written outside."""
 
 from __future__ import annotations
 
@@ -124,11 +124,11 @@ def test_results_follow_no_link_out_of_their_folder(tmp_path: Path, name: str) -
 
 
 @pytest.mark.parametrize("name", ["../../x", "/etc/x", "a/b", ".."])
-def test_a_data_set_whose_name_is_a_path_is_not_evaluated_into_it(tmp_path: Path, name: str) -> None:
+def test_a_dataset_name_that_is_a_path_is_refused(tmp_path: Path, name: str) -> None:
     MetadataCatalog.get(name).set(stuff_classes=["a", "b"], ignore_label=255)
     try:
-        SemanticEvaluator(name)  # which writes nothing
-        with pytest.raises(UserError, match=r"name of a data set: .* is no plain name"):
+        SemanticEvaluator(name)  # without a folder it writes nothing
+        with pytest.raises(UserError, match=r"name of a data set: .* is not a plain name"):
             SemanticEvaluator(name, output_dir=tmp_path)
     finally:
         MetadataCatalog.remove(name)

@@ -19,7 +19,7 @@ from tests.helpers.detectron2_names import EventStorage
 
 
 class Regression(nn.Module):
-    """The mean square of a linear map of each sample's `x`, and a part that is zero."""
+    """A model with two losses: the mean square of a linear map of each sample's `x`, and zero."""
 
     def __init__(self):
         super().__init__()
@@ -80,7 +80,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_change(tmp_path: Pat
 
 
 def test_losses_go_to_the_host_before_the_backward_pass_and_are_read_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that a GPU need not wait for the host to look at them, and no step is made before it has."""
+    """A GPU need not wait until the host has checked the losses, and no step is made before that."""
     model = Regression()
     done = []
 
@@ -100,7 +100,7 @@ def test_losses_go_to_the_host_before_the_backward_pass_and_are_read_after_it(mo
     step.begin([samples(2), samples(2)])
     with EventStorage():
         step.run_step()
-    # either loss of a part takes the weight's gradient once, as one sum
+    # the losses of a part are summed, so the weight's gradient is computed once per part
     assert done == ["backward", "sent", "backward", "read", "step"]
 
 

@@ -1,4 +1,4 @@
-"""Experiment trackers, offline: what arrives, what a resumed run continues, and what is said of one that fails."""
+"""Experiment trackers, offline: recorded values, resumed runs, and messages about failures."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ def storage() -> Iterator[EventStorage]:
 
 
 class Recorder(Tracker):
-    """A tracker whose library is in memory."""
+    """A tracker that records in memory."""
 
-    library = "json"  # any that is there
+    library = "json"  # any module that exists
 
     def begin(self, run_id: str | None) -> None:
         self.run, self.seen = run_id or "number 1", []
@@ -48,8 +48,8 @@ class Recorder(Tracker):
     def put_scalars(self, scalars, iteration) -> None:
         self.seen.append((iteration, dict(scalars)))
 
-    def put_picture(self, name, picture, iteration) -> None:
-        self.seen.append((iteration, name, picture.shape))
+    def put_image(self, name, image, iteration) -> None:
+        self.seen.append((iteration, name, image.shape))
 
     def end(self) -> None:
         self.seen.append("end")
@@ -104,8 +104,8 @@ def test_a_tracker_that_fails_later_ends_no_training(
         storage.put_scalar("loss", 1.0, cur_iter=iteration)
         tracker.write()
     tracker.close()
-    assert caplog.text.count("json takes nothing more: ConnectionError: no route") == 1
-    assert "json did not end well: ConnectionError: no route" in caplog.text
+    assert caplog.text.count("json is switched off after an error: ConnectionError: no route") == 1
+    assert "json could not finish its run: ConnectionError: no route" in caplog.text
 
 
 def test_a_tracker_that_does_not_start_is_one_line(cfg: CfgNode, storage: EventStorage) -> None:
@@ -167,7 +167,7 @@ def test_mlflow_has_values_pictures_and_settings_of_both_halves(
     mlflow = pytest.importorskip("mlflow", reason="mlflow is not installed")
     address = f"sqlite:///{tmp_path}/mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
-    monkeypatch.chdir(tmp_path)  # where it puts pictures and files
+    monkeypatch.chdir(tmp_path)  # it writes images and files to the current folder
     cfg.TRACKERS = ["mlflow"]
     for iteration in (5, 6):
         (tracker,) = build_trackers(cfg)

@@ -1,4 +1,4 @@
-"""The trainer as a program of the user's calls it."""
+"""The trainer, called from a user's program."""
 
 from __future__ import annotations
 

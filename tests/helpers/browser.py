@@ -1,4 +1,4 @@
-"""A headless Chromium for tests of pages; what is not there skips the test."""
+"""A headless Chromium for tests of pages; tests are skipped if it is not installed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PATIENCE = 60  # seconds
 
 @contextmanager
 def open_browser(*, script: bool = True) -> Iterator[Any]:
-    """A selenium driver that keeps the addresses it asks for; `script` False switches JavaScript off."""
+    """A selenium driver that records the URLs it requests; `script` False disables JavaScript."""
     webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
     binary, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if binary is None or driver is None:
@@ -38,14 +38,14 @@ def open_browser(*, script: bool = True) -> Iterator[Any]:
 
 
 def asked_addresses(browser: Any) -> set[str]:
-    """The addresses that pages have asked for since the last call, but those of what they hold themselves."""
+    """Return the URLs that pages have requested since the last call, without embedded data."""
     events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     sent = [event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"]
     return {address for address in sent if not address.startswith(("data:", "blob:"))}
 
 
 def wait_for(condition: Callable[[], Any]) -> Any:
-    """What `condition` returns once that is true; an `AssertionError` after too long."""
+    """Return the first true result of `condition`; raises `AssertionError` after PATIENCE seconds."""
     start = time.monotonic()
     while not (result := condition()):
         assert time.monotonic() - start < PATIENCE, "it does not come"

@@ -1,4 +1,4 @@
-"""The command lines that tests run: where the scripts lie, and a model that is quick to train."""
+"""Helpers for command lines in tests: the paths of the scripts, and a model that trains quickly."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from types import ModuleType
 
 ROOT = Path(__file__).resolve().parents[2]
 TOY_CONFIG = ROOT / "configs/toy_scenes/semask_swin_mini_msfapn_m2f.yaml"
-# what is small in every tiny model that a config describes; tiny_model.py has the variant of the formulas' tests
+# small sizes for every tiny model built from a config; tiny_model.py has a variant for tests of formulas
 TINY_MODEL: dict[str, object] = {
     "MODEL.DEVICE": "cpu",
     "MODEL.SWIN.EMBED_DIM": 16,
@@ -35,15 +35,15 @@ TINY_TRAINING: dict[str, object] = {
     "SOLVER.IMS_PER_BATCH": 4,
     "DATALOADER.NUM_WORKERS": 0,
 }
-# the words of a command line; an iteration of it takes some tens of milliseconds
+# command-line settings with which an iteration takes some tens of milliseconds
 TINY = tuple(str(word) for pair in (TINY_MODEL | TINY_TRAINING).items() for word in pair)
 
 
 def load_script(path: str) -> ModuleType:
-    """A script of the project, by its path in it, as a module."""
+    """Import a script of the project, given by its path, as a module."""
     name = f"script_{Path(path).stem}"
     spec = importlib.util.spec_from_file_location(name, ROOT / path)
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # where dataclasses look for their annotations
+    sys.modules[name] = module  # dataclasses look up annotations there
     spec.loader.exec_module(module)
     return module

@@ -1,4 +1,4 @@
-"""Random pickles that call every name a reader knows with arguments and states that no writer gives."""
+"""Random pickles that call every name known to the reader with arguments and states that no writer produces."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LEGACY_HEAD = (0x1950A86A20F9469CFC6C, 1001, {"protocol_version": 1001, "little_
 
 
 class Crafter:
-    """Writes pickles in the steps that torch's reader and Python's both know, from a seed."""
+    """Writes random pickles from a seed, with opcodes that both torch's reader and Python's support."""
 
     def __init__(self, rng: random.Random, names: list[str], *, for_torch: bool):
         self.rng, self.names, self.for_torch = rng, names, for_torch
@@ -29,20 +29,20 @@ class Crafter:
         self.storage_bytes = inner.getvalue()
 
     def file(self, name: str) -> bytes:
-        """A pickle of a dict of weights that calls this name, and maybe gives what comes of it a state."""
+        """Return a pickle of a weight dict that calls this name, and sometimes sets the state of the result."""
         made = self.call(0, name)
         for _ in range(self.rng.randrange(2)):
             made += self.state(1) + b"b"
         return b"\x80\x02}(" + text("model") + b"}(" + text("w") + made + b"uu."
 
     def value(self, depth: int) -> bytes:
-        """Anything, nested up to a depth of 3."""
+        """Return any value, nested up to a depth of 3."""
         choices = [self.atom, self.atom, self.rebuilt]
         choices += [self.call, self.call, self.build, self.containers] if depth < 3 else []
         return self.rng.choice(choices)(depth + 1)
 
     def atom(self, depth: int) -> bytes:
-        """A number, text, bytes, a constant or a name itself."""
+        """Return a number, string, bytes, a constant or a name."""
         number = self.rng.choice(NUMBERS)
         content = bytes(range(8)) * self.rng.randrange(5)
         constants = [b"N", b"\x88", b"\x89", b"]", b"}", b")", b"G" + struct.pack(">d", 1e300), self.shape()]
@@ -50,29 +50,29 @@ class Crafter:
         return self.rng.choice(constants + made)
 
     def containers(self, depth: int) -> bytes:
-        """A list or a dict of anything."""
+        """Return a list or a dict of any values."""
         if self.rng.random() < 0.5:
             return b"](" + self.value(depth) + self.value(depth) + b"e"
         return b"}(" + text("k") + self.value(depth) + b"u"
 
     def call(self, depth: int, name: str | None = None) -> bytes:
-        """A name called with up to six arguments, or made a new object of."""
+        """Return a call of a name with up to six arguments, or a new object of it."""
         arguments = tuple_of(*(self.value(depth) for _ in range(self.rng.randrange(7))))
         return named(name or self.any_name()) + arguments + self.rng.choice([b"R", b"R", b"R", b"\x81"])
 
     def build(self, depth: int) -> bytes:
-        """Anything given a state."""
+        """Return any value with a state set."""
         return self.value(depth) + self.state(depth) + b"b"
 
     def state(self, depth: int) -> bytes:
-        """A state: anything, or attributes to set."""
+        """Return a state: any value, or attributes to set."""
         if self.rng.random() < 0.4:
             return self.value(depth)
         pairs = b"}(" + text(self.rng.choice(ATTRIBUTES)) + self.value(depth) + b"u"
         return self.rng.choice([pairs, tuple_of(b"N", pairs), tuple_of(pairs, pairs), tuple_of(pairs)])
 
     def rebuilt(self, depth: int) -> bytes:
-        """A dtype, array, storage or tensor, not far from what a writer writes."""
+        """Return a dtype, array, storage or tensor, similar to what a writer writes."""
         return self.rng.choice([self.dtype, self.array, self.storage, self.tensor])()
 
     def any_name(self) -> str:
@@ -118,7 +118,7 @@ def text(value: str) -> bytes:
 
 
 def octets(value: bytes) -> bytes:
-    """Bytes, as the pickles of torch spell them."""
+    """Return bytes as encoded in torch's pickles."""
     return named("_codecs.encode") + tuple_of(text(value.decode("latin1")), text("latin1")) + b"R"
 
 
@@ -138,7 +138,7 @@ def tuple_of(*items: bytes) -> bytes:
 
 
 def zipped(content: bytes, method: int = zipfile.ZIP_STORED) -> bytes:
-    """A torch file with this pickle and one storage of 16 bytes."""
+    """Return a torch file with this pickle and one storage of 16 bytes."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", method) as archive:
         members = {"data.pkl": content, "byteorder": b"little", "data/0": bytes(range(16)), "version": b"3\n"}
@@ -148,6 +148,6 @@ def zipped(content: bytes, method: int = zipfile.ZIP_STORED) -> bytes:
 
 
 def legacy(content: bytes) -> bytes:
-    """As `zipped`, in torch's older format."""
+    """Return the file of `zipped` in torch's older format."""
     head = b"".join(pickle.dumps(part, 2) for part in LEGACY_HEAD)
     return head + content + pickle.dumps(["0"], 2) + struct.pack("<q", 4) + bytes(range(16))

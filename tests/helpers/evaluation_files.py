@@ -1,4 +1,4 @@
-"""The files that an evaluation writes into a run folder, made here from a predictor image by image."""
+"""The files that an evaluation writes to a run folder, created here from a predictor image by image."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from semask_d2.evaluation.semantic import ConfusionMatrix
 
 
 def write_evaluation(run: Path, dataset: str, examples: Iterable[dict], predictor: Predictor) -> Path:
-    """Write `metrics.json` and `images.json` of `examples` to `run/inference/dataset`; returns the folder."""
+    """Write `metrics.json` and `images.json` of `examples` to `run/inference/dataset`; return the folder."""
     names, ignore_label = predictor.class_names, predictor.ignore_label
     total, images = ConfusionMatrix(len(names), ignore_label), []
     for x in examples:
-        own = ConfusionMatrix(len(names), ignore_label)
-        own.update(predictor(read_image(x["file_name"])).labels, read_labels(x["sem_seg_file_name"]))
-        total.counts += own.counts
-        metrics = own.metrics(names)
+        image_matrix = ConfusionMatrix(len(names), ignore_label)
+        image_matrix.update(predictor(read_image(x["file_name"])).labels, read_labels(x["sem_seg_file_name"]))
+        total.counts += image_matrix.counts
+        metrics = image_matrix.metrics(names)
         ious = {name: metrics[f"IoU-{name}"] for name in names}
         images.append(
             {
@@ -60,7 +60,7 @@ def assert_written_alike(folder: Path, other: Path) -> None:
 def write_files(
     run: Path, dataset: str, metrics: dict, classes: list[dict], confusion: np.ndarray, images: list[dict]
 ) -> Path:
-    """Write results as they are, NaN as null."""
+    """Write results unchanged, with NaN as null."""
     folder = run / "inference" / dataset
     folder.mkdir(parents=True, exist_ok=True)
     content = {

@@ -1,4 +1,4 @@
-"""What the interoperation tests share: where they run, and the documented examples with Detectron2 by heading."""
+"""Shared helpers of the interoperation tests: their environment, and the documented examples by heading."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small exported files, made without a model: the class of a pixel is its brightest channel."""
+"""Small exported files, created without a model: the class of a pixel is its brightest channel."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def brightest_channel(
     output_shape: Any = (1, "h", "w"),
     offset: int = 0,
 ) -> Any:
-    """An ONNX model; its arguments are those that an exported file of labels has."""
+    """Return an ONNX model with the inputs of an exported file that outputs labels."""
     onnx = pytest.importorskip("onnx", reason="onnx is not installed")
     helper, kinds = onnx.helper, onnx.TensorProto
     ends = [helper.make_tensor_value_info(name, getattr(kinds, input_type), input_shape) for name in inputs]
@@ -56,7 +56,7 @@ def brightest_channel(
 
 
 def save_exported(path: Path, model: Any, text: str | None = None, *, sealed: bool = True) -> Path:
-    """Write `model` with its metadata, by default METADATA; `text` takes its place, without a checksum."""
+    """Write `model` with metadata, by default METADATA; `text` replaces it, without a checksum."""
     import onnx
 
     onnx.helper.set_model_props(model, {KEY: METADATA.as_text() if text is None else text})

@@ -1,4 +1,4 @@
-"""Weights and images of the parity cases: every tensor is a function of its published name and shape."""
+"""Weights and images of the parity cases, in which every tensor is a function of its published name and shape."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 
 def tensor(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """The float32 array that the parameter or float buffer called `name` holds in every parity case."""
+    """Return the float32 array of the parameter or float buffer `name` in every parity case."""
     noise = np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape).astype(np.float32)
     if name.endswith("running_var"):
         return 1 + 0.1 * np.abs(noise)
@@ -22,7 +22,7 @@ def tensor(name: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def image(name: str, shape: tuple[int, int, int, int]) -> np.ndarray:
-    """The float32 image batch (B, 3, H, W) of the case `name`: smooth, with values in 0..255."""
+    """Return the float32 image batch (B, 3, H, W) of the case `name`: smooth, with values in 0..255."""
     rng = np.random.default_rng(zlib.crc32(name.encode()))
     b, c, h, w = shape
     y, x = np.mgrid[0:h, 0:w].astype(np.float32)

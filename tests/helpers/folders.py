@@ -1,4 +1,4 @@
-"""Folders of images and label files as users have them, and what `semask init-data` makes of them."""
+"""Folders of images and label files as users have them, and running `semask init-data` on them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from semask_d2.__main__ import main
 
 
 def photograph(path: Path, seed: int) -> None:
-    """Write a picture (40, 50) of noise."""
+    """Write an image (40, 50) of noise."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.random.default_rng(seed).integers(0, 255, (40, 50, 3)).astype(np.uint8)).save(path)
 
@@ -29,13 +29,13 @@ COLORS = np.array([[0, 0, 0], [128, 64, 128], [220, 20, 60]], np.uint8)
 
 
 def described(folder: Path, tmp_path: Path) -> dict[str, Any]:
-    """The file that `init-data` writes, with no word but the folder."""
+    """Run `init-data` with the folder as its only argument, and return the file that it writes."""
     assert main(["init-data", str(folder), "--output", str(tmp_path / "new.yaml")]) == 0
     return yaml.safe_load((tmp_path / "new.yaml").read_text())
 
 
 def with_ids(folder: Path, values: np.ndarray, suffix: str = ".png") -> None:
-    """Three photographs with label files of the values, three times each."""
+    """Write three photographs with label files of the given values."""
     for number in range(3):
         photograph(folder / f"images/{number}.jpg", number)
         (folder / "masks").mkdir(exist_ok=True)
@@ -44,7 +44,7 @@ def with_ids(folder: Path, values: np.ndarray, suffix: str = ".png") -> None:
 
 
 def follow(folder: Path, tmp_path: Path, words: list[str]) -> dict[str, Any]:
-    """The file that the advice leads to, which the check takes."""
+    """Follow the advice in a message, and return the resulting file, which passes the check."""
     assert main(["init-data", str(folder), "--output", str(tmp_path / "new.yaml"), *words]) == 0
     assert main(["check", str(tmp_path / "new.yaml"), "--workers", "0"]) == 0
     return yaml.safe_load((tmp_path / "new.yaml").read_text())

@@ -1,4 +1,4 @@
-"""Exports of label tools, in each tool's own form, of two photographs with one known square each."""
+"""Exports of label tools, in the form of each tool, of two photographs with one known square each."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ COLORS = np.array([[0, 0, 0], [250, 50, 83]], np.uint8)
 
 
 def photograph(name: str) -> np.ndarray:
-    """A picture (64, 64, 3) uint8 with smooth colors and noise."""
+    """Return an image (64, 64, 3) uint8 with smooth colors and noise."""
     rng = np.random.default_rng(list(name.encode()))
     y, x = np.mgrid[:SIDE, :SIDE] * 3
     base = np.stack([y, x, (x + y) // 2], -1)[:: rng.choice([-1, 1]), :: rng.choice([-1, 1])]
@@ -23,7 +23,7 @@ def photograph(name: str) -> np.ndarray:
 
 
 def ids(name: str) -> np.ndarray:
-    """The true ids (64, 64) uint8 of a picture: 1 in its square, else 0."""
+    """Return the ground truth ids (64, 64) uint8 of an image: 1 in its square, else 0."""
     left, top, right, bottom = SQUARES[name]
     labels = np.zeros((SIDE, SIDE), np.uint8)
     labels[top:bottom, left:right] = 1
@@ -31,7 +31,7 @@ def ids(name: str) -> np.ndarray:
 
 
 def save(path: Path, pixels: np.ndarray, *, palette: bool = False) -> None:
-    """Write a picture, where `palette` as a palette PNG."""
+    """Write an image, with `palette` as a palette PNG."""
     path.parent.mkdir(parents=True, exist_ok=True)
     picture = Image.fromarray(pixels)
     if palette:
@@ -41,13 +41,13 @@ def save(path: Path, pixels: np.ndarray, *, palette: bool = False) -> None:
 
 
 def polygon(name: str) -> list[float]:
-    """The square of a picture as COCO has it."""
+    """Return the square of an image as a COCO annotation."""
     left, top, right, bottom = SQUARES[name]
     return [left, top, right, top, right, bottom, left, bottom]
 
 
 def coco(files: dict[str, str], *, first_id: int = 1, categories: list[dict[str, Any]] | None = None) -> dict[str, Any]:
-    """The content of a COCO-format file of `files`, by picture; the last category is the cat's."""
+    """Return the content of a COCO-format file for `files`, by image; the last category is the cat's."""
     categories = categories or [{"id": first_id, "name": "cat", "supercategory": ""}]
     images, annotations = [], []
     for number, (name, file) in enumerate(files.items(), start=first_id):
@@ -67,7 +67,7 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def roboflow_coco(folder: Path) -> None:
-    """Roboflow, COCO segmentation: a root category with the id 0 that nobody uses, the file beside the images."""
+    """Roboflow, COCO segmentation: an unused root category with the id 0, and the file beside the images."""
     categories = [{"id": 0, "name": "pets-Xyz1", "supercategory": "none"}, {"id": 1, "name": "cat"}]
     for split, name in (("train", "a"), ("valid", "b")):
         file = f"{name}_jpg.rf.0123456789abcdef.jpg"
@@ -96,7 +96,7 @@ def labelme_voc(folder: Path) -> None:
 
 
 def labelme_voc_older(folder: Path) -> None:
-    """labelme2voc.py of before: arrays in SegmentationClass, pictures in SegmentationClassPNG."""
+    """labelme2voc.py, older version: arrays in SegmentationClass, images in SegmentationClassPNG."""
     for name in SQUARES:
         save(folder / f"JPEGImages/{name}.jpg", photograph(name))
         save(folder / f"SegmentationClassPNG/{name}.png", ids(name), palette=True)
@@ -106,7 +106,7 @@ def labelme_voc_older(folder: Path) -> None:
 
 
 def labelme_coco(folder: Path) -> None:
-    """labelme2coco.py: JPEGImages in the names of files, _background_ and __ignore__ among the categories."""
+    """labelme2coco.py: file names with JPEGImages, and _background_ and __ignore__ among the categories."""
     names = ("__ignore__", "_background_", "cat")
     categories = [{"supercategory": None, "id": number, "name": name} for number, name in enumerate(names)]
     for name in SQUARES:
@@ -118,7 +118,7 @@ def labelme_coco(folder: Path) -> None:
 
 
 def cvat_masks(folder: Path) -> None:
-    """CVAT, segmentation mask 1.1, with images: colors, and the table of them."""
+    """CVAT, segmentation mask 1.1, with images: colors, and the color table."""
     for name in SQUARES:
         save(folder / f"JPEGImages/{name}.jpg", photograph(name))
         save(folder / f"SegmentationClass/{name}.png", COLORS[ids(name)])
@@ -137,7 +137,7 @@ def cvat_coco(folder: Path) -> None:
 
 
 def label_studio_coco(folder: Path) -> None:
-    """Label Studio, COCO: Windows' paths, ids from 0."""
+    """Label Studio, COCO: Windows paths, ids from 0."""
     for name in SQUARES:
         save(folder / f"images/1/{name}.jpg", photograph(name))
     files = {name: f"images\\1\\{name}.jpg" for name in SQUARES}
@@ -145,7 +145,7 @@ def label_studio_coco(folder: Path) -> None:
 
 
 def label_studio_uploads(folder: Path) -> None:
-    """Label Studio, COCO of uploaded files: paths on the server, whose names it put letters before."""
+    """Label Studio, COCO of uploaded files: paths on the server, with a random prefix in the names."""
     for name in SQUARES:
         save(folder / f"images/{name}.jpg", photograph(name))
     upload = "../../label-studio/data/media/upload/1/0a1b2c3d-"
@@ -153,7 +153,7 @@ def label_studio_uploads(folder: Path) -> None:
 
 
 def supervisely_masks(folder: Path) -> None:
-    """Supervisely, masks: img/x.jpg with masks_machine/x.jpg.png, and a file of its own for each image."""
+    """Supervisely, masks: img/x.jpg with masks_machine/x.jpg.png, and a JSON file for each image."""
     for name in SQUARES:
         save(folder / f"ds/img/{name}.jpg", photograph(name))
         save(folder / f"ds/masks_machine/{name}.jpg.png", ids(name))
@@ -161,7 +161,7 @@ def supervisely_masks(folder: Path) -> None:
 
 
 def via_coco(folder: Path) -> None:
-    """VIA, COCO: ids as texts, a flat list of coordinates."""
+    """VIA, COCO: ids as strings, a flat list of coordinates."""
     for name in SQUARES:
         save(folder / f"{name}.jpg", photograph(name))
     content = coco({name: f"{name}.jpg" for name in SQUARES})
@@ -174,11 +174,11 @@ def via_coco(folder: Path) -> None:
 
 
 def supervisely_annotation() -> dict[str, Any]:
-    """Supervisely's own JSON of an image."""
+    """Supervisely's native JSON of an image."""
     return {"description": "", "tags": [], "size": {"height": SIDE, "width": SIDE}, "objects": []}
 
 
 def labelme_annotation(name: str) -> dict[str, Any]:
-    """Labelme's own JSON of an image."""
+    """Labelme's native JSON of an image."""
     return {"version": "5.4.1", "flags": {}, "shapes": [{"label": "cat", "points": [[1, 1], [5, 1], [5, 5]]}],
             "imagePath": f"{name}.jpg", "imageData": None, "imageHeight": SIDE, "imageWidth": SIDE}  # fmt: skip

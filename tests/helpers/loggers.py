@@ -1,4 +1,4 @@
-"""Logs that stay as they were: a job adds handlers that write to files and streams of a test that is soon over."""
+"""Restoring the loggers after a test, because jobs add handlers for files and streams that exist only in the test."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ NAMES = ("fvcore", "detectron2", "semask_d2")
 
 @contextmanager
 def restored_loggers() -> Iterator[None]:
-    """Undo, at the end, what happened within it to the loggers that `setup_logger` sets up."""
+    """Restore, after the block, the loggers that `setup_logger` sets up."""
     loggers = [logging.getLogger(name) for name in NAMES]
     before = [(x, x.level, x.propagate, list(x.handlers)) for x in loggers]
     try:
@@ -29,7 +29,7 @@ def restored_loggers() -> Iterator[None]:
 
 
 def reset_loggers() -> None:
-    """As in a new process: what a module's fixture or a library that configures logging has left is undone."""
+    """Reset the loggers as in a new process, whatever a module's fixture or a library has configured."""
     logging.disable(logging.NOTSET)
     for name, logger in logging.root.manager.loggerDict.items():
         if isinstance(logger, logging.Logger) and name.partition(".")[0] in NAMES:

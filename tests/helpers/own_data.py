@@ -1,4 +1,4 @@
-"""A small data set of one's own: images and label files in folders, and the YAML file that describes it."""
+"""A small custom dataset: images and label files in folders, and the YAML file that describes it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ names: [sky, road, car]
 
 
 def write_pair(folder: Path, split: str, name: str, labels: np.ndarray, image: np.ndarray | None = None) -> None:
-    """Write `img/SPLIT/NAME.png` and `lab/SPLIT/NAME.png`; by default an image that shows its labels and its name."""
+    """Write `img/SPLIT/NAME.png` and `lab/SPLIT/NAME.png`; the default image depends on its labels and its name."""
     if image is None:
         noise = np.random.default_rng(list(f"{split}{name}".encode())).integers(0, 60, (*labels.shape, 3))
         image = (noise + 60 * (labels[:, :, None] % 3)).astype(np.uint8)
@@ -27,7 +27,7 @@ def write_pair(folder: Path, split: str, name: str, labels: np.ndarray, image: n
 
 
 def write_data(folder: Path, text: str = TEXT, *, count: int = 4, size: tuple[int, int] = (12, 16)) -> Path:
-    """Write `count` pairs for each of two splits, all classes in each, and the file `mine.yaml`, whose path comes."""
+    """Write `count` pairs with all classes for each of two splits, and `mine.yaml`; return its path."""
     rng = np.random.default_rng(0)
     for split in ("a", "b"):
         for number in range(count):

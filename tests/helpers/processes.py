@@ -1,4 +1,4 @@
-"""A process of a job of several, on one machine and without a port."""
+"""A process of a multi-process job, on one machine and without a port."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import torch
 
 @contextmanager
 def process_group(meeting: Path, rank: int, world_size: int) -> Iterator[None]:
-    """Within it this process is one of a gloo group, which meets at a file; after it the process has ended.
+    """Make this process a member of a gloo group within the block, using a file store; afterwards the process ends.
 
-    It ends at once: torch's own end of a process has now and then been SIGABRT ("terminate called without an active
-    exception"), when all was done and written.
+    It ends immediately, because torch's normal shutdown has sometimes ended in SIGABRT ("terminate called without an
+    active exception") after everything was done and written.
     """
     torch.distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=world_size)
     yield

@@ -1,4 +1,4 @@
-"""The message that a call is refused with."""
+"""Getting the message with which a call is refused."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from semask_d2.utils.errors import UserError
 
 
 def refusal(call: Callable[[], object]) -> str | None:
-    """The message of the user's error that a call ends in, None where it ends well; other errors pass."""
+    """Return the message of the `UserError` that a call raises, None if it succeeds; other errors are not caught."""
     try:
         call()
     except UserError as error:

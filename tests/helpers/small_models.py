@@ -1,6 +1,6 @@
-"""Small models with the backbone of this project, and heads that only have the names of the real ones.
+"""Small models with the project's backbones, and heads that only have the parameter names of real ones.
 
-They are for the layouts of weight files; tiny_model.py has whole models that compute something.
+They are for tests of weight file layouts; tiny_model.py has complete models that compute something.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ HEADS = {
 
 
 class Tree(nn.Module):
-    """Parameters under dotted names."""
+    """A module with parameters under dotted names."""
 
     def __init__(self, shapes: dict[str, tuple[int, ...]]):
         super().__init__()
@@ -59,7 +59,7 @@ class Tree(nn.Module):
 
 
 class SmallModel(nn.Module):
-    """`backbone` and `sem_seg_head`, as every model of the project has them."""
+    """A model with `backbone` and `sem_seg_head`, like every model of the project."""
 
     def __init__(self, backbone: nn.Module, head: dict[str, tuple[int, ...]]):
         super().__init__()
@@ -70,7 +70,7 @@ class SmallModel(nn.Module):
 def swin_model(
     head: str = "MSFaPN", *, stages: tuple[int, ...] = (0, 1), num_blocks: int = 1, window: int = 4, **kwargs: object
 ) -> SmallModel:
-    """A SeMask Swin of width 8 and two blocks a stage, with that head; all its parameters are random."""
+    """Return a SeMask Swin of width 8 with two blocks per stage and this head; all parameters are random."""
     settings = with_defaults(
         SemanticSettings, num_classes=CLASSES, window=4, windowed_stages=stages, num_blocks=num_blocks
     )
@@ -80,7 +80,7 @@ def swin_model(
 
 
 def mit_model() -> SmallModel:
-    """A SeMask MiT of one block a stage with an FPN head."""
+    """Return a SeMask MiT with one block per stage and an FPN head."""
     settings = with_defaults(SemanticSettings, num_classes=CLASSES, window=4)
     sizes = {"embed_dims": (8, 8, 16, 16), "depths": (1, 1, 1, 1), "num_heads": (1, 1, 2, 2), "freeze_at": 0}
     backbone = with_defaults(D2SeMaskMixTransformer, semantic=settings, **sizes)
@@ -88,7 +88,7 @@ def mit_model() -> SmallModel:
 
 
 def with_statistics(model: nn.Module) -> nn.Module:
-    """`model` with norms that do something, as batch norms do next to nothing to begin with."""
+    """Return `model` with random norms, because untrained batch norms change almost nothing."""
     with torch.no_grad():
         for name, value in model.state_dict().items():
             if name.endswith("running_var"):
@@ -99,17 +99,17 @@ def with_statistics(model: nn.Module) -> nn.Module:
 
 
 def snapshot(model: nn.Module) -> dict[str, Tensor]:
-    """A copy of a model's state."""
+    """Return a copy of a model's state."""
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
 
 def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
-    """Whether two states are equal."""
+    """Return whether two states are equal."""
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 def released(decoder: str, state: dict[str, Tensor]) -> dict:
-    """A checkpoint in the layout of the released model with this decoder."""
+    """Return a checkpoint in the layout of the released model with this decoder."""
     if decoder == "FPN":
         renamed = {name.replace("sem_seg_head.", "decode_head."): value for name, value in state.items()}
         return {"meta": {"epoch": 1, "CLASSES": ("road", "sky")}, "state_dict": renamed}
@@ -117,12 +117,12 @@ def released(decoder: str, state: dict[str, Tensor]) -> dict:
 
 
 def backbone_state(model: SmallModel) -> dict[str, Tensor]:
-    """A copy of the state of a model's backbone, under names that begin there."""
+    """Return a copy of the state of a model's backbone, with names relative to it."""
     return {name: tensor.clone() for name, tensor in model.backbone.state_dict().items()}
 
 
 def microsoft_swin(model: SmallModel) -> dict:
-    """An ImageNet checkpoint in Microsoft's layout with the weights of the model's backbone."""
+    """Return an ImageNet checkpoint in Microsoft's layout with the weights of the model's backbone."""
     state = {
         name: value
         for name, value in backbone_state(model).items()

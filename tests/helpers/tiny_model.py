@@ -1,4 +1,4 @@
-"""A model so small that every test can afford it."""
+"""A model small enough for every test."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from semask_d2.d2 import CfgNode
 from tests.helpers.commands import TINY_MODEL, TOY_CONFIG
 
 CLASSES = 6
-# two blocks in a stage, so that one has shifted windows; sides that differ, so that no mix-up of them goes unseen
+# two blocks per stage, so that one has shifted windows; unequal sides, so that swapping them is noticed
 OPTIONS = TINY_MODEL | {
     "MODEL.SWIN.DEPTHS": [1, 2, 1, 1],
     "MODEL.SWIN.NUM_HEADS": [1, 2, 2, 4],
@@ -24,14 +24,14 @@ OPTIONS = TINY_MODEL | {
 
 
 def tiny_cfg(**options: object) -> CfgNode:
-    """The config of the toy model, smaller; `options` by their keys with `__` for the dots."""
-    wanted = OPTIONS | {key.replace("__", "."): value for key, value in options.items()}
-    opts = [text for key, value in wanted.items() for text in (key, value)]
+    """Return a smaller config of the toy model; keyword `options` are keys with `__` instead of dots."""
+    settings = OPTIONS | {key.replace("__", "."): value for key, value in options.items()}
+    opts = [text for key, value in settings.items() for text in (key, value)]
     return semask_d2.get_cfg(TOY_CONFIG, opts)
 
 
 def randomize(module: nn.Module, std: float = 0.1) -> nn.Module:
-    """Make every parameter random, so that none that starts at zero hides a path."""
+    """Make every parameter random, because parameters that start at zero would hide a path."""
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.add_(std * torch.randn_like(parameter))
@@ -39,7 +39,7 @@ def randomize(module: nn.Module, std: float = 0.1) -> nn.Module:
 
 
 def make_inputs(*sizes: tuple[int, int], labels: bool = True) -> list[dict[str, Tensor]]:
-    """Random images of these sizes with label tiles, as the mapper gives them."""
+    """Return random images of these sizes with label tiles, in the mapper's format."""
     inputs = []
     for height, width in sizes:
         inputs.append({"image": torch.randint(0, 256, (3, height, width), dtype=torch.uint8)})

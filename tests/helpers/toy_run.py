@@ -1,4 +1,4 @@
-"""A training run of a few steps, built on `DefaultTrainer` as the project's own is."""
+"""A training run of a few steps, built on `DefaultTrainer` like the project's trainer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from semask_d2 import d2
 
 
 class Accuracy(d2.DatasetEvaluator):
-    """Counts the samples that came in, in percent of four."""
+    """An evaluator that counts samples, in percent of four."""
 
     def reset(self):
         self.seen = 0
@@ -25,7 +25,7 @@ class Accuracy(d2.DatasetEvaluator):
 
 
 class _Step(d2.TrainerBase):
-    """Does a step of a regression, as the project's own inner trainer would."""
+    """An inner trainer, like the project's, that performs a regression step."""
 
     def __init__(self, model, data_loader, optimizer):
         super().__init__()
@@ -48,7 +48,7 @@ class _Step(d2.TrainerBase):
 
 
 class Run(d2.DefaultTrainer):
-    """A `DefaultTrainer` that builds its own parts and delegates the step, as the project's does."""
+    """A `DefaultTrainer` that builds its components and delegates the step, like the project's trainer."""
 
     def __init__(self, cfg):
         d2.TrainerBase.__init__(self)

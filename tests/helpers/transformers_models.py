@@ -1,4 +1,4 @@
-"""Small models of transformers, random and far from where they start; what they are here is in config files."""
+"""Small transformers models with random parameters, as references for the project's models of the same config."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ SMALL = {
 }
 
 
-def their_config(
+def reference_config(
     family: str, *, backbone: str = "swin", classes: int = CLASSES, small: bool = True, **settings: Any
 ) -> Any:
-    """transformers' config of a model of this family; without `small`, of the size of the published ones.
+    """Return transformers' config for a model of this family; without `small`, with the size of published models.
 
-    `settings` are those of its backbone.
+    `settings` are passed to the config of the backbone.
     """
     pytest.importorskip("transformers", reason="needs transformers, of the extra dev")
     from transformers import DetrConfig, Mask2FormerConfig, MaskFormerConfig, ResNetConfig, SwinConfig
@@ -45,16 +45,16 @@ def their_config(
 
 
 def model_class(family: str) -> Any:
-    """transformers' class of a family's models."""
+    """Return transformers' model class of a family."""
     pytest.importorskip("transformers", reason="needs transformers, of the extra dev")
     from transformers import Mask2FormerForUniversalSegmentation, MaskFormerForInstanceSegmentation
 
     return {"mask2former": Mask2FormerForUniversalSegmentation, "maskformer": MaskFormerForInstanceSegmentation}[family]
 
 
-def their_model(family: str, backbone: str = "swin") -> Any:
-    """A small model, every parameter random; batch norms have the statistics of random images."""
-    model = randomize(model_class(family)(their_config(family, backbone=backbone)))
+def reference_model(family: str, backbone: str = "swin") -> Any:
+    """Return a small model with random parameters, and batch norms with the statistics of random images."""
+    model = randomize(model_class(family)(reference_config(family, backbone=backbone)))
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     if norms:
         for norm in norms:
@@ -65,14 +65,14 @@ def their_model(family: str, backbone: str = "swin") -> Any:
 
 
 @torch.no_grad()
-def their_logits(model: Any, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Class logits (B, Q, K + 1) and mask logits (B, Q, H/4, W/4)."""
+def reference_logits(model: Any, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Return class logits (B, Q, K + 1) and mask logits (B, Q, H/4, W/4) of a transformers model."""
     output = model(pixel_values=images)
     return output.class_queries_logits, output.masks_queries_logits
 
 
 @torch.no_grad()
-def our_logits(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
-    """The same of a model of ours."""
+def project_logits(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Return class and mask logits of one of the project's models."""
     predictions = model.sem_seg_head(model.backbone(images))
     return predictions.class_logits[-1], predictions.mask_logits()

@@ -1,4 +1,4 @@
-"""Triton in tests: what this process knows of it, forgotten for a test and after it, and kernels that are broken."""
+"""Triton in tests: resetting this process's state of it before and after a test, and breaking kernels."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from semask_d2.modeling.kernels import triton_choice
 
 @contextmanager
 def fresh_triton_state() -> Iterator[None]:
-    """No answer about Triton from before, and none left."""
+    """Reset the cached checks of Triton before and after a test."""
     obstacle = triton_choice.obstacle
 
     def forget() -> None:
@@ -39,10 +39,10 @@ def raising(*parts: Tensor) -> Any:
 
 
 class CompilationError(Exception):
-    """A compiler's own."""
+    """Stand-in for a compiler's error."""
 
 
-# the function of kernels that is broken, how, and what the warning says of it
+# the kernel function to break, how to break it, and the words of the warning
 BROKEN = (
     ("forward", wrong, r"differs from the formula by 0\.(5|49) "),
     ("forward", raising, "CompilationError: no kernel image"),
@@ -51,7 +51,7 @@ BROKEN = (
 
 
 def break_kernel(monkeypatch: pytest.MonkeyPatch, kernels: ModuleType, part: str, break_it: Callable) -> None:
-    """Let `part` of the kernels compute, and `break_it` make something else of the result."""
+    """Replace the kernel function `part` so that `break_it` changes its result."""
     kernel = getattr(kernels, part)
 
     def broken(*arguments: Any) -> Any:

@@ -148,7 +148,7 @@ def test_what_the_page_cannot_show_is_a_line_in_it(segment_run: Path) -> None:
     content = (folder / "x.json").read_text().replace("toy_scenes_panoptic_val", "toy_scenes_gone")
     (folder / "metrics.json").write_text(content)
     text = write_report(segment_run, images=1, predictor=predictor).read_text(encoding="utf-8")
-    assert "No images: data set &#34;toy_scenes_gone&#34;" in text
+    assert "No images: dataset &#34;toy_scenes_gone&#34;" in text
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The ablation's runner with a trainer that does not train: resuming, damage, foreign results, reports."""
+"""The ablation's runner with a fake trainer: resuming, damaged files, results of other experiments, reports."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 from semask_d2.utils.errors import UserError
 from tests.helpers.commands import ROOT, TINY, TOY_CONFIG
 
-sys.path.append(str(ROOT / "benchmarks"))  # where its scripts find each other
+sys.path.append(str(ROOT / "benchmarks"))  # the scripts import each other
 ablation, ablation_experiment, ablation_results, ablation_report = map(
     importlib.import_module, ("ablation", "ablation_experiment", "ablation_results", "ablation_report")
 )
@@ -35,7 +35,7 @@ OFFSETS = {"plain": 0.0, "live": 1.5}
 
 
 def write_experiment(folder: Path, **replaced: str) -> Path:
-    """Write `toy.yaml`, an experiment of two variants; `replaced` are lines of it by their key."""
+    """Write `toy.yaml`, an experiment with two variants; `replaced` are replacement lines by key."""
     settings = json.dumps(dict(zip(TINY[::2], TINY[1::2], strict=True)))
     lines = FILE.format(config=TOY_CONFIG, settings=settings).strip().splitlines()
     lines = [f"{key}: {replaced[key]}" if (key := line.partition(":")[0]) in replaced else line for line in lines]
@@ -45,7 +45,7 @@ def write_experiment(folder: Path, **replaced: str) -> Path:
 
 
 def fake_train(experiment, run, folder: Path) -> dict:
-    """A result that depends on variant and seed alone; seeds move both variants, and their difference a little."""
+    """Return a result that depends only on variant and seed; seeds change both variants and slightly the difference."""
     miou = 40 + 10 * run.seed + OFFSETS[run.variant] + (0.25 * run.seed if run.variant == "live" else 0)
     maps = {} if run.variant == "plain" else dict.fromkeys(("sem2", "sem3", "sem4", "sem5", "sum"), 20.0 + run.seed)
     gates = [] if run.variant == "plain" else [0.001, 0.02]
@@ -62,7 +62,7 @@ def run_all(path: Path, *words: str, train=fake_train) -> list[str]:
 
 
 def refusal(path: Path, *words: str) -> str:
-    """Return the one line that a run is refused with."""
+    """Return the one line with which a run is refused."""
     with pytest.raises(UserError) as caught:
         run_all(path, *words)
     assert "\n" not in str(caught.value)
@@ -76,7 +76,7 @@ def test_all_runs_seed_by_seed_and_none_twice(toy_data: Path, tmp_path: Path, ca
     assert lines[1].keys() >= {"experiment", "commit", "protocol", "data", "iterations", "finished", "seconds", "mIoU"}
     assert lines[0]["settings"] == {"MODEL.SWIN.NUM_SEM_BLOCKS": "0"}
     out = capsys.readouterr().out
-    # means of 50 60 70, and 1.5 + a quarter of the seed more: 2 on average, standard error 0.25 / sqrt(3)
+    # means of 50, 60, 70, plus 1.5 and a quarter of the seed: 2 on average, with standard error 0.25 / sqrt(3)
     assert "| plain | 1, 2, 3 | 60.00 | 10.00 |" in out
     assert "| live | 1, 2, 3 | 62.00 | 10.25 | +2.00 | +1.38 to +2.62 |" in out
     assert "| live | 22.00 | 22.00 | 22.00 | 22.00 | 22.00 | 0.020 |" in out
@@ -137,7 +137,7 @@ def test_a_kill_loses_the_run_at_hand_alone(toy_data: Path, tmp_path: Path) -> N
     assert len(run_all(path)) == 6
 
 
-def test_a_half_written_line_is_told_of_and_kept(toy_data: Path, tmp_path: Path, capsys) -> None:
+def test_an_incomplete_line_is_reported_and_kept(toy_data: Path, tmp_path: Path, capsys) -> None:
     path = write_experiment(tmp_path)
     run_all(path)
     results = tmp_path / "results/toy.jsonl"
@@ -145,8 +145,8 @@ def test_a_half_written_line_is_told_of_and_kept(toy_data: Path, tmp_path: Path,
     results.write_bytes(damaged)
     capsys.readouterr()
     lines = run_all(path)
-    told = f"{results}: line 6 is half-written, as a kill leaves it: ignored, its run is repeated"
-    assert capsys.readouterr().err.splitlines()[0] == told
+    message = f"{results}: line 6 is incomplete, as after a kill: it is ignored and its run is repeated"
+    assert capsys.readouterr().err.splitlines()[0] == message
     assert results.read_bytes().startswith(damaged + b"\n")
     assert json.loads(lines[6])["variant"] == "live"
     assert len(run_all(path, train=None)) == 7
@@ -171,7 +171,7 @@ def test_results_of_another_variant_of_that_name_are_refused(toy_data: Path, tmp
     assert "line 2: live was run with {}" in refusal(path)
     path.write_text(path.read_text().replace("live: {MODEL", "woken: {MODEL"))
     OFFSETS["woken"] = 3.0
-    assert len(run_all(path)) == 9  # what the file no longer has stays, and is reported
+    assert len(run_all(path)) == 9  # results of removed variants are kept and reported
 
 
 def test_results_of_other_data_are_refused(toy_data: Path, tmp_path: Path, monkeypatch) -> None:
@@ -195,8 +195,8 @@ def test_a_foreign_line_is_refused(line: str, toy_data: Path, tmp_path: Path) ->
     [
         ({"iterations": "0"}, "iterations: expected a whole number"),
         ({"iterations": "7\nvariant: {}"}, 'unknown key "variant". Did you mean "variants"'),
-        ({"seeds": "[1, 1]"}, "seeds: expected different whole numbers"),
-        ({"seeds": "[]"}, "seeds: expected different whole numbers"),
+        ({"seeds": "[1, 1]"}, "seeds: expected at least one seed and no duplicates"),
+        ({"seeds": "[]"}, "seeds: expected at least one seed and no duplicates"),
         ({"baseline": "dead"}, "baseline: expected 'plain' or 'live'"),
         ({"config": "none.yaml"}, "none.yaml"),
         ({"settings": "{SOLVER.MAX_ITERS: 3}"}, 'settings: settings: unknown config key "SOLVER.MAX_ITERS"'),
@@ -207,7 +207,7 @@ def test_a_wrong_experiment_ends_in_one_line(replaced: dict[str, str], message: 
     assert message in refusal(write_experiment(tmp_path, **replaced))
 
 
-def test_the_protocol_is_what_runs_share_and_no_machine_decides(tmp_path: Path) -> None:
+def test_the_protocol_covers_shared_settings_but_not_the_machine(tmp_path: Path) -> None:
     protocols = [
         ablation_experiment.read_experiment(write_experiment(tmp_path, **replaced)).protocol()
         for replaced in ({}, {"seeds": "[5]"}, {"  live": "{SOLVER.BASE_LR: 1}"}, {"settings": "{SOLVER.BASE_LR: 1}"})

@@ -1,4 +1,4 @@
-"""One run of the ablation: paired initial weights, the controls, the mIoU of maps, and a real training of two steps."""
+"""One run of the ablation: paired initial weights, control variants, mIoU of maps, and training for two steps."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def weights(experiment, variant: str, seed: int = 1) -> dict[str, Tensor]:
 
 
 def differing(a: dict[str, Tensor], b: dict[str, Tensor]) -> set[str]:
-    """The names of what two sets of weights have in common, in the same shape, and not with the same values."""
+    """Return the names of tensors that two sets of weights share with equal shapes but different values."""
     common = {name for name in a.keys() & b.keys() if a[name].shape == b[name].shape}
     assert len(common) > 50
     return {name for name in common if not torch.equal(a[name], b[name])}
@@ -70,14 +70,14 @@ def test_what_variants_have_in_common_starts_the_same(experiment) -> None:
     assert live.keys() - plain.keys()
     assert not differing(live, weights(experiment, "no prior loss"))
     assert not differing(live, weights(experiment, "raw residual"))
-    # of a bias the spread, of a matrix the shape, depends on how many channels come in
+    # the spread of a bias and the shape of a matrix depend on the number of input channels
     assert {name.rpartition(".")[2] for name in differing(live, weights(experiment, "wide"))} == {"bias"}
     asleep = differing(live, weights(experiment, "released"))
     assert {name.rpartition(".class_injection.0.")[2] for name in asleep} == {"mlp_res.weight"}
     assert len(asleep) == 4
     small = {name.rpartition(".class_injection.0.")[2] for name in differing(live, weights(experiment, "small start"))}
     assert small == {f"mlp_{part}.weight" for part in ("cls_q", "cls_k", "v", "res")}
-    # the same seed alone does not do it
+    # the same seed alone is not enough
     torch.manual_seed(1)
     assert differing(plain, build_model(experiment.cfg("live", 1)).state_dict())
 
@@ -90,7 +90,7 @@ def test_seeds_differ_and_repeat_themselves(experiment) -> None:
 
 
 def gradients(experiment, variant: str) -> dict[str, float]:
-    """The size of the gradients of a variant's second training step, by the last part of the parameters' names."""
+    """Return the gradient norms of a variant's second training step, by the last part of the parameter names."""
     torch.manual_seed(0)
     model = build_model(experiment.cfg(variant, 1)).train()
     model.load_state_dict(weights(experiment, variant))
@@ -112,8 +112,8 @@ ATTENTION = ("gamma", "mlp_res.weight", "mlp_v.weight", "mlp_cls_k.weight")
 
 
 @pytest.mark.slow
-def test_the_controls_are_what_they_are_called(experiment) -> None:
-    """`plain` has no layer; the others differ in which of the layer's parts learn."""
+def test_the_controls_do_what_their_names_say(experiment) -> None:
+    """`plain` has no semantic layer; in the other variants different parts of the layer learn."""
     assert not gradients(experiment, "plain")
     live, without_loss = gradients(experiment, "live"), gradients(experiment, "no prior loss")
     released, normalization = gradients(experiment, "released"), gradients(experiment, "normalization alone")
@@ -121,14 +121,14 @@ def test_the_controls_are_what_they_are_called(experiment) -> None:
         assert live[part] > 0
         assert without_loss[part] > 0
         assert released[part] == normalization[part] == 0
-    assert live["mlp_cls_q.weight"] > 100 * without_loss["mlp_cls_q.weight"] > 0  # there from attention alone
+    assert live["mlp_cls_q.weight"] > 100 * without_loss["mlp_cls_q.weight"] > 0  # from attention only
     assert released["mlp_cls_q.weight"] > 0
     assert normalization["mlp_cls_q.weight"] == 0
 
 
 @pytest.mark.parametrize("head", ["msfapn_m2f", "fpn"])
 def test_miou_of_maps(head: str, toy_data: Path, monkeypatch) -> None:
-    """Of maps that always show one class, and whose sum shows another, the mIoU is known."""
+    """The mIoU is known for maps that always show one class, and whose sum shows another."""
     cfg = get_cfg(f"toy_scenes/semask_swin_mini_{head}.yaml", TINY)
     model = build_model(cfg)
     classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
@@ -143,13 +143,13 @@ def test_miou_of_maps(head: str, toy_data: Path, monkeypatch) -> None:
         return features
 
     monkeypatch.setattr(model.backbone, "forward", constant)
-    found = ablation_run.mious(cfg, model, maps=True)
-    assert found.keys() == {"mIoU", "sem2", "sem3", "sem4", "sem5", "sum"}
+    mious = ablation_run.mious(cfg, model, maps=True)
+    assert mious.keys() == {"mIoU", "sem2", "sem3", "sem4", "sem5", "sum"}
     truth = [read_sample_labels(sample) for (sample,) in build_test_loader(cfg, cfg.DATASETS.TEST[0])]
     counts = np.bincount(np.concatenate([x[x != 255] for x in truth]), minlength=classes)
     for name, shown_class in {**shown, "sum": 0}.items():
         expected = 100 * counts[shown_class] / counts.sum() / (counts > 0).sum()
-        assert found[name] == pytest.approx(expected, abs=1e-4)
+        assert mious[name] == pytest.approx(expected, abs=1e-4)
     assert ablation_run.mious(cfg, model, maps=False).keys() == {"mIoU"}
     assert model.training
 
@@ -160,7 +160,7 @@ EXPERIMENTS = sorted((ROOT / "benchmarks/experiments").glob("*.yaml"))
 @pytest.mark.slow
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
 def test_the_experiments_that_come_along(path: Path) -> None:
-    """Every variant can be built, and results that are there are of the experiment as it stands."""
+    """Every variant can be built, and existing results belong to the current version of the experiment."""
     come_along = ablation_experiment.read_experiment(path)
     for variant in come_along.variants:
         cfg = come_along.cfg(variant)
@@ -172,7 +172,7 @@ def test_the_experiments_that_come_along(path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_real_run(experiment, toy_data: Path, tmp_path: Path) -> None:
-    """The process ends, its result is complete, and the mIoU is that of the project's evaluation of its weights."""
+    """The process ends, its result is complete, and the mIoU equals the project's evaluation of its weights."""
     words = ["--results", str(tmp_path), "--output", str(tmp_path / "runs"), "--keep", "--seeds", "1"]
     words += ["--variants", "plain", "live"]
     ablation.main(ablation.argument_parser().parse_args([str(experiment.path), *words]))

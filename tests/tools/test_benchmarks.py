@@ -1,4 +1,4 @@
-"""The benchmarks run, on sizes too small to tell anything; no time is asserted."""
+"""The benchmarks run on sizes too small to be meaningful; no times are asserted."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_a_way_that_fails_is_named() -> None:
     done = start("labels_from_scores", "--size", "1", "1")
     assert done.returncode == 1
     assert "RuntimeError" in done.stderr
-    assert done.stderr.splitlines()[-1] == "whole maps: its process has ended; the reason stands above"
+    assert done.stderr.splitlines()[-1] == "whole maps: its process has ended; the reason is above"
 
 
 def test_what_a_gpu_would_show(tmp_path: Path) -> None:
@@ -97,6 +97,6 @@ def test_without_a_gpu_it_says_so() -> None:
         pytest.skip("there is a GPU")
     done = start("gpu")
     assert (done.returncode, done.stdout) == (1, "")
-    # above it a library may warn of what it calls
-    assert done.stderr.splitlines()[-1] == "torch finds no GPU; --quick shows on a CPU that all of it works"
+    # libraries may print warnings above it
+    assert done.stderr.splitlines()[-1] == "torch finds no GPU; --quick runs a small check on a CPU"
     assert "Traceback" not in done.stderr

@@ -1,4 +1,4 @@
-"""docs/config_reference.md is what its tool makes today, and holds every key."""
+"""docs/config_reference.md is up to date with its tool, and contains every key."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def test_it_holds_every_key_once_and_in_order() -> None:
     assert len(keys) == len(set(keys)) > len(DEFAULTS) + 10
 
 
-def test_rows_say_what_the_code_says() -> None:
-    """One of each source: a comment beside a key, one above it, one of a shared function, a range, two takers."""
+def test_rows_agree_with_the_code() -> None:
+    """One key of each kind: a comment beside it, above it, or from a shared function; a range; two components."""
     assert "| of the training images, in the place of VAL |" in ROWS["DATASETS.CUSTOM.VAL_FRACTION"]
     assert '"bf16": backbone and head compute in bfloat16 autocast' in ROWS["MODEL.PRECISION"]
     assert (

@@ -1,4 +1,4 @@
-"""Published configs with executable tags become literal ones, and nothing is executed."""
+"""Published configs with executable tags are converted to literal ones, without executing anything."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NUMBERS = [int(x * 0.1 * 640) for x in range(5, 21)]
 
 
 def convert(text: str) -> str:
-    """What the tool writes for a config of this text, in the current folder."""
+    """Return what the tool writes for a config with this text, in the current folder."""
     Path("published.yaml").write_text(text)
     tool.main(["published.yaml", "--output", "literal.yaml"])
     return Path("literal.yaml").read_text()
@@ -107,7 +107,7 @@ def test_files_that_cannot_be_read_or_written(tmp_path: Path) -> None:
         tool.main(["latin.yaml", "--output", "new/literal.yaml"])
     assert not (tmp_path / "new").exists()
     (tmp_path / "old.yaml").write_text("SEED: 1\n")
-    with pytest.raises(UserError, match=r"--output old\.yaml: is there already"):
+    with pytest.raises(UserError, match=r"--output old\.yaml: exists already"):
         tool.main(["old.yaml", "--output", "old.yaml"])
     with pytest.raises(UserError, match=r"--output old\.yaml/x: cannot be written"):
         tool.main(["old.yaml", "--output", "old.yaml/x"])
@@ -123,7 +123,7 @@ def test_a_folder_of_transformers_becomes_a_config_that_trains_and_loads(tmp_pat
     }
     Path("theirs").mkdir()
     Path("theirs/config.json").write_text(json.dumps(settings))
-    processor = {"image_mean": [0.5, 0.4, 0.2], "size": 480, "max_size": 960}  # as their older versions write it
+    processor = {"image_mean": [0.5, 0.4, 0.2], "size": 480, "max_size": 960}  # as in older versions
     Path("theirs/preprocessor_config.json").write_text(json.dumps(processor))
     tool.main(["theirs", "--output", "ours.yaml"])
     cfg = get_cfg("ours.yaml")
@@ -140,7 +140,7 @@ def test_a_folder_of_transformers_becomes_a_config_that_trains_and_loads(tmp_pat
     cfg = get_cfg("resnet.yaml")
     assert (cfg.MODEL.BACKBONE.NAME, cfg.MODEL.RESNETS.DEPTH) == ("build_resnet_backbone", 101)
     assert (cfg.MODEL.RESNETS.NORM, cfg.MODEL.RESNETS.STRIDE_IN_1X1) == ("FrozenBN", False)
-    assert cfg == get_cfg("theirs")  # a folder is as good as its file
+    assert cfg == get_cfg("theirs")  # a folder gives the same config as the file
 
     Path("theirs/config.json").write_text(json.dumps({**settings, "model_type": "detr"}))
     with pytest.raises(UserError, match=r"theirs/config\.json: model_type: expected one of mask2former, maskformer"):

@@ -1,4 +1,4 @@
-"""Published configs become ours by the defaults of the code that they were written for, not by the project's."""
+"""Published configs are converted with the defaults of the code they were written for, not the project's."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ PUBLISHED = {
     "baseline": "_BASE_: base.yaml\nMODEL: {META_ARCHITECTURE: SemanticSegmentor}",
 }
 MULTI, STANDARD = "MultiScaleMaskedTransformerDecoder", "StandardTransformerDecoder"
-# the decoder, the schedule, the semantic blocks and their windowed stages that each file's own code computes
+# decoder, schedule, semantic blocks and windowed stages, as computed by the code that each file was written for
 EXPECTED: dict[str, tuple[str, str, int, list[int] | None]] = {
     "head": (MULTI, "WarmupPolyLR", 1, None),
     "coco": (MULTI, "WarmupMultiStepLR", 1, None),
@@ -86,7 +86,7 @@ def converted(name: str, folder: Path) -> Any:
 
 
 @pytest.mark.parametrize("name", EXPECTED)
-def test_what_a_file_leaves_out_is_its_own_codes(name: str, tmp_path: Path) -> None:
+def test_missing_keys_get_the_published_codes_defaults(name: str, tmp_path: Path) -> None:
     cfg = converted(name, tmp_path)
     decoder, schedule, blocks, stages = EXPECTED[name]
     assert decoder == cfg.MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME
@@ -95,7 +95,7 @@ def test_what_a_file_leaves_out_is_its_own_codes(name: str, tmp_path: Path) -> N
     if stages is not None:
         assert stages == cfg.MODEL.SWIN.SEM_WINDOWED_STAGES
     assert (cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.SEM_SEG_HEAD.NAME) == ("SeMaskMaskFormer", "BranchMaskFormerHead")
-    assert cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE == "full_model"  # as all of them state
+    assert cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE == "full_model"  # stated in all files
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_what_a_file_leaves_out_is_its_own_codes(name: str, tmp_path: Path) -> N
         ("maskformer_base", []),
     ],
 )
-def test_it_builds_what_the_code_builds(name: str, windows: list[int | None], tmp_path: Path) -> None:
+def test_it_builds_the_same_as_the_published_code(name: str, windows: list[int | None], tmp_path: Path) -> None:
     cfg = converted(name, tmp_path)
     cfg.MODEL.DEVICE = "meta"
     with torch.device("meta"):
@@ -131,7 +131,7 @@ def test_what_was_filled_in_is_printed(tmp_path: Path, capsys: pytest.CaptureFix
     assert "SEM_WINDOWED_STAGES is not known for this number of classes" in capsys.readouterr().out
 
 
-def test_files_that_are_no_whole_model_of_theirs_stay(tmp_path: Path) -> None:
+def test_files_that_are_no_complete_published_model_stay(tmp_path: Path) -> None:
     for name in ("base", "baseline"):
         cfg = converted(name, tmp_path)
         (tmp_path / "literal.yaml").unlink()

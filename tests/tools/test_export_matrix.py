@@ -1,4 +1,4 @@
-"""The table of exports in docs/deployment.md is the tool's, and what the tool writes goes where the page wants it."""
+"""The table of exports in docs/deployment.md is written by its tool, between the page's markers."""
 
 from __future__ import annotations
 

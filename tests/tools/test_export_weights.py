@@ -1,4 +1,4 @@
-"""Weights for transformers, as `tools/export_weights.py --format transformers` writes them."""
+"""Weights for transformers, written by `tools/export_weights.py --format transformers`."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_a_run_becomes_a_folder_of_transformers(plain_run: Path, capsys: pytest.
 def test_what_cannot_be_written_is_said(plain_run: Path, tiny_run: Path) -> None:
     for weights, output, message in (
         (tiny_run, "out", r"NUM_SEM_BLOCKS: transformers has no model with 1, only with 0"),
-        (plain_run, "config.yaml", r"config\.yaml: is there already"),
+        (plain_run, "config.yaml", r"config\.yaml: exists already"),
     ):
         with pytest.raises(UserError, match=message):
             export(weights, plain_run / output)

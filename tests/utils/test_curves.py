@@ -11,7 +11,7 @@ from semask_d2.utils.curves import MAX_POINTS, curves_as_svg, draw_curves
 RECORDS = {i: {"total_loss": 9.0 - i / 1000, "loss_ce_0": 1.0, "lr": 0.1} for i in range(5000)}
 
 
-def test_curves_show_what_there_is() -> None:
+def test_curves_show_the_recorded_values() -> None:
     curves = draw_curves({1: {"total_loss": 2.0}, 2: {"total_loss": 1.0}})
     assert curves.shape == (400, 700, 3)
     assert np.ptp(curves) > 200  # not an empty panel

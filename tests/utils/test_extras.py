@@ -1,4 +1,4 @@
-"""The command that a message gives for a missing library installs what the extra lists, and never a name of ours."""
+"""The suggested command for a missing library installs the libraries of the extra, and never this package by name."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ FOLDERS = ("semask_d2", "benchmarks", "configs", "datasets", "demo", "docs", "te
 
 
 def listed(extra: str) -> list[str]:
-    """The names in the list of an extra in pyproject.toml."""
+    """Return the names listed for an extra in pyproject.toml."""
     (line,) = re.findall(rf"^{extra} = (\[.*?\])", (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)
     return sorted(re.split(r"[<>=\[]", name)[0] for name in yaml.safe_load(line))
 
 
 @pytest.mark.parametrize("extra", ["export", "web", "wandb", "mlflow"])
-def test_it_names_the_extras_own_libraries(extra: str) -> None:
+def test_it_names_the_libraries_of_the_extra(extra: str) -> None:
     pytest.importorskip("gradio", reason="the package is not installed with its extras")
     assert install_command(extra) == f"pip install {' '.join(listed(extra))}"
 

@@ -152,7 +152,7 @@ def test_what_the_system_refuses_is_a_line_with_path_and_reason(
         patch.setattr(call, refuse)
         with pytest.raises(UserError, match=rf"^{path}: cannot be written: {os.strerror(number)}; .*choose") as caught:
             write(path)
-    assert isinstance(caught.value, OSError)  # for callers that expect one
+    assert isinstance(caught.value, OSError)  # callers may catch it as such
     assert caught.value.errno == number
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
     assert path.read_text() == "old"
@@ -217,14 +217,14 @@ def test_old_temporary_files_are_removed_and_nothing_else(tmp_path: Path) -> Non
         os.utime(path, 2 * (time.time() - seconds,), follow_symlinks=False)
         return path
 
-    ours = []
+    stale = []
     for target, suffix in (("a.png", ""), ("clip.mp4", ".mp4"), (255 * "n", "")):
         with temporary_beside(tmp_path / target, suffix) as temporary:
-            ours.append(tmp_path / f"kept{len(ours)}")
-            os.link(temporary, ours[-1])
-        ours[-1] = ours[-1].rename(temporary)
+            stale.append(tmp_path / f"kept{len(stale)}")
+            os.link(temporary, stale[-1])
+        stale[-1] = stale[-1].rename(temporary)
         assert TEMPORARY.fullmatch(temporary.name)
-    for path in ours:
+    for path in stale:
         age(path, 7200)
     others = [".hidden", ".a.png.x.tmp", "a.semask-tmp", ".semask-tmp", "a.png", ".a.semask-tmp.more.mp4"]
     for name in others:
@@ -240,13 +240,13 @@ def test_old_temporary_files_are_removed_and_nothing_else(tmp_path: Path) -> Non
     age(tmp_path / "sub/.a.x.semask-tmp", 7200)
 
     assert sorted(remove_stale(tmp_path, older_than_seconds=10000)) == []
-    assert sorted(remove_stale(tmp_path)) == sorted(ours)
+    assert sorted(remove_stale(tmp_path)) == sorted(stale)
     kept = [*others, ".young.x.semask-tmp", ".folder.x.semask-tmp", ".link.x.semask-tmp", "sub"]
     assert sorted(os.listdir(tmp_path)) == sorted(kept)
     assert os.listdir(tmp_path / "sub") == [".a.x.semask-tmp"]
     assert remove_stale(tmp_path / "nowhere") == []
 
 
-def test_a_folder_whose_name_holds_a_zero_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"^OUTPUT_DIR '.*a\\x00b': no folder's name"):
+def test_a_folder_name_with_a_null_character_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^OUTPUT_DIR '.*a\\x00b': not a folder name"):
         require_writable(tmp_path / "a\0b", "OUTPUT_DIR")

@@ -1,4 +1,4 @@
-"""Reading values that others wrote: types, ranges, and one line for each that is wrong."""
+"""Reading values that others wrote: types, ranges, and a one-line error for each wrong value."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_paths_may_hold_bytes_that_are_no_text() -> None:
     for value in (3, "a\0", "x" * 5000, "\ud800"):
         with pytest.raises(UserError, match=r"^f: expected"):
             path(value, "f")
-    with pytest.raises(UserError, match="expected letters of Unicode"):
+    with pytest.raises(UserError, match="expected valid Unicode"):
         text(name, "f")
 
 
@@ -74,7 +74,7 @@ def test_a_section_reads_keys() -> None:
     values = json.loads('{"a": 1, "n": null, "x": NaN, "s": {"t": "word"}, "l": [1]}')
     section = Section.of(values, "file.json")
     assert section.integer("a") == 1
-    assert section.integer("n", 7) == 7  # null is missing
+    assert section.integer("n", 7) == 7  # null counts as missing
     assert section.number("absent", None) is None
     assert section.section("s").text("t") == "word"
     assert section.entries("l") == [1]
@@ -108,5 +108,5 @@ def test_a_number_in_quotes_is_said_to_be_a_text() -> None:
 def test_a_text_can_be_written_as_utf_8() -> None:
     assert text("\U0001f600", "f") == "\U0001f600"
     for value in ("\ud800", "a\udcff"):
-        with pytest.raises(UserError, match=r"^f: expected letters of Unicode"):
+        with pytest.raises(UserError, match=r"^f: expected valid Unicode"):
             text(value, "f")

@@ -1,4 +1,4 @@
-"""One training at a time in a folder: who holds it, and when a lock counts for nothing."""
+"""Locks of output folders: their owner, and when a lock is stale."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _given_back(tmp_path: Path):
 
 
 def lock(folder: Path, *, silent: float = 0, **changes: object) -> Path:
-    """A lock of another process, by default as this one would write it, untouched for `silent` seconds."""
+    """Write the lock of another process, untouched for `silent` seconds; the default content is this process's."""
     path = folder / LOCK_NAME
     path.write_text(json.dumps(asdict(replace(this_process(), **changes))))
     os.utime(path, 2 * (time.time() - silent,))
@@ -34,7 +34,7 @@ def lock(folder: Path, *, silent: float = 0, **changes: object) -> Path:
 
 @pytest.fixture
 def holder(tmp_path: Path):
-    """A process that holds the folder."""
+    """A process that holds the lock on the folder."""
     ready = FORK.Event()
 
     def hold() -> None:
@@ -53,7 +53,7 @@ def holder(tmp_path: Path):
 def test_a_folder_is_held_until_it_is_given_back(tmp_path: Path) -> None:
     assert take(tmp_path) == ""
     assert json.loads((tmp_path / LOCK_NAME).read_text())["pid"] == os.getpid()
-    assert take(tmp_path) == ""  # it is held already
+    assert take(tmp_path) == ""  # this process already holds it
     release(tmp_path)
     assert os.listdir(tmp_path) == []
     release(tmp_path)
@@ -61,7 +61,7 @@ def test_a_folder_is_held_until_it_is_given_back(tmp_path: Path) -> None:
 
 def test_a_second_process_is_refused_with_host_number_and_time(tmp_path: Path, holder: multiprocessing.Process) -> None:
     owner = json.loads((tmp_path / LOCK_NAME).read_text())
-    os.utime(tmp_path / LOCK_NAME, (0, 0))  # it is this machine's: the process counts, not the clock
+    os.utime(tmp_path / LOCK_NAME, (0, 0))  # on the same machine the process counts, not the time
     with pytest.raises(UserError) as caught:
         take(tmp_path)
     assert f"(process {holder.pid} on {owner['host']}, since {owner['time']})" in str(caught.value)
@@ -69,7 +69,7 @@ def test_a_second_process_is_refused_with_host_number_and_time(tmp_path: Path, h
     assert json.loads((tmp_path / LOCK_NAME).read_text()) == owner
 
 
-@pytest.mark.parametrize("reaped", [False, True])  # a zombie has ended too
+@pytest.mark.parametrize("reaped", [False, True])  # a zombie also counts as ended
 def test_the_lock_of_a_killed_process_is_taken_over(
     tmp_path: Path, holder: multiprocessing.Process, reaped: bool
 ) -> None:
@@ -78,7 +78,7 @@ def test_the_lock_of_a_killed_process_is_taken_over(
         holder.join()
     else:
         os.waitid(os.P_PID, holder.pid, os.WEXITED | os.WNOWAIT)
-    assert f"its training has ended (process {holder.pid} on " in take(tmp_path)
+    assert f"its training run has ended (process {holder.pid} on " in take(tmp_path)
     assert json.loads((tmp_path / LOCK_NAME).read_text())["pid"] == os.getpid()
 
 
@@ -88,7 +88,7 @@ def test_another_program_under_the_same_number_does_not_count(tmp_path: Path) ->
     assert "taken over" in take(tmp_path)
     release(tmp_path)
     lock(tmp_path, pid=os.getppid(), start=locking.start_of(os.getppid()))
-    with pytest.raises(UserError, match="at work there"):
+    with pytest.raises(UserError, match="a training run is active there"):
         take(tmp_path)
 
 
@@ -100,9 +100,9 @@ def test_another_machine_counts_until_it_is_silent(tmp_path: Path) -> None:
     assert "(process 7 on far, since" in take(tmp_path)
 
 
-def test_containers_of_one_host_name_are_told_apart(tmp_path: Path) -> None:
-    lock(tmp_path, machine=f"{this_process().host} pid:[1]", pid=2**22 + 1)  # a number that no process here has
-    with pytest.raises(UserError, match="at work there"):
+def test_containers_with_one_host_name_are_distinguished(tmp_path: Path) -> None:
+    lock(tmp_path, machine=f"{this_process().host} pid:[1]", pid=2**22 + 1)  # an id that no process here has
+    with pytest.raises(UserError, match="a training run is active there"):
         take(tmp_path)
 
 
@@ -110,7 +110,7 @@ def test_containers_of_one_host_name_are_told_apart(tmp_path: Path) -> None:
 def test_a_damaged_lock_counts_until_it_is_silent(tmp_path: Path, content: str) -> None:
     path = tmp_path / LOCK_NAME
     path.write_text(content, encoding="latin-1")
-    with pytest.raises(UserError, match=r"at work there \(an unknown process"):
+    with pytest.raises(UserError, match=r"active there \(an unknown process"):
         take(tmp_path)
     os.utime(path, (0, 0))
     assert "taken over" in take(tmp_path)

@@ -1,4 +1,4 @@
-"""Want of memory is known by the errors of every library beneath."""
+"""Lack of memory is recognized from the errors of all libraries."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def opencv_error(code: int) -> cv2.error:
     ],
     ids=str,
 )
-def test_errors_for_want_of_memory(error: Exception) -> None:
+def test_errors_for_lack_of_memory(error: Exception) -> None:
     assert out_of_memory(error)
 
 
@@ -47,7 +47,7 @@ def test_other_errors(error: Exception) -> None:
     assert not out_of_memory(error)
 
 
-def test_a_real_want_of_memory() -> None:
+def test_a_real_lack_of_memory() -> None:
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**58, dtype=torch.uint8)
     assert out_of_memory(caught.value)

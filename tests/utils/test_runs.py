@@ -1,4 +1,4 @@
-"""Which checkpoint of a run, and which run."""
+"""Choosing the checkpoint of a run, and the newest run."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ def make_run(folder: Path, *names: str, time: int) -> Path:
     return folder
 
 
-def test_the_newest_run_is_the_one_whose_weights_are(tmp_path: Path) -> None:
+def test_the_newest_run_has_the_newest_weights(tmp_path: Path) -> None:
     assert newest_run(tmp_path / "nowhere") is None
     make_run(tmp_path / "untrained", time=9)
     assert newest_run(tmp_path) is None
     make_run(tmp_path / "z", "model_best.pth", time=1)
     newer = make_run(tmp_path / "deep/er/a", "model_final.pth", time=2)
     (tmp_path / "loose").mkdir()
-    (tmp_path / "loose/model_best.pth").write_text("")  # no config, so no run
+    (tmp_path / "loose/model_best.pth").write_text("")  # not a run, as there is no config
     os.utime(tmp_path / "z/config.yaml", (5, 5))
     assert newest_run(tmp_path) == newer
 

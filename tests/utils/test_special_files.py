@@ -1,4 +1,4 @@
-"""What is no plain file: links, devices, pipes, sockets, folders, names that are paths; and moving files aside."""
+"""Special files (links, devices, pipes, sockets, folders), names that are paths, and moving files aside."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ def test_only_regular_files_are_read(tmp_path: Path) -> None:
     link.symlink_to(regular)
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(os.fspath(bound))
-        for path in (regular, link, tmp_path / "missing"):  # which `open` reports better
+        for path in (regular, link, tmp_path / "missing"):  # `open` reports a missing file better
             assert require_regular(path) == path
         for path in (pipe, bound, "/dev/zero", "/dev/null"):
             with pytest.raises(UnreadableFile, match=rf"^{path}: not a regular file"):
                 require_regular(path)
     with pytest.raises(UnreadableFile, match="this is a folder"):
         require_regular(tmp_path)
-    with pytest.raises(UnreadableFile, match="no file name"):
+    with pytest.raises(UnreadableFile, match="not a file name"):
         require_regular("a\0b")
     with pytest.raises(UnreadableFile, match=r"^images: key 3: not a regular file"):
         require_regular(pipe, "images: key 3")
@@ -63,15 +63,15 @@ def test_plain_names_become_folders(name: str) -> None:
     "name", ["", " ", ".", "..", "../x", "/etc", "a/b", "a\\b", "a\0b", "a\nb", "\udcff", "a" * 201, "é" * 101]
 )
 def test_a_name_that_is_a_path_becomes_no_folder(name: str) -> None:
-    with pytest.raises(UserError, match=r"^DATASETS.TEST: .* is no plain name"):
+    with pytest.raises(UserError, match=r"^DATASETS.TEST: .* is not a plain name"):
         folder_name(name, "DATASETS.TEST")
 
 
-def test_a_link_stays_and_what_it_leads_to_is_written(tmp_path: Path) -> None:
+def test_a_link_stays_and_its_target_is_written(tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
     for name, target in (("absolute", tmp_path / "there/a"), ("relative", "there/b"), ("to a link", "absolute")):
         (tmp_path / name).symlink_to(target)
-        write(tmp_path / name, name)  # the first two dangle
+        write(tmp_path / name, name)  # the first two links were dangling
         assert (tmp_path / name).is_symlink()
     assert (tmp_path / "there/a").read_text() == "to a link"
     assert (tmp_path / "there/b").read_text() == "relative"
@@ -81,7 +81,7 @@ def test_a_link_stays_and_what_it_leads_to_is_written(tmp_path: Path) -> None:
     assert (tmp_path / "missing/c").read_text() == "new"
 
 
-def test_an_error_keeps_what_a_link_leads_to(tmp_path: Path) -> None:
+def test_an_error_keeps_the_target_of_a_link(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("old")
     (tmp_path / "link").symlink_to("file")
 
@@ -113,7 +113,7 @@ def test_devices_are_written_to_and_stay(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("/dev/null")
     write(tmp_path / "link")
     assert os.readlink(tmp_path / "link") == "/dev/null"
-    with temporary_beside("/dev/null", ".mp4") as temporary:  # as videos are written
+    with temporary_beside("/dev/null", ".mp4") as temporary:  # like writing a video
         assert temporary.parent != Path("/dev")
         temporary.write_bytes(b"film")
         put_in_place(temporary, "/dev/null")
@@ -124,7 +124,7 @@ def test_devices_are_written_to_and_stay(tmp_path: Path) -> None:
             write("/dev/full")
 
 
-def test_a_pipe_hands_on_what_is_written(tmp_path: Path) -> None:
+def test_a_pipe_passes_on_the_content(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     with pytest.raises(UnwritableFile, match=r"pipe: cannot be written: nobody reads it; start its reader"):
@@ -147,7 +147,7 @@ def test_a_socket_stays(tmp_path: Path) -> None:
         assert stat.S_ISSOCK((tmp_path / "socket").stat().st_mode)
 
 
-def test_an_open_file_by_its_descriptors_name_keeps_what_it_has(tmp_path: Path) -> None:
+def test_an_open_file_named_by_its_descriptor_keeps_its_content(tmp_path: Path) -> None:
     with open(tmp_path / "out", "w", encoding="utf-8") as file:
         file.write("first, ")
         file.flush()
@@ -167,7 +167,7 @@ def test_the_probe_of_a_folder_follows_no_link_of_its_maker(tmp_path: Path) -> N
 def test_links_that_lead_out_of_a_folder_are_refused(tmp_path: Path) -> None:
     (tmp_path / "run/inference").mkdir(parents=True)
     (tmp_path / "link to run").symlink_to("run")
-    (tmp_path / "run/metrics.json").symlink_to("inference/m.json")  # and stays inside
+    (tmp_path / "run/metrics.json").symlink_to("inference/m.json")  # a link that stays inside
     for folder in (tmp_path / "run", tmp_path / "link to run"):
         require_enclosed(folder, ["*.json", "inference"])
     (tmp_path / "run/log.txt").symlink_to(tmp_path / "dangling")

@@ -1,4 +1,4 @@
-"""Drawing: colors that are the metadata's, names, legends and panels at the right places."""
+"""Drawing: colors from the metadata, and names, legends and panels in the right places."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_names_stand_in_their_regions() -> None:
     rows, columns = np.nonzero((drawn != bare).any(-1))
     for half in (rows < 256, rows >= 256):
         y, x = rows[half], columns[half]
-        assert len(y) > 50  # there are letters
+        assert len(y) > 50  # some letters are drawn
         assert x.min() >= 0
         assert y.max() - y.min() < 40
         assert x.max() - x.min() < 80
@@ -141,7 +141,7 @@ def test_errors_are_red_and_ignored_pixels_black() -> None:
 
 def test_cells_cover_their_part_of_the_image() -> None:
     cells = np.arange(6).reshape(2, 3)
-    drawn = spread_cells(cells, (50, 20), (2.0, 2.5))  # the last column is half beyond the image
+    drawn = spread_cells(cells, (50, 20), (2.0, 2.5))  # half of the last column is outside the image
     assert drawn.shape == (20, 50)
     assert drawn[0].tolist() == [0] * 20 + [1] * 20 + [2] * 10
     assert drawn[:, 0].tolist() == [0] * 10 + [3] * 10
@@ -159,8 +159,8 @@ def test_names_do_not_cover_each_other() -> None:
 
 def test_colors_keep_away_from_others_where_there_are_enough() -> None:
     others = [*distinct_colors(4), (120, 120, 120)]
-    found = distinct_colors(12, unlike=others)
-    assert len(set(found)) == 12
-    assert min(math.dist(a, b) for a in found for b in others) >= NEAR
+    colors = distinct_colors(12, unlike=others)
+    assert len(set(colors)) == 12
+    assert min(math.dist(a, b) for a in colors for b in others) >= NEAR
     everywhere = [(r, g, b) for r in range(0, 256, 60) for g in range(0, 256, 60) for b in range(0, 256, 60)]
     assert distinct_colors(6, unlike=everywhere) == distinct_colors(6)

@@ -1,12 +1,12 @@
-"""Stands for Detectron2 where it is not installed: what the project uses of it, and no more.
+"""Replacement for Detectron2 where it is not installed: only the parts that the project uses.
 
-Why it exists: Detectron2 has no wheels on PyPI, and most people who want to try, fine-tune or ship a model never need
-it. With these stand-ins one command installs the project anywhere. What it will never grow: anything that the project
-does not call itself (detection, COCO evaluators, LazyConfig, Detectron2's schedules and augmentations), a second way to
-configure or train, or features that Detectron2 lacks. Each file names what it stands for, behaves as that does in all
-that the project asks of it, and is tested by the same tests.
+Detectron2 has no wheels on PyPI, and most people who want to try, fine-tune or deploy a model do not need it. With this
+replacement one command installs the project anywhere. It will stay small: nothing that the project does not call
+(detection, COCO evaluators, LazyConfig, Detectron2's schedules and augmentations), no second way to configure or train,
+and no features that Detectron2 lacks. Each file names the module it replaces, behaves like it wherever the project uses
+it, and passes the same tests.
 
-The loggers have Detectron2's names ("detectron2.engine.train_loop", ...), so that a filter finds them on both sides.
+The loggers have Detectron2's names ("detectron2.engine.train_loop", ...), so a logging filter works on both backends.
 """
 
 from semask_d2.d2.native import comm, hooks

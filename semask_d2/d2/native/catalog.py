@@ -1,4 +1,4 @@
-"""Stands for `detectron2.data.catalog`: data sets and what is known about them, by name."""
+"""Replacement for `detectron2.data.catalog`: datasets and their metadata by name."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import Any
 
 
 class _Catalog(UserDict):
-    get: Any  # a catalog's takes the name alone, which is not how a mapping's reads
+    get: Any  # a catalog's `get` takes only the name, unlike a mapping's
 
     def list(self) -> list[str]:
         """Return the registered names."""
         return list(self.keys())
 
     def remove(self, name: str) -> None:
-        """Forget a name; KeyError if it is not there."""
+        """Remove a name; raises KeyError if it is not registered."""
         self.pop(name)
 
 
 class _DatasetCatalog(_Catalog):
-    """From a data set's name to the function that returns its list of dicts."""
+    """Mapping from a dataset's name to the function that returns its list of dicts."""
 
     def register(self, name: str, func: Callable[[], list[dict]]) -> None:
         """Register a function without arguments, once per name."""
@@ -30,14 +30,14 @@ class _DatasetCatalog(_Catalog):
         self[name] = func
 
     def get(self, name: str) -> list[dict]:
-        """Call the registered function; KeyError names the data sets that there are."""
+        """Call the registered function; raises a KeyError that lists the registered datasets."""
         if name not in self:
             raise KeyError(f"Dataset '{name}' is not registered! Available datasets are: {', '.join(self)}")
         return self[name]()
 
 
 class Metadata(types.SimpleNamespace):
-    """Facts about one data set; each can be set once, and again only to the same value."""
+    """Metadata of one dataset; an attribute that is set can only be set again to the same value."""
 
     name: str = "N/A"
 
@@ -48,7 +48,7 @@ class Metadata(types.SimpleNamespace):
         )
 
     def __setattr__(self, key: str, value: Any) -> None:
-        if key in self.__dict__:  # a value of any type may come first; one that comes again must compare
+        if key in self.__dict__:  # the first value may have any type; a second one must be comparable
             old = self.__dict__[key]
             assert old == value, (
                 f"Attribute '{key}' in the metadata of '{self.name}' cannot be set to a different value! "
@@ -63,7 +63,7 @@ class Metadata(types.SimpleNamespace):
         return self
 
     def get(self, key: str, default: Any = None) -> Any:
-        """Return an attribute, or `default` where it is not set."""
+        """Return an attribute, or `default` if it is not set."""
         return getattr(self, key, default)
 
     def as_dict(self) -> dict[str, Any]:
@@ -72,10 +72,10 @@ class Metadata(types.SimpleNamespace):
 
 
 class _MetadataCatalog(_Catalog):
-    """From a data set's name to its `Metadata`, which stays the same object from the first `get` on."""
+    """Mapping from a dataset's name to its `Metadata`; every `get` of a name returns the same object."""
 
     def get(self, name: str) -> Metadata:
-        """Return the metadata of a data set, made empty if there are none yet."""
+        """Return the metadata of a dataset; the first call creates it, empty."""
         return self.data.setdefault(name, Metadata(name=name))
 
 

@@ -1,4 +1,4 @@
-"""Stands for `detectron2.utils.comm`: talking between a run's processes; without a process group there is one."""
+"""Replacement for `detectron2.utils.comm`: communication between processes; without a process group there is one."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def get_world_size() -> int:
 
 
 def get_rank() -> int:
-    """Return this process's number among all."""
+    """Return this process's rank among all processes."""
     return dist.get_rank() if _is_distributed() else 0
 
 
 def get_local_rank() -> int:
-    """Return this process's number on its machine; a distributed run needs `create_local_process_group` first."""
+    """Return this process's rank on its machine; a distributed run calls `create_local_process_group` first."""
     if not _is_distributed():
         return 0
     assert _local_group is not None, "call comm.create_local_process_group after init_process_group"
@@ -48,19 +48,19 @@ def create_local_process_group(num_workers_per_machine: int) -> None:
         ranks = list(range(start, start + num_workers_per_machine))
         group = dist.new_group(ranks)
         if get_rank() in ranks:
-            _local_group = cast("dist.ProcessGroup", group)  # others get a number in its place
+            _local_group = cast("dist.ProcessGroup", group)  # ranks outside the group get a placeholder number
 
 
 def synchronize() -> None:
-    """Wait until all processes are here."""
+    """Wait until all processes have reached this call."""
     if get_world_size() > 1:
-        over_nccl = dist.get_backend() == dist.Backend.NCCL  # which else guesses the device, and warns
+        over_nccl = dist.get_backend() == dist.Backend.NCCL  # without device_ids it guesses the device and warns
         dist.barrier(device_ids=[torch.cuda.current_device()] if over_nccl else None)
 
 
 @functools.lru_cache
 def _cpu_group() -> dist.ProcessGroup:
-    """Return a gloo group of all ranks: pickled objects need not pass through GPU memory."""
+    """Return a gloo group of all ranks, so that pickled objects do not pass through GPU memory."""
     group = dist.new_group(backend="gloo") if dist.get_backend() == "nccl" else dist.group.WORLD
     return cast("dist.ProcessGroup", group)
 
@@ -71,12 +71,12 @@ def all_gather(data: Any, group: dist.ProcessGroup | None = None) -> list[Any]:
 
 
 def gather(data: Any, dst: int = 0, group: dist.ProcessGroup | None = None) -> list[Any]:
-    """Return every rank's picklable `data`, in rank order, on the rank `dst`, and an empty list on the others."""
+    """Return every rank's picklable `data`, in rank order, on rank `dst`, and an empty list on the others."""
     return _exchange(data, group, dst)
 
 
 def _exchange(data: Any, group: dist.ProcessGroup | None, receiver: int | None) -> list[Any]:
-    """Return what all ranks hand in, on the `receiver` alone where there is one."""
+    """Return the data of all ranks, only on rank `receiver` if one is given."""
     if not _is_distributed():
         return [data]
     members = group or _cpu_group()

@@ -1,4 +1,4 @@
-"""Stands for `detectron2.config`: the config node and the decorator that builds an object from a config."""
+"""Replacement for `detectron2.config`: the config node and the decorator that builds an object from a config."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from fvcore.common.config import CfgNode as _FvcoreCfgNode
 
 
 class CfgNode(_FvcoreCfgNode):
-    """A tree of settings, like Detectron2's, but a file is only ever read as plain YAML, which runs nothing."""
+    """A tree of settings, like Detectron2's, except that files are always read as plain YAML, which runs no code."""
 
     @classmethod
     def load_yaml_with_base(cls, filename: str, allow_unsafe: bool = False) -> dict[str, Any]:
-        """Return a file's settings on top of its `_BASE_`'s; `allow_unsafe` is accepted and changes nothing."""
+        """Return a file's settings merged over its `_BASE_`; `allow_unsafe` is accepted and ignored."""
         return super().load_yaml_with_base(filename, allow_unsafe=False)
 
 
 def configurable(init_func: Callable) -> Callable:
-    """Let a class's `__init__` be called with a config, which its classmethod `from_config` makes arguments of.
+    """Decorate a class's `__init__` so that it also accepts a config, which the class's `from_config` translates.
 
-    Called with a `CfgNode` (first, or as `cfg=`), `from_config` gets the arguments that it knows and returns a
-    dict for `__init__`, in which keyword arguments that it does not know take precedence.
+    When `__init__` is called with a `CfgNode` (first, or as `cfg=`), `from_config` gets the arguments that it declares
+    and returns a dict of arguments for `__init__`. The remaining keyword arguments override entries of that dict.
     """
 
     @functools.wraps(init_func)

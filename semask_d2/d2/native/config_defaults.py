@@ -1,7 +1,7 @@
-"""Stands for `detectron2.config.defaults`: the settings that a semantic-segmentation config uses.
+"""Replacement for `detectron2.config.defaults`: the settings that a semantic-segmentation config uses.
 
-Names and values are Detectron2's. Sections that the project never reads are empty and take any key from a file: a run's
-`config.yaml` written with Detectron2, where they are full, loads here.
+Names and values are Detectron2's. Sections that the project never reads are empty and accept any key, so a run's
+`config.yaml` that was written with Detectron2, where these sections have keys, loads here too.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Stands for `detectron2.engine.{TrainerBase,DefaultTrainer}`: the training loop, and a config's run around it."""
+"""Replacement for `detectron2.engine.{TrainerBase,DefaultTrainer}`: the training loop, and a run that a config sets."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _logger = logging.getLogger("detectron2.engine.defaults")
 
 
 class TrainerBase:
-    """A loop over iterations with hooks; a subclass says in `run_step` what an iteration does.
+    """A training loop with hooks; a subclass implements one iteration in `run_step`.
 
-    `iter` runs from `start_iter` to below `max_iter`; in `after_train` it equals `max_iter` only if training came
-    to its end. `storage` takes the scalars while `train` runs.
+    `iter` runs from `start_iter` to `max_iter - 1`; in `after_train` it equals `max_iter` only if training finished.
+    `storage` holds the scalars while `train` runs.
     """
 
     storage: EventStorage
@@ -37,14 +37,14 @@ class TrainerBase:
         self._hooks: list[hooks.HookBase] = []
 
     def register_hooks(self, hooks: Sequence[hooks.HookBase | None]) -> None:
-        """Append hooks, which run in this order; None entries are left out."""
+        """Append hooks, which run in this order; None entries are skipped."""
         for hook in hooks:
             if hook is not None:
                 hook.trainer = weakref.proxy(self)  # a cycle would keep the GPU memory of a dropped trainer
                 self._hooks.append(hook)
 
     def train(self, start_iter: int, max_iter: int) -> None:
-        """Run the iterations from `start_iter` to below `max_iter`; `after_train` comes last, whatever happens."""
+        """Run the iterations from `start_iter` to `max_iter - 1`, then `after_train`, also after an error."""
         _loop_logger.info("Starting training from iteration %d", start_iter)
         self.start_iter, self.max_iter = start_iter, max_iter
         self.iter = start_iter
@@ -53,7 +53,7 @@ class TrainerBase:
             at_the_end.callback(self.after_train)
             self.before_train()
             for iteration in range(start_iter, max_iter):
-                self.iter = iteration  # a hook's `before_train` may have set it, as for a checkpoint that it wrote
+                self.iter = iteration  # a hook's `before_train` may have set it, for example to write a checkpoint
                 for part in (self.before_step, self.run_step, self.after_step):
                     part()
             self.iter = max(start_iter, max_iter)
@@ -80,11 +80,11 @@ class TrainerBase:
             getattr(hook, moment)()
 
     def run_step(self) -> None:
-        """Do one iteration."""
+        """Run one iteration."""
         raise NotImplementedError
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the iteration and the hooks' states by class name; of two hooks of one class, the first's."""
+        """Return the iteration and the hooks' states by class name; of two hooks of one class, only the first's."""
         states: dict[str, Any] = {}
         for hook in self._hooks:
             state = hook.state_dict()
@@ -93,7 +93,7 @@ class TrainerBase:
         return {"iteration": self.iter, **({"hooks": states} if states else {})}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over iteration and hook states; that of a hook that is not here is dropped with a warning."""
+        """Restore the iteration and hook states; the state of an unregistered hook is dropped with a warning."""
         self.iter = state_dict["iteration"]
         for name, state in state_dict.get("hooks", {}).items():
             hook: Any = next((hook for hook in self._hooks if type(hook).__qualname__ == name), None)
@@ -105,7 +105,7 @@ class TrainerBase:
 
 @contextmanager
 def _failures_logged() -> Iterator[None]:
-    """Log an error with its traceback on its way out."""
+    """Log an error with its traceback and raise it again."""
     try:
         yield
     except Exception:
@@ -113,33 +113,33 @@ def _failures_logged() -> Iterator[None]:
         raise
 
 
-def _of_inner_trainer(name: str) -> property:
+def _inner_trainer_attribute(name: str) -> property:
     return property(lambda self: getattr(self._trainer, name), lambda self, value: setattr(self._trainer, name, value))
 
 
 class DefaultTrainer(TrainerBase):
-    """A config's training run: hooks, writers, evaluation and checkpoints around an inner trainer.
+    """A training run set up from a config: hooks, writers, evaluation and checkpoints around an inner trainer.
 
     A subclass sets `cfg`, `_trainer` (whose `run_step` does the work), `scheduler`, `checkpointer`, `start_iter` and
-    `max_iter`, registers `build_hooks()`, and has the class methods `build_test_loader` and `build_evaluator`, both
-    of (cfg, dataset_name).
+    `max_iter`, registers `build_hooks()`, and has the class methods `build_test_loader(cfg, dataset_name)` and
+    `build_evaluator(cfg, dataset_name)`.
     """
 
     cfg: CfgNode
     checkpointer: Any
     scheduler: Any
     _trainer: Any
-    _last_eval_results: dict[str, Any]  # an evaluation hook's
+    _last_eval_results: dict[str, Any]  # set by an evaluation hook
 
-    model = _of_inner_trainer("model")
-    data_loader = _of_inner_trainer("data_loader")
-    optimizer = _of_inner_trainer("optimizer")
+    model = _inner_trainer_attribute("model")
+    data_loader = _inner_trainer_attribute("data_loader")
+    optimizer = _inner_trainer_attribute("optimizer")
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """Go on after the output folder's last checkpoint if there is one and `resume`, else load MODEL.WEIGHTS."""
+        """Load the output folder's last checkpoint if `resume` is set and there is one, else MODEL.WEIGHTS."""
         self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
         if resume and self.checkpointer.has_checkpoint():
-            self.start_iter = self.iter + 1  # the checkpoint holds the iteration that was done
+            self.start_iter = self.iter + 1  # the checkpoint holds the last finished iteration
 
     def train(self) -> dict[str, Any] | None:  # pyright: ignore[reportIncompatibleMethodOverride] - as Detectron2's
         """Train from `start_iter` to `max_iter`; with TEST.EXPECTED_RESULTS, verify and return the last results."""
@@ -169,7 +169,7 @@ class DefaultTrainer(TrainerBase):
 
     @classmethod
     def build_lr_scheduler(cls, cfg: CfgNode, optimizer: Optimizer) -> None:
-        """Refuse: a subclass builds its own schedules, and Detectron2's are only where that is installed."""
+        """Raise `UserError`: a subclass builds its schedules, and Detectron2's exist only where it is installed."""
         name = cfg.SOLVER.LR_SCHEDULER_NAME
         raise UserError(
             f"SOLVER.LR_SCHEDULER_NAME {name!r} needs Detectron2; expected a name that {cls.__name__} builds."
@@ -177,19 +177,19 @@ class DefaultTrainer(TrainerBase):
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Any:
-        """Return the batches of a data set; for a subclass to write."""
+        """Return the batches of a dataset; a subclass implements it."""
         raise NotImplementedError(f"{cls.__name__}.build_test_loader")
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
-        """Return the evaluator of a data set; for a subclass to write."""
+        """Return the evaluator of a dataset; a subclass implements it."""
         raise NotImplementedError(f"{cls.__name__}.build_evaluator")
 
     @classmethod
     def test(cls, cfg: CfgNode, model: nn.Module, evaluators=None) -> dict[str, Any]:
-        """Evaluate on the data sets of DATASETS.TEST; return {data set: results}, or the results of a single one.
+        """Evaluate on the datasets of DATASETS.TEST; return {dataset: results}, or the results if there is only one.
 
-        `evaluators` is an evaluator or a list with one per data set, by default `build_evaluator`'s.
+        `evaluators` is one evaluator or a list with one per dataset, by default those of `build_evaluator`.
         """
         names = cfg.DATASETS.TEST
         if isinstance(evaluators, DatasetEvaluator):
@@ -201,7 +201,7 @@ class DefaultTrainer(TrainerBase):
             try:
                 evaluator = cls.build_evaluator(cfg, name) if evaluators is None else evaluators[index]
             except NotImplementedError:
-                _logger.warning("No evaluator found for %s: pass one, or write build_evaluator.", name)
+                _logger.warning("No evaluator found for %s: pass one, or implement build_evaluator.", name)
                 results[name] = {}
                 continue
             results[name] = inference_on_dataset(model, data_loader, evaluator)
@@ -212,10 +212,10 @@ class DefaultTrainer(TrainerBase):
 
     @staticmethod
     def auto_scale_workers(cfg: CfgNode, num_workers: int) -> CfgNode:
-        """Return a config whose batch per process is with `num_workers` what it is at SOLVER.REFERENCE_WORLD_SIZE.
+        """Return `cfg` scaled from SOLVER.REFERENCE_WORLD_SIZE to `num_workers` processes (arXiv 1706.02677).
 
-        Batch and learning rate grow with the processes, iterations and periods shrink (arXiv 1706.02677). If the
-        reference is 0 or `num_workers`, it is `cfg` itself.
+        The batch per process stays the same: batch size and learning rate grow with the number of processes, iterations
+        and periods shrink. If the reference is 0 or `num_workers`, `cfg` itself is returned.
         """
         reference = cfg.SOLVER.REFERENCE_WORLD_SIZE
         if reference in (0, num_workers):

@@ -1,4 +1,4 @@
-"""Stands for `detectron2.utils.{collect_env,env,file_io}`: what runs here, seeding, and opening paths."""
+"""Replacement for `detectron2.utils.{collect_env,env,file_io}`: versions in use, seeding, and opening paths."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BACKEND_VERSION = f"fvcore {importlib.metadata.version('fvcore')}"
 
 
 class Detectron2Handler(PathHandler):
-    """Weights that Detectron2 publishes, by their names in its configs: `detectron2://ImageNetPretrained/...`."""
+    """Path handler for weights published by Detectron2, named `detectron2://ImageNetPretrained/...` in its configs."""
 
     PREFIX = "detectron2://"
     ADDRESS = "https://dl.fbaipublicfiles.com/detectron2/"
@@ -64,7 +64,7 @@ def _version(package: str) -> str | None:
 
 
 def seed_all_rng(seed: int | None = None) -> None:
-    """Seed Python, NumPy and torch (CPU and GPUs); None takes a seed from the system and logs it."""
+    """Seed Python, NumPy and torch (CPU and GPUs); None draws a random seed and logs it."""
     if seed is None:
         seed = (os.getpid() + time.time_ns() + int.from_bytes(os.urandom(4), "big")) % 2**32
         logging.getLogger("detectron2.utils.env").info("Using a generated random seed %d", seed)

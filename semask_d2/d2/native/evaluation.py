@@ -1,4 +1,4 @@
-"""Stands for `detectron2.evaluation`: running a model over a data set, and what becomes of the results."""
+"""Replacement for `detectron2.evaluation`: running a model over a dataset, and logging and verifying the results."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ _SECONDS_BETWEEN_LINES = 5
 
 
 class DatasetEvaluator:
-    """Takes a model's outputs batch by batch, and turns them into figures."""
+    """Collects a model's outputs batch by batch and computes metrics from them."""
 
     def reset(self) -> None:
-        """Start a new round."""
+        """Start a new evaluation."""
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
-        """Take one batch: what went into the model and what came out."""
+        """Collect one batch: the model's inputs and outputs."""
 
     def evaluate(self) -> dict[str, dict[str, float]] | None:
-        """Return {task: {metric: value}}, or None on ranks that have nothing to say."""
+        """Return {task: {metric: value}}, or None on ranks without results."""
 
 
 class DatasetEvaluators(DatasetEvaluator):
-    """Several evaluators as one; their tasks must have different names."""
+    """Several evaluators combined into one; their tasks must have different names."""
 
     def __init__(self, evaluators: list[DatasetEvaluator]) -> None:
         self._evaluators = evaluators
@@ -58,15 +58,15 @@ class DatasetEvaluators(DatasetEvaluator):
 
 
 class _Batches(Sized, Iterable[list[dict]], Protocol):
-    """What a data loader is here."""
+    """Type of a data loader: batches with a known number of them."""
 
 
 def inference_on_dataset(
     model: Callable, data_loader: _Batches, evaluator: DatasetEvaluator | list[DatasetEvaluator] | None
 ) -> dict[str, Any]:
-    """Run `model` on every batch without gradients and return what the evaluator makes of it ({} for None).
+    """Run `model` on every batch without gradients and return the evaluator's results ({} for None).
 
-    A module is in eval mode meanwhile. `data_loader` needs a length; time left is logged as it goes.
+    A module is in eval mode during the run. `data_loader` needs a length; the remaining time is logged.
     """
     logger = logging.getLogger("detectron2.evaluation.evaluator")
     total = len(data_loader)
@@ -108,7 +108,7 @@ def _eval_mode(model: nn.Module) -> Iterator[None]:
 
 
 def print_csv_format(results: Mapping[str, Any]) -> None:
-    """Log each task's figures in two comma-separated lines, without per-class ones (those with a "-")."""
+    """Log each task's metrics in two comma-separated lines, without per-class metrics (those with a "-")."""
     logger = logging.getLogger("detectron2.evaluation.testing")
     for task, figures in results.items():
         if not isinstance(figures, Mapping):
@@ -121,7 +121,7 @@ def print_csv_format(results: Mapping[str, Any]) -> None:
 
 
 def verify_results(cfg, results: Mapping[str, Mapping[str, float]]) -> bool:
-    """Compare with TEST.EXPECTED_RESULTS, a list of [task, metric, value, tolerance]; exit with code 1 at a miss."""
+    """Compare with TEST.EXPECTED_RESULTS, a list of [task, metric, value, tolerance]; exit with code 1 on mismatch."""
     logger = logging.getLogger("detectron2.evaluation.testing")
     for task, metric, expected, tolerance in cfg.TEST.EXPECTED_RESULTS:
         actual = results[task].get(metric, np.nan)

@@ -1,4 +1,4 @@
-"""Stands for `detectron2.utils.events`: a training run's scalars and pictures, and the writers that put them out."""
+"""Replacement for `detectron2.utils.events`: the scalars and images of a training run, and their writers."""
 
 from __future__ import annotations
 
@@ -23,37 +23,37 @@ def get_event_storage() -> EventStorage:
 
 
 class EventStorage:
-    """A run's scalars with the iterations they belong to; `with storage:` makes it the current one."""
+    """The scalars of a run by iteration; `with storage:` makes it the current storage."""
 
     def __init__(self, start_iter: int = 0) -> None:
         self.iter = start_iter
         self._histories: dict[str, HistoryBuffer] = defaultdict(HistoryBuffer)
         self._smoothing_hints: dict[str, bool] = {}
         self._latest: dict[str, tuple[float, int]] = {}
-        self._vis_data: list[tuple[str, Tensor, int]] = []  # the name by which writers of others find it
+        self._vis_data: list[tuple[str, Tensor, int]] = []  # third-party writers read the images under this name
 
     def put_image(self, img_name: str, img_tensor: Tensor) -> None:
-        """Keep a picture (C, H, W), uint8 or floats in 0..1, for the writers of pictures, who then clear it."""
+        """Store an image (C, H, W), uint8 or floats in [0, 1], until a writer writes it and clears the storage."""
         self._vis_data.append((img_name, img_tensor, self.iter))
 
     def clear_images(self) -> None:
-        """Forget the pictures, once they are written."""
+        """Drop the stored images after they are written."""
         self._vis_data = []
 
     def put_scalar(self, name: str, value: float, smoothing_hint: bool = True, cur_iter: int | None = None) -> None:
-        """Record a number; writers show the median of recent ones if `smoothing_hint`, else the latest."""
+        """Record a number; writers show the median of recent values if `smoothing_hint`, else the latest."""
         self._latest[name] = float(value), self.iter if cur_iter is None else cur_iter
         self._histories[name].update(*self._latest[name])
         known_hint = self._smoothing_hints.setdefault(name, smoothing_hint)
         assert known_hint == smoothing_hint, f"Scalar {name} was put with a different smoothing_hint!"
 
     def put_scalars(self, *, smoothing_hint: bool = True, cur_iter: int | None = None, **kwargs: float) -> None:
-        """Record several numbers by keyword."""
+        """Record several numbers, passed as keyword arguments."""
         for name, value in kwargs.items():
             self.put_scalar(name, value, smoothing_hint=smoothing_hint, cur_iter=cur_iter)
 
     def history(self, name: str) -> HistoryBuffer:
-        """Return all values of a scalar; KeyError if it was never put."""
+        """Return all values of a scalar; raises KeyError if none was recorded."""
         if name not in self._histories:
             raise KeyError(f"No history metric available for {name}!")
         return self._histories[name]
@@ -63,15 +63,15 @@ class EventStorage:
         return self._histories
 
     def latest(self) -> dict[str, tuple[float, int]]:
-        """Return each scalar's last value and its iteration."""
+        """Return the last value of each scalar, with its iteration."""
         return self._latest
 
     def smoothing_hints(self) -> dict[str, bool]:
-        """Return for each scalar whether writers show its median."""
+        """Return, for each scalar, whether writers show its median."""
         return self._smoothing_hints
 
     def latest_with_smoothing_hint(self, window_size: int = 20) -> dict[str, tuple[float, int]]:
-        """Return `latest`, with medians over the last `window_size` iterations where smoothing is hinted."""
+        """Return `latest`, with medians over the last `window_size` iterations for scalars that are smoothed."""
         smoothed = dict(self._latest)
         for name, (_, iteration) in self._latest.items():
             if self._smoothing_hints[name]:
@@ -95,18 +95,18 @@ class EventStorage:
 
 
 class EventWriter:
-    """Something that takes new events from the current storage and puts them out."""
+    """Base class of writers, which write new events of the current storage."""
 
     def write(self) -> None:
-        """Put out what is new."""
+        """Write the new events."""
         raise NotImplementedError
 
     def close(self) -> None:
-        """Release files; nothing is written afterwards."""
+        """Close the files; nothing is written afterwards."""
 
 
 class _ScalarWriter(EventWriter):
-    """Hands on, at each write, the scalars that are newer than the last write."""
+    """Base class of writers that write the scalars recorded since their last write."""
 
     def __init__(self, window_size: int) -> None:
         self._window_size = window_size
@@ -123,7 +123,7 @@ class _ScalarWriter(EventWriter):
 
 
 class JSONWriter(_ScalarWriter):
-    """Appends to a file a line of JSON for each iteration with new scalars, its number under "iteration"."""
+    """Appends one line of JSON per iteration with new scalars to a file; the key "iteration" holds its number."""
 
     def __init__(self, json_file: str, window_size: int = 20) -> None:
         super().__init__(window_size)
@@ -140,7 +140,7 @@ class JSONWriter(_ScalarWriter):
 
 
 class TensorboardXWriter(_ScalarWriter):
-    """Writes to a tensorboard folder, made at the first write."""
+    """Writes to a TensorBoard folder, created at the first write."""
 
     def __init__(self, log_dir: str, window_size: int = 20, **kwargs) -> None:
         super().__init__(window_size)
@@ -157,8 +157,8 @@ class TensorboardXWriter(_ScalarWriter):
             for name, value in scalars.items():
                 self._writer.add_scalar(name, value, iteration)
         storage = get_event_storage()
-        for name, picture, iteration in storage._vis_data:
-            self._writer.add_image(name, picture, iteration)
+        for name, image, iteration in storage._vis_data:
+            self._writer.add_image(name, image, iteration)
         storage.clear_images()
 
     def close(self) -> None:

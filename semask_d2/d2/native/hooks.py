@@ -1,4 +1,4 @@
-"""Stands for `detectron2.engine.hooks`: what a training run does around its iterations."""
+"""Replacement for `detectron2.engine.hooks`: actions around the iterations of a training run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _logger = logging.getLogger("detectron2.engine.hooks")
 
 
 class HookBase:
-    """Something that happens around a trainer's iterations; registering it sets `trainer` (a weak reference)."""
+    """Base class of hooks, called around a trainer's iterations; registering one sets `trainer` (a weak reference)."""
 
     trainer: Any = None
 
@@ -29,7 +29,7 @@ class HookBase:
         """Run once, before the first iteration."""
 
     def after_train(self) -> None:
-        """Run once, after the last iteration, and also when one failed."""
+        """Run once, after the last iteration or after one that failed."""
 
     def before_step(self) -> None:
         """Run before each iteration."""
@@ -41,17 +41,17 @@ class HookBase:
         """Run after each iteration."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed run needs; a hook that returns something has `load_state_dict` too."""
+        """Return the state that a resumed run needs; a hook with a state also has `load_state_dict`."""
         return {}
 
 
 class IterationTimer(HookBase):
-    """Puts "time", an iteration's seconds up to this hook, from iteration `warmup_iter` on; logs the total."""
+    """Records "time", the seconds of an iteration up to this hook, from iteration `warmup_iter` on; logs the total."""
 
     def __init__(self, warmup_iter: int = 3) -> None:
         self._unmeasured = warmup_iter - 1  # iterations at the start
         self._in_steps = 0.0  # seconds
-        self.before_train()  # after_train runs even where another hook failed before this one began
+        self.before_train()  # after_train also runs if another hook's before_train failed first
         self.before_step()
 
     def before_train(self) -> None:
@@ -73,7 +73,7 @@ class IterationTimer(HookBase):
 
 
 class PeriodicWriter(HookBase):
-    """Lets the writers write every `period` iterations and after the last one, and closes them at the end."""
+    """Calls the writers every `period` iterations and after the last one, and closes them at the end."""
 
     def __init__(self, writers: list[EventWriter], period: int = 20) -> None:
         assert all(isinstance(writer, EventWriter) for writer in writers), writers
@@ -88,12 +88,12 @@ class PeriodicWriter(HookBase):
 
     def after_train(self) -> None:
         for writer in self._writers:
-            writer.write()  # what other hooks put in their after_train
+            writer.write()  # events that other hooks recorded in their after_train
             writer.close()
 
 
 class PeriodicCheckpointer(_PeriodicCheckpointer, HookBase):
-    """Saves `model_0000099` after the 100th iteration (period 100) and so on, and `model_final` after the last."""
+    """Saves a checkpoint every period (`model_0000099` after 100 iterations), and `model_final` after the last one."""
 
     def before_train(self) -> None:
         self.max_iter = self.trainer.max_iter
@@ -103,9 +103,9 @@ class PeriodicCheckpointer(_PeriodicCheckpointer, HookBase):
 
 
 class LRScheduler(HookBase):
-    """Puts "lr", the rate that an iteration used in the largest parameter group, and steps the torch scheduler.
+    """Records "lr", the learning rate of the largest parameter group, and steps the torch scheduler.
 
-    Optimizer and scheduler are the trainer's where not given.
+    Optimizer and scheduler are by default the trainer's.
     """
 
     def __init__(self, optimizer: Optimizer | None = None, scheduler: _TorchScheduler | None = None) -> None:
@@ -123,7 +123,7 @@ class LRScheduler(HookBase):
 
     @staticmethod
     def get_best_param_group_id(optimizer: Optimizer) -> int:
-        """Return the first largest group; if all have one parameter, the first with the commonest rate."""
+        """Return the index of the largest group; if all have one parameter, of the first with the commonest rate."""
         sizes = [len(group["params"]) for group in optimizer.param_groups]
         if max(sizes) > 1:
             return sizes.index(max(sizes))
@@ -143,9 +143,9 @@ class LRScheduler(HookBase):
 
 
 class EvalHook(HookBase):
-    """Calls `eval_function` every `eval_period` iterations (0: never) and after a training's last one.
+    """Calls `eval_function` every `eval_period` iterations (0: never) and after the last one.
 
-    All ranks must have it. The nested dict of numbers that it may return is put as "task/metric".
+    All ranks must have this hook. If the function returns a nested dict of numbers, they are recorded as "task/metric".
     """
 
     def __init__(self, eval_period: int, eval_function: Callable[[], Any], eval_after_train: bool = True) -> None:
@@ -158,7 +158,7 @@ class EvalHook(HookBase):
         if results:
             assert isinstance(results, dict), f"Eval function must return a dict. Got {results} instead."
             self.trainer.storage.put_scalars(**flattened(results, "/"), smoothing_hint=False)
-        comm.synchronize()  # ranks that were faster wait here rather than inside the next iteration
+        comm.synchronize()  # faster ranks wait here rather than inside the next iteration
 
     def after_step(self) -> None:
         following = self.trainer.iter + 1
@@ -168,4 +168,4 @@ class EvalHook(HookBase):
     def after_train(self) -> None:
         if self._eval_after_train and self.trainer.iter + 1 >= self.trainer.max_iter:
             self._evaluate()
-        del self._func  # usually a closure over the trainer, which it would keep alive
+        del self._func  # usually a closure over the trainer, which would keep the trainer alive

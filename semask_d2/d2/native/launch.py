@@ -1,4 +1,4 @@
-"""Stands for `detectron2.engine.{default_argument_parser,launch}`: the command line and the processes of a job."""
+"""Replacement for `detectron2.engine.{default_argument_parser,launch}`: the command line and processes of a job."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from torch.multiprocessing.spawn import start_processes
 from semask_d2.d2.native import comm
 
 DEFAULT_TIMEOUT = timedelta(minutes=30)
-_FIRST_PORT, _PORTS = 49152, 16384  # the range that is free for private use
+_FIRST_PORT, _PORTS = 49152, 16384  # the port range reserved for private use
 
 
 def default_argument_parser(epilog: str | None = None) -> argparse.ArgumentParser:
-    """Return a parser with Detectron2's options; `KEY VALUE` pairs after them go to `opts`."""
+    """Return a parser with Detectron2's options; the `KEY VALUE` pairs after them are stored in `opts`."""
     examples = f"""examples:
   one machine:        {sys.argv[0]} --config-file cfg.yaml --num-gpus 8
   changed settings:   {sys.argv[0]} --config-file cfg.yaml MODEL.WEIGHTS weights.pth SOLVER.BASE_LR 0.001
   machine 1 of 0, 1:  {sys.argv[0]} --config-file cfg.yaml --num-machines 2 --machine-rank 1 --dist-url tcp://HOST:PORT
 """
     parser = argparse.ArgumentParser(epilog=epilog or examples, formatter_class=argparse.RawDescriptionHelpFormatter)
-    # A port per user, the same each time: a process left over from an earlier run shows as "port in use".
+    # Each user has one fixed port, so a process left over from an earlier run causes a "port in use" error.
     port = _FIRST_PORT + (os.getuid() if hasattr(os, "getuid") else 1) % _PORTS
-    parser.add_argument("--config-file", default="", metavar="FILE", help="YAML file with settings")
-    parser.add_argument("--resume", action="store_true", help="go on after the output folder's last checkpoint")
-    parser.add_argument("--eval-only", action="store_true", help="evaluate, do not train")
-    parser.add_argument("--num-gpus", type=int, default=1, help="processes per machine, each with a GPU if there are")
+    parser.add_argument("--config-file", default="", metavar="FILE", help="YAML config file")
+    parser.add_argument("--resume", action="store_true", help="continue from the output folder's last checkpoint")
+    parser.add_argument("--eval-only", action="store_true", help="evaluate only, without training")
+    parser.add_argument("--num-gpus", type=int, default=1, help="processes per machine, one per GPU if available")
     parser.add_argument("--num-machines", type=int, default=1, help="number of machines")
-    parser.add_argument("--machine-rank", type=int, default=0, help="this machine's number, from 0")
-    parser.add_argument("--dist-url", default=f"tcp://127.0.0.1:{port}", help="where machine 0 listens, or auto")
+    parser.add_argument("--machine-rank", type=int, default=0, help="index of this machine, from 0")
+    parser.add_argument("--dist-url", default=f"tcp://127.0.0.1:{port}", help="address of machine 0, or auto")
     parser.add_argument("opts", nargs=argparse.REMAINDER, default=None, help="settings as KEY VALUE pairs, last")
     return parser
 
@@ -49,10 +49,10 @@ def launch(
     args: tuple = (),
     timeout: timedelta = DEFAULT_TIMEOUT,
 ) -> None:
-    """Call `main_func(*args)` in each of a run's processes, or here if there is only one.
+    """Call `main_func(*args)` in each process of a run, or in this process if there is only one.
 
-    Every machine calls it and gets `num_gpus_per_machine` processes, over NCCL where there is CUDA, else gloo;
-    they import `main_func`. `dist_url` is tcp://HOST:PORT of machine 0, or "auto" if there is one machine.
+    Call it on every machine. It starts `num_gpus_per_machine` processes that import `main_func` and communicate over
+    NCCL with CUDA, else over gloo. `dist_url` is tcp://HOST:PORT of machine 0, or "auto" for a single machine.
     """
     world_size = num_machines * num_gpus_per_machine
     if world_size == 1:

@@ -1,4 +1,4 @@
-"""Stands for `detectron2.utils.logger`: a logger to the console of rank 0 and to a file per rank."""
+"""Replacement for `detectron2.utils.logger`: a logger to the console of rank 0 and to one file per rank."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _DATE_FORMAT = "%m/%d %H:%M:%S"
 
 
 class _Formatter(logging.Formatter):
-    """Spells out what no stream can take, as of a file's name that is no text."""
+    """Escapes characters that a stream cannot encode, such as those of a file name that is not valid text."""
 
     def format(self, record: logging.LogRecord) -> str:
         return super().format(record).encode(errors="backslashreplace").decode()
 
 
 class _ConsoleFormatter(_Formatter):
-    """Colors time and level, and shortens the name of the root logger."""
+    """Colors the time and the level, and shortens the name of the root logger."""
 
     def __init__(self, root_name: str, short_name: str) -> None:
         super().__init__(colored("[%(asctime)s %(name)s]: ", "green") + "%(message)s", datefmt=_DATE_FORMAT)
@@ -49,10 +49,10 @@ def setup_logger(
     enable_propagation: bool = False,
     configure_stdout: bool = True,
 ) -> logging.Logger:
-    """Set up and return the logger `name`, and so all below it, at level DEBUG.
+    """Set up and return the logger `name`, and with it all loggers below it, at level DEBUG.
 
-    `output` is a folder, which gets `log.txt`, or a file in .txt or .log; ranks above 0 append `.rankN` to it
-    and print nothing. `abbrev_name` stands for the name on the console ("d2" for "detectron2").
+    `output` is a folder, in which `log.txt` is written, or a file ending in .txt or .log. Ranks above 0 append `.rankN`
+    to the file name and print nothing. `abbrev_name` replaces the name on the console ("d2" for "detectron2").
     """
     logger = logging.getLogger(name)
     logger.setLevel(logging.DEBUG)

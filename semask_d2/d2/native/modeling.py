@@ -1,4 +1,4 @@
-"""Stands for `detectron2.modeling` and `detectron2.structures.ImageList`: registries, backbones, image batches."""
+"""Replacement for `detectron2.modeling` and `detectron2.structures.ImageList`: registries, backbones, image batches."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ META_ARCH_REGISTRY = Registry("META_ARCH")
 
 @dataclass
 class ShapeSpec:
-    """What is known of a feature map before it is there; None is unknown."""
+    """Channels, size and stride of a feature map, as far as they are known in advance; None is unknown."""
 
     channels: int | None = None
     height: int | None = None
@@ -28,10 +28,10 @@ class ShapeSpec:
 
 
 class Backbone(nn.Module, metaclass=ABCMeta):
-    """A network from images (N, C, H, W) to feature maps by name.
+    """A network that turns images (N, C, H, W) into named feature maps.
 
     A subclass overrides `output_shape`, or sets `_out_features` (names), `_out_feature_channels` and
-    `_out_feature_strides` (by name).
+    `_out_feature_strides` (both by name).
     """
 
     _out_features: list[str]
@@ -44,17 +44,17 @@ class Backbone(nn.Module, metaclass=ABCMeta):
 
     @property
     def size_divisibility(self) -> int:
-        """What the padded height and width must be divisible by; 0 if any size will do."""
+        """Divisor that the padded height and width need; 0 if any size will do."""
         return 0
 
     def output_shape(self) -> dict[str, ShapeSpec]:
-        """Return channels and stride of each feature map."""
+        """Return the channels and stride of each feature map."""
         channels, strides = self._out_feature_channels, self._out_feature_strides
         return {name: ShapeSpec(channels=channels[name], stride=strides[name]) for name in self._out_features}
 
 
 def build_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> Backbone:
-    """Build MODEL.BACKBONE.NAME; without `input_shape`, images have a channel per entry of MODEL.PIXEL_MEAN."""
+    """Build MODEL.BACKBONE.NAME; without `input_shape`, images have one channel per entry of MODEL.PIXEL_MEAN."""
     if input_shape is None:
         input_shape = ShapeSpec(channels=len(cfg.MODEL.PIXEL_MEAN))
     backbone = BACKBONE_REGISTRY.get(cfg.MODEL.BACKBONE.NAME)(cfg, input_shape)
@@ -76,7 +76,7 @@ def build_model(cfg: CfgNode) -> nn.Module:
 class ImageList:
     """Images of several sizes in one `tensor` (N, ..., H, W), padded at the right and the bottom.
 
-    `image_sizes` holds each image's own (height, width); indexing cuts the padding off.
+    `image_sizes` holds the (height, width) of each image without padding; indexing removes the padding.
     """
 
     tensor: Tensor
@@ -91,9 +91,9 @@ class ImageList:
 
     @staticmethod
     def from_tensors(tensors: Sequence[Tensor], size_divisibility: int = 0, pad_value: float = 0.0) -> ImageList:
-        """Batch tensors of shape (..., H_i, W_i) that agree in the leading dimensions, if any.
+        """Batch tensors of shape (..., H_i, W_i) with equal leading dimensions, if any.
 
-        The common size is the largest height and width, raised to a multiple of `size_divisibility`.
+        The common size is the largest height and width, rounded up to a multiple of `size_divisibility`.
         """
         sizes = [(t.shape[-2], t.shape[-1]) for t in tensors]
         height, width = (max(side) for side in zip(*sizes, strict=True))

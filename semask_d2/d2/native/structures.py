@@ -1,4 +1,4 @@
-"""Stands for `detectron2.structures.Instances` and `Boxes`: the objects found in one image, field by field."""
+"""Replacement for `detectron2.structures.Instances` and `Boxes`: the objects predicted in one image, as fields."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class Boxes:
         return Boxes(self.tensor[item])
 
     def to(self, device: torch.device | str) -> Boxes:
-        """The boxes on another device."""
+        """Return the boxes on another device."""
         return Boxes(self.tensor.to(device))
 
 
 class Instances:
-    """Objects of an image of `image_size` (height, width): fields of one length, read as attributes."""
+    """Objects of one image of `image_size` (height, width): fields of equal length, read as attributes."""
 
     def __init__(self, image_size: tuple[int, int], **fields: Any) -> None:
         self._image_size = image_size
@@ -51,17 +51,17 @@ class Instances:
         return self._fields[name]
 
     def set(self, name: str, value: Any) -> None:
-        """Set a field, of as many entries as the others have."""
+        """Set a field, which needs as many entries as the other fields."""
         if self._fields:
             assert len(value) == len(self), f"a field of {len(value)} entries for Instances of {len(self)}"
         self._fields[name] = value
 
     def has(self, name: str) -> bool:
-        """Whether there is a field of this name."""
+        """Return whether there is a field with this name."""
         return name in self._fields
 
     def get_fields(self) -> dict[str, Any]:
-        """All fields by name."""
+        """Return all fields by name."""
         return self._fields
 
     def __len__(self) -> int:
@@ -75,6 +75,6 @@ class Instances:
         return Instances(self._image_size, **{name: value[item] for name, value in self._fields.items()})
 
     def to(self, device: torch.device | str) -> Instances:
-        """The same with all fields that can move on another device."""
+        """Return a copy with every field that can be moved on another device."""
         moved = {k: v.to(device) if hasattr(v, "to") else v for k, v in self._fields.items()}
         return Instances(self._image_size, **moved)

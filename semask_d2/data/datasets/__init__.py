@@ -1,4 +1,4 @@
-"""The data sets: their registration, and the one function through which the project lists them."""
+"""The datasets: their registration, and the function through which the project lists their images."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ DATASETS = (
 
 
 def register_all() -> None:
-    """Register the data sets in the catalogs, without touching a file; safe to repeat.
+    """Register the datasets in the catalogs, without touching a file; safe to repeat.
 
-    A name that is there already (Detectron2 registers those of ADE20K and Cityscapes) keeps its function and its
-    metadata, and only gains the metadata it lacks.
+    A name that is already registered (Detectron2 registers ADE20K and Cityscapes) keeps its function and its metadata;
+    only missing metadata is added.
     """
     for dataset in DATASETS:
         for name, split in dataset.names().items():
@@ -43,63 +43,63 @@ def register_all() -> None:
 
 
 def get_dataset_dicts(name: str) -> list[dict]:
-    """List the images of a registered data set as dicts of `file_name` and `sem_seg_file_name`.
+    """List the images of a registered dataset as dicts of `file_name` and `sem_seg_file_name`.
 
-    Raises UserError if no such data set is registered (the nearest name is suggested), if its folder is
-    missing or empty, or if an image lacks its label file or the reverse.
+    Raises `UserError` if the dataset is not registered (the closest name is suggested), if its folder is missing or
+    empty, or if an image has no label file or a label file no image.
     """
     known = list(DatasetCatalog.list())
     if name not in known:
         if os.path.isdir(name):
             raise UserError(
-                f'data set "{name}" (DATASETS.TRAIN or DATASETS.TEST) is a folder: these keys take the names of '
-                f"registered data sets; semask init-data {name} describes yours in a file for --data (README, Data)"
+                f'dataset "{name}" (DATASETS.TRAIN or DATASETS.TEST) is a folder: these keys take the names of '
+                f"registered datasets; semask init-data {name} drafts a file for --data (README, Data)"
             )
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
         hint = f'did you mean "{near[0]}"?' if near else f"known are {', '.join(_ours())}."
         raise UserError(
-            f'data set "{name}" (DATASETS.TRAIN or DATASETS.TEST) is not registered: {hint} One of your own is '
+            f'dataset "{name}" (DATASETS.TRAIN or DATASETS.TEST) is not registered: {hint} One of your own is '
             "described in a file for --data (semask init-data), or registered by your program in every process"
         )
     dataset = _ours().get(name)
     how = dataset.how_to_get if dataset else "put it there, or look at the function it is registered with"
     if dataset and _registered_by(name) in ("semask_d2", "detectron2"):
-        # Detectron2's functions list in the disk's order, which differs between machines, and drop files silently
+        # Detectron2's functions list files in disk order, which differs between machines, and drop files silently
         dicts = dataset.load(dataset.names()[name])
     else:
-        metadata = MetadataCatalog.get(name)  # says in most projects where the files are
+        metadata = MetadataCatalog.get(name)  # in most projects it names the folders of the files
         for key in ("image_root", "sem_seg_root", "image_dir", "gt_dir"):
             if folder := metadata.get(key):
                 require_folder(name, folder, how)
         try:
             dicts = DatasetCatalog.get(name)
-        except (OSError, AssertionError) as error:  # of its own function
-            raise UserError(f'data set "{name}" cannot be listed: {type(error).__name__}: {error}; {how}') from error
+        except (OSError, AssertionError) as error:  # raised by the dataset's function
+            raise UserError(f'dataset "{name}" cannot be listed: {type(error).__name__}: {error}; {how}') from error
     if not dicts:
-        raise UserError(f'data set "{name}" is empty: {how}')
+        raise UserError(f'dataset "{name}" is empty: {how}')
     for number, sample in enumerate(dicts):
         if not isinstance(sample, Mapping) or not isinstance(sample.get("file_name"), str | os.PathLike):
             raise UserError(
-                f"data set {name}: entry {number} is {shown(sample)}; expected a dict with an image's `file_name`"
+                f"dataset {name}: entry {number} is {shown(sample)}; expected a dict with an image's `file_name`"
             )
     return dicts
 
 
 def builtin_dataset(name: str) -> FolderDataset | None:
-    """The data set of ours with label maps that a split's registered name belongs to; None for others'."""
+    """Return the project's label-map dataset that has a split with this registered name; None for other datasets."""
     dataset = _ours().get(name)
     return dataset if isinstance(dataset, FolderDataset) else None
 
 
 def dataset_classes(name: str) -> Classes | None:
-    """Return the classes of a registered data set, in its metadata those of stuff, else of things; None if unknown."""
+    """Return the classes in a registered dataset's metadata, stuff first, else things; None if unknown."""
     return Classes.from_metadata(MetadataCatalog.get(name))
 
 
 def with_classes(names: Sequence[str]) -> str | None:
-    """The registered name of the validation split of the data set of ours that has just these classes; None of none.
+    """Return the validation split of the project's dataset with exactly these class names; None if there is none.
 
-    One that says which of them are things comes first.
+    Datasets that distinguish things from stuff come first.
     """
     for dataset in sorted(DATASETS, key=lambda x: not isinstance(x, SegmentDataset)):
         (*_, name) = dataset.names()
@@ -112,7 +112,7 @@ def with_classes(names: Sequence[str]) -> str | None:
 def config_classes(cfg: CfgNode) -> Classes | None:
     """Return the classes of a config's first test set, or training set.
 
-    None where it is not registered here, or has another number of classes than the config.
+    Returns None if it is not registered, or if its number of classes differs from the config's.
     """
     names = cfg.DATASETS.TEST or cfg.DATASETS.TRAIN
     classes = dataset_classes(names[0]) if names else None
@@ -120,7 +120,7 @@ def config_classes(cfg: CfgNode) -> Classes | None:
 
 
 def _registered_by(name: str) -> str:
-    """The package of the function that a data set is registered with."""
+    """Return the package of the function with which a dataset is registered."""
     return getattr(DatasetCatalog[name], "__module__", "").partition(".")[0]
 
 

@@ -1,4 +1,4 @@
-"""ADE20K (SceneParsing, Zhou et al. 2017): 150 classes, in the tree that Detectron2's users have."""
+"""ADE20K (SceneParsing, Zhou et al. 2017): 150 classes, in Detectron2's directory layout."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CLASSES = (
     "vase", "traffic light", "tray", "trash can", "fan", "pier", "crt screen", "plate", "monitor",
     "bulletin board", "shower", "radiator", "glass, drinking glass", "clock", "flag",
 )
-# The usual palette, in which "skyscraper" (48) has the gray of "road" (6): other projects register it, too.
+# the usual palette, which other projects also register; "skyscraper" (48) has the same gray as "road" (6)
 COLORS = (
     (120, 120, 120), (180, 120, 120), (6, 230, 230), (80, 50, 50), (4, 200, 3), (120, 120, 80),
     (140, 140, 140), (204, 5, 255), (230, 230, 230), (4, 250, 7), (224, 5, 255), (235, 255, 7), (150, 5, 61),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from semask_d2.data.datasets.coco_segments import Category, SegmentDataset, SegmentFiles
 
-# the id in its files, the name, and the color in which its tools draw it
+# id in COCO's files, name, and color in COCO's tools
 # fmt: off
 THINGS = (
     (1, "person", (220, 20, 60)), (2, "bicycle", (119, 11, 32)), (3, "car", (0, 0, 142)),

@@ -1,7 +1,7 @@
-"""COCO-format files of others: their values checked, and their images, annotations and categories related.
+"""Reading COCO-format files: checking their values, and relating images, annotations and categories.
 
-What is wrong becomes a `Problem` with the id of its image or annotation. Annotations whose shape is unknown are left
-out and counted; where it is unknown which image or class an annotation belongs to, a training refuses the file.
+Each fault becomes a `Problem` with the id of its image or annotation. Annotations without a usable shape are left out
+and counted. If the image or class of an annotation is unknown, training refuses the file.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from semask_d2.utils.excerpts import few
 from semask_d2.utils.foreign import Section, shown
 
 MAX_SIDE = 2**20
-MAX_ID = 2**128  # of UUIDs and hashes that are written as numbers
+MAX_ID = 2**128  # allows UUIDs and hashes written as numbers
 WHOLE = re.compile(r"([+-]?[0-9]{1,39})(\.0*)?")
 MAX_SEGMENT_ID = 2**24 - 1  # three bytes of a panoptic PNG
 
 
 class FileCategory(NamedTuple):
-    """A category by its id, with a name that a class can have."""
+    """A category: its id, and its name as a valid class name."""
 
     id: Any
     name: str
@@ -40,9 +40,10 @@ class FileCategory(NamedTuple):
 
 @dataclass
 class CocoImage:
-    """An image of a file with its usable annotations, or with the one that holds its `segments_info`.
+    """An image of a file with its usable annotations, or with the one annotation that holds its `segments_info`.
 
-    `unknown` are the boxes [x, y, width, height] of the annotations whose shape is unknown; None where the box is, too.
+    `unknown` holds the boxes [x, y, width, height] of annotations whose shape is unknown, None if the box is also
+    unknown.
     """
 
     id: Any
@@ -55,9 +56,9 @@ class CocoImage:
 
 @dataclass
 class CocoFile:
-    """The content of a COCO-format file, as far as it holds together.
+    """The consistent content of a COCO-format file.
 
-    `by_id` are the images whose ids are theirs alone, `shared_ids` the ids of several images.
+    `by_id` holds the images with unique ids, `shared_ids` the ids that several images share.
     """
 
     path: Path
@@ -68,18 +69,18 @@ class CocoFile:
     shared_ids: set[Any] = field(default_factory=set)
 
     def used(self) -> list[FileCategory]:
-        """Return the categories that annotations or segments are of."""
+        """Return the categories of the annotations or segments."""
         annotations = [x for image in self.images for x in image.annotations]
         segments = [segment for x in annotations for segment in x.get("segments_info", [x])]
         ids = {x["category_id"] for x in segments}
         return [x for x in self.categories if x.id in ids]
 
     def source(self, image: str) -> str:
-        """Return how messages call an image of the file."""
+        """Return the name of an image of this file for messages."""
         return f"{self.path}: {image}"
 
     def add_problem(self, kind: str, text: str, *images: str, refused: bool = False) -> None:
-        """Add a problem that concerns `images`, by their names."""
+        """Add a problem that concerns the `images` with these names."""
         sources = tuple(self.source(image) for image in images)
         self.problems.append(Problem(kind, f"{self.path}: {text}", refused, sources))
 
@@ -87,13 +88,13 @@ class CocoFile:
 def read_coco(path: Path, kind: str = "segmentation") -> CocoFile:
     """Read the COCO-format file at `path`, whose annotations hold `kind`: "segmentation" or "segments_info".
 
-    Raises `UserError` where it is no such file, naming what it is where that is known.
+    Raises `UserError` for any other file, naming its format if it is known.
     """
     return coco_file(read_json(path), path, kind)
 
 
 def coco_file(content: Any, path: Path, kind: str = "segmentation") -> CocoFile:
-    """Return the `content` of the COCO-format file at `path`; errors as in `read_coco`."""
+    """Return the parsed `content` of the COCO-format file at `path`; raises the errors of `read_coco`."""
     require_format(content, kind, path)
     file = CocoFile(path)
     read_categories(file, content["categories"])
@@ -106,7 +107,7 @@ def coco_file(content: Any, path: Path, kind: str = "segmentation") -> CocoFile:
 
 
 def identity(value: Any, source: str) -> Any:
-    """Return an id as it is compared: a whole number, also where it is written as text or as 7.0, else a text."""
+    """Return an id in comparable form: an integer, also if it is written as a string or as 7.0, else a string."""
     if type(value) is int and abs(value) <= MAX_ID:
         return value
     if isinstance(value, str) and (whole := WHOLE.fullmatch(value.strip())):
@@ -115,12 +116,12 @@ def identity(value: Any, source: str) -> Any:
 
 
 def repeated(values: Iterable[Any]) -> list[tuple[Any, int]]:
-    """Return the values that occur more than once, with how often."""
+    """Return the values that occur more than once, with their counts."""
     return [(value, count) for value, count in Counter(values).items() if count > 1]
 
 
 def read_categories(file: CocoFile, entries: Sequence[Any]) -> None:
-    """Read the categories; one without a name is called by its id."""
+    """Read the categories; one without a name is named after its id."""
     for number, value in enumerate(entries):
         category = Section.of(value, f"{file.path}: categories[{number}]")
         category_id = identity(category.get("id"), f"{category.source}: id")
@@ -130,18 +131,18 @@ def read_categories(file: CocoFile, entries: Sequence[Any]) -> None:
         file.add_problem("form", f"{len(twice)} categories are listed several times: {few(x.name for x in twice)}")
     file.categories = list(dict.fromkeys(file.categories))
     for category_id, count in repeated(x.id for x in file.categories):
-        raise UserError(f"{file.path}: {count} categories have the id {category_id}; give each an id of its own")
+        raise UserError(f"{file.path}: {count} categories have the id {category_id}; give each a different id")
 
 
 def image_name(entry: Section) -> str:
-    """Return the file name of an image; of LVIS, which has none, the address that it is from."""
+    """Return the file name of an image, or its `coco_url` in files without one, such as LVIS."""
     return entry.text(
         "coco_url" if entry.get("file_name", None) is None and "coco_url" in entry.values else "file_name"
     )
 
 
 def side_of(entry: Section, key: str) -> int | None:
-    """Return the height or width of an image, None where the file has none, 0 or -1; a text of digits is a number."""
+    """Return the height or width of an image, also if written as a string; None if it is missing, 0 or -1."""
     value = entry.get(key, None)
     if isinstance(value, str) and value.strip().isdecimal():
         value = int(value) if len(value) < 20 else None
@@ -149,7 +150,7 @@ def side_of(entry: Section, key: str) -> int | None:
 
 
 def read_images(file: CocoFile, entries: Sequence[Any]) -> None:
-    """Read the images, one for each file name, and relate them with their ids."""
+    """Read the images, one per file name, and relate them to their ids."""
     by_name: dict[str, CocoImage] = {}
     names_of: dict[Any, set[str]] = defaultdict(set)
     ids_of: dict[str, list[Any]] = defaultdict(list)
@@ -162,7 +163,7 @@ def read_images(file: CocoFile, entries: Sequence[Any]) -> None:
         height, width = (side_of(entry, side) for side in ("height", "width"))
         if (height or 1) * (width or 1) > MAX_PIXELS:
             file.add_problem(
-                "size", f"image {name} is {width} x {height} there; at most {MAX_PIXELS} pixels are read", name
+                "size", f"image {name} is listed as {width} x {height}; at most {MAX_PIXELS} pixels are read", name
             )
         image = by_name.setdefault(name, CocoImage(image_id, name, height, width))
         if (image.height, image.width) != (height, width):
@@ -172,25 +173,25 @@ def read_images(file: CocoFile, entries: Sequence[Any]) -> None:
     file.images = list(by_name.values())
     for name, ids in ids_of.items():
         if len(set(ids)) > 1:
-            text = f"image {name} is listed with the ids {few(ids)}; the annotations of all are taken together"
+            text = f"image {name} is listed with the ids {few(ids)}; the annotations of all of them are merged"
             file.add_problem("relation", text, name)
         elif len(ids) > 1:
             file.add_problem("form", f"image {name} (id {ids[0]}) is listed {len(ids)} times")
     for image_id, names in names_of.items():
         if len(names) > 1:
             text = (
-                f"the id {image_id} is that of {len(names)} images ({few(sorted(names))}): whose are its annotations?"
+                f"{len(names)} images share the id {image_id} ({few(sorted(names))}), so its annotations are ambiguous"
             )
             file.add_problem("relation", text, *names, refused=True)
             file.shared_ids.add(image_id)
         else:
             file.by_id[image_id] = by_name[next(iter(names))]
     if texts:
-        file.add_problem("form", f"{len(texts)} image ids are texts, read as numbers: {few(texts)}")
+        file.add_problem("form", f"{len(texts)} image ids are strings, read as numbers: {few(texts)}")
 
 
 def read_annotations(file: CocoFile, entries: Sequence[Any]) -> None:
-    """Add each annotation with a usable segmentation to its image, without null values."""
+    """Add each annotation with a usable segmentation to its image, with null values removed."""
     known = {x.id for x in file.categories}
     without_area, ids, boxes = [], [], Boxes()
     for number, value in enumerate(entries):
@@ -223,17 +224,17 @@ def read_annotations(file: CocoFile, entries: Sequence[Any]) -> None:
         image.annotations.append(annotation)
     if without_area:
         count = len(without_area)
-        file.add_problem("form", f"{count} annotations have no area, which their masks give: {few(without_area)}")
+        file.add_problem("form", f"{count} annotations have no area; their masks give it: {few(without_area)}")
     for text in boxes.remarks():
         file.add_problem("box", text)
     if twice := [annotation_id for annotation_id, _ in repeated(ids)]:
-        file.add_problem("form", f"{len(twice)} ids are those of several annotations: {few(twice)}")
+        file.add_problem("form", f"{len(twice)} ids are used by several annotations: {few(twice)}")
 
 
 def relate(file: CocoFile, value: Any, number: int) -> tuple[dict[str, Any] | None, CocoImage | None]:
-    """Return an annotation without its null values, and its image; None, and report, for what there is not."""
+    """Return an annotation without null values, and its image; either is None, and reported, if it is missing."""
     if not isinstance(value, dict):
-        file.add_problem("annotation", f"annotations[{number}] is no annotation: {shown(value)}")
+        file.add_problem("annotation", f"annotations[{number}] is not an annotation: {shown(value)}")
         return None, None
     annotation = {key: x for key, x in value.items() if x is not None}
     source = f"annotation {shown(annotation.get('id', number))}"
@@ -246,22 +247,22 @@ def relate(file: CocoFile, value: Any, number: int) -> tuple[dict[str, Any] | No
         return None, None
     image = file.by_id.get(image_id)
     if image is None:
-        why = "an id of several images" if image_id in file.shared_ids else "which the file does not list"
-        file.add_problem("relation", f"{source} is of the image {image_id}, {why}")
+        why = "an id that several images share" if image_id in file.shared_ids else "which the file does not list"
+        file.add_problem("relation", f"{source} belongs to the image {image_id}, {why}")
     return annotation, image
 
 
 def check_shape(annotation: dict[str, Any], image: CocoImage, source: str, boxes: Boxes) -> None:
-    """Check the segmentation of an annotation against its image, where the file says its size, and its box.
+    """Check the segmentation of an annotation against its box and, if the file states it, its image's size.
 
-    Polygons of too few points are taken out. Errors are those of `checked_segmentation` and `require_pixels`.
+    Polygons with too few points are removed. Raises the errors of `checked_segmentation` and `require_pixels`.
     """
     segmentation = annotation.get("segmentation")
     if not segmentation and not isinstance(segmentation, list):
         raise UnusableAnnotation(f"{source}: it has no segmentation, only a box; expected polygons or run lengths")
     height, width = image.height, image.width
     if height is None or width is None or height * width > MAX_PIXELS:
-        return  # told of, or compared with the image when that is read
+        return  # already reported, or compared with the image when that is read
     usable = checked_segmentation(segmentation, height, width, source)
     if not isinstance(usable, list):
         return
@@ -276,7 +277,7 @@ def check_shape(annotation: dict[str, Any], image: CocoImage, source: str, boxes
 
 
 def read_panoptic(file: CocoFile, entries: Sequence[Any]) -> None:
-    """Add each annotation with `segments_info` to its image; raises `UserError` for one that is malformed."""
+    """Add each annotation with `segments_info` to its image; raises `UserError` for a malformed one."""
     known = {x.id for x in file.categories}
     for number, value in enumerate(entries):
         annotation, image = relate(file, value, number)

@@ -1,4 +1,4 @@
-"""Labels from a COCO-format file: polygons or run lengths, painted as one map of classes an image."""
+"""Semantic labels from a COCO-format file: polygons or run lengths, drawn as one class map per image."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from semask_d2.utils.excerpts import few
 from semask_d2.utils.registry import suggestion
 
 BACKGROUND, IGNORED = "background", "ignore"  # with or without the underscores of labelme
-LABEL_STUDIO = re.compile(r"[0-9a-f]{8}-(?=.)")  # what it puts before the names of uploaded files
+LABEL_STUDIO = re.compile(r"[0-9a-f]{8}-(?=.)")  # prefix that it adds to the names of uploaded files
 
 
 def coco_labels(
     file: CocoFile, *, names: Sequence[str], id_map: Mapping[int, int], ignore_label: int
 ) -> dict[str, CocoLabels]:
-    """Return the labels of each image of a file by the image's `file_name`.
+    """Return the labels of each image in a file, by the image's `file_name`.
 
-    Categories are the classes of their names, or those that `id_map` gives for their ids. Pixels in no segment are of
-    the class "background" where `names` has it, else ignored. Raises `UserError` for a category that is no class.
+    A category's class has its name, or is given by `id_map` for its id. Pixels outside of all segments belong to the
+    class "background" if `names` has it, else they are ignored. Raises `UserError` for a category without a class.
     """
     classes = classes_of(file, names, id_map, ignore_label)
     background = [i for i, name in enumerate(names) if is_background(name)]
@@ -49,7 +49,7 @@ def coco_labels(
 
 
 def is_background(name: str) -> bool:
-    """Return whether a class or category is called background, as tools write it."""
+    """Return whether a class or category is named "background", in any spelling that tools use."""
     return name.strip("_").lower() == BACKGROUND
 
 
@@ -59,14 +59,14 @@ def is_ignored_name(name: str) -> bool:
 
 
 def classes_of(file: CocoFile, names: Sequence[str], id_map: Mapping[int, int], ignore_label: int) -> dict[Any, int]:
-    """Return the class of each category id; categories that no annotation is of need no class.
+    """Return the class of each category id; categories without annotations need no class.
 
-    Labelme's __ignore__ is ignored and its _background_ is "background", where `names` has no such words.
+    Unless `names` contains these words, labelme's __ignore__ is ignored and its _background_ means "background".
     """
     categories = file.used()
     if id_map:
         if missing := [f"{x.id} ({x.name})" for x in categories if x.id not in id_map]:
-            raise UserError(f"{file.path}: `map` of the data set leaves out the categories {few(missing)}")
+            raise UserError(f"{file.path}: `map` of the dataset is missing the categories {few(missing)}")
         return {x.id: id_map[x.id] for x in categories}
     numbers = {plain_name(composed(name)): number for number, name in enumerate(names)}
     background = next((number for number, name in enumerate(names) if is_background(name)), None)
@@ -81,14 +81,14 @@ def classes_of(file: CocoFile, names: Sequence[str], id_map: Mapping[int, int], 
             near = suggestion(category.name, list(names))
             raise UserError(
                 f'{file.path}: the category "{category.name}" (id {category.id}) is not in `names`.{near} Add it, or '
-                "give `map` from the ids of categories to classes"
+                "use `map` to map category ids to classes"
             )
         classes[category.id] = number
     return classes
 
 
 class Matching(NamedTuple):
-    """The labels of images by their keys; keys whose labels are unclear, names of no image, and what is wrong."""
+    """Labels by image key, keys with ambiguous labels, names without an image, and problems."""
 
     labels: dict[str, CocoLabels]
     unclear: set[str]
@@ -97,12 +97,12 @@ class Matching(NamedTuple):
 
 
 def match_images(images: Mapping[str, Path], labels: Mapping[str, CocoLabels], source: str) -> Matching:
-    """Match a file's labels, by `file_name`, with images by their keys, which are paths below the images' folder.
+    """Match a file's labels, by `file_name`, with images, by their paths below the images' folder.
 
-    Names are compared as paths from their end, the longest first: images/a/1.jpg is a/1.jpg or else 1.jpg, or else any
-    other picture of this name. Of several
-    names that fit an image the one of which least is left out is meant. Where a name fits several images, or several
-    fit an image as well, a training refuses them, as the labels of each are unknown.
+    Paths are compared from their end, and the longest match counts: images/a/1.jpg matches a/1.jpg, else 1.jpg, else
+    that name with another suffix. If several names match an image, the one with the fewest ignored folders counts. If a
+    name matches several images, or several names match an image equally well, training refuses these images, because
+    their labels are unknown.
     """
     by_ending: dict[str, list[str]] = defaultdict(list)
     by_stem: dict[str, list[str]] = defaultdict(list)
@@ -111,12 +111,12 @@ def match_images(images: Mapping[str, Path], labels: Mapping[str, CocoLabels], s
             by_ending[ending].append(key)
             by_stem[stem_of(ending)].append(key)
     other_suffix = []
-    fitting: dict[str, list[tuple[int, str]]] = defaultdict(list)  # by image: folders of a name left out, and the name
+    fitting: dict[str, list[tuple[int, str]]] = defaultdict(list)  # by image: ignored folders, name
     result = Matching({}, set(), [], [])
 
     def complain(text: str, keys: Iterable[str]) -> None:
         result.unclear.update(keys)
-        problem = f"{source}: {text}; write their folders into file_name"
+        problem = f"{source}: {text}; include the folders in file_name"
         result.problems.append(Problem("relation", problem, refused=True))
 
     for name in labels:
@@ -129,7 +129,7 @@ def match_images(images: Mapping[str, Path], labels: Mapping[str, CocoLabels], s
         if len(keys) == 1:
             fitting[keys[0]].append((left_out, name))
         elif keys:
-            complain(f"{name} fits several images: {few(images[key] for key in keys)}", keys)
+            complain(f"{name} matches several images: {few(images[key] for key in keys)}", keys)
         else:
             result.missing.append(name)
     for key, names in fitting.items():
@@ -137,7 +137,7 @@ def match_images(images: Mapping[str, Path], labels: Mapping[str, CocoLabels], s
         result.missing.extend(name for left_out, name in names if left_out > least)
         nearest = [name for left_out, name in names if left_out == least]
         if len(nearest) > 1:
-            complain(f"{few(nearest)} all fit {images[key]}", [key])
+            complain(f"{few(nearest)} all match {images[key]}", [key])
         elif key not in result.unclear:
             result.labels[key] = labels[nearest[0]]
     if other_suffix:
@@ -148,11 +148,11 @@ def match_images(images: Mapping[str, Path], labels: Mapping[str, CocoLabels], s
 
 
 def endings(name: str) -> list[str]:
-    """Return a path and what is left of it without its first folders, the longest first, in one spelling.
+    """Return a path and its shorter forms without leading folders, the longest first, in one normalized spelling.
 
-    Slashes may be of either kind, a picture's suffix in capitals; letters are composed, which macOS does not do in the
-    names of files. Addresses are their paths. The last are the file's name without what addresses put for some letters
-    and without what Label Studio puts before it.
+    Backslashes become slashes, image suffixes lower case, and letters are composed (macOS stores file names
+    decomposed). Of a URL only the path is used. The last forms are the file name with URL escapes decoded, and without
+    Label Studio's prefix.
     """
     name = urlsplit(name).path if "://" in name else name
     parts = [x for x in small_suffix(composed(name.replace("\\", "/"))).split("/") if x not in ("", ".")]

@@ -1,4 +1,4 @@
-"""Data sets in COCO's formats for segments: panoptic PNG and JSON files, and JSON files of instances."""
+"""Datasets in COCO's segment formats: panoptic PNG and JSON files, and JSON files of instances."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from semask_d2.data.serialized import SerializedDicts
 from semask_d2.utils.classes import Classes
 from semask_d2.utils.errors import UserError
 
-LISTED = 2  # splits that are kept, as bytes
+LISTED = 2  # number of splits that are cached, as bytes
 _listed: dict[tuple[str, str, int, int], SerializedDicts] = {}
 
 
 class Category(NamedTuple):
-    """A category of a COCO-format file; those of things are of objects that can be counted."""
+    """A category of a COCO-format file; things are countable objects."""
 
     id: int
     name: str
@@ -28,7 +28,7 @@ class Category(NamedTuple):
 
 
 class SegmentFiles(NamedTuple):
-    """Where a split lies below the root of all data sets; `maps` is the folder of panoptic PNGs, "" for instances."""
+    """Paths of a split below the root of all datasets; `maps` is the folder of panoptic PNGs, "" for instances."""
 
     images: str
     annotations: str
@@ -37,9 +37,9 @@ class SegmentFiles(NamedTuple):
 
 @dataclass(frozen=True)
 class SegmentDataset:
-    """Splits by their registered names, all panoptic or all of instances, whose classes are then the things alone.
+    """A dataset with splits by registered name, all panoptic or all for instances; instance classes are things only.
 
-    `how_to_get` tells the user what to do where a file is missing, and `prepare` may make files on first use.
+    `how_to_get` is the advice for the user if a file is missing. `prepare` may create files on first use.
     """
 
     splits: Mapping[str, SegmentFiles]
@@ -50,12 +50,12 @@ class SegmentDataset:
 
     @property
     def is_panoptic(self) -> bool:
-        """Whether there are panoptic maps, in which every pixel has at most one segment."""
+        """Return whether the dataset has panoptic maps, in which every pixel belongs to at most one segment."""
         return all(files.maps for files in self.splits.values())
 
     @property
     def class_categories(self) -> tuple[Category, ...]:
-        """The categories that are classes, in their order."""
+        """Return the categories in the order of the classes."""
         return tuple(x for x in self.categories if x.is_thing or self.is_panoptic)
 
     @property
@@ -70,11 +70,11 @@ class SegmentDataset:
         return {x.id: i for i, x in enumerate(self.class_categories)}
 
     def names(self) -> dict[str, str]:
-        """The registered names of the splits, each with its split, which has the same name."""
+        """Return the registered names of the splits, each mapped to its split, which has the same name."""
         return {name: name for name in self.splits}
 
     def metadata(self, split: str) -> dict[str, Any]:
-        """What Detectron2's catalog says of a split: names, colors, and the class of each category id."""
+        """Return a split's metadata for Detectron2's catalog: names, colors, and the class of each category id."""
         number, classes = self.class_of_category(), self.classes
         things = {x.id: number[x.id] for x in self.class_categories if x.is_thing}
         facts = classes.as_metadata("thing") | {"thing_dataset_id_to_contiguous_id": things, "evaluator_type": "coco"}
@@ -85,10 +85,10 @@ class SegmentDataset:
         return facts
 
     def load(self, split: str) -> list[dict[str, Any]]:
-        """The split's images in the order of their names, in Detectron2's form, with classes for category ids.
+        """Return the split's images ordered by name, as Detectron2's dicts with classes instead of category ids.
 
-        Panoptic: `pan_seg_file_name` and `segments_info`; else `annotations`, `height` and `width`. Raises UserError
-        where a folder or a file is missing, where the JSON is of another kind, and for a category that is none.
+        Panoptic dicts have `pan_seg_file_name` and `segments_info`, others `annotations`, `height` and `width`. Raises
+        `UserError` for a missing folder or file, for JSON of another kind, and for an unknown category.
         """
         if self.prepare:
             self.prepare(datasets_root())
@@ -97,10 +97,10 @@ class SegmentDataset:
             require_folder(split, root / folder, self.how_to_get)
         path = root / files.annotations
         if not path.is_file():
-            raise UserError(f'data set "{split}" is not there: no file {path}; {self.how_to_get}')
+            raise UserError(f'dataset "{split}" is not there: no file {path}; {self.how_to_get}')
         status = path.stat()
         state = (split, str(path), status.st_mtime_ns, status.st_size)
-        if state not in _listed:  # COCO's file takes half a minute, and a training lists its data sets several times
+        if state not in _listed:  # reading COCO takes half a minute, and training lists its datasets several times
             while len(_listed) >= LISTED:
                 del _listed[next(iter(_listed))]
             _listed[state] = SerializedDicts(self._list(files, path))
@@ -117,7 +117,7 @@ class SegmentDataset:
             if files.maps:
                 if len(image.annotations) != 1:
                     count = len(image.annotations)
-                    raise UserError(f"{path}: {image.file_name} has {count} annotations, a panoptic one has 1")
+                    raise UserError(f"{path}: {image.file_name} has {count} annotations; expected 1 in a panoptic file")
                 (panoptic,) = image.annotations
                 sample["pan_seg_file_name"] = str(root / files.maps / panoptic["file_name"])
                 sample["segments_info"] = [with_class(x, classes, path) for x in panoptic["segments_info"]]
@@ -130,11 +130,11 @@ class SegmentDataset:
 
 
 def with_class(segment: dict[str, Any], classes: Mapping[int, int], path: Path) -> dict[str, Any]:
-    """A segment of a COCO-format file with its class as `category_id`, and with `iscrowd`, 0 where it is left out."""
+    """Return a segment of a COCO-format file with its class as `category_id`, and with `iscrowd`, 0 by default."""
     number: Any = segment.get("category_id")
     if number not in classes:
         raise UserError(
-            f"{path}: a segment is of category {number}, which the data set has not; expected "
+            f"{path}: a segment has the category {number}, which the dataset does not have; expected "
             f"{', '.join(map(str, list(classes)[:20]))}{' ...' if len(classes) > 20 else ''}"
         )
     return {"iscrowd": 0, **segment, "category_id": classes[number]}

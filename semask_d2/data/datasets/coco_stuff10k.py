@@ -25,7 +25,7 @@ CLASSES = (
     "wall-brick", "wall-concrete", "wall-other", "wall-panel", "wall-stone", "wall-tile", "wall-wood", "water-other",
     "waterdrops", "window-blind", "window-other", "wood",
 )  # fmt: skip
-# The release numbers 182 classes from 1; these eleven things were never annotated.
+# the release numbers 182 classes from 1; these eleven thing classes were never annotated
 UNUSED = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83, 91)
 TRAIN_ID_OF_RELEASED = {
     released: train_id for train_id, released in enumerate(i for i in range(1, 183) if i not in UNUSED)
@@ -37,6 +37,6 @@ COCO_STUFF_10K = FolderDataset(
     labels="annotations",
     splits={"train": "train", "test": "test"},
     submission_ids=tuple(TRAIN_ID_OF_RELEASED),
-    classes=Classes.of(CLASSES),  # the data set has no colors of its own
+    classes=Classes.of(CLASSES),  # the dataset defines no colors
     how_to_get="get cocostuff-10k-v1.1.zip as datasets/README.md says, then run datasets/prepare_coco_stuff10k.py",
 )

@@ -1,4 +1,4 @@
-"""Writing label files under other ids: what the preparation scripts share."""
+"""Rewriting label files with other ids, for the preparation scripts."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from semask_d2.utils.files import atomic_write
 
 
 def convert_labels(source: str | os.PathLike, target: str | os.PathLike, new_ids: dict[int, int]) -> int:
-    """Write every PNG label file of `source` to `target` with its ids replaced; returns how many were written.
+    """Write every PNG label file of `source` to `target` with its ids replaced; return the number of files written.
 
-    Files already in `target` stay as they are, so that an interrupted run goes on where it stopped. Raises
-    UserError if `source` is missing or empty, or a file holds an id that `new_ids` does not know.
+    Files that already exist in `target` are kept, so an interrupted run can be continued. Raises `UserError` if
+    `source` is missing or empty, or if a file holds an id that is not in `new_ids`.
     """
     files = [path for path in files_below(source, 1) if path.suffix.lower() == ".png"] if os.path.isdir(source) else []
     if not files:

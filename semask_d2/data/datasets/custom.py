@@ -1,4 +1,4 @@
-"""Data sets of one's own: what the config section DATASETS.CUSTOM describes, listed and registered."""
+"""Custom datasets: listing and registering the dataset that the config section DATASETS.CUSTOM describes."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from semask_d2.utils.errors import UserError
 
 HASH_RANGE = 2**64
 JSON = ".json"
-_registered: dict[str, CustomDataset] = {}  # by the names of splits
+_registered: dict[str, CustomDataset] = {}  # by the registered names of splits
 
 
 @dataclass(frozen=True)
 class CustomDataset:
-    """A data set of two splits, "train" and "val"; the fields are those of the config section."""
+    """A dataset with the splits "train" and "val"; its fields are those of the config section."""
 
     name: str
     root: Path
@@ -37,7 +37,7 @@ class CustomDataset:
 
     @classmethod
     def from_section(cls, custom: CfgNode) -> CustomDataset:
-        """The data set of a section DATASETS.CUSTOM; UserError where that describes none."""
+        """Return the dataset described by a section DATASETS.CUSTOM; raises `UserError` if the section is invalid."""
         check_section(custom, "DATASETS.CUSTOM")
         splits = {"train": custom.TRAIN, "val": custom.VAL}
         colors = [rgb_of(color, "DATASETS.CUSTOM.COLORS") for color in custom.COLORS]
@@ -57,20 +57,20 @@ class CustomDataset:
         )
 
     def splits(self) -> list[str]:
-        """The splits that it has."""
+        """Return the splits that the dataset has."""
         has_val = bool(self.images["val"] or self.val_fraction)
         return ["train"] * bool(self.images["train"]) + ["val"] * has_val
 
     def load(self, split: str) -> list[dict[str, Any]]:
-        """List a split's images with their labels; UserError where some have no partner."""
+        """List a split's images with their labels; raises `UserError` if some have no partner."""
         dicts, pairing = self.list_split(split)
         pairing.require_whole(f"{self.name}: {split}")
         return dicts
 
     def list_split(self, split: str) -> tuple[list[dict[str, Any]], Pairing]:
-        """A split's dicts, and the pairs that they are, with what has no partner.
+        """Return a split's dicts, and the pairing they come from, which includes files without a partner.
 
-        Raises UserError where a pattern matches nothing.
+        Raises `UserError` if a pattern matches nothing.
         """
         source = "train" if split == "val" and self.val_fraction else split
         dicts, pairing = self._list_files(source)
@@ -78,29 +78,29 @@ class CustomDataset:
             return dicts, pairing
         chosen = self._chosen([Path(sample["file_name"]) for sample in dicts])
         kept = [i for i in range(len(dicts)) if (i in chosen) == (split == "val")]
-        if split == "val":  # files without a partner are told of once
+        if split == "val":  # files without a partner are reported only for the training split
             pairing.unlabeled, pairing.imageless, pairing.problems = [], [], []
         if dicts and not kept:
             raise UserError(
-                f"{self.name}: val: {self.val_fraction:g} of {len(dicts)} image(s) leaves none for {split}: give more "
-                "images, or name those of val"
+                f"{self.name}: val: {self.val_fraction:g} of {len(dicts)} image(s) leaves none for {split}: add more "
+                "images, or name the images of val"
             )
         pairing.pairs = [pairing.pairs[i] for i in kept]
         return [dicts[i] for i in kept], pairing
 
     def _chosen(self, paths: list[Path]) -> set[int]:
-        """The images of the validation fraction: by a hash of their path, so that new files move no old one."""
+        """Return the indices of the validation fraction, chosen by path hashes so that new files move no old ones."""
         places = [Path(os.path.relpath(path, self.root)).as_posix() for path in paths]
         hashes = [int.from_bytes(hashlib.sha256(os.fsencode(place)).digest()[:8], "big") for place in places]
         chosen = {i for i, value in enumerate(hashes) if value < self.val_fraction * HASH_RANGE}
         if chosen or not hashes:
             return chosen
-        return {hashes.index(min(hashes))}  # of a few images, one
+        return {hashes.index(min(hashes))}  # at least one, even of a few images
 
     def _list_files(self, split: str) -> tuple[list[dict[str, Any]], Pairing]:
         images, labels = self.images[split], self.labels[split]
         if not images:
-            raise UserError(f"{self.name}: it has no {split} images; add `{split}` to the data set's file")
+            raise UserError(f"{self.name}: it has no {split} images; add `{split}` to the dataset's file")
         if any(word.lower().endswith(JSON) for word in labels):
             return self._list_coco(split)
         pairing = find_pairs(images, labels, self.root, f"{self.name}: {split}")
@@ -121,7 +121,7 @@ class CustomDataset:
         matching, problems = self._match_coco(path, images)
         other = "val" if split == "train" else "train"
         missing = matching.missing
-        if missing and self.labels[other] == self.labels[split]:  # one file of both splits
+        if missing and self.labels[other] == self.labels[split]:  # one file for both splits
             words = self.images[other]
             others = merged([expand(word, self.root, f"{self.name}: {other}: images") for word in words], source)
             missing_there = set(self._match_coco(path, others)[0].missing)
@@ -136,12 +136,12 @@ class CustomDataset:
         return [coco_dict(images[key], path, matching.labels[key]) for key in keys], pairing
 
     def _list_coco_pairs(self, listed: Pairing) -> tuple[list[dict[str, Any]], Pairing]:
-        """Pairs of a list in which COCO files stand for label files; what is wrong elsewhere in these is left out."""
+        """Return the pairs of a list that names COCO files as labels, without the problems of images not listed."""
         result = Pairing()
         labels: dict[Path, CocoLabels] = {}
         for path in dict.fromkeys(label for _, label in listed.pairs):
             if path.suffix.lower() != JSON:
-                raise UserError(f"{path}: a list of pairs holds either .json files or label maps; write two data sets")
+                raise UserError(f"{path}: a list of pairs holds either .json files or label maps; write two datasets")
             images = {image.relative_to(image.anchor).with_suffix("").as_posix(): image for image, x in listed.pairs
                       if x == path}  # fmt: skip
             matching, problems = self._match_coco(path, images)
@@ -154,7 +154,7 @@ class CustomDataset:
         return [coco_dict(image, path, labels[image]) for image, path in result.pairs], result
 
     def _match_coco(self, path: Path, images: dict[str, Path]) -> tuple[Matching, list[Problem]]:
-        """The labels that a COCO file holds for images, and what is wrong with it."""
+        """Return the labels in a COCO file, matched with images, and the file's problems."""
         file = read_coco(path)
         id_map, ignore_label = dict(self.label_format.id_map), self.label_format.ignore_label
         by_name = coco_labels(file, names=self.classes.names, id_map=id_map, ignore_label=ignore_label)
@@ -162,14 +162,15 @@ class CustomDataset:
 
 
 def coco_dict(image: Path, path: Path, labels: CocoLabels) -> dict[str, Any]:
-    """The dict of an image whose labels are in the COCO file at `path`."""
+    """Return the dict of an image whose labels are in the COCO file at `path`."""
     return {"file_name": str(image), "sem_seg_file_name": str(path), "coco_labels": labels}
 
 
 def register_custom(cfg: CfgNode) -> CustomDataset | None:
-    """Register the splits of the data set that DATASETS.CUSTOM describes, where it does; safe to repeat.
+    """Register the splits of the dataset in DATASETS.CUSTOM, if it describes one; safe to repeat.
 
-    Another description under the same name takes its place. Raises UserError where the name is somebody else's.
+    A changed description replaces an earlier one of the same name. Raises `UserError` if other code registered the
+    name.
     """
     custom = cfg.DATASETS.get("CUSTOM")
     if custom is None or not custom.NAME:
@@ -188,7 +189,7 @@ def _register(name: str, split: str, dataset: CustomDataset) -> None:
     if taken:
         if name not in _registered:
             raise UserError(
-                f'the data set "{dataset.name}" would be registered as "{name}", which there is already: give it '
+                f'the dataset "{dataset.name}" would be registered as "{name}", which is already taken: give it '
                 "another name (`name:` in its file)"
             )
         DatasetCatalog.remove(name)

@@ -1,4 +1,4 @@
-"""Data sets that are two folders: images, and label maps of the same names."""
+"""Datasets in two folders: images, and label maps with the same names."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ LABEL_SUFFIXES = (".png",)
 
 
 def datasets_root() -> Path:
-    """The folder that holds all data sets: DETECTRON2_DATASETS, or ./datasets where that is unset or empty."""
+    """Return the folder that holds all datasets: DETECTRON2_DATASETS, or ./datasets if that is unset or empty."""
     return Path(os.path.expanduser(os.getenv("DETECTRON2_DATASETS") or "datasets"))
 
 
 @dataclass(frozen=True)
 class FolderDataset:
-    """A data set in the tree <root>/`folder`/{`images`,`labels`}/<split folder>, named `prefix`_<split>.
+    """A dataset in the folders <root>/`folder`/{`images`,`labels`}/<split folder>, named `prefix`_<split>.
 
-    `splits` maps a split's name to its folder, `how_to_get` tells the user what to do where a folder is missing, and
-    `prepare` may make the data set's folder on first use.
+    `splits` maps a split's name to its folder, and `how_to_get` is the advice for the user if a folder is missing.
+    `prepare` may create the dataset's folder on first use.
     """
 
     prefix: str
@@ -45,15 +45,15 @@ class FolderDataset:
     prepare: Callable[[Path], None] | None = None
 
     def names(self) -> dict[str, str]:
-        """The registered names of the splits, each with its split."""
+        """Return the registered names of the splits, each mapped to its split."""
         return {f"{self.prefix}_{split}": split for split in self.splits}
 
     def metadata(self, split: str) -> dict[str, Any]:
-        """What Detectron2's catalog says of a split."""
+        """Return a split's metadata for Detectron2's catalog."""
         return self.classes.as_metadata("stuff") | {"evaluator_type": "sem_seg"}
 
     def load(self, split: str) -> list[dict[str, str]]:
-        """List the split's image and label files; errors as in `load_folder_pairs`."""
+        """List the split's image and label files; raises the errors of `load_folder_pairs`."""
         home = datasets_root() / self.folder
         if self.prepare:
             self.prepare(home)
@@ -63,31 +63,28 @@ class FolderDataset:
         return self.pairs(*roots)
 
     def pairs(self, image_root: str | os.PathLike, label_root: str | os.PathLike) -> list[dict[str, str]]:
-        """As `load_folder_pairs`, with this data set's endings of file names."""
+        """Return the pairs of `load_folder_pairs` with this dataset's file name endings."""
         return load_folder_pairs(image_root, label_root, self.image_ending, self.label_ending)
 
 
 def require_folder(name: str, folder: str | os.PathLike, how_to_get: str) -> None:
-    """Raise UserError if the folder of data set `name` is missing."""
+    """Raise `UserError` if the folder of the dataset `name` is missing."""
     if not os.path.isdir(folder):
         root = os.getenv("DETECTRON2_DATASETS")
         setting = f"DETECTRON2_DATASETS is {root}" if root else "DETECTRON2_DATASETS, unset, means ./datasets"
-        raise UserError(
-            f'data set "{name}" is not there: no folder {os.path.abspath(folder)} ({setting}); {how_to_get}'
-        )
+        raise UserError(f'dataset "{name}" is not there: no folder {os.path.abspath(folder)} ({setting}); {how_to_get}')
 
 
 def load_folder_pairs(
     image_root: str | os.PathLike, label_root: str | os.PathLike, image_ending: str = "", label_ending: str = ""
 ) -> list[dict[str, str]]:
-    """Pair every image with the label map of the same stem, in the order of their names.
+    """Pair every image with the label map of the same stem, ordered by name.
 
-    Where endings are given, stems are compared without them, files whose stem has another ending are left out,
-    and files may lie in folders within the two folders.
+    If endings are given, stems are compared without them, files with other endings are skipped, and subfolders are
+    searched too.
 
-    Returns dicts of `file_name` and `sem_seg_file_name`. Raises UserError if a folder is missing or holds no
-    images, if two images share a stem, or if an image lacks its label map or the reverse (the first few are
-    named).
+    Returns dicts of `file_name` and `sem_seg_file_name`. Raises `UserError`, naming the first few files, if a folder is
+    missing or holds no images, if two images share a stem, or if an image has no label map or a label map no image.
     """
     images = _by_stem(image_root, IMAGE_SUFFIXES, image_ending)
     labels = _by_stem(label_root, LABEL_SUFFIXES, label_ending)

@@ -1,4 +1,4 @@
-"""JSON files of label tools: reading them, and telling which of them are in COCO format."""
+"""JSON files of label tools: reading them, and recognizing those in COCO format."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from semask_d2.utils.files import require_regular
 from semask_d2.utils.foreign import shown
 
 COCO_KEYS = ("images", "annotations", "categories")
-# What other tools' files are known by, and what to export in their place
+# keys that identify the files of other tools, and advice on what to export instead
 OTHER_FORMATS = {
     "_via_img_metadata": "a VGG Image Annotator project; export its annotations as COCO",
     "shapes": "a labelme file; convert the folder with labelme2coco, or with labelme2voc.py to label maps",
@@ -30,7 +30,7 @@ LIST_FORMATS = {
 
 
 def read_json(path: Path) -> Any:
-    """Return the content of a JSON file in any of Unicode's encodings, with or without a byte-order mark."""
+    """Return the content of a JSON file in any Unicode encoding, with or without a byte-order mark."""
     require_regular(path)
     try:
         return json.loads(path.read_bytes())
@@ -41,7 +41,7 @@ def read_json(path: Path) -> Any:
 
 
 def other_format(content: Any) -> str:
-    """Return what the content of a label tool's JSON file is, and what to export in its place; "" for no known one."""
+    """Return a description of a label tool's JSON content, with advice on what to export instead; "" if unknown."""
     if isinstance(content, list):
         first = content[0] if content and isinstance(content[0], dict) else {}
         return next((what for key, what in LIST_FORMATS.items() if key in first), "")
@@ -55,7 +55,7 @@ def other_format(content: Any) -> str:
 
 
 def require_format(content: Any, kind: str, path: Path) -> None:
-    """Raise `UserError` where `content` is not that of a COCO-format file of this `kind`."""
+    """Raise `UserError` if `content` is not in COCO format with annotations of this `kind`."""
     known = other_format(content)
     values: dict[str, Any] = content if isinstance(content, dict) else {}
     if isinstance(content, dict) and not known:
@@ -72,9 +72,9 @@ def require_format(content: Any, kind: str, path: Path) -> None:
     if annotations and not any(kind in x for x in annotations) and any(other in x for x in annotations):
         is_panoptic = other == "segments_info"
         advice = (
-            "a panoptic file; expected annotations with a segmentation, as COCO's instances_*.json. For labels of a "
-            "data set's file, name the folder of label maps instead"
+            "a panoptic file; expected annotations with a segmentation, as in COCO's instances_*.json. In a dataset's "
+            "YAML file, name the folder of label maps instead"
             if is_panoptic
-            else "a file of instances; expected annotations with segments_info, as COCO's panoptic_*.json"
+            else "a file of instances; expected annotations with segments_info, as in COCO's panoptic_*.json"
         )
         raise UserError(f"{path}: it is {advice}")

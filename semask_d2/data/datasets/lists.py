@@ -1,4 +1,4 @@
-"""Text files that list pairs: an image, a tab and its label file in each line."""
+"""Text files that list pairs: an image, a tab and its label file on each line."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ LINE_END = re.compile(r"\r\n|\r|\n")
 
 
 def listed_pairs(file: Path, root: Path, source: str) -> list[tuple[Path, Path]]:
-    """Return the pairs of a list; paths start at `root`.
+    """Return the pairs of a list; paths are relative to `root`.
 
-    Byte-order marks, UTF-16, the backslashes and line ends of other systems, comments, and names in quotes, as
-    `list_line` writes them, are read.
+    Accepts byte-order marks, UTF-16, backslashes, the line ends of all systems, comments, and quoted names as written
+    by `list_line`.
     """
     try:
         content = require_regular(file).read_bytes()
@@ -40,7 +40,7 @@ def listed_pairs(file: Path, root: Path, source: str) -> list[tuple[Path, Path]]
         if not line.strip() or is_comment:
             continue
         if "\0" in line:
-            raise UserError(f"{source}: {file}, line {number} holds zeros: save it as text in UTF-8")
+            raise UserError(f"{source}: {file}, line {number} holds null characters: save it as text in UTF-8")
         if len(parts) != 2:
             raise UserError(
                 f"{source}: {file}, line {number}: expected an image, a tab and its label file, got {shown(line)}"
@@ -53,12 +53,12 @@ def listed_pairs(file: Path, root: Path, source: str) -> list[tuple[Path, Path]]
 
 
 def exists(word: str, root: Path) -> bool:
-    """Return whether there is a file or folder of a name."""
+    """Return whether a file or folder with this name exists."""
     return "\0" not in word and not existing_part(word, root)[1]
 
 
 def listed_path(word: str, root: Path) -> Path:
-    """Return the path that a name of a list means; one in quotes is read as JSON where no file is called so."""
+    """Return the path that a name in a list refers to; a quoted name is read as JSON unless such a file exists."""
     if len(word) > 1 and word[0] == word[-1] == QUOTE and not exists(word, root):
         with suppress(ValueError):
             word = json.loads(word)
@@ -67,16 +67,16 @@ def listed_path(word: str, root: Path) -> Path:
 
 
 def list_line(paths: Iterable[str | os.PathLike], root: Path) -> str:
-    """Return the line of a list for the paths of a pair, relative to `root` where they lie below it."""
+    """Return the line of a list for the paths of a pair, relative to `root` if they are inside it."""
     return "\t".join(as_listed(relative(Path(path), root)) for path in paths) + "\n"
 
 
 def as_listed(name: str) -> str:
-    """Return a name as a list holds it, in quotes where it would be read otherwise."""
+    """Return a name as written in a list, quoted if it would otherwise be misread."""
     is_plain = name == name.strip() and name.isprintable() and name[0] not in (COMMENT, QUOTE) and "\\" not in name
     return name if is_plain else json.dumps(name, ensure_ascii=False)
 
 
 def relative(path: Path, root: Path) -> str:
-    """Return a path as it reads from `root`, where it lies below."""
+    """Return a path relative to `root` if it is inside it, else an absolute path."""
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else os.path.abspath(path)

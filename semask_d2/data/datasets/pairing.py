@@ -1,4 +1,4 @@
-"""Images and label files that belong together: found by patterns, folders or lists, paired by their names."""
+"""Pairing of images and label files, which are found by patterns, folders or lists, by their names."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from semask_d2.utils.files import require_regular
 
 logger = logging.getLogger(__name__)
 
-ESCAPED = re.compile(r"\[([*?[])\]")  # a letter of patterns that stands for itself
+ESCAPED = re.compile(r"\[([*?[])\]")  # an escaped special character of patterns
 
 
 class Problem(NamedTuple):
-    """Something wrong with files, of one of check's kinds; `refused` where the labels of an image would be a guess.
+    """A problem with files, of one of the kinds of `semask check`; `refused` if the labels would be a guess.
 
-    `sources` are the images it concerns, as `CocoLabels.source` calls them.
+    `sources` names the images that it concerns, in the form of `CocoLabels.source`.
     """
 
     kind: str
@@ -41,11 +41,11 @@ class Problem(NamedTuple):
     sources: tuple[str, ...] = ()
 
 
-LEFT_OUT = ("annotation", "area")  # the kinds of problems whose annotations a training goes on without
+LEFT_OUT = ("annotation", "area")  # kinds of problems for which training leaves out the annotations
 
 
 def require_sound(problems: Sequence[Problem]) -> None:
-    """Raise `UserError` with the first problems that leave labels unknown; log a count of annotations left out."""
+    """Raise `UserError` with the first problems that make labels ambiguous; log the annotations that are left out."""
     if refused := [problem.text for problem in problems if problem.refused]:
         raise UserError(f"{few(refused, '; ')}; semask check lists all")
     if left_out := [problem.text for problem in problems if problem.kind in LEFT_OUT]:
@@ -54,7 +54,7 @@ def require_sound(problems: Sequence[Problem]) -> None:
 
 @dataclass
 class Pairing:
-    """Files by patterns: pairs (image, label file) in the order of their names, files without a partner, problems."""
+    """Result of pairing: pairs (image, label file) ordered by name, files without a partner, and problems."""
 
     pairs: list[tuple[Path, Path]] = field(default_factory=list)
     unlabeled: list[Path] = field(default_factory=list)
@@ -62,14 +62,14 @@ class Pairing:
     problems: list[Problem] = field(default_factory=list)
 
     def add(self, other: Pairing) -> None:
-        """Take the files of another one as well."""
+        """Add the files and problems of another pairing."""
         self.pairs += other.pairs
         self.unlabeled += other.unlabeled
         self.imageless += other.imageless
         self.problems += other.problems
 
     def require_whole(self, source: str) -> None:
-        """Raise UserError with the first problems, and files that have no partner; `source` names the split."""
+        """Raise `UserError` with the first problems and files without a partner; `source` names the split."""
         require_sound(self.problems)
         complaints = []
         if self.unlabeled:
@@ -78,19 +78,19 @@ class Pairing:
             complaints.append(f"{len(self.imageless)} label file(s) without an image: {few(self.imageless)}")
         if complaints:
             raise UserError(
-                f"{source}: {'; '.join(complaints)}. Pairs have one name up to the ending; `semask check` lists all, "
-                "and writes the good pairs with --list"
+                f"{source}: {'; '.join(complaints)}. Pairs have equal names up to the ending; `semask check` lists "
+                "all problems, and writes the good pairs with --list"
             )
 
 
 def find_pairs(images: Sequence[str], labels: Sequence[str], root: Path, source: str) -> Pairing:
-    """Return the pairs of patterns, folders or files below `root`; without `labels` the first of `images` lists pairs.
+    """Return the pairs of patterns, folders or files below `root`; without `labels`, `images` names a list of pairs.
 
-    Images and label files are paired by their path below the fixed part of their pattern, without the pattern's ending:
-    folders within may hold equal names. As many patterns on both sides are paired one by one, those of one folder of
-    labels, or of images, together; two lists of files are paired in their order. Where the files of one side are among
-    those of the other, as x_mask.png is among *.png, they are of that side alone. Raises `UserError`, beginning with
-    `source`, where a pattern matches nothing or two files have one name.
+    Images and label files are paired by their path below the fixed part of their pattern, without the pattern's ending,
+    so subfolders may contain equal names. With equally many patterns on both sides, patterns are paired one by one, and
+    those that share a pattern of images or labels are handled together; two lists of files are paired in order. If one
+    side's pattern also matches all files of the other, as *.png matches x_mask.png, those files belong to the other
+    side only. Raises `UserError`, starting with `source`, if a pattern matches nothing or two files have the same name.
     """
     if not labels:
         base, missing = existing_part(images[0], root)
@@ -115,7 +115,7 @@ def find_pairs(images: Sequence[str], labels: Sequence[str], root: Path, source:
 
 
 def grouped(images: Sequence[str], labels: Sequence[str]) -> list[tuple[list[str], list[str]]]:
-    """Return pairs of patterns, those that share one of images or of labels as one group."""
+    """Return groups of image patterns and label patterns; pairs that share a pattern form one group."""
     groups: list[tuple[list[str], list[str]]] = []
     for image, label in zip(images, labels, strict=True):
         same = [group for group in groups if image in group[0] or label in group[1]]
@@ -125,7 +125,7 @@ def grouped(images: Sequence[str], labels: Sequence[str]) -> list[tuple[list[str
 
 
 def apart(images: dict[str, Path], labels: dict[str, Path]) -> tuple[dict[str, Path], dict[str, Path]]:
-    """Return both sides, without the files of the other on the side that holds all of it and more."""
+    """Return both sides; if one side contains all files of the other, they are removed from it."""
     of_images, of_labels = set(images.values()), set(labels.values())
     if of_labels < of_images:
         return {key: path for key, path in images.items() if path not in of_labels}, labels
@@ -135,9 +135,9 @@ def apart(images: dict[str, Path], labels: dict[str, Path]) -> tuple[dict[str, P
 
 
 def paired(images: dict[str, Path], labels: dict[str, Path]) -> Pairing:
-    """Return the pairs of equal names, in their order, and what has no partner.
+    """Return the pairs with equal names, ordered by name, and the files without a partner.
 
-    Labels may be named by the whole name of their image, as a.jpg.png by a.jpg.
+    A label file may also be named after its image's full name, such as a.jpg.png for a.jpg.
     """
     labels = dict(labels)
     for key in sorted(labels.keys() - images.keys()):
@@ -152,7 +152,7 @@ def paired(images: dict[str, Path], labels: dict[str, Path]) -> Pairing:
 
 
 def repeated_in_list(pairs: Sequence[tuple[Path, Path]], source: str) -> list[Problem]:
-    """Return what a list says of one image, or of one label map, several times."""
+    """Return the problems of a list that gives an image several label files, or a label map several images."""
     problems = []
     for side, what in ((0, "label files"), (1, "images")):
         partners: dict[Path, set[Path]] = {}
@@ -165,14 +165,14 @@ def repeated_in_list(pairs: Sequence[tuple[Path, Path]], source: str) -> list[Pr
 
 
 def is_file(files: dict[str, Path]) -> bool:
-    """Return whether an entry was the name of a single file."""
+    """Return whether an entry names a single file."""
     return list(files) == [""]
 
 
 def expand(word: str, root: Path, source: str) -> dict[str, Path]:
-    """Return the picture files that a pattern, folder or file name means, by the name to pair them by ("" for a file).
+    """Return the image files that a pattern, folder or file name refers to, by the name to pair them by.
 
-    The part of a pattern that is there, with `root`, is no pattern, whatever letters are in it.
+    A single file has the name "". Leading folders that exist are taken literally, whatever characters they contain.
     """
     base, pattern = existing_part(word, root)
     if not pattern and not base.is_dir():
@@ -186,7 +186,7 @@ def expand(word: str, root: Path, source: str) -> dict[str, Path]:
         path = base.joinpath(*pattern)
         kinds = ", ".join(sorted({p.suffix for p in files}))
         raise UserError(
-            f"{source}: {path} matches {len(files)} file(s) of other kinds ({kinds}), and no picture "
+            f"{source}: {path} matches {len(files)} file(s) of other kinds ({kinds}), but no image file "
             f"({', '.join(SUFFIXES[:5])}, ...)"
             if files
             else f"{source}: {path} matches no file"
@@ -198,7 +198,7 @@ def expand(word: str, root: Path, source: str) -> dict[str, Path]:
 
 
 def ending_of(pattern: Sequence[str]) -> str:
-    """Return the letters between the * of a pattern's last part and the suffix; "" where there is more than one *."""
+    """Return the text between the * in a pattern's last part and the suffix; "" if there is more than one *."""
     before, star, after = composed(pattern[-1] if pattern else "").partition("*")
     plain = ESCAPED.sub("", before + after)
     if not star or is_pattern([plain]):
@@ -207,15 +207,15 @@ def ending_of(pattern: Sequence[str]) -> str:
 
 
 def merged(parts: Sequence[dict[str, Path]], source: str) -> dict[str, Path]:
-    """Return the files of several patterns together; a single file goes by its stem."""
+    """Return the files of several patterns merged; a single file is named by its stem."""
     named = [(key or composed(path.stem), path) for part in parts for key, path in part.items()]
-    return by_name(named, source, "give as many patterns of images as of labels, which are paired one by one")
+    return by_name(named, source, "give as many image patterns as label patterns, which are then paired one by one")
 
 
 def by_name(named: Iterable[tuple[str, Path]], source: str, advice: str) -> dict[str, Path]:
-    """Return files by the names to pair them by; `UserError`, with `source` and `advice`, where two have one name."""
+    """Return files by the names to pair them by; `UserError`, with `source` and `advice`, if two have the same name."""
     files: dict[str, Path] = {}
     for name, path in named:
         if (other := files.setdefault(name, path)) != path:
-            raise UserError(f"{source}: {other} and {path} have one name; {advice}")
+            raise UserError(f"{source}: {other} and {path} have the same name; {advice}")
     return files

@@ -1,11 +1,11 @@
-"""Paints one procedural outdoor scene and its label map: the pictures of the toy data set.
+"""Painting a procedural outdoor scene and its label map, for the images of the toy dataset.
 
-Twelve classes come in six pairs that share their colors, so that color alone cannot tell them apart: sky
-and water (place), grass and tree (shape, texture), road and building (place, texture), ball and box (shape),
-sand and hut (shape, texture), stripes and checks (texture). A rock is drawn here and there and not labeled.
+The twelve classes come in six pairs of equal color, so color alone cannot distinguish them: sky and water (place),
+grass and tree (shape, texture), road and building (place, texture), ball and box (shape), sand and hut (shape,
+texture), stripes and checks (texture). Some scenes also contain rocks, which are not labeled.
 
-Every shape is decided in integer arithmetic from PCG64's raw bits, a stream that NumPy promises to keep, so
-that the labels are the same on every machine.
+All shapes are computed in integer arithmetic from PCG64's raw bits, a stream that NumPy keeps stable, so the labels are
+the same on every machine.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SIZE = 128  # pixels, both sides
 IGNORE = 255
 CLASSES = ("sky", "water", "grass", "tree", "road", "building", "ball", "box", "sand", "hut", "stripes", "checks")
 SKY, WATER, GRASS, TREE, ROAD, BUILDING, BALL, BOX, SAND, HUT, STRIPES, CHECKS = range(len(CLASSES))
-THINGS = (TREE, BUILDING, BALL, BOX, HUT, STRIPES, CHECKS)  # what stands on the ground, and can be counted
+THINGS = (TREE, BUILDING, BALL, BOX, HUT, STRIPES, CHECKS)  # countable objects that stand on the ground
 
 BLUE, GREEN, GRAY, RED, TAN = (112, 158, 200), (88, 130, 66), (128, 124, 122), (188, 66, 56), (198, 168, 118)
 VIOLET, WHITE, STONE, BARK = (120, 64, 142), (226, 216, 222), (62, 54, 58), (78, 62, 48)
@@ -27,27 +27,27 @@ VIOLET, WHITE, STONE, BARK = (120, 64, 142), (226, 216, 222), (62, 54, 58), (78,
 ROWS, COLUMNS = np.mgrid[:SIZE, :SIZE]
 ONE = 1024  # fixed-point one of `Dice.field`
 
-Array = np.ndarray  # (SIZE, SIZE) of whatever a pixel has
+Array = np.ndarray  # (SIZE, SIZE), one value per pixel
 Color = tuple[int, int, int]
 Grain = tuple[int, int, int]  # arguments of `Dice.grain`
-Brush = Iterator[Array]  # see "what stands on it"
+Brush = Iterator[Array]  # see "objects on the ground"
 
 
 class Dice:
-    """Random choices whose outcome depends on the seed alone."""
+    """Random choices that depend only on the seed."""
 
     def __init__(self, *seed: int) -> None:
         self._bits = np.random.PCG64(np.random.SeedSequence(seed))
 
     def integer(self, low: int, high: int) -> int:
-        """An integer in [low, high]."""
+        """Return an integer in [low, high]."""
         return low + int(self._bits.random_raw()) % (high - low + 1)
 
     def chance(self, percent: int) -> bool:
         return self.integer(0, 99) < percent
 
     def field(self, cell_height: int, cell_width: int) -> Array:
-        """Value noise (SIZE, SIZE) of integers in [-ONE, ONE] whose blobs are about one cell large."""
+        """Return value noise (SIZE, SIZE): integers in [-ONE, ONE] in blobs of about one cell."""
         rows, columns = SIZE // cell_height + 2, SIZE // cell_width + 2
         raw = self._bits.random_raw(rows * columns).reshape(rows, columns)
         knots = (raw % (2 * ONE + 1)).astype(np.int64) - ONE
@@ -58,12 +58,12 @@ class Dice:
         return (upper * (cell_height - down) + lower * down) // (cell_height * cell_width)
 
     def grain(self, cell_height: int, cell_width: int, levels: int) -> Array:
-        """The same in gray levels, for colors."""
+        """Return value noise in gray levels, for colors."""
         return self.field(cell_height, cell_width) * (levels / ONE)
 
 
 class Scene:
-    """A picture under construction."""
+    """An image under construction."""
 
     def __init__(self, dice: Dice) -> None:
         self.dice = dice
@@ -71,13 +71,13 @@ class Scene:
         self.light = 1 if dice.chance(50) else -1  # from the right or from the left
         self.colors = np.zeros((SIZE, SIZE, 3), np.float32)
         self.labels = np.full((SIZE, SIZE), GRASS, np.uint8)
-        self.owners = np.zeros((SIZE, SIZE), np.int64)  # the object in view, counted from 1
-        self.areas = [0]  # of each object before others hid it; nothing of the ground, number 0, need stay in view
+        self.owners = np.zeros((SIZE, SIZE), np.int64)  # number of the visible object, from 1
+        self.areas = [0]  # full area of each object; 0 for the ground, which may be hidden completely
 
     def fill(
         self, mask: Array, label: int, color: Color, *grains: Grain, relief: Array | float = 0, spread: int = 14
     ) -> None:
-        """Paint `mask` in about this color, `relief` and the grains added; its brightness is off by up to `spread`."""
+        """Paint `mask` in a color plus `relief` and grains; the brightness varies randomly by up to `spread`."""
         texture = np.asarray(sum((self.dice.grain(*grain) for grain in grains), relief))
         brightness = self.dice.integer(-spread, spread)
         shade = np.array([c + brightness + self.dice.integer(-6, 6) for c in color], np.float32)
@@ -85,7 +85,7 @@ class Scene:
         self.labels[mask] = label
 
     def fits(self, mask: Array) -> bool:
-        """Whether an object at `mask` leaves at least 60 % of every earlier object in view."""
+        """Return whether an object at `mask` leaves at least 60 % of every earlier object visible."""
         left = np.bincount(self.owners[~mask], minlength=len(self.areas))
         return bool((10 * left >= 6 * np.array(self.areas)).all())
 
@@ -110,7 +110,7 @@ def paint_backdrop(scene: Scene) -> None:
 
 
 def paint_sand(scene: Scene) -> None:
-    """A beach that takes one side of the ground, or its near part."""
+    """Paint a beach on one side of the ground, or on its near part."""
     dice, wave = scene.dice, scene.dice.field(16, 16) * 9 // ONE
     middle = (scene.horizon + SIZE) // 2
     if dice.chance(40):
@@ -123,7 +123,7 @@ def paint_sand(scene: Scene) -> None:
 
 
 def paint_water(scene: Scene) -> None:
-    """A lake in the ground, flattened by the perspective."""
+    """Paint a lake on the ground, flattened by the perspective."""
     dice = scene.dice
     radius_y, radius_x = dice.integer(9, 16), dice.integer(28, 52)
     center_y, center_x = dice.integer(scene.horizon + radius_y + 7, SIZE - 6), dice.integer(8, SIZE - 8)
@@ -133,7 +133,7 @@ def paint_water(scene: Scene) -> None:
 
 
 def paint_road(scene: Scene) -> None:
-    """A road that runs from the near edge to the horizon, wider towards the viewer."""
+    """Paint a road from the near edge to the horizon, wider towards the viewer."""
     dice, depth, down = scene.dice, SIZE - scene.horizon, ROWS - scene.horizon
     far, near = dice.integer(20, 108), dice.integer(10, 118)
     far_width, near_width = dice.integer(12, 18), dice.integer(40, 64)
@@ -143,12 +143,12 @@ def paint_road(scene: Scene) -> None:
     scene.fill((down >= 0) & (2 * across <= width), ROAD, GRAY, (2, 2, 12), (30, 20, 10), relief=34 * dashes)
 
 
-GROUND = ((paint_sand, 58), (paint_water, 66), (paint_road, 58))  # with the percentage of scenes that have it
+GROUND = ((paint_sand, 58), (paint_water, 66), (paint_road, 58))  # with the percentage of scenes that contain it
 
 
-# --- what stands on it ---
-# Each takes the foot (row, column) and the scale in percent (100 at the near edge). It yields its mask first, so that
-# a place can be tried before anything is drawn, and paints when it is resumed.
+# --- objects on the ground ---
+# Each function takes the foot (row, column) and the scale in percent (100 at the near edge). It first yields its mask,
+# so that a place can be tried before anything is drawn, and paints when it is resumed.
 
 
 def tree(scene: Scene, foot: int, x: int, percent: int) -> Brush:
@@ -197,7 +197,7 @@ def box(scene: Scene, foot: int, x: int, percent: int) -> Brush:
 
 
 def hut(scene: Scene, foot: int, x: int, percent: int) -> Brush:
-    """A wooden hut: planks under a pointed roof."""
+    """Paint a wooden hut: planks under a pointed roof."""
     width = max(22, scene.dice.integer(32, 44) * percent // 100)
     height = width * 5 // 9
     above = foot - height - ROWS
@@ -208,7 +208,7 @@ def hut(scene: Scene, foot: int, x: int, percent: int) -> Brush:
 
 
 def sign(scene: Scene, foot: int, x: int, percent: int, *, label: int) -> Brush:
-    """A board or a disc in two colors, in stripes of any direction or in checks."""
+    """Paint a board or a disc in two colors, in stripes of any direction or in checks."""
     dice = scene.dice
     width, height = (max(20, dice.integer(28, 38) * percent // 100) for _ in range(2))
     is_disc = dice.chance(35)
@@ -225,26 +225,26 @@ def sign(scene: Scene, foot: int, x: int, percent: int, *, label: int) -> Brush:
 
 
 def rock(scene: Scene, foot: int, x: int, percent: int) -> Brush:
-    """A dark rock: nobody labeled it."""
+    """Paint a dark rock, which is not labeled."""
     radius = max(6, scene.dice.integer(8, 13) * percent // 100)
     yield (mask := ellipse(foot - radius // 2, x, radius * 2 // 3, radius) & (foot >= ROWS))
     scene.fill(mask, IGNORE, STONE, (4, 5, 22))
 
 
-STANDING = (  # with the chance in percent of a first one, and of a second one
+STANDING = (  # with the chance in percent for each of two possible copies
     (tree, 50), (building, 40), (ball, 48), (box, 48), (hut, 44),
     (partial(sign, label=STRIPES), 44), (partial(sign, label=CHECKS), 44), (rock, 16),
 )  # fmt: skip
 
 
 def place_objects(scene: Scene) -> None:
-    """Stand the scene's objects on the ground, the far ones first, so that near ones hide parts of them."""
+    """Place the scene's objects on the ground, far ones first, so that near ones hide parts of them."""
     dice, horizon = scene.dice, scene.horizon
     cast = [make for make, percent in STANDING for _ in range(2) if dice.chance(percent)]
     feet = sorted((dice.integer(horizon + 8, SIZE - 3), number) for number in range(len(cast)))
     for foot, number in feet:
         make = cast[number]
-        if make is building:  # it stands far off
+        if make is building:  # buildings are far away
             foot = min(foot, horizon + 24)
         percent = 55 + 45 * (foot - horizon) // (SIZE - horizon)
         for _ in range(12):
@@ -262,7 +262,7 @@ def place_objects(scene: Scene) -> None:
 
 
 def develop(scene: Scene) -> Array:
-    """Turn the scene into a photograph: light that falls off, a color cast, a soft lens and noise."""
+    """Turn the scene into a photograph with uneven light, a color cast, a soft lens and noise."""
     dice = scene.dice
     gain = dice.integer(74, 120) / 100
     slope_x, slope_y = scene.light * dice.integer(0, 14) / 100, dice.integer(-10, 10) / 100
@@ -283,7 +283,10 @@ def paint_scene(*seed: int) -> tuple[Array, Array]:
 
 
 def paint_objects(*seed: int) -> tuple[Array, Array, Array]:
-    """As `paint_scene`, and the objects (SIZE, SIZE) int64: each pixel's, counted from 1, or 0 on the ground."""
+    """Paint the scene of this seed: image and labels of `paint_scene`, and object numbers (SIZE, SIZE) int64.
+
+    Objects are numbered from 1; the ground has the number 0.
+    """
     scene = Scene(Dice(*seed))
     paint_backdrop(scene)
     for paint, percent in GROUND:

@@ -1,4 +1,4 @@
-"""toy_scenes: a small procedural data set that is generated on first use, in ADE20K's folder layout."""
+"""toy_scenes: a small procedural dataset in ADE20K's folder layout, generated on first use."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ COLORS = (
 
 
 def ensure_generated(folder: Path) -> None:
-    """Generate the data set as `folder` unless it is there; UserError where that cannot be written."""
+    """Generate the dataset in `folder` unless it exists; raises `UserError` if it cannot be written."""
     if folder.exists():
         return
     logging.getLogger(__name__).info("generating toy_scenes in %s", folder)
@@ -31,7 +31,7 @@ def ensure_generated(folder: Path) -> None:
     except OSError as error:
         raise UserError(
             f"toy_scenes cannot be generated in {folder} ({error.strerror}): "
-            "set DETECTRON2_DATASETS to a folder that can be written"
+            "set DETECTRON2_DATASETS to a writable folder"
         ) from error
 
 
@@ -41,16 +41,16 @@ TOY_SCENES = FolderDataset(
     labels="annotations",
     splits={"train": "training", "val": "validation"},
     classes=Classes(toy_painter.CLASSES, COLORS),
-    how_to_get="remove the whole toy_scenes folder, and it is generated again on the next use",
+    how_to_get="remove the whole toy_scenes folder; it is generated again on the next use",
     prepare=ensure_generated,
 )
 
 
 def generate(folder: Path, sizes: dict[str, int]) -> None:
-    """Write `sizes[split]` scenes per split into `folder`, which appears only when all of them are written.
+    """Write `sizes[split]` scenes per split to `folder`, which appears only when all of them are written.
 
-    Where several processes generate at once, the first to finish wins: scenes depend on their number alone,
-    so all of them would be the same.
+    If several processes generate the dataset at once, the first to finish wins. All results are equal, because a scene
+    depends only on its number.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))

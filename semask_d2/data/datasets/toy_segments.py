@@ -1,4 +1,4 @@
-"""toy_scenes with segments: panoptic maps and instances of its scenes in COCO's formats, made on first use."""
+"""toy_scenes with segments: panoptic maps and instances of its scenes in COCO's formats, generated on first use."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from semask_d2.utils.errors import UserError
 
 FOLDER = "toy_scenes"
 SPLITS = {"train": "training", "val": "validation"}
-FIRST_OBJECT = 20  # segment ids below it are of the ground, class + 1
+FIRST_OBJECT = 20  # smaller segment ids belong to the ground and are class + 1
 CATEGORIES = tuple(
     Category(i + 1, name, i in toy_painter.THINGS, color)
     for i, (name, color) in enumerate(zip(toy_painter.CLASSES, toy_scenes.COLORS, strict=True))
@@ -27,7 +27,7 @@ CATEGORIES = tuple(
 
 
 def ensure_segments(root: Path) -> None:
-    """Generate toy_scenes in `root` unless it is there, and its segments unless they are."""
+    """Generate toy_scenes in `root`, and its segments, unless they exist."""
     home = root / FOLDER
     toy_scenes.ensure_generated(home)
     if (home / "segments").exists():
@@ -38,12 +38,12 @@ def ensure_segments(root: Path) -> None:
     except OSError as error:
         raise UserError(
             f"the segments of toy_scenes cannot be generated in {home} ({error.strerror}): "
-            "set DETECTRON2_DATASETS to a folder that can be written"
+            "set DETECTRON2_DATASETS to a writable folder"
         ) from error
 
 
 def generate(home: Path) -> None:
-    """Write the folder `segments` of the scenes that are in `home`, which appears only when it is whole."""
+    """Write the folder `segments` for the scenes in `home`; it appears only when it is complete."""
     temporary = Path(tempfile.mkdtemp(dir=home, prefix=".segments."))
     try:
         for split_number, split in enumerate(toy_scenes.SIZES):
@@ -71,14 +71,14 @@ def generate(home: Path) -> None:
         try:
             temporary.rename(home / "segments")
         except OSError:
-            if not (home / "segments").exists():  # of a process that was quicker
+            if not (home / "segments").exists():  # another process may have been faster
                 raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
 def paint_segments(*seed: int) -> tuple[np.ndarray, list[dict[str, Any]]]:
-    """A scene's segment ids (H, W) uint8, 0 where nothing is labeled, and COCO's `segments_info` of them."""
+    """Return a scene's segment ids (H, W) uint8, 0 for unlabeled pixels, and their `segments_info` as in COCO."""
     _, labels, objects = toy_painter.paint_objects(*seed)
     is_thing = np.isin(labels, toy_painter.THINGS)
     ids = np.where(is_thing, FIRST_OBJECT + objects, labels + 1)
@@ -101,7 +101,7 @@ def paint_segments(*seed: int) -> tuple[np.ndarray, list[dict[str, Any]]]:
 
 
 def instance(ids: np.ndarray, segment: dict[str, Any], *, image_id: int, number: int) -> dict[str, Any]:
-    """COCO's annotation of a segment as an instance, with its mask as RLE."""
+    """Return COCO's annotation of a segment as an instance, with its mask as RLE."""
     return {**segment, "id": number + 1, "image_id": image_id, "segmentation": run_lengths(ids == segment["id"])}
 
 
@@ -110,7 +110,7 @@ def _files(split: str, kind: str) -> SegmentFiles:
     return SegmentFiles(f"{FOLDER}/images/{split}", f"{FOLDER}/segments/{kind}_{split}.json", maps)
 
 
-HOW = "remove the whole folder toy_scenes/segments, and it is generated again on the next use"
+HOW = "remove the whole folder toy_scenes/segments; it is generated again on the next use"
 TOY_SCENES_PANOPTIC, TOY_SCENES_INSTANCE = (
     SegmentDataset(
         splits={f"toy_scenes_{name}_{split}": _files(folder, kind) for split, folder in SPLITS.items()},

@@ -1,7 +1,7 @@
-"""Files below a folder and files of a pattern, by one rule for all readers of data sets.
+"""Listing the files in a folder or matching a pattern, by the same rules for all datasets.
 
-Links to folders are followed, and each real folder is taken once; names that begin with a dot are left out; only
-regular files count; names are compared in one Unicode form, as macOS and others store letters with accents differently.
+Links to folders are followed, and each real folder is visited once. Hidden files and anything but regular files are
+skipped. Names are compared in one Unicode form, because systems such as macOS store accented letters differently.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from pathlib import Path
 from semask_d2.utils.errors import UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm", ".jp2", ".avif")
-MAGIC = "*?["  # a name with one of these is a pattern, where no file has that very name
+MAGIC = "*?["  # a name with one of these is a pattern, unless a file has exactly that name
 ANY_FOLDERS = "**"
 
 
 def composed(name: str) -> str:
-    """Return a name in the Unicode form in which names are compared."""
+    """Return a name in the Unicode form used for comparisons."""
     return unicodedata.normalize("NFC", name)
 
 
 def files_below(folder: str | os.PathLike, depth: int | None = None) -> list[Path]:
-    """Return the regular files below `folder` in the order of their paths, with those of its folders down to `depth`.
+    """Return the regular files below `folder`, ordered by path, down to `depth` levels of folders.
 
-    A `depth` of 1 is the folder alone. A folder that several links lead to is taken by its own path where that is below
-    `folder`, else by the first link. Links to a folder that `folder` is in are left out. Raises `UserError` for
-    one that cannot be listed.
+    A `depth` of 1 means `folder` alone. A folder with several links to it is listed under its real path if that is
+    below `folder`, else under the first link. Links to a parent of `folder` are skipped. Raises `UserError` for a
+    folder that cannot be listed.
     """
     home = os.path.realpath(folder)
     folders, links = deque([(Path(folder), 1)]), deque[tuple[Path, int]]()
@@ -57,9 +57,9 @@ def files_below(folder: str | os.PathLike, depth: int | None = None) -> list[Pat
 
 
 def existing_part(word: str, root: Path) -> tuple[Path, tuple[str, ...]]:
-    """Return the file or folder that a path or pattern begins with, as far as it is there, and its other parts.
+    """Split a path or pattern into the longest leading path that exists, and the remaining parts.
 
-    `root` itself is never a pattern. Backslashes of Windows and a ~ are read where no file has such a name.
+    `root` itself is never a pattern. Backslashes as in Windows, and ~, are expanded unless a file has such a name.
     """
     if not os.path.lexists(root / word.split("/")[0]):
         word = os.path.expanduser(word.replace("\\", "/"))
@@ -74,7 +74,7 @@ def existing_part(word: str, root: Path) -> tuple[Path, tuple[str, ...]]:
 
 
 def child_named(folder: Path, name: str) -> Path | None:
-    """Return what is called `name` in a folder, in any Unicode form; None where there is no such thing."""
+    """Return the file or folder with this name in `folder`, in any Unicode form; None if there is none."""
     if os.path.exists(folder / name):
         return folder / name
     if name.isascii() or not os.path.isdir(folder):
@@ -88,9 +88,9 @@ def is_pattern(parts: Sequence[str]) -> bool:
 
 
 def matching_files(base: Path, pattern: Sequence[str]) -> list[Path]:
-    """Return the files below `base` whose path from there fits a `pattern`, whose part ** stands for any folders.
+    """Return the files below `base` whose relative path matches `pattern`, in which ** matches any number of folders.
 
-    The suffix of a picture fits in small letters and in capitals.
+    Image suffixes match in lower and upper case.
     """
     pattern = [composed(part) for part in pattern]
     pattern[-1] = small_suffix(pattern[-1])
@@ -99,9 +99,9 @@ def matching_files(base: Path, pattern: Sequence[str]) -> list[Path]:
 
 
 def fits(parts: Sequence[str], pattern: Sequence[str]) -> bool:
-    """Return whether the names of a path fit the parts of a pattern, one by one."""
+    """Return whether the parts of a path match the parts of a pattern."""
     names = [*map(composed, parts[:-1]), small_suffix(composed(parts[-1]))]
-    reached = {0}  # how many parts of the pattern the names so far can have used
+    reached = {0}  # possible numbers of pattern parts matched so far
     for name in names:
         reached = after_any_folders(reached, pattern)
         reached = {
@@ -113,7 +113,7 @@ def fits(parts: Sequence[str], pattern: Sequence[str]) -> bool:
 
 
 def after_any_folders(reached: set[int], pattern: Sequence[str]) -> set[int]:
-    """Return `reached` with the places behind each ** in it, which may stand for no folder."""
+    """Return `reached` with the positions after each ** added, as ** may match no folder."""
     result = set(reached)
     for at, part in enumerate(pattern):
         if at in result and part == ANY_FOLDERS:
@@ -122,12 +122,12 @@ def after_any_folders(reached: set[int], pattern: Sequence[str]) -> set[int]:
 
 
 def small_suffix(name: str) -> str:
-    """Return a name with the suffix of a picture in small letters."""
+    """Return a name with its image suffix, if any, in lower case."""
     stem, suffix = os.path.splitext(name)
     return stem + suffix.lower() if suffix.lower() in SUFFIXES else name
 
 
 def stem_of(place: str) -> str:
-    """Return a path, composed, without the suffixes of pictures that it ends in, as a of a.jpg.png."""
+    """Return a composed path without its image suffixes, such as "a" for a.jpg.png."""
     stem, suffix = os.path.splitext(composed(place))
     return stem_of(stem) if suffix.lower() in SUFFIXES else stem + suffix

@@ -1,4 +1,4 @@
-"""Files of label tools that hold no label maps: known by their names, each with what to export in its place."""
+"""Unsupported exports of label tools, recognized by file name, with advice on what to export instead."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 from semask_d2.utils.errors import UserError
 from semask_d2.utils.excerpts import few
 
-BRUSH = re.compile(r"task-\d+-annotation-\d+-by-.*-tag-.+-\d+")  # Label Studio's names of masks, one a class
-# What files of a name are, the first that fits
+BRUSH = re.compile(r"task-\d+-annotation-\d+-by-.*-tag-.+-\d+")  # Label Studio's names of masks, one per class
+# name patterns of files and what these are; the first match counts
 KINDS = (
     (re.compile(r"annotations\.xml"), "CVAT's own format; export as COCO 1.0 or Segmentation mask 1.1"),
     (re.compile(r".*\.xml"), "XML of Pascal VOC or labelme; export as COCO, or as masks"),
@@ -20,30 +20,30 @@ KINDS = (
     (re.compile(r".*\.(dcm|nii|nii\.gz|mha|mhd|nrrd)"), "a medical volume; write its slices as PNG or TIFF"),
     (
         re.compile(r"data\.ya?ml"),
-        "a YOLO data set, whose .txt files hold polygons or boxes; export as COCO, or as masks",
+        "a YOLO dataset, whose .txt files hold polygons or boxes; export as COCO, or as masks",
     ),
 )
 
 
 def require_whole_labels(folder: Path, files: Sequence[Path]) -> None:
-    """Raise `UserError` where a tool wrote a mask for each class, or a folder for each image."""
+    """Raise `UserError` if a label tool wrote one mask per class, or one folder per image."""
     if brushes := [path.name for path in files if BRUSH.fullmatch(path.stem)]:
         raise UserError(
-            f"{folder}: {few(brushes)} are Label Studio's brush masks, one for each class and annotation; export the "
+            f"{folder}: {few(brushes)} are Label Studio's brush masks, one per class and annotation; export the "
             "project as COCO instead, with images"
         )
     names = {path.name for path in files}
     if {"img.png", "label.png", "label_names.txt"} <= names:
         raise UserError(
-            f"{folder}: folders of img.png and label.png are labelme_json_to_dataset's; convert the JSON files with "
-            "labelme2voc.py instead, which gives all images one numbering of classes"
+            f"{folder}: folders of img.png and label.png come from labelme_json_to_dataset; convert the JSON files "
+            "with labelme2voc.py instead, which numbers the classes equally in all images"
         )
 
 
-def files_of_tools(files: Sequence[Path]) -> list[str]:
-    """Return what is known of files by their names, a line for each kind."""
-    known = {}
+def unsupported_files(files: Sequence[Path]) -> list[str]:
+    """Return one line for each kind of unsupported file among `files`, with an example and advice."""
+    examples = {}
     for path in files:
-        what = next((what for pattern, what in KINDS if pattern.fullmatch(path.name.lower())), "")
-        known.setdefault(what, path)
-    return [f"{path} is {what}" for what, path in known.items() if what]
+        kind = next((kind for pattern, kind in KINDS if pattern.fullmatch(path.name.lower())), "")
+        examples.setdefault(kind, path)
+    return [f"{path} is {kind}" for kind, path in examples.items() if kind]

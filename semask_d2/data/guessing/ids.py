@@ -1,4 +1,4 @@
-"""Classes that the ids or colors of label files stand for: which are none, and under which numbers the others go."""
+"""Deriving classes from the ids or colors in label files: which values are ignored, and the class ids of the others."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from semask_d2.data.soft_borders import Counts, border_counts, soft_values, tota
 from semask_d2.utils.errors import UnreadableFile, UserError
 from semask_d2.utils.excerpts import few
 
-NO_DATA = MAX_ID  # of 16-bit rasters, as negative ids are of others
+NO_DATA = MAX_ID  # "no data" in 16-bit rasters; others use negative ids
 SHOWN = 20
-MANY_COLORS = 1024  # that no label files hold together
+MANY_COLORS = 1024  # more than any set of label files has
 IDS, COLORS = "ids", "colors"
 
 
 @dataclass(frozen=True)
 class GuessedClasses:
-    """Names of the classes, what brings a file's ids or colors (0xRRGGBB) to them, the ignored id, and remarks."""
+    """Names of the classes, the maps from a file's ids or colors (0xRRGGBB) to them, the ignored id, and remarks."""
 
     names: list[str]
     ignore: int = DEFAULT_IGNORE
@@ -34,20 +34,20 @@ class GuessedClasses:
 
 
 def classes_of_files(files: Sequence[Path], table: NameTable, workers: int | None) -> tuple[GuessedClasses, str]:
-    """Return the classes of label files, named by a `table` as far as it goes, and what the files hold."""
+    """Return the classes in label files, with names from `table` where it has them, and a summary of the values."""
     kind, counts = ids_or_colors_of_all(files, workers)
     soft, values = set(soft_values(counts)), sorted(counts)
     sharp = [value for value in values if value not in soft]
     if kind == COLORS and len(sharp) > MANY_COLORS:
         raise UserError(
-            f"{files[0]} and others hold {len(values)} colors, as photographs do: a label file holds one id, or one of "
+            f"{files[0]} and others hold {len(values)} colors, like photographs: a label file holds one id, or one of "
             "few colors, for each pixel; are images and labels mixed up?"
         )
     if kind == COLORS:
         remarks = soft_remarks([f"#{color:06x}" for color in sharp], "color") if soft else []
         classes = classes_of_colors(sharp, table)
         if len(values) < 2 and any(map(has_transparency, files)):
-            remarks.append("they differ in transparency alone, which is not read: save it as a gray picture of its own")
+            remarks.append("they differ only in transparency, which is not read: save it as a separate gray image")
         known = {color: classes.ignore for color in sorted(soft) if color not in classes.colors}
         classes = replace(classes, colors=classes.colors | known, remarks=remarks + classes.remarks)
         return classes, f"{len(values)} colors"
@@ -62,23 +62,23 @@ def classes_of_files(files: Sequence[Path], table: NameTable, workers: int | Non
 
 
 def soft_remarks(values: Sequence[str], kind: str) -> list[str]:
-    """Return the remark on label files with soft borders, of which `values` stand for classes."""
+    """Return a remark about label files with soft borders, in which only `values` are taken for classes."""
     return [
-        f"WARNING: the label files have soft borders, as antialiasing makes them: {', '.join(values[:SHOWN])} are "
-        f"taken for classes, and each {kind} between them is ignored; better, save them anew with sharp borders"
+        f"WARNING: the label files have soft borders, as from antialiasing: {', '.join(values[:SHOWN])} are "
+        f"taken for classes, and each {kind} between them is ignored; better, save them again with sharp borders"
     ]
 
 
 def ids_or_colors_of_all(files: Sequence[Path], workers: int | None) -> tuple[str, Counts]:
-    """Return which of IDS and COLORS most label files hold, with the counts of all these."""
+    """Return IDS or COLORS, whichever most label files hold, and the total counts in those files."""
     read = [values for values in map_files(ids_or_colors, files, what="reading labels", workers=workers) if values]
     kinds = Counter(kind for kind, _ in read)
     kind = kinds.most_common(1)[0][0] if kinds else IDS
-    return kind, total_counts(counts for its_kind, counts in read if its_kind == kind)
+    return kind, total_counts(counts for file_kind, counts in read if file_kind == kind)
 
 
 def ids_or_colors(path: Path) -> tuple[str, Counts] | None:
-    """Return IDS and the counts of a label file, COLORS and those of one in color; None where it cannot be read."""
+    """Return the kind of values in a label file, IDS or COLORS, with their counts; None if it cannot be read."""
     try:
         return IDS, border_counts(read_labels(path))
     except UnreadableFile:
@@ -88,7 +88,7 @@ def ids_or_colors(path: Path) -> tuple[str, Counts] | None:
 
 
 def classes_of_colors(colors: Sequence[int], table: NameTable) -> GuessedClasses:
-    """Return a class for each color, in the order of the `table` and then of the colors."""
+    """Return one class per color: first those of the `table` in its order, then the other `colors`."""
     every = [*table.colors, *(color for color in colors if color not in table.colors)]
     names = usable_names(table.colors.get(color) for color in every)
     remarks = nothing_to_learn([f"#{color:06x}" for color in colors], "color")
@@ -98,17 +98,16 @@ def classes_of_colors(colors: Sequence[int], table: NameTable) -> GuessedClasses
 
 
 def classes_of_ids(ids: Sequence[int], table: NameTable) -> GuessedClasses:
-    """Return a class for each id but those that stand for none: negative ids, 65535, and 255 where others are classes.
+    """Return one class per id, except for ids of ignored pixels: negative ids, 65535, and 255 in most cases.
 
-    With 255 left out at least two classes are left; and 255 is a class among ids beyond it, as the last of equal steps,
-    or of the `table`.
+    255 is a class if fewer than two classes would be left without it, if both 254 and 256 occur, if the ids are equally
+    spaced gray levels up to 255, or if the `table` names it.
     """
     no_data = [x for x in ids if x < 0 or x == NO_DATA]
     valid = [x for x in ids if x not in no_data]
     others = [x for x in valid if x != DEFAULT_IGNORE]
-    among = 254 in others and 256 in others
-    among = among or is_evenly_spread(valid)
-    is_ignored = DEFAULT_IGNORE in valid and len(others) > 1 and not among and DEFAULT_IGNORE not in table.ids
+    is_in_sequence = (254 in others and 256 in others) or is_evenly_spread(valid)
+    is_ignored = DEFAULT_IGNORE in valid and len(others) > 1 and not is_in_sequence and DEFAULT_IGNORE not in table.ids
     class_ids = sorted({*(others if is_ignored else valid), *table.ids})
     names = usable_names(table.ids.get(x) for x in class_ids)
     ignore = ignored_above(len(names))
@@ -122,10 +121,10 @@ def classes_of_ids(ids: Sequence[int], table: NameTable) -> GuessedClasses:
     if no_data:
         remarks.append(f"{', '.join(map(str, no_data))}: taken for pixels without data, and ignored")
     if DEFAULT_IGNORE in valid and not is_ignored:
-        why = "as without it one is left" if len(others) < 2 else "as the others are"
+        why = "as only one would be left without it" if len(others) < 2 else "like the others"
         remarks.append(f"255 is taken for a class here, {why}; `255: {ignore}` in `map` ignores it")
     if is_ignored:
-        remarks.append("255: taken for pixels that count nowhere; where it is a class, `map` and `names` can say so")
+        remarks.append("255: taken for ignored pixels; if it is a class, add it to `map` and `names`")
     if ignore != DEFAULT_IGNORE:
         remarks.append(f"`ignore` is {ignore}, as ids up to {len(names) - 1} are classes")
     remarks += nothing_to_learn([str(x) for x in valid], "id")
@@ -133,23 +132,23 @@ def classes_of_ids(ids: Sequence[int], table: NameTable) -> GuessedClasses:
 
 
 def is_evenly_spread(ids: Sequence[int]) -> bool:
-    """Return whether ids are gray levels from 0 to 255 with equal steps, as 0, 85, 170 and 255."""
+    """Return whether ids are equally spaced gray levels from 0 to 255, such as 0, 85, 170 and 255."""
     step = DEFAULT_IGNORE / max(len(ids) - 1, 1)
     return step > 2 and all(abs(x - number * step) < 1 for number, x in enumerate(sorted(ids)))
 
 
 def ignored_above(count: int) -> int:
-    """Return an id for ignored pixels that is none of `count` classes."""
+    """Return an id for ignored pixels that is not among the ids of `count` classes."""
     return DEFAULT_IGNORE if count <= DEFAULT_IGNORE else MAX_ID
 
 
 def nothing_to_learn(values: Iterable[str], kind: str) -> list[str]:
-    """Return the remark on label files that hold one class or none; [] for others."""
+    """Return a remark about label files with fewer than two classes; [] for others."""
     values = list(values)
     if len(values) > 1:
         return []
-    held = f"one {kind}, {values[0]}" if values else f"no {kind} of a class"
+    held = f"one {kind}, {values[0]}" if values else f"no class {kind}"
     return [
-        f"WARNING: there is nothing to learn: the label files hold {held}. A training needs two classes, so give "
-        f"pixels of anything else {'an' if kind == 'id' else 'a'} {kind} of their own, and not one that is ignored"
+        f"WARNING: there is nothing to learn: the label files hold {held}. Training needs two classes: give all other "
+        f"pixels {'an' if kind == 'id' else 'a'} {kind} that is not ignored"
     ]

@@ -1,4 +1,4 @@
-"""Looks of pictures: which are label files, label files saved as JPEG, scans, or images with colors laid over them."""
+"""Classification of image files by their pixels: photographs, label files, label files saved as JPEG, and overlays."""
 
 from __future__ import annotations
 
@@ -11,34 +11,35 @@ import numpy as np
 from semask_d2.data.image_io import holds_whole_numbers, lossy_format, read_colors, read_image, read_labels, value_span
 from semask_d2.utils.errors import UnreadableFile, UserError
 
-FEW_COLORS = 64  # that a drawn label picture has at most; a photograph has thousands
-MANY_IDS = 1024  # that a label map has at most, in regions
-SMOOTH = 0.2  # of a label map's pixels, at most, differ from their left neighbors
-FLAT, MAIN_COLORS, MAIN_SHARE = 0.8, 32, 0.95  # of a label map saved as JPEG: its pixels like their left neighbors ...
-LOWER_CONTRAST, RELATED = 0.9, 0.8  # of an image under a color: its slope and correlation to the image alone
-MIN_PIXELS = 16  # of a region from which a slope can be told
+FEW_COLORS = 64  # maximum in any label file; a photograph has thousands
+MANY_IDS = 1024  # maximum in a label map of large regions
+SMOOTH = 0.2  # maximum share of a label map's pixels that differ from their left neighbors
+# label map saved as JPEG: share of pixels similar to their left neighbors, and share of the most frequent colors
+FLAT, MAIN_COLORS, MAIN_SHARE = 0.8, 32, 0.95
+LOWER_CONTRAST, RELATED = 0.9, 0.8  # overlay against its image: largest slope and smallest correlation
+MIN_PIXELS = 16  # smallest region for which a slope is estimated
 
 
 class Looks(NamedTuple):
-    """Different values of a picture, the share of pixels that differ from their left neighbor, and its format."""
+    """Statistics of an image file: its number of values, share of pixels unlike their left neighbor, and format."""
 
     values: int
     borders: float
     is_lossy: bool
 
     def is_label(self) -> bool:
-        """Return whether it looks like a label file: few values, or some in regions, and no photograph's format."""
+        """Return whether it looks like a label file: few values, or more in large regions, in a lossless format."""
         return not self.is_lossy and (self.values <= FEW_COLORS or (self.values <= MANY_IDS and self.borders < SMOOTH))
 
     def is_plainer(self, other: Looks) -> bool:
-        """Return whether it is a label map beside `other`, an image: far fewer values and borders."""
+        """Return whether it is a label map if `other` is its image: it has far fewer values and borders."""
         return 2 * self.values <= other.values and 3 * self.borders <= other.borders
 
 
 def looks(path: Path) -> Looks | None:
-    """Return how a picture looks, by its ids or else its colors; None where it cannot be read.
+    """Return the looks of an image file, from its ids or else its colors; None if it cannot be read.
 
-    Files of floats look like images, as no label file has them.
+    Files of floats count as images, because label files do not contain floats.
     """
     try:
         if (span := value_span(path)) is not None and span.is_float:
@@ -56,7 +57,7 @@ def looks(path: Path) -> Looks | None:
 
 
 def is_in_color(path: Path) -> bool:
-    """Return whether a picture has colors in the place of ids."""
+    """Return whether an image file holds colors instead of ids."""
     try:
         read_labels(path)
     except UnreadableFile:
@@ -67,7 +68,7 @@ def is_in_color(path: Path) -> bool:
 
 
 def is_whole_floats(path: Path) -> bool:
-    """Return whether a file holds floats that are all whole numbers, as ids written with the wrong type."""
+    """Return whether a file holds floats that are all whole numbers, like ids written with the wrong type."""
     try:
         return value_span(path) is not None and holds_whole_numbers(path)
     except UnreadableFile:
@@ -75,7 +76,7 @@ def is_whole_floats(path: Path) -> bool:
 
 
 def is_lossy_label(path: Path) -> bool:
-    """Return whether a file of a lossy format looks like a label map: flat regions of few colors, noisy at borders."""
+    """Return whether a file in a lossy format looks like a label map: flat regions of few colors with noisy borders."""
     if not lossy_format(path):
         return False
     try:
@@ -90,22 +91,22 @@ def is_lossy_label(path: Path) -> bool:
 
 
 def is_overlay(candidate: Path, image: Path, label: Path) -> bool:
-    """Return whether `candidate` is `image` with colors of the regions of `label` laid over it.
+    """Return whether `candidate` is `image` overlaid with a color in each region of `label`.
 
-    Under a color an image keeps its pattern with less contrast: in each region the candidate is the image times a slope
-    below 1, plus a color.
+    An overlay keeps the image's pattern at lower contrast: in each region it equals the image times a slope below 1,
+    plus a color.
     """
     try:
-        over, plain = read_image(candidate).astype(np.float64), read_image(image).astype(np.float64)
+        overlaid, plain = read_image(candidate).astype(np.float64), read_image(image).astype(np.float64)
         regions = read_colors(label)
     except UserError:
         return False
-    if over.shape != plain.shape or over.shape[:2] != regions.shape:
+    if overlaid.shape != plain.shape or overlaid.shape[:2] != regions.shape:
         return False
     slopes = []
     for value in np.unique(regions)[:FEW_COLORS]:
         inside = regions == value
-        x, y = (picture[inside].mean(-1) for picture in (plain, over))
+        x, y = (pixels[inside].mean(-1) for pixels in (plain, overlaid))
         spread = (x.std(), y.std())
         if len(x) < MIN_PIXELS or min(spread) < 1:
             continue
@@ -117,7 +118,7 @@ def is_overlay(candidate: Path, image: Path, label: Path) -> bool:
 
 
 def median_looks(files: Sequence[Path]) -> Looks | None:
-    """Return the middle of the looks of some files; None where none can be read."""
+    """Return the median looks of several files; None if none of them can be read."""
     known = [x for x in map(looks, files) if x is not None]
     if not known:
         return None

@@ -1,4 +1,4 @@
-"""Names of classes in the files that label tools write beside their masks, by ids or by colors."""
+"""Reading class names, by ids or by colors, from the files that label tools write beside their masks."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from semask_d2.utils.errors import UserError
 from semask_d2.utils.files import require_regular
 
 MAX_BYTES = 2**20
-IGNORE_NAME = "__ignore__"  # of labelme: the first line of labels.txt, for pixels of no class
+IGNORE_NAME = "__ignore__"  # first line of labelme's labels.txt, for pixels of no class
 
 
 @dataclass
 class NameTable:
-    """Names by the ids of label files, or by their colors (0xRRGGBB); `path` is the file they are from."""
+    """Class names by id or by color (0xRRGGBB) in label files; `path` is the file that defines them."""
 
     path: Path | None = None
     ids: dict[int, str] = field(default_factory=dict)
@@ -26,7 +26,7 @@ class NameTable:
 
 
 def find_names(folders: Iterable[Path]) -> NameTable:
-    """Return the names of the first of `folders` that has a file of them; an empty table where none has."""
+    """Return the names in the first file with class names in `folders`; an empty table if there is none."""
     for folder in folders:
         for path in sorted(folder.iterdir()):
             reader = READERS.get(path.name.lower())
@@ -36,7 +36,7 @@ def find_names(folders: Iterable[Path]) -> NameTable:
 
 
 def read_lines(path: Path) -> list[str]:
-    """Return the lines of a small text file that are not empty; `UserError` where it is none."""
+    """Return the non-empty lines of a small text file; raises `UserError` if it cannot be read."""
     try:
         with open(require_regular(path), encoding="utf-8-sig", errors="replace") as file:
             return [line.strip() for line in file.read(MAX_BYTES).split("\n") if line.strip()]
@@ -45,18 +45,18 @@ def read_lines(path: Path) -> list[str]:
 
 
 def numbered(path: Path, lines: list[str]) -> NameTable | None:
-    """Read labelme's class_names.txt, a class a line, the first with the id 0."""
+    """Read labelme's class_names.txt: one class per line, starting with id 0."""
     lines = lines[1:] if lines[:1] == [IGNORE_NAME] else lines
     return NameTable(path, dict(enumerate(lines)))
 
 
 def labels_txt(path: Path, lines: list[str]) -> NameTable | None:
-    """Read labelme's labels.txt, which begins with __ignore__; other files of this name have no known order."""
+    """Read labelme's labels.txt, which begins with __ignore__; the order in other files of this name is unknown."""
     return numbered(path, lines) if lines[:1] == [IGNORE_NAME] else None
 
 
 def labelmap(path: Path, lines: list[str]) -> NameTable | None:
-    """Read CVAT's labelmap.txt of lines name:r,g,b:parts:actions."""
+    """Read CVAT's labelmap.txt with lines name:r,g,b:parts:actions."""
     colors = {}
     for line in (line for line in lines if not line.startswith("#")):
         name, _, rest = line.partition(":")
@@ -69,14 +69,14 @@ def labelmap(path: Path, lines: list[str]) -> NameTable | None:
 
 
 def pixel_values(path: Path, lines: list[str]) -> NameTable | None:
-    """Read Roboflow's _classes.csv of lines id, name."""
+    """Read Roboflow's _classes.csv with lines id, name."""
     rows = [[cell.strip() for cell in row] for row in csv.reader(lines)]
     ids = {int(row[0]): row[1] for row in rows if len(row) == 2 and row[0].isdecimal() and len(row[0]) < 6}
     return NameTable(path, ids) if ids else None
 
 
 def label_colors(path: Path, lines: list[str]) -> NameTable | None:
-    """Read CamVid's label_colors.txt of lines red green blue name."""
+    """Read CamVid's label_colors.txt with lines red green blue name."""
     colors = {}
     for line in lines:
         *channels, name = line.split(maxsplit=3)
@@ -97,7 +97,7 @@ READERS = {
 
 
 def usable_names(names: Iterable[str | None]) -> list[str]:
-    """Return names that a data set can have, each once: those that are missing or repeated get a number."""
+    """Return unique, valid class names; missing and repeated names get a number."""
     result: dict[str, None] = {}
     for number, name in enumerate(names):
         text = plain_name(name or "") or f"class_{number}"
