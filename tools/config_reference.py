@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write docs/config_reference.md: every key of the project, from the table of defaults, the components and the checks.
+"""Write docs/config_reference.md with every config key of the project, from the defaults, components and checks.
 
 python tools/config_reference.py
 """
@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import semask_d2.engine  # noqa: F401  (with it all components are imported)
+import semask_d2.engine  # noqa: F401  (imports all components)
 from semask_d2.config import checks, defaults
 from semask_d2.d2 import get_cfg
 from semask_d2.utils.arguments import value_of
@@ -37,14 +37,14 @@ COMMENT = re.compile(r"^    # (?P<text>.*)$")
 
 
 class Key(NamedTuple):
-    """A config key and what its comment says."""
+    """A config key and its comment."""
 
     name: str
     comment: str
 
 
 class Section(NamedTuple):
-    """A heading, what stands under it, and its keys."""
+    """A heading with an introduction and its keys."""
 
     title: str
     text: str
@@ -52,26 +52,26 @@ class Section(NamedTuple):
 
 
 def sections() -> list[Section]:
-    """The project's keys in the order of the table of defaults, under the headings that its comments are."""
+    """Return the project's keys in the order of the defaults, in sections whose headings are comments there."""
     semantic = {key.removeprefix("MODEL.{section}."): text for key, text in keys_of(defaults.semantic_defaults)}
-    found: list[Section] = []
-    above: list[str] = []
+    result: list[Section] = []
+    above: list[str] = []  # comment lines above the next key
     for line in table_lines():
         if comment := COMMENT.match(line):
             above.append(comment["text"])
         elif shared := SEMANTIC.match(line):
-            found[-1].keys.extend(Key(f"MODEL.{shared['section']}.{name}", text) for name, text in semantic.items())
+            result[-1].keys.extend(Key(f"MODEL.{shared['section']}.{name}", text) for name, text in semantic.items())
         elif key := KEY.match(line):
             titles = next((i for i, text in enumerate(above) if not text[0].isupper()), len(above))
             if titles:
-                found.append(Section(above[0], " ".join(above[1:titles]), []))
-            found[-1].keys.append(Key(key["key"], " ".join([*above[titles:], *filter(None, [key["comment"]])])))
+                result.append(Section(above[0], " ".join(above[1:titles]), []))
+            result[-1].keys.append(Key(key["key"], " ".join([*above[titles:], *filter(None, [key["comment"]])])))
             above = []
-    return found
+    return result
 
 
 def table_lines() -> Iterator[str]:
-    """The source lines of `DEFAULTS`."""
+    """Yield the source lines of `DEFAULTS`."""
     lines = iter(inspect.getsource(defaults).splitlines())
     next(line for line in lines if line.startswith("DEFAULTS"))
     for line in lines:
@@ -81,14 +81,14 @@ def table_lines() -> Iterator[str]:
 
 
 def keys_of(function: Any) -> Iterator[tuple[str, str]]:
-    """The keys in a function's source and the comments beside them."""
+    """Yield the keys in a function's source with the comments beside them."""
     for line in inspect.getsource(function).splitlines():
         if key := KEY.match(line):
             yield key["key"], key["comment"] or ""
 
 
 def takers() -> dict[str, list[str]]:
-    """The classes that take each key as an argument, by their `config_keys`; not those that are only extended."""
+    """Return, for each key, the classes that take it as an argument (`config_keys`), without abstract base classes."""
     classes = {
         thing
         for name, module in list(sys.modules.items())
@@ -96,16 +96,16 @@ def takers() -> dict[str, list[str]]:
         for thing in vars(module).values()
         if isinstance(thing, type) and thing.__module__.startswith("semask_d2.") and hasattr(thing, "config_keys")
     }
-    found = defaultdict(set)
+    names_by_key = defaultdict(set)
     for cls in classes:
         if hasattr(cls, "from_config") or not any(other is not cls and issubclass(other, cls) for other in classes):
             for key in cls.config_keys.values():
-                found[key].add(cls.__name__)
-    return {key: sorted(names) for key, names in found.items()}
+                names_by_key[key].add(cls.__name__)
+    return {key: sorted(names) for key, names in names_by_key.items()}
 
 
 def table(keys: Iterable[Key], values: Any, taken_by: dict[str, list[str]]) -> str:
-    """A row for each key: its default, what is said of it, and which components take it."""
+    """Return a table with one row per key: its default, its meaning, and the components that take it."""
     ranges = checks.COMMON | checks.TRAINING
     rows = ["| key | default | meaning | used by |", "|---|---|---|---|"]
     for key in keys:
@@ -119,7 +119,7 @@ def table(keys: Iterable[Key], values: Any, taken_by: dict[str, list[str]]) -> s
 
 
 def as_page() -> str:
-    """The page's text."""
+    """Return the text of the page."""
     values = get_cfg()
     defaults.add_semask_config(values)
     taken_by = takers()

@@ -1,4 +1,4 @@
-"""What a label map holds and may not hold: ids that are no class's, and another size than its image's."""
+"""Checks of a label map: ids outside of the classes, and a size other than its image's."""
 
 from __future__ import annotations
 
