@@ -71,9 +71,9 @@ def test_a_run_folder_alone_is_enough_to_evaluate(train, run, trained: Path) -> 
 
 
 @pytest.mark.slow
-def test_a_killed_run_resumes_to_the_same_weights(train, command, tmp_path: Path) -> None:
+def test_a_killed_run_resumes_to_the_same_weights(train_in_process, command, tmp_path: Path) -> None:
     options = ("SOLVER.MAX_ITER", "8", "SOLVER.CHECKPOINT_PERIOD", "3", "DATASETS.TEST", "()")
-    assert train(*options, "OUTPUT_DIR", tmp_path / "whole")[0] == 0
+    assert train_in_process(*options, "OUTPUT_DIR", tmp_path / "whole")[0] == 0
 
     killed = tmp_path / "killed"
     process = command("train_net.py", "--config-file", TOY_CONFIG, *TINY, *options, "OUTPUT_DIR", killed)
@@ -83,7 +83,7 @@ def test_a_killed_run_resumes_to_the_same_weights(train, command, tmp_path: Path
     process.communicate()
     assert not (killed / "model_final.pth").exists()
 
-    code, out, err = train(*options, "OUTPUT_DIR", killed, flags=("--resume",))
+    code, out, err = train_in_process(*options, "OUTPUT_DIR", killed, flags=("--resume",))
     assert code == 0, err
     assert "Starting training from iteration 0" not in out
     whole, resumed = weights(tmp_path / "whole/model_final.pth"), weights(killed / "model_final.pth")
@@ -91,7 +91,7 @@ def test_a_killed_run_resumes_to_the_same_weights(train, command, tmp_path: Path
 
 
 @pytest.mark.slow
-def test_two_processes_train_evaluate_and_agree_with_torchrun(train, run, tmp_path: Path) -> None:
+def test_two_processes_train_evaluate_and_agree_with_torchrun(train, train_in_process, run, tmp_path: Path) -> None:
     options = (*SHORT, "MODEL.SWIN.DROP_PATH_RATE", "0.0")
     spawned, elastic = tmp_path / "spawned", tmp_path / "elastic"
     code, out, err = train(*options, "OUTPUT_DIR", spawned, flags=("--num-gpus", "2", "--dist-url", "auto"))
@@ -107,24 +107,24 @@ def test_two_processes_train_evaluate_and_agree_with_torchrun(train, run, tmp_pa
 
     # the matrix of two processes is that of one
     evaluation = ("MODEL.WEIGHTS", spawned / "model_final.pth", "OUTPUT_DIR", spawned)
-    assert last_miou(train(*evaluation, flags=("--eval-only",))[1]) == last_miou(out)
+    assert last_miou(train_in_process(*evaluation, flags=("--eval-only",))[1]) == last_miou(out)
 
 
 @pytest.mark.slow
-def test_gradient_accumulation_takes_the_same_images(train, tmp_path: Path) -> None:
+def test_gradient_accumulation_takes_the_same_images(train_in_process, tmp_path: Path) -> None:
     options = ("SOLVER.MAX_ITER", "1", "DATASETS.TEST", "()", "MODEL.SWIN.DROP_PATH_RATE", "0.0")
-    code, _, err = train(*options, "OUTPUT_DIR", tmp_path, "SOLVER.GRADIENT_ACCUMULATION_STEPS", "2")
+    code, _, err = train_in_process(*options, "OUTPUT_DIR", tmp_path, "SOLVER.GRADIENT_ACCUMULATION_STEPS", "2")
     assert code == 0, err
     assert (tmp_path / "model_final.pth").exists()
 
 
 @pytest.mark.slow
-def test_a_new_run_moves_an_earlier_one_aside(train, tmp_path: Path) -> None:
+def test_a_new_run_moves_an_earlier_one_aside(train_in_process, tmp_path: Path) -> None:
     options = ("SOLVER.MAX_ITER", "1", "DATASETS.TEST", "()", "OUTPUT_DIR", tmp_path)
     (tmp_path / "model_final.pth").write_bytes(b"precious")
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures/curves.png").write_bytes(b"lovely")
-    code, _, err = train(*options)
+    code, _, err = train_in_process(*options)
     assert code == 0, err
     assert (tmp_path / "previous_1/model_final.pth").read_bytes() == b"precious"
     assert (tmp_path / "previous_1/pictures/curves.png").read_bytes() == b"lovely"
@@ -132,10 +132,10 @@ def test_a_new_run_moves_an_earlier_one_aside(train, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_fine_tuning_starts_from_weights_at_iteration_zero(train, trained: Path, tmp_path: Path) -> None:
+def test_fine_tuning_starts_from_weights_at_iteration_zero(train_in_process, trained: Path, tmp_path: Path) -> None:
     options = ("SOLVER.MAX_ITER", "1", "SOLVER.BASE_LR", "0.0", "SOLVER.WEIGHT_DECAY", "0.0", "DATASETS.TEST", "()")
     start = trained / "model_final.pth"
-    code, out, err = train(*options, "OUTPUT_DIR", tmp_path, "MODEL.WEIGHTS", start)
+    code, out, err = train_in_process(*options, "OUTPUT_DIR", tmp_path, "MODEL.WEIGHTS", start)
     assert code == 0, err
     assert "Starting training from iteration 0" in out
     before, after = weights(start), weights(tmp_path / "model_final.pth")
