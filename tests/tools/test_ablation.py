@@ -218,7 +218,7 @@ def test_the_protocol_covers_shared_settings_but_not_the_machine(tmp_path: Path)
 def test_the_report_goes_between_its_markers(toy_data: Path, tmp_path: Path) -> None:
     path, page = write_experiment(tmp_path), tmp_path / "page.md"
     page.write_text("# Page\n")
-    assert "the lines <!-- begin toy --> and <!-- end toy --> are not there" in refusal(
+    assert "the lines <!-- begin toy --> and <!-- end toy --> are missing" in refusal(
         path, "--report", "--page", str(page)
     )
     assert page.read_text() == "# Page\n"
