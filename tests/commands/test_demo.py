@@ -19,11 +19,10 @@ from semask_d2.inference.media import Video, VideoFile
 from tests.helpers.commands import ROOT, TINY, TOY_CONFIG
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-DRAW_SECTION = re.search(r"## Draw\n+```bash\n(.*?)```", README, re.S)[1]
-PROGRAM = re.search(r"In Python, .*?```python\n(.*?)```", README, re.S)[1]
+QUICK_START = re.search(r"## Quick start.*?```python\n(.*?)```", README, re.S)[1]
 PAGE, FIRST_PAGE = ((ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("predict.md", "first_model.md"))
 PAGE_COMMANDS = re.search(r"```bash\n(.*?)```", PAGE, re.S)[1].splitlines()
-PROGRAMS = [PROGRAM, re.search(r"```python\n(.*?)```", PAGE, re.S)[1]]
+PROGRAM = re.search(r"```python\n(.*?)```", PAGE, re.S)[1]
 
 
 @pytest.fixture
@@ -96,7 +95,7 @@ class Camera:
         pass
 
 
-@pytest.mark.parametrize("line", [*DRAW_SECTION.splitlines(), *PAGE_COMMANDS])
+@pytest.mark.parametrize("line", PAGE_COMMANDS)
 def test_documented_commands(demo, home: Path, monkeypatch: pytest.MonkeyPatch, line: str) -> None:
     words = shlex.split(line)
     assert words[:2] in (["python", "demo/demo.py"], ["semask", "predict"])
@@ -113,9 +112,14 @@ def test_documented_commands(demo, home: Path, monkeypatch: pytest.MonkeyPatch, 
     assert len(shown) in (0, 2)
 
 
-@pytest.mark.parametrize("program", PROGRAMS)
-def test_documented_programs(home: Path, capsys: pytest.CaptureFixture, program: str) -> None:
-    exec(compile(program, "documented", "exec"), {})
+def test_the_readmes_quick_start(home: Path, capsys: pytest.CaptureFixture) -> None:
+    exec(compile(QUICK_START, "README.md", "exec"), {})
+    assert capsys.readouterr().out.startswith("{'")
+    assert Path("segmented.png").is_file()
+
+
+def test_the_documented_program(home: Path, capsys: pytest.CaptureFixture) -> None:
+    exec(compile(PROGRAM, "predict.md", "exec"), {})
     assert capsys.readouterr().out.splitlines() == [
         "(480, 640) (12, 480, 640) (2, 3)",
         "(360, 480) (12, 360, 480) (2, 3)",
