@@ -6,7 +6,7 @@ from pathlib import Path
 
 import openvino
 import torch
-from labels_from_scores import bands
+from postprocessing import in_bands
 from timing import Way
 from torch import Tensor, nn
 
@@ -54,6 +54,6 @@ def inference(graph: Path, size: int, precision: str) -> Way:
     @torch.inference_mode()
     def segment() -> Tensor:
         class_logits, mask_logits = (torch.from_numpy(value)[0] for value in compiled([image]).values())
-        return bands(mask_logits, class_logits.softmax(-1)[:, :-1], (size, size))
+        return in_bands(class_logits, mask_logits, (size, size), (size, size))
 
     return segment

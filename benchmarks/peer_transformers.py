@@ -5,12 +5,15 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import torch
-from labels_from_scores import whole_maps
 from panoptic import OBJECT_MASK_THRESHOLD, OVERLAP_THRESHOLD, make_logits, things_of
+from postprocessing import make_logits as random_logits
+from postprocessing import whole_maps
 from timing import Way
 from torch import Tensor
 from training_step import CLASSES_SHOWN, batch
 from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, Mask2FormerImageProcessor, SwinConfig
+
+MASK_SIZE = (384, 384)  # that its post-processing resizes all masks to
 
 
 def mask2former(classes: int) -> torch.nn.Module:
@@ -33,8 +36,21 @@ def inference(size: int, classes: int) -> Way:
     @torch.inference_mode()
     def segment() -> Tensor:
         out = model(pixel_values=image)
-        probability = out.class_queries_logits[0].softmax(-1)[:, :-1]
-        return whole_maps(out.masks_queries_logits[0], probability, (size, size))
+        logits = out.class_queries_logits[0], out.masks_queries_logits[0]
+        return whole_maps(*logits, (size, size), (size, size))
+
+    return segment
+
+
+def semantic(size: tuple[int, int], input_size: tuple[int, int], queries: int, classes: int) -> Way:
+    """Return the computation of labels from the same random logits as for the project."""
+    class_logits, mask_logits = random_logits(input_size, queries, classes)
+    out = SimpleNamespace(class_queries_logits=class_logits[None], masks_queries_logits=mask_logits[None])
+    processor = Mask2FormerImageProcessor()
+
+    @torch.inference_mode()
+    def segment() -> Tensor:
+        return processor.post_process_semantic_segmentation(out, target_sizes=[size])[0]
 
     return segment
 

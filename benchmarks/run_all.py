@@ -44,7 +44,11 @@ RUNS = (
     Run("startup", quick=("--config", "toy_scenes/semask_swin_mini_m2f.yaml")),
     Run("layers", ("--backward",), ("--size", "64", "--backward")),
     Run("criterion", quick=("--classes", "3", "--layers", "2", "--queries", "5", "--size", "64", "--points", "64")),
-    Run("labels_from_scores", quick=("--size", "32", "64", "--queries", "3", "--classes", "4")),
+    Run(
+        "postprocessing",
+        quick=("--size", "32", "64", "--queries", "3", "--classes", "4"),
+        peers=("transformers",),
+    ),
     Run(
         "panoptic",
         quick=("--size", "64", "--queries", "6", "--classes", "5", "--segments", "3"),

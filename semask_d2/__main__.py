@@ -23,6 +23,7 @@ COMMANDS = {  # name: the module in `commands` with `add_arguments(parser)` and 
     "check": ("check", "tell all that is wrong with a data set of your own"),
     "config": ("show_config", "print every setting of a config with the file that it comes from"),
 }
+SHELLS = ("bash", "zsh", "tcsh")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,11 +35,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="SeMask: semantic segmentation.",
         formatter_class=partial(argparse.HelpFormatter, max_help_position=32),
     )
+    parser.add_argument("--print-completion", choices=SHELLS, metavar="SHELL", help=f"for {', '.join(SHELLS)}")
     commands = parser.add_subparsers(prog="semask", title="commands", metavar="COMMAND", required=True)
     parsers = {name: commands.add_parser(name, help=text) for name, (_, text) in COMMANDS.items()}
+    if words[:1] == ["--print-completion"] and words[1:] and words[1] in SHELLS:
+        for name in COMMANDS:
+            command_parser(name, parsers[name])
+        return print_completion(parser, words[1])
     if not words or words[0] not in COMMANDS:
         parser.parse_args(words)  # prints the help, or says what is wrong, and exits
     return run(words[0], words[1:], parsers[words[0]])
+
+
+def print_completion(parser: argparse.ArgumentParser, shell: str) -> int:
+    """Print a script that completes commands and options in a shell; return the exit code."""
+    try:
+        import shtab
+    except ImportError:
+        print("error: --print-completion needs shtab: pip install shtab", file=sys.stderr)
+        return 1
+    print(shtab.complete(parser, shell))
+    return 0
 
 
 def script(name: str, arguments: Sequence[str] | None = None) -> int:

@@ -71,7 +71,7 @@ def test_exported_files_of_a_run_have_an_accuracy(tiny_run: Path, toy_data: Path
 
 
 def test_a_way_that_fails_is_named() -> None:
-    done = start("labels_from_scores", "--size", "1", "1")
+    done = start("postprocessing", "--size", "1", "1")
     assert done.returncode == 1
     assert "RuntimeError" in done.stderr
     assert done.stderr.splitlines()[-1] == "whole maps: its process has ended; the reason is above"
