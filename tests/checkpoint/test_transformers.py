@@ -223,7 +223,7 @@ def test_folders_that_hold_no_model(folder: Path) -> None:
     config = (folder / "config.json").read_text()
     for text in ("{", "[]", "[" * 10**5, "\0"):
         (folder / "config.json").write_text(text)
-        with pytest.raises(UserError, match=r"config\.json: (no JSON|expected settings)"):
+        with pytest.raises(UserError, match=r"config\.json: (not a JSON|expected a JSON)"):
             read_checkpoint(folder)
     (folder / "config.json").write_text(config)
     (folder / "model.safetensors").unlink()

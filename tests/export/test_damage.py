@@ -254,7 +254,7 @@ def test_while_it_is_written_all_files_are_such_as_are_removed_later(
         ("a.onnx", r"a\.onnx: this is a folder; name a file in it"),
         ("x" * 251 + ".onnx", r"\.onnx: cannot be written: File name too long; choose another name"),
         ("\xe9" * 126 + ".onnx", r"\.onnx: cannot be written: File name too long; choose another name"),
-        ("a\0.onnx", "not a file name: embedded null byte"),
+        ("a\0.onnx", "no file name: embedded null byte"),
     ],
 )
 def test_names_that_cannot_be_written_to_are_refused_at_once(
