@@ -40,16 +40,25 @@ class ModelDescription:
 
 
 def write_shared_folder(
-    folder: str | os.PathLike, model: nn.Module, description: ModelDescription, *, license: str | None = None
+    folder: str | os.PathLike,
+    model: nn.Module,
+    description: ModelDescription,
+    *,
+    license: str | None = None,
+    half: bool = False,
 ) -> None:
     """Write the model's files into `folder`, each under a temporary name first; files of these names are replaced.
 
-    `license` is an identifier that the hub knows, such as "apache-2.0", for the model card.
+    `license` is an identifier that the hub knows, such as "apache-2.0", for the model card. `half` writes weights in half
+    precision, in half the space.
     """
     folder = Path(folder)
     require_writable(folder, "save_pretrained")
     header = {RECORD: windows_of_model(model), METADATA: description.classes.as_dict()}
-    write_safetensors(folder / WEIGHTS_NAME, model.state_dict(), header)
+    state = model.state_dict()
+    if half:
+        state = {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
+    write_safetensors(folder / WEIGHTS_NAME, state, header)
     card = model_card(
         description.cfg,
         description.classes.names,

@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> None:
             )
         job.run(Predictor.from_export(args.weights))
         return
-    cfg = choose_config(args.config_file, args.weights, args.opts, data=args.data)
+    cfg = choose_config(args.config_file, args.weights, args.opts, data=args.data, packaged=args.data is None)
     job.draw_task(set_task(cfg, args.task))
     check_evaluation(cfg)
     set_product_precision(cfg)

@@ -17,6 +17,7 @@ from semask_d2.utils.errors import UserError, printable
 from semask_d2.utils.runs import CONFIG_NAME, newest_run, require_run, run_weights
 
 RUNS = "output"
+PACKAGED_MODEL = Path(__file__).parent / "assets/clothing"  # what `predict` uses where nothing is trained yet
 
 
 class Source(NamedTuple):
@@ -61,13 +62,14 @@ def choose_config(
     *,
     data: str | None = None,
     option: str = "--weights",
+    packaged: bool = False,
 ) -> CfgNode:
     """Return the config, with MODEL.WEIGHTS, of the model that the user means; `data` is a data set's file.
 
-    `weights` is what `find_source` takes. A config file without weights takes those beside it; without either, the
-    newest trained run under `output` is taken and named. A model of transformers with the classes of a data set of
-    ours has its colors and things, too. Raises `UserError` where nothing trained is found; it calls `weights` by
-    `option`.
+    `weights` is what `find_source` takes. A config file without weights uses those beside it. Without either, the newest
+    trained run under `output` is used and named, or if there is none and `packaged`, the packaged model. A model of
+    transformers with the classes of a dataset of ours gets its colors and things, too. Raises `UserError`, which calls
+    `weights` by `option`, where nothing trained is found.
     """
     if "MODEL.WEIGHTS" in opts[::2]:
         if weights is not None:
@@ -86,7 +88,7 @@ def choose_config(
     elif config_file:
         path = None if is_transformers_folder(config_file) else run_weights(Path(config_file).parent)
     else:
-        run = choose_run(option)
+        run = choose_run(option, packaged=packaged)
         path, config_file = require_run(run), str(run / CONFIG_NAME)
     named = [] if path is None else ["MODEL.WEIGHTS", str(path)]
     cfg = get_cfg(config_file, [*opts, *named], data=data)
@@ -97,9 +99,18 @@ def choose_config(
     return cfg
 
 
-def choose_run(option: str = "--weights") -> Path:
-    """Return the newest trained run under `output`, and name it on the terminal; `UserError` where there is none."""
+def choose_run(option: str = "--weights", *, packaged: bool = False) -> Path:
+    """Return the newest trained run under `output`, and name it on the terminal.
+
+    Where there is none, return the packaged model if `packaged`, else raise `UserError`.
+    """
     run = newest_run(RUNS)
+    if run is None and packaged:
+        print(
+            f"No trained model under {RUNS}/: using the packaged one, which segments people's clothes (17 classes). "
+            f"Name another with {option} SOURCE, or train one with semask train"
+        )
+        return PACKAGED_MODEL
     if run is None:
         raise UserError(
             f"no trained model under {os.path.abspath(RUNS)}: give one with {option} PATH, or train one with "

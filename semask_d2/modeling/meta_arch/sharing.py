@@ -21,10 +21,10 @@ class ShareableModel(nn.Module):
 
     description: ModelDescription | None = None
 
-    def save_pretrained(self, folder: str | os.PathLike, *, license: str | None = None) -> None:
+    def save_pretrained(self, folder: str | os.PathLike, *, license: str | None = None, half: bool = False) -> None:
         """Write `config.yaml`, `model.safetensors` and a model card into `folder`, for `from_pretrained`.
 
-        `license` is an identifier for the card, such as "apache-2.0". Raises `UserError` where nothing can be written,
+        `license` is an identifier for the card, such as "apache-2.0"; `half` writes weights in half precision. Raises `UserError` where nothing can be written,
         and for a model without a `description`.
         """
         if self.description is None:
@@ -32,7 +32,7 @@ class ShareableModel(nn.Module):
                 "save_pretrained: the model's config and classes are not known; make it with semask_d2.create_model or "
                 "semask_d2.from_pretrained, which also takes a run folder"
             )
-        write_shared_folder(folder, self, self.description, license=license)
+        write_shared_folder(folder, self, self.description, license=license, half=half)
 
     def push_to_hub(
         self, repository: str, *, private: bool = False, revision: str | None = None, license: str | None = None
