@@ -66,8 +66,8 @@ def choose_config(
 ) -> CfgNode:
     """Return the config, with MODEL.WEIGHTS, of the model that the user means; `data` is a data set's file.
 
-    `weights` is what `find_source` takes. A config file without weights uses those beside it. Without either, the newest
-    trained run under `output` is used and named, or if there is none and `packaged`, the packaged model. A model of
+    `weights` is what `find_source` takes. A config file without weights uses those beside it. Without either, the
+    newest trained run under `output` is used and named, or if there is none and `packaged`, the packaged model. A model of
     transformers with the classes of a dataset of ours gets its colors and things, too. Raises `UserError`, which calls
     `weights` by `option`, where nothing trained is found.
     """

@@ -24,8 +24,8 @@ class ShareableModel(nn.Module):
     def save_pretrained(self, folder: str | os.PathLike, *, license: str | None = None, half: bool = False) -> None:
         """Write `config.yaml`, `model.safetensors` and a model card into `folder`, for `from_pretrained`.
 
-        `license` is an identifier for the card, such as "apache-2.0"; `half` writes weights in half precision. Raises `UserError` where nothing can be written,
-        and for a model without a `description`.
+        `license` is an identifier for the card, such as "apache-2.0"; `half` writes half-precision weights. Raises
+        `UserError` where nothing can be written, and for a model without a `description`.
         """
         if self.description is None:
             raise UserError(
