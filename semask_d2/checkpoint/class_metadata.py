@@ -1,4 +1,4 @@
-"""The classes that a checkpoint records, so that its predictions can be drawn without the data set."""
+"""The classes that a checkpoint records, so that its predictions can be drawn without the dataset."""
 
 from __future__ import annotations
 

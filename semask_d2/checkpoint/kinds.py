@@ -15,7 +15,7 @@ PLAIN = "plain state dict"  # of the model itself, or of something unknown: name
 SEMANTIC_LAYERS = r"backbone\.(.*\.)?semantic_layers?\d*\."
 SEMASK_SWIN = (r"backbone\..*\.mlp_cls_q\.weight$", r"backbone\..*\.relative_position_bias_table$")
 HEAD = r"(?!backbone\.)"
-# what depends on the classes of the data set
+# what depends on the classes of the dataset
 CLASS_LAYERS = re.compile(r"(.*\.)?(class_embed|mlp_cls_q|mlp_cls_k|conv_seg)\.(weight|bias)$")
 # of mask models; another number of them starts them anew as other classes do those layers
 QUERIES = re.compile(r"(.*\.)?query_(feat|embed)\.weight$")

@@ -148,7 +148,7 @@ def worst_samples(evaluation: Path, dicts: list[dict], count: int) -> list[dict]
 
 
 def draw_example(predictor: Predictor, example: dict, dataset_name: str) -> np.ndarray:
-    """The panels of one dict of a data set, for its task."""
+    """The panels of one dict of a dataset, for its task."""
     task = dataset_task(dataset_name)
     if task != "semantic":
         shown, classes = segment_example(example, dataset_name, task, predictor)

@@ -326,7 +326,7 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
-        """The evaluator for the data set's kind: mIoU and its relatives, panoptic quality, or average precision."""
+        """The evaluator for the dataset's kind: mIoU and its relatives, panoptic quality, or average precision."""
         return build_evaluator(cfg, dataset_name)
 
 

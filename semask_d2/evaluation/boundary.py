@@ -43,7 +43,7 @@ def trimap(truth: np.ndarray, distance: int) -> np.ndarray:
 
 
 class BoundaryMetrics:
-    """Boundary IoU and trimap IoU of each class over a data set, each within 2% of an image's diagonal.
+    """Boundary IoU and trimap IoU of each class over a dataset, each within 2% of an image's diagonal.
 
     Boundary IoU compares the pixels of a class near its outline in the prediction with those in the truth; the image's
     edge counts as outline, and so does that of ignored pixels, which are cut out of both. Trimap IoU is the IoU of the

@@ -1,4 +1,4 @@
-"""The confusion matrix of a data set, and the metrics that follow from it."""
+"""The confusion matrix of a dataset, and the metrics that follow from it."""
 
 from __future__ import annotations
 

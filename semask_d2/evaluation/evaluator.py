@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 class Evaluator(DatasetEvaluator):
-    """An evaluator of one data set; with `output_dir` the main process writes its files to `output_dir/DATA_SET`.
+    """An evaluator of one dataset; with `output_dir` the main process writes its files to `output_dir/DATA_SET`.
 
     Those of a training's averaged weights go to `output_dir/ema/DATA_SET`. `evaluated` says whose they are.
     """
@@ -37,7 +37,7 @@ class Evaluator(DatasetEvaluator):
         classes: Classes,
         output_dir: str | os.PathLike | None,
     ):
-        self.dataset_name = dataset_name if output_dir is None else folder_name(dataset_name, "name of a data set")
+        self.dataset_name = dataset_name if output_dir is None else folder_name(dataset_name, "name of a dataset")
         self.classes = classes
         self.output_dir = output_dir
         self.evaluated = EvaluatedModel()
@@ -57,12 +57,12 @@ class Evaluator(DatasetEvaluator):
         comm.synchronize()
 
     def check_predicted(self, ids: np.ndarray, image: str) -> None:
-        """Raise UserError where a model of other classes predicts ids that are none of the data set's."""
+        """Raise UserError where a model of other classes predicts ids that are none of the dataset's."""
         count = len(self.classes)
         if ids.size and not (ids.min() >= 0 and ids.max() < count):
             wrong = np.unique(ids[(ids < 0) | (ids >= count)])[:8].tolist()
             raise UserError(
-                f'{image}: the model predicts the class ids {wrong}, but data set "{self.dataset_name}" has the '
+                f'{image}: the model predicts the class ids {wrong}, but dataset "{self.dataset_name}" has the '
                 f"{count} classes 0..{count - 1}: evaluate a model of these classes, or map its ids to them"
             )
 

@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 class MeasuredImage(NamedTuple):
-    """An image by its number in the data set: its annotations and what was found, in COCO's form, and its own AP."""
+    """An image by its number in the dataset: its annotations and what was found, in COCO's form, and its own AP."""
 
     number: int
     truth: list[dict[str, Any]]
@@ -38,7 +38,7 @@ class InstanceEvaluator(Evaluator):
     """AP of masks in percent by COCO's rules: over IoU 0.5 to 0.95, at 0.5 and 0.75, by size, and `AP-NAME` of a class.
 
     Predictions are gathered from all processes as run lengths with torch.distributed, so no disk is shared. An image's
-    own AP is that of a data set of it alone.
+    own AP is that of a dataset of it alone.
     """
 
     task: ClassVar = "instance"
@@ -47,7 +47,7 @@ class InstanceEvaluator(Evaluator):
         classes = Classes.from_metadata(MetadataCatalog.get(dataset_name), "thing")
         if classes is None:
             raise UserError(
-                f'data set "{dataset_name}" has no class names, which its metrics need: add '
+                f'dataset "{dataset_name}" has no class names, which its metrics need: add '
                 f'MetadataCatalog.get("{dataset_name}").set(thing_classes=[...])'
             )
         super().__init__(dataset_name, classes=classes, output_dir=output_dir)
@@ -65,7 +65,7 @@ class InstanceEvaluator(Evaluator):
         for x, output in zip(inputs, outputs, strict=True):
             if "instances" not in output:
                 raise UserError(
-                    f'data set "{self.dataset_name}" is of instances, and the model finds none: set '
+                    f'dataset "{self.dataset_name}" is of instances, and the model finds none: set '
                     "MODEL.MASK_FORMER.TEST.INSTANCE_ON True"
                 )
             self.check_predicted(output["instances"].pred_classes.cpu().numpy(), x["file_name"])

@@ -1,4 +1,4 @@
-"""The training's loss on a data set that the model does not learn from."""
+"""The training's loss on a dataset that the model does not learn from."""
 
 from __future__ import annotations
 

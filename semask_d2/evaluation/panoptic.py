@@ -1,4 +1,4 @@
-"""Panoptic quality (arXiv 1801.00868) of a data set, summed over all processes, by the rules of COCO's own tool."""
+"""Panoptic quality (arXiv 1801.00868) of a dataset, summed over all processes, by the rules of COCO's own tool."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ class PanopticEvaluator(Evaluator):
         classes = Classes.from_metadata(MetadataCatalog.get(dataset_name), "stuff")
         if classes is None or classes.things is None:
             raise UserError(
-                f'data set "{dataset_name}" does not say what its classes are, or which are things: add '
+                f'dataset "{dataset_name}" does not say what its classes are, or which are things: add '
                 f'MetadataCatalog.get("{dataset_name}").set(stuff_classes=[...], '
                 "thing_dataset_id_to_contiguous_id={...})"
             )
@@ -155,7 +155,7 @@ class PanopticEvaluator(Evaluator):
         for x, output in zip(inputs, outputs, strict=True):
             if "panoptic_seg" not in output:
                 raise UserError(
-                    f'data set "{self.dataset_name}" is panoptic, and the model finds no segments: set '
+                    f'dataset "{self.dataset_name}" is panoptic, and the model finds no segments: set '
                     "MODEL.MASK_FORMER.TEST.PANOPTIC_ON True"
                 )
             panoptic, segments = output["panoptic_seg"]

@@ -1,6 +1,6 @@
 """The files of an evaluation, written and read: metrics, a table of classes, every image, the confusion matrix drawn.
 
-`metrics.json`, `classes.csv`, `images.json` and, of labels, `confusion.png`, in a folder per data set. What is not a
+`metrics.json`, `classes.csv`, `images.json` and, of labels, `confusion.png`, in a folder per dataset. What is not a
 number, as the IoU of a class that the truth lacks, is null, and empty in the table. `write_evaluation` and
 `read_evaluation` are each other's reverse; what is read is checked, as a file may have been changed.
 """
@@ -84,7 +84,7 @@ def image_entry(image: ImageResult) -> dict[str, Any]:
 
 
 def read_evaluations(run: str | os.PathLike) -> list[Evaluation]:
-    """All evaluations that a run folder holds, by name of the data set; `UserError` where there is none.
+    """All evaluations that a run folder holds, by name of the dataset; `UserError` where there is none.
 
     Those of averaged weights come last.
     """
@@ -101,7 +101,7 @@ def read_evaluations(run: str | os.PathLike) -> list[Evaluation]:
 
 
 def read_evaluation(folder: Path) -> Evaluation:
-    """One data set's results; `images.json` may be missing. `UserError` for a file that is damaged or of other form."""
+    """One dataset's results; `images.json` may be missing. `UserError` for a file that is damaged or of other form."""
     content = _load(folder / METRICS_FILE)
     images = _load(folder / IMAGES_FILE) if (folder / IMAGES_FILE).is_file() else []
     evaluation = _checked(folder / METRICS_FILE, _evaluation, content)
@@ -234,7 +234,7 @@ def keep_earlier(folder: Path, model: EvaluatedModel) -> None:
 
 
 def result_files(folder: Path) -> list[Path]:
-    """The files in a data set's folder that an evaluation writes."""
+    """The files in a dataset's folder that an evaluation writes."""
     return [path for pattern in RESULT_FILES for path in folder.glob(pattern)]
 
 

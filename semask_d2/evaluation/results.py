@@ -1,4 +1,4 @@
-"""The results of an evaluation as one value: of the whole data set, of each class and of each image."""
+"""The results of an evaluation as one value: of the whole dataset, of each class and of each image."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from semask_d2.utils.classes import Classes
 from semask_d2.utils.colors import Color
 
 AVERAGED = "ema"  # the folder of the results of averaged weights, and what their metrics' names begin with
-LABEL_FILE = "sem_seg_file_name"  # the data set's key of an image's label file, which a report draws
+LABEL_FILE = "sem_seg_file_name"  # the dataset's key of an image's label file, which a report draws
 
 
 class Task(NamedTuple):
@@ -47,7 +47,7 @@ class EvaluatedModel(NamedTuple):
 
 @dataclass(frozen=True)
 class ImageResult:
-    """One image: its file, that of its truth by the data set's key, metrics, and the main metric of its classes."""
+    """One image: its file, that of its truth by the dataset's key, metrics, and the main metric of its classes."""
 
     file_name: str
     truth_files: dict[str, str]
@@ -75,7 +75,7 @@ class ClassResult:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One data set's results.
+    """One dataset's results.
 
     `class_metrics` are each class's (K,) in percent, by the metric's name, and `class_counts` (K,) how many pixels,
     segments or instances the truth has of it. `confusion` (K, K) counts pixels, rows are the truth; None where there
@@ -100,7 +100,7 @@ class Evaluation:
 
     @property
     def title(self) -> str:
-        """The data set, and whether the weights are an average, in words."""
+        """The dataset, and whether the weights are an average, in words."""
         return f"{self.dataset}, averaged weights" if self.model.averaged else self.dataset
 
     @cached_property

@@ -1,4 +1,4 @@
-"""Semantic segmentation metrics of a data set, summed over all processes, and the files that tell of them."""
+"""Semantic segmentation metrics of a dataset, summed over all processes, and the files that tell of them."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class SemanticEvaluator(Evaluator):
         classes = Classes.from_metadata(MetadataCatalog.get(dataset_name), "stuff")
         if classes is None:
             raise UserError(
-                f'data set "{dataset_name}" has no class names, which its metrics need: add '
+                f'dataset "{dataset_name}" has no class names, which its metrics need: add '
                 f'MetadataCatalog.get("{dataset_name}").set(stuff_classes=[...], ignore_label=255)'
             )
         super().__init__(dataset_name, classes=classes, output_dir=output_dir)
@@ -76,7 +76,7 @@ class SemanticEvaluator(Evaluator):
 
     @cached_property
     def samples(self) -> dict[str, dict[str, Any]]:
-        """The data set's dict of each image file, for loaders that do not hand its label file on."""
+        """The dataset's dict of each image file, for loaders that do not hand its label file on."""
         return {x["file_name"]: x for x in get_dataset_dicts(self.dataset_name)}
 
     def reset(self) -> None:

@@ -1,4 +1,4 @@
-"""Predictions as PNG files in the form in which a data set's benchmark takes them."""
+"""Predictions as PNG files in the form in which a dataset's benchmark takes them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from semask_d2.data.image_io import save_picture
 
 
 class SubmissionWriter:
-    """Writes each image's class ids to `folder`, as the ids and under the names that the data set's release has.
+    """Writes each image's class ids to `folder`, as the ids and under the names that the dataset's release has.
 
     ADE20K counts classes from 1, Cityscapes has label ids in `..._gtFine_labelIds.png`, COCO-Stuff its released ids;
     other sets get the class ids. Images that lie in folders keep these, but where the benchmark wants none.

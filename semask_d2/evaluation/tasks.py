@@ -1,4 +1,4 @@
-"""What a data set is measured by: mIoU of labels, panoptic quality of segments, or average precision of instances."""
+"""What a dataset is measured by: mIoU of labels, panoptic quality of segments, or average precision of instances."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TASK_OF = {"coco_panoptic_seg": "panoptic", "coco": "instance"}  # by Detectron2
 
 
 def dataset_task(dataset_name: str) -> str:
-    """Return the task of a data set, of `results.TASKS`: by its `evaluator_type`, else by the classes it names."""
+    """Return the task of a dataset, of `results.TASKS`: by its `evaluator_type`, else by the classes it names."""
     metadata = MetadataCatalog.get(dataset_name)
     has_things_alone = metadata.get("thing_classes") is not None and metadata.get("stuff_classes") is None
     by_classes = "instance" if has_things_alone else "semantic"
@@ -23,13 +23,13 @@ def dataset_task(dataset_name: str) -> str:
 
 
 def main_metric(dataset_name: str) -> tuple[str, str]:
-    """The metric that says how good a model is on a data set: the group of results it stands in, and its name there."""
+    """The metric that says how good a model is on a dataset: the group of results it stands in, and its name there."""
     task = TASKS[dataset_task(dataset_name)]
     return task.group, task.metric
 
 
 def build_evaluator(cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
-    """The evaluator for a data set's task, which also writes into `inference/` in the output folder."""
+    """The evaluator for a dataset's task, which also writes into `inference/` in the output folder."""
     output_dir = os.path.join(cfg.OUTPUT_DIR, FOLDER)
     task = dataset_task(dataset_name)
     if task == "panoptic":

@@ -1,4 +1,4 @@
-"""The classes of a data set or model as one value: from the catalog to checkpoints, exported files and drawings."""
+"""The classes of a dataset or model as one value: from the catalog to checkpoints, exported files and drawings."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Classes:
 
     @classmethod
     def from_metadata(cls, metadata: Any, kind: str | None = None) -> Classes | None:
-        """Return the classes in Detectron2's metadata of a data set, None where it lists none.
+        """Return the classes in Detectron2's metadata of a dataset, None where it lists none.
 
         They are those of `kind`, of KINDS; by default those of stuff, else those of things.
         """

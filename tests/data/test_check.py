@@ -12,7 +12,7 @@ from PIL import Image
 
 from semask_d2.__main__ import main
 from semask_d2.config import get_cfg
-from semask_d2.data.checking import check_data, looks_of
+from semask_d2.data.checking import check_data, perceptual_hash
 from semask_d2.data.datasets.custom import CustomDataset
 from semask_d2.data.label_checks import describe_wrong_ids
 from tests.helpers.own_data import TEXT, write_data, write_file, write_pair
@@ -145,7 +145,7 @@ def test_a_picture_that_a_split_holds_twice(tmp_path: Path) -> None:
         (tmp_path / f"lab/a/{copy}.png").write_bytes((tmp_path / "lab/a/0.png").read_bytes())
     check = check_data(CustomDataset.from_section(get_cfg(data=file).DATASETS.CUSTOM), workers=0)
     paths = ", ".join(str(images / name) for name in ("1.png", "copy.png", "other.png"))
-    assert [finding.text for finding in check.findings] == [f"{paths} (train) are one picture, pixel by pixel"]
+    assert [finding.text for finding in check.findings] == [f"{paths} (train) are identical images, pixel by pixel"]
     assert check.findings == check.warnings
 
 
@@ -157,7 +157,7 @@ def test_lossy_empty_and_stretched_label_files(tmp_path: Path) -> None:
     write_pair(tmp_path, "a", "2", np.full((12, 16), 514, np.uint16), np.zeros((12, 16, 3), np.uint8))
     check = check_data(CustomDataset.from_section(get_cfg(data=file).DATASETS.CUSTOM), workers=0)
     texts = "\n".join(finding.text for finding in check.findings)
-    assert "0.jpg is a JPEG file, whose ids change in saving" in texts
+    assert "0.jpg is a JPEG file; lossy compression changes ids" in texts
     assert "1.png: every pixel is ignored (255)" in texts
     assert "514 (192 pixels, first at x 0, y 0); 8-bit ids stretched to 16 bits" in texts
 
@@ -165,7 +165,7 @@ def test_lossy_empty_and_stretched_label_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "told", "code"),
     [
-        ("names: [a]\nmap: {0: 0, 1: 255, 2: 255}\n", '`names` has one class, "a", and nothing to tell it from', 1),
+        ("names: [a]\nmap: {0: 0, 1: 255, 2: 255}\n", '`names` has only one class, "a": add a second class', 1),
         ("names: [a, b]\nmap: {0: 0, 1: 255, 2: 255}\n", '0 "a" covers each of the', 1),
         ("names: [a, b]\nmap: {0: 255, 1: 1, 2: 1}\n", '1 "b" covers each of the', 1),
         ("names: [a, b]\nmap: {0: 0, 1: 1, 2: 255}\n", "0 fault(s)", 0),
@@ -206,7 +206,7 @@ def looks() -> Iterator[tuple[np.ndarray, int]]:
 
 def test_how_an_image_looks_is_which_cells_grow_brighter() -> None:
     for image, expected in looks():
-        assert looks_of(image) == expected
+        assert perceptual_hash(image) == expected
 
 
 def test_workers_below_none_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -51,7 +51,7 @@ def test_no_labeled_pixel() -> None:
 
 def test_what_stands_at_a_position_depends_on_the_seed_alone() -> None:
     def mapper(sample: dict, rng: np.random.Generator) -> tuple:
-        return sample["n"], sample["wanted_class"], rng.random()
+        return sample["n"], sample["target_class"], rng.random()
 
     def make(seed: int) -> PositionedDataset:
         return PositionedDataset([{"n": i} for i in range(4)], mapper, seed, rare_classes=RareClasses(PIXELS, 0.5))
@@ -62,13 +62,13 @@ def test_what_stands_at_a_position_depends_on_the_seed_alone() -> None:
     assert [other[p] for p in range(30)] != samples
 
 
-def test_crops_show_the_wanted_class() -> None:
+def test_crops_show_the_target_class() -> None:
     labels = np.zeros((60, 60), np.uint8)
     labels[40:50, 5:15] = 7
 
     def shows(wanted: int | None, seed: int) -> bool:
         rng = np.random.default_rng(seed)
-        view = sample_view(rng, (60, 60), (30, 30), labels=labels, wanted_class=wanted)
+        view = sample_view(rng, (60, 60), (30, 30), labels=labels, target_class=wanted)
         return 7 in resize_labels(labels, view)
 
     assert sum(shows(7, seed) for seed in range(40)) > 35

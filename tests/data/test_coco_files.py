@@ -88,7 +88,7 @@ PIXELS = 40 * 60
     [
         ({"segmentation": [SQUARE[0][:7]]}, "annotation 2 (b.png): a polygon has 7 coordinates", "FAULT"),
         ({"segmentation": [[10, 10, NAN, 10, 30, 30]]}, "annotation 2 (b.png): a polygon has a coordinate", "FAULT"),
-        ({"segmentation": [[0, 0, 1e18, 1e18, -1e18, 5]]}, "annotation 2 (b.png): a polygon has the x", "FAULT"),
+        ({"segmentation": [[0, 0, 1e18, 1e18, -1e18, 5]]}, "annotation 2 (b.png): a polygon has x = ", "FAULT"),
         ({"segmentation": [[0.1, 0.1, 0.5, 0.1, 0.5, 0.9]]}, "annotation 2 (b.png): its coordinates lie", "FAULT"),
         ({"segmentation": [[90, 9, 99, 9, 99, 20]]}, "annotation 2 (b.png): all of it lies outside", "FAULT"),
         ({"segmentation": [[-9, 9, -1, 9, -1, 20]]}, "annotation 2 (b.png): all of it lies outside", "FAULT"),
@@ -229,7 +229,7 @@ def test_another_size_than_the_images_is_told_and_nothing_is_painted(
     assert code == 1
     assert "image a.png is 50000 x 50000 there; at most 110000000 pixels are read" in out
     assert re.search(r"a\.png is 60 x 40 but its entry \S+labels\.json: a\.png is 50000 x 50000: they must", out)
-    assert "labels.json: b.png is 40 x 60: they must be of one size (does its EXIF tag turn the picture" in out
+    assert "labels.json: b.png is 40 x 60: they must have the same size (does its EXIF tag rotate the image" in out
     with pytest.raises(UserError, match=r"the image is 60 x 40 but its entry .*a\.png is 50000 x 50000"):
         painted(file)
 
@@ -242,7 +242,7 @@ def test_sizes_may_be_left_out(tmp_path: Path, capsys: pytest.CaptureFixture) ->
     )
     code, out = checked(file, capsys)
     assert code == 1
-    assert "labels.json: a.png: annotation 2: a polygon has a coordinate that is no finite number" in out
+    assert "labels.json: a.png: annotation 2: a polygon has a coordinate that is not a finite number" in out
     assert painted(file) == {"a.png": {255: PIXELS - 400, 1: 400}}
 
 

@@ -66,8 +66,8 @@ def test_floats_go_from_0_to_1(tmp_path: Path) -> None:
         (np.full((4, 4), -3, np.int32), r"-3 to -3, where 0 to 65535 are expected"),
         (np.array([[-5, 200]], np.int32), r"`value_range: \[-5.0, 200.0\]`"),
         (np.array([[0, 70000]], np.int32), r"`value_range: \[0.0, 70000.0\]`"),
-        (np.array([[0.5, np.nan]], np.float32), r"0.5 to 0.5; some are no numbers"),
-        (np.full((2, 2), np.inf, np.float32), r"some are no numbers"),
+        (np.array([[0.5, np.nan]], np.float32), r"0.5 to 0.5; some are NaN"),
+        (np.full((2, 2), np.inf, np.float32), r"some are NaN"),
     ],
 )
 def test_without_a_range_other_values_are_refused(tmp_path: Path, values: np.ndarray, told: str) -> None:
@@ -101,10 +101,10 @@ def test_orientation_is_applied_once_to_deep_colors(tmp_path: Path) -> None:
 def test_planes_of_16_bits_and_many_bands_are_told_apart(tmp_path: Path) -> None:
     content = written(tmp_path / "a.tif", COLORS).read_bytes()
     (tmp_path / "planar.tif").write_bytes(with_tags(content, {284: 2}))
-    with pytest.raises(UnreadableFile, match=r"planar\.tif cannot be read as an image of 16 bits a channel"):
+    with pytest.raises(UnreadableFile, match=r"planar\.tif cannot be read as an image of 16 bits per channel"):
         read_image(tmp_path / "planar.tif")
     (tmp_path / "bands.tif").write_bytes(with_tags(content, {277: 5}))
-    with pytest.raises(UnreadableFile, match=r"it is a TIFF of 5 band\(s\) of 16 bits; read are one gray band"):
+    with pytest.raises(UnreadableFile, match=r"it is a TIFF of 5 band\(s\) of 16 bits; supported are one gray band"):
         read_image(tmp_path / "bands.tif")
 
 
@@ -177,7 +177,7 @@ def test_check_names_bands_that_are_not_read_and_kinds_that_are_mixed(
     (tmp_path / "img/0.tif").write_bytes(with_tags((tmp_path / "img/0.tif").read_bytes(), {338: 0}))
     assert main(["check", str(file), "--workers", "0"]) == 0
     out = capsys.readouterr().out
-    assert "0.tif has 1 more band(s) than are read" in out
+    assert "0.tif has 1 extra band(s), which are not read" in out
     assert "images of train: 1 hold whole numbers of more than 8 bits, 1 hold 8 bits" in out
 
 
@@ -197,13 +197,13 @@ def test_check_says_what_to_state_and_then_is_content(tmp_path: Path, capsys: py
     assert main(["check", str(file), "--workers", "0"]) == 0
     out = capsys.readouterr().out
     assert "2 image(s) of train of more than 8 bits hold the values" in out
-    assert "state what is black and white in the data set's file, `value_range: [0, 4095]`" in out
+    assert "state the values of black and white in the dataset's file, `value_range: [0, 4095]`" in out
     file.write_text(file.read_text() + "value_range: [0, 4095]\n")  # the advice, followed
     assert main(["check", str(file), "--workers", "0", "--html", str(tmp_path / "page.html")]) == 0
     assert "2 pairs of train read: 0 fault(s), 0 warning(s)" in capsys.readouterr().out
     file.write_text(file.read_text().replace("4095", "1000"))
     assert main(["check", str(file), "--workers", "0"]) == 0
-    assert "those beyond `value_range` [0.0, 1000.0] are clipped" in capsys.readouterr().out
+    assert "values outside `value_range` [0.0, 1000.0] are clipped" in capsys.readouterr().out
 
 
 def test_init_data_proposes_what_check_asks_for(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -221,8 +221,8 @@ def test_pages_and_no_numbers_get_a_word(tmp_path: Path, capsys: pytest.CaptureF
     Image.fromarray(values).save(tmp_path / "img/0.tif", save_all=True, append_images=[Image.fromarray(values)])
     assert main(["check", str(file), "--workers", "0"]) == 0
     out = capsys.readouterr().out
-    assert "0.tif has 2 pages, of which the first is read" in out
-    assert "1 image(s) of train hold values that are no numbers" in out
+    assert "0.tif has 2 pages; only the first is read" in out
+    assert "1 image(s) of train hold NaN, infinity or values that mean no data" in out
 
 
 def test_training_reads_by_the_files_range(tmp_path: Path) -> None:

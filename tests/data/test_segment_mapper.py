@@ -141,7 +141,7 @@ def test_a_segment_without_a_pixel_is_left_out(toy_data: Path, caplog: pytest.Lo
     )
     assert torch.equal(one["segments"].masks, other["segments"].masks)
     assert torch.equal(one["segments"].classes, other["segments"].classes)
-    assert "has no pixel of the segment 999 that its annotations name; left out" in caplog.text
+    assert "has no pixel of segment 999, which its annotations name; left out" in caplog.text
 
 
 def test_annotations_that_cannot_be_used_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -40,7 +40,7 @@ def test_dicts_come_back_as_they_were() -> None:
 def test_each_reading_is_a_dict_of_its_own() -> None:
     stored = SerializedDicts(DICTS)
     stored[1]["annotations"].clear()
-    stored[1]["wanted_class"] = 3
+    stored[1]["target_class"] = 3
     assert stored[1] == DICTS[1]
 
 
