@@ -131,9 +131,9 @@ def test_refusals_of_the_hub(hub: Hub) -> None:
     with pytest.raises(UserError, match="me/model@v9: the repository has no revision 'v9'"):
         local_source("hf://me/model@v9")
     hub.gated.add("me/model")
-    with pytest.raises(UserError, match=r"me/model: access has to be granted first: accept its terms at .*HF_TOKEN"):
+    with pytest.raises(UserError, match=r"me/model: access must be granted first: accept its terms at .*HF_TOKEN"):
         local_source("me/model")
-    with pytest.raises(UserError, match="revision 'v1': run is no repository"):
+    with pytest.raises(UserError, match="revision 'v1': run is not a repository"):
         local_source("run", revision="v1")
 
 

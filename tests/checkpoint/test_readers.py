@@ -227,7 +227,7 @@ def test_an_address_that_cannot_be_fetched(monkeypatch: pytest.MonkeyPatch) -> N
         raise OSError("no route to host\nmore")
 
     monkeypatch.setattr(readers.PathManager, "get_local_path", fail)
-    with pytest.raises(UserError, match=r"^https://example\.org/w\.pth: could not be fetched: no route to host$"):
+    with pytest.raises(UserError, match=r"^https://example\.org/w\.pth: could not be downloaded: no route to host$"):
         read_checkpoint("https://example.org/w.pth")
 
 
@@ -254,7 +254,7 @@ class TestTimm:
 
         monkeypatch.setattr("timm.models.load_state_dict_from_hf", fail)
         with pytest.raises(
-            UserError, match=r"could not be fetched from huggingface\.co/.*cannot reach the hub; fetch it"
+            UserError, match=r"could not be downloaded from huggingface\.co/.*cannot reach the hub; download it"
         ):
             read_checkpoint(f"timm://{self.NAME}")
 

@@ -86,7 +86,7 @@ def test_they_are_no_model_to_evaluate_and_fit_their_depth_alone(
     publisher: str, theirs: nn.Module, tmp_path: Path
 ) -> None:
     path = written(publisher, theirs, tmp_path)
-    with pytest.raises(UserError, match=r"it holds a backbone for training to start from, and here the weights of all"):
+    with pytest.raises(UserError, match=r"it holds a backbone to start training from, but here all weights"):
         load_weights(model_of(), path)
     with pytest.raises(UserError, match=r"do not fit the model of this config.* misshaped: backbone\.res2\.0\.conv1"):
         load_weights(model_of(50), path, training_start=True)
@@ -111,6 +111,6 @@ def test_an_address_that_cannot_be_fetched_is_one_line(tmp_path: Path, monkeypat
         raise OSError(f"no route to {url}")
 
     monkeypatch.setattr("iopath.common.file_io.download", refuse)
-    message = r"^detectron2://none\.pkl: could not be fetched: no route to https://dl\.fbaipublicfiles\.com/detectron2/none\.pkl$"
+    message = r"^detectron2://none\.pkl: could not be downloaded: no route to https://dl\.fbaipublicfiles\.com/detectron2/none\.pkl$"
     with pytest.raises(UserError, match=message):
         read_checkpoint("detectron2://none.pkl")

@@ -137,7 +137,7 @@ def test_keys_of_tuples_within_tuples(tmp_path: Path, kind: str, link: bytes) ->
     """Hashing such a key overflows the stack."""
     for steps in (b"})" + link * 10**6 + b"K\x01s.", b"\x80\x02})" + link * 10**6 + b"K\x01s."):
         (tmp_path / f"w{kind}").write_bytes(FORMATS[kind](steps))
-        with pytest.raises(UserError, match=r"refused.*(tuples more than 1000 deep|a key of it|pickle of plain data)"):
+        with pytest.raises(UserError, match=r"refused.*(tuples more than 1000 deep|a key is not|pickle of plain data)"):
             read_checkpoint(tmp_path / f"w{kind}")
 
 
@@ -203,7 +203,7 @@ def test_a_tensor_that_repeats_its_numbers(tmp_path: Path, ending: str) -> None:
         if fits:
             assert tensors_of(read_checkpoint(path), path)["w"].shape == sides
             continue
-        with pytest.raises(UserError, match=f"w{ending}: w repeats its numbers"):
+        with pytest.raises(UserError, match=f"w{ending}: w repeats few numbers"):
             read_checkpoint(path)
 
 
@@ -295,7 +295,7 @@ def test_a_damaged_file_is_named_in_one_line(tmp_path: Path) -> None:
         content = path.read_bytes()
         place = content.index(np.float32([7, 8, 9]).tobytes())
         path.write_bytes(content[:place] + b"\1" + content[place + 1 :])
-        with pytest.raises(UserError, match=f"^{re.escape(str(path))}: damaged .checksum.*; get or write it again$"):
+        with pytest.raises(UserError, match=f"^{re.escape(str(path))}: damaged .checksum.*; download or save it again$"):
             read_checkpoint(path)
 
 

@@ -172,7 +172,7 @@ def test_a_semask_training_starts_from_one(folder: Path, log: pytest.LogCaptureF
     load_weights(plain, folder)
     model = build_model(config_of(settings_in(folder), "MODEL.SWIN.NUM_SEM_BLOCKS", "1"))
     before = snapshot(model)
-    with pytest.raises(UserError, match="it holds a model without semantic layers for training to start from"):
+    with pytest.raises(UserError, match="it holds a model without semantic layers to start training from"):
         load_weights(model, folder)
     assert same(snapshot(model), before)
     report = load_weights(model, folder, training_start=True)
@@ -181,7 +181,7 @@ def test_a_semask_training_starts_from_one(folder: Path, log: pytest.LogCaptureF
     loaded = snapshot(plain)
     for name, value in model.state_dict().items():
         assert torch.equal(value, (before if name in report.missing else loaded)[name]), name
-    words = "newly initialized, as after any Mask2Former of transformers (semantic layers)"
+    words = "newly initialized, which Mask2Former of transformers files lack (semantic layers)"
     assert f"{len(report.missing)} tensors are {words}" in log.text
 
 
@@ -390,6 +390,6 @@ def test_resnets_that_transformers_has_not_are_named(options: tuple[str, str], m
 def test_tensors_that_transformers_has_no_place_for_are_named(folder: Path, tmp_path: Path) -> None:
     cfg = config_of(settings_in(folder))
     state: dict[str, Any] = {**build_model(cfg).state_dict(), "sem_seg_head.other.weight": nn.Parameter(torch.ones(1))}
-    with pytest.raises(UserError, match=r"no place for sem_seg_head\.other\.weight \(1 such\)"):
+    with pytest.raises(UserError, match=r"no tensor for sem_seg_head\.other\.weight \(1 without one\)"):
         write_folder(tmp_path / "out", state, config_for_transformers(cfg), {})
     assert not (tmp_path / "out").exists()

@@ -64,7 +64,7 @@ def test_run_lengths_are_read_as_by_pycocotools(seed: int, share: float) -> None
 @pytest.mark.parametrize(
     ("segmentation", "message"),
     [
-        ([[0, 0, 1e18, 1e18, -1e18, 5]], "has the x 1e+18, far outside the image of 60 x 40"),
+        ([[0, 0, 1e18, 1e18, -1e18, 5]], "has x = 1e+18, far outside the image of 60 x 40"),
         ([[60, 0, -2.41e8, 2.15e8, 0, 40]], "far outside"),
         ([[0, 0, 5, 10**30, 9, 9]], "not a list of numbers"),
         ([[10, 10, NAN, 10, 30, 30]], "not a finite number"),

@@ -53,7 +53,7 @@ FAULTS = (
     r"/lab/a/4\.png holds floats, but a label file holds one class id",
     r"/img/a/5\.png \(train\) has no label file",
     r"/lab/a/6\.png \(train\) has no image",
-    r"/img/b/7\.png \(val\) is \S+/img/a/7\.png \(train\), pixel by pixel",
+    r"/img/b/7\.png \(val\) equals \S+/img/a/7\.png \(train\), pixel by pixel",
     r"/img/b/8\.png \(val\) looks like \S+/img/a/8\.png \(train\)",
     r"/img/a/9\.png: its EXIF data cannot be read",
     r'absent|3 "boat" has no pixel in train\n  3 "boat" has no pixel in val',
@@ -132,7 +132,7 @@ def test_class_pixels_and_hardly_seen_classes(tmp_path: Path) -> None:
     check = check_data(CustomDataset.from_section(get_cfg(data=file).DATASETS.CUSTOM), workers=0)
     assert check.pixels("train").tolist() == [[150 * 150 - 11, 1, 0]]
     assert [finding.text for finding in check.warnings] == [
-        f'1 "road" has 1 pixels of 22490 in train, in 1 image(s): {tmp_path}/lab/a/0.png',
+        f'1 "road" has 1 of 22490 pixels in train, in 1 image(s): {tmp_path}/lab/a/0.png',
         '2 "car" has no pixel in train',
     ]
 

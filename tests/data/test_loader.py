@@ -100,7 +100,7 @@ def test_evaluation_skips_unreadable_images_with_a_count(cfg, name, pairs, caplo
     Path(pairs[5]["file_name"]).unlink()
     seen = [Path(sample["file_name"]).name for sample in flat(build_test_loader(cfg, name))]
     assert seen == [f"{i}.image.png" for i in (0, 1, 3, 4, 6)]
-    assert "2 image(s) skipped" in caplog.text
+    assert "2 unreadable image(s) skipped" in caplog.text
     assert "2.image.png" in caplog.text
     assert "5.image.png" in caplog.text
 

@@ -62,8 +62,8 @@ def test_floats_go_from_0_to_1(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "told"),
     [
-        (GRAY.astype(np.float32), r"0 to 255, where 0 to 1 are expected: .*`value_range: \[0.0, 255.0\]`"),
-        (np.full((4, 4), -3, np.int32), r"-3 to -3, where 0 to 65535 are expected"),
+        (GRAY.astype(np.float32), r"0 to 255; expected 0 to 1: .*`value_range: \[0.0, 255.0\]`"),
+        (np.full((4, 4), -3, np.int32), r"-3 to -3; expected 0 to 65535"),
         (np.array([[-5, 200]], np.int32), r"`value_range: \[-5.0, 200.0\]`"),
         (np.array([[0, 70000]], np.int32), r"`value_range: \[0.0, 70000.0\]`"),
         (np.array([[0.5, np.nan]], np.float32), r"0.5 to 0.5; some are NaN"),

@@ -184,8 +184,8 @@ def test_an_images_own_precision_is_that_of_a_data_set_of_it_alone(
             "annotations": [{**x, "id": i} for i, x in enumerate(image.truth, start=1)],
             "categories": [{"id": i} for i in range(CLASSES)],
         }
-        alone = coco_evaluation.coco_precision(content, image.found, max_instances)
-        own = image_precision(image.truth, image.found, CLASSES, max_instances)
+        alone = coco_evaluation.coco_precision(content, image.predictions, max_instances)
+        own = image_precision(image.truth, image.predictions, CLASSES, max_instances)
         np.testing.assert_allclose(own.precision[..., 0], alone.precision[..., 0], rtol=1e-12)
         differing += len(np.unique(own.precision)) > 3
     assert differing >= 2
