@@ -71,7 +71,7 @@ def true_instances(sample: dict[str, Any], size: tuple[int, int] | None = None) 
         if mask.any():
             instances.append(Instance(mask, category, bool(is_crowd), annotation))
         else:
-            warn_once(f"{source} covers no pixel; left out")
+            warn_once(f"{source}: covers no pixel; left out")
     return instances
 
 

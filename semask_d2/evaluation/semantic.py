@@ -144,7 +144,7 @@ class SemanticEvaluator(Evaluator):
 
 
 def image_result(image: str, labels: str, confusion: ConfusionMatrix, classes: Classes) -> ImageResult:
-    """Return an image's metrics in percent, and the IoU of the classes in its ground truth, from its confusion matrix."""
+    """Return metrics in percent from an image's confusion matrix, and the IoU of the classes in its ground truth."""
     iou, total = 100 * confusion.iou, confusion.counts.sum()
     accuracy = 100 * confusion.counts.diagonal().sum() / total if total else math.nan
     present = {classes.names[i]: float(iou[i]) for i in np.flatnonzero(~np.isnan(iou))}

@@ -46,7 +46,8 @@ def test_imagenet_weights_start_a_training_and_nothing_else(tmp_path: Path, log:
     new = {name.split(".")[1] if "backbone" in name else name.split(".")[0] for name in report.missing}
     assert new == {"layers", "norm0", "norm1", "norm2", "norm3", "sem_seg_head"}
     assert all("semantic_layer" in name for name in report.missing if "layers" in name and "backbone" in name)
-    assert f"{len(report.missing)} tensors are newly initialized, which ImageNet Swin of Microsoft files lack" in log.text
+    words = "tensors are newly initialized, which ImageNet Swin of Microsoft files lack"
+    assert f"{len(report.missing)} {words}" in log.text
     assert "(semantic layers, output norms and head)" in log.text
 
 

@@ -166,7 +166,7 @@ def test_annotations_for_another_size_are_refused(tmp_path: Path, is_train: bool
     sample = make_sample(tmp_path, {"category_id": 1, "segmentation": box(1, 1, 3, 3)}) | sides
     mapper = plain_mapper()
     mapper.is_train = is_train
-    with pytest.raises(UserError, match=r"a\.png is 12 x 10, but its annotations are for .*one size"):
+    with pytest.raises(UserError, match=r"a\.png is 12 x 10, but its annotations are for .*same size"):
         mapper(sample)
 
 

@@ -57,10 +57,7 @@ def test_check_says_so_where_they_are_classes(tmp_path: Path, capsys: pytest.Cap
     file = tmp_path / "mine.yaml"
     file.write_text(f"train: {{images: data/images, labels: data/masks}}\nnames: [{names}]\nignore: 999\n")
     assert main(["check", str(file), "--workers", "0"]) == 0
-    assert (
-        "3 of 3 label file(s) of train have intermediate ids at borders"
-        in capsys.readouterr().out
-    )
+    assert "3 of 3 label file(s) of train have intermediate ids at borders" in capsys.readouterr().out
 
 
 def test_regions_are_no_soft_borders() -> None:

@@ -133,7 +133,7 @@ def test_a_picture_that_fails_is_a_warning(evaluator, tmp_path, monkeypatch, cap
     monkeypatch.setattr("semask_d2.evaluation.result_files.draw_confusion", lambda *_: 1 / 0)
     process(evaluator, tmp_path, "one", [[0]], [[0]])
     evaluator.evaluate()
-    assert "No picture of the confusion matrix: ZeroDivisionError" in caplog.text
+    assert "No plot of the confusion matrix: ZeroDivisionError" in caplog.text
     assert (tmp_path / "inference/results_test/metrics.json").exists()
 
 

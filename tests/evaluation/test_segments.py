@@ -221,7 +221,7 @@ def test_models_that_do_not_find_what_is_measured_are_told(toy_data: Path) -> No
         sample = get_dataset_dicts(f"toy_scenes_{kind}_val")[0]
         with pytest.raises(UserError, match=rf"set MODEL\.MASK_FORMER\.TEST\.{key} True"):
             evaluator.process([sample], [{"sem_seg": torch.zeros(2, 4, 4)}])
-        with pytest.raises(UserError, match="no image to measure"):
+        with pytest.raises(UserError, match="no image to evaluate"):
             evaluator.evaluate()
-    with pytest.raises(UserError, match="does not say what its classes are"):
+    with pytest.raises(UserError, match="does not define its classes"):
         PanopticEvaluator("nothing_known_of_this")

@@ -113,12 +113,12 @@ def test_an_image_whose_label_file_cannot_be_read_is_left_out_and_counted(evalua
     assert "1.png does not exist" in caplog.text
     assert "2.jpg left out of the metrics" in caplog.text
     assert "2.png cannot be read as a label file" in caplog.text
-    assert "evaluator_test, 3 images, 2 more left out for want of a readable label file, each class" in caplog.text
+    assert "evaluator_test, 3 images, 2 more left out because their label file is unreadable, each class" in caplog.text
 
     evaluator.reset()
     for x in labeled_inputs(tmp_path, 2, {0, 1}):
         evaluator.process([x], [{"sem_seg": labels}])
-    with pytest.raises(UserError, match="evaluator_test: no labeled pixel to measure; every image or its label file"):
+    with pytest.raises(UserError, match="evaluator_test: no labeled pixel to evaluate; every image or its label file"):
         evaluator.evaluate()
 
 
@@ -149,7 +149,7 @@ def test_unreadable_label_files_are_counted_over_processes(tmp_path) -> None:
     for rank in range(2):
         assert float((tmp_path / f"accuracy{rank}").read_text()) == 50
         log = (tmp_path / f"log{rank}.txt").read_text()
-        assert "2 images, 4 more left out for want of a readable label file" in log
+        assert "2 images, 4 more left out because their label file is unreadable" in log
 
 
 def test_a_data_set_without_class_names_is_named() -> None:
