@@ -1,4 +1,4 @@
-"""Checkpoints and the best model."""
+"""Tests of checkpoints and the best model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.helpers.detectron2_names import EventStorage
 
 
 class Counter:
-    """Something with a state."""
+    """An object with a state."""
 
     def __init__(self, count: int = 0):
         self.count = count
@@ -124,7 +124,7 @@ def test_the_best_model_survives_worse_ones_and_a_resume(tmp_path) -> None:
         assert saved() == 2.0
         evaluate(resumed, storage, 3, 51.0)
         assert saved() == 5.0
-    assert not (tmp_path / "last_checkpoint").exists()  # the best model is not where a resume goes on
+    assert not (tmp_path / "last_checkpoint").exists()  # a run never resumes from the best model
 
 
 def test_a_best_model_of_unknown_value_is_moved_aside(tmp_path) -> None:

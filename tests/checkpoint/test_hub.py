@@ -1,4 +1,4 @@
-"""Repositories of the Hugging Face hub, on a small server on loopback and in the hub client's own cache."""
+"""Repositories of the Hugging Face hub, on a small local server and in the hub client's cache."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
         ("me/model.v2", Repository("me/model.v2")),
         ("run", None),
         ("a/b/c", None),
-        ("me/model@v1", None),  # a file may be called so
+        ("me/model@v1", None),  # a file may have this name
         ("output/model_final.pth", None),
         ("me/Model.SAFETENSORS", None),
         ("/me/model", None),

@@ -1,4 +1,4 @@
-"""What each purpose of a load may lack: nothing, or what the start of a training initializes itself."""
+"""Missing tensors: none are permitted in evaluation; at the start of training, those that it initializes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def save(content: dict, folder: Path) -> str:
 
 
 def other_classes(state: dict[str, Tensor], classes: int) -> dict[str, Tensor]:
-    """`state` as a training on another number of classes would leave it."""
+    """Return `state` as if it had been trained on another number of classes."""
     changed = dict(state)
     for name, value in state.items():
         extra = {CLASSES: 0, CLASSES + 1: 1}.get(value.shape[0] if value.ndim else -1)
@@ -61,8 +61,8 @@ def test_an_incomplete_backbone_starts_nothing(tmp_path: Path, name: str, fault:
         del content["model"][name]
     else:
         content["model"][name] = torch.zeros(3)
-    found = rf"1 missing: backbone\.{name}" if fault == "missing" else rf"1 misshaped: backbone\.{name} \(3,\)"
-    assert_refused(swin_model(), save(content, tmp_path), found, training_start=True)
+    fault_text = rf"1 missing: backbone\.{name}" if fault == "missing" else rf"1 misshaped: backbone\.{name} \(3,\)"
+    assert_refused(swin_model(), save(content, tmp_path), fault_text, training_start=True)
 
 
 def test_a_shallower_backbone_starts_nothing(tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_other_classes(tmp_path: Path, log: pytest.LogCaptureFixture, decoder: s
 
 
 def test_class_layers_are_dropped_even_where_they_fit(tmp_path: Path) -> None:
-    """Equal numbers of classes are not equal classes."""
+    """Class layers are dropped even if the numbers of classes are equal, since the classes may differ."""
     model = swin_model()
     before = snapshot(model)
     load_weights(model, save({"model": snapshot(swin_model())}, tmp_path), training_start=True, drop_class_layers=True)
@@ -171,7 +171,7 @@ def test_tensors_without_plain_content_are_refused(tmp_path: Path, value: Tensor
 
 
 class TestCheckpointer:
-    """The purposes as training and evaluation give them."""
+    """Loads for the purposes of training and evaluation."""
 
     def test_a_start_may_lack_and_an_evaluation_may_not(self, tmp_path: Path) -> None:
         path = save(microsoft_swin(swin_model()), tmp_path)
@@ -197,10 +197,10 @@ class TestCheckpointer:
         source, model = swin_model(), swin_model()
         name = "sem_seg_head.predictor.class_embed.weight"
         path = save({"model": snapshot(source)}, tmp_path)
-        own = snapshot(model)[name]
+        initial = snapshot(model)[name]
         checkpointer = Checkpointer(model, str(tmp_path / "run"), training_start=True, drop_class_layers=True)
         checkpointer.resume_or_load(path, resume=False)
-        assert torch.equal(model.state_dict()[name], own)
+        assert torch.equal(model.state_dict()[name], initial)
         Checkpointer(source, str(tmp_path / "run")).save("model_0000001")
         checkpointer.resume_or_load(path, resume=True)
         assert same(snapshot(model), snapshot(source))

@@ -1,4 +1,4 @@
-"""The rule that no shape tells: which stages' semantic layers attend within windows."""
+"""Windows of semantic layers, which no tensor shape reveals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models of transformers: recognized, computing the same here, and written so that it loads them again."""
+"""Models of transformers are recognized, compute the same here, and are written so that transformers loads them."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ SIZES = {
 
 
 def config_of(settings: dict[str, Any], *options: str) -> CfgNode:
-    """Our config of the model that a config.json describes."""
+    """Return our config of the model that a config.json describes."""
     cfg = get_cfg(None, ["MODEL.DEVICE", "cpu"])
     cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.SEM_SEG_HEAD.NAME = "SeMaskMaskFormer", "BranchMaskFormerHead"
     cfg.MODEL.BACKBONE.FREEZE_AT = 0
@@ -72,8 +72,8 @@ def settings_in(folder: Path) -> dict[str, Any]:
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_a_folder_computes_the_same_here(family: str, backbone: str, tmp_path: Path) -> None:
-    theirs = their_model(family, backbone)
-    folder = saved(theirs, tmp_path / "theirs")
+    foreign = their_model(family, backbone)
+    folder = saved(foreign, tmp_path / "foreign")
     model = build_model(config_of(settings_in(folder))).eval()
     report = load_weights(model, folder)
     assert report.kind == f"{NAMES[family]} of transformers"
@@ -81,9 +81,9 @@ def test_a_folder_computes_the_same_here(family: str, backbone: str, tmp_path: P
     assert report.unexpected == []
     for size in ((64, 96), (50, 71)):
         images = 2 * torch.randn(2, 3, *size)
-        for found, expected in zip(our_logits(model, images), their_logits(theirs, images), strict=True):
+        for actual, expected in zip(our_logits(model, images), their_logits(foreign, images), strict=True):
             assert expected.std() > 0.1
-            torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(actual, expected, atol=1e-4, rtol=1e-4)
     classes = classes_of_file(read_checkpoint(folder))
     assert classes.names == tuple(f"LABEL_{i}" for i in range(6))
     assert len(set(classes.colors)) == 6
@@ -91,16 +91,16 @@ def test_a_folder_computes_the_same_here(family: str, backbone: str, tmp_path: P
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_both_generations_of_names_in_both_formats(family: str, tmp_path: Path) -> None:
-    """What transformers calls its modules now, and what it writes, which are the names of its version 4."""
-    theirs = their_model(family)
-    folder = saved(theirs, tmp_path / "theirs")
+    """Load both the current names of transformers' modules, and those that it writes, which are of version 4."""
+    foreign = their_model(family)
+    folder = saved(foreign, tmp_path / "foreign")
     model = build_model(config_of(settings_in(folder)))
     load_weights(model, folder)
     first = snapshot(model)
     written = read_checkpoint(folder)["model"]
-    assert set(written) - set(theirs.state_dict())
+    assert set(written) - set(foreign.state_dict())
     (folder / "model.safetensors").unlink()
-    for state in (written, theirs.state_dict()):
+    for state in (written, foreign.state_dict()):
         torch.save(state, folder / "pytorch_model.bin")
         again = build_model(config_of(settings_in(folder)))
         assert load_weights(again, folder).complete
@@ -110,7 +110,7 @@ def test_both_generations_of_names_in_both_formats(family: str, tmp_path: Path) 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_what_is_written_loads_there_and_here(family: str, backbone: str, tmp_path: Path) -> None:
-    """Ours to theirs to ours, every tensor the same; theirs misses none and computes the same."""
+    """Converting to transformers and back keeps every tensor; transformers' model lacks none, and computes the same."""
     torch.manual_seed(3)
     cfg = config_of(their_config(family, backbone=backbone).to_dict() | {"model_type": family})
     cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = [10.0, 20.0, 30.0], [50.0, 60.0, 70.0]
@@ -118,11 +118,11 @@ def test_what_is_written_loads_there_and_here(family: str, backbone: str, tmp_pa
     names = [f"class {i}" for i in range(6)]
     config = config_for_transformers(cfg, names)
     write_folder(tmp_path / "out", model.state_dict(), config, processor_for_transformers(cfg))
-    theirs, found = model_class(family).from_pretrained(tmp_path / "out", output_loading_info=True)
-    assert not any(found.values()), found
-    assert [theirs.config.id2label[i] for i in range(6)] == names
+    foreign, actual = model_class(family).from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert not any(actual.values()), actual
+    assert [foreign.config.id2label[i] for i in range(6)] == names
     images = torch.randn(2, 3, 64, 96)
-    for a, b in zip(our_logits(model, images), their_logits(theirs.eval(), images), strict=True):
+    for a, b in zip(our_logits(model, images), their_logits(foreign.eval(), images), strict=True):
         torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
 
     processor = json.loads((tmp_path / "out/preprocessor_config.json").read_text())
@@ -138,7 +138,7 @@ def test_what_is_written_loads_there_and_here(family: str, backbone: str, tmp_pa
     other = build_model(again)
     load_weights(other, tmp_path / "out")
     assert same(snapshot(other), snapshot(model))
-    theirs.save_pretrained(tmp_path / "there")  # and by way of transformers itself
+    foreign.save_pretrained(tmp_path / "there")  # and by way of transformers itself
     other = build_model(again)
     load_weights(other, tmp_path / "there")
     assert same(snapshot(other), snapshot(model))
@@ -149,14 +149,14 @@ def test_what_is_written_loads_there_and_here(family: str, backbone: str, tmp_pa
 def test_names_and_shapes_of_the_published_sizes(family: str, size: str) -> None:
     config = their_config(family, backbone=size.split("_")[0], small=False, classes=133, **SIZES[size])
     with torch.device("meta"):
-        theirs = model_class(family)(config).state_dict()
+        foreign = model_class(family)(config).state_dict()
         cfg = config_of(config.to_dict())
         ours = META_ARCH_REGISTRY.get("SeMaskMaskFormer")(cfg).state_dict()
-    state, _ = recognize(theirs, {}).convert(theirs, {})
-    found, expected = (
+    state, _ = recognize(foreign, {}).convert(foreign, {})
+    actual, expected = (
         {name: value.shape for name, value in x.items() if not name.endswith(COMPUTED)} for x in (state, ours)
     )
-    assert found == expected
+    assert actual == expected
 
 
 # As the start of a training with semantic layers
@@ -164,7 +164,7 @@ def test_names_and_shapes_of_the_published_sizes(family: str, size: str) -> None
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    return saved(their_model("mask2former"), tmp_path / "theirs")
+    return saved(their_model("mask2former"), tmp_path / "foreign")
 
 
 def test_a_semask_training_starts_from_one(folder: Path, log: pytest.LogCaptureFixture) -> None:
@@ -325,24 +325,25 @@ def test_without_names_there_are_two_classes_as_in_transformers(folder: Path) ->
 
 
 def test_settings_that_a_file_leaves_out_are_transformers_own() -> None:
-    """Files of version 4 hold only what differs from the defaults."""
+    """Files of version 4 hold only values that differ from the defaults."""
     their_config(FAMILIES[0])  # skips where transformers is not there
     from transformers import ResNetConfig, SwinConfig
 
     for family in FAMILIES:
         whole = model_class(family).config_class().to_dict()
         body = {**ResNetConfig().to_dict(), "out_features": ["stage1", "stage2", "stage3", "stage4"]}
-        found, expected = (
+        actual, expected = (
             values_from_transformers(whole | {"backbone_config": x}, {}, "c") for x in ({"model_type": "resnet"}, body)
         )
-        assert found == expected
+        assert actual == expected
         short = {"model_type": family, "backbone_config": {"model_type": "swin"}, "id2label": whole["id2label"]}
-        found, expected = (values_from_transformers(x, {}, "c") for x in (short, whole))
-        swin = {key for key in found if key.startswith("MODEL.SWIN.")}
-        assert {key: found[key] for key in found.keys() - swin} == {key: expected[key] for key in found.keys() - swin}
+        actual, expected = (values_from_transformers(x, {}, "c") for x in (short, whole))
+        swin = {key for key in actual if key.startswith("MODEL.SWIN.")}
+        others = actual.keys() - swin
+        assert {key: actual[key] for key in others} == {key: expected[key] for key in others}
         plain = {**SwinConfig().to_dict(), "out_features": ["stage1", "stage2", "stage3", "stage4"]}
         expected = values_from_transformers(whole | {"backbone_config": plain}, {}, "c")
-        assert {key: found[key] for key in swin} == {key: expected[key] for key in swin}
+        assert {key: actual[key] for key in swin} == {key: expected[key] for key in swin}
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Masks of annotations beside pycocotools' own, and what never reaches its compiled code."""
+"""Masks of annotations agree with pycocotools, and invalid ones never reach its compiled code."""
 
 from __future__ import annotations
 
@@ -140,10 +140,10 @@ def test_harmless_forms_are_read() -> None:
         [SQUARE, [1, 1, 2, 2]],
     ):
         np.testing.assert_array_equal(decoded_mask(form, HEIGHT, WIDTH, "x"), expected)
-    # four numbers of a part are two points here, a box in pycocotools
+    # a part of four numbers is two points here, but a box in pycocotools
     assert checked_segmentation([SQUARE, [1, 1, 2, 2]], HEIGHT, WIDTH, "x") == [SQUARE]
     assert decoded_mask([[-5.5, -3, 70, -3, 70, 45, -5.5, 45]], HEIGHT, WIDTH, "x").all()  # a little outside
-    assert decoded_mask([[0, 0, 1, 0, 1, 1, 0, 1]], HEIGHT, WIDTH, "x").sum() == 1  # whole pixels, no shares
+    assert decoded_mask([[0, 0, 1, 0, 1, 1, 0, 1]], HEIGHT, WIDTH, "x").sum() == 1  # pixels, not fractions
 
 
 def test_a_campaign_of_damaged_annotations() -> None:

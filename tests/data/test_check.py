@@ -1,4 +1,4 @@
-"""The check of a data set: planted faults are all reported, with their files; statistics, page, lists."""
+"""The check of a dataset: all planted faults are reported with their files; statistics, page, lists."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from tests.helpers.own_data import TEXT, write_data, write_file, write_pair
 
 @pytest.fixture
 def planted(tmp_path: Path) -> Path:
-    """A data set with ten faults, each of its own kind."""
+    """A dataset with ten different faults."""
     file = write_data(tmp_path, TEXT.replace("[sky, road, car]", "[sky, road, car, boat]"), count=12, size=(60, 90))
     images, labels = tmp_path / "img/a", tmp_path / "lab/a"
     ids = np.zeros((60, 90), np.uint8)
     (images / "0.png").write_bytes((images / "0.png").read_bytes()[:200])  # truncated
     write_pair(tmp_path, "a", "1", ids[:, :-2], np.zeros((60, 90, 3), np.uint8))  # of another size
     ids[3, 4:7] = 77
-    write_pair(tmp_path, "a", "2", ids)  # an id that is no class's
-    Image.new("RGB", (90, 60)).save(labels / "3.png")  # colors in the place of ids
+    write_pair(tmp_path, "a", "2", ids)  # an id outside the classes
+    Image.new("RGB", (90, 60)).save(labels / "3.png")  # colors instead of ids
     Image.fromarray(np.full((60, 90), 0.5, np.float32)).save(labels / "4.tif")  # 32 bits
     (labels / "4.png").write_bytes((labels / "4.tif").read_bytes())
     (labels / "4.tif").unlink()
@@ -37,7 +37,7 @@ def planted(tmp_path: Path) -> Path:
     (tmp_path / "img/b/7.png").write_bytes((images / "7.png").read_bytes())  # in both splits
     near = np.asarray(Image.open(images / "8.png")).copy()
     near[0, 0] ^= 1
-    Image.fromarray(near).save(tmp_path / "img/b/8.png")  # nearly so
+    Image.fromarray(near).save(tmp_path / "img/b/8.png")  # nearly the same
     jpeg = Image.open(images / "9.png")
     jpeg.save(images / "9.jpg", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
     (images / "9.png").write_bytes((images / "9.jpg").read_bytes())  # broken EXIF
@@ -163,7 +163,7 @@ def test_lossy_empty_and_stretched_label_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told", "code"),
+    ("text", "message", "code"),
     [
         ("names: [a]\nmap: {0: 0, 1: 255, 2: 255}\n", '`names` has only one class, "a": add a second class', 1),
         ("names: [a, b]\nmap: {0: 0, 1: 255, 2: 255}\n", '0 "a" covers each of the', 1),
@@ -172,14 +172,14 @@ def test_lossy_empty_and_stretched_label_files(tmp_path: Path) -> None:
     ],
 )
 def test_data_of_one_class_is_a_fault(
-    tmp_path: Path, text: str, told: str, code: int, capsys: pytest.CaptureFixture
+    tmp_path: Path, text: str, message: str, code: int, capsys: pytest.CaptureFixture
 ) -> None:
     file = write_data(tmp_path, TEXT.replace("names: [sky, road, car]\n", text))
     assert main(["check", str(file), "--workers", "0"]) == code
     out = capsys.readouterr().out
-    assert told in out
+    assert message in out
     assert ("NOTHING TO LEARN" in out) == bool(code)
-    if "covers" in told:  # in val it is a warning
+    if "covers" in message:  # in val it is a warning
         assert re.search(r"covers each of the \d+ labeled pixels of train; \d+ % of all are 255, ignored", out)
         assert re.search(r"warning: one class is everywhere.*\n.*labeled pixels of val", out)
 

@@ -1,4 +1,4 @@
-"""Data sets of one's own: pairing, the fraction for validation, registration, COCO files, each promised message."""
+"""Custom datasets: pairing, validation fraction, registration, COCO files, and each documented message."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.helpers.own_data import NAMES, TEXT, write_data, write_file, write_pa
 
 @pytest.fixture(autouse=True)
 def catalogs() -> Iterator[None]:
-    """The catalogs stay as they were."""
+    """Restore the catalogs after each test."""
     yield
     for name in list(custom._registered):
         DatasetCatalog.remove(name)
@@ -156,7 +156,7 @@ def test_patterns_that_find_nothing_to_use(tmp_path: Path, pattern: str, message
 
 
 def test_every_reader_goes_through_the_table(tmp_path: Path) -> None:
-    """Mapper and evaluator, with and without the sample's own label file."""
+    """Check mapper and evaluator, with and without a label file in the sample."""
     write_pair(tmp_path, "a", "0", np.array([[7, 9], [9, 7]], np.uint8))
     file = write_file(tmp_path, 'train: {images: img, labels: lab}\nval: {images: img, labels: lab}\n'
                                 "names: [x, y]\nmap: {7: 1, 9: 0}\n")  # fmt: skip
@@ -295,8 +295,8 @@ def test_one_class_everywhere_is_said_loudly(tmp_path: Path, caplog: pytest.LogC
     register_custom(cfg)
     quick_check(cfg)
     for split in ("train", "val"):
-        told = f"mine_{split}: ONE CLASS IS EVERYWHERE: every labeled pixel of 4 label files"
-        assert caplog.text.count(told) == 1
+        message = f"mine_{split}: ONE CLASS IS EVERYWHERE: every labeled pixel of 4 label files"
+        assert caplog.text.count(message) == 1
     assert 'has class 0 "sky"' in caplog.text
     caplog.clear()
     evaluator = SemanticEvaluator("mine_val")

@@ -1,4 +1,4 @@
-"""Reading pictures and labels of every kind, and the messages for those that cannot be read."""
+"""Reading of images and labels of every kind, and the messages for unreadable ones."""
 
 import io
 import os
@@ -85,7 +85,7 @@ def test_every_orientation_is_applied_once(tmp_path, orientation, kind):
         b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x05\0\x01\0\0\0\xff\xff\xff\xff\0\0\0\0",  # or lies nowhere
     ],
 )
-@pytest.mark.filterwarnings("ignore:.*(EXIF|Truncated)")  # Pillow's own, where it finds nothing to raise
+@pytest.mark.filterwarnings("ignore:.*(EXIF|Truncated)")  # Pillow warns if it does not raise
 @pytest.mark.parametrize("kind", ["png", "jpg", "webp"])
 def test_malformed_exif_is_no_orientation(tmp_path, exif, kind, caplog):
     Image.new("RGB", (9, 6), (90, 90, 90)).save(tmp_path / f"a.{kind}", exif=exif)
@@ -93,7 +93,7 @@ def test_malformed_exif_is_no_orientation(tmp_path, exif, kind, caplog):
         image = read_image(tmp_path / f"a.{kind}")
     assert image.shape == (6, 9, 3)
     assert caplog.text.count(f"a.{kind}: its EXIF data cannot be read") <= 1
-    if b"no EXIF" in exif and kind != "jpg":  # Pillow has looked there before, and keeps silent
+    if b"no EXIF" in exif and kind != "jpg":  # Pillow has already parsed it, and does not warn again
         assert f"a.{kind}: its EXIF data cannot be read" in caplog.text
 
 
@@ -150,14 +150,14 @@ def test_a_picture_beyond_the_limit_is_refused_by_its_header(tmp_path, read, mon
         header = bytearray(file.getvalue())
         header[18:26] = width.to_bytes(4, "little") + height.to_bytes(4, "little")
         (tmp_path / "a.bmp").write_bytes(header)
-        monkeypatch.setattr("PIL.ImageFile.ImageFile.load", None)  # what decodes
+        monkeypatch.setattr("PIL.ImageFile.ImageFile.load", None)  # the decoder
         with pytest.raises(UnreadableFile, match=rf"a\.bmp is {size} pixels, but the limit is 110000000"):
             read(tmp_path / "a.bmp")
 
 
 @pytest.mark.slow
 def test_large_pictures_within_the_limit_are_read_without_a_warning(tmp_path):
-    Image.new("L", (10000, 9001), 7).save(tmp_path / "a.png")  # where Pillow begins to warn
+    Image.new("L", (10000, 9001), 7).save(tmp_path / "a.png")  # the size above which Pillow warns
     program = (
         "import sys; from PIL import Image; from semask_d2.data.image_io import read_labels; "
         "from semask_d2.data.augmentation import View, resize_image; labels = read_labels(sys.argv[1]); "

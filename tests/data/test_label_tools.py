@@ -1,4 +1,4 @@
-"""Exports of label tools as they come: described by `init-data`, without a fault in `check`, painted rightly."""
+"""Unchanged exports of label tools: `init-data` describes them, `check` finds no fault, labels are correct."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_an_export_is_read(tool: str, tmp_path: Path, capsys: pytest.CaptureFixt
         assert main(words) == 1
         message = capsys.readouterr().err
         assert CHOICES[tool] in message
-        words += shlex.split(re.search("say which are meant with (.*)", message)[1])  # the advice is followed
+        words += shlex.split(re.search("say which are meant with (.*)", message)[1])  # follows the advice
     assert main(words) == 0
     out = capsys.readouterr().out
     assert f"semask check {file}" in out

@@ -1,4 +1,4 @@
-"""The loaders: one stream whatever the workers, ranks and restarts, and errors that arrive as one line."""
+"""Loaders give the same stream for any workers, ranks and restarts, and errors arrive as one line."""
 
 from itertools import islice
 from pathlib import Path
@@ -166,7 +166,7 @@ def test_a_training_sets_ignore_label_is_the_models(cfg, name):
     with pytest.raises(UserError, match=r"IGNORE_VALUE is 254, but dataset .* the ignore_label 255: set it to 255"):
         build_train_loader(cfg)
     cfg.DATASETS.TRAIN = ()
-    build_test_loader(cfg, name)  # metrics go by the data set's own
+    build_test_loader(cfg, name)  # metrics use the dataset's ignore label
 
 
 def test_an_evaluation_loads_the_same_whatever_the_workers(cfg, name):

@@ -1,4 +1,4 @@
-"""The metrics, against the plain per-class formula."""
+"""Semantic metrics, compared with the plain formula for each class."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_metrics_equal_the_plain_formula(prediction: np.ndarray, truth: np.ndarr
     ious, frequencies = [], []
     for i, name in enumerate(NAMES):
         p, t = (prediction == i) & valid, (truth == i) & valid
-        if not t.any():  # absent from the truth: no number, whatever was predicted
+        if not t.any():  # not in the ground truth: NaN, whatever the prediction
             assert np.isnan(results[f"IoU-{name}"])
             assert np.isnan(results[f"ACC-{name}"])
             continue
@@ -78,7 +78,7 @@ def test_a_label_map_of_another_size_is_named(evaluator, tmp_path) -> None:
 
 @pytest.mark.parametrize("wrong", [4, 255, -1])
 def test_predicted_ids_that_are_no_class_are_named(evaluator, tmp_path, wrong: int) -> None:
-    """A foreign model's, which would count as another pair of classes."""
+    """Refuse a foreign model's ids, which would count as another pair of classes."""
     Image.fromarray(np.zeros((2, 2), np.uint8)).save(tmp_path / "t.png")
     inputs = [{"sem_seg_file_name": tmp_path / "t.png", "file_name": "image.jpg"}]
     with pytest.raises(UserError, match=rf"image\.jpg: the model predicts the class ids \[{wrong}\].*classes 0\.\.3"):
@@ -91,7 +91,7 @@ def test_predicted_ids_that_are_no_class_are_named(evaluator, tmp_path, wrong: i
 
 
 def labeled_inputs(folder: Path, count: int, unreadable: set[int]) -> list[dict]:
-    """`count` images whose label files hold class 1, but those numbered in `unreadable`, which are damaged or gone."""
+    """Return `count` images with label files of class 1; files with an index in `unreadable` are damaged or missing."""
     inputs = [{"file_name": f"{i}.jpg", "sem_seg_file_name": str(folder / f"{i}.png")} for i in range(count)]
     for i, x in enumerate(inputs):
         Image.fromarray(np.ones((2, 2), np.uint8)).save(x["sem_seg_file_name"])
@@ -131,7 +131,7 @@ def test_a_label_file_in_colors_or_with_wrong_ids_is_an_error_still(evaluator, t
 
 
 def evaluate_share(rank: int, folder: Path) -> None:
-    """One of two processes: evaluates its half of six images, and writes what it logs and the accuracy."""
+    """Run as one of two processes: evaluate half of six images, and write the log and the accuracy."""
     with process_group(folder / "meeting", rank, 2):
         logging.basicConfig(filename=folder / f"log{rank}.txt", level=logging.INFO)
         MetadataCatalog.get("evaluator_two").set(stuff_classes=NAMES, ignore_label=255)
@@ -159,7 +159,7 @@ def test_a_data_set_without_class_names_is_named() -> None:
 
 
 def test_the_sum_over_processes_leaves_the_matrix_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that a second evaluation does not count the other processes twice."""
+    """A second evaluation must not count the other processes twice."""
     monkeypatch.setattr("semask_d2.evaluation.semantic.comm.get_world_size", lambda: 2)
     monkeypatch.setattr(torch.distributed, "get_backend", lambda: "gloo")
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda counts: counts.mul_(2))
