@@ -15,7 +15,7 @@ import numpy as np
 from semask_d2.data.annotations import EmptyAnnotation
 from semask_d2.data.datasets.custom import CustomDataset
 from semask_d2.data.datasets.pairing import Problem
-from semask_d2.data.image_io import examine_picture, lossy_format
+from semask_d2.data.image_io import read_image_facts, lossy_format
 from semask_d2.data.label_checks import describe_wrong_ids, size_mismatch
 from semask_d2.data.labels import read_sample_labels
 from semask_d2.data.parallel import map_files
@@ -200,21 +200,21 @@ def examine_pair(
 
 def examine_image(path: str, facts: PairFacts, value_range: Sequence[float]) -> tuple[int, int] | None:
     """Add the facts of an image to `facts`, and return its width and height, None if it cannot be read."""
-    picture = examine_picture(path, value_range)
-    facts.span = picture.span
-    if picture.pages > 1:
-        facts.findings.append(Finding("values", f"{path} has {picture.pages} pages; only the first is read"))
-    if picture.unread_bands:
-        facts.findings.append(Finding("values", f"{path} has {picture.unread_bands} extra band(s), which are not read"))
-    if picture.problem:
-        facts.findings.append(Finding("unreadable", picture.problem))
-    if picture.pixels is not None:
-        content = repr(picture.size).encode() + picture.pixels.tobytes()
+    image = read_image_facts(path, value_range)
+    facts.span = image.span
+    if image.pages > 1:
+        facts.findings.append(Finding("values", f"{path} has {image.pages} pages; only the first is read"))
+    if image.unread_bands:
+        facts.findings.append(Finding("values", f"{path} has {image.unread_bands} extra band(s), which are not read"))
+    if image.problem:
+        facts.findings.append(Finding("unreadable", image.problem))
+    if image.pixels is not None:
+        content = repr(image.size).encode() + image.pixels.tobytes()
         facts.exact = hashlib.sha1(content, usedforsecurity=False).digest()
-        facts.looks = perceptual_hash(picture.pixels)
-        if picture.has_broken_exif:
+        facts.looks = perceptual_hash(image.pixels)
+        if image.has_broken_exif:
             facts.findings.append(Finding("exif", f"{path}: its EXIF data cannot be read and is ignored"))
-    return picture.size
+    return image.size
 
 
 def soft_findings(check: DataCheck, ignore_label: int, workers: int | None) -> list[Finding]:

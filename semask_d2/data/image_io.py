@@ -99,7 +99,7 @@ def picture_size(path: Path, *, upright: bool = True) -> tuple[int, int]:
 
 
 @dataclass
-class PictureFacts:
+class ImageFacts:
     """Facts about an image file, as far as it can be read; `problem` says why it cannot be read completely.
 
     `size` is the upright width and height; `span` is set for files of more than 8 bits; `pixels` (H, W, 3) are those
@@ -115,9 +115,9 @@ class PictureFacts:
     problem: str = ""
 
 
-def examine_picture(path: Path, value_range: Sequence[float] = ()) -> PictureFacts:
+def read_image_facts(path: Path, value_range: Sequence[float] = ()) -> ImageFacts:
     """Return the facts about an image file; opens it once for its header and once for its pixels."""
-    facts = PictureFacts()
+    facts = ImageFacts()
 
     def take_header(image: Image.Image) -> None:
         facts.size = _size(image, path)
@@ -212,18 +212,18 @@ def lossy_format(path: Path) -> str:
     return ""
 
 
-def save_picture(path: Path, picture: np.ndarray) -> None:
+def save_picture(path: Path, image: np.ndarray) -> None:
     """Write RGB (H, W, 3) or ids (H, W) atomically, in the format of the path's suffix.
 
     Ids above 255 are written with 16 bits.
     """
-    if picture.ndim == 2:
-        picture = picture.astype(np.uint8 if picture.max(initial=0) < 256 else np.uint16)
+    if image.ndim == 2:
+        image = image.astype(np.uint8 if image.max(initial=0) < 256 else np.uint16)
     image_format = "PNG" if os.path.splitext(path)[1].lower() == ".png" else "JPEG"
-    if image_format == "JPEG" and max(picture.shape) > JPEG_SIDE:
+    if image_format == "JPEG" and max(image.shape) > JPEG_SIDE:
         raise UserError(f"{path}: a JPEG file is at most {JPEG_SIDE} pixels wide and high; use a .png file")
     with atomic_write(path, "wb") as file:
-        Image.fromarray(picture).save(file, format=image_format, **({"quality": 95} if image_format == "JPEG" else {}))
+        Image.fromarray(image).save(file, format=image_format, **({"quality": 95} if image_format == "JPEG" else {}))
 
 
 def _read(path: Path, what: str, convert: Callable[[Image.Image], T], *, decode: bool = True) -> T:
@@ -251,7 +251,7 @@ def _read(path: Path, what: str, convert: Callable[[Image.Image], T], *, decode:
 
 
 def _upright_rgb(
-    image: Image.Image, path: Path, value_range: Sequence[float] = (), facts: PictureFacts | None = None
+    image: Image.Image, path: Path, value_range: Sequence[float] = (), facts: ImageFacts | None = None
 ) -> Image.Image:
     """Return an upright image in mode RGB, and set the span of its values in `facts`."""
     values, turn = _deep_values(image, path)

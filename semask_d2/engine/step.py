@@ -107,9 +107,7 @@ class TrainingStep(TrainerBase):
             batch = next(self.batches)
             data_time += time.perf_counter() - start
             batches.append(batch)
-            seed_forward(
-                self.seed, self.iter, i, comm.get_rank()
-            )  # after `next`, since a new loader draws numbers
+            seed_forward(self.seed, self.iter, i, comm.get_rank())  # after `next`, since a new loader draws numbers
             last = i == self.accumulation_steps - 1
             with self.gradient_sync(last):
                 losses = self.losses(batch)
@@ -140,7 +138,7 @@ class TrainingStep(TrainerBase):
         return {name: loss / self.accumulation_steps for name, loss in losses.items()}
 
     def send(self, losses: dict[str, Tensor]) -> HostCopy:
-        """Start copying the mean losses over processes, and the share of processes told to stop, to the host."""
+        """Start copying the mean losses over processes, and the share of processes that must stop, to the host."""
         values = torch.stack([loss.float() for loss in losses.values()])
         asked = values.new_full((1,), float(self.stop_request.signal is not None))
         values = torch.cat([values, asked])  # together, so that both take one exchange
