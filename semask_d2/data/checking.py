@@ -15,7 +15,7 @@ import numpy as np
 from semask_d2.data.annotations import EmptyAnnotation
 from semask_d2.data.datasets.custom import CustomDataset
 from semask_d2.data.datasets.pairing import Problem
-from semask_d2.data.image_io import read_image_facts, lossy_format
+from semask_d2.data.image_io import lossy_format, read_image_facts
 from semask_d2.data.label_checks import describe_wrong_ids, size_mismatch
 from semask_d2.data.labels import read_sample_labels
 from semask_d2.data.parallel import map_files

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from semask_d2.data import image_io
-from semask_d2.data.image_io import examine_picture, picture_size, read_image, read_labels, save_picture, value_span
+from semask_d2.data.image_io import picture_size, read_image, read_image_facts, read_labels, save_picture, value_span
 from semask_d2.data.jpeg_scans import MAX_SCANS
 from semask_d2.data.label_checks import check_labels, count_ids
 from semask_d2.inference.media import IMAGE_SUFFIXES
@@ -254,7 +254,7 @@ def test_a_picture_is_examined_in_two_openings(tmp_path, monkeypatch):
     (tmp_path / "cut.png").write_bytes((tmp_path / "turned.png").read_bytes()[:-30])
     for name in ("turned.png", "deep.tif", "broken.jpg"):
         opened.clear()
-        facts = examine_picture(tmp_path / name)
+        facts = read_image_facts(tmp_path / name)
         assert len(opened) == 2
         np.testing.assert_array_equal(facts.pixels, read_image(tmp_path / name))
         assert facts.size == picture_size(tmp_path / name)
@@ -264,12 +264,12 @@ def test_a_picture_is_examined_in_two_openings(tmp_path, monkeypatch):
             name == "broken.jpg",
             "",
         )
-    facts = examine_picture(tmp_path / "cut.png")
+    facts = read_image_facts(tmp_path / "cut.png")
     assert facts.pixels is None
     assert "cut.png cannot be read as an image" in facts.problem
-    facts = examine_picture(tmp_path / "deep.tif", (0, 70000))
+    facts = read_image_facts(tmp_path / "deep.tif", (0, 70000))
     assert facts.pixels.tolist() == [[[0] * 3, [146] * 3]]
-    assert (examine_picture(tmp_path / "none.png").size, examine_picture(tmp_path).pixels) == (None, None)
+    assert (read_image_facts(tmp_path / "none.png").size, read_image_facts(tmp_path).pixels) == (None, None)
 
 
 def test_ids_out_of_range_are_named():
