@@ -1,4 +1,4 @@
-"""Models by name and from anywhere: `list_models`, `create_model` and `from_pretrained`."""
+"""Model creation by name and loading of trained models: `list_models`, `create_model` and `from_pretrained`."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ from semask_d2.utils.classes import Classes
 from semask_d2.utils.errors import UserError
 from semask_d2.utils.registry import suggestion
 
-PARTS = ("backbones", "data", "recipes")  # folders of configs that are no whole models
-DEFAULT_DATASET = "ade20k"  # whose config a name without a dataset means
-CONFIG_START = "config"  # as `weights` of `create_model`
+PARTS = ("backbones", "data", "recipes")  # folders of partial configs, which are not complete models
+DEFAULT_DATASET = "ade20k"  # the dataset of names without one
+CONFIG_START = "config"  # a value of `weights` in `create_model`
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """Return the names of the models that come with the package, "dataset/model", that match a shell pattern.
+    """Return the names "dataset/model" of the package's models that match a shell pattern.
 
-    A pattern without a slash is matched with the part after the slash, as `list_models("*swin_l*")`.
+    A pattern without a slash is matched against the part after the slash, as in `list_models("*swin_l*")`.
     """
     folder = configs_folder()
     names = [path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml")]
-    whole = sorted(name for name in names if "/" in name and name.partition("/")[0] not in PARTS)
-    return [name for name in whole if fnmatchcase(name if "/" in pattern else name.rpartition("/")[2], pattern)]
+    models = sorted(name for name in names if "/" in name and name.partition("/")[0] not in PARTS)
+    return [name for name in models if fnmatchcase(name if "/" in pattern else name.rpartition("/")[2], pattern)]
 
 
 def create_model(
@@ -54,11 +54,11 @@ def create_model(
 ) -> nn.Module:
     """Return a new model by its name ("ade20k/semask_swin_t_m2f"; see `list_models`), in training mode.
 
-    Without a dataset in the name, the model of ADE20K is meant if there is one. `weights` are what training starts
-    from: "config" for those that the model's config names (ImageNet), or a source as of `from_pretrained`, whose
-    layers for other classes are left out; None starts from random weights. `settings` are config keys, given as
-    `**{"MODEL.MASK_FORMER.NUM_OBJECT_QUERIES": 50}`. Raises `UserError` for unknown names, keys and weights that do
-    not fit.
+    A name without a dataset means the ADE20K model if there is one. `weights` are the start of training: "config" for
+    those that the model's config names (ImageNet); a source of `from_pretrained`, whose class layers are not loaded;
+    or None for random weights. `settings` are config keys, given as
+    `**{"MODEL.MASK_FORMER.NUM_OBJECT_QUERIES": 50}`. Raises `UserError` for unknown names and keys, and for weights
+    that do not match the model.
     """
     full_name = full_model_name(name)
     words = [*settings_words(settings, device)]
@@ -78,10 +78,10 @@ def from_pretrained(
 ) -> nn.Module:
     """Return a trained model in evaluation mode.
 
-    `source` is a run folder, a checkpoint in one, what `save_pretrained` wrote, a folder of transformers' Mask2Former
-    or MaskFormer, a file of `semask export` (ONNX, OpenVINO), or the name "owner/name" of a repository of the Hugging
-    Face hub, of which `revision` is a branch, tag or commit. `settings` are config keys as for `create_model`. Raises
-    `UserError` for a source that is missing, damaged or of another kind.
+    `source` is a run folder, a checkpoint in one, a folder of `save_pretrained`, a folder of transformers' Mask2Former
+    or MaskFormer, a file of `semask export` (ONNX, OpenVINO), or "owner/name", a repository of the Hugging Face hub;
+    `revision` is its branch, tag or commit. `settings` are config keys as for `create_model`. Raises `UserError` for a
+    source that is missing, damaged or of another kind.
     """
     path = local_source(source, revision)
     if path.endswith(EXPORTED):
@@ -96,7 +96,7 @@ def from_pretrained(
 def described(
     model: nn.Module, cfg: CfgNode, recorded: Classes | None, metrics: dict[str, dict[str, float]] | None = None
 ) -> nn.Module:
-    """Give a model of this project its `description`; `recorded` are the classes that its checkpoint names."""
+    """Set the `description` of a model of this project; `recorded` are the classes that its checkpoint records."""
     if isinstance(model, SemanticSegmenter):
         register_custom(cfg)
         model.description = ModelDescription(cfg.clone(), model_classes(cfg, recorded), metrics or {})
@@ -104,7 +104,7 @@ def described(
 
 
 def measured(run: str | os.PathLike) -> dict[str, dict[str, float]]:
-    """Return the main metrics in percent, by dataset and name, of the evaluations that a run folder holds."""
+    """Return the main metrics in percent, by dataset and name, of the evaluations in a run folder."""
     if not os.path.isdir(os.path.join(run, FOLDER)):
         return {}
     return {
@@ -114,7 +114,7 @@ def measured(run: str | os.PathLike) -> dict[str, dict[str, float]]:
 
 
 def full_model_name(name: str) -> str:
-    """Return a model's name with its dataset; `UserError`, with the nearest names, where there is none or several."""
+    """Return a model's name with its dataset; `UserError`, suggesting names, if it is unknown or ambiguous."""
     known = list_models()
     plain = name.removesuffix(".yaml")
     if plain in known:
@@ -125,9 +125,9 @@ def full_model_name(name: str) -> str:
     if len(same) == 1:
         return same[0]
     if same:
-        raise UserError(f"{name}: models of several datasets have this name; take one of {', '.join(same)}")
+        raise UserError(f"{name}: models of several datasets have this name; use one of {', '.join(same)}")
     near = suggestion(plain, known) or suggestion(plain, [full.rpartition("/")[2] for full in known])
-    raise UserError(f"{name}: no model of that name comes with the package.{near} semask_d2.list_models() names all")
+    raise UserError(f"{name}: the package has no model of this name.{near} semask_d2.list_models() lists all")
 
 
 def settings_words(settings: dict[str, Any], device: str | None) -> list[Any]:

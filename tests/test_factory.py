@@ -72,8 +72,12 @@ def test_a_model_by_name() -> None:
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
     [
-        ("semask_swin_tt_m2f", {}, 'no model of that name.*Did you mean "ade20k/semask_swin_t_m2f".*list_models'),
-        ("ade20k/semask_swin_x", {}, "no model of that name"),
+        (
+            "semask_swin_tt_m2f",
+            {},
+            'the package has no model of this name.*Did you mean "ade20k/semask_swin_t_m2f".*list_models',
+        ),
+        ("ade20k/semask_swin_x", {}, "the package has no model of this name"),
         (NAME, {"MODEL.MASK_FORMER.NUM_QUERIES": 3}, "unknown config key"),
         (NAME, {"MODEL.SWIN.DEPTHS": "x"}, "MODEL.SWIN.DEPTHS"),
     ],
@@ -88,7 +92,7 @@ def test_a_name_without_a_dataset() -> None:
 
     assert full_model_name("semask_swin_t_m2f") == "ade20k/semask_swin_t_m2f"
     assert full_model_name("semask_timm_lite0_m2f.yaml") == "camvid/semask_timm_lite0_m2f"
-    with pytest.raises(UserError, match="models of several datasets have this name; take one of"):
+    with pytest.raises(UserError, match="models of several datasets have this name; use one of"):
         full_model_name("semask_swin_mini_msfapn_m2f")
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints and weight files of every kind that users have, read without executing anything in them."""
+"""Checkpoints and weight files of many publishers, read without executing anything in them."""
 
 from semask_d2.checkpoint.checkpointer import Checkpointer
 from semask_d2.checkpoint.load_report import LoadReport

@@ -1,4 +1,4 @@
-"""Checkpoints that are written whole or not at all, and read without executing anything in them."""
+"""Checkpoints that are written atomically, and read without executing anything in them."""
 
 from __future__ import annotations
 
@@ -28,12 +28,13 @@ NUMBERED = re.compile(r"model_\d{7,}\.pth")
 
 
 class Checkpointer(FvcoreCheckpointer):
-    """Saves and loads a model and, with `trainer`, all that a resumed run needs.
+    """Saves and loads a model and, with `trainer`, the state that a resumed run needs.
 
-    Files are `NAME.pth`, `{"model": ..., "trainer": ..., "iteration": N}`; `last_checkpoint` names the newest. With
-    `classes` all of them record these as "metadata", and a file of other class names is loaded with a warning.
-    Weights must fit the model wholly, except that a `training_start`, a run that does not resume, may lack what
-    `load_weights` says, and with `drop_class_layers` leaves out what depends on the classes.
+    Files are `NAME.pth` with `{"model": ..., "trainer": ..., "iteration": N}`; `last_checkpoint` names the newest.
+    With `classes`, every file records them as "metadata", and loading a file with other class names logs a warning.
+    Every parameter of the model must be loaded. The exception is a `training_start`, a run that does not resume: it
+    may lack the tensors that `load_weights` lists, and with `drop_class_layers` skips layers that depend on the
+    classes.
     """
 
     def __init__(
@@ -51,16 +52,16 @@ class Checkpointer(FvcoreCheckpointer):
         self.start_allowances = {"training_start": training_start, "drop_class_layers": drop_class_layers}
 
     def save(self, name: str, **kwargs: Any) -> None:
-        """Write `NAME.pth`, with `kwargs` beside the model's state, and point `last_checkpoint` to it."""
+        """Write `NAME.pth`, with `kwargs` in addition to the model's state, and point `last_checkpoint` to it."""
         if self.write(name, **kwargs):
             self.tag_last_checkpoint(f"{name}.pth")
 
     def write(self, name: str, *, model: nn.Module | None = None, weights_only: bool = False, **kwargs: Any) -> bool:
-        """Write `NAME.pth` and leave `last_checkpoint` as it is; False on processes that do not write.
+        """Write `NAME.pth` without changing `last_checkpoint`; return False on processes that do not write.
 
-        `model` may be another of the same layout, as an average of the weights.
+        `model` may be another model of the same layout, such as an average of the weights.
 
-        Raises `UserError`, and writes nothing, where a weight is not finite: no run could resume from it.
+        Raises `UserError`, and writes nothing, if a weight is not finite, since no run could resume from it.
         """
         if not self.save_dir or not self.save_to_disk:
             return False
@@ -69,7 +70,7 @@ class Checkpointer(FvcoreCheckpointer):
         if not all_finite(weights):
             last = self.newest_numbered()
             raise UserError(
-                f"the weights are not finite any more, so {name}.pth was not written; the last good checkpoint is "
+                f"the weights are no longer finite, so {name}.pth was not written; the last good checkpoint is "
                 f"{last or '(none)'}. Continue from it with --resume and a lower SOLVER.BASE_LR, or without "
                 "SOLVER.AMP.ENABLED"
             )
@@ -89,35 +90,35 @@ class Checkpointer(FvcoreCheckpointer):
             file.write(last_filename_basename)
 
     def numbered(self) -> list[Path]:
-        """The folder's `model_0000099.pth` and so on, the oldest first."""
-        found = [path for path in Path(self.save_dir).glob("model_*.pth") if NUMBERED.fullmatch(path.name)]
-        return sorted(found, key=lambda path: int(path.stem.removeprefix("model_")))
+        """Return the folder's numbered checkpoints (`model_0000099.pth`, ...), oldest first."""
+        files = [path for path in Path(self.save_dir).glob("model_*.pth") if NUMBERED.fullmatch(path.name)]
+        return sorted(files, key=lambda path: int(path.stem.removeprefix("model_")))
 
     def newest_numbered(self) -> Path | None:
-        """The folder's newest numbered checkpoint."""
+        """Return the folder's newest numbered checkpoint, None if there is none."""
         return next(reversed(self.numbered()), None)
 
     def remove_all_but(self, count: int) -> None:
-        """Remove numbered checkpoints but the `count` newest ones; 0 keeps all."""
+        """Remove all numbered checkpoints except the `count` newest ones; 0 keeps all."""
         if count > 0 and self.save_to_disk:
             for path in self.numbered()[:-count]:
                 path.unlink(missing_ok=True)
 
     def has_checkpoint(self) -> bool:
-        """Whether the output folder has a checkpoint to resume from.
+        """Return whether the output folder has a checkpoint to resume from.
 
-        Raises `UserError` where `last_checkpoint` is there and does not name one.
+        Raises `UserError` if `last_checkpoint` exists and does not name one.
         """
         return bool(self.get_checkpoint_file())
 
     def get_checkpoint_file(self) -> str:
-        """The path that `last_checkpoint` names, "" where the folder holds no checkpoint; errors as above."""
+        """Return the path that `last_checkpoint` names, "" if there is no checkpoint; errors as `has_checkpoint`."""
         pointer, newest = Path(self.save_dir, LAST), self.newest_numbered()
-        advice = f"; write {newest.name} into it, the newest checkpoint there, to continue from that" if newest else ""
+        advice = f"; to continue from the newest checkpoint there, write {newest.name} into it" if newest else ""
         if not os.path.lexists(pointer):
             if newest is None:
                 return ""
-            # as a kill leaves it between a run's first checkpoint, which is written whole, and its name
+            # a run was killed after it wrote its first checkpoint and before it wrote the pointer
             logger.warning("%s is missing: continuing from the newest checkpoint there, %s", pointer, newest.name)
             return str(newest)
         try:
@@ -126,11 +127,11 @@ class Checkpointer(FvcoreCheckpointer):
             raise UserError(f"{error}{advice}") from error
         path = Path(self.save_dir, name)
         if not name or not path.is_file():
-            raise UserError(f"{pointer} names {name!r}, which is no file in {self.save_dir}{advice}")
+            raise UserError(f"{pointer} names {name!r}, which is not a file in {self.save_dir}{advice}")
         return str(path)
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
-        """Load model weights, all of them, and `checkpointables` (None: all there are); what else the file holds."""
+        """Load all model weights and `checkpointables` (None: all); return the rest of the file's content."""
         return self._load(path, list(self.checkpointables) if checkpointables is None else checkpointables)
 
     def _load(self, path: str, checkpointables: list[str], **allowances: bool) -> dict[str, Any]:
@@ -141,7 +142,7 @@ class Checkpointer(FvcoreCheckpointer):
         data = read_checkpoint(path)
         for key in checkpointables:
             if key not in data:
-                raise UserError(f'{path}: holds no state "{key}", so the run cannot resume from it')
+                raise UserError(f'{path}: it has no state "{key}", so the run cannot resume from it')
         load_checkpoint(self.model, data, path, **allowances)
         if self.classes is not None and not allowances.get("drop_class_layers"):
             warn_of_other_classes(data, self.classes, path)
@@ -153,24 +154,24 @@ class Checkpointer(FvcoreCheckpointer):
         return {key: value for key, value in data.items() if key not in ("model", RECORD, METADATA)}
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
-        """With `resume`, continue from the last checkpoint of the output folder if it has one; else load `path`."""
+        """Load the last checkpoint of the output folder if `resume` and there is one; otherwise load `path`."""
         if resume:
-            found = comm.all_gather(self.has_checkpoint())
-            if any(found) and not all(found):
-                missing = [rank for rank, has in enumerate(found) if not has]
+            have_checkpoint = comm.all_gather(self.has_checkpoint())
+            if any(have_checkpoint) and not all(have_checkpoint):
+                missing = [rank for rank, has in enumerate(have_checkpoint) if not has]
                 raise UserError(
-                    f"{self.save_dir}: processes {missing} find no checkpoint to resume from, others do; "
+                    f"{self.save_dir}: processes {missing} find no checkpoint to resume from, but others do; "
                     "copy the output folder to every machine"
                 )
-            if all(found):
+            if all(have_checkpoint):
                 return self.load(self.get_checkpoint_file())
-            if not path and not self.checkpointables:  # nothing to train on from, and random weights tell nothing
-                raise UserError(f"{self.save_dir}: holds no checkpoint; add MODEL.WEIGHTS FILE, or correct OUTPUT_DIR")
+            if not path and not self.checkpointables:  # without a trainer this is an evaluation, which needs weights
+                raise UserError(f"{self.save_dir}: no checkpoint there; add MODEL.WEIGHTS FILE, or correct OUTPUT_DIR")
             logger.info("%s holds no checkpoint to resume from", self.save_dir)
         return self._load(path, [], **self.start_allowances)
 
 
 def all_finite(state: dict[str, Any]) -> bool:
-    """Whether no floating-point tensor of a state dict holds NaN or infinity, with one wait for the device."""
+    """Return whether all floating-point tensors of a state dict are finite; synchronizes with the device once."""
     checks = [x.isfinite().all() for x in state.values() if torch.is_tensor(x) and x.is_floating_point()]
     return not checks or bool(torch.stack(checks).all())

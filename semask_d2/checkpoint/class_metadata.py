@@ -1,4 +1,4 @@
-"""The classes that a checkpoint records, so that its predictions can be drawn without the data set."""
+"""The classes that a checkpoint records, so that its predictions can be drawn without the dataset."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ METADATA = "metadata"  # the key in a checkpoint
 
 
 def classes_of_file(data: dict[str, Any]) -> Classes | None:
-    """Return the classes that the content of a checkpoint records; None where it has none, or damaged ones."""
+    """Return the classes that the content of a checkpoint records; None if they are missing or damaged."""
     try:
         return Classes.from_dict(Section.of(data.get(METADATA), METADATA))
     except UserError:
@@ -23,25 +23,25 @@ def classes_of_file(data: dict[str, Any]) -> Classes | None:
 
 
 def warn_of_other_classes(data: dict[str, Any], classes: Classes, path: str) -> None:
-    """Warn where the checkpoint `data`, of the file `path`, was trained on other class names than `classes` has.
+    """Warn if the checkpoint `data`, from the file `path`, was trained on class names other than those of `classes`.
 
-    The number of classes may be equal, so that the weights fit, while an id means something else.
+    Even with an equal number of classes, so that the weights fit, an id may mean another class.
     """
     recorded = classes_of_file(data)
     if recorded is None:
         return
     pairs = zip(recorded.names, classes.names, strict=False)
-    differing = [(i, there, here) for i, (there, here) in enumerate(pairs) if there != here]
+    differing = [(i, trained, current) for i, (trained, current) in enumerate(pairs) if trained != current]
     if differing:
-        i, there, here = differing[0]
+        i, trained, current = differing[0]
         more = f", and {len(differing) - 1} more differ" if len(differing) > 1 else ""
         logger.warning(
-            'THE DATA HAVE OTHER CLASS NAMES than %s was trained on: id %d is "%s" there and "%s" here%s; where an id '
-            "means something else, bring the label files' ids to the model's, or train anew with "
+            'CLASS NAMES DIFFER from those that %s was trained on: id %d is "%s" there and "%s" here%s; if an id '
+            "means another class, map the label files' ids to the model's, or fine-tune with "
             "MODEL.WEIGHTS_DROP_CLASS_LAYERS True",
             path,
             i,
-            there,
-            here,
+            trained,
+            current,
             more,
         )

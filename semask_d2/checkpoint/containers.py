@@ -1,4 +1,4 @@
-"""Walking through the content of a file, however deep in its dicts, lists and tuples."""
+"""Traversal of nested dicts, lists and tuples."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any
 def map_leaves(
     value: Any, function: Callable[[Any, str], Any], name: str = "it", done: dict[int, Any] | None = None
 ) -> Any:
-    """Return `value` with `function(leaf, name)` in the place of each leaf, its name that of the nearest key.
+    """Replace each leaf of nested containers by `function(leaf, name)`, where `name` is the nearest enclosing key.
 
-    Dicts and lists stay the same objects, also where they hold themselves, and so do tuples whose items do.
+    Dicts and lists are changed in place, also if they contain themselves; a tuple is replaced only if an item changes.
     """
     done = {} if done is None else done
     if not isinstance(value, (dict, list, tuple)):
         return function(value, name)
     if id(value) not in done:
         if not isinstance(value, tuple):
-            done[id(value)] = value  # first, as it may hold itself
+            done[id(value)] = value  # before its items, since it may contain itself
         if isinstance(value, dict):
             for key, item in list(value.items()):
                 value[key] = map_leaves(item, function, str(key), done)
@@ -27,5 +27,5 @@ def map_leaves(
         else:
             items = [map_leaves(item, function, name, done) for item in value]
             same = all(a is b for a, b in zip(items, value, strict=True))
-            done[id(value)] = value if same else tuple(items)  # the same, as it may be a named tuple or torch.Size
+            done[id(value)] = value if same else tuple(items)  # keeps named tuples and torch.Size where possible
     return done[id(value)]

@@ -1,4 +1,4 @@
-"""From the names and shapes of other publishers to ours."""
+"""Conversion of other publishers' tensor names and shapes to ours."""
 
 from __future__ import annotations
 
@@ -10,55 +10,55 @@ from torch import Tensor
 State = dict[str, Tensor]
 
 MASK_HEAD_BUFFERS = r"criterion\.empty_weight$"
-VERSION_1 = r"sem_seg_head\.(?!pixel_decoder\.|predictor\.)"  # where older files have the pixel decoder
-# what a classifier has and a backbone has not, and buffers that the model computes
+VERSION_1 = r"sem_seg_head\.(?!pixel_decoder\.|predictor\.)"  # the prefix of the pixel decoder in older files
+# tensors of classifiers that a backbone lacks, and buffers that the model computes
 SWIN_LEFT_OUT = r"norm\.|head\.|.*\.(relative_position_index|attn_mask)$"
 MIT_LEFT_OUT = r"head\."
 RESNET_LEFT_OUT = r"(stem\.)?fc\.|linear\."
-TIMM_LEFT_OUT = r"(head|fc|classifier|norm|conv_head|bn2)\."  # what follows the last feature
+TIMM_LEFT_OUT = r"(head|fc|classifier|norm|conv_head|bn2)\."  # layers after the last feature
 
 TIMM_BODY = "backbone.body."
 
 
 def released_mask_name(name: str) -> str | None:
-    """Our name of a released mask model's tensor; None for what is no weight."""
+    """Return our name of a released mask model's tensor; None if it is not a weight."""
     return None if re.match(MASK_HEAD_BUFFERS, name) else name
 
 
 def facebook_name(name: str) -> str | None:
-    """Our name of a tensor of facebookresearch's Mask2Former or MaskFormer, of any version; None for no weight."""
+    """Return our name of a tensor of facebookresearch's Mask2Former or MaskFormer, any version; None if no weight."""
     name = re.sub(rf"^{VERSION_1}", "sem_seg_head.pixel_decoder.", name)
     return released_mask_name(name.replace("predictor.static_query.", "predictor.query_feat."))
 
 
 def released_fpn_name(name: str) -> str:
-    """Our name of a released FPN model's tensor: mmsegmentation calls the head `decode_head`."""
+    """Return our name of a released FPN model's tensor: mmsegmentation calls the head `decode_head`."""
     return re.sub(r"^decode_head\.", "sem_seg_head.", name)
 
 
 def swin_name(name: str) -> str | None:
-    """Our name of a tensor of Microsoft's ImageNet Swin; None for what a backbone has not."""
+    """Return our name of a tensor of Microsoft's ImageNet Swin; None if a backbone lacks it."""
     return None if re.match(SWIN_LEFT_OUT, name) else f"backbone.{name}"
 
 
 def timm_swin_name(name: str) -> str | None:
-    """Our name of a tensor of timm's Swin, whose stages begin with the patch merging; ours end with it."""
+    """Return our name of a tensor of timm's Swin, whose stages begin with the patch merging; ours end with it."""
     name = re.sub(r"^layers\.(\d+)\.downsample", lambda match: f"layers.{int(match[1]) - 1}.downsample", name)
     return swin_name(name)
 
 
 def mit_name(name: str) -> str | None:
-    """Our name of a tensor of a published Mix Transformer; None for its classifier."""
+    """Return our name of a tensor of a published Mix Transformer; None for its classifier."""
     return None if re.match(MIT_LEFT_OUT, name) else f"backbone.{name}"
 
 
 def resnet_name(name: str) -> str | None:
-    """Our name of a tensor of Detectron2's ImageNet ResNet, made of any publisher's; None for its classifier."""
+    """Return our name of a tensor of an ImageNet ResNet in Detectron2's naming; None for its classifier."""
     return None if re.match(RESNET_LEFT_OUT, name) else f"backbone.{name}"
 
 
 def torchvision_resnet_name(name: str) -> str | None:
-    """Our name of a tensor of torchvision's ResNet, whose norms stand beside the convolutions."""
+    """Return our name of a tensor of torchvision's ResNet, whose norms are siblings of the convolutions."""
     name = re.sub(r"^(conv1|bn1)\.", r"stem.\1.", name)
     name = re.sub(r"^layer(\d)\.", lambda match: f"res{int(match[1]) + 1}.", name)
     name = re.sub(r"\bdownsample\.1\.", "shortcut.norm.", re.sub(r"\bdownsample\.0\.", "shortcut.", name))
@@ -66,52 +66,52 @@ def torchvision_resnet_name(name: str) -> str | None:
 
 
 def timm_body_name(name: str) -> str | None:
-    """`name` in a timm model; None for what follows its last feature."""
+    """Return `name` for a tensor of a timm model; None for layers after the last feature."""
     return None if re.match(TIMM_LEFT_OUT, name) else name
 
 
-def fit_timm_body(state: State, own: State) -> tuple[State, list[str]]:
-    """Bring the names of a timm model to those it has as a backbone, where `stages.0` is `stages_0`."""
+def fit_timm_body(state: State, model_state: State) -> tuple[State, list[str]]:
+    """Rename the tensors of a timm model to their names in a backbone, where `stages.0` becomes `stages_0`."""
     fitted = {}
     for name, value in state.items():
         flat = TIMM_BODY + name.replace(".", "_", 1)
-        fitted[flat if flat in own else TIMM_BODY + name] = value
+        fitted[flat if flat in model_state else TIMM_BODY + name] = value
     return fitted, []
 
 
 def efficientnet_name(name: str) -> str | None:
-    """`name` of efficientnet_pytorch's models; None for what follows the last feature."""
+    """Return `name` for a tensor of an efficientnet_pytorch model; None for layers after the last feature."""
     return None if re.match(r"_(conv_head|bn1|fc)\.", name) else name
 
 
-def fit_efficientnet(state: State, own: State) -> tuple[State, list[str]]:
-    """Bring a model of efficientnet_pytorch to timm's names: the same tensors in the same order."""
-    body = [name for name in own if name.startswith(TIMM_BODY)]
+def fit_efficientnet(state: State, model_state: State) -> tuple[State, list[str]]:
+    """Rename the tensors of an efficientnet_pytorch model to timm's names: the same tensors in the same order."""
+    body = [name for name in model_state if name.startswith(TIMM_BODY)]
     same = len(body) == len(state) and all(
-        own[name].shape == value.shape for name, value in zip(body, state.values(), strict=True)
+        model_state[name].shape == value.shape for name, value in zip(body, state.values(), strict=True)
     )
     return (dict(zip(body, state.values(), strict=True)) if same else state), []
 
 
 def fit_bias_table(table: Tensor, rows: int) -> Tensor:
-    """A relative position bias table ((2w-1)^2, heads) for another window, of `rows`: bicubic, head by head."""
+    """Resize a relative position bias table ((2w-1)^2, heads) to `rows` for another window, bicubic for each head."""
     old, new = round(len(table) ** 0.5), round(rows**0.5)
     grid = table.float().T.reshape(1, -1, old, old)
     return F.interpolate(grid, (new, new), mode="bicubic", align_corners=False).flatten(2)[0].T
 
 
 def fit_position_embedding(embedding: Tensor, side: int) -> Tensor:
-    """An absolute position embedding (1, N, C), as Microsoft stores it, as ours (1, C, side, side)."""
+    """Convert an absolute position embedding from Microsoft's layout (1, N, C) to ours (1, C, side, side)."""
     old = round(embedding.shape[1] ** 0.5)
     grid = embedding.float().transpose(1, 2).reshape(1, -1, old, old)
     return grid if old == side else F.interpolate(grid, (side, side), mode="bicubic", align_corners=False)
 
 
-def fit_swin(state: State, own: State) -> tuple[State, list[str]]:
-    """Bring what depends on the window or the image size to the shapes of `own`; also what was done, in words."""
+def fit_swin(state: State, model_state: State) -> tuple[State, list[str]]:
+    """Resize tensors that depend on the window or image size to the model's shapes; also return notes for the log."""
     fitted, tables = dict(state), []
     for name, value in state.items():
-        target = own.get(name)
+        target = model_state.get(name)
         if target is None or target.shape == value.shape:
             continue
         if name.endswith("relative_position_bias_table") and value.shape[1:] == target.shape[1:]:

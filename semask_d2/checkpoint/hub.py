@@ -1,7 +1,7 @@
-"""Repositories of the Hugging Face hub: recognizing their names, local copies of their files, uploads.
+"""Repositories of the Hugging Face hub: recognizing their names, downloading and uploading.
 
-`huggingface_hub` transports, with its cache, resumption, progress and environment variables (HF_ENDPOINT, HF_HOME,
-HF_HUB_OFFLINE, HF_TOKEN). Only plain data is fetched: safetensors, YAML, JSON and the model card.
+`huggingface_hub` does the transfers, with its cache, resumption, progress and environment variables (HF_ENDPOINT,
+HF_HOME, HF_HUB_OFFLINE, HF_TOKEN). Only plain data is downloaded: safetensors, YAML, JSON and the model card.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 SCHEME = "hf://"
 CARD_NAME = "README.md"
-CONFIGS = (CONFIG_NAME, "config.json")  # of this project; of transformers
+CONFIGS = (CONFIG_NAME, "config.json")  # this project's, and transformers'
 FETCHED = (*CONFIGS, "preprocessor_config.json", WEIGHTS_NAME, CARD_NAME)
 PICKLES = ("pytorch_model.bin", "*.pth")
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -28,7 +28,7 @@ FILES = (".pth", ".pt", ".pkl", ".bin", ".safetensors", ".yaml", ".yml", ".json"
 
 
 class Repository(NamedTuple):
-    """A repository "owner/name", at a branch, tag or commit; None is its main branch."""
+    """A repository "owner/name" at a branch, tag or commit; the revision None is its main branch."""
 
     name: str
     revision: str | None = None
@@ -38,10 +38,10 @@ class Repository(NamedTuple):
 
 
 def repository_of(source: str | os.PathLike) -> Repository | None:
-    """Return the repository that `source` names, None where it means anything else.
+    """Return the repository that `source` names, None if it names something else.
 
-    "hf://owner/name" and "hf://owner/name@revision" always do, "owner/name" where neither the path nor a folder
-    "owner" exists and the name does not end as a file does. Raises `UserError` for a malformed hf:// address.
+    "hf://owner/name" and "hf://owner/name@revision" always name a repository; "owner/name" does if neither that path
+    nor a folder "owner" exists and the name has no file suffix. Raises `UserError` for a malformed hf:// address.
     """
     text = os.fspath(source)
     name, _, revision = text.removeprefix(SCHEME).partition("@")
@@ -58,10 +58,10 @@ def repository_of(source: str | os.PathLike) -> Repository | None:
 
 
 def fetch_repository(repository: Repository) -> Path:
-    """Return a folder with the repository's config and weights, from the cache or fetched into it.
+    """Return a folder with the repository's config and weights, from the cache or downloaded into it.
 
-    Raises `UserError` in one line where there is no such repository or revision, no access, no connection and no copy
-    in the cache, or where it has no safetensors or no config that this project reads.
+    Raises `UserError` if the repository or revision does not exist, access is denied, there is neither a connection
+    nor a copy in the cache, or it has no safetensors or no config that this project reads.
     """
     import huggingface_hub
     from huggingface_hub import constants, errors
@@ -76,7 +76,7 @@ def fetch_repository(repository: Repository) -> Path:
         )
     except errors.GatedRepoError as error:
         raise UserError(
-            f"{repository}: access has to be granted first: accept its terms at {address}, then log in with "
+            f"{repository}: access must be granted first: accept its terms at {address}, then log in with "
             "`hf auth login` or set HF_TOKEN"
         ) from error
     except errors.RevisionNotFoundError as error:
@@ -86,10 +86,10 @@ def fetch_repository(repository: Repository) -> Path:
             f"{repository}: no such file or folder here, and no such repository at {address} (a private one needs "
             "`hf auth login` or HF_TOKEN)"
         ) from error
-    except Exception as error:  # the network's and the file system's errors are of many kinds
+    except Exception as error:  # network and file system raise errors of many types
         raise UserError(
             f"{repository}: no such file or folder here, and {address} cannot be reached ({reason(error)}); the cache "
-            f"{constants.HF_HUB_CACHE} has no copy. Fetch it where there is a connection, or set "
+            f"{constants.HF_HUB_CACHE} has no copy. Download it where there is a connection, or set "
             "HF_ENDPOINT to a mirror or HF_HOME to another cache"
         ) from error
     require_plain(folder, repository)
@@ -100,22 +100,22 @@ def require_plain(folder: Path, repository: Repository) -> None:
     """Raise `UserError` unless a fetched folder has a config and safetensors."""
     if not any((folder / name).is_file() for name in CONFIGS):
         raise UserError(
-            f"{repository}: it has neither {' nor '.join(CONFIGS)}; it holds no model that can be read here"
+            f"{repository}: it has neither {' nor '.join(CONFIGS)}, so it is not a model that can be read here"
         )
     if not (folder / WEIGHTS_NAME).is_file():
         raise UserError(
-            f"{repository}: it has no {WEIGHTS_NAME}. Pickled weights ({', '.join(PICKLES)}) are not fetched, as "
-            "loading them can run code, nor are weights in several files; convert them to one safetensors file, or "
-            f"name a revision that has it ({SCHEME}{repository.name}@refs/pr/1)"
+            f"{repository}: it has no {WEIGHTS_NAME}. Pickled weights ({', '.join(PICKLES)}) are not downloaded, "
+            "because loading them can run code, nor are weights in several files; convert them to one safetensors "
+            f"file, or name a revision that has one ({SCHEME}{repository.name}@refs/pr/1)"
         )
 
 
 def local_source(source: str | os.PathLike, revision: str | None = None) -> str:
-    """Return `source`, or the folder with a local copy where it names a repository; errors as `fetch_repository`."""
+    """Return `source`, or, if it names a repository, the folder with its local copy; errors as `fetch_repository`."""
     repository = repository_of(source)
     if repository is None:
         if revision is not None:
-            raise UserError(f"revision {revision!r}: {os.fspath(source)} is no repository of the hub, which has those")
+            raise UserError(f"revision {revision!r}: {os.fspath(source)} is not a repository of the hub")
         return os.fspath(source)
     if revision is not None:
         repository = repository_of(f"{SCHEME}{repository.name}@{revision}")
@@ -124,9 +124,9 @@ def local_source(source: str | os.PathLike, revision: str | None = None) -> str:
 
 
 def upload_folder(folder: Path, repository: str, *, private: bool, revision: str | None, message: str) -> str:
-    """Upload the files of `folder` to the repository "owner/name", made where it does not exist; return its address.
+    """Upload the files of `folder` to the repository "owner/name", creating it if needed; return its address.
 
-    Raises `UserError` in one line where the hub refuses, as without a login.
+    Raises `UserError` if the hub refuses, for example without a login.
     """
     import huggingface_hub
 
@@ -140,14 +140,14 @@ def upload_folder(folder: Path, repository: str, *, private: bool, revision: str
         api.upload_folder(repo_id=repository, folder_path=folder, revision=revision, commit_message=message)
     except Exception as error:
         raise UserError(
-            f"{repository}: cannot be uploaded to {api.endpoint} ({reason(error)}); it takes a token that may write: "
-            "`hf auth login` or HF_TOKEN"
+            f"{repository}: cannot be uploaded to {api.endpoint} ({reason(error)}); a token with write access is "
+            "needed: `hf auth login` or HF_TOKEN"
         ) from error
     return f"{api.endpoint}/{repository}"
 
 
 def reason(error: BaseException) -> str:
-    """Return the first line of the error at the root of `error`, or its type's name."""
+    """Return the first line of the root cause of `error`, or its type's name."""
     while error.__cause__ is not None:
         error = error.__cause__
     return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

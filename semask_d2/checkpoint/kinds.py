@@ -1,4 +1,4 @@
-"""What a checkpoint is, recognized by the names in it, and what follows from that."""
+"""Kinds of checkpoints, recognized by their tensor names, and the conversion of each to our names and shapes."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from torch import Tensor
 from semask_d2.checkpoint import conversion
 from semask_d2.checkpoint.transformers_names import MASK2FORMER, MASKFORMER, TensorNames, join_parts
 
-PLAIN = "plain state dict"  # of the model itself, or of something unknown: names are taken as they are
+PLAIN = "plain state dict"  # of the model itself, or unknown: names are used unchanged
 SEMANTIC_LAYERS = r"backbone\.(.*\.)?semantic_layers?\d*\."
 SEMASK_SWIN = (r"backbone\..*\.mlp_cls_q\.weight$", r"backbone\..*\.relative_position_bias_table$")
 HEAD = r"(?!backbone\.)"
-# what depends on the classes of the data set
+# layers that depend on the classes of the dataset
 CLASS_LAYERS = re.compile(r"(.*\.)?(class_embed|mlp_cls_q|mlp_cls_k|conv_seg)\.(weight|bias)$")
-# of mask models; another number of them starts them anew as other classes do those layers
+# queries of mask models; they are re-initialized if their number differs, as class layers are
 QUERIES = re.compile(r"(.*\.)?query_(feat|embed)\.weight$")
 
 
 class Kind(NamedTuple):
     """A kind of checkpoint.
 
-    It has a tensor whose name matches each of `holds` and none that matches `lacks`. `rename` gives our name of a
-    tensor, or None to leave it out. `fresh` matches the names that a model starting its training from such a
-    checkpoint initializes itself, and `fresh_words` says which those are. `holds_words` says what it does have.
-    `decoder` is that of a released model.
+    A checkpoint is of this kind if each pattern of `holds` matches a tensor name and no pattern of `lacks` does.
+    `rename` returns our name of a tensor, or None to leave it out. `fresh` matches the tensors that are newly
+    initialized when training starts from such a checkpoint, and `fresh_words` describes them in messages;
+    `holds_words` describes what the checkpoint does have. `decoder` is set for released models.
     """
 
     name: str
@@ -41,29 +41,29 @@ class Kind(NamedTuple):
     decoder: str | None = None
 
     def matches(self, state: dict[str, Tensor]) -> bool:
-        """Whether the names of `state` are those of this kind."""
+        """Return whether the names of `state` are those of this kind."""
 
-        def found(pattern: str) -> bool:
+        def occurs(pattern: str) -> bool:
             return any(re.match(pattern, name) for name in state)
 
-        return all(map(found, self.holds)) and not any(map(found, self.lacks))
+        return all(map(occurs, self.holds)) and not any(map(occurs, self.lacks))
 
-    def convert(self, state: dict[str, Tensor], own: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-        """`state` under our names and, where that is known, in the shapes of `own`; also notes of what was done."""
+    def convert(self, state: dict[str, Tensor], model_state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+        """Return `state` with our names and, where possible, the shapes of `model_state`; also notes for the log."""
         renamed = {new: value for name, value in state.items() if (new := self.rename(name)) is not None}
-        return self.fit(renamed, own) if self.fit else (renamed, [])
+        return self.fit(renamed, model_state) if self.fit else (renamed, [])
 
     def initializes(self, name: str) -> bool:
-        """Whether a training that starts from this kind finds the tensor `name` of the model newly initialized."""
+        """Return whether the model's tensor `name` is newly initialized when training starts from this kind."""
         return bool(self.fresh and re.match(self.fresh, name))
 
     def left_out(self, state: dict[str, Tensor]) -> list[str]:
-        """The names of `state` that mean nothing to our models."""
+        """Return the names of `state` that have no counterpart in our models."""
         return [name for name in state if self.rename(name) is None]
 
 
 def released_mask_model(decoder: str, *holds: str) -> Kind:
-    """A released model of the Mask2Former or MaskFormer family; ours lack its `criterion.empty_weight`."""
+    """Return the kind of a released model of the Mask2Former or MaskFormer family, with `criterion.empty_weight`."""
     return Kind(
         f"released {decoder}",
         (r"criterion\.empty_weight$", *SEMASK_SWIN, *holds),
@@ -73,7 +73,7 @@ def released_mask_model(decoder: str, *holds: str) -> Kind:
 
 
 def imagenet_swin(publisher: str, rename: Callable[[str], str | None], *, holds: str, lacks: str = r"$") -> Kind:
-    """A Swin trained on ImageNet."""
+    """Return the kind of a Swin trained on ImageNet."""
     return Kind(
         f"ImageNet Swin of {publisher}",
         (r"layers\.0\.blocks\.0\.attn\.relative_position_bias_table$", holds),
@@ -86,12 +86,12 @@ def imagenet_swin(publisher: str, rename: Callable[[str], str | None], *, holds:
 
 
 def imagenet_resnet(publisher: str, rename: Callable[[str], str | None], *holds: str) -> Kind:
-    """A ResNet trained on ImageNet."""
+    """Return the kind of a ResNet trained on ImageNet."""
     return Kind(f"ImageNet ResNet of {publisher}", holds, rename=rename, fresh=HEAD, fresh_words="head")
 
 
 def plain_model(name: str, *holds: str, **fields: Any) -> Kind:
-    """A whole model without semantic layers, which the training of one with them can start from."""
+    """Return the kind of a complete model without semantic layers, from which a model with them can start training."""
     return Kind(
         name,
         holds,
@@ -103,13 +103,13 @@ def plain_model(name: str, *holds: str, **fields: Any) -> Kind:
 
 
 def transformers_model(decoder: str, family: TensorNames, queries: str) -> Kind:
-    """A model of transformers'."""
+    """Return the kind of a model in the transformers library."""
     holds = (r"model\.pixel_level_module\.", rf"model\.transformer_module\.{queries}\.")
     return plain_model(f"{decoder} of transformers", *holds, rename=family.to_ours, fit=join_parts)
 
 
 def facebook_model(decoder: str, *holds: str) -> Kind:
-    """A model of facebookresearch's, told from ours by a buffer of its training or by names of an older version."""
+    """Return the kind of a facebookresearch model; a training buffer or an older version's names identify it."""
     older = rf"criterion\.empty_weight$|sem_seg_head\.predictor\.static_query\.|{conversion.VERSION_1}"
     name = f"{decoder} of facebookresearch"
     return plain_model(name, r"backbone\.", older, *holds, rename=conversion.facebook_name)
@@ -154,7 +154,7 @@ KINDS = (
 
 
 def classifier(name: str, **fields: Any) -> Kind:
-    """A classifier whose tensors fit the body of a model on a timm backbone."""
+    """Return the kind of a classifier whose tensors fit the body of a timm backbone."""
     return Kind(
         name,
         fresh=rf"{HEAD}|{SEMANTIC_LAYERS}|backbone\.norms\.",
@@ -163,7 +163,7 @@ def classifier(name: str, **fields: Any) -> Kind:
     )
 
 
-# recognized by the model too, as any timm model has names of its own
+# also depend on the model: each timm architecture has its own names
 CLASSIFIERS = (
     classifier(
         "EfficientNet of efficientnet_pytorch",
@@ -180,11 +180,11 @@ CLASSIFIERS = (
 )
 
 
-def recognize(state: dict[str, Tensor], own: dict[str, Tensor]) -> Kind:
-    """The first kind that the names of `state` match; a plain state dict where none does.
+def recognize(state: dict[str, Tensor], model_state: dict[str, Tensor]) -> Kind:
+    """Return the first kind that matches the names of `state`; a plain state dict if none does.
 
-    `own` is the state of the model: one on a timm backbone takes the tensors of the same timm model.
+    Classifiers are recognized only if `model_state` belongs to a model with a timm backbone.
     """
-    on_timm = any(name.startswith(conversion.TIMM_BODY) for name in own)
+    on_timm = any(name.startswith(conversion.TIMM_BODY) for name in model_state)
     kinds = (*CLASSIFIERS, *KINDS) if on_timm else KINDS
     return next((kind for kind in kinds if kind.matches(state)), Kind(PLAIN))

@@ -1,4 +1,4 @@
-"""Putting a checkpoint into a model: wholly, or where a training starts, as far as the checkpoint's kind explains."""
+"""Loading of checkpoints into models: completely, or, at the start of training, as far as the kind allows."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ logger = logging.getLogger(__name__)
 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.bool, torch.uint8)
 DTYPES += (torch.int8, torch.int16, torch.int32, torch.int64)
-CONTAINERS = ("model", "state_dict")  # Detectron2's, Microsoft's and ours; mmsegmentation's
+CONTAINERS = ("model", "state_dict")  # the first is used by Detectron2, Microsoft and us, the second by mmsegmentation
 
 
 def load_weights(
     model: nn.Module, source: str | os.PathLike, *, training_start: bool = False, drop_class_layers: bool = False
 ) -> LoadReport:
-    """Load the checkpoint at `source`, whatever `read_checkpoint` reads, into `model`, and log how they met.
+    """Load the checkpoint at `source`, any source of `read_checkpoint`, into `model`, and log the result.
 
-    Every tensor of the model must be there with its shape. Only where `training_start` may those be missing that the
-    kind of checkpoint explains: semantic layers, output norms and head after ImageNet. With `drop_class_layers` too,
-    the file's class-sized layers, and queries of another number, are left out and the model keeps its own, for
-    fine-tuning on other classes.
-    Raises `UserError`, and leaves the model as it was, where more is missing or mis-shaped.
+    Every tensor of the model must be in the file with the same shape. Only with `training_start` may tensors be missing
+    that this kind of checkpoint lacks: semantic layers, output norms and head after ImageNet pretraining. With
+    `drop_class_layers`, also layers that depend on the classes, and queries if their number differs, are not loaded,
+    for fine-tuning on other classes.
+    Raises `UserError`, and leaves the model unchanged, if anything else is missing or has another shape.
     """
     return load_checkpoint(
         model,
@@ -54,23 +54,23 @@ def load_checkpoint(
     training_start: bool = False,
     drop_class_layers: bool = False,
 ) -> LoadReport:
-    """As `load_weights`, with what `read_checkpoint` gave for `source`."""
+    """Load `data`, the result of `read_checkpoint(source)`, into `model`; otherwise like `load_weights`."""
     assert training_start or not drop_class_layers, "only a training start may leave layers out"
     state = tensors_of(data, source)
-    own = model.state_dict()
-    kind = recognize(state, own)
+    model_state = model.state_dict()
+    kind = recognize(state, model_state)
     dropped = kind.left_out(state)
-    converted, notes = kind.convert(state, own)
+    converted, notes = kind.convert(state, model_state)
     queries: list[str] = []
     if drop_class_layers:
-        queries = other_queries(converted, own)
+        queries = mismatched_queries(converted, model_state)
         if queries:
-            ours, theirs = (len(weights[queries[0]]) for weights in (own, converted))
-            logger.info("%s: the model's %d queries start anew, in the place of %d", source, ours, theirs)
-        anew = {*queries, *filter(CLASS_LAYERS.match, converted)}
-        dropped += [name for name in converted if name in anew]
-        converted = {name: value for name, value in converted.items() if name not in anew}
-    report = replace(report_load(own, converted), dropped=dropped, kind=kind.name, notes=notes)
+            in_model, in_file = (len(weights[queries[0]]) for weights in (model_state, converted))
+            logger.info("%s: the model's %d queries are re-initialized; the file has %d", source, in_model, in_file)
+        reinitialized = {*queries, *filter(CLASS_LAYERS.match, converted)}
+        dropped += [name for name in converted if name in reinitialized]
+        converted = {name: value for name, value in converted.items() if name not in reinitialized}
+    report = replace(report_load(model_state, converted), dropped=dropped, kind=kind.name, notes=notes)
 
     fresh = []
     if training_start:
@@ -81,11 +81,11 @@ def load_checkpoint(
             f"{source} ({kind.name}): these weights do not fit the model of this config"
             f"{hint(unexplained, kind, training_start)}: {unexplained}"
         )
-    copy_into(own, converted, report.matched)
+    copy_into(model_state, converted, report.matched)
     broken = [name for name in report.matched if not converted[name].isfinite().all()]
     if broken:
         logger.warning(
-            "%s: %d tensors are not finite (%s): predictions mean nothing",
+            "%s: %d tensors are not finite (%s): predictions will be meaningless",
             source,
             len(broken),
             few(broken, count=SHOWN),
@@ -93,8 +93,8 @@ def load_checkpoint(
 
     logger.info("%s: %s: %s", source, kind.name, report)
     if fresh:
-        reasons = [f"as after any {kind.name} ({kind.fresh_words})"] if kind.fresh else []
-        reasons += ["as MODEL.WEIGHTS_DROP_CLASS_LAYERS asks"] if drop_class_layers else []
+        reasons = [f"which {kind.name} files lack ({kind.fresh_words})"] if kind.fresh else []
+        reasons += ["as MODEL.WEIGHTS_DROP_CLASS_LAYERS requests"] if drop_class_layers else []
         logger.info(
             "%s: %d tensors are newly initialized, %s: %s",
             source,
@@ -103,29 +103,29 @@ def load_checkpoint(
             few(fresh, count=SHOWN),
         )
     if report.unexpected:
-        logger.warning("%s: the model has no place for %s", source, few(report.unexpected, count=SHOWN))
+        logger.warning("%s: not in the model and ignored: %s", source, few(report.unexpected, count=SHOWN))
     released = windows_of_released(kind.decoder, state) if kind.decoder else None
     check_windows(str(source), kind.name, model, windows_of_file(data) or released)
     return report
 
 
 def load_state(model: nn.Module, state: dict[str, Tensor]) -> LoadReport:
-    """Copy what fits of `state` into `model`."""
-    own = model.state_dict()
-    report = report_load(own, state)
-    copy_into(own, state, report.matched)
+    """Copy the tensors of `state` that match in name and shape into `model`."""
+    model_state = model.state_dict()
+    report = report_load(model_state, state)
+    copy_into(model_state, state, report.matched)
     return report
 
 
 @torch.no_grad()
-def copy_into(own: dict[str, Tensor], state: dict[str, Tensor], names: list[str]) -> None:
-    """Copy the tensors of these names, to the dtype and device of the model's."""
+def copy_into(model_state: dict[str, Tensor], state: dict[str, Tensor], names: list[str]) -> None:
+    """Copy the tensors of these names, converted to the model's dtype and device."""
     for name in names:
-        own[name].copy_(state[name])
+        model_state[name].copy_(state[name])
 
 
 def tensors_of(data: dict[str, Any], source: str | os.PathLike) -> dict[str, Tensor]:
-    """The tensors of a checkpoint by name, arrays made tensors, without the prefix of a distributed wrapper."""
+    """Return the tensors of a checkpoint by name; converts arrays, and removes the prefix of a distributed wrapper."""
     content = next((data[key] for key in CONTAINERS if key in data), data)
     if not isinstance(content, dict):
         raise UserError(f"{source}: expected a dict of tensors, got a {type(content).__name__} of weights")
@@ -136,10 +136,10 @@ def tensors_of(data: dict[str, Any], source: str | os.PathLike) -> dict[str, Ten
         if not isinstance(name, str) or not isinstance(value, Tensor):
             continue
         if value.layout != torch.strided or value.is_meta or value.is_quantized:
-            raise UserError(f"{source}: {name} is no dense tensor of numbers")
+            raise UserError(f"{source}: {name} is not a dense tensor of numbers")
         if value.dtype not in DTYPES:
             kind = str(value.dtype).removeprefix("torch.")
-            raise UserError(f"{source}: {name} holds numbers of type {kind}, which no layer has; save it as float32")
+            raise UserError(f"{source}: {name} has the type {kind}, which no layer supports; save it as float32")
         state[name] = value.detach()
     if state and all(name.startswith("module.") for name in state):
         state = {name.removeprefix("module."): value for name, value in state.items()}
@@ -147,21 +147,23 @@ def tensors_of(data: dict[str, Any], source: str | os.PathLike) -> dict[str, Ten
 
 
 def explained(name: str, kind: Kind, drop_class_layers: bool) -> bool:
-    """Whether a training that starts from this kind of checkpoint may lack the tensor `name`."""
+    """Return whether the tensor `name` may be missing when training starts from this kind of checkpoint."""
     return kind.initializes(name) or (drop_class_layers and bool(CLASS_LAYERS.match(name)))
 
 
-def other_queries(state: dict[str, Tensor], own: dict[str, Tensor]) -> list[str]:
-    """The names of the queries of which `state` has another number than the model."""
+def mismatched_queries(state: dict[str, Tensor], model_state: dict[str, Tensor]) -> list[str]:
+    """Return the names of the query tensors whose number of queries differs between `state` and the model."""
     return [
-        name for name, value in state.items() if name in own and QUERIES.match(name) and len(value) != len(own[name])
+        name
+        for name, value in state.items()
+        if name in model_state and QUERIES.match(name) and len(value) != len(model_state[name])
     ]
 
 
 def hint(report: LoadReport, kind: Kind, training_start: bool) -> str:
-    """What to do about weights that do not fit, where that can be told."""
+    """Return advice on weights that do not fit, "" if there is none."""
     if any(map(kind.initializes, report.missing)) and not training_start:
-        return f"; it holds {kind.holds_words} for training to start from, and here the weights of all of it are needed"
+        return f"; it holds {kind.holds_words} to start training from, but here all weights of the model are needed"
     wrong = [text.split(" ", 1)[0] for text in report.misshaped]
     if wrong and not report.missing and all(CLASS_LAYERS.match(name) or QUERIES.match(name) for name in wrong):
         what, key = "classes", "MODEL.SEM_SEG_HEAD.NUM_CLASSES"
@@ -169,7 +171,7 @@ def hint(report: LoadReport, kind: Kind, training_start: bool) -> str:
             what, key = "queries", "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES"
         if training_start:
             return (
-                f"; they were trained with other {what}: to initialize those layers, "
+                f"; they were trained with other {what}: to re-initialize those layers, set "
                 "MODEL.WEIGHTS_DROP_CLASS_LAYERS True"
             )
         return f"; they were trained with another number of {what}: check {key}"

@@ -1,6 +1,6 @@
-"""The model card of a shared model: what it is, how it is used, its classes, what it was measured at, its licenses.
+"""The model card of a shared model: description, usage, classes, metrics and licenses.
 
-The text is Markdown under a YAML header, as the hub reads it (huggingface.co/docs/hub/model-cards).
+The text is Markdown with a YAML header in the hub's format (huggingface.co/docs/hub/model-cards).
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from semask_d2.d2 import CfgNode
 SHOWN_CLASSES = 200
 PAPER = "https://arxiv.org/abs/2112.12782"
 TASKS = {"SEMANTIC_ON": "semantic", "INSTANCE_ON": "instance", "PANOPTIC_ON": "panoptic"}
-# what the pretrained weights of a backbone may be used for, by its registered name
+# licenses of pretrained backbones, by registered name
 BACKBONE_LICENSES = {
     "D2SeMaskSwinTransformer": "MIT (Swin Transformer, Microsoft)",
     "D2SeMaskMixTransformer": "NVIDIA Source Code License for SegFormer: research only (SegFormer, NVIDIA)",
-    "build_resnet_backbone": "as its file's source says (Detectron2's model zoo: CC BY-SA 3.0; torchvision: BSD)",
+    "build_resnet_backbone": "see the source of the file (Detectron2's model zoo: CC BY-SA 3.0; torchvision: BSD)",
 }
 
 
 def backbone_license(cfg: CfgNode) -> str:
-    """Return what is known of the license of a config's pretrained backbone."""
+    """Return the license of a config's pretrained backbone, as far as it is known."""
     name = cfg.MODEL.BACKBONE.NAME
     if name != "SeMaskTimm":
-        return BACKBONE_LICENSES.get(name, "not known here")
+        return BACKBONE_LICENSES.get(name, "unknown")
     try:
         import timm
 
@@ -36,7 +36,7 @@ def backbone_license(cfg: CfgNode) -> str:
     except (ImportError, RuntimeError):  # an architecture that this timm does not have
         published = None
     known = getattr(published, "license", None)
-    return f"{known} (timm's {cfg.MODEL.TIMM.NAME})" if known else f"as timm says of {cfg.MODEL.TIMM.NAME}"
+    return f"{known} (timm's {cfg.MODEL.TIMM.NAME})" if known else f"see timm's {cfg.MODEL.TIMM.NAME}"
 
 
 def model_card(
@@ -49,8 +49,8 @@ def model_card(
 ) -> str:
     """Return the card of the model of `cfg`.
 
-    `metrics` are in percent by dataset and metric, `license` is an identifier that the hub knows. Where the config
-    starts from weights, what is known of their license is named.
+    `metrics` are in percent by dataset and metric; `license` is an identifier that the hub knows. The card names the
+    license of the backbone's pretrained weights if the config has any.
     """
     tasks = [task for key, task in TASKS.items() if cfg.MODEL.MASK_FORMER.TEST[key]]
     header: dict[str, Any] = {
@@ -85,7 +85,7 @@ def model_card(
         f"| shorter side in evaluation | {cfg.INPUT.MIN_SIZE_TEST} |",
         f"| iterations, images each | {cfg.SOLVER.MAX_ITER}, {cfg.SOLVER.IMS_PER_BATCH} |",
         "",
-        "The whole config is `config.yaml`.",
+        "The full config is `config.yaml`.",
         "",
         *results(metrics),
         "## Classes",
@@ -98,7 +98,7 @@ def model_card(
 
 
 def results(metrics: Mapping[str, Mapping[str, float]]) -> list[str]:
-    """Return the lines of the table of results; none without a metric."""
+    """Return the lines of the table of results; an empty list without metrics."""
     rows = [
         f"| {plain(dataset)} | {plain(metric)} | {value:.2f} |"
         for dataset, values in metrics.items()
@@ -109,5 +109,5 @@ def results(metrics: Mapping[str, Mapping[str, float]]) -> list[str]:
 
 
 def plain(text: str) -> str:
-    """Return a user's text as one line without Markdown's and HTML's signs."""
+    """Return a user's text as one line, without the special characters of Markdown and HTML."""
     return "".join(" " if character in "\r\n\t" else character for character in text if character not in "|<>`*[]")

@@ -1,7 +1,7 @@
-"""How deep the tuples of a pickle lie within each other, told from its steps alone.
+"""Nesting depth of tuples in a pickle, found from its opcodes without building anything.
 
-Python hashes a tuple that is a key in depth, and beyond about a hundred thousand tuples within tuples that overflows
-the stack and ends the process. torch's reader takes any key, so its files are looked through first.
+Python hashes tuples recursively. A dict key of about a hundred thousand nested tuples overflows the stack and kills
+the process. torch's reader accepts any key, so its files are checked before it reads them.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from typing import IO
 
 MAX_DEPTH = 1000
 TUPLES = ("TUPLE", "TUPLE1", "TUPLE2", "TUPLE3")
-DEEPENING = (b"t", b"\x85", b"\x86", b"\x87")  # their codes
+TUPLE_CODES = (b"t", b"\x85", b"\x86", b"\x87")
 LEGACY_PICKLES = 5  # a legacy torch file is a number, a version, a dict of sizes, what was saved, and a list
 
 
 def check_nesting(file: IO[bytes]) -> None:
-    """Raise `pickle.UnpicklingError` where the pickle that starts here has tuples more than `MAX_DEPTH` deep."""
+    """Raise `pickle.UnpicklingError` if the pickle at the file's position nests tuples deeper than `MAX_DEPTH`."""
     mark = -1
-    stack: list[int] = []  # of each object the depth of tuples in it
+    stack: list[int] = []  # for each object, the depth of tuples in it
     memo: dict[int, int] = {}
     for step, argument, _ in pickletools.genops(file):
         taken: list[int] = []
@@ -46,18 +46,18 @@ def check_nesting(file: IO[bytes]) -> None:
 
 
 def check_pickle(content: bytes) -> None:
-    """As `check_nesting`, quick where there are few tuples at all."""
-    if sum(content.count(code) for code in DEEPENING) > MAX_DEPTH:
-        attempt(io.BytesIO(content), 1)
+    """Check a pickle's content with `check_nesting`; fast if it has few tuples."""
+    if sum(content.count(code) for code in TUPLE_CODES) > MAX_DEPTH:
+        check_sequence(io.BytesIO(content), 1)
 
 
 def check_legacy(file: IO[bytes]) -> None:
-    """As `check_nesting`, for the pickles at the start of a torch file that is no zip."""
-    attempt(file, LEGACY_PICKLES)
+    """Check with `check_nesting` the pickles at the start of a torch file in the legacy format, which is not a zip."""
+    check_sequence(file, LEGACY_PICKLES)
 
 
-def attempt(file: IO[bytes], pickles: int) -> None:
-    """As `check_nesting` for some pickles in a row; what is none is left for the reader to refuse."""
+def check_sequence(file: IO[bytes], pickles: int) -> None:
+    """Check several consecutive pickles with `check_nesting`; ignores malformed ones, which the reader will refuse."""
     try:
         for _ in range(pickles):
             check_nesting(file)

@@ -1,7 +1,7 @@
-"""Tensors that a file brings in own their memory: no element of one lies where another element lies.
+"""Memory ownership of loaded tensors: no two elements share memory.
 
-A file may describe a tensor of any shape over a single number, or two over the same numbers. Compiled code that changes
-tensors in place, such as a fused optimizer, takes each of its elements to be there, and writes beyond such memory.
+A file may describe a tensor of any shape over a single number, or two tensors over the same numbers. Compiled code that
+changes tensors in place, such as a fused optimizer, assumes memory for every element, and would write out of bounds.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from torch import Tensor
 
 from semask_d2.checkpoint.containers import map_leaves
 
-MAX_REPEATED = 2**26  # bytes that copies may take beyond the four times of what lies in the file
-MAX_SHARES = 4  # as of weights that a file holds under several names
+MAX_REPEATED = 2**26  # bytes that tensors may take beyond MAX_SHARES times the file's
+MAX_SHARES = 4  # how often tensors may share memory, as weights under several names do
 
 
 class Repeated(Exception):
-    """A file whose tensors are far larger than what it holds; the text says which."""
+    """Error for a file whose tensors are far larger than its data; the text names a tensor."""
 
 
 def is_dense(value: Tensor) -> bool:
-    """Return whether a strided tensor's elements lie side by side, each in a place of its own, in any order."""
+    """Return whether a strided tensor's elements fill contiguous memory without overlap, in any order of dimensions."""
     step = 1
     for stride, side in sorted(
         (stride, side) for stride, side in zip(value.stride(), value.shape, strict=True) if side > 1
@@ -34,7 +34,7 @@ def is_dense(value: Tensor) -> bool:
 
 
 class Owner:
-    """Makes tensors own their memory; of several that lie in the same memory, the first keeps it."""
+    """Makes tensors own their memory; if several share memory, the first keeps it and the others are copied."""
 
     def __init__(self) -> None:
         self.storages: set[int] = set()
@@ -42,7 +42,7 @@ class Owner:
         self.tensor_bytes = 0
 
     def tensor(self, value: Tensor, name: str) -> Tensor:
-        """Return `value`, or a copy of it where it needs one. Only dense tensors of numbers are looked at."""
+        """Return `value`, or a copy if it does not own its memory; tensors that are not strided are returned as is."""
         if value.layout != torch.strided or value.is_meta or value.is_quantized or not value.numel():
             return value
         storage = value.untyped_storage()
@@ -51,11 +51,11 @@ class Owner:
         self.file_bytes += storage.nbytes() if is_first else 0
         self.tensor_bytes += value.numel() * value.element_size()
         if self.tensor_bytes > MAX_SHARES * self.file_bytes + MAX_REPEATED:
-            raise Repeated(f"{name} repeats its numbers to a size of {tuple(value.shape)}; save a copy of it")
+            raise Repeated(f"{name} repeats few numbers to the shape {tuple(value.shape)}; save a copy of it")
         if is_first and is_dense(value) and not value.is_neg() and not value.is_conj():
             return value
         return value.detach().resolve_conj().resolve_neg().clone(memory_format=torch.contiguous_format)
 
     def within(self, value: Any) -> Any:
-        """Return `value`, however deep in dicts, lists and tuples, with all its tensors owning their memory."""
+        """Return nested dicts, lists and tuples in which all tensors own their memory."""
         return map_leaves(value, lambda leaf, name: self.tensor(leaf, name) if isinstance(leaf, Tensor) else leaf)

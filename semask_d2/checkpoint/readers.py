@@ -1,4 +1,4 @@
-"""One reader for every kind of weight file and address; nothing in a file is executed."""
+"""The reader of weight files of every kind and address; nothing in a file is executed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import safetensors
 
 from semask_d2.checkpoint.class_metadata import METADATA
 from semask_d2.checkpoint.hub import local_source
-from semask_d2.checkpoint.integrity import Damaged, Unsound, check_safetensors, header_of
+from semask_d2.checkpoint.integrity import Damaged, Unsound, check_safetensors, safetensors_header
 from semask_d2.checkpoint.ownership import Owner, Repeated
 from semask_d2.checkpoint.transformers_folder import classes_of_folder, weights_of
 from semask_d2.checkpoint.unpickling import load_pickle, load_torch
@@ -32,13 +32,13 @@ WEIGHT_FILES = (".pth", ".pt", ".pkl", ".safetensors")
 
 
 def read_checkpoint(source: str | os.PathLike) -> dict[str, Any]:
-    """The dict that a checkpoint holds, its tensors on the CPU.
+    """Return the dict of a checkpoint, with its tensors on the CPU.
 
-    `source` is a path, a run folder (its best checkpoint), a folder that transformers wrote, "owner/name", a repository
-    of the Hugging Face hub, an address that iopath knows (`https://...`), `timm://NAME`, the pretrained weights that
-    timm publishes under that name, or `pypi://PACKAGE`, the weight file in an installed package. The ending decides
-    how a file is read: `.pkl` is a pickle of arrays, as Detectron2 publishes them, `.safetensors` is that, anything
-    else a torch file.
+    `source` is one of: a path; a run folder (its best checkpoint is read); a folder written by transformers;
+    "owner/name", a repository of the Hugging Face hub; an address that iopath supports (`https://...`); `timm://NAME`,
+    the pretrained weights that timm publishes under that name; `pypi://PACKAGE`, the weight file in an installed
+    package. The suffix decides how a file is read: `.pkl` as a pickle of arrays, as Detectron2 publishes them,
+    `.safetensors` as safetensors, any other as a torch file.
     Raises `UserError` for a file that is missing, truncated, or holds anything but plain data, arrays and tensors.
     """
     source = local_source(source)
@@ -59,17 +59,20 @@ def read_checkpoint(source: str | os.PathLike) -> dict[str, Any]:
     try:
         data = Owner().within(read_file(path))
     except Damaged as error:
-        raise UserError(f"{source}: damaged ({first_line(error)}); get or write it again") from error
+        raise UserError(f"{source}: damaged ({first_line(error)}); download or save it again") from error
     except Repeated as error:
         raise UserError(f"{source}: {error}") from error
     except Unsound as error:
         raise UserError(f"{source}: refused: {first_line(error)}") from error
     except pickle.UnpicklingError as error:
         raise UserError(
-            f"{source}: refused, because it is no weight file of plain tensors (or it is damaged): {first_line(error)}"
+            f"{source}: refused, because it is not a weight file of plain tensors (or it is damaged): "
+            f"{first_line(error)}"
         ) from error
-    except Exception as error:  # bytes that are no weight file fail in as many ways as there are readers
-        raise UserError(f"{source}: truncated or no weight file; get it again ({first_line(error)})") from error
+    except Exception as error:  # each reader raises its own errors for bytes that are not a weight file
+        raise UserError(
+            f"{source}: truncated, or not a weight file; download it again ({first_line(error)})"
+        ) from error
     if not isinstance(data, dict):
         raise UserError(f"{source}: expected a dict of tensors, got a {type(data).__name__}")
     data.update(metadata)
@@ -82,13 +85,13 @@ def require_file(path: Path, source: str) -> None:
         if require_regular(path, source).is_file():
             path.open("rb").close()
             return
-    except OSError as error:  # a folder that may not be entered, a name too long
+    except OSError as error:  # no permission for the folder, or a name that is too long
         raise UserError(f"{source}: cannot be read: {error.strerror}; check MODEL.WEIGHTS") from error
-    raise UserError(f"{source}: there is no such weight file; check MODEL.WEIGHTS")
+    raise UserError(f"{source}: no such weight file; check MODEL.WEIGHTS")
 
 
 def read_file(path: Path) -> Any:
-    """What a file holds, by its ending."""
+    """Return the content of a weight file, read by its suffix."""
     if path.suffix == ".safetensors":
         return read_safetensors(path)
     if path.suffix == ".pkl":
@@ -98,16 +101,16 @@ def read_file(path: Path) -> Any:
 
 
 def read_safetensors(path: Path) -> dict[str, Any]:
-    """`{"model": tensors}`, and what `saving` left in the header of a file of ours."""
+    """Return `{"model": tensors}`, and, for our own files, the entries of the header that `saving` wrote."""
     with safetensors.safe_open(path, framework="pt") as file:
-        header = header_of(file.metadata())
+        header = safetensors_header(file.metadata())
         check_safetensors(path, header)
         header.pop("checksum", None)
         return {**header, "model": {name: file.get_tensor(name) for name in file.keys()}}  # noqa: SIM118
 
 
 def read_timm(source: str) -> dict[str, Any]:
-    """The tensors that timm publishes as `timm://NAME`, from the Hugging Face hub or its local cache."""
+    """Return the tensors that timm publishes as `timm://NAME`, from the Hugging Face hub or its local cache."""
     try:
         import timm
         from timm.models import load_state_dict_from_hf
@@ -124,36 +127,36 @@ def read_timm(source: str) -> dict[str, Any]:
     logger.info("Fetching %s from huggingface.co/%s or its local cache", source, published.hf_hub_id)
     try:
         return load_state_dict_from_hf(published.hf_hub_id, weights_only=True)
-    except Exception as error:  # whatever the network and the hub's client raise
+    except Exception as error:  # network and hub client raise errors of many types
         raise UserError(
-            f"{source}: could not be fetched from huggingface.co/{published.hf_hub_id}: {first_line(error)}; "
-            "fetch it where there is a connection and give MODEL.WEIGHTS the file"
+            f"{source}: could not be downloaded from huggingface.co/{published.hf_hub_id}: {first_line(error)}; "
+            "download it where there is a connection, and set MODEL.WEIGHTS to the file"
         ) from error
 
 
 def packaged_file(source: str) -> Path:
-    """The one weight file of the installed package that `pypi://PACKAGE` names; nothing of it is imported."""
+    """Return the only weight file of the installed package that `pypi://PACKAGE` names; imports nothing from it."""
     package = source.removeprefix(PYPI)
     try:
         files = importlib.metadata.files(package) or []
     except (importlib.metadata.PackageNotFoundError, ValueError):
         raise UserError(f"{source}: not installed here: pip install {package}") from None
-    found = [file for file in files if file.suffix in WEIGHT_FILES]
-    if len(found) != 1:
-        names = ", ".join(map(str, found)) or "none"
+    weight_files = [file for file in files if file.suffix in WEIGHT_FILES]
+    if len(weight_files) != 1:
+        names = ", ".join(map(str, weight_files)) or "none"
         raise UserError(f"{source}: expected a package with one weight file, found {names}; name the file itself")
-    return Path(str(found[0].locate()))
+    return Path(str(weight_files[0].locate()))
 
 
 def local_copy(address: str) -> str:
-    """The path of a local copy of what `address` names, fetched if need be."""
+    """Return the path of a local copy of `address`, downloaded if needed."""
     logger.info("Fetching %s or its local copy", address)
     try:
         return PathManager.get_local_path(address)
-    except Exception as error:  # whatever the network and the path handlers raise
-        raise UserError(f"{address}: could not be fetched: {first_line(error)}") from error
+    except Exception as error:  # network and path handlers raise errors of many types
+        raise UserError(f"{address}: could not be downloaded: {first_line(error)}") from error
 
 
 def first_line(error: Exception) -> str:
-    """The first sentence of an error's text, or its kind where it has none."""
+    """Return the first sentence of an error's text, or its type if it has no text."""
     return next(iter(str(error).splitlines()), "").split(". ")[0] or type(error).__name__

@@ -1,4 +1,4 @@
-"""Writing weights as safetensors: tensors alone, which any tool can read and nothing can run."""
+"""Writing of weights as safetensors, a format of plain tensors that many tools read and that cannot run code."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from semask_d2.utils.files import atomic_write
 
 
 def save_weights(model: nn.Module, path: str | os.PathLike) -> None:
-    """Write a model's weights, and which of its semantic layers are windowed, to the safetensors file `path`."""
+    """Write a model's weights, and the windows of its semantic layers, to the safetensors file `path`."""
     write_safetensors(path, model.state_dict(), {RECORD: windows_of_model(model)})
 
 
 def write_safetensors(path: str | os.PathLike, state: dict[str, Tensor], header: dict[str, Any]) -> None:
-    """Write tensors, and `header` as JSON, to the file `path`, whole or not at all."""
-    # a copy each, as safetensors refuses two names of one memory
+    """Write tensors, and `header` as JSON, to the file `path` atomically."""
+    # copies, since safetensors refuses tensors that share memory
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
     ours = json.dumps({**header, "checksum": NO_CHECKSUM})
     content = safetensors.torch.save(tensors, {"format": "pt", "semask_d2": ours})

@@ -1,7 +1,7 @@
-"""Which stages' semantic layers attend within windows: no parameter's shape tells, so it is checked apart.
+"""Windows of semantic layers, by stage; they affect no parameter's shape, so they are checked separately.
 
-`Windows` is a list with one entry a stage: the window's side, or None where the layer attends globally. Our own
-checkpoints record it as `semantic_windows`; for released ones it is known from what they are.
+`Windows` is a list with one entry per stage: the side of the window, or None if the layer attends globally. Our own
+checkpoints record it as `semantic_windows`; for released checkpoints a table in this file has it.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ logger = logging.getLogger(__name__)
 Windows = list[int | None]
 RECORD = "semantic_windows"
 
-# Which stages of the released models are windowed, by decoder and, where it matters, by class count
+# the windowed stages of released models, by decoder and, if it matters, by number of classes
 MASK2FORMER = {150: (0, 1, 2), 19: (0, 1, 2, 3)}
 FAPN = (0, 1)
 MASKFORMER = (0, 1, 2)
 
 
 def windows_of_model(model: nn.Module) -> Windows:
-    """The windows that a model computes by; empty where it has no semantic layers."""
+    """Return the windows of a model's semantic layers; an empty list if it has none."""
     return [module.window for module in model.modules() if isinstance(module, SemanticLayer)]
 
 
 def windows_of_file(data: dict[str, Any]) -> Windows | None:
-    """The windows that a checkpoint of ours records; None where it has none."""
+    """Return the windows that a checkpoint of ours records; None if it has none."""
     windows = data.get(RECORD)
     valid = isinstance(windows, list) and all(window is None or isinstance(window, int) for window in windows)
     return windows if valid and windows else None
 
 
 def windows_of_released(decoder: str, state: dict[str, Tensor]) -> Windows | None:
-    """The windows of the released model with this decoder and these tensors; None where the table does not tell.
+    """Return the windows of the released model with this decoder and these tensors; None if they are unknown.
 
     `decoder` is "Mask2Former", "FaPN", "MSFaPN", "MaskFormer" or "FPN".
     """
@@ -55,24 +55,24 @@ def windows_of_released(decoder: str, state: dict[str, Tensor]) -> Windows | Non
 
 
 def describe(windows: Windows) -> str:
-    """Windows in the words of the config's keys."""
+    """Describe windows as config keys with values."""
     sides = sorted({window for window in windows if window})
     size = f" and SEM_WINDOW_SIZE {', '.join(map(str, sides))}" if sides else ""
     return f"SEM_WINDOWED_STAGES {[stage for stage, window in enumerate(windows) if window]}{size}"
 
 
 def check_windows(source: str, kind: str, model: nn.Module, expected: Windows | None) -> None:
-    """Log the windows that `model` computes by, with a warning that names both where the weights had others."""
+    """Log the windows of `model`; warn if they differ from those that its weights were trained with."""
     windows = windows_of_model(model)
     if not windows:
         return
     if expected is None:
-        logger.info("%s: semantic layers attend as the config says, %s", source, describe(windows))
+        logger.info("%s: windows of semantic layers are those of the config, %s", source, describe(windows))
     elif windows == expected:
-        logger.info("%s: semantic layers attend as in the %s, %s", source, kind, describe(windows))
+        logger.info("%s: windows of semantic layers are those of the %s, %s", source, kind, describe(windows))
     else:
         logger.warning(
-            "%s: the %s has %s, but this config has %s: its weights fit either way and compute something else",
+            "%s: the %s has %s, but this config has %s: the weights load, but compute something else",
             source,
             kind,
             describe(expected),

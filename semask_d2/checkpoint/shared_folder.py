@@ -1,6 +1,6 @@
-"""Folders to share a model: `config.yaml`, `model.safetensors` with the classes in its header, and a model card.
+"""Folders for sharing a model: `config.yaml`, `model.safetensors` with the classes in its header, and a model card.
 
-Such a folder is a weight source like a run folder, here or as a repository of the hub.
+Weights can be loaded from such a folder as from a run folder, locally or as a repository of the hub.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from semask_d2.utils.classes import Classes
 from semask_d2.utils.files import atomic_write, require_writable
 from semask_d2.utils.runs import CONFIG_NAME, WEIGHTS_NAME
 
-# what tells of the machine and the folders of whoever trained it
+# keys that reveal the machine and the folders of the person who trained the model
 PRIVATE = ("OUTPUT_DIR", "DATASETS.CUSTOM.", "MODEL.WEIGHTS", "MODEL.DEVICE", "TRACKERS", "DATALOADER.NUM_WORKERS")
 
 
 @dataclass(frozen=True)
 class ModelDescription:
-    """What a shared model has beside its weights: config, classes, and metrics in percent by dataset and name."""
+    """A shared model without its weights: config, classes, and metrics in percent by dataset and name."""
 
     cfg: CfgNode
     classes: Classes
@@ -47,7 +47,7 @@ def write_shared_folder(
     license: str | None = None,
     half: bool = False,
 ) -> None:
-    """Write the model's files into `folder`, each under a temporary name first; files of these names are replaced.
+    """Write the model's files into `folder`, each atomically; existing files of these names are replaced.
 
     `license` is an identifier that the hub knows, such as "apache-2.0", for the model card. `half` writes half-precision
     weights.
@@ -72,7 +72,7 @@ def write_shared_folder(
 
 
 def shared_config(cfg: CfgNode) -> str:
-    """Return as YAML what differs from the defaults in a config, without what is private to its machine."""
+    """Return the non-default values of a config as YAML, without values that are private to its machine."""
     defaults = get_cfg(fit=False)
     values: dict[str, Any] = {"VERSION": cfg.VERSION}
     custom = cfg.DATASETS.CUSTOM.NAME
@@ -80,7 +80,7 @@ def shared_config(cfg: CfgNode) -> str:
         value = value_of(cfg, key)
         if key.startswith(PRIVATE) or value == value_of(defaults, key):
             continue
-        if custom and key in ("DATASETS.TRAIN", "DATASETS.TEST"):  # names that nobody else has registered
+        if custom and key in ("DATASETS.TRAIN", "DATASETS.TEST"):  # these names are registered on this machine only
             continue
         section = values
         *parents, leaf = key.split(".")

@@ -1,4 +1,4 @@
-"""Folders of transformers' models: `config.json` beside the weights, as its `save_pretrained` leaves them."""
+"""Folders of transformers' models: `config.json` and weights, as written by `save_pretrained`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 
 def classes_of_folder(folder: str | os.PathLike) -> Classes:
-    """Return the classes of a folder's model, with colors made for them."""
+    """Return the classes of a folder's model, with generated colors."""
     path = Path(folder, CONFIG)
     config = read_json(path)
     ignored = config.get("ignore_value", IGNORED)
@@ -30,28 +30,30 @@ def classes_of_folder(folder: str | os.PathLike) -> Classes:
 
 
 def weights_of(folder: str | os.PathLike) -> Path:
-    """The weight file of a folder; `UserError` where it has none, or several that belong together."""
-    found = [path for name in WEIGHTS if (path := Path(folder, name)).is_file()]
-    if not found:
+    """Return the weight file of a folder; `UserError` if it has none, or the model is split into several files."""
+    files = [path for name in WEIGHTS if (path := Path(folder, name)).is_file()]
+    if not files:
         raise UserError(
-            f"{folder}: no {' or '.join(WEIGHTS)} beside its {CONFIG}; of a model in several files, save it in one "
-            '(save_pretrained(..., max_shard_size="50GB"))'
+            f"{folder}: no {' or '.join(WEIGHTS)} beside its {CONFIG}; if the model is in several files, save it in "
+            'one (save_pretrained(..., max_shard_size="50GB"))'
         )
-    return found[0]
+    return files[0]
 
 
 def write_folder(folder: str | os.PathLike, state: State, config: dict[str, Any], processor: dict[str, Any]) -> int:
-    """Write a model of ours without semantic layers as a folder that `from_pretrained` loads; its number of tensors.
+    """Write one of our models without semantic layers as a folder for `from_pretrained`; return its tensor count.
 
-    `config` is what `config_for_transformers` gives. Raises `UserError` for tensors that transformers has no place for.
+    `config` is the result of `config_for_transformers`. Raises `UserError` for tensors that transformers' model lacks.
     """
     family = {"mask2former": MASK2FORMER, "maskformer": MASKFORMER}[config["model_type"]]
-    theirs, homeless = split_names(family, state)
-    homeless = [name for name in homeless if not name.endswith(COMPUTED)]
-    if homeless:
-        raise UserError(f"transformers' {config['model_type']} has no place for {homeless[0]} ({len(homeless)} such)")
-    theirs = unused_tensors(config, theirs) | theirs
-    tensors = {name: value.contiguous().clone() for name, value in theirs.items()}
+    foreign_state, unmatched = split_names(family, state)
+    unmatched = [name for name in unmatched if not name.endswith(COMPUTED)]
+    if unmatched:
+        raise UserError(
+            f"transformers' {config['model_type']} has no tensor for {unmatched[0]} ({len(unmatched)} without one)"
+        )
+    foreign_state = unused_tensors(config, foreign_state) | foreign_state
+    tensors = {name: value.contiguous().clone() for name, value in foreign_state.items()}
     content = safetensors.torch.save(tensors, {"format": "pt"})
     for name, values in ((CONFIG, config), (PROCESSOR, processor)):
         with atomic_write(Path(folder, name)) as file:
@@ -61,15 +63,15 @@ def write_folder(folder: str | os.PathLike, state: State, config: dict[str, Any]
     return len(tensors)
 
 
-def unused_tensors(config: dict[str, Any], theirs: State) -> State:
-    """What their models hold besides: the class weights of the loss, and after a Swin a norm that nothing goes through.
+def unused_tensors(config: dict[str, Any], foreign_state: State) -> State:
+    """Return tensors that only transformers' models have: class weights of the loss, and an unused norm after a Swin.
 
-    In a ResNet also the counters of batch norms, which `theirs` lack where those are frozen.
+    For a ResNet these include the counters of batch norms, which `foreign_state` lacks if the norms are frozen.
     """
     weight = torch.ones(len(config["id2label"]) + 1)
     weight[-1] = config["no_object_weight"]
     unused = {"criterion.empty_weight": weight}
-    statistics = [name for name in theirs if name.endswith(".running_mean")]
+    statistics = [name for name in foreign_state if name.endswith(".running_mean")]
     unused |= {name.replace("running_mean", "num_batches_tracked"): torch.tensor(0) for name in statistics}
     if "embed_dim" in config["backbone_config"]:
         part = {"mask2former": "swin", "maskformer": "model"}[config["model_type"]]

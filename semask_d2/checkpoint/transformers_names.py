@@ -1,8 +1,8 @@
-"""transformers' names of Mask2Former's and MaskFormer's tensors beside ours, read in both directions.
+"""Tables of transformers' and our tensor names of Mask2Former and MaskFormer, used in both directions.
 
-A row is (theirs, ours), and the first that matches counts. `(a|b)` are the names of either generation of its files,
-of which the first is written; `{i}`, `{j}` are numbers and `{x}` is the rest of a name. `#0`, `#1`, `#2` after ours are
-the parts, along dimension 0, of one tensor of ours: query, key and value.
+A row is (transformers' name, our name); the first row that matches is used. `(a|b)` are the names of two generations
+of transformers' files, of which the first is written; `{i}` and `{j}` are numbers, `{x}` is the rest of a name. `#0`,
+`#1` and `#2` after our name are parts of one tensor along dimension 0: query, key and value.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PIXEL_DECODER, PREDICTOR = "sem_seg_head.pixel_decoder.", "sem_seg_head.predicto
 
 
 def swin_rows(encoder: str) -> Rows:
-    """The backbone, behind the prefix `encoder` of each family's own."""
+    """Return the rows of a Swin backbone; the prefix `encoder` depends on the family."""
     block, ours = f"{encoder}encoder.layers.{{i}}.blocks.{{j}}.", "backbone.layers.{i}.blocks.{j}."
     table = "relative_position_bias_table"
     return [
@@ -44,27 +44,27 @@ def swin_rows(encoder: str) -> Rows:
 
 
 def resnet_rows() -> Rows:
-    """A ResNet, in which the norm beside a convolution there is the convolution's own here."""
+    """Return the rows of a ResNet backbone, whose norms are siblings of convolutions there, children here."""
     pairs = [("embedder.embedder", "stem.conv1")]
     for n in range(4):
-        theirs, ours = f"encoder.stages.{n}.layers.{{i}}.", f"res{n + 2}.{{i}}."
-        pairs += [(f"{theirs}shortcut", f"{ours}shortcut")]
-        pairs += [(f"{theirs}layer.{k}", f"{ours}conv{k + 1}") for k in range(3)]
+        foreign, ours = f"encoder.stages.{n}.layers.{{i}}.", f"res{n + 2}.{{i}}."
+        pairs += [(f"{foreign}shortcut", f"{ours}shortcut")]
+        pairs += [(f"{foreign}layer.{k}", f"{ours}conv{k + 1}") for k in range(3)]
     return [
         row
-        for theirs, ours in pairs
+        for foreign, ours in pairs
         for row in (
-            (f"{ENCODER}{theirs}.normalization.{{x}}", f"backbone.{ours}.norm.{{x}}"),
-            (f"{ENCODER}{theirs}.convolution.{{x}}", f"backbone.{ours}.{{x}}"),
+            (f"{ENCODER}{foreign}.normalization.{{x}}", f"backbone.{ours}.norm.{{x}}"),
+            (f"{ENCODER}{foreign}.convolution.{{x}}", f"backbone.{ours}.{{x}}"),
         )
     ]
 
 
-def attention_rows(theirs: str, ours: str) -> Rows:
-    """An attention of queries: projections apart, as their own attention has them, or joined, as torch's."""
+def attention_rows(foreign: str, ours: str) -> Rows:
+    """Return the rows of an attention of queries: separate projections in transformers, joined ones here."""
     return [
-        *((f"{theirs}.{letter}_proj.{{x}}", f"{ours}.in_proj_{{x}}#{part}") for part, (letter, _) in enumerate(QKV)),
-        (f"{theirs}.(out|o)_proj.{{x}}", f"{ours}.out_proj.{{x}}"),
+        *((f"{foreign}.{letter}_proj.{{x}}", f"{ours}.in_proj_{{x}}#{part}") for part, (letter, _) in enumerate(QKV)),
+        (f"{foreign}.(out|o)_proj.{{x}}", f"{ours}.out_proj.{{x}}"),
     ]
 
 
@@ -115,7 +115,7 @@ OUR_LAYER = f"{PREDICTOR}transformer.decoder.layers.{{i}}."
 MASKFORMER_ROWS: Rows = [
     *swin_rows(f"{ENCODER}(model.|swin.|)"),
     *resnet_rows(),
-    (  # which is written alone, as Mask2Former's files are without it
+    (  # used only for writing; Mask2Former's files lack it
         f"{ENCODER}(model.|)encoder.layers.{{i}}.blocks.{{j}}.attention.self.relative_position_index",
         "backbone.layers.{i}.blocks.{j}.attn.relative_position_index",
     ),
@@ -124,11 +124,11 @@ MASKFORMER_ROWS: Rows = [
     (f"{DECODER}fpn.stem.0.{{x}}", f"{PIXEL_DECODER}layer_4.{{x}}"),
     *(
         row
-        for n in range(3)  # which counts from the coarsest feature, ours from the finest
-        for theirs, ours in (("proj", f"adapter_{3 - n}"), ("block", f"layer_{3 - n}"))
+        for n in range(3)  # transformers counts from the coarsest feature, we count from the finest
+        for foreign, ours in (("proj", f"adapter_{3 - n}"), ("block", f"layer_{3 - n}"))
         for row in (
-            (f"{DECODER}fpn.layers.{n}.{theirs}.1.{{x}}", f"{PIXEL_DECODER}{ours}.norm.{{x}}"),
-            (f"{DECODER}fpn.layers.{n}.{theirs}.0.{{x}}", f"{PIXEL_DECODER}{ours}.{{x}}"),
+            (f"{DECODER}fpn.layers.{n}.{foreign}.1.{{x}}", f"{PIXEL_DECODER}{ours}.norm.{{x}}"),
+            (f"{DECODER}fpn.layers.{n}.{foreign}.0.{{x}}", f"{PIXEL_DECODER}{ours}.{{x}}"),
         )
     ),
     (f"{DECODER}mask_projection.{{x}}", f"{PIXEL_DECODER}mask_features.{{x}}"),
@@ -144,25 +144,25 @@ MASKFORMER_ROWS: Rows = [
     (f"{LAYER}final_layer_norm.{{x}}", f"{OUR_LAYER}norm3.{{x}}"),
     (f"{LAYER}(|mlp.)fc{{j}}.{{x}}", f"{OUR_LAYER}linear{{j}}.{{x}}"),
 ]
-# what is no weight, or is one that nothing is computed with
+# tensors that are not weights, or weights that are never used
 LEFT_OUT = re.compile(rf"{re.escape(ENCODER)}(swin\.|model\.)?layernorm\.|.*\.relative_position_index$|criterion\.")
 FIELDS = {"{i}": r"(?P<i>\d+)", "{j}": r"(?P<j>\d+)", "{x}": r"(?P<x>[^#]+)"}
 
 
 class TensorNames(NamedTuple):
-    """The rows of one kind of model."""
+    """The table of names for one family of models."""
 
     rows: tuple[tuple[str, str], ...]
 
     def to_ours(self, name: str) -> str | None:
-        """Our name of a tensor of theirs, with `#part` where it is part of one; None for what is no weight of ours."""
+        """Return our name of transformers' tensor, with `#part` if it is a part of ours; None if we do not have it."""
         if LEFT_OUT.match(name):
             return None
         return next(filter(None, (renamed(name, *row) for row in self.rows)), name)
 
-    def to_theirs(self, name: str) -> str | None:
-        """Their name of a tensor of ours (of a part of it, `#part`); None where the model has no place for it."""
-        return next(filter(None, (renamed(name, ours, first(theirs)) for theirs, ours in self.rows)), None)
+    def to_transformers(self, name: str) -> str | None:
+        """Return transformers' name of our tensor, or of a part `#part` of it; None if its model does not have it."""
+        return next(filter(None, (renamed(name, ours, first(foreign)) for foreign, ours in self.rows)), None)
 
 
 MASK2FORMER, MASKFORMER = TensorNames(tuple(MASK2FORMER_ROWS)), TensorNames(tuple(MASKFORMER_ROWS))
@@ -170,7 +170,7 @@ MASK2FORMER, MASKFORMER = TensorNames(tuple(MASK2FORMER_ROWS)), TensorNames(tupl
 
 @functools.cache
 def pattern(template: str) -> re.Pattern[str]:
-    """What a side of a row matches."""
+    """Return the regular expression of one side of a row."""
     text = template.replace(".", r"\.")
     for field, group in FIELDS.items():
         text = text.replace(field, group)
@@ -178,40 +178,40 @@ def pattern(template: str) -> re.Pattern[str]:
 
 
 def first(template: str) -> str:
-    """A side of a row with the first of its alternatives."""
+    """Return one side of a row with the first of its alternatives."""
     return re.sub(r"\(([^|)]*)\|[^)]*\)", r"\1", template)
 
 
 def renamed(name: str, source: str, target: str) -> str | None:
-    """`name` by the row from `source` to `target`; None where it does not match."""
+    """Return `name` renamed by the row from `source` to `target`; None if it does not match."""
     match = pattern(source).fullmatch(name)
     return target.format(**match.groupdict()) if match else None
 
 
-def join_parts(state: State, own: State) -> tuple[State, list[str]]:
-    """Join `name#0`, `name#1` and `name#2` to `name`, where all are there and alike; nothing else is to be said."""
+def join_parts(state: State, model_state: State) -> tuple[State, list[str]]:
+    """Join `name#0`, `name#1` and `name#2` to `name` if all three exist with one shape; returns no notes."""
     joined = {name: value for name, value in state.items() if "#" not in name}
     for name in dict.fromkeys(name.split("#")[0] for name in state if "#" in name):
         parts = {f"{name}#{part}": state.get(f"{name}#{part}") for part in range(3)}
-        found = [value for value in parts.values() if value is not None]
-        if len(found) == 3 and len({value.shape for value in found}) == 1 and found[0].ndim:
-            joined[name] = torch.cat(found)
+        present = [value for value in parts.values() if value is not None]
+        if len(present) == 3 and len({value.shape for value in present}) == 1 and present[0].ndim:
+            joined[name] = torch.cat(present)
         else:
             joined |= {part: value for part, value in parts.items() if value is not None}
     return joined, []
 
 
 def split_names(family: TensorNames, state: State) -> tuple[State, list[str]]:
-    """A state of ours under their names; also the names that they have no place for."""
-    theirs: State = {}
-    homeless = []
+    """Return our state under transformers' names, and the names that have no counterpart there."""
+    foreign_state: State = {}
+    unmatched = []
     for name, value in state.items():
-        whole = family.to_theirs(name)
-        parts = [family.to_theirs(f"{name}#{part}") for part in range(3)]
+        whole = family.to_transformers(name)
+        parts = [family.to_transformers(f"{name}#{part}") for part in range(3)]
         if whole is not None:
-            theirs[whole] = value
+            foreign_state[whole] = value
         elif None not in parts:
-            theirs |= dict(zip(map(str, parts), value.chunk(3), strict=True))
+            foreign_state |= dict(zip(map(str, parts), value.chunk(3), strict=True))
         else:
-            homeless.append(name)
-    return theirs, homeless
+            unmatched.append(name)
+    return foreign_state, unmatched

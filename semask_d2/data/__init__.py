@@ -1,4 +1,4 @@
-"""Data: reading, augmentation, the data sets and the loaders. Importing it registers the data sets."""
+"""Datasets: reading, augmentation and loaders. Importing this package registers the datasets."""
 
 from semask_d2.data.datasets import get_dataset_dicts, register_all
 from semask_d2.data.datasets.custom import register_custom

@@ -1,7 +1,7 @@
 """Training augmentation: shortest-edge resize, category-constrained crop, flip, SSD color jitter, padding.
 
-Scale and crop are decided first, so that only the pixels of the crop are ever resized. Everything random
-takes its generator as an argument.
+Scale and crop are drawn first, so that only the pixels of the crop are resized. Every random function takes its
+generator as an argument.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CROP_TRIES = 10
 
 @dataclass(frozen=True)
 class View:
-    """A crop box (`top`, `left`, `height`, `width`) in a picture resized to `full_height` x `full_width`."""
+    """A crop box (`top`, `left`, `height`, `width`) in an image resized to `full_height` x `full_width`."""
 
     full_height: int
     full_width: int
@@ -38,10 +38,10 @@ class View:
 
 
 def resized_shape(height: int, width: int, short_edge: int, max_size: int) -> tuple[int, int]:
-    """Height and width after the shorter side becomes `short_edge` and the longer at most `max_size`.
+    """Return height and width after scaling the shorter side to `short_edge` and the longer to at most `max_size`.
 
-    Rounds as Detectron2's ResizeShortestEdge, but no side of a very thin picture to nothing; `short_edge` 0 leaves the
-    shape as it is.
+    Rounds like Detectron2's ResizeShortestEdge, but keeps every side of a very thin image at 1 pixel or more;
+    `short_edge` 0 leaves the shape unchanged.
     """
     if short_edge == 0:
         return height, width
@@ -54,7 +54,7 @@ def resized_shape(height: int, width: int, short_edge: int, max_size: int) -> tu
 
 
 def sample_short_edge(rng: np.random.Generator, sizes: Sequence[int], style: str) -> int:
-    """Draw the length of the shorter side: one of `sizes` ("choice"), or between their two ends ("range")."""
+    """Draw the length of the shorter side: one of `sizes` ("choice"), or between the first and the last ("range")."""
     if style == "range":
         return int(rng.integers(sizes[0], sizes[-1] + 1))
     return int(sizes[int(rng.integers(len(sizes)))])
@@ -68,13 +68,13 @@ def sample_view(
     labels: np.ndarray,
     max_area: float = 1.0,
     ignore_label: int = 255,
-    wanted_class: int | None = None,
+    target_class: int | None = None,
 ) -> View:
-    """Draw a crop of at most `crop_size` in a picture resized to `full_shape`.
+    """Draw a crop of at most `crop_size` in an image resized to `full_shape`.
 
-    `labels` is the label map at its own size. With `max_area` below 1 it draws up to ten times until the crop
-    holds several classes, none of which fills `max_area` of the labeled pixels or more, and with `wanted_class` until
-    the crop shows that; the tenth stands whatever it holds.
+    `labels` is the label map before resizing. With `max_area` below 1, draws up to ten times until the crop holds
+    several classes, each of which fills less than `max_area` of the labeled pixels; with `target_class`, until the
+    crop also shows that class. The tenth crop is kept in any case.
     """
     height, width = min(crop_size[0], full_shape[0]), min(crop_size[1], full_shape[1])
     view = View(*full_shape, 0, 0, height, width)
@@ -82,12 +82,12 @@ def sample_view(
         top = int(rng.integers(full_shape[0] - height + 1))
         left = int(rng.integers(full_shape[1] - width + 1))
         view = View(*full_shape, top, left, height, width)
-        if max_area >= 1.0 and wanted_class is None:
+        if max_area >= 1.0 and target_class is None:
             break
         ids, counts = count_ids(resize_labels(labels, view))
         counts = counts[ids != ignore_label]
         varied = max_area >= 1.0 or (len(counts) > 1 and counts.max() < counts.sum() * max_area)
-        if varied and (wanted_class is None or wanted_class in ids):
+        if varied and (target_class is None or target_class in ids):
             break
     return view
 
@@ -96,7 +96,7 @@ def resize_image(image: Image.Image, view: View) -> np.ndarray:
     """Resize what `view` shows of an RGB `image`, bilinear and antialiased: (view.height, view.width, 3) uint8."""
     if (view.full_height, view.full_width) == (image.height, image.width):
         if view == View.whole(image.height, image.width):
-            return np.asarray(image)  # where Pillow's crop would warn of a large picture
+            return np.asarray(image)  # Pillow's crop would warn of a large image
         box = (view.left, view.top, view.left + view.width, view.top + view.height)
         return np.asarray(image.crop(box))
     x, y = image.width / view.full_width, image.height / view.full_height
@@ -113,25 +113,25 @@ def resize_labels(labels: np.ndarray, view: View) -> np.ndarray:
 
 
 def _nearest(source: int, target: int, start: int, count: int) -> np.ndarray:
-    # the source pixel under the center of each target pixel, in integers: a crop samples what the whole would
+    # the source pixel under the center of each target pixel; integers make a crop sample the same pixels as the whole
     return (2 * np.arange(start, start + count) + 1) * source // (2 * target)
 
 
 def image_tensor(pixels: np.ndarray, image_format: str) -> Tensor:
-    """RGB pixels (H, W, 3) uint8 -> (3, H, W) uint8, in `image_format` order ("RGB" or "BGR")."""
+    """Return RGB pixels (H, W, 3) uint8 as (3, H, W) uint8, in `image_format` order ("RGB" or "BGR")."""
     if image_format == "BGR":
         pixels = pixels[:, :, ::-1]
     return torch.from_numpy(np.array(pixels.transpose(2, 0, 1), order="C"))
 
 
-def resized_tensor(picture: Image.Image, short_edge: int, max_size: int, image_format: str) -> Tensor:
-    """An RGB picture as evaluation shows it to a model: resized as `resized_shape` says, (3, H, W) uint8."""
-    shape = resized_shape(picture.height, picture.width, short_edge, max_size)
-    return image_tensor(resize_image(picture, View.whole(*shape)), image_format)
+def resized_tensor(image: Image.Image, short_edge: int, max_size: int, image_format: str) -> Tensor:
+    """Return an RGB image as a model's input in evaluation: resized to `resized_shape`, (3, H, W) uint8."""
+    shape = resized_shape(image.height, image.width, short_edge, max_size)
+    return image_tensor(resize_image(image, View.whole(*shape)), image_format)
 
 
 def pad(array: np.ndarray, size: int, value: int) -> np.ndarray:
-    """Pad (H, W) or (H, W, C) at the bottom and the right to `size` x `size`; a longer side stays."""
+    """Pad (H, W) or (H, W, C) at the bottom and the right to `size` x `size`; longer sides are kept."""
     below, right = max(0, size - array.shape[0]), max(0, size - array.shape[1])
     if below == 0 and right == 0:
         return array
@@ -140,10 +140,10 @@ def pad(array: np.ndarray, size: int, value: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class ColorJitter:
-    """The changes one picture gets: each is None where it is left out (Liu et al. 2016, SSD).
+    """The color changes of one image, each None if it is not applied (Liu et al. 2016, SSD).
 
-    `brightness` is added in gray levels, `contrast` and `saturation` are factors, `hue` is in the 180 steps
-    of a circle that 8-bit HSV has.
+    `brightness` is added in gray levels, `contrast` and `saturation` are factors, and `hue` is in steps of 2 degrees
+    (8-bit HSV has 180).
     """
 
     brightness: float | None
@@ -154,7 +154,7 @@ class ColorJitter:
 
 
 def sample_color_jitter(rng: np.random.Generator) -> ColorJitter:
-    """Draw SSD's distortion: each change with probability 0.5, the contrast before or after the color."""
+    """Draw SSD's distortion: each change with probability 0.5, contrast before or after the other color changes."""
     contrast_first, *applied = rng.random(5) < 0.5
     brightness, contrast, saturation = rng.uniform((-32, 0.5, 0.5), (32, 1.5, 1.5))
     hue = int(rng.integers(-18, 19))
@@ -168,7 +168,7 @@ def sample_color_jitter(rng: np.random.Generator) -> ColorJitter:
 
 
 def jitter_colors(image: np.ndarray, jitter: ColorJitter) -> np.ndarray:
-    """Apply `jitter` to an RGB image (H, W, 3) uint8, as tables over the 256 levels; clips to 0..255."""
+    """Apply `jitter` to an RGB image (H, W, 3) uint8 by lookup tables of 256 levels; clips to 0..255."""
     levels = np.arange(256, dtype=np.float64)
     before = levels
     if jitter.brightness is not None:

@@ -1,4 +1,4 @@
-"""A data check as text and as one HTML page that opens from disk."""
+"""The report of a dataset check, as text and as one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from semask_d2.utils.excerpts import evenly
 from semask_d2.utils.pages import data_uri, render
 from semask_d2.utils.visualization import under_colors
 
-PICTURES = 8  # of each split
-PICTURE_SIDE = 480
+EXAMPLES = 8  # images shown per split
+EXAMPLE_SIDE = 480
 
 
 def as_text(dataset: CustomDataset, check: DataCheck) -> str:
-    """Pixel shares of each class, then all findings by kind."""
+    """Return the pixel share of each class, then all findings by kind."""
     headers = ["id", "class", *(f"{split} {what}" for split in check.facts for what in ("pixels, %", "images"))]
     rows = [[number, dataset.classes.names[number], *cells] for number, cells in enumerate(class_cells(dataset, check))]
     parts = [tabulate(rows, headers=headers, floatfmt=".3f", tablefmt="github")] if check.facts else []
@@ -32,13 +32,13 @@ def as_text(dataset: CustomDataset, check: DataCheck) -> str:
 
 
 def summary(check: DataCheck) -> str:
-    """How much was read and how much is wrong, in a line."""
+    """Return one line with the numbers of pairs read, faults and warnings."""
     counts = ", ".join(f"{len(dicts)} pairs of {split}" for split, dicts in check.dicts.items()) or "no pair"
     return f"{counts} read: {len(check.faults)} fault(s), {len(check.warnings)} warning(s)"
 
 
 def by_kind(check: DataCheck) -> Iterator[tuple[str, str, list[str]]]:
-    """Each kind of findings that there are: the kind, its title, the findings' texts."""
+    """Yield each kind of finding that occurs: the kind, its title, and the texts of its findings."""
     for kind, title in (FAULTS | WARNINGS).items():
         texts = [finding.text for finding in check.findings if finding.kind == kind]
         if texts:
@@ -46,7 +46,7 @@ def by_kind(check: DataCheck) -> Iterator[tuple[str, str, list[str]]]:
 
 
 def class_cells(dataset: CustomDataset, check: DataCheck) -> list[list[float]]:
-    """For each class its share of each split's pixels in percent, and the images that show it."""
+    """Return, for each class and split, the class's share of the pixels in percent and the number of its images."""
     cells: list[list[float]] = [[] for _ in dataset.classes.names]
     for split in check.facts:
         pixels = check.pixels(split)
@@ -57,7 +57,7 @@ def class_cells(dataset: CustomDataset, check: DataCheck) -> list[list[float]]:
 
 
 def as_page(dataset: CustomDataset, check: DataCheck, value_range: Sequence[float] = ()) -> str:
-    """The page: what is wrong, how often each class occurs, and some images of each split under their labels."""
+    """Return the page: the findings, the frequency of each class, and some images of each split with their labels."""
     rows = zip(dataset.classes.names, dataset.classes.colors, class_cells(dataset, check), strict=True)
     return render(
         "data/assets/check.html",
@@ -80,10 +80,10 @@ def as_page(dataset: CustomDataset, check: DataCheck, value_range: Sequence[floa
 def figures(
     dataset: CustomDataset, check: DataCheck, split: str, value_range: Sequence[float]
 ) -> Iterator[dict[str, str]]:
-    """Some good pairs of a split, evenly spread: the image beside itself under its labels."""
-    for sample in evenly(check.good(split), PICTURES):
+    """Yield some faultless pairs of a split, evenly spread: the image, and beside it the image under its labels."""
+    for sample in evenly(check.good(split), EXAMPLES):
         image = read_image(sample["file_name"], value_range=value_range)
         drawn = under_colors(image, read_sample_labels(sample), dataset.classes, opacity=0.6)
-        picture = Image.fromarray(np.concatenate([image, drawn], axis=1))
-        picture.thumbnail((2 * PICTURE_SIDE, PICTURE_SIDE))
-        yield {"picture": data_uri(np.asarray(picture), "JPEG", quality=85), "file_name": sample["file_name"]}
+        example = Image.fromarray(np.concatenate([image, drawn], axis=1))
+        example.thumbnail((2 * EXAMPLE_SIDE, EXAMPLE_SIDE))
+        yield {"picture": data_uri(np.asarray(example), "JPEG", quality=85), "file_name": sample["file_name"]}

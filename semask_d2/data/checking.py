@@ -1,4 +1,4 @@
-"""What is wrong with a data set: every pair is read, and every fault is told with its file."""
+"""The full check of a dataset: reads every pair of image and labels, and reports every fault with its file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy as np
 from semask_d2.data.annotations import EmptyAnnotation
 from semask_d2.data.datasets.custom import CustomDataset
 from semask_d2.data.datasets.pairing import Problem
-from semask_d2.data.image_io import examine_picture, lossy_format
+from semask_d2.data.image_io import lossy_format, read_image_facts
 from semask_d2.data.label_checks import describe_wrong_ids, size_mismatch
 from semask_d2.data.labels import read_sample_labels
 from semask_d2.data.parallel import map_files
@@ -26,12 +26,12 @@ from semask_d2.utils.classes import Classes
 from semask_d2.utils.errors import UnreadableFile, UserError
 from semask_d2.utils.excerpts import evenly, few
 
-NEAR_BITS = 3  # of 64, by which the small pictures of near duplicates differ at most
-RARE_SHARE = 1e-4  # of the labeled pixels of a split, below which a class is nearly empty
-DARK = 8  # times that the stated range of values is wider than what images use of it
-LOOKED_AT = 64  # label files of a split whose borders are
+NEAR_BITS = 3  # of 64: the hashes of near duplicates differ by at most this many
+RARE_SHARE = 1e-4  # of a split's labeled pixels: a class with fewer is reported as rare
+DARK = 8  # images are dark if the stated value range is this many times wider than the values in use
+BORDER_SAMPLES = 64  # label files per split that are checked for soft borders
 
-# kinds of faults; with those of the second table a training works, and its figures may mislead
+# Kinds of findings. Faults must be fixed; with warnings training works, but its results may mislead.
 FAULTS = {
     "pattern": "nothing found",
     "partner": "without a partner",
@@ -40,29 +40,29 @@ FAULTS = {
     "ids": "wrong ids or colors in label files",
     "lossy": "label files that lost ids by their format",
     "duplicate": "in both splits",
-    "relation": "ids and names of a COCO file that do not fit together",
-    "annotation": "annotations that cannot be used (a training leaves them out)",
+    "relation": "ids and names of a COCO file that contradict each other",
+    "annotation": "unusable annotations (left out in training)",
     "degenerate": "NOTHING TO LEARN: one class is everywhere, or none",
 }
 WARNINGS = {
     "near": "nearly the same in both splits",
     "unlabeled": "no labeled pixel",
     "repeated": "twice in one split",
-    "exif": "EXIF data that cannot be read",
-    "rare": "classes with hardly a pixel",
-    "absent": "classes that a split lacks",
-    "single": "one class is everywhere, so that a split's figures mean nothing",
-    "values": "values of images",
-    "area": "annotations without an area (a training leaves them out)",
-    "form": "unusual, and read as it is meant",
+    "exif": "unreadable EXIF data",
+    "rare": "very rare classes",
+    "absent": "classes missing from a split",
+    "single": "one class is everywhere, so that the metrics of a split mean nothing",
+    "values": "pixel values of images",
+    "area": "annotations without an area (left out in training)",
+    "form": "unusual format, read as probably intended",
     "soft": "label files with soft borders",
-    "box": "polygons that do not fit what their file says besides",
+    "box": "polygons that contradict the box or area in their file",
 }
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something wrong: its kind, a key of FAULTS or WARNINGS, and what it is, with the file's name."""
+    """One problem of a dataset: its kind, a key of FAULTS or WARNINGS, and a text that names the file."""
 
     kind: str
     text: str
@@ -70,9 +70,10 @@ class Finding:
 
 @dataclass
 class PairFacts:
-    """What one pair was found to be: pixels (K,) by class, a hash of all pixels, and one of how it looks (64 bits).
+    """Facts about one pair: findings, pixel counts (K,) by class, and hashes of the image.
 
-    An image that cannot be read has no `exact`. `span` is that of the values of an image of more than 8 bits.
+    `exact` is a hash of all pixels, None if the image cannot be read; `looks` is a perceptual hash of 64 bits. `span`
+    is set for images of more than 8 bits.
     """
 
     findings: list[Finding]
@@ -85,7 +86,7 @@ class PairFacts:
 
 @dataclass
 class DataCheck:
-    """The result of a check; `dicts`, `facts` and the `pixels` (images, K) by class are those of each split."""
+    """The result of a check; `dicts`, `facts` and `pixels` (images, K) are per split."""
 
     findings: list[Finding] = field(default_factory=list)
     dicts: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
@@ -93,26 +94,26 @@ class DataCheck:
 
     @property
     def faults(self) -> list[Finding]:
-        """What has to be mended before a training."""
+        """The findings that must be fixed before training."""
         return [finding for finding in self.findings if finding.kind in FAULTS]
 
     @property
     def warnings(self) -> list[Finding]:
-        """What is worth knowing before a training."""
+        """The findings that are worth knowing before training."""
         return [finding for finding in self.findings if finding.kind in WARNINGS]
 
     def pixels(self, split: str) -> np.ndarray:
-        """Pixels (images, K) by class of a split."""
+        """Return the pixel counts (images, K) by class of a split."""
         return np.stack([facts.pixels for facts in self.facts[split]])
 
     def good(self, split: str) -> list[dict[str, Any]]:
-        """The pairs of a split in which nothing is wrong, duplicates in the validation set left out."""
+        """Return the pairs of a split without a fault; validation images that are also in training have one."""
         pairs = zip(self.dicts[split], self.facts[split], strict=True)
         return [sample for sample, facts in pairs if not any(finding.kind in FAULTS for finding in facts.findings)]
 
 
 def check_data(dataset: CustomDataset, *, value_range: Sequence[float] = (), workers: int | None = None) -> DataCheck:
-    """Read every pair of a data set in `workers` processes (None: as many as there are cores) and tell all faults.
+    """Read every pair of a dataset in `workers` processes (None: one per core) and return all findings.
 
     `value_range` is INPUT.VALUE_RANGE.
     """
@@ -136,8 +137,8 @@ def check_data(dataset: CustomDataset, *, value_range: Sequence[float] = (), wor
             result.dicts[split] = dicts
             result.facts[split] = list(map_files(examine, dicts, what=f"checking {split}", workers=workers))
             result.findings += [finding for facts in result.facts[split] for finding in facts.findings]
-            spoil(result, split, pairing.problems)
-    result.findings = list(dict.fromkeys(result.findings))  # both splits of a fraction have the faults of one list
+            attach_faults(result, split, pairing.problems)
+    result.findings = list(dict.fromkeys(result.findings))  # splits drawn from one list repeat its faults
     result.findings += repeated_images(result)
     result.findings += shared_images(result)
     result.findings += class_findings(result, dataset.classes)
@@ -146,8 +147,8 @@ def check_data(dataset: CustomDataset, *, value_range: Sequence[float] = (), wor
     return result
 
 
-def spoil(check: DataCheck, split: str, problems: Sequence[Problem]) -> None:
-    """Note faults of a COCO file, which are told of once, with the images that they concern."""
+def attach_faults(check: DataCheck, split: str, problems: Sequence[Problem]) -> None:
+    """Attach the faults of a COCO file, which are reported once, to the images that they concern."""
     faults = {source: problem for problem in problems if problem.kind in FAULTS for source in problem.sources}
     for sample, facts in zip(check.dicts[split], check.facts[split], strict=True):
         labels = sample.get("coco_labels")
@@ -159,13 +160,13 @@ def spoil(check: DataCheck, split: str, problems: Sequence[Problem]) -> None:
 def examine_pair(
     sample: dict[str, Any], *, num_classes: int, ignore_label: int, value_range: Sequence[float] = ()
 ) -> PairFacts:
-    """Read one pair and tell all that is wrong with it."""
+    """Read one pair and return its facts, with all findings."""
     facts = PairFacts([], np.zeros(num_classes, np.int64))
     path, label_path = sample["file_name"], sample["sem_seg_file_name"]
     size = examine_image(path, facts, value_range)
     if lossy := lossy_format(label_path):
         facts.findings.append(
-            Finding("lossy", f"{label_path} is a {lossy} file, whose ids change in saving: write PNG")
+            Finding("lossy", f"{label_path} is a {lossy} file; lossy compression changes ids: write PNG")
         )
     coco = sample.get("coco_labels")
     try:
@@ -198,59 +199,58 @@ def examine_pair(
 
 
 def examine_image(path: str, facts: PairFacts, value_range: Sequence[float]) -> tuple[int, int] | None:
-    """Read an image for `facts`, and return its width and height, as far as it can be read."""
-    picture = examine_picture(path, value_range)
-    facts.span = picture.span
-    if picture.pages > 1:
-        facts.findings.append(Finding("values", f"{path} has {picture.pages} pages, of which the first is read"))
-    if picture.unread_bands:
-        facts.findings.append(Finding("values", f"{path} has {picture.unread_bands} more band(s) than are read"))
-    if picture.problem:
-        facts.findings.append(Finding("unreadable", picture.problem))
-    if picture.pixels is not None:
-        content = repr(picture.size).encode() + picture.pixels.tobytes()
+    """Add the facts of an image to `facts`, and return its width and height, None if it cannot be read."""
+    image = read_image_facts(path, value_range)
+    facts.span = image.span
+    if image.pages > 1:
+        facts.findings.append(Finding("values", f"{path} has {image.pages} pages; only the first is read"))
+    if image.unread_bands:
+        facts.findings.append(Finding("values", f"{path} has {image.unread_bands} extra band(s), which are not read"))
+    if image.problem:
+        facts.findings.append(Finding("unreadable", image.problem))
+    if image.pixels is not None:
+        content = repr(image.size).encode() + image.pixels.tobytes()
         facts.exact = hashlib.sha1(content, usedforsecurity=False).digest()
-        facts.looks = looks_of(picture.pixels)
-        if picture.has_broken_exif:
-            facts.findings.append(Finding("exif", f"{path}: its EXIF data cannot be read and are left out"))
-    return picture.size
+        facts.looks = perceptual_hash(image.pixels)
+        if image.has_broken_exif:
+            facts.findings.append(Finding("exif", f"{path}: its EXIF data cannot be read and is ignored"))
+    return image.size
 
 
 def soft_findings(check: DataCheck, ignore_label: int, workers: int | None) -> list[Finding]:
-    """Return how many label files of each split have soft borders, of some of them, as looking takes its time."""
+    """Return a finding for each split with soft borders; only a sample of its label files is read, to save time."""
     findings = []
     for split, dicts in check.dicts.items():
-        looked_at = evenly([sample for sample in dicts if "coco_labels" not in sample], LOOKED_AT)
+        samples = evenly([sample for sample in dicts if "coco_labels" not in sample], BORDER_SAMPLES)
         are_soft = partial(has_soft_borders, ignore_label=ignore_label)
-        answers = map_files(are_soft, looked_at, what=f"borders of {split}", workers=workers)
-        if soft := [sample["sem_seg_file_name"] for sample in compress(looked_at, answers)]:
+        answers = map_files(are_soft, samples, what=f"borders of {split}", workers=workers)
+        if soft := [sample["sem_seg_file_name"] for sample in compress(samples, answers)]:
             text = (
-                f"{len(soft)} of {len(looked_at)} label file(s) of {split} have ids at borders that lie between "
-                "those on "
-                "both sides, as antialiasing makes them: save them with sharp borders, or have `map` ignore these ids: "
+                f"{len(soft)} of {len(samples)} label file(s) of {split} have intermediate ids at borders, as "
+                "antialiasing makes them: save them with sharp borders, or let `map` ignore these ids: "
                 f"{few(soft)}"
             )
             findings.append(Finding("soft", text))
     return findings
 
 
-def looks_of(pixels: np.ndarray) -> int:
-    """64 bits of how an image (H, W, 3) looks: of a 9 x 8 gray copy, where a pixel is brighter than its left one."""
+def perceptual_hash(pixels: np.ndarray) -> int:
+    """Return 64 bits of an image (H, W, 3): where, in a 9 x 8 gray copy, a pixel is brighter than its left neighbor."""
     small = cv2.resize(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), (9, 8), interpolation=cv2.INTER_AREA).astype(int)
     bits = small[:, 1:] > small[:, :-1]
     return int.from_bytes(np.packbits(bits).tobytes(), "big")
 
 
 def repeated_images(check: DataCheck) -> list[Finding]:
-    """Images that a split holds several times, all places of each in one finding."""
+    """Return one finding for each image that a split holds several times, with all its files."""
     findings = []
     for split, facts in check.facts.items():
         names: dict[bytes, list[str]] = {}
-        for sample, own in zip(check.dicts[split], facts, strict=True):
-            if own.exact is not None:
-                names.setdefault(own.exact, []).append(sample["file_name"])
+        for sample, pair_facts in zip(check.dicts[split], facts, strict=True):
+            if pair_facts.exact is not None:
+                names.setdefault(pair_facts.exact, []).append(sample["file_name"])
         findings += [
-            Finding("repeated", f"{', '.join(same)} ({split}) are one picture, pixel by pixel")
+            Finding("repeated", f"{', '.join(same)} ({split}) are identical images, pixel by pixel")
             for same in names.values()
             if len(same) > 1
         ]
@@ -258,7 +258,7 @@ def repeated_images(check: DataCheck) -> list[Finding]:
 
 
 def shared_images(check: DataCheck) -> list[Finding]:
-    """Images of the validation set that are in the training set as well, exactly or nearly."""
+    """Return the images of the validation set that are in the training set as well, exactly or nearly."""
     if len(check.facts) < 2:
         return []
     train = [(x["file_name"], f) for x, f in zip(check.dicts["train"], check.facts["train"], strict=True) if f.exact]
@@ -272,7 +272,7 @@ def shared_images(check: DataCheck) -> list[Finding]:
         if facts.exact is None:
             continue
         if facts.exact in exact:
-            findings.append(Finding("duplicate", f"{name} (val) is {exact[facts.exact]} (train), pixel by pixel"))
+            findings.append(Finding("duplicate", f"{name} (val) equals {exact[facts.exact]} (train), pixel by pixel"))
             facts.findings.append(findings[-1])
             continue
         differing = np.unpackbits((looks ^ np.uint64(facts.looks)).view(np.uint8).reshape(-1, 8), axis=1).sum(1)
@@ -283,11 +283,11 @@ def shared_images(check: DataCheck) -> list[Finding]:
 
 
 def class_findings(check: DataCheck, classes: Classes) -> list[Finding]:
-    """Classes that a split lacks, or nearly, and splits in which one class is everywhere."""
+    """Return the classes that are absent or rare in a split, and the splits in which one class is everywhere."""
     findings, ignored_id = [], classes.ignore_label
     if len(classes) == 1:
-        text = f'`names` has one class, "{classes.names[0]}", and nothing to tell it from: name the rest, '
-        text += "as background, too"
+        text = f'`names` has only one class, "{classes.names[0]}": add a second class, such as background, '
+        text += "for all other pixels"
         findings.append(Finding("degenerate", text))
     for split in check.facts:
         pixels = check.pixels(split)
@@ -295,7 +295,7 @@ def class_findings(check: DataCheck, classes: Classes) -> list[Finding]:
         everywhere = only_class(pixels.sum(0))
         ignored = sum(facts.ignored for facts in check.facts[split])
         if ignored and not pixels.any():
-            text = f"every pixel of {split} is {ignored_id}, ignored: does the data set's file ignore what are classes?"
+            text = f"every pixel of {split} is {ignored_id}, ignored: does the dataset's file ignore real classes?"
             findings.append(Finding("degenerate" if split == "train" else "single", text))
         for number, name in enumerate(classes.names):
             count, images = int(pixels[:, number].sum()), int((pixels[:, number] > 0).sum())
@@ -305,17 +305,17 @@ def class_findings(check: DataCheck, classes: Classes) -> list[Finding]:
                 text = f'{number} "{name}" covers each of the {total} labeled pixels of {split}'
                 if ignored:
                     share = 100 * ignored / (ignored + total)
-                    text += f"; {share:.0f} % of all are {ignored_id}, ignored: is that a class? `map` makes it one"
+                    text += f"; {share:.0f} % of all are {ignored_id}, ignored: if that is a class, add it in `map`"
                 findings.append(Finding("degenerate" if split == "train" else "single", text))
             elif count / total < RARE_SHARE:
                 holders = [x["sem_seg_file_name"] for x in compress(check.dicts[split], pixels[:, number] > 0)]
-                text = f'{number} "{name}" has {count} pixels of {total} in {split}, in {images} image(s)'
+                text = f'{number} "{name}" has {count} of {total} pixels in {split}, in {images} image(s)'
                 findings.append(Finding("rare", f"{text}: {few(holders)}"))
     return findings
 
 
 def value_findings(check: DataCheck, value_range: Sequence[float]) -> list[Finding]:
-    """Images of more than 8 bits that are dark, or clipped, by the range in which all are read."""
+    """Return findings on images of more than 8 bits: mixed types, NaN, and values that are clipped or too dark."""
     findings = []
     for split, facts in check.facts.items():
         spans = [x.span for x in facts if x.span is not None]
@@ -327,25 +327,23 @@ def value_findings(check: DataCheck, value_range: Sequence[float]) -> list[Findi
                      "8 bits": sum(x.exact is not None and x.span is None for x in facts)}  # fmt: skip
             held = [f"{count} hold {kind}" for kind, count in kinds.items() if count]
             if len(held) > 1:
-                text = f"images of {split}: {', '.join(held)}; one range of values is hardly right for all: write them "
-                findings.append(Finding("values", text + "alike"))
+                text = f"images of {split}: {', '.join(held)}; one value range hardly suits all: write them in one "
+                findings.append(Finding("values", text + "format"))
         low, high = min(span.low for span in spans), max(span.high for span in spans)
         holds = f"{len(spans)} image(s) of {split} of more than 8 bits hold the values {low:g} to {high:g}"
         if not_numbers := sum(span.not_numbers > 0 for span in spans):
             findings.append(
-                Finding(
-                    "values", f"{not_numbers} image(s) of {split} hold values that are no numbers, or stand for none"
-                )
+                Finding("values", f"{not_numbers} image(s) of {split} hold NaN, infinity or values that mean no data")
             )
         if value_range and (low < value_range[0] or high > value_range[1]):
-            text = f"those beyond `value_range` {list(value_range)} are clipped"
+            text = f"values outside `value_range` {list(value_range)} are clipped"
             findings.append(Finding("values", f"{holds}: {text}"))
         elif not value_range and (proposed := proposed_range(spans)) is not None:
             shown = ", ".join(f"{x:g}" for x in proposed)
-            text = f"state what is black and white in the data set's file, `value_range: [{shown}]`"
+            text = f"state the values of black and white in the dataset's file, `value_range: [{shown}]`"
             findings.append(Finding("values", f"{holds}, which are read as {spans[0].default_range}: {text}"))
         else:
             stated = value_range or spans[0].default_range
             if high - low < (stated[1] - stated[0]) / DARK:
-                findings.append(Finding("values", f"{holds}, of {list(stated)}: they are nearly of one gray"))
+                findings.append(Finding("values", f"{holds}, out of {list(stated)}: they are nearly uniform gray"))
     return findings

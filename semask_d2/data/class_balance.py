@@ -1,4 +1,4 @@
-"""Against unbalanced classes: images drawn by the rare classes in them, and class weights from the same counts."""
+"""Class balancing: sampling of images with rare classes, and class weights, both from the same pixel counts."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from semask_d2.utils.errors import UserError
 logger = logging.getLogger(__name__)
 
 WEIGHTS_KEY = "MODEL.SEM_SEG_HEAD.CLASS_WEIGHTS"
-LEAST_PART = 0.001  # of an image's labeled pixels, at which a class counts as seen there
-LARGEST_RATIO = 10.0  # of two automatic class weights
+MIN_SHARE = 0.001  # of an image's labeled pixels, above which a class counts as present
+LARGEST_RATIO = 10.0  # between two automatic class weights
 
 
 class RareClasses:
-    """Draws a class, the rarer the likelier, then one of the images that show it (DAFormer, arXiv 2111.14887, 3.3).
+    """Draws a class, rare ones more often, then one of the images that show it (DAFormer, arXiv 2111.14887, 3.3).
 
     `pixels` (images, K) are the counts of `class_pixels`. A class of share f of all pixels has a probability
     proportional to exp((1 - f) / `temperature`): the lower the temperature, the more the rarest classes count.
@@ -29,7 +29,7 @@ class RareClasses:
     def __init__(self, pixels: np.ndarray, temperature: float):
         total = pixels.sum()
         if not total:
-            raise UserError("DATALOADER.RARE_CLASS_TEMPERATURE: no image has a labeled pixel; look at the label files")
+            raise UserError("DATALOADER.RARE_CLASS_TEMPERATURE: no image has a labeled pixel; check the label files")
         self.classes = np.flatnonzero(pixels.any(0))
         exponent = (1 - pixels.sum(0)[self.classes] / total) / temperature
         weights = np.exp(exponent - exponent.max())
@@ -37,21 +37,21 @@ class RareClasses:
         self.images = {int(c): images_of(pixels, int(c)) for c in self.classes}
 
     def draw(self, rng: np.random.Generator) -> tuple[int, int]:
-        """The number of an image, and the class that it is drawn for."""
-        wanted = int(rng.choice(self.classes, p=self.probabilities))
-        return int(rng.choice(self.images[wanted])), wanted
+        """Draw the index of an image, and the class that it is drawn for."""
+        target_class = int(rng.choice(self.classes, p=self.probabilities))
+        return int(rng.choice(self.images[target_class])), target_class
 
 
 def images_of(pixels: np.ndarray, class_id: int) -> np.ndarray:
-    """The images that show a class, without those where it is a speck, unless there are no others."""
-    seen = pixels[:, class_id] > LEAST_PART * pixels.sum(1)
-    return np.flatnonzero(seen if seen.any() else pixels[:, class_id] > 0)
+    """Return the indices of images that show a class; images with only a speck of it count if there are no others."""
+    present = pixels[:, class_id] > MIN_SHARE * pixels.sum(1)
+    return np.flatnonzero(present if present.any() else pixels[:, class_id] > 0)
 
 
 def balanced_weights(pixels: np.ndarray) -> list[float]:
-    """A weight for each class from its pixels (K,): inverse square roots of the shares, their mean being 1.
+    """Return class weights from pixel counts (K,): inverse square roots of the shares, scaled to a mean of 1.
 
-    The rarest weighs at most ten times as much as the most frequent; a class without a pixel weighs 1.
+    The largest weight is at most ten times the smallest; a class without pixels has weight 1.
     """
     present = pixels > 0
     weights = np.ones(len(pixels))
@@ -62,7 +62,7 @@ def balanced_weights(pixels: np.ndarray) -> list[float]:
 
 
 def with_class_weights(cfg: CfgNode) -> CfgNode:
-    """`cfg`, or where its class weights are ["auto"] a copy with those that the training sets' pixels ask for."""
+    """Return `cfg`, or, if its class weights are ["auto"], a copy with weights from the training sets' pixels."""
     head = cfg.MODEL.SEM_SEG_HEAD
     if list(head.CLASS_WEIGHTS) != [AUTO]:
         return cfg

@@ -1,4 +1,4 @@
-"""The class pixels of a training set, counted once for all processes of a run and kept in its folder."""
+"""The class pixels of a training set, counted once for all processes of a run and cached in the run folder."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ NAME = "class_pixels.json"
 
 
 def class_pixels_of_run(cfg: CfgNode, dicts: Sequence[dict[str, Any]]) -> np.ndarray:
-    """`class_pixels` of a training set by the config's classes; all processes call it.
+    """Return `class_pixels` of a training set for the config's classes; every process must call this.
 
-    The main process counts, with data-loading processes of its own, or takes the counts of the run's folder where
-    these are of the same files.
+    The main process counts, with data-loading processes, or reuses the counts in the run folder if they are for the
+    same files.
     """
     head = cfg.MODEL.SEM_SEG_HEAD
     path = Path(cfg.OUTPUT_DIR, NAME)
@@ -35,7 +35,7 @@ def class_pixels_of_run(cfg: CfgNode, dicts: Sequence[dict[str, Any]]) -> np.nda
         fingerprint = fingerprint_of(dicts, head.NUM_CLASSES, head.IGNORE_VALUE)
         kept = read_counts(path, fingerprint, (len(dicts), head.NUM_CLASSES))
         if kept is not None:
-            logger.info("Class pixels of %d label files: those of %s", len(dicts), path)
+            logger.info("Class pixels of %d label files: read from %s", len(dicts), path)
             return kept
         pixels = class_pixels(dicts, head.NUM_CLASSES, head.IGNORE_VALUE)
         write_counts(path, fingerprint, pixels)
@@ -45,7 +45,7 @@ def class_pixels_of_run(cfg: CfgNode, dicts: Sequence[dict[str, Any]]) -> np.nda
 
 
 def fingerprint_of(dicts: Sequence[dict[str, Any]], num_classes: int, ignore_label: int) -> str:
-    """Return what counts depend on, as one number: label files by name, size and time, how they are read, classes."""
+    """Return a hash of everything that counts depend on: label files (name, size, time), label format, classes."""
     digest = hashlib.sha256(repr((num_classes, ignore_label)).encode())
     state_of: dict[str, tuple[int, int] | None] = {}
     for sample in dicts:
@@ -59,7 +59,7 @@ def fingerprint_of(dicts: Sequence[dict[str, Any]], num_classes: int, ignore_lab
 
 
 def file_state(path: str) -> tuple[int, int] | None:
-    """The size of a file and when it was changed; None where it cannot be told."""
+    """Return the size and the modification time of a file; None if the file cannot be accessed."""
     try:
         status = os.stat(path)
     except OSError:
@@ -68,18 +68,18 @@ def file_state(path: str) -> tuple[int, int] | None:
 
 
 def write_counts(path: Path, fingerprint: str, pixels: np.ndarray) -> None:
-    """Keep counts (images, K) as pairs of class and pixels of each image; a folder that takes no file is a warning."""
+    """Save counts (images, K) as pairs (class, pixels) per image; logs a warning if the folder is not writable."""
     rows = [[int(x) for k in np.flatnonzero(row) for x in (k, row[k])] for row in pixels]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path) as file:
             json.dump({"files": fingerprint, "pixels": rows}, file)
     except OSError as error:
-        logger.warning("%s: the class pixels are not kept, and counted again next time: %s", path, error)
+        logger.warning("%s: cannot save the class pixels, which will be counted again next time: %s", path, error)
 
 
 def read_counts(path: Path, fingerprint: str, shape: tuple[int, int]) -> np.ndarray | None:
-    """Counts (images, K) that `write_counts` kept; None where there are none, or of other files."""
+    """Return the counts (images, K) that `write_counts` saved; None if there are none, or they are for other files."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["files"] != fingerprint or len(content["pixels"]) != shape[0]:
@@ -88,5 +88,5 @@ def read_counts(path: Path, fingerprint: str, shape: tuple[int, int]) -> np.ndar
         for row, pairs in zip(pixels, content["pixels"], strict=True):
             row[pairs[::2]] = pairs[1::2]
     except (OSError, ValueError, KeyError, TypeError, IndexError, OverflowError, RecursionError):
-        return None  # damaged, or no file of ours: counting again is right
+        return None  # damaged, or not our file: count again
     return pixels

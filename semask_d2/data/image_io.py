@@ -1,4 +1,4 @@
-"""Reading pictures and label maps, whatever their files hold, with errors that name the file, and writing them."""
+"""Reading and writing of images and label maps in many file formats; every error names the file."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ from semask_d2.utils.files import atomic_write, require_regular
 Path = str | os.PathLike
 T = TypeVar("T")
 
-# What Pillow calls the formats of the suffixes that count as pictures. It would open any other as well, whatever a
-# file is named, and for PostScript start another program. Many phones' JPEG files are MPO, which comes with JPEG.
+# Pillow's names of the formats that are read. Without this list it would open any format whatever the file's suffix,
+# and start another program for PostScript. JPEG files of many phones are MPO, which Pillow handles under JPEG.
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF", "PPM", "JPEG2000", "AVIF")
-# As many as the largest cameras in use take (108 megapixels): 0.3 GB as RGB. A segmentation holds ten times that for a
-# moment, and a file of half a megabyte can claim any size.
+# Enough for the largest common cameras (108 megapixels): 0.3 GB as RGB. Segmentation takes ten times that at its peak,
+# and a file of half a megabyte can claim any size.
 MAX_PIXELS = 110_000_000
-# EXIF's number for how the camera was held, and what puts the picture upright
+# EXIF orientation, and the transformation that turns the image upright
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -49,20 +49,20 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-TURNED = (5, 6, 7, 8)  # of these, the ones that swap width and height
+TURNED = (5, 6, 7, 8)  # orientations that swap width and height
 ORIENTATION = 0x0112
-JPEG_SIDE = 65500  # the longest that a JPEG file can be
+JPEG_SIDE = 65500  # the longest side of a JPEG file
 
 logger = logging.getLogger(__name__)
 
 
 def read_image(path: Path, format: str = "RGB", *, value_range: Sequence[float] = ()) -> np.ndarray:
-    """Read a picture as (H, W, 3) uint8 in `format` order ("RGB" or "BGR"), upright as its EXIF tag says.
+    """Read an image as (H, W, 3) uint8 in `format` order ("RGB" or "BGR"), turned upright by its EXIF tag.
 
-    Gray, palette, transparent and CMYK files are converted; transparency is dropped. In files of more than 8 bits the
-    values of `value_range` (low, high) become 0 to 255, by default 0 to 65535 of whole numbers and 0 to 1 of floats.
-    Raises UnreadableFile naming the file if it is missing, truncated, larger than MAX_PIXELS or no image, or holds
-    other values.
+    Gray, palette, transparent and CMYK files are converted; transparency is dropped. For files of more than 8 bits,
+    `value_range` (low, high) is mapped to 0..255; the default is 0 to 65535 for integers and 0 to 1 for floats.
+    Raises UnreadableFile naming the file if it is missing, truncated, larger than MAX_PIXELS or not an image, or if
+    values lie outside the default range.
     """
     if format not in ("RGB", "BGR"):
         raise UserError(f'INPUT.FORMAT is "{format}"; images are read as "RGB" or "BGR"')
@@ -72,13 +72,13 @@ def read_image(path: Path, format: str = "RGB", *, value_range: Sequence[float] 
 
 
 def open_picture(path: Path, value_range: Sequence[float] = ()) -> Image.Image:
-    """Read a picture as an upright PIL image in mode RGB; `value_range` and errors as in `read_image`."""
+    """Read an image as an upright PIL image in mode RGB; `value_range` and errors as in `read_image`."""
     convert = partial(_upright_rgb, path=path, value_range=value_range)
     return _read(path, "an image", convert, decode=False)
 
 
 def value_span(path: Path) -> ValueSpan | None:
-    """Return the span of the values of a file of more than 8 bits, None for others; errors as in `read_image`."""
+    """Return the span of the values in a file of more than 8 bits, None for other files; errors as in `read_image`."""
 
     def span(image: Image.Image) -> ValueSpan | None:
         if not is_deep(image) and not is_signed_byte(image) and not has_deep_colors(image):
@@ -90,20 +90,20 @@ def value_span(path: Path) -> ValueSpan | None:
 
 
 def picture_size(path: Path, *, upright: bool = True) -> tuple[int, int]:
-    """Width and height of a picture by its file's header, where `upright` as its EXIF tag turns it.
+    """Return the width and height from an image's header, after EXIF rotation if `upright`.
 
-    Errors as in `read_image`, as far as the header shows them.
+    Raises the errors of `read_image` that the header shows.
     """
 
     return _read(path, "an image", partial(_size, path=path, upright=upright), decode=False)
 
 
 @dataclass
-class PictureFacts:
-    """What a picture's file holds, as far as it can be read; `problem` says why it cannot be read to its end.
+class ImageFacts:
+    """Facts about an image file, as far as it can be read; `problem` says why it cannot be read completely.
 
-    `size` is the upright width and height, `span` that of the values of a file of more than 8 bits, `pixels`
-    (H, W, 3) as `read_image` gives them. Of several `pages` the first is read, and of `unread_bands` none.
+    `size` is the upright width and height; `span` is set for files of more than 8 bits; `pixels` (H, W, 3) are those
+    of `read_image`. Only the first of several `pages` is read; `unread_bands` counts the bands that are not read.
     """
 
     size: tuple[int, int] | None = None
@@ -115,9 +115,9 @@ class PictureFacts:
     problem: str = ""
 
 
-def examine_picture(path: Path, value_range: Sequence[float] = ()) -> PictureFacts:
-    """Return what a picture's file holds, opened once for its header and once for its pixels."""
-    facts = PictureFacts()
+def read_image_facts(path: Path, value_range: Sequence[float] = ()) -> ImageFacts:
+    """Return the facts about an image file; opens it once for its header and once for its pixels."""
+    facts = ImageFacts()
 
     def take_header(image: Image.Image) -> None:
         facts.size = _size(image, path)
@@ -132,7 +132,7 @@ def examine_picture(path: Path, value_range: Sequence[float] = ()) -> PictureFac
         facts.pixels = np.asarray(_upright_rgb(image, path, value_range, facts))
 
     try:
-        with warnings.catch_warnings(record=True) as caught:  # some broken EXIF data Pillow only warns of
+        with warnings.catch_warnings(record=True) as caught:  # for some broken EXIF data Pillow only warns
             warnings.simplefilter("always")
             _read(path, "an image", take_header, decode=False)
         facts.has_broken_exif |= any("EXIF" in str(warning.message) for warning in caught)
@@ -143,10 +143,10 @@ def examine_picture(path: Path, value_range: Sequence[float] = ()) -> PictureFac
 
 
 def read_labels(path: Path) -> np.ndarray:
-    """Read a label map as (H, W) uint8, or int64 where the file holds more bits.
+    """Read a label map as (H, W) uint8, or int64 if the file holds more bits.
 
     Palette files give their indices. Raises UnreadableFile naming the file if it is missing, truncated, larger than
-    MAX_PIXELS or no image, UserError if it is in color instead of ids.
+    MAX_PIXELS or not an image, and UserError if it holds colors or floats instead of ids.
     """
     image = _read(path, "a label file", lambda image: image)
     if image.mode == "F":
@@ -164,9 +164,9 @@ def read_labels(path: Path) -> np.ndarray:
 
 
 def read_colors(path: Path) -> np.ndarray:
-    """Read a label file that is in color as (H, W) int64 numbers 0xRRGGBB; palette files give their colors.
+    """Read a color label file as (H, W) int64 numbers 0xRRGGBB; palette files give their colors.
 
-    Raises UnreadableFile as `read_labels`.
+    Raises UnreadableFile as `read_labels` does.
     """
     pixels = np.asarray(_read(path, "a label file", lambda image: image.convert("RGB")))
     pixels = pixels.astype(np.int64)
@@ -174,13 +174,13 @@ def read_colors(path: Path) -> np.ndarray:
 
 
 def holds_whole_numbers(path: Path) -> bool:
-    """Return whether a file of floats holds whole numbers alone; errors as in `read_labels`."""
+    """Return whether a file holds floats that are all whole numbers; errors as in `read_labels`."""
     values = _read(path, "a label file", lambda image: np.asarray(image) if image.mode == "F" else None)
     return values is not None and bool((values == np.floor(values)).all())
 
 
 def has_transparency(path: Path) -> bool:
-    """Return whether the pixels of a picture differ in transparency; False where it cannot be read."""
+    """Return whether the pixels of an image differ in transparency; False if it cannot be read."""
 
     def differs(image: Image.Image) -> bool:
         low, high = image.getchannel("A").getextrema() if "A" in image.getbands() else (0, 0)
@@ -193,7 +193,7 @@ def has_transparency(path: Path) -> bool:
 
 
 def lossy_format(path: Path) -> str:
-    """Return the name of a picture's format where that changes values in saving, "" for others."""
+    """Return the name of an image's format if it is lossy, else ""."""
     suffix = os.path.splitext(path)[1].lower()
     if suffix in (".jpg", ".jpeg"):
         return "JPEG"
@@ -208,29 +208,29 @@ def lossy_format(path: Path) -> str:
                 size = int.from_bytes(chunk[4:], "little")
                 file.seek(size + size % 2, os.SEEK_CUR)
     except (OSError, UserError):
-        pass  # told of by whoever reads it
+        pass  # the code that reads the file reports the error
     return ""
 
 
-def save_picture(path: Path, picture: np.ndarray) -> None:
-    """Write RGB (H, W, 3) or ids (H, W) in the format of the path's suffix, whole or not at all.
+def save_picture(path: Path, image: np.ndarray) -> None:
+    """Write RGB (H, W, 3) or ids (H, W) atomically, in the format of the path's suffix.
 
-    Ids above 255 take 16 bits.
+    Ids above 255 are written with 16 bits.
     """
-    if picture.ndim == 2:
-        picture = picture.astype(np.uint8 if picture.max(initial=0) < 256 else np.uint16)
+    if image.ndim == 2:
+        image = image.astype(np.uint8 if image.max(initial=0) < 256 else np.uint16)
     image_format = "PNG" if os.path.splitext(path)[1].lower() == ".png" else "JPEG"
-    if image_format == "JPEG" and max(picture.shape) > JPEG_SIDE:
-        raise UserError(f"{path}: a JPEG file is at most {JPEG_SIDE} pixels wide and high; name a .png file")
+    if image_format == "JPEG" and max(image.shape) > JPEG_SIDE:
+        raise UserError(f"{path}: a JPEG file is at most {JPEG_SIDE} pixels wide and high; use a .png file")
     with atomic_write(path, "wb") as file:
-        Image.fromarray(picture).save(file, format=image_format, **({"quality": 95} if image_format == "JPEG" else {}))
+        Image.fromarray(image).save(file, format=image_format, **({"quality": 95} if image_format == "JPEG" else {}))
 
 
 def _read(path: Path, what: str, convert: Callable[[Image.Image], T], *, decode: bool = True) -> T:
-    """What `convert` makes of the file, `decode`d or by its header; `what` is the file's role with its article."""
+    """Open a file, `decode` it or only its header, and return `convert` of it; `what` names its role in errors."""
     require_regular(path)
     try:
-        # opened here, as Pillow maps files that it opens itself into memory where it can, and does not turn these
+        # Opened here because Pillow maps files that it opens itself into memory, and then does not rotate them.
         with open(path, "rb") as file, _open(file) as image:
             _check_size(image, path)
             if decode:
@@ -245,15 +245,15 @@ def _read(path: Path, what: str, convert: Callable[[Image.Image], T], *, decode:
         raise
     except Image.UnidentifiedImageError:
         raise UnreadableFile(f"{path} cannot be read as {what} {_unidentified(path)}") from None
-    except Exception as error:  # PIL's readers of damaged files raise whatever their format's parser does
+    except Exception as error:  # for damaged files Pillow raises whatever the format's parser raises
         text = " ".join(f"{type(error).__name__}: {error}".split())
         raise UnreadableFile(f"{path} cannot be read as {what} ({text}): replace or remove it") from None
 
 
 def _upright_rgb(
-    image: Image.Image, path: Path, value_range: Sequence[float] = (), facts: PictureFacts | None = None
+    image: Image.Image, path: Path, value_range: Sequence[float] = (), facts: ImageFacts | None = None
 ) -> Image.Image:
-    """Return an upright image in mode RGB; the span of its values goes into `facts`."""
+    """Return an upright image in mode RGB, and set the span of its values in `facts`."""
     values, turn = _deep_values(image, path)
     if values is not None:
         if facts is not None:
@@ -262,14 +262,14 @@ def _upright_rgb(
         image = Image.fromarray(levels if levels.ndim == 3 else np.repeat(levels[:, :, None], 3, axis=2))
     if turn is not None:
         image = image.transpose(turn)
-    image.info.pop("transparency", None)  # the conversion would only complain of a malformed one
+    image.info.pop("transparency", None)  # the conversion would warn of a malformed one
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _size(image: Image.Image, path: Path, *, upright: bool = True) -> tuple[int, int]:
-    """Return the width and height by a file's header."""
+    """Return the width and height from a file's header."""
     width, height = image.size
-    if image.format == "TIFF":  # put upright in decoding, labels too; new versions of Pillow say its size after it
+    if image.format == "TIFF":  # decoding rotates TIFF, also labels; newer Pillow versions report the rotated size
         width, height = image.tag_v2.get(256, width), image.tag_v2.get(257, height)  # type: ignore[attr-defined]
     turned = (upright or image.format == "TIFF") and _orientation(image, path) in TURNED
     return (height, width) if turned else (width, height)
@@ -287,9 +287,9 @@ def _decode(image: Image.Image, path: Path) -> None:
 
 
 def _deep_values(image: Image.Image, path: Path) -> tuple[np.ndarray | None, Image.Transpose | None]:
-    """Decode a file; return its values where they have more than 8 bits, and what is left to put it upright.
+    """Decode a file; return its values if they have more than 8 bits, and the rotation still needed.
 
-    Whether its colors have 16 bits is told by what decoding empties. Both decoders of TIFF put it upright themselves.
+    `has_deep_colors` must come first, since decoding clears what it reads. TIFF is rotated by both of its decoders.
     """
     if has_deep_colors(image):
         values = deep_colors(image, path)
@@ -299,26 +299,26 @@ def _deep_values(image: Image.Image, path: Path) -> tuple[np.ndarray | None, Ima
 
 
 def _unidentified(path: Path) -> str:
-    """Return why Pillow knows no reader for a file, in parentheses, and what to do."""
+    """Return why Pillow cannot identify a file, in parentheses, and what to do."""
     with open(path, "rb") as file:
         bands = describe_unread_tiff(file)
     if bands:
         return (
-            f"(it is {bands}; read are one gray band of whole numbers of up to 32 bits or floats of 32, RGB "
-            "of 8 or 16, and RGBA): write one or three of its bands into such a file"
+            f"(it is {bands}; supported are one gray band of integers of up to 32 bits or 32-bit floats, RGB "
+            "of 8 or 16 bits, and RGBA): write one or three of its bands into such a file"
         )
-    return f"(it is none of {', '.join(_formats())}): convert, replace or remove it"
+    return f"(expected one of {', '.join(_formats())}): convert, replace or remove it"
 
 
 @cache
 def _formats() -> tuple[str, ...]:
-    """Those of FORMATS that this Pillow was built with."""
+    """Return the formats of FORMATS that this build of Pillow supports."""
     Image.init()
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
 def _check_size(image: Image.Image, path: Path) -> None:
-    """Raise UnreadableFile, by the header alone, where decoding would take too much memory or give nothing."""
+    """Raise UnreadableFile, from the header alone, if the image is empty or decoding would take too much memory."""
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise _too_large(path, f"{width} x {height} pixels")
@@ -327,7 +327,7 @@ def _check_size(image: Image.Image, path: Path) -> None:
 
 
 def _check_scans(image: Image.Image, path: Path) -> None:
-    """Raise UnreadableFile where decoding a JPEG file would take minutes for each of its megabytes."""
+    """Raise UnreadableFile if a JPEG file has so many scans that each megabyte would take minutes to decode."""
     if image.format not in ("JPEG", "MPO"):
         return
     with open(path, "rb") as file:
@@ -335,28 +335,28 @@ def _check_scans(image: Image.Image, path: Path) -> None:
     if scans > MAX_SCANS:
         raise UnreadableFile(
             f"{path} is a JPEG file of more than {MAX_SCANS} scans, each of which takes as long as a whole "
-            "picture: save it anew"
+            "image: save it again"
         )
 
 
 def _too_large(path: Path, size: str) -> UnreadableFile:
-    return UnreadableFile(f"{path} is {size}, but at most {MAX_PIXELS} are read: make it smaller first")
+    return UnreadableFile(f"{path} is {size}, but the limit is {MAX_PIXELS}: make it smaller first")
 
 
 def _orientation(image: Image.Image, path: Path) -> int:
-    """EXIF's number for how the camera was held; 1, upright, where there is none or it cannot be read."""
+    """Return the EXIF orientation of an image; 1 (upright) if there is none or it cannot be read."""
     try:
         return int(image.getexif().get(ORIENTATION, 1))
     except MemoryError:
         raise
-    except Exception as error:  # the parser's errors are of many types, as for damaged pixels
+    except Exception as error:  # the parser raises errors of many types
         warn_once(
-            f"{path}: its EXIF data cannot be read and are left out, the orientation with them ({type(error).__name__})"
+            f"{path}: its EXIF data cannot be read; it is ignored, including the orientation ({type(error).__name__})"
         )
         return 1
 
 
 @cache
 def warn_once(message: str) -> None:
-    """Log a warning the first time it is given."""
+    """Log a warning, but each message only once."""
     logger.warning(message)

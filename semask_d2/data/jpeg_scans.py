@@ -1,34 +1,34 @@
-"""The scans of a JPEG file, counted without decoding: each goes over the whole picture, and takes a few bytes."""
+"""Counting of JPEG scans without decoding: a scan passes over the whole image, and can take just a few bytes."""
 
 from __future__ import annotations
 
 import re
 from typing import IO
 
-# A camera's file has one, a progressive one about ten. libtiff has the same limit for the JPEG data within a TIFF file.
+# A camera's file has one scan, a progressive file about ten. libtiff sets the same limit for JPEG data in TIFF files.
 MAX_SCANS = 100
-MAX_BYTES = 2**28  # that are looked at: a file of the largest size in pixels ends before
+MAX_BYTES = 2**28  # read at most: more than a file of the largest permitted size in pixels
 START_OF_SCAN, END_OF_IMAGE, TEMPORARY = 0xDA, 0xD9, 0x01
 MARKER = re.compile(rb"\xff+([^\x00\xff])", re.DOTALL)
-RESTART = range(0xD0, 0xD9)  # RST0 to RST7 and SOI, which have no content
+RESTART = range(0xD0, 0xD9)  # RST0 to RST7 and SOI, which have no payload
 
 
 def count_scans(file: IO[bytes]) -> int:
-    """Return the number of scans of the first picture in a JPEG `file`, from its beginning.
+    """Return the number of scans of the first image in a JPEG `file`, from its beginning.
 
-    Where thousands of markers would have to be followed, counting ends above MAX_SCANS.
+    Counting stops above MAX_SCANS, so that a file with thousands of markers takes no longer.
     """
     file.seek(0)
     data = file.read(MAX_BYTES)
-    most = data.count(b"\xff\xda")  # quick; more than there are where such bytes lie in a thumbnail or after the end
-    return most if most <= MAX_SCANS else _followed(data)
+    bound = data.count(b"\xff\xda")  # quick upper bound: thumbnails, or bytes after the end, may hold such bytes, too
+    return bound if bound <= MAX_SCANS else _count_by_markers(data)
 
 
-def _followed(data: bytes) -> int:
-    """Return the number of scans, by following the markers as a decoder does."""
+def _count_by_markers(data: bytes) -> int:
+    """Return the number of scans by following the markers as a decoder does."""
     scans = position = 0
-    while scans <= MAX_SCANS and (found := MARKER.search(data, position)):
-        marker, position = found[1][0], found.end()
+    while scans <= MAX_SCANS and (match := MARKER.search(data, position)):
+        marker, position = match[1][0], match.end()
         if marker == END_OF_IMAGE:
             break
         if marker in RESTART or marker == TEMPORARY:

@@ -1,4 +1,4 @@
-"""Checks of a label map: ids outside of the classes, and a size other than its image's."""
+"""Checks of label maps: ids that belong to no class, and sizes that differ from the image's."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ Name = str | os.PathLike
 Size = tuple[int, int]  # width, height
 
 SHOWN = 8  # ids that a message names
-STRETCHED = 257  # by which 8-bit ids are multiplied where 0..255 is made 0..65535
+STRETCHED = 257  # the factor by which tools stretch 8-bit ids 0..255 to 0..65535
 
 
 def count_ids(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the ids of a label map in ascending order and how many pixels each has; quick for uint8."""
+    """Return the ids of a label map in ascending order, and their pixel counts; fast for uint8."""
     if labels.dtype != np.uint8:
         return np.unique(labels, return_counts=True)
     counts = cv2.calcHist([labels], [0], None, [256], [0, 256]).reshape(-1)
@@ -27,7 +27,7 @@ def count_ids(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def wrong_pixels(labels: np.ndarray, num_classes: int, ignore_label: int) -> np.ndarray:
-    """Return a mask (H, W) of the ids that are neither in 0..`num_classes` - 1 nor `ignore_label`."""
+    """Return a mask (H, W) of pixels whose id is neither in 0..`num_classes` - 1 nor `ignore_label`."""
     wrong = labels >= num_classes
     if labels.dtype != np.uint8:
         wrong |= labels < 0
@@ -36,7 +36,7 @@ def wrong_pixels(labels: np.ndarray, num_classes: int, ignore_label: int) -> np.
 
 
 def check_labels(labels: np.ndarray, *, num_classes: int, ignore_label: int, path: Name) -> None:
-    """Raise `UserError`, naming file and ids, where there are `wrong_pixels`."""
+    """Raise `UserError`, naming the file and the ids, if there are `wrong_pixels`."""
     wrong = wrong_pixels(labels, num_classes, ignore_label)
     if not wrong.any():
         return
@@ -49,7 +49,7 @@ def check_labels(labels: np.ndarray, *, num_classes: int, ignore_label: int, pat
 
 
 def describe_wrong_ids(labels: np.ndarray, num_classes: int, ignore_label: int) -> str:
-    """Return which ids have `wrong_pixels`, how many and where; "" where there are none."""
+    """Return a text with the invalid ids of `wrong_pixels`, their counts and first positions; "" if there are none."""
     places = np.flatnonzero(wrong_pixels(labels, num_classes, ignore_label))
     if not places.size:
         return ""
@@ -63,16 +63,16 @@ def describe_wrong_ids(labels: np.ndarray, num_classes: int, ignore_label: int) 
 
 
 def size_mismatch(image: Name, size: Size, kind: str, file: Name, file_size: Size) -> str:
-    """Return what is wrong where an image and its file of labels, of a `kind`, are of different sizes."""
+    """Return the error message for an image and a label file, described by `kind`, of different sizes."""
     is_turned = size == file_size[::-1]
-    hint = " (does its EXIF tag turn the picture, or did the annotation tool ignore it?)" if is_turned else ""
+    hint = " (does its EXIF tag rotate the image, or did the annotation tool ignore the tag?)" if is_turned else ""
     return (
-        f"{image} is {size[0]} x {size[1]} but its {kind} {file} is {file_size[0]} x {file_size[1]}: they must be of "
-        f"one size{hint}"
+        f"{image} is {size[0]} x {size[1]} but its {kind} {file} is {file_size[0]} x {file_size[1]}: they must have "
+        f"the same size{hint}"
     )
 
 
 def require_one_size(image: Name, shape: tuple[int, ...], kind: str, file: Name, file_shape: tuple[int, ...]) -> None:
-    """Raise `UserError` where the shapes (H, W) of an image and of its file of labels, of a `kind`, differ."""
+    """Raise `UserError` if the shapes (H, W) of an image and of its label file, described by `kind`, differ."""
     if shape != file_shape:
         raise UserError(size_mismatch(image, (shape[1], shape[0]), kind, file, (file_shape[1], file_shape[0])))

@@ -1,4 +1,4 @@
-"""The label map of a sample, whatever its data set's files hold: the one way to it for every reader."""
+"""Label maps of samples in any label format; all code that needs labels reads them through this module."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ SHOWN = 8  # ids or colors that a message names
 
 @dataclass(frozen=True)
 class LabelFormat:
-    """What the label files of a data set hold: ids as they are, ids to be mapped, or colors of a table.
+    """The format of a dataset's label files: class ids, ids to be mapped to classes, or colors of a table.
 
-    `id_map` are pairs (id in the file, class), `colors` pairs (0xRRGGBB, class); at most one of the three is set. The
-    classes may be the `ignore_label`, which also stands for itself where a file holds it.
+    `id_map` holds pairs (id in the file, class), `colors` pairs (0xRRGGBB, class); at most one of `id_map`, `colors`
+    and `reduce_zero_label` is set. A class may be the `ignore_label`; an `ignore_label` in a file is kept.
     """
 
     ignore_label: int = 255
@@ -34,10 +34,10 @@ class LabelFormat:
     reduce_zero_label: bool = False
 
     def read(self, path: str | os.PathLike) -> np.ndarray:
-        """The class ids (H, W) of a label file, uint8 or int64.
+        """Return the class ids (H, W) of a label file, uint8 or int64.
 
-        Raises UnreadableFile as `read_labels`, and UserError naming file, ids or colors, and a pixel, where the table
-        leaves some out.
+        Raises UnreadableFile as `read_labels` does, and UserError naming the file, the ids or colors and a pixel if
+        the table lacks some of them.
         """
         if self.colors:
             return self._by_table(read_colors(path), self.colors, path, "rgb", partial("#{:06x}".format))
@@ -47,8 +47,8 @@ class LabelFormat:
             reduced = np.where((wide == 0) | (wide == self.ignore_label), self.ignore_label, wide - 1)
             return reduced.astype(self._dtype(reduced.max(initial=0)))
         if self.id_map:
-            own = () if self.ignore_label in dict(self.id_map) else ((self.ignore_label, self.ignore_label),)
-            return self._by_table(labels, (*self.id_map, *own), path, "map", str)
+            ignored = () if self.ignore_label in dict(self.id_map) else ((self.ignore_label, self.ignore_label),)
+            return self._by_table(labels, (*self.id_map, *ignored), path, "map", str)
         return labels
 
     def _by_table(
@@ -60,7 +60,7 @@ class LabelFormat:
         spelled: Callable[[int], str],
     ) -> np.ndarray:
         keys, classes = np.array(sorted(table), np.int64).T
-        if values.dtype == np.uint8:  # by far the quickest way
+        if values.dtype == np.uint8:  # a table is by far the fastest
             lookup = np.full(256, NO_CLASS)
             fits = (keys >= 0) & (keys < 256)
             lookup[keys[fits]] = classes[fits]
@@ -71,12 +71,12 @@ class LabelFormat:
         wrong = result == NO_CLASS
         if wrong.any():
             y, x = np.argwhere(wrong)[0]
-            found = [spelled(int(value)) for value in np.unique(values[wrong])]
-            what, shown = "color" if key == "rgb" else "id", few(found, count=SHOWN)
+            unknown = [spelled(int(value)) for value in np.unique(values[wrong])]
+            what, shown = "color" if key == "rgb" else "id", few(unknown, count=SHOWN)
             raise UserError(
-                f"{path} holds the {what}{'s' if len(found) > 1 else ''} {shown} ({int(wrong.sum())} pixels, the first "
-                f"{spelled(int(values[y, x]))} at x {x}, y {y}), which `{key}` of the data set leaves out: add "
-                f"{'them' if len(found) > 1 else 'it'}, with {self.ignore_label} where such pixels are to be ignored"
+                f"{path} holds the {what}{'s' if len(unknown) > 1 else ''} {shown} ({int(wrong.sum())} pixels, the "
+                f"first {spelled(int(values[y, x]))} at x {x}, y {y}), which `{key}` of the dataset lacks: add "
+                f"{'them' if len(unknown) > 1 else 'it'}, with {self.ignore_label} to ignore such pixels"
             )
         return result.astype(self._dtype(int(classes.max())))
 
@@ -94,11 +94,11 @@ class CocoSegment(NamedTuple):
 
 @dataclass(frozen=True)
 class CocoLabels:
-    """The segments of one image of a COCO-format file, of which smaller ones lie on larger ones.
+    """The segments of one image in a COCO-format file; where they overlap, smaller ones lie on top.
 
-    `unlabeled` is the class of pixels in no segment; `unknown` are the boxes [x, y, width, height] of annotations whose
-    shape is unknown, None for one without a box: what they may cover is ignored. `source` names file and image in
-    messages. A `height` or `width` of None is the image's.
+    `unlabeled` is the class of pixels in no segment. `unknown` holds the boxes [x, y, width, height] of annotations
+    whose shape is unknown, None for one without a box; all pixels that they may cover are ignored. `source` names the
+    file and the image in messages. `height` and `width` are None if the file does not state them.
     """
 
     source: str
@@ -110,17 +110,18 @@ class CocoLabels:
     unknown: tuple[list[float] | None, ...] = ()
 
     def stated_size(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Return the width and height that the file says, where it says none those of the image's `size`."""
+        """Return the width and height that the file states, or those of the image's `size` if it states none."""
         return self.width or size[0], self.height or size[1]
 
     def fits(self, size: tuple[int, int]) -> bool:
-        """Return whether the file says no other size (width, height)."""
+        """Return whether the file states `size` (width, height) or no size."""
         return self.stated_size(size) == size
 
     def paint(self, size: tuple[int, int]) -> tuple[np.ndarray, list[UnusableAnnotation]]:
-        """Return the class ids (H, W) at the image's `size` (width, height), uint8 or int64, and what was left out.
+        """Return the class ids (H, W) at the image's `size` (width, height), uint8 or int64, and the problems.
 
-        Raises `UserError` where the file says another size. Annotations that cannot be used are left out.
+        Unusable annotations are left out, and each is one of the problems. Raises `UserError` if the file states
+        another size.
         """
         width, height = size
         if not self.fits(size):
@@ -137,7 +138,7 @@ class CocoLabels:
         highest = max((self.unlabeled, self.ignore_label, *(category for _, category, _ in counts)))
         by_column = np.full((width, height), self.unlabeled, np.uint8 if highest < 256 else np.int64)
         for box in unknown:
-            left, top, right, bottom = (0, 0, width, height) if box is None else pixels_of_box(box, width, height)
+            left, top, right, bottom = (0, 0, width, height) if box is None else box_pixels(box, width, height)
             by_column[left:right, top:bottom] = self.ignore_label
         flat = by_column.reshape(-1)
         for _, category, runs in sorted(counts, key=lambda x: -x[0]):
@@ -145,7 +146,7 @@ class CocoLabels:
         return np.ascontiguousarray(by_column.T), problems
 
 
-def pixels_of_box(box: Sequence[float], width: int, height: int) -> tuple[int, int, int, int]:
+def box_pixels(box: Sequence[float], width: int, height: int) -> tuple[int, int, int, int]:
     """Return the left, top, right and bottom of the pixels that a box [x, y, width, height] touches."""
     corners = np.array([box[0], box[1], box[0] + box[2], box[1] + box[3]])
     corners[:2], corners[2:] = np.floor(corners[:2]), np.ceil(corners[2:])
@@ -154,10 +155,10 @@ def pixels_of_box(box: Sequence[float], width: int, height: int) -> tuple[int, i
 
 
 def read_sample_labels(sample: dict[str, Any]) -> np.ndarray:
-    """The class ids (H, W) of a data set's dict; uint8, or int64 where they may be larger.
+    """Return the class ids (H, W) of a dataset's dict: uint8, or int64 if they may be larger.
 
-    The dict has `sem_seg_file_name` and, where its data set needs them, `label_format` or `coco_labels`. Raises
-    UnreadableFile and UserError as their readers do. Annotations that are left out are told of once a file.
+    The dict has `sem_seg_file_name` and, if its dataset needs them, `label_format` or `coco_labels`. Raises
+    UnreadableFile and UserError as their readers do. Logs each annotation that is left out, once.
     """
     if (segments := sample.get("coco_labels")) is not None:
         labels, problems = segments.paint(picture_size(sample["file_name"]))

@@ -1,4 +1,4 @@
-"""The loaders of training and evaluation."""
+"""Data loaders for training and evaluation."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ Batch = list[dict[str, Any]]
 
 
 class Batches:
-    """Iterates a DataLoader, and raises the UserError that a worker met as the same one-line UserError.
+    """Iterates a DataLoader, and raises a UserError of a worker unchanged, so that it stays one line.
 
-    With `skip_unreadable`, samples whose files cannot be read are left out, and named with their count at the end. With
-    `progress`, the main process shows a bar of that name, with the time left, where there is a terminal.
+    With `skip_unreadable`, samples whose files cannot be read are skipped, and counted and named at the end. With
+    `progress`, the main process shows a progress bar of that name on a terminal.
     """
 
     def __init__(self, loader: DataLoader, *, skip_unreadable: bool = False, progress: str = "") -> None:
@@ -40,7 +40,7 @@ class Batches:
 
     def __iter__(self) -> Iterator[Batch]:
         skipped: list[str] = []
-        hidden = None if self.progress and comm.is_main_process() else True  # None: where there is no terminal
+        hidden = None if self.progress and comm.is_main_process() else True  # None hides the bar without a terminal
         for batch in tqdm(self.loader, desc=self.progress, unit="image", leave=False, disable=hidden):
             kept = []
             for sample in batch:
@@ -53,7 +53,7 @@ class Batches:
             if kept:
                 yield kept
         if skipped:
-            logger.warning("%d image(s) skipped, unreadable:\n%s", len(skipped), "\n".join(skipped))
+            logger.warning("%d unreadable image(s) skipped:\n%s", len(skipped), "\n".join(skipped))
 
     def __len__(self) -> int:
         return len(self.loader)
@@ -61,10 +61,10 @@ class Batches:
 
 @dataclass(frozen=True)
 class TrainBatches:
-    """The endless batches of this rank, each of `images` images: one of the `parts` of an optimizer step.
+    """The endless batches of this rank, of `images` images each; `parts` of them make one optimizer step.
 
-    Which images come and how they are augmented depends on (`seed`, position) alone. A trainer that accumulates
-    gradients, or resumes, says with `starting_at` where it stands; any other may simply iterate.
+    The order of images and their augmentation depend on (`seed`, position) alone. A trainer that accumulates
+    gradients or resumes states its position with `starting_at`; any other may simply iterate.
     """
 
     dicts: Sequence[dict[str, Any]]
@@ -75,11 +75,11 @@ class TrainBatches:
     skip_unreadable: bool
     seed: int
     rare_classes: RareClasses | None = None
-    device: str = "cpu"  # where the batches go
+    device: str = "cpu"  # to which the batches go
     start_iter: int | None = None
 
     def starting_at(self, start_iter: int, *, seed: int) -> TrainBatches:
-        """The batches from optimizer step `start_iter` on, in the order of `seed`."""
+        """Return the batches from optimizer step `start_iter` on, in the order of `seed`."""
         return replace(self, start_iter=start_iter, seed=seed)
 
     def __iter__(self) -> Iterator[Batch]:
@@ -113,17 +113,17 @@ class TrainBatches:
 def build_train_loader(
     cfg: CfgNode, *, mapper: Mapper | None = None, dicts: Sequence[dict[str, Any]] | None = None
 ) -> TrainBatches:
-    """The batches of DATASETS.TRAIN, or of `dicts`, through `mapper`, by default the config's.
+    """Build the batches of DATASETS.TRAIN, or of `dicts`, with `mapper` (default: the config's).
 
-    SOLVER.IMS_PER_BATCH is the batch of one optimizer step over all ranks, in SOLVER.GRADIENT_ACCUMULATION_STEPS
-    parts. Where DATALOADER.RARE_CLASS_TEMPERATURE is above 0, `RareClasses` draws the images. Raises UserError if the
-    batch does not divide, or the config is not made for a data set.
+    SOLVER.IMS_PER_BATCH is the batch size of one optimizer step over all ranks, split into
+    SOLVER.GRADIENT_ACCUMULATION_STEPS parts. If DATALOADER.RARE_CLASS_TEMPERATURE is above 0, `RareClasses` draws the
+    images. Raises UserError if the batch is not divisible or the config does not match a dataset.
     """
     steps = cfg.SOLVER.GRADIENT_ACCUMULATION_STEPS
     images = per_rank_batch(cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size(), steps)
     if dicts is None:
         if not cfg.DATASETS.TRAIN:
-            raise UserError("DATASETS.TRAIN is empty: name at least one data set to train on")
+            raise UserError("DATASETS.TRAIN is empty: add at least one dataset to train on")
         dicts = []
         for name in cfg.DATASETS.TRAIN:
             dicts += get_dataset_dicts(name)
@@ -133,8 +133,8 @@ def build_train_loader(
             dicts = [sample for sample in dicts if has_instances(sample)]
             if listed and not dicts:
                 raise UserError(
-                    f"DATASETS.TRAIN {', '.join(cfg.DATASETS.TRAIN)}: none of {listed} image(s) has an instance but "
-                    "for crowds and annotations without a usable shape, which are left out; correct the annotations, "
+                    f"DATASETS.TRAIN {', '.join(cfg.DATASETS.TRAIN)}: none of {listed} image(s) has a usable instance "
+                    "(crowds and annotations without a valid shape do not count); correct the annotations, "
                     "or set DATALOADER.FILTER_EMPTY_ANNOTATIONS False to train on images without instances"
                 )
     dicts = SerializedDicts(dicts)
@@ -153,21 +153,20 @@ def build_train_loader(
 
 
 def has_instances(sample: dict[str, Any]) -> bool:
-    """False for a dict whose `annotations` are none, or crowds alone."""
+    """Return whether a dict has an instance that is not a crowd; True for a dict without the key `annotations`."""
     return "annotations" not in sample or any(not x.get("iscrowd") for x in sample["annotations"])
 
 
 def run_seed(cfg: CfgNode) -> int:
-    """The seed of a run, the same on every process: the config's, or a random one where that is negative."""
+    """Return the seed of a run, the same on every process: the config's, or a random one if that is negative."""
     return cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
 
 
 def build_test_loader(cfg: CfgNode, dataset_name: str, mapper: Mapper | None = None) -> Batches:
-    """Build the loader of this rank's share of a data set, one image at a time, in order and without repeats.
+    """Build the loader of this rank's share of a dataset, one image at a time, in order and without repeats.
 
-    Images that cannot be read are skipped with a warning.
-
-    Raises UserError if the data set is not there or the config is not made for it.
+    Unreadable images are skipped with a warning. Raises UserError if the dataset is missing or the config does not
+    match it.
     """
     dicts = get_dataset_dicts(dataset_name)
     check_classes(cfg, dataset_name)
@@ -189,7 +188,7 @@ def build_test_loader(cfg: CfgNode, dataset_name: str, mapper: Mapper | None = N
 
 
 def per_rank_batch(batch: int, world_size: int, accumulation_steps: int) -> int:
-    """Images per rank and accumulation part of a step of `batch` images; UserError if it does not divide."""
+    """Return the images per rank and accumulation part of a step of `batch` images; UserError if not divisible."""
     if accumulation_steps < 1:
         raise UserError(f"SOLVER.GRADIENT_ACCUMULATION_STEPS is {accumulation_steps}; expected 1 or more")
     parts = world_size * accumulation_steps
@@ -204,7 +203,7 @@ def per_rank_batch(batch: int, world_size: int, accumulation_steps: int) -> int:
 
 
 def require_data(cfg: CfgNode, names: Sequence[str]) -> dict[str, int]:
-    """The images of each data set. Raises UserError if one is not there or the config is not made for it."""
+    """Return the number of images of each dataset; UserError if one is missing or the config does not match it."""
     counts = {}
     for name in names:
         counts[name] = len(get_dataset_dicts(name))
@@ -213,17 +212,17 @@ def require_data(cfg: CfgNode, names: Sequence[str]) -> dict[str, int]:
 
 
 def check_classes(cfg: CfgNode, dataset_name: str) -> None:
-    """Raise UserError if NUM_CLASSES, or in training IGNORE_VALUE, of MODEL.SEM_SEG_HEAD is not the data set's."""
+    """Raise UserError if MODEL.SEM_SEG_HEAD's NUM_CLASSES, or in training IGNORE_VALUE, differs from the dataset's."""
     head, metadata = cfg.MODEL.SEM_SEG_HEAD, MetadataCatalog.get(dataset_name)
     classes = dataset_classes(dataset_name)
     if classes is not None and len(classes) != head.NUM_CLASSES:
         raise UserError(
-            f'MODEL.SEM_SEG_HEAD.NUM_CLASSES is {head.NUM_CLASSES}, but data set "{dataset_name}" has '
+            f'MODEL.SEM_SEG_HEAD.NUM_CLASSES is {head.NUM_CLASSES}, but dataset "{dataset_name}" has '
             f"{len(classes)} classes: set it to {len(classes)}"
         )
     ignored = metadata.get("ignore_label", head.IGNORE_VALUE)
     if dataset_name in cfg.DATASETS.TRAIN and ignored != head.IGNORE_VALUE:
         raise UserError(
-            f'MODEL.SEM_SEG_HEAD.IGNORE_VALUE is {head.IGNORE_VALUE}, but data set "{dataset_name}" has the '
+            f'MODEL.SEM_SEG_HEAD.IGNORE_VALUE is {head.IGNORE_VALUE}, but dataset "{dataset_name}" has the '
             f"ignore_label {ignored}: set it to {ignored}"
         )

@@ -1,4 +1,4 @@
-"""From a data set's dict to what the model takes: a uint8 image and one label map."""
+"""The mapper from a dataset's dict to the input of a semantic segmentation model: a uint8 image and a label map."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from semask_d2.utils.errors import UserError
 
 
 class SemanticMapper:
-    """Reads one image and its label map; in training, augments both.
+    """Reads one image and its label map; augments both in training.
 
-    Training: shortest-edge resize, crop that no class fills, SSD color jitter, horizontal flip, padding.
-    Test: shortest-edge resize alone, and no label map (the evaluator reads it at its own size).
+    Training: shortest-edge resize, category-constrained crop, SSD color jitter, horizontal flip, padding.
+    Test: only shortest-edge resize, and no label map (the evaluator reads it at its original size).
     """
 
     config_keys: ClassVar = {
@@ -52,11 +52,12 @@ class SemanticMapper:
         compact_labels: bool = True,
         value_range: Sequence[float] = (),
     ) -> None:
-        """`short_edges` and `max_size` as in Detectron2's ResizeShortestEdge (short edge 0: as it is);
+        """Set up the mapper.
 
-        `crop_size` (height, width) or None; `pad_to` is the side of the padded square, 0 or less for none;
-        `compact_labels` hands label maps on as uint8 where all ids fit, an eighth of the bytes; `value_range` as in
-        `read_image`.
+        `short_edges` and `max_size` are those of Detectron2's ResizeShortestEdge (a short edge of 0 keeps the size);
+        `crop_size` is (height, width), None for no crop; `pad_to` is the side of the padded square, 0 or less for no
+        padding; `compact_labels` returns label maps as uint8 if all ids fit, an eighth of the bytes; `value_range` is
+        that of `read_image`.
         """
         if crop_size is not None:
             require(
@@ -86,7 +87,7 @@ class SemanticMapper:
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
-        """The arguments of `__init__` from cfg.INPUT; UserError for values that mean nothing here."""
+        """Return the arguments of `__init__` from cfg.INPUT; UserError for unsupported values."""
         settings = cfg.INPUT
         if settings.FORMAT not in ("RGB", "BGR"):
             raise UserError(f'INPUT.FORMAT is "{settings.FORMAT}"; expected "RGB" or "BGR"')
@@ -97,7 +98,7 @@ class SemanticMapper:
             "image_format": settings.FORMAT,
             "value_range": settings.VALUE_RANGE,
             "num_classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
-            "compact_labels": model_says(cfg, "takes_uint8_labels"),
+            "compact_labels": model_flag(cfg, "takes_uint8_labels"),
             "ignore_label": MetadataCatalog.get(names[0]).get("ignore_label", ignored) if len(names) else ignored,
         }
         if not is_train:
@@ -123,15 +124,15 @@ class SemanticMapper:
             "single_category_max_area": settings.CROP.SINGLE_CATEGORY_MAX_AREA,
             "color_jitter": settings.COLOR_AUG_SSD,
             "horizontal_flip": settings.RANDOM_FLIP == "horizontal",
-            "pad_to": 0 if model_says(cfg, "pads_training_images") else settings.SIZE_DIVISIBILITY,
+            "pad_to": 0 if model_flag(cfg, "pads_training_images") else settings.SIZE_DIVISIBILITY,
         }
 
     def __call__(self, dataset_dict: dict[str, Any], rng: np.random.Generator | None = None) -> dict[str, Any]:
-        """Map one dict: adds `height`, `width` of the file, `image` (3, H, W) uint8 and, in training, `sem_seg`.
+        """Map one dict: add `height`, `width` of the file, `image` (3, H, W) uint8 and, in training, `sem_seg`.
 
-        `sem_seg` (H, W) is uint8 where all ids and the ignore label fit, else int64. `rng` None draws one
-        from NumPy's global state. Raises UserError naming the files for an unreadable image or label, a label
-        of another size, and ids that are out of range.
+        `sem_seg` (H, W) is uint8 if all ids and the ignore label fit, else int64. If `rng` is None, a generator is
+        seeded from NumPy's global state. Raises UserError naming the files for an unreadable image or label file, for
+        a label map of another size, and for ids out of range.
         """
         sample = dict(dataset_dict)
         image = open_picture(sample["file_name"], self.value_range)
@@ -139,10 +140,10 @@ class SemanticMapper:
         if self.is_train:
             rng = rng if rng is not None else np.random.default_rng(np.random.randint(2**31))  # noqa: NPY002
             labels = self._read_labels(sample)
-            sample.pop("coco_labels", None)  # which no model needs, and which travel from process to process
-            pixels, labels, _ = self._augment(image, labels, rng, sample.pop("wanted_class", None))
+            sample.pop("coco_labels", None)  # no model needs them, and sending them between processes takes time
+            pixels, labels, _ = self._augment(image, labels, rng, sample.pop("target_class", None))
             sample["image"] = image_tensor(pixels, self.image_format)
-            # a copy, since a flipped map of one column counts as contiguous and still has a negative stride
+            # a copy, because a flipped map of one column counts as contiguous and still has a negative stride
             sample["sem_seg"] = torch.from_numpy(np.array(labels, dtype=self.label_dtype, order="C"))
         else:
             sample["image"] = resized_tensor(image, self.short_edges[0], self.max_size, self.image_format)
@@ -163,11 +164,11 @@ class SemanticMapper:
         image: Image.Image,
         labels: np.ndarray,
         rng: np.random.Generator,
-        wanted_class: int | None,
+        target_class: int | None,
         masks: Sequence[np.ndarray] = (),
     ) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
-        """The pixels of a view of the image, its labels, and likewise `masks`, which are padded with 0."""
-        view = self._sample_view(rng, image, labels, wanted_class)
+        """Return the augmented pixels, labels and `masks` of one random view; masks are padded with 0."""
+        view = self._sample_view(rng, image, labels, target_class)
         pixels = augmentation.resize_image(image, view)
         maps = [augmentation.resize_labels(x, view) for x in (labels, *masks)]
         if self.color_jitter:
@@ -179,7 +180,7 @@ class SemanticMapper:
         return pixels, labels, [augmentation.pad(x, self.pad_to, 0) for x in maps[1:]]
 
     def _sample_view(
-        self, rng: np.random.Generator, image: Image.Image, labels: np.ndarray, wanted_class: int | None
+        self, rng: np.random.Generator, image: Image.Image, labels: np.ndarray, target_class: int | None
     ) -> augmentation.View:
         edge = augmentation.sample_short_edge(rng, self.short_edges, self.sampling)
         shape = augmentation.resized_shape(image.height, image.width, edge, self.max_size)
@@ -192,11 +193,11 @@ class SemanticMapper:
             labels=labels,
             max_area=self.single_category_max_area,
             ignore_label=self.ignore_label,
-            wanted_class=wanted_class,
+            target_class=target_class,
         )
 
 
-def model_says(cfg: CfgNode, attribute: str) -> bool:
-    """What the config's meta-architecture says of itself; False for those of other projects, which say nothing."""
+def model_flag(cfg: CfgNode, attribute: str) -> bool:
+    """Return a flag of the config's meta-architecture class; False for other projects' classes, which lack it."""
     models = dict(iter(META_ARCH_REGISTRY))
     return getattr(models.get(cfg.MODEL.META_ARCHITECTURE), attribute, False)

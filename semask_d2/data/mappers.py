@@ -1,4 +1,4 @@
-"""The mappers by the names that configs give them."""
+"""The dataset mappers, by their names in configs."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from semask_d2.utils.errors import UserError
 
 
 class JitteredInstanceMapper(LargeScaleJitter, InstanceMapper):
-    """Instances under large-scale jitter."""
+    """Instance masks with large-scale jitter."""
 
 
 class JitteredPanopticMapper(LargeScaleJitter, PanopticMapper):
-    """Panoptic maps under large-scale jitter."""
+    """Panoptic maps with large-scale jitter."""
 
 
 MAPPERS: dict[str, type[SemanticMapper]] = {
@@ -30,7 +30,7 @@ MAPPERS: dict[str, type[SemanticMapper]] = {
 
 
 def mapper_class(cfg: CfgNode) -> type[SemanticMapper]:
-    """The mapper that INPUT.DATASET_MAPPER_NAME names; UserError if there is none of that name."""
+    """Return the mapper class that INPUT.DATASET_MAPPER_NAME names; UserError if the name is unknown."""
     name = cfg.INPUT.DATASET_MAPPER_NAME
     if name not in MAPPERS:
         raise UserError(f'INPUT.DATASET_MAPPER_NAME is "{name}"; known are {", ".join(sorted(MAPPERS))}')
@@ -44,7 +44,7 @@ def build_mapper(cfg: CfgNode, is_train: bool) -> Callable[..., dict[str, Any]]:
 
 
 def build_validation_mapper(cfg: CfgNode) -> Callable[..., dict[str, Any]]:
-    """Images as evaluation shows them to a model, with their labels at the same size, for a loss."""
+    """Build a mapper for the validation loss: images as in evaluation, with label maps of the same size."""
     mapper = mapper_class(cfg)
     with naming_config_keys():
         return mapper(**(mapper.from_config(cfg, is_train=False) | {"is_train": True}))

@@ -1,4 +1,4 @@
-"""A function over many files at once, in data-loading processes, and what the main process does for all others."""
+"""Parallel work on files in data-loading processes, and functions that run on the main process for all others."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FEW = 16  # items below which processes take longer to start than to work
 
 
 class Mapped(Dataset, Generic[Item, Result]):
-    """The results of a function, each computed when it is asked for."""
+    """A dataset of function results, each computed on access."""
 
     def __init__(self, function: Callable[[Item], Result], items: Sequence[Item]):
         self.function = function
@@ -37,10 +37,10 @@ class Mapped(Dataset, Generic[Item, Result]):
 def map_files(
     function: Callable[[Item], Result], items: Sequence[Item], *, what: str, workers: int | None = None
 ) -> Iterator[Result]:
-    """The result of `function` for each of `items`, in their order, computed by `workers` processes.
+    """Yield the result of `function` for each of `items`, in order, computed by `workers` processes.
 
-    None takes as many as this process may use cores, 0 computes in this process. `what` stands before the progress bar,
-    which only a terminal shows. An error of `function` ends the iteration: what is to be collected is to be returned.
+    `workers` None means one per usable core, 0 this process. `what` labels the progress bar, which appears only on a
+    terminal. An error raised by `function` ends the iteration; to collect errors, return them instead.
     """
     if workers is None:
         workers = 0 if len(items) < FEW else usable_cores()
@@ -50,7 +50,7 @@ def map_files(
 
 
 def on_main_process(function: Callable[[], Result]) -> Result:
-    """The result of `function`, which the main process alone calls; each process has it, or raises its UserError."""
+    """Call `function` on the main process only; every process returns its result or raises its UserError."""
     result: Result | UserError | None = None
     if comm.is_main_process():
         try:
@@ -58,7 +58,7 @@ def on_main_process(function: Callable[[], Result]) -> Result:
         except UserError as error:
             result = error
     if comm.get_world_size() > 1:
-        comm.all_gather(None)  # the others wait here, where they do so longest: 30 minutes, on NCCL it is 10
+        comm.all_gather(None)  # the others wait here, since its timeout is longest: 30 minutes, against 10 on NCCL
         received = [result]
         torch.distributed.broadcast_object_list(received, src=0)
         (result,) = received
@@ -68,5 +68,5 @@ def on_main_process(function: Callable[[], Result]) -> Result:
 
 
 def usable_cores() -> int:
-    """The cores that this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,7 +1,7 @@
-"""Images of more than 8 bits as 8 bits: one range of values for a whole data set, never a guess by file.
+"""Conversion of images of more than 8 bits to 8 bits, with one value range for a whole dataset, not one per file.
 
-A range (low, high) are the values that become 0 and 255. Where none is stated it goes by the type: whole numbers of 16
-or 32 bits from 0 to 65535, floats from 0 to 1, as in scikit-image and matplotlib.
+A range (low, high) holds the values that become 0 and 255. The default depends on the type: 0 to 65535 for integers
+of 16 or 32 bits, 0 to 1 for floats, as in scikit-image and matplotlib.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ ValueRange = tuple[float, float]
 
 INTEGERS: ValueRange = (0.0, 65535.0)
 FLOATS: ValueRange = (0.0, 1.0)
-SAMPLES_PER_PIXEL, BITS_PER_SAMPLE, PLANAR_CONFIGURATION = 277, 258, 284  # tags of TIFF
+SAMPLES_PER_PIXEL, BITS_PER_SAMPLE, PLANAR_CONFIGURATION = 277, 258, 284  # TIFF tags
 PHOTOMETRIC, EXTRA_SAMPLES, SAMPLE_FORMAT = 262, 338, 339
-WHITE_IS_ZERO, SIGNED, FLOAT, TRANSPARENCY = 0, 2, 3, (1, 2)  # values of these
-NO_DATA = 1e30  # beyond which a float stands for none, as -3.4e38 in rasters
-KNOWN_NO_DATA = (-9999.0, -99999.0, -32768.0, -32767.0)  # that rasters have, and that are away by less than FAR
-FAR = 4  # times the span of all other values that one below zero is away which stands for no data, as -9999
-BITS = (8, 10, 12, 14, 16)  # of cameras and scanners whose values lie in files of 16 bits
+WHITE_IS_ZERO, SIGNED, FLOAT, TRANSPARENCY = 0, 2, 3, (1, 2)  # values of these tags
+NO_DATA = 1e30  # floats beyond this mean "no data", as -3.4e38 does in rasters
+KNOWN_NO_DATA = (-9999.0, -99999.0, -32768.0, -32767.0)  # common in rasters; need less distance than FAR asks for
+FAR = 4  # a negative minimum this many spans below all other values means "no data", as -9999 does
+BITS = (8, 10, 12, 14, 16)  # bit depths of cameras and scanners that write 16-bit files
 
 
 class ValueSpan(NamedTuple):
-    """The values of a file of more than 8 bits: lowest, highest, how many are no numbers; whether they are floats."""
+    """The value range of a file of more than 8 bits, its number of NaN or no-data values, and whether it is float."""
 
     low: float
     high: float
@@ -41,17 +41,17 @@ class ValueSpan(NamedTuple):
 
     @property
     def default_range(self) -> ValueRange:
-        """The range of the type."""
+        """The default range of the type."""
         return FLOATS if self.is_float else INTEGERS
 
 
 def is_deep(image: Image.Image) -> bool:
-    """Return whether an image of one channel has more than 8 bits."""
+    """Return whether a single-channel image has more than 8 bits."""
     return image.mode.startswith(("I", "F"))
 
 
 def has_deep_colors(image: Image.Image) -> bool:
-    """Return whether a file of several channels, not yet decoded, holds 16 bits of each, of which Pillow reads 8."""
+    """Return whether a multi-channel file, not yet decoded, has 16 bits per channel, of which Pillow reads only 8."""
     if len(image.getbands()) == 1:
         return False
     if tags := getattr(image, "tag_v2", None):
@@ -62,25 +62,25 @@ def has_deep_colors(image: Image.Image) -> bool:
 
 
 def jpeg2000_bits(image: Image.Image) -> int:
-    """Return the bits of a value of a JPEG 2000 file, not yet decoded, by the first marker of its code stream."""
-    file: Any = getattr(image, "fp")  # noqa: B009, as Pillow's types know it of files alone
+    """Return the bits per value of a JPEG 2000 file, not yet decoded, from the first marker of its code stream."""
+    file: Any = getattr(image, "fp")  # noqa: B009, since Pillow's types declare it for files only
     place = file.tell()
     file.seek(0)
     head = file.read(2**16)
     file.seek(place)
-    start = head.find(b"\xff\x4f\xff\x51")  # the start of the stream, and the marker of its sizes
+    start = head.find(b"\xff\x4f\xff\x51")  # SOC, the start of the code stream, and SIZ, the marker of its sizes
     return (head[start + 42] & 0x7F) + 1 if start >= 0 and len(head) > start + 42 else 8
 
 
 def is_signed_byte(image: Image.Image) -> bool:
-    """Return whether the values of a TIFF are bytes with a sign, which Pillow reads without it."""
+    """Return whether a TIFF holds signed bytes, which Pillow reads as unsigned."""
     return image.mode == "L" and SIGNED in np.atleast_1d(getattr(image, "tag_v2", {}).get(SAMPLE_FORMAT, 1))
 
 
 def gray_values(image: Image.Image) -> np.ndarray | None:
-    """Return the values (H, W) of a decoded image of one channel and more than 8 bits, or signed; None for others.
+    """Return the values (H, W) of a decoded single-channel image that is signed or has over 8 bits; None for others.
 
-    Where a TIFF says that white is zero, whole numbers count down from the highest of their type.
+    If a TIFF says that white is zero, 16-bit integers are inverted.
     """
     if is_signed_byte(image):
         return np.asarray(image).view(np.int8).astype(np.int32)
@@ -92,30 +92,30 @@ def gray_values(image: Image.Image) -> np.ndarray | None:
 
 
 def unread_bands(image: Image.Image) -> int:
-    """Return how many bands of a TIFF beside gray or RGB are no transparency, and not read."""
+    """Return the number of TIFF bands that are not read: those other than gray, RGB and transparency."""
     extra = np.atleast_1d(getattr(image, "tag_v2", {}).get(EXTRA_SAMPLES, ()))
     return sum(int(kind) not in TRANSPARENCY for kind in extra)
 
 
 def deep_colors(image: Image.Image, path: str | os.PathLike) -> np.ndarray:
-    """Return the values (H, W, 3) of a file that `has_deep_colors`, those of TIFF upright; transparency is dropped."""
+    """Return the values (H, W, 3) of a file that `has_deep_colors`, rotated upright if TIFF, without transparency."""
     values = None
     is_planar = getattr(image, "tag_v2", {}).get(PLANAR_CONFIGURATION, 1) != 1
-    if not is_planar:  # OpenCV reads others wrongly
+    if not is_planar:  # OpenCV reads planar files wrongly
         with open(path, "rb") as file:
             values = cv2.imdecode(np.frombuffer(file.read(), np.uint8), cv2.IMREAD_UNCHANGED)
     if values is None or values.ndim != 3 or sorted(values.shape[:2]) != sorted(image.size):
         why = (
-            ", as its bands are planes one after another: write it anew, band by band of each pixel"
+            " because its bands are stored as separate planes: save it again with interleaved bands"
             if is_planar
-            else (": write it anew as RGB, as PNG or TIFF")
+            else ": save it again as RGB, as PNG or TIFF"
         )
-        raise UnreadableFile(f"{path} cannot be read as an image of 16 bits a channel{why}")
-    return values[:, :, 2::-1]  # which OpenCV has as blue, green, red
+        raise UnreadableFile(f"{path} cannot be read as an image of 16 bits per channel{why}")
+    return values[:, :, 2::-1]  # OpenCV's order is blue, green, red
 
 
 def span_of(values: np.ndarray) -> ValueSpan:
-    """Return the span of the values of a file, without those that stand for no data."""
+    """Return the span of the values of a file, without values that mean "no data"."""
     is_float = values.dtype.kind == "f"
     numbers = values[np.abs(values) < NO_DATA] if is_float else values.ravel()
     if numbers.size and numbers.min() < 0:
@@ -129,25 +129,27 @@ def span_of(values: np.ndarray) -> ValueSpan:
 
 
 def as_gray_levels(values: np.ndarray, value_range: Sequence[float], path: str | os.PathLike) -> np.ndarray:
-    """Return `values` as uint8 of one shape, `value_range` (low, high) as 0 to 255; () for the range of the type.
+    """Map `values` linearly to uint8, so that `value_range` (low, high) becomes 0 to 255; () for the type's default.
 
-    Beyond a stated range they are clipped, and what is no number is 0. Without one `UnreadableFile` says what to state.
+    A given range clips values outside it and maps NaN to 0. Without one, values outside the default range raise
+    `UnreadableFile`, which proposes a range.
     """
     span = span_of(values)
     low, high = value_range or span.default_range
     if not value_range and (span.low < low or span.high > high or span.not_numbers):
-        numbers = "; some are no numbers, or stand for no data" if span.not_numbers else ""
+        numbers = "; some are NaN or infinite, or mean no data" if span.not_numbers else ""
         proposed = list(proposed_range([span]) or span.default_range)
         raise UnreadableFile(
-            f"{path} holds values from {span.low:g} to {span.high:g}{numbers}, where {low:g} to {high:g} are expected: "
-            f"state what is black and white, as `value_range: {proposed}` in the data set's file, or INPUT.VALUE_RANGE"
+            f"{path} holds values from {span.low:g} to {span.high:g}{numbers}; expected {low:g} to {high:g}: "
+            f"state the values of black and white, `value_range: {proposed}` in the dataset's file, or "
+            "INPUT.VALUE_RANGE"
         )
     scaled = np.nan_to_num((values.astype(np.float64) - low) * (255 / (high - low)), posinf=255.0, neginf=0.0)
     return np.clip(scaled, 0, 255).round().astype(np.uint8)
 
 
 def proposed_range(spans: Sequence[ValueSpan]) -> ValueRange | None:
-    """Return the range to state for the files of these spans; None where that of their type is right."""
+    """Return the value range to propose for files with these spans; None if their type's default is right."""
     if not spans:
         return None
     low, high = min(span.low for span in spans), max(span.high for span in spans)
@@ -170,7 +172,7 @@ def proposed_range(spans: Sequence[ValueSpan]) -> ValueRange | None:
 
 
 def _rounded(value: float, whole: Callable[[float], int]) -> float:
-    """Return a number to three digits, down or up as `whole` does it, so that a range holds what it held."""
+    """Return a number rounded to three digits by `whole` (floor or ceil), so that a range only grows."""
     if not value:
         return 0.0
     digits = 2 - math.floor(math.log10(abs(value)))
@@ -178,13 +180,13 @@ def _rounded(value: float, whole: Callable[[float], int]) -> float:
 
 
 def describe_unread_tiff(file: IO[bytes]) -> str:
-    """Return what bands a TIFF holds that no reader takes, in words; "" for what is no TIFF."""
+    """Return a description of the bands of a TIFF that cannot be read; "" if the file is not a TIFF."""
     try:
         directory = ImageFileDirectory_v2(file.read(8))
         file.seek(directory.next)
         directory.load(file)
         bands, bits = directory.get(SAMPLES_PER_PIXEL, 1), directory.get(BITS_PER_SAMPLE, (1,))
         kind = "floats of " if FLOAT in np.atleast_1d(directory.get(SAMPLE_FORMAT, 1)) else ""
-    except Exception:  # whatever the parser makes of what is no TIFF
+    except Exception:  # the parser may raise anything for a file that is not a TIFF
         return ""
     return f"a TIFF of {bands} band(s) of {kind}{bits[0] if isinstance(bits, tuple) else bits} bits"

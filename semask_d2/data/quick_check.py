@@ -1,4 +1,4 @@
-"""The quick part of a data check, which a training does by itself: sizes by headers, ids of some label files."""
+"""The quick dataset check that runs before every training: image sizes from headers, and ids of some label files."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from semask_d2.utils.excerpts import evenly
 
 logger = logging.getLogger(__name__)
 
-SIZES, LABELS = 500, 24  # pairs of a data set whose headers, and label files whose ids, are read
+SIZES, LABELS = 500, 24  # per dataset: pairs whose headers are read, and label files whose ids are read
 SHOWN = 5
 
 
 def quick_check(cfg: CfgNode) -> None:
-    """Look at some pairs of the config's data sets, evenly spread, and log that it was done.
+    """Check some pairs of the config's datasets, evenly spread, and log what was checked.
 
-    The main process looks; all call it, and raise the UserError with the first faults: sizes that differ, ids that are
-    no class's. Files that cannot be read are left to whoever reads them. Images of both a training and a test set are a
-    warning.
+    Every process must call this; the main process does the work, and all raise the same UserError with the first
+    faults: sizes that differ, and ids that belong to no class. Unreadable files are skipped, since the loader reports
+    them. Images in both a training and a test set are logged as a warning.
     """
     on_main_process(lambda: check_some_pairs(cfg))
 
 
 def check_some_pairs(cfg: CfgNode) -> None:
-    """Look as `quick_check` says, in this process."""
+    """Do the work of `quick_check` in this process."""
     head = cfg.MODEL.SEM_SEG_HEAD
     faults, files = [], {}
     for name in dict.fromkeys((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)):
@@ -54,15 +54,15 @@ def check_some_pairs(cfg: CfgNode) -> None:
                 faults.append(str(error))
         if len(read) > unread and not pixels.any():
             logger.warning(
-                "%s: NO PIXEL HAS A CLASS: all of %d label files looked at are %d, ignored, so that the loss teaches "
-                "nothing; does the data set's file ignore what are classes? semask check says more",
+                "%s: NO PIXEL HAS A CLASS: every pixel of %d label files is %d, which is ignored, so the model cannot "
+                "learn; does the dataset's file ignore real classes? Run semask check for details",
                 name,
                 len(read) - unread,
                 head.IGNORE_VALUE,
             )
-        warn_of_one_class(name, pixels, f"{len(read)} label files looked at")
+        warn_of_one_class(name, pixels, f"{len(read)} label files")
         logger.info(
-            "%s: %d pairs; of %d the sizes were checked, of %d the ids (semask check reads all of a data set's file)",
+            "%s: %d pairs; checked the sizes of %d and the ids of %d (semask check reads every file)",
             name,
             len(labeled),
             len(sized),
@@ -79,21 +79,21 @@ def check_some_pairs(cfg: CfgNode) -> None:
     )
     if shared:
         logger.warning(
-            "%d image(s) are in a training set and in a test set, whose figures they flatter: %s",
+            "%d image(s) are in both a training set and a test set, which makes test results too good: %s",
             len(shared),
             ", ".join(shared[:SHOWN]),
         )
 
 
 def warn_of_one_class(name: str, pixels: np.ndarray, what: str) -> None:
-    """Warn where one class has all of the pixels (K,) by class that were counted in `what` of the data set `name`."""
+    """Warn if one class has all pixels (K,); `what` says which files of the dataset `name` were counted."""
     everywhere = only_class(pixels)
     if everywhere is not None:
         classes = dataset_classes(name)
         called = f' "{classes.names[everywhere]}"' if classes and everywhere < len(classes) else ""
         logger.warning(
-            "%s: ONE CLASS IS EVERYWHERE: each labeled pixel of %s is of class %d%s, so that the loss teaches nothing "
-            "and figures mean nothing; are the ids of the others ignored? semask check says more",
+            "%s: ONE CLASS IS EVERYWHERE: every labeled pixel of %s has class %d%s, so the model learns nothing and "
+            "its scores mean nothing; are the ids of the other classes ignored? Run semask check for details",
             name,
             what,
             everywhere,
@@ -102,7 +102,7 @@ def warn_of_one_class(name: str, pixels: np.ndarray, what: str) -> None:
 
 
 def size_fault(sample: dict[str, Any]) -> str | None:
-    """Return what is wrong with the sizes of a pair, by their files' headers."""
+    """Return the error message if the sizes of a pair differ by their files' headers, else None."""
     try:
         size = picture_size(sample["file_name"])
         if (labels := sample.get("coco_labels")) is not None:

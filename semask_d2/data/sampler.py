@@ -1,8 +1,8 @@
-"""Which image comes when: an order that depends on the seed and the position alone.
+"""The order of training images, which depends on the seed and the position alone.
 
-Position p of the endless stream is image p % n of epoch p // n, or what `RareClasses` draws for it. Neither the number
-of workers, nor a stop and a resume, nor the number of ranks that share a batch changes what stands at a position or how
-it is augmented.
+Position p of the endless stream is image p % n of epoch p // n, or the image that `RareClasses` draws for it. The image
+at a position and its augmentation do not depend on the number of workers, on stops and resumes, or on the number of
+ranks that share a batch.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ class PositionSampler(Sampler[list[int]]):
 
 
 class PositionedDataset(Dataset):
-    """Maps a position of the stream to its sample: shuffled again each epoch, augmented by its own generator.
+    """Maps a position of the stream to its sample: reshuffled each epoch, augmented by a generator of the position.
 
-    With `rare_classes` there are no epochs: each position draws an image, and hands the class that it is drawn for on
-    as `wanted_class`. A UserError of the mapper is returned in place of the sample, so that it can cross from a worker
-    as it is. With `skip_unreadable` the next readable image takes the place of one whose file cannot be read.
+    With `rare_classes` there are no epochs: each position draws an image, and passes the class that it is drawn for
+    to the mapper as `target_class`. A UserError of the mapper is returned in place of the sample, so that it crosses
+    from a worker unchanged. With `skip_unreadable`, the next readable image replaces an unreadable one.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class PositionedDataset(Dataset):
         self._order = np.empty(0, np.int64)
 
     def index(self, position: int, skip: int = 0) -> int:
-        """The number of the image at `position`, or of the one `skip` places further in the same epoch's circle."""
+        """Return the index of the image at `position`, or `skip` places later in the same epoch (wrapping around)."""
         epoch, place = divmod(position, len(self.dicts))
         if epoch != self._epoch:
             self._epoch = epoch
@@ -76,11 +76,11 @@ class PositionedDataset(Dataset):
         return int(self._order[(place + skip) % len(self.dicts)])
 
     def sample(self, position: int, skip: int) -> dict[str, Any]:
-        """The dict at `position`, or after `skip` unreadable ones the next in its place."""
+        """Return the dict at `position`, or its replacement after `skip` unreadable images."""
         if self.rare_classes is None:
             return self.dicts[self.index(position, skip)]
-        image, wanted = self.rare_classes.draw(np.random.default_rng((self.seed, 2, position, skip)))
-        return {**self.dicts[image], "wanted_class": wanted}
+        image, target_class = self.rare_classes.draw(np.random.default_rng((self.seed, 2, position, skip)))
+        return {**self.dicts[image], "target_class": target_class}
 
     def __getitem__(self, position: int) -> dict[str, Any] | UserError:
         failures: list[UserError] = []
@@ -98,7 +98,7 @@ class PositionedDataset(Dataset):
 
 
 class ShardedDataset(Dataset):
-    """One rank's contiguous share of a data set, in order; shares differ by at most one, without repeats."""
+    """One rank's contiguous share of a dataset, in order; shares differ by at most one image, without repeats."""
 
     def __init__(
         self,

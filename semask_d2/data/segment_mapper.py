@@ -1,4 +1,4 @@
-"""From a data set's dict to an image and its true segments, of COCO's panoptic maps or of instances."""
+"""Mappers from a dataset's dict to an image and its ground-truth segments: COCO's panoptic maps or instances."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from semask_d2.data.image_io import open_picture
 from semask_d2.data.label_checks import check_labels, require_one_size
 from semask_d2.data.mapper import SemanticMapper
 from semask_d2.data.segments import check_image_size, panoptic_segments, true_instances
-from semask_d2.data.segments import read_segment_ids as read_segment_ids  # programs look for it here
+from semask_d2.data.segments import read_segment_ids as read_segment_ids  # re-exported for other programs
 from semask_d2.modeling.losses.targets import Segments
 from semask_d2.utils.arguments import require
 
 
 class SegmentMapper(SemanticMapper):
-    """As `SemanticMapper`, with `segments` (`Segments`) in training, and as `sem_seg` the labels that they imply.
+    """Adds `segments` (`Segments`) to the output of `SemanticMapper` in training; `sem_seg` is derived from them.
 
-    Crowds are no segments; the labels hold them. Segments that a crop leaves nothing of are left out.
+    Crowds are in the label map, but not in the segments. Segments without a pixel in the crop are left out.
     """
 
     def __call__(self, dataset_dict: dict[str, Any], rng: np.random.Generator | None = None) -> dict[str, Any]:
-        """Map one dict; raises UserError naming the file for an unreadable one and for annotations that do not fit."""
+        """Map one dict; raises UserError naming the file if it is unreadable or its annotations do not match it."""
         if not self.is_train:
             mapped = super().__call__(dataset_dict, rng)
             check_image_size(dataset_dict, (mapped["width"], mapped["height"]))
@@ -38,29 +38,29 @@ class SegmentMapper(SemanticMapper):
         sample["height"], sample["width"] = image.height, image.width
         rng = rng if rng is not None else np.random.default_rng(np.random.randint(2**31))  # noqa: NPY002
         masks, classes, labels = self.read_segments(sample)
-        for ids in (labels, np.array(classes, np.int64)):  # segments that others cover are in the second alone
+        for ids in (labels, np.array(classes, np.int64)):  # segments under others are in `classes` only
             check_labels(ids, num_classes=self.num_classes, ignore_label=self.ignore_label, path=sample["file_name"])
         maps = [masks] if masks.ndim == 2 else list(masks)
-        pixels, labels, maps = self._augment(image, labels, rng, sample.pop("wanted_class", None), maps)
+        pixels, labels, maps = self._augment(image, labels, rng, sample.pop("target_class", None), maps)
         sample["image"] = image_tensor(pixels, self.image_format)
         sample["sem_seg"] = torch.from_numpy(np.array(labels, dtype=self.label_dtype, order="C"))
         sample["segments"] = visible_segments(maps[0] if masks.ndim == 2 else np.stack(maps), classes)
-        for key in ("annotations", "segments_info"):  # which no model needs, and which travel between processes
+        for key in ("annotations", "segments_info"):  # no model needs them, and they would travel between processes
             sample.pop(key, None)
         return sample
 
     @abstractmethod
     def read_segments(self, sample: dict[str, Any]) -> tuple[np.ndarray, list[int], np.ndarray]:
-        """Masks as in `Segments`, uint8 or int32, their classes, and the semantic labels (H, W) of a dict."""
+        """Return masks as in `Segments`, uint8 or int32, their classes, and the semantic labels (H, W) of a dict."""
 
 
 def visible_segments(masks: np.ndarray, classes: list[int]) -> Segments:
-    """Those segments of masks (H, W) or (M, H, W) of which anything is left."""
+    """Return the segments of masks (H, W) or (M, H, W) that have a pixel left."""
     if masks.ndim == 3:
         kept = np.asarray(masks.any((1, 2)))
         if kept.any():
-            of_kept = torch.tensor([x for x, keep in zip(classes, kept.tolist(), strict=True) if keep])
-            return Segments(torch.from_numpy(masks[kept].astype(np.uint8)), of_kept)
+            kept_classes = torch.tensor([x for x, keep in zip(classes, kept.tolist(), strict=True) if keep])
+            return Segments(torch.from_numpy(masks[kept].astype(np.uint8)), kept_classes)
         masks = np.zeros(masks.shape[1:], np.uint8)
     present = np.flatnonzero(np.bincount(masks.ravel(), minlength=len(classes) + 1))
     present = present[present > 0]
@@ -73,28 +73,28 @@ class PanopticMapper(SegmentMapper):
     """COCO's panoptic PNGs (`pan_seg_file_name`) with their `segments_info`."""
 
     def read_segments(self, sample: dict[str, Any]) -> tuple[np.ndarray, list[int], np.ndarray]:
-        """One map, and labels that ignore what no segment covers."""
+        """Return one map of segments, and labels that ignore pixels outside every segment."""
         ids, segments = panoptic_segments(sample)
         shape = sample["height"], sample["width"]
         require_one_size(sample["file_name"], shape, "panoptic file", sample["pan_seg_file_name"], ids.shape)
         values, places = np.unique(ids, return_inverse=True)
-        number_of, class_of = np.zeros(len(values), np.int32), np.full(len(values), self.ignore_label)
+        numbers, value_classes = np.zeros(len(values), np.int32), np.full(len(values), self.ignore_label)
         place = {value: i for i, value in enumerate(values.tolist())}
         classes: list[int] = []
         for segment in segments:
-            class_of[place[segment["id"]]] = segment["category_id"]
+            value_classes[place[segment["id"]]] = segment["category_id"]
             if not segment["iscrowd"]:
                 classes.append(segment["category_id"])
-                number_of[place[segment["id"]]] = len(classes)
+                numbers[place[segment["id"]]] = len(classes)
         places = places.reshape(ids.shape)
-        return number_of[places], classes, class_of[places]
+        return numbers[places], classes, value_classes[places]
 
 
 class InstanceMapper(SegmentMapper):
     """COCO's `annotations` of instances, which may overlap: polygons, or RLE."""
 
     def read_segments(self, sample: dict[str, Any]) -> tuple[np.ndarray, list[int], np.ndarray]:
-        """One map where nothing overlaps, else a mask each; in the labels smaller objects lie on larger ones."""
+        """Return one map if nothing overlaps, else a mask each; in the labels smaller objects lie on larger ones."""
         width, height = size = sample["width"], sample["height"]
         instances = true_instances(sample, size)
         labels = np.full((height, width), self.ignore_label)
@@ -133,7 +133,7 @@ class LargeScaleJitter(SegmentMapper):
         max_scale: float = 1.0,
         **others: Any,
     ) -> None:
-        """`image_size` 0 for none of it; `others` are `SemanticMapper`'s."""
+        """Set up the jitter; `image_size` 0 turns it off, and `others` are arguments of `SemanticMapper`."""
         require(image_size >= 0, self, "image_size", "at least 1", image_size)
         require(0 < min_scale <= max_scale, self, "min_scale", "above 0 and at most INPUT.MAX_SCALE", min_scale)
         super().__init__(is_train, **others)
@@ -141,7 +141,7 @@ class LargeScaleJitter(SegmentMapper):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
-        """The arguments of `__init__`; without jitter in evaluation."""
+        """Return the arguments of `__init__`; evaluation has no jitter."""
         arguments = super().from_config(cfg, is_train)
         if not is_train:
             return arguments
@@ -155,10 +155,10 @@ class LargeScaleJitter(SegmentMapper):
         }
 
     def _sample_view(
-        self, rng: np.random.Generator, image: Image.Image, labels: np.ndarray, wanted_class: int | None
+        self, rng: np.random.Generator, image: Image.Image, labels: np.ndarray, target_class: int | None
     ) -> View:
         if not self.image_size:
-            return super()._sample_view(rng, image, labels, wanted_class)
+            return super()._sample_view(rng, image, labels, target_class)
         side = self.image_size * rng.uniform(self.min_scale, self.max_scale)
         scale = min(side / image.height, side / image.width)
         full = max(1, round(image.height * scale)), max(1, round(image.width * scale))

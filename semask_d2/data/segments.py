@@ -1,6 +1,6 @@
-"""The true segments of a data set's dict, panoptic or of instances, in Detectron2's form as programs write it.
+"""Ground-truth segments of a dataset's dict, panoptic or instances, in Detectron2's format.
 
-Every optional key may be missing or None: `iscrowd`, `area`, `bbox`, `height`, `width`. A segment's id may be 0.
+Any optional key may be missing or None: `iscrowd`, `area`, `bbox`, `height`, `width`. A segment's id may be 0.
 """
 
 from __future__ import annotations
@@ -26,36 +26,36 @@ class Instance(NamedTuple):
 
 
 def image_size(sample: dict[str, Any]) -> tuple[int, int]:
-    """Return the width and height of a dict's image, by its header where the dict does not say them."""
+    """Return the width and height of a dict's image, from the file's header if the dict does not state them."""
     width, height = stated_size(sample)
     return picture_size(sample["file_name"]) if width is None or height is None else (width, height)
 
 
 def stated_size(sample: dict[str, Any]) -> tuple[int | None, int | None]:
-    """Return the width and height that a dict says; None for what it does not."""
+    """Return the width and height that a dict states, each None if missing."""
     section = Section(sample, sample["file_name"])
     width, height = (section.integer(key, None, 1) for key in ("width", "height"))
     return width, height
 
 
 def check_image_size(sample: dict[str, Any], size: tuple[int, int]) -> None:
-    """Raise `UserError` where a dict says another size than its image's `size` (width, height)."""
+    """Raise `UserError` if the size in a dict differs from its image's `size` (width, height)."""
     width, height = stated_size(sample)
     if (width is not None and width != size[0]) or (height is not None and height != size[1]):
         raise UserError(
             f"{sample['file_name']} is {size[0]} x {size[1]}, but its annotations are for {width} x {height}: resize "
-            "the image or the annotations, so that both are of one size"
+            "the image or the annotations, so that both have the same size"
         )
 
 
 def true_instances(sample: dict[str, Any], size: tuple[int, int] | None = None) -> list[Instance]:
-    """Return the instances of a dict's `annotations` at its image's `size` (width, height), by default the dict's.
+    """Return the instances of a dict's `annotations` at its image's `size` (width, height; default: `image_size`).
 
     Annotations without area, or without a usable segmentation, are left out, each with one warning.
     """
     annotations = sample.get("annotations")
     if annotations is None:
-        raise UserError(f"{sample['file_name']} has no annotations, which INPUT.DATASET_MAPPER_NAME asks for")
+        raise UserError(f"{sample['file_name']} has no annotations, which INPUT.DATASET_MAPPER_NAME requires")
     width, height = size or image_size(sample)
     instances = []
     for number, annotation in enumerate(annotations):
@@ -71,7 +71,7 @@ def true_instances(sample: dict[str, Any], size: tuple[int, int] | None = None) 
         if mask.any():
             instances.append(Instance(mask, category, bool(is_crowd), annotation))
         else:
-            warn_once(f"{source}: it covers no pixel; left out")
+            warn_once(f"{source}: covers no pixel; left out")
     return instances
 
 
@@ -83,9 +83,9 @@ def panoptic_segments(sample: dict[str, Any]) -> tuple[np.ndarray, list[dict[str
     """
     path = sample.get("pan_seg_file_name")
     if path is None:
-        raise UserError(f"{sample['file_name']} has no pan_seg_file_name, which INPUT.DATASET_MAPPER_NAME asks for")
+        raise UserError(f"{sample['file_name']} has no pan_seg_file_name, which INPUT.DATASET_MAPPER_NAME requires")
     if sample.get("segments_info") is None:
-        raise UserError(f"{sample['file_name']} has no segments_info, which tell the classes of {path}")
+        raise UserError(f"{sample['file_name']} has no segments_info, which holds the classes of {path}")
     ids = read_segment_ids(path)
     sections = [Section.of(x, f"{path}: segments_info[{i}]") for i, x in enumerate(sample["segments_info"])]
     numbers = [section.integer("id", low=0) for section in sections]
@@ -99,7 +99,7 @@ def panoptic_segments(sample: dict[str, Any]) -> tuple[np.ndarray, list[dict[str
     segments = []
     for number, section in zip(numbers, sections, strict=True):
         if number not in present:
-            warn_once(f"{path} has no pixel of the segment {number} that its annotations name; left out")
+            warn_once(f"{path} has no pixel of segment {number}, which its annotations name; left out")
             continue
         facts = {
             "id": number + shift,
@@ -111,9 +111,9 @@ def panoptic_segments(sample: dict[str, Any]) -> tuple[np.ndarray, list[dict[str
 
 
 def read_true_segments(sample: dict[str, Any]) -> tuple[np.ndarray, list[dict[str, Any]]]:
-    """Return the segment ids (H, W) of a dict, 0 for none, and `id`, `category_id` and `iscrowd` of each.
+    """Return the segment ids (H, W) of a dict, 0 outside segments, and `id`, `category_id` and `iscrowd` of each.
 
-    Of its panoptic file, else of its annotations as instances, of which smaller ones lie on larger ones.
+    They come from its panoptic file, else from its instance annotations, of which smaller ones lie on larger ones.
     """
     if sample.get("pan_seg_file_name") is not None:
         return panoptic_segments(sample)

@@ -1,7 +1,7 @@
-"""A data set's dicts as bytes, so that data-loading processes share them.
+"""The dicts of a dataset serialized to bytes, so that data-loading processes share their memory.
 
-A process that reads an object of Python's writes to it, its count of references, and so gets a copy of the page it lies
-in: with lists of dicts each of them ends up with a data set of its own. Bytes of one array stay shared.
+Reading a Python object writes to its reference count, which copies its memory page in a forked process: with lists of
+dicts, each process ends up with a copy of the whole dataset. The bytes of one array stay shared.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from semask_d2.data.labels import LabelFormat
 
 
 class SerializedDicts(Sequence[dict[str, Any]]):
-    """Dicts, each pickled for itself into one array of bytes and made anew when it is asked for.
+    """Dicts, each pickled separately into one array of bytes, and unpickled on every access.
 
-    What pickling reads here it has written here: nothing comes from a file. The label formats, of which a data set has
-    one, are kept as they are.
+    Unpickling is safe here because this class wrote all the data itself; nothing comes from a file. Label formats, one
+    per dataset, are kept as objects.
     """
 
     def __init__(self, dicts: Iterable[dict[str, Any]]):
@@ -38,7 +38,7 @@ class SerializedDicts(Sequence[dict[str, Any]]):
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
-        place = range(len(self))[index]  # also from the end; IndexError beyond
+        place = range(len(self))[index]  # handles negative indices, and raises IndexError
         start, stop = self._ends[place : place + 2]
         return _Reader(io.BytesIO(self._bytes[start:stop].tobytes()), self._formats).load()
 

@@ -1,4 +1,4 @@
-"""Soft borders of label files: ids or colors between those on both sides, as antialiasing and resizing make them."""
+"""Soft borders of label files: intermediate ids or colors at borders, made by antialiasing and resizing."""
 
 from __future__ import annotations
 
@@ -11,23 +11,21 @@ from semask_d2.data.image_io import read_colors
 from semask_d2.data.labels import read_sample_labels
 from semask_d2.utils.errors import UserError
 
-BETWEEN = 0.5  # of an id's pixels, above which it is one of borders
-FEW = 3  # ids of borders, below which there is none
-BORDER_SHARE = 0.3  # of all pixels, at most, are at borders
-MAIN_SHARE = 0.005  # of all pixels, at least, are of an id beside soft borders that is a class
+BETWEEN = 0.5  # a border id has more than this share of its pixels between its neighbors
+FEW = 3  # with fewer border ids, borders count as sharp
+BORDER_SHARE = 0.3  # at most this share of all pixels lies at borders
+MAIN_SHARE = 0.005  # at least this share of all pixels belongs to an id that is a class
+NEAR = 8  # a value this close to a more common one is a trace of it
 
-NEAR = 8  # by which a value beside soft borders differs from a commoner one that it is a trace of
-
-Counts = dict[
-    int, tuple[int, int]
-]  # the pixels of each id or color, and those of them that lie between their neighbors
+# for each id or color: its pixels, and how many of them lie between their neighbors
+Counts = dict[int, tuple[int, int]]
 
 
 def border_counts(values: np.ndarray, counted: np.ndarray | None = None, *, are_colors: bool = False) -> Counts:
-    """Return the pixels of each id, or color 0xRRGGBB, of a map (H, W), and how many lie between their neighbors.
+    """Count the pixels of each id, or color 0xRRGGBB, of a map (H, W), and how many lie between their neighbors.
 
-    Such a pixel is between the two beside it in a row or a column, and not of the id of either. Pixels that are not
-    `counted` are left out.
+    The value of such a pixel is between those of the two pixels beside it in its row or column, and differs from both.
+    Pixels outside the mask `counted` are left out.
     """
     channels = np.stack([values >> 16, values >> 8 & 255, values & 255], -1) if are_colors else values[:, :, None]
     between = np.zeros(values.shape, bool)
@@ -43,7 +41,7 @@ def border_counts(values: np.ndarray, counted: np.ndarray | None = None, *, are_
 
 
 def total_counts(several: Iterable[Counts]) -> Counts:
-    """Return the counts of several maps together."""
+    """Return the sum of the counts of several maps."""
     total: Counts = {}
     for counts in several:
         for value, (pixels, at_borders) in counts.items():
@@ -53,7 +51,7 @@ def total_counts(several: Iterable[Counts]) -> Counts:
 
 
 def soft_values(counts: Counts) -> list[int]:
-    """Return the ids or colors that stand for no class, as borders are soft; [] where they are sharp."""
+    """Return the ids or colors that come from soft borders and mean no class; [] if borders are sharp."""
     between = {value for value, (pixels, at_borders) in counts.items() if at_borders > BETWEEN * pixels}
     everything = sum(pixels for pixels, _ in counts.values())
     if len(between) < FEW or 2 * len(between) <= len(counts):
@@ -71,14 +69,14 @@ def soft_values(counts: Counts) -> list[int]:
 
 
 def channels_of(value: int) -> tuple[int, int, int]:
-    """Return the channels of a color 0xRRGGBB; an id is that of blue."""
+    """Return the channels of a color 0xRRGGBB; an id lies in the blue channel."""
     return value >> 16, value >> 8 & 255, value & 255
 
 
 def has_soft_borders(sample: dict[str, Any], ignore_label: int) -> bool:
-    """Return whether the label file of a data set's dict has ids or colors of borders alone that are taken for classes.
+    """Return whether a dict's label file has soft borders, whose ids or colors are read as classes.
 
-    False where it cannot be read.
+    Returns False if the file cannot be read.
     """
     label_format = sample.get("label_format")
     are_colors = label_format is not None and bool(label_format.colors)

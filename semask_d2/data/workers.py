@@ -1,4 +1,4 @@
-"""What a data-loading process does at its start and at its end, and how its batches travel."""
+"""Setup of data-loading processes, and the transfer of their batches."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ Batch = list[dict[str, Any]]
 
 
 def worker_settings(count: int, device: str) -> dict[str, Any]:
-    """The arguments of a DataLoader with `count` processes, whose batches go to `device`.
+    """Return the arguments of a DataLoader with `count` processes, whose batches go to `device`.
 
-    For a GPU they are in pinned memory, from which they cross while it computes.
+    Batches for a GPU are put in pinned memory, so that copying overlaps with computing.
     """
     collate: Callable[[Batch], Batch] = in_shared_memory if count else as_list
     start = partial(start_worker, parent=os.getpid())
@@ -37,15 +37,16 @@ def worker_settings(count: int, device: str) -> dict[str, Any]:
 
 
 def as_list(samples: Batch) -> Batch:
-    """The samples as they are."""
+    """Return the samples unchanged."""
     return samples
 
 
 def in_shared_memory(samples: Batch) -> Batch:
-    """The samples with their tensors, however deep in them, in shared memory, from where the training takes them.
+    """Move all tensors of the samples, nested ones too, to shared memory, from which the training process reads them.
 
-    torch would move them in a thread of the queue, whose errors reach nobody: a full /dev/shm then hangs for ever. Here
-    an error travels like any other. NumPy's arrays stay, as they are copied through a pipe, which cannot be full.
+    torch would move them in a thread of the queue, where errors are lost, so a full /dev/shm would hang forever. Here
+    the error reaches the training process. NumPy arrays are left alone: they are copied through a pipe, which cannot
+    run full.
     """
     try:
         _TensorSharer(_Nowhere()).dump(samples)
@@ -56,14 +57,14 @@ def in_shared_memory(samples: Batch) -> Batch:
 
 
 class _Nowhere(io.RawIOBase):
-    """A file that keeps nothing."""
+    """A file that discards everything."""
 
     def write(self, data: Any) -> int:
         return len(data)
 
 
 class _TensorSharer(pickle.Pickler):
-    """Shares every tensor that pickling meets, whatever objects it is in, and writes neither these nor arrays."""
+    """Moves every tensor that pickling reaches to shared memory, and writes neither tensors nor arrays."""
 
     def persistent_id(self, obj: Any) -> str | None:
         if isinstance(obj, Tensor):
@@ -73,12 +74,12 @@ class _TensorSharer(pickle.Pickler):
 
 def start_worker(_: int, *, parent: int) -> None:
     """Set up a data-loading process that the process `parent` started."""
-    if os.getppid() != parent:  # which ended meanwhile: nobody would ever end this one
+    if os.getppid() != parent:  # the parent has already ended, and nothing would ever stop this process
         os._exit(1)
-    gc.freeze()  # a collection would write to, and so copy, each page of the trainer's objects
-    cv2.setNumThreads(0)  # the workers are the parallelism; OpenCV's threads on top of them would fight for the cores
-    # Ctrl-C, and a signal to a whole job, reach every process of a group: this one is to serve the trainer until that
-    # has written its checkpoint, and ends with it
+    gc.freeze()  # garbage collection would write to, and so copy, each page of the trainer's objects
+    cv2.setNumThreads(0)  # the workers run in parallel already; OpenCV's threads would compete for the cores
+    # Ctrl-C, and a signal to a whole job, reach every process of the group. A worker must serve the trainer until the
+    # trainer has written its checkpoint, and ends with it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(os, "setpgid"):
         os.setpgid(0, 0)

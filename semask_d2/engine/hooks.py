@@ -1,4 +1,4 @@
-"""What our training runs do around their iterations, beside Detectron2's own hooks."""
+"""Hooks of our training runs, in addition to Detectron2's."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ logger = logging.getLogger(__name__)
 BEST_NAME = "model_best"
 
 
-class LRScheduler(hooks.LRScheduler):  # under the name that Detectron2's trainers save its state by
-    """Detectron2's hook that steps the schedule; a resumed run takes its rates from its own config."""
+class LRScheduler(hooks.LRScheduler):  # the same name, since Detectron2's trainers save its state under it
+    """Detectron2's hook that steps the schedule; a resumed run takes its rates from the new config."""
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         load_scheduler_state(self.scheduler, state_dict)
 
 
 class SmoothingWindow(HookBase):
-    """Keeps in checkpoints the latest values of each scalar, so that a resumed run's medians are the whole run's.
+    """Saves the latest values of each scalar in checkpoints, so that medians continue in a resumed run.
 
-    Those of a finished run whose last line was not written to `metrics_file` are written then. It stands before the
-    hook that writes checkpoints, on all processes. Seconds, which are a machine's, start anew.
+    If a finished run lacks its last line in `metrics_file`, the values are recorded again on resume. The hook comes
+    before the one that writes checkpoints, on all processes. Timings are not saved, since they depend on the machine.
     """
 
     def __init__(self, metrics_file: str, size: int = 20):
@@ -80,7 +80,8 @@ class SmoothingWindow(HookBase):
 class PeriodicCheckpoint(HookBase):
     """Saves `model_0000099` after the 100th iteration (period 100) and so on, and `model_final` after the last.
 
-    Of the numbered ones only the `kept` newest stay; 0 keeps all. A finished run that lacks its `model_final` gets it.
+    Only the `kept` newest numbered checkpoints are kept; 0 keeps all. If a finished run lacks `model_final`, resuming
+    it writes the file.
     """
 
     def __init__(self, checkpointer: Checkpointer, period: int, kept: int):
@@ -91,7 +92,7 @@ class PeriodicCheckpoint(HookBase):
     def before_train(self) -> None:
         done = self.trainer.start_iter
         if done >= self.trainer.max_iter and not Path(self.checkpointer.save_dir, FINAL_NAME).exists():
-            self.trainer.iter = done - 1  # which the checkpoint holds
+            self.trainer.iter = done - 1  # the checkpoint records it
             self.checkpointer.save("model_final", iteration=done - 1)
 
     def after_step(self) -> None:
@@ -110,9 +111,9 @@ class PeriodicCheckpoint(HookBase):
 
 
 class StopOnSignal(HookBase):
-    """Ends a run after a step in which a process was asked to stop: with a checkpoint, and a word on how to go on.
+    """Ends a run after a step in which a process got a stop signal, with a checkpoint and advice on how to resume.
 
-    It stands last, and on all processes; `checkpoints` is there on the one that writes.
+    It comes last, on all processes; `checkpoints` is None except on the main process.
     """
 
     def __init__(self, step: TrainingStep, checkpoints: PeriodicCheckpoint | None):
@@ -128,7 +129,7 @@ class StopOnSignal(HookBase):
             name = self.checkpoints.save(self.trainer.iter)
             message = (
                 f"stopped by {signal.Signals(number).name} after iteration {self.trainer.iter + 1} of "
-                f"{self.trainer.max_iter}; {name}.pth is written: to go on, repeat the command with --resume "
+                f"{self.trainer.max_iter}; {name}.pth is written: to continue, repeat the command with --resume "
                 "before its KEY VALUE settings"
             )
         stopped = Stopped(message)
@@ -137,9 +138,10 @@ class StopOnSignal(HookBase):
 
 
 class EvaluateUnevaluated(HookBase):
-    """Evaluates at a resumed run's start where its checkpoint was to be evaluated and has no result.
+    """Evaluates at the start of a resumed run if its checkpoint was due for evaluation and has no result.
 
-    So a kill between checkpoint and evaluation loses no best model. `metrics_file` is read on the main process.
+    This way a kill between checkpoint and evaluation cannot lose the best model. The main process's `metrics_file`
+    decides.
     """
 
     def __init__(self, period: int, evaluate: Callable[[], dict], metrics_file: str, metric: str):
@@ -153,28 +155,28 @@ class EvaluateUnevaluated(HookBase):
         due = self.period > 0 and done > 0 and done % self.period == 0 and done < self.trainer.max_iter
         if not due or not comm.all_gather(self.is_missing(done - 1))[0]:
             return
-        logger.info("The evaluation after iteration %d has no result: it is run now", done)
+        logger.info("The evaluation after iteration %d has no result: running it now", done)
         results = self.evaluate()
         if results:
             self.trainer.storage.iter = done - 1
             self.trainer.storage.put_scalars(**flattened(results, "/"), smoothing_hint=False)
 
     def is_missing(self, iteration: int) -> bool:
-        """Whether the metrics file holds no result of the iteration."""
-        found = recorded(self.metrics_file)  # a training's last evaluation is recorded one iteration later
-        return all(self.metric not in found.get(at, {}) for at in (iteration, iteration + 1))
+        """Return whether the metrics file lacks a result of the iteration."""
+        records = recorded(self.metrics_file)  # a training's last evaluation is recorded one iteration later
+        return all(self.metric not in records.get(at, {}) for at in (iteration, iteration + 1))
 
 
 def recorded(metrics_file: str) -> dict[int, dict[str, float]]:
-    """The scalars of a run's metrics file by iteration; none where it is not there."""
+    """Return the scalars of a run's metrics file by iteration; {} if there is no such file."""
     return read_metrics(metrics_file) if os.path.lexists(metrics_file) else {}
 
 
 class BestCheckpoint(HookBase):
-    """Keeps the weights of the best evaluation so far as `model_best.pth`; it stands after the evaluation hooks.
+    """Saves the weights of the best evaluation so far as `model_best.pth`; it comes after the evaluation hooks.
 
-    The best value so far is read from that file, so a resumed run cannot overwrite a better model. Where there is an
-    `average` of the weights the better of the two is kept; the file's `metric` says which that is.
+    The best value so far is read from that file, so that a resumed run cannot overwrite a better model. If there is an
+    `average` of the weights, the better of the two is saved; the file's `metric` tells which one.
     """
 
     def __init__(self, checkpointer: Checkpointer, metric: str, average: WeightAverage | None = None):
@@ -221,7 +223,7 @@ class BestCheckpoint(HookBase):
 
 
 def unused_path(path: Path) -> Path:
-    """`path`, or where that is taken the first of its names with a number that is not."""
+    """Return `path`, or, if it exists, the first numbered variant of it that does not."""
     candidate, number = path, 2
     while candidate.exists():
         candidate, number = path.with_stem(f"{path.stem}_{number}"), number + 1
@@ -229,9 +231,9 @@ def unused_path(path: Path) -> Path:
 
 
 class ProgressLine(EventWriter):
-    """Logs a line: iteration, time left, the last layer's losses, seconds, learning rate and peak memory.
+    """Logs a progress line: iteration, time left, losses of the last layer, seconds, learning rate and peak memory.
 
-    Memory is the GPU's largest allocation, or on a CPU the process's largest resident size.
+    Memory is the largest allocation on a GPU, or the largest resident size of the process on a CPU.
     """
 
     def __init__(self, max_iter: int, window: int = 20):
@@ -241,7 +243,7 @@ class ProgressLine(EventWriter):
     def write(self) -> None:
         storage = get_event_storage()
         if storage.iter >= self.max_iter:
-            return  # the call after the end of training, whose last line is out
+            return  # called once more after training, when the last line is already logged
         histories = storage.histories()
 
         def recent(name: str) -> float:

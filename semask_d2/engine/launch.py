@@ -1,4 +1,4 @@
-"""From a command line to a job's processes, and from whatever ends them to an exit code and one line."""
+"""Starting the processes of a job from a command line, and turning their errors into an exit code and one line."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ logger = logging.getLogger(__name__)
 
 
 def add_job_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say of which processes a job is made, as Detectron2's users know them."""
+    """Add Detectron2's options for the processes of a job."""
     dist_url = default_argument_parser().get_default("dist_url")
     parser.add_argument(
-        "--num-gpus", type=int, default=1, metavar="N", help="processes per machine, each with a GPU if there are"
+        "--num-gpus", type=int, default=1, metavar="N", help="processes per machine, each with a GPU if available"
     )
     parser.add_argument("--num-machines", type=int, default=1, metavar="N", help="number of machines")
-    parser.add_argument("--machine-rank", type=int, default=0, metavar="N", help="this machine's number, from 0")
-    parser.add_argument("--dist-url", default=dist_url, metavar="URL", help="where machine 0 listens, or auto")
+    parser.add_argument("--machine-rank", type=int, default=0, metavar="N", help="number of this machine, from 0")
+    parser.add_argument("--dist-url", default=dist_url, metavar="URL", help="address of machine 0, or auto")
 
 
 def start(main: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> None:
     """Call `main(args)` in every process of the job.
 
-    The processes are torchrun's where it started this one, else those that --num-gpus, --num-machines,
-    --machine-rank and --dist-url describe.
+    If torchrun started this process, the job is torchrun's; otherwise --num-gpus, --num-machines, --machine-rank and
+    --dist-url define it.
     """
     if "TORCHELASTIC_RUN_ID" in os.environ:
         _join_torchrun()
         main(args)
-        # only after success: while other ranks wait in an exchange it can hang, and the message of an error with it
+        # only after success: it can hang while other ranks wait for communication, and would delay an error message
         torch.distributed.destroy_process_group()
         return
     _check_processes(args.num_gpus)
@@ -57,11 +57,11 @@ def start(main: Callable[[argparse.Namespace], None], args: argparse.Namespace) 
 
 
 def guarded(function: Callable[..., None], *args: object, debug: bool) -> int:
-    """Call `function(*args)` and return an exit code: 0, or 1 after a user's mistake, printed as one line.
+    """Call `function(*args)` and return an exit code: 0, or 1 after a user error, which is printed as one line.
 
-    What the machine refuses (memory, mostly) counts as a user's mistake too.
+    Failures of the machine, such as running out of memory, count as user errors.
     """
-    # Detectron2's training loop logs the traceback of whatever ends it
+    # Detectron2's training loop logs the traceback of every exception
     loop = logging.getLogger("detectron2.engine.train_loop")
     if not debug:
         loop.addFilter(_is_unexplained)
@@ -70,8 +70,8 @@ def guarded(function: Callable[..., None], *args: object, debug: bool) -> int:
     except ProcessExitedException as error:
         if error.signal_name:
             print(f"error: {ended_by_signal(error)}", file=sys.stderr, flush=True)
-        return error.exit_code if error.exit_code > 0 else 1  # where it ended itself it has said why
-    except BrokenPipeError:  # whoever read our output has read enough
+        return error.exit_code if error.exit_code > 0 else 1  # a process that exits by itself has printed why
+    except BrokenPipeError:  # the reader of our output has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except KeyboardInterrupt:
@@ -85,7 +85,7 @@ def guarded(function: Callable[..., None], *args: object, debug: bool) -> int:
             traceback.print_exc()
         sys.stdout.flush()
         if isinstance(error, Stopped):
-            if not message:  # the main process says it; until then this one's end must not end it
+            if not message:  # the main process prints it; an error code here would end the main process first
                 return 0
             print(printable(message), file=sys.stderr, flush=True)
             return error.exit_code
@@ -100,10 +100,10 @@ def guarded(function: Callable[..., None], *args: object, debug: bool) -> int:
 
 
 def ended_by_signal(error: ProcessExitedException) -> str:
-    """What ended one of the processes of a run from outside, and what that mostly means."""
+    """Return a message that names the signal that ended a process of the run, and its usual cause."""
     reasons = {
-        "SIGKILL": "mostly by the operating system, when memory runs out: " + LESS_MEMORY,
-        "SIGBUS": "mostly for want of shared memory: " + MORE_SHARED_MEMORY,
+        "SIGKILL": "usually by the operating system because memory ran out: " + LESS_MEMORY,
+        "SIGBUS": "usually because shared memory ran out: " + MORE_SHARED_MEMORY,
         "SIGSEGV": "a crash in compiled code; please report it with the log",
     }
     reason = reasons.get(error.signal_name or "", "from outside")
@@ -116,7 +116,7 @@ def _is_unexplained(record: logging.LogRecord) -> bool:
 
 
 def _worker(main: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> None:
-    """One process of several on this machine; on a CPU they share its cores."""
+    """Run one of several processes on this machine; on a CPU they share the cores."""
     if not torch.cuda.is_available():
         torch.set_num_threads(max(1, torch.get_num_threads() // args.num_gpus))
     code = guarded(main, args, debug=args.debug)
@@ -126,14 +126,14 @@ def _worker(main: Callable[[argparse.Namespace], None], args: argparse.Namespace
 
 def _check_processes(num_gpus: int) -> None:
     if num_gpus < 1:
-        raise UserError(f"--num-gpus: expected at least 1, also on a CPU, got {num_gpus}")
+        raise UserError(f"--num-gpus: expected at least 1 (also on a CPU), got {num_gpus}")
     if torch.cuda.is_available() and num_gpus > torch.cuda.device_count():
         have = torch.cuda.device_count()
-        raise UserError(f"--num-gpus {num_gpus}: this machine has {have} GPU{'s' if have > 1 else ''}; ask for {have}")
+        raise UserError(f"--num-gpus {num_gpus}: this machine has {have} GPU{'s' if have > 1 else ''}; use {have}")
 
 
 def _check_port(args: argparse.Namespace) -> None:
-    """Raise `UserError` where the port at which this machine's processes shall meet is taken."""
+    """Raise `UserError` if the port for the communication of processes is in use."""
     if args.machine_rank or not args.dist_url.startswith("tcp:"):
         return
     try:
@@ -143,13 +143,13 @@ def _check_port(args: argparse.Namespace) -> None:
     if port is None:
         raise UserError(f"--dist-url {args.dist_url}: expected tcp://HOST:PORT, or auto on a single machine")
     with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as a port just given back can be taken
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # permits a port that was just released
         try:
             probe.bind(("", port))
         except OSError as error:
             raise UserError(
-                f"--dist-url {args.dist_url}: port {port} cannot be used ({error.strerror}), perhaps by an earlier run "
-                "that still goes on; name another port, or auto on a single machine"
+                f"--dist-url {args.dist_url}: port {port} cannot be used ({error.strerror}); an earlier run may still "
+                "be running; choose another port, or auto on a single machine"
             ) from error
 
 

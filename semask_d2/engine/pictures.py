@@ -1,6 +1,6 @@
-"""Pictures of a training: what the model sees at each evaluation, and the learning curves.
+"""Images drawn during training: predictions at each evaluation, and learning curves.
 
-They are for looking at; whatever goes wrong with them is a warning in the log and never ends a training.
+They are optional: any error in drawing them is logged as a warning, and never ends a training.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ logger = logging.getLogger(__name__)
 
 FOLDER = "pictures"
 COUNT = 3
-REPORT_SECONDS = 20  # after so many the report at the end of a training takes no further image
+REPORT_SECONDS = 20  # after this time, the report at the end of training adds no further images
 
 
 class PredictionPictures(HookBase):
-    """After each evaluation draws some images of the first test set into the run's `pictures/`, and to tensorboard.
+    """Draws some images of the first test set after each evaluation, into the run's `pictures/` and to TensorBoard.
 
-    Evenly spread ones, the same each time, and where the evaluation wrote its `images.json` the worst: image, ground
-    truth, prediction, error and the semantic maps of the four stages. It stands after the evaluation hook and before
-    the writers, on the main process. `metric` is a scalar that every evaluation puts.
+    It draws evenly spread images, the same each time, and the worst images if the evaluation wrote `images.json`. Each
+    figure has image, ground truth, prediction, error map and the semantic maps of the four stages. The hook comes after
+    the evaluation hook and before the writers, on the main process. `metric` is a scalar that every evaluation records.
     """
 
     def __init__(self, cfg: CfgNode, model: nn.Module, metric: str):
@@ -62,7 +62,7 @@ class PredictionPictures(HookBase):
     after_train = after_step
 
     def draw(self) -> None:
-        """Draw the evenly spread images and the worst."""
+        """Draw the evenly spread images and the worst ones."""
         done = min(self.trainer.iter + 1, self.trainer.max_iter)
         name = self.cfg.DATASETS.TEST[0]
         dicts = get_dataset_dicts(name)
@@ -83,9 +83,9 @@ class PredictionPictures(HookBase):
 
 
 class CurveWriter(EventWriter):
-    """After each evaluation, or where there is none at the end, draws `metrics.json` as `pictures/curves.png`.
+    """Draws `metrics.json` as `pictures/curves.png` after each evaluation, or at the end if there was none.
 
-    It stands after the writer of `metrics.json`.
+    It comes after the writer of `metrics.json`.
     """
 
     def __init__(self, folder: str | os.PathLike, metric: str):
@@ -104,14 +104,14 @@ class CurveWriter(EventWriter):
             unless_it_fails("learning curves", self.draw)
 
     def draw(self) -> None:
-        """Draw what the file holds now."""
+        """Draw the current content of the file."""
         records = read_metrics(self.folder / "metrics.json")
         if records:
             save_picture(self.folder / FOLDER / "curves.png", draw_curves(records))
 
 
 def report_training(cfg: CfgNode, model: nn.Module) -> None:
-    """Write the `report.html` of a training that is through, with its model as it is now, which was evaluated last."""
+    """Write the `report.html` of a finished training, with its final model, which was evaluated last."""
 
     def write() -> None:
         was_training = model.training
@@ -126,7 +126,7 @@ def report_training(cfg: CfgNode, model: nn.Module) -> None:
 
 
 def unless_it_fails(what: str, draw: Callable[[], None]) -> None:
-    """Call `draw`; an error is a line in the log."""
+    """Call `draw`, and log any error as a warning; `what` names the output."""
     try:
         draw()
     except Exception as error:
@@ -134,12 +134,12 @@ def unless_it_fails(what: str, draw: Callable[[], None]) -> None:
 
 
 def latest_iteration(storage, metric: str) -> int:
-    """The iteration at which `metric` was put last, or -1."""
+    """Return the iteration at which `metric` was last recorded, -1 if never."""
     return storage.latest().get(metric, (math.nan, -1))[1]
 
 
 def worst_samples(evaluation: Path, dicts: list[dict], count: int) -> list[dict]:
-    """The `count` of `dicts` that the evaluation found worst, in order; none where its folder lacks images."""
+    """Return the `count` of `dicts` with the worst results, worst first; [] if the evaluation has no image results."""
     if not (evaluation / IMAGES_FILE).is_file():
         return []
     by_file = {x["file_name"]: x for x in dicts}
@@ -148,7 +148,7 @@ def worst_samples(evaluation: Path, dicts: list[dict], count: int) -> list[dict]
 
 
 def draw_example(predictor: Predictor, example: dict, dataset_name: str) -> np.ndarray:
-    """The panels of one dict of a data set, for its task."""
+    """Draw the panels of one dict of a dataset, for its task."""
     task = dataset_task(dataset_name)
     if task != "semantic":
         shown, classes = segment_example(example, dataset_name, task, predictor)

@@ -1,4 +1,4 @@
-"""The trainer: a config's model, optimizer, data, hooks and checkpoints in one run."""
+"""The trainer, which combines a config's model, optimizer, data, hooks and checkpoints."""
 
 from __future__ import annotations
 
@@ -75,18 +75,18 @@ logger = logging.getLogger(__name__)
 
 
 class Trainer(DefaultTrainer):
-    """Detectron2's trainer with a step, optimizer, sampler and checkpoints of our own.
+    """Detectron2's trainer with our training step, optimizer, sampler and checkpoints.
 
-    It runs on GPUs and on CPUs, in one process or several, and a resumed run repeats an uninterrupted one:
-    whatever is random depends on the seed and the iteration alone.
+    It runs on GPUs and CPUs, in one process or several. A resumed run gives the same result as an uninterrupted one,
+    since everything random depends only on the seed and the iteration.
     """
 
     def __init__(self, cfg: CfgNode):
         check_training(cfg)
         register_custom(cfg)
-        TrainerBase.__init__(self)  # DefaultTrainer's own would build parts that are replaced here
+        TrainerBase.__init__(self)  # not DefaultTrainer's, which would build parts that are replaced here
         for name in ("detectron2", "semask_d2"):
-            if not logging.getLogger(name).isEnabledFor(logging.INFO):  # the program that uses the trainer set up none
+            if not logging.getLogger(name).isEnabledFor(logging.INFO):  # the calling program did not set up logging
                 setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name=name)
         self.cfg = cfg = with_class_weights(DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size()))
         model = self.build_model(cfg)
@@ -116,10 +116,10 @@ class Trainer(DefaultTrainer):
         self.register_hooks(self.build_hooks())
 
     def train(self) -> Any:
-        """Train from `start_iter` on, evaluate and save on the way and at the end; the last evaluation's results.
+        """Train from `start_iter` on, evaluating and saving periodically and at the end; return the last results.
 
-        Of a run that is finished only the end is done again, as a kill may have cut it short. A signal to stop ends it
-        after a step, with a checkpoint (`Stopped`). Raises `UserError` where another training is at work in the folder.
+        For a finished run only the final work is repeated, since a kill may have interrupted it. A stop signal ends
+        training after a step, with a checkpoint (`Stopped`). Raises `UserError` if another training uses the folder.
         """
         is_main = comm.is_main_process()
         if is_main and (line := locking.take(self.cfg.OUTPUT_DIR)):
@@ -138,7 +138,7 @@ class Trainer(DefaultTrainer):
     def _train(self) -> None:
         self.iterations_done = self.start_iter
         if self.start_iter >= self.max_iter:
-            logger.info("The run is finished, all %d iterations: only its end is done again", self.max_iter)
+            logger.info("The run has finished all %d iterations: only its final work is repeated", self.max_iter)
         else:
             loader = self.build_train_loader(self.cfg)
             if isinstance(loader, TrainBatches):
@@ -148,26 +148,26 @@ class Trainer(DefaultTrainer):
             try:
                 super().train()
             except Finished:
-                if not self.last_results:  # a run that had ended so, and is resumed
+                if not self.last_results:  # a resumed run that early stopping had already ended
                     self.evaluate()
 
     def after_train(self) -> None:
-        self.iter = min(self.iter, max(self.start_iter, self.max_iter))  # the loop over no iterations counts one more
+        self.iter = min(self.iter, max(self.start_iter, self.max_iter))  # a loop over no iterations counts one too many
         super().after_train()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over a checkpoint's state of the trainer; `UserError` where it is none."""
+        """Restore the trainer's state from a checkpoint; `UserError` if it is malformed."""
         state = Section.of(state_dict, "the checkpoint's state of the trainer")
         states = {}
-        for name, of_hook in state.section("hooks", Section({}, "")).values.items():
+        for name, hook_state in state.section("hooks", Section({}, "")).values.items():
             hook = next((hook for hook in self._hooks if type(hook).__qualname__ == name), None)
             if hook is None or hasattr(hook, "load_state_dict"):
-                states[text(name, "the name of a hook in the checkpoint")] = of_hook
+                states[text(name, "the name of a hook in the checkpoint")] = hook_state
         kept = {"iteration": state.integer("iteration", low=0), "_trainer": state.get("_trainer"), "hooks": states}
         super().load_state_dict(kept)
 
     def build_hooks(self) -> list[HookBase]:
-        """Timing, learning rate, checkpoints, evaluation, the best model, pictures, writers, and what ends a run."""
+        """Build the hooks: timing, learning rate, checkpoints, evaluation, best model, images, writers and stopping."""
         cfg, is_main = self.cfg, comm.is_main_process()
         checkpoints = None
         metrics_file = os.path.join(cfg.OUTPUT_DIR, METRICS_NAME)
@@ -183,7 +183,7 @@ class Trainer(DefaultTrainer):
             built.append(checkpoints)
         if cfg.DATASETS.TEST:
             for name in cfg.DATASETS.TEST:
-                self.build_evaluator(cfg, name)  # what is wrong with one shows before the first iteration
+                self.build_evaluator(cfg, name)  # raises its errors before the first iteration
             built.append(EvaluateUnevaluated(cfg.TEST.EVAL_PERIOD, self.evaluate, metrics_file, self.metric))
             built.append(hooks.EvalHook(cfg.TEST.EVAL_PERIOD, self.evaluate))
             if is_main:
@@ -206,17 +206,17 @@ class Trainer(DefaultTrainer):
         return built
 
     def evaluate(self) -> dict[str, Any]:
-        """Evaluate the model as it is now, its averaged weights too where there are some, and keep the results.
+        """Evaluate the current model, and its averaged weights if there are any, and store the results.
 
-        Those of averaged weights stand under "ema", with TEST.VALIDATION_LOSS the model's loss as "validation_loss".
+        Results of averaged weights have the key "ema"; with TEST.VALIDATION_LOSS the loss is "validation_loss".
         """
         evaluated = EvaluatedModel(iteration=self.iterations_done)
         results = self.test(self.cfg, self.checkpointer.model, evaluated=evaluated)
         if self.cfg.TEST.VALIDATION_LOSS:
             for name in self.cfg.DATASETS.TEST:
-                of_set = results.get(name, results)  # the results of a single set come without its name
-                of_set["validation_loss"] = self.validation_loss(name)
-                logger.info("%s: validation loss %.4f", name, of_set["validation_loss"])
+                dataset_results = results.get(name, results)  # results of a single dataset come without its name
+                dataset_results["validation_loss"] = self.validation_loss(name)
+                logger.info("%s: validation loss %.4f", name, dataset_results["validation_loss"])
         if self.average is not None and self.average.model is not None:
             logger.info("The averaged weights (SOLVER.EMA):")
             results[AVERAGED] = self.test(self.cfg, self.average.model, evaluated=evaluated._replace(averaged=True))
@@ -224,12 +224,12 @@ class Trainer(DefaultTrainer):
         return results
 
     def validation_loss(self, dataset_name: str) -> float:
-        """The mean of the training's loss over a test set's images at their test size."""
+        """Return the mean training loss over a test set's images at their test size."""
         model = self.checkpointer.model
         if not isinstance(model, SemanticSegmenter):
             raise UserError(
                 f"TEST.VALIDATION_LOSS: expected False for MODEL.META_ARCHITECTURE {self.cfg.MODEL.META_ARCHITECTURE}; "
-                "it is there for this project's models"
+                "only this project's models support it"
             )
         loader = build_test_loader(self.cfg, dataset_name, build_validation_mapper(self.cfg))
         return mean_loss(model, loader, Execution.from_config(self.cfg))
@@ -239,13 +239,13 @@ class Trainer(DefaultTrainer):
         self.iterations_done = self.iter + 1
 
     def build_writers(self) -> list[EventWriter]:
-        """A progress line, `metrics.json`, TRACKERS, tensorboard events and learning curves, in the output folder."""
+        """Build the writers: progress line, `metrics.json`, TRACKERS, TensorBoard events and learning curves."""
         folder = self.cfg.OUTPUT_DIR
         PathManager.mkdirs(folder)
         return [
             ProgressLine(self.max_iter),
             JSONWriter(os.path.join(folder, METRICS_NAME)),
-            *build_trackers(self.cfg),  # before tensorboard's, which clears the pictures
+            *build_trackers(self.cfg),  # before TensorBoard's writer, which clears the images
             TensorboardXWriter(folder),
             CurveWriter(folder, self.metric),
         ]
@@ -259,13 +259,13 @@ class Trainer(DefaultTrainer):
         *,
         evaluated: EvaluatedModel = EvaluatedModel(),  # noqa: B008 - a constant
     ) -> dict[str, Any]:
-        """Detectron2's `test`, in the windows of TEST.SLIDING; `evaluated` is what the results' files say of `model`.
+        """Run Detectron2's `test`, with sliding windows if TEST.SLIDING is on; `evaluated` describes `model` in files.
 
-        For `SemanticEvaluator` alone, models make labels and no scores. This project's evaluators are timed; results of
-        another model in the folders that they write to move aside.
+        If all evaluators are `SemanticEvaluator`s, the model predicts labels without scores. This project's evaluators
+        are timed, and results of other models in their folders are moved aside.
         """
         sizes = sizes_in_words(cfg, model)
-        if not isinstance(model, MultiScaleFlip):  # which has the windows in it
+        if not isinstance(model, MultiScaleFlip):  # it already includes the windows
             model = with_sliding(cfg, model)
         if evaluators is None:
             evaluators = [cls.build_evaluator(cfg, name) for name in cfg.DATASETS.TEST]
@@ -283,29 +283,29 @@ class Trainer(DefaultTrainer):
 
     @property
     def metric(self) -> str:
-        """The scalar that says which model is best: the first test set's mIoU, PQ or AP."""
+        """The name of the scalar that ranks models: mIoU, PQ or AP of the first test set."""
         names = self.cfg.DATASETS.TEST
         several = f"{names[0]}/" if len(names) > 1 else ""
         return several + "/".join(main_metric(names[0]) if names else TASKS["semantic"][:2])
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
-        """The config's model; `UserError` if it names a part that there is not."""
+        """Build the config's model; `UserError` if it names an unknown component."""
         model = build_model(cfg)
         logger.info("Model:\n%s", model, extra=DETAIL)
         return model
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-        """The optimizer with the recipe's parameter groups, which clips the gradients itself.
+        """Build the optimizer with the recipe's parameter groups; it clips gradients itself.
 
-        One of your own does so after `semask_d2.engine.optimizer.add_clipping`.
+        To add clipping to another optimizer, use `semask_d2.engine.optimizer.add_clipping`.
         """
         return build_optimizer(cfg, model)
 
     @classmethod
     def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer) -> Any:
-        """Our "WarmupPolyLR" and "WarmupMultiStepLR"; any other name is Detectron2's to build."""
+        """Build our "WarmupPolyLR" or "WarmupMultiStepLR", or any other schedule by Detectron2."""
         scheduler = build_scheduler(cfg, optimizer)
         if scheduler is not None:
             return scheduler
@@ -316,27 +316,27 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Iterable[list[dict]]:
-        """This process's batches; ours start where the run stands, others' where they like."""
+        """Build this process's batches; `TrainBatches` start at the run's current iteration, other loaders decide."""
         return build_train_loader(cfg)
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Batches:
-        """This process's share of a test set, one image at a time."""
+        """Build the loader of this process's share of a test set, one image at a time."""
         return build_test_loader(cfg, dataset_name)
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
-        """The evaluator for the data set's kind: mIoU and its relatives, panoptic quality, or average precision."""
+        """Build the evaluator for the dataset's task: mIoU and related metrics, panoptic quality, or AP."""
         return build_evaluator(cfg, dataset_name)
 
 
 def distribute(model: nn.Module) -> nn.Module:
-    """`model` as it is in a single process, else wrapped to average gradients over the processes."""
+    """Return `model` unchanged in a single process, else wrapped to average gradients over the processes."""
     if comm.get_world_size() == 1:
         return model
     device = next(model.parameters()).device
     wrapper: Any = nn.parallel.DistributedDataParallel
-    new_name = "forward_sync_buffers"  # of torch 2.14, which warns of the other one
+    new_name = "forward_sync_buffers"  # since torch 2.14, which deprecates the old name
     sync_buffers = new_name if new_name in inspect.signature(wrapper).parameters else "broadcast_buffers"
     return wrapper(
         model,

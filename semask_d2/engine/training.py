@@ -1,4 +1,4 @@
-"""A whole training, from a config to a run folder, as `semask train` and `semask_d2.train` do it."""
+"""A complete training, from a config to a run folder, for `semask train` and `semask_d2.train`."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def train(
 ) -> Path:
     """Train in this process and return the run folder, for `Predictor` and `from_pretrained`.
 
-    `config` is a YAML file or a model's name, `data` the YAML file of a dataset of your own, `output` the run folder,
-    `weights` what to start from in place of the config's MODEL.WEIGHTS, and `settings` are config keys, given as
-    `**{"SOLVER.MAX_ITER": 1000}`. Raises `UserError` as `semask train` prints it.
+    `config` is a YAML file or a model's name, `data` the YAML file of your dataset, `output` the run folder. `weights`
+    replaces the config's MODEL.WEIGHTS as the start of training, and `settings` are config keys, given as
+    `**{"SOLVER.MAX_ITER": 1000}`. Raises `UserError` with the message that `semask train` prints.
     """
     is_file = os.path.lexists(config) or os.fspath(config).endswith((".yaml", ".yml"))
     config_file = os.fspath(config) if is_file else f"{full_model_name(os.fspath(config))}.yaml"
@@ -51,10 +51,10 @@ def train(
 
 
 def train_config(cfg: CfgNode, config_file: str | os.PathLike, *, resume: bool) -> dict[str, Any]:
-    """Train in one process of a job, from the start or with `resume` from the last checkpoint.
+    """Train in one process of a job, from the start or, with `resume`, from the last checkpoint.
 
     Returns the results of the last evaluation. `config_file` is the file that `cfg` was read from. Raises `UserError`
-    for what is wrong with config or data, before an earlier run is moved aside.
+    for errors in the config, before an earlier run is moved aside, and for errors in the data.
     """
     cfg.freeze()
     register_custom(cfg)
@@ -77,7 +77,7 @@ def train_config(cfg: CfgNode, config_file: str | os.PathLike, *, resume: bool) 
 
 
 def require_buildable(cfg: CfgNode) -> None:
-    """Raise `UserError` where a config describes no model, without the memory that the model would take."""
+    """Raise `UserError` if a config's model cannot be built; tries it on the meta device, which takes no memory."""
     without_memory = cfg.clone()
     without_memory.defrost()
     without_memory.MODEL.DEVICE = "meta"
@@ -86,23 +86,23 @@ def require_buildable(cfg: CfgNode) -> None:
 
 
 def warn_of_random_start(cfg: CfgNode, config_file: str | os.PathLike) -> None:
-    """Warn where a training starts from random weights though its config file names some."""
+    """Warn if training starts from random weights although its config file names weights."""
     named = get_cfg(config_file, fit=False).MODEL.WEIGHTS
     if named and not cfg.MODEL.WEIGHTS:
         logger.warning(
-            "THE MODEL STARTS FROM RANDOM WEIGHTS, where the config names %s: it will stay far below the accuracy of "
-            "its recipe",
+            "THE MODEL STARTS FROM RANDOM WEIGHTS, but its config names %s: it will stay far below the accuracy of "
+            "the recipe",
             named,
         )
 
 
 def warn_of_long_warmup(cfg: CfgNode) -> None:
-    """Warn where a shortened run is mostly warm-up."""
+    """Warn if a shortened run is mostly warm-up."""
     warmup, iterations = cfg.SOLVER.WARMUP_ITERS, cfg.SOLVER.MAX_ITER
     if warmup > iterations / 2:
         logger.warning(
-            "SOLVER.WARMUP_ITERS %d is more than half of SOLVER.MAX_ITER %d: the rate hardly reaches SOLVER.BASE_LR, "
-            "and little is learned; set SOLVER.WARMUP_ITERS %d",
+            "SOLVER.WARMUP_ITERS %d is more than half of SOLVER.MAX_ITER %d: the learning rate hardly reaches "
+            "SOLVER.BASE_LR, so the model learns little; set SOLVER.WARMUP_ITERS %d",
             warmup,
             iterations,
             iterations // 10,

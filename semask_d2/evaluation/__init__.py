@@ -1,4 +1,4 @@
-"""Measuring segmentation: metrics and the files that tell of them, several scales, losses, and its pace."""
+"""Evaluation of segmentation: metrics and result files, multi-scale testing, losses and timing."""
 
 from semask_d2.evaluation.boundary import BoundaryMetrics
 from semask_d2.evaluation.confusion import ConfusionMatrix

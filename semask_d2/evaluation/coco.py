@@ -1,4 +1,4 @@
-"""Average precision by COCO's evaluation: faster-coco-eval's where that is installed, else pycocotools' own."""
+"""Average precision by COCO's evaluation, from faster-coco-eval if that is installed, else from pycocotools."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 FASTER = "faster_coco_eval"
-THRESHOLDS = {"AP": slice(None), "AP50": slice(0, 1), "AP75": slice(5, 6)}  # of the IoU 0.5, 0.55 .. 0.95
-SIZES = ("APs", "APm", "APl")  # small, medium and large, COCO's order after all
+THRESHOLDS = {"AP": slice(None), "AP50": slice(0, 1), "AP75": slice(5, 6)}  # slices of the IoUs 0.5, 0.55 .. 0.95
+SIZES = ("APs", "APm", "APl")  # small, medium and large; in COCO's order these follow "all"
 
 
 class AveragePrecision(NamedTuple):
-    """`precision` (10 IoU, 101 recalls, K classes, sizes) as COCO's evaluation gives it, -1 where there is no truth."""
+    """COCO's `precision` (10 IoUs, 101 recalls, K classes, sizes); -1 where there is no ground truth."""
 
     precision: np.ndarray
 
     def metrics(self) -> dict[str, float]:
-        """AP, AP50 and AP75 in percent, and where sizes were told apart those of each; NaN where there is no truth."""
+        """Return AP, AP50 and AP75 in percent, and AP by size if available; NaN where there is no ground truth."""
         values = {name: mean_precision(self.precision[part, :, :, 0]) for name, part in THRESHOLDS.items()}
         sizes = range(1, self.precision.shape[3])
         return values | {SIZES[i - 1]: mean_precision(self.precision[:, :, :, i]) for i in sizes}
 
     def by_class(self) -> dict[str, np.ndarray]:
-        """AP, AP50 and AP75 of each class (K,) in percent."""
+        """Return AP, AP50 and AP75 of each class (K,) in percent."""
         classes = range(self.precision.shape[2])
         return {
             name: np.array([mean_precision(self.precision[part, :, k, 0]) for k in classes])
@@ -37,16 +37,16 @@ class AveragePrecision(NamedTuple):
         }
 
 
-def coco_precision(truth: dict[str, Any], found: list[dict[str, Any]], max_instances: int) -> AveragePrecision:
-    """Compare results in COCO's form with the content of a COCO file; `max_instances` of an image and class count."""
+def coco_precision(truth: dict[str, Any], predictions: list[dict[str, Any]], max_instances: int) -> AveragePrecision:
+    """Compare results in COCO's format with the content of a COCO file, at most `max_instances` per image and class."""
     coco, coco_eval = coco_classes()
-    with contextlib.redirect_stdout(io.StringIO()):  # what it prints of its steps
+    with contextlib.redirect_stdout(io.StringIO()):  # hides its progress messages
         expected = coco()
         expected.dataset = truth
         expected.createIndex()
-        if found:
-            results = expected.loadRes([dict(x) for x in found])  # which writes into them
-        else:  # which `loadRes` does not take
+        if predictions:
+            results = expected.loadRes([dict(x) for x in predictions])  # copies, since `loadRes` changes them
+        else:  # `loadRes` does not accept an empty list
             results = coco()
             results.dataset = {**truth, "annotations": []}
             results.createIndex()
@@ -58,7 +58,7 @@ def coco_precision(truth: dict[str, Any], found: list[dict[str, Any]], max_insta
 
 
 def coco_classes() -> tuple[Any, Any]:
-    """The classes of annotations and of their evaluation; faster-coco-eval (an extra of that name) has the same two."""
+    """Return the classes COCO and COCOeval, of faster-coco-eval (an extra of that name) or of pycocotools."""
     if find_spec(FASTER) is None:
         return COCO, COCOeval
     faster = import_module(FASTER)
@@ -66,6 +66,6 @@ def coco_classes() -> tuple[Any, Any]:
 
 
 def mean_precision(precision: np.ndarray) -> float:
-    """The mean of those entries that stand for something, in percent; NaN where none does."""
+    """Return the mean of the valid entries (above -1) in percent; NaN if there are none."""
     counted = precision[precision > -1]
     return float(100 * counted.mean()) if counted.size else float("nan")

@@ -1,4 +1,4 @@
-"""The picture of a confusion matrix."""
+"""The plot of a confusion matrix."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-NUMBERED_CLASSES = 25  # up to which the cells of the picture hold their percentages
+NUMBERED_CLASSES = 25  # with more classes, cells show no percentages
 
 
 def draw_confusion(counts: np.ndarray, names: Sequence[str]) -> np.ndarray:
-    """Each true class (row) by the classes it was taken for, in percent of its pixels: RGB uint8 (H, W, 3)."""
+    """Draw each true class (row) by predicted class (column), in percent of its pixels: RGB uint8 (H, W, 3)."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import, and only rank 0 needs it
     from matplotlib.figure import Figure
 

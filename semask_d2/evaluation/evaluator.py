@@ -1,4 +1,4 @@
-"""What this project's evaluators share: the classes, whose results they measure, and the files of these."""
+"""The base class of this project's evaluators: classes, the evaluated model, and result files."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ logger = logging.getLogger(__name__)
 
 
 class Evaluator(DatasetEvaluator):
-    """An evaluator of one data set; with `output_dir` the main process writes its files to `output_dir/DATA_SET`.
+    """An evaluator of one dataset; with `output_dir`, the main process writes result files to `output_dir/DATA_SET`.
 
-    Those of a training's averaged weights go to `output_dir/ema/DATA_SET`. `evaluated` says whose they are.
+    Results of averaged weights go to `output_dir/ema/DATA_SET`. `evaluated` is the model that the results belong to.
     """
 
-    task: ClassVar[str]  # of `results.TASKS`
+    task: ClassVar[str]  # a key of `results.TASKS`
 
     def __init__(
         self,
@@ -37,33 +37,36 @@ class Evaluator(DatasetEvaluator):
         classes: Classes,
         output_dir: str | os.PathLike | None,
     ):
-        self.dataset_name = dataset_name if output_dir is None else folder_name(dataset_name, "name of a data set")
+        self.dataset_name = dataset_name if output_dir is None else folder_name(dataset_name, "name of a dataset")
         self.classes = classes
         self.output_dir = output_dir
         self.evaluated = EvaluatedModel()
 
     @property
     def folder(self) -> Path | None:
-        """Where results go."""
+        """The folder of the results, None without `output_dir`."""
         if self.output_dir is None:
             return None
         return Path(self.output_dir, *([AVERAGED] if self.evaluated.averaged else []), self.dataset_name)
 
     def begin(self, evaluated: EvaluatedModel) -> None:
-        """Say whose results follow; those of another model move aside. All processes call it, before any image."""
+        """Set the model of the results that follow, and move another model's results aside.
+
+        Every process must call this, before any image.
+        """
         self.evaluated = evaluated
         if self.folder is not None and comm.is_main_process():
             keep_earlier(self.folder, evaluated)
         comm.synchronize()
 
     def check_predicted(self, ids: np.ndarray, image: str) -> None:
-        """Raise UserError where a model of other classes predicts ids that are none of the data set's."""
+        """Raise UserError if a model predicts class ids that the dataset does not have."""
         count = len(self.classes)
         if ids.size and not (ids.min() >= 0 and ids.max() < count):
             wrong = np.unique(ids[(ids < 0) | (ids >= count)])[:8].tolist()
             raise UserError(
-                f'{image}: the model predicts the class ids {wrong}, but data set "{self.dataset_name}" has the '
-                f"{count} classes 0..{count - 1}: evaluate a model of these classes, or map its ids to them"
+                f'{image}: the model predicts the class ids {wrong}, but dataset "{self.dataset_name}" has the '
+                f"{count} classes 0..{count - 1}: evaluate a model with these classes, or map its ids to them"
             )
 
     def results(
@@ -76,7 +79,7 @@ class Evaluator(DatasetEvaluator):
         remark: str = "",
         confusion: ConfusionMatrix | None = None,
     ) -> OrderedDict:
-        """Log a table of classes, write the files, and return the metrics as Detectron2 has them: {group: metrics}."""
+        """Log a table of classes, write the files, and return the metrics in Detectron2's format: {group: metrics}."""
         rows = zip(self.classes.names, *class_metrics.values(), strict=True)
         table = tabulate(rows, headers=["class", *class_metrics], floatfmt=".2f", tablefmt="github")
         logger.info("%s, %d images%s, each class in percent:\n%s", self.dataset_name, len(images), remark, table)

@@ -1,4 +1,4 @@
-"""Average precision of a single image by COCO's rules, without a run of COCO's evaluation for it."""
+"""Average precision of a single image by COCO's rules, without running COCO's evaluation."""
 
 from __future__ import annotations
 
@@ -10,23 +10,24 @@ from pycocotools import mask as coco_mask
 
 from semask_d2.evaluation.coco import AveragePrecision
 
-THRESHOLDS = np.linspace(0.5, 0.95, 10)  # of the IoU, as COCO's evaluation computes them
+THRESHOLDS = np.linspace(0.5, 0.95, 10)  # IoU thresholds, computed as in COCO's evaluation
 RECALLS = np.linspace(0, 1, 101)
 LARGEST_THRESHOLD = 1 - 1e-10  # COCO's, so that equal masks match at any threshold
 NO_TRUTH = -1.0
 
 
 def image_precision(
-    truth: Sequence[dict[str, Any]], found: Sequence[dict[str, Any]], num_classes: int, max_instances: int
+    truth: Sequence[dict[str, Any]], predictions: Sequence[dict[str, Any]], num_classes: int, max_instances: int
 ) -> AveragePrecision:
-    """Compare an image's results in COCO's form with its annotations, both with run lengths as segmentation.
+    """Compare an image's results in COCO's format with its annotations, both with run lengths as segmentation.
 
-    At most `max_instances` of a class count; sizes are not told apart.
+    At most `max_instances` results per class are used; there is no AP by size.
     """
     precision = np.full((len(THRESHOLDS), len(RECALLS), num_classes, 1), NO_TRUTH)
     for category in {x["category_id"] for x in truth if not x["iscrowd"]}:
         true = sorted((x for x in truth if x["category_id"] == category), key=lambda x: bool(x["iscrowd"]))
-        ranked = sorted((x for x in found if x["category_id"] == category), key=lambda x: -x["score"])[:max_instances]
+        results = [x for x in predictions if x["category_id"] == category]
+        ranked = sorted(results, key=lambda x: -x["score"])[:max_instances]
         crowd = np.array([bool(x["iscrowd"]) for x in true])
         ious: Any = coco_mask.iou(
             [x["segmentation"] for x in ranked], [x["segmentation"] for x in true], crowd.astype(np.uint8).tolist()
@@ -39,10 +40,10 @@ def image_precision(
 
 
 def matched(ious: np.ndarray, crowd: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return which results hit a true object and which lie in a crowd, two masks (thresholds, D).
+    """Return two masks (thresholds, D): the results that match a true object, and those that lie in a crowd.
 
-    `ious` (D, G) are of results in the order of their scores, `crowd` (G,) says what stands for many objects. Each
-    result takes the best object that is left, of equals the last; a crowd takes any number.
+    `ious` (D, G) has results in the order of their scores; `crowd` (G,) marks crowds. Each result is matched to the
+    best object that is still unmatched, on ties the last; a crowd matches any number of results.
     """
     levels = np.minimum(THRESHOLDS, LARGEST_THRESHOLD)
     shape = (len(levels), len(ious))
@@ -59,7 +60,7 @@ def matched(ious: np.ndarray, crowd: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 
 def precision_at_recalls(hits: np.ndarray, true_objects: int) -> np.ndarray:
-    """Precision (101,) at each recall of results in the order of their scores: the best at that recall or above."""
+    """Return the precision (101,) at each recall, the best at that recall or above; `hits` are ordered by score."""
     right = hits.cumsum().astype(float)
     wrong = (~hits).cumsum()
     precision = right / (wrong + right)

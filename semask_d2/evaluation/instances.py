@@ -1,4 +1,4 @@
-"""COCO's average precision of instances, by faster-coco-eval or pycocotools, of the predictions of all processes."""
+"""COCO's average precision of instances over the predictions of all processes, by faster-coco-eval or pycocotools."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ logger = logging.getLogger(__name__)
 
 
 class MeasuredImage(NamedTuple):
-    """An image by its number in the data set: its annotations and what was found, in COCO's form, and its own AP."""
+    """An image by its index in the dataset: its annotations and predictions in COCO's format, and its AP."""
 
     number: int
     truth: list[dict[str, Any]]
-    found: list[dict[str, Any]]
+    predictions: list[dict[str, Any]]
     result: ImageResult
 
 
 class InstanceEvaluator(Evaluator):
-    """AP of masks in percent by COCO's rules: over IoU 0.5 to 0.95, at 0.5 and 0.75, by size, and `AP-NAME` of a class.
+    """AP of masks in percent by COCO's rules: over IoU 0.5 to 0.95, at 0.5 and 0.75, by size, and `AP-NAME` by class.
 
-    Predictions are gathered from all processes as run lengths with torch.distributed, so no disk is shared. An image's
-    own AP is that of a data set of it alone.
+    Predictions are gathered from all processes as run lengths with torch.distributed; no shared disk is needed. The AP
+    of an image is that of a dataset with only this image.
     """
 
     task: ClassVar = "instance"
@@ -47,7 +47,7 @@ class InstanceEvaluator(Evaluator):
         classes = Classes.from_metadata(MetadataCatalog.get(dataset_name), "thing")
         if classes is None:
             raise UserError(
-                f'data set "{dataset_name}" has no class names, which its metrics need: add '
+                f'dataset "{dataset_name}" has no class names, which its metrics need: add '
                 f'MetadataCatalog.get("{dataset_name}").set(thing_classes=[...])'
             )
         super().__init__(dataset_name, classes=classes, output_dir=output_dir)
@@ -57,25 +57,26 @@ class InstanceEvaluator(Evaluator):
         self.reset()
 
     def reset(self) -> None:
-        """Forget all images."""
+        """Discard all images."""
         self.measured: list[MeasuredImage] = []
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
-        """Keep `instances` of `outputs` for the comparison with the annotations, and compare those of each image."""
+        """Store `instances` of `outputs` for the evaluation, and compute the AP of each image."""
         for x, output in zip(inputs, outputs, strict=True):
             if "instances" not in output:
                 raise UserError(
-                    f'data set "{self.dataset_name}" is of instances, and the model finds none: set '
+                    f'dataset "{self.dataset_name}" needs instances, but the model does not predict them: set '
                     "MODEL.MASK_FORMER.TEST.INSTANCE_ON True"
                 )
             self.check_predicted(output["instances"].pred_classes.cpu().numpy(), x["file_name"])
             number = self.number_of[x["file_name"]]
-            truth, found = self.true_annotations(number), coco_results(output["instances"], number)
-            self.measured.append(MeasuredImage(number, truth, found, self.image_result(number, truth, found)))
+            truth, predictions = self.true_annotations(number), coco_results(output["instances"], number)
+            result = self.image_result(number, truth, predictions)
+            self.measured.append(MeasuredImage(number, truth, predictions, result))
 
-    def image_result(self, number: int, truth: list[dict[str, Any]], found: list[dict[str, Any]]) -> ImageResult:
-        """The AP of one image, over the classes that its truth holds."""
-        precision = image_precision(truth, found, len(self.classes), self.max_instances)
+    def image_result(self, number: int, truth: list[dict[str, Any]], predictions: list[dict[str, Any]]) -> ImageResult:
+        """Return the AP of one image, over the classes in its ground truth."""
+        precision = image_precision(truth, predictions, len(self.classes), self.max_instances)
         by_class = zip(self.classes.names, precision.by_class()["AP"], strict=True)
         classes = {name: float(x) for name, x in by_class if not np.isnan(x)}
         return ImageResult(self.samples[number]["file_name"], {}, precision.metrics(), classes)
@@ -83,15 +84,15 @@ class InstanceEvaluator(Evaluator):
     def evaluate(self) -> OrderedDict:
         """Gather from the processes, log a table of classes, write the files, and return {"segm": metrics}.
 
-        The main process alone compares; every process has the metrics.
+        Only the main process evaluates; every process gets the metrics.
         """
         shares = comm.gather(self.measured)
         return on_main_process(lambda: self.summary(sorted((x for share in shares for x in share), key=lambda x: x[0])))
 
     def summary(self, measured: list[MeasuredImage]) -> OrderedDict:
-        """The results of all images, in their order."""
+        """Return the metrics of all images, and write the files; `measured` is in the order of the dataset."""
         if not measured:
-            raise UserError(f"{self.dataset_name}: no image to measure, as none could be read")
+            raise UserError(f"{self.dataset_name}: no image to evaluate, because none could be read")
         annotations = [x for image in measured for x in image.truth]
         truth = {
             "info": {},
@@ -99,23 +100,23 @@ class InstanceEvaluator(Evaluator):
             "annotations": [{**x, "id": number} for number, x in enumerate(annotations, start=1)],
             "categories": [{"id": i, "name": name} for i, name in enumerate(self.classes.names)],
         }
-        found = [x for image in measured for x in image.found]
-        precision = coco_precision(truth, found, self.max_instances)
+        predictions = [x for image in measured for x in image.predictions]
+        precision = coco_precision(truth, predictions, self.max_instances)
         by_class = precision.by_class()
         metrics = precision.metrics()
         metrics |= {f"AP-{name}": float(x) for name, x in zip(self.classes.names, by_class["AP"], strict=True)}
         true_classes = [x["category_id"] for x in annotations if not x["iscrowd"]]
         counts = np.bincount(true_classes, minlength=len(self.classes))
-        remark = f", {len(found)} instances found"
+        remark = f", {len(predictions)} predicted instances"
         return self.results(metrics, by_class, counts, [image.result for image in measured], remark=remark)
 
     def size(self, number: int) -> dict[str, int]:
-        """Height and width of an image."""
+        """Return the height and width of an image."""
         width, height = image_size(self.samples[number])
         return {"height": height, "width": width}
 
     def true_annotations(self, number: int) -> list[dict[str, Any]]:
-        """What COCO's file would hold of an image but ids, with classes for category ids and run lengths of masks."""
+        """Return an image's annotations in COCO's format without ids, with class ids and masks as run lengths."""
         annotations = []
         for x in true_instances(self.samples[number]):
             area: Any = x.annotation.get("area")
@@ -125,7 +126,7 @@ class InstanceEvaluator(Evaluator):
                     "category_id": x.category_id,
                     "iscrowd": int(x.is_crowd),
                     "area": float(area if is_positive(area) else x.mask.sum()),
-                    "bbox": [0, 0, *x.mask.shape[::-1]],  # which average precision of masks does not read
+                    "bbox": [0, 0, *x.mask.shape[::-1]],  # required, but not used for masks
                     "segmentation": run_lengths(x.mask),
                 }
             )
@@ -133,7 +134,7 @@ class InstanceEvaluator(Evaluator):
 
 
 def coco_results(instances: Instances, image_id: int) -> list[dict[str, Any]]:
-    """Instances in the form of COCO's result files, with classes for category ids."""
+    """Return instances in the format of COCO's result files, with class ids as category ids."""
     masks = instances.pred_masks.bool().cpu().numpy()
     scores, classes = instances.scores.tolist(), instances.pred_classes.tolist()
     return [

@@ -1,4 +1,4 @@
-"""The training's loss on a data set that the model does not learn from."""
+"""The training loss on a validation dataset."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from semask_d2.modeling.meta_arch import Execution, SemanticSegmenter
 
 @torch.no_grad()
 def mean_loss(model: SemanticSegmenter, batches: Iterable[list[dict]], execution: Execution) -> float:
-    """The mean over images of the sum of a model's weighted losses, its parts in evaluation mode; on all processes.
+    """Return the mean over images of the sum of a model's weighted losses in evaluation mode, on all processes.
 
-    `batches` hold images with `sem_seg` labels. Each image goes through the model by itself, and the points that a loss
-    samples depend on its file's name alone, so that the value does not depend on batches, processes or workers.
+    `batches` hold images with `sem_seg` labels. Each image goes through the model alone, and the points that a loss
+    samples depend only on its file name, so that the value does not depend on batches, processes or workers.
     """
     was_training = model.training
     model.eval()

@@ -1,4 +1,4 @@
-"""Evaluation at several scales, with and without a horizontal flip: the "ms+flip" of the paper's tables."""
+"""Multi-scale evaluation, with and without a horizontal flip: the "ms+flip" of the paper's tables."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from semask_d2.modeling.meta_arch import Segmenter, as_segmenter, in_batches, re
 from semask_d2.modeling.meta_arch.score_maps import ScoreMap
 from semask_d2.modeling.meta_arch.segmenter import Priors
 
-OWN_SIZE = 4  # below it a size is a factor on the image's own
-FACTORS = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)  # of the test size, as the published recipes have them
+LARGEST_FACTOR = 4  # sizes below this are factors of the image's original size
+FACTORS = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)  # of the test size, as in the published recipes
 
 
 class MultiScaleFlip(Segmenter):
-    """Averages a model's class probabilities over sizes of the image's short side, each also flipped where `flip`.
+    """Averages a model's class probabilities over several sizes of the image's short side, also flipped if `flip`.
 
-    A size below `OWN_SIZE` is a factor on the image's own. Takes the evaluation's dicts and reads each image again from
-    its `file_name`. Where the model's scores are logits they go through a softmax first. An image and its flip are one
-    batch; the mean is taken band by band, so that no view's scores are ever whole.
+    A size below `LARGEST_FACTOR` is a factor of the image's original size. Takes the dicts of an evaluation, and reads
+    each image again from its `file_name`. If the model's scores are logits, a softmax is applied first. An image and
+    its flip form one batch. The mean is computed in bands of rows, so that no full score map is ever in memory.
     """
 
     scores_are_probabilities = True
@@ -50,10 +50,10 @@ class MultiScaleFlip(Segmenter):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, model: nn.Module) -> MultiScaleFlip:
-        """`model`, where TEST.SLIDING is on in its windows, at the sizes of TEST.AUG.
+        """Wrap `model`, in sliding windows if TEST.SLIDING is on, for the sizes of TEST.AUG.
 
-        MIN_SIZES that are Detectron2's default count as not set: they are `FACTORS` of INPUT.MIN_SIZE_TEST then, or
-        where that is 0 of each image's own size.
+        If MIN_SIZES is Detectron2's default, it counts as not set: the sizes are then `FACTORS` of
+        INPUT.MIN_SIZE_TEST, or of each image's original size if that is 0.
         """
         refuse_segments(cfg, "TEST.AUG.ENABLED")
         sides = cfg.TEST.AUG.MIN_SIZES
@@ -70,24 +70,24 @@ class MultiScaleFlip(Segmenter):
         )
 
     def forward(self, batched_inputs: list[dict]) -> list[dict[str, Tensor]]:
-        """Per image `sem_seg`: mean scores (K, height, width)."""
+        """Return for each image `sem_seg`, the mean scores (K, height, width)."""
         return self.scored(batched_inputs)
 
     def lazy_predictions(
         self, batched_inputs: list[dict], *, priors: bool = False
     ) -> Iterator[tuple[ScoreMap, Priors | None]]:
-        """Each image's mean over all views."""
+        """Yield the mean over all views of each image."""
         for inputs in batched_inputs:
             yield self.mean_scores(inputs), None
 
     def mean_scores(self, inputs: dict) -> ScoreMap:
-        """The mean over all views of one image."""
-        picture = open_picture(inputs["file_name"], self.value_range)
+        """Return the mean over all views of one image."""
+        original = open_picture(inputs["file_name"], self.value_range)
         size = {"height": inputs["height"], "width": inputs["width"]}
         maps: list[ScoreMap] = []
         for side in self.short_sides:
-            short = round(side * min(picture.size)) if side < 4 else int(side)
-            image = resized_tensor(picture, max(1, short), self.max_size, self.image_format)
+            short = round(side * min(original.size)) if side < LARGEST_FACTOR else int(side)
+            image = resized_tensor(original, max(1, short), self.max_size, self.image_format)
             views = [{"image": image, **size}, {"image": image.flip(-1), **size}][: 1 + self.flip]
             for batch in in_batches(views, image.device):
                 maps += [score_map for score_map, _ in self.model.lazy_predictions(batch)]
@@ -101,21 +101,23 @@ class MultiScaleFlip(Segmenter):
                 if self.flip and index % 2:
                     part = part.flip(1)
                 total = part if total is None else total + part
-            assert total is not None  # there is a size at least
+            assert total is not None  # there is at least one size
             return total / len(maps)
 
         return ScoreMap(rows, maps[0].size, max(score_map.row_elements for score_map in maps), maps[0].device)
 
 
 def sizes_in_words(cfg: CfgNode, model: nn.Module | None = None) -> str:
-    """At which sizes `model`, one of `cfg` or its `MultiScaleFlip`, is tested, in words."""
+    """Describe the sizes at which `model`, built from `cfg` or a `MultiScaleFlip` of it, is tested."""
     test_size = cfg.INPUT.MIN_SIZE_TEST
     if isinstance(model, MultiScaleFlip):
         sides = ", ".join(f"{side:g}" for side in model.short_sides)
-        text = f"shorter sides {sides}" if max(model.short_sides) >= OWN_SIZE else f"{sides} times an image's own size"
+        are_factors = max(model.short_sides) < LARGEST_FACTOR
+        text = f"{sides} times the original size" if are_factors else f"shorter sides {sides}"
         text += ", also flipped" if model.flip else ""
     else:
-        text = f"shorter side {test_size}, longer at most {cfg.INPUT.MAX_SIZE_TEST} pixels" if test_size else "own size"
+        sides = f"shorter side {test_size}, longer at most {cfg.INPUT.MAX_SIZE_TEST} pixels"
+        text = sides if test_size else "original size"
     if cfg.TEST.SLIDING.ENABLED:
         height, width = cfg.TEST.SLIDING.SIZE if any(cfg.TEST.SLIDING.SIZE) else cfg.INPUT.CROP.SIZE
         text += f", in windows of {height:g} x {width:g}"

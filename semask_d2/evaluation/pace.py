@@ -1,4 +1,4 @@
-"""How quick an evaluation was, and what took the time: waiting for images, the model, scoring."""
+"""Timing of an evaluation: images per second, and seconds for data loading, the model and scoring."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ logger = logging.getLogger(__name__)
 
 
 class TimedModel(nn.Module):
-    """`model` and the seconds that its calls take; on a GPU each call is waited for, as scoring does.
+    """Wraps `model` and adds up the seconds of its calls; on a GPU it waits for each call, as scoring would.
 
-    A wrapper for the time of an evaluation, as a hook on the model would go on to slow the training down.
+    It is a wrapper for the evaluation because a hook on the model would slow down the training afterwards.
     """
 
     def __init__(self, model: nn.Module):
@@ -37,9 +37,9 @@ class TimedModel(nn.Module):
 
 
 class TimedEvaluator(DatasetEvaluator):
-    """`evaluator`, with a line at the end: images per second of all processes, seconds per image, peak memory.
+    """Wraps `evaluator` and logs images per second of all processes, seconds per image, and peak memory at the end.
 
-    `model` is what the evaluation calls. Seconds and memory are the main process's.
+    `model` is the model that the evaluation calls. Seconds and memory are those of the main process.
     """
 
     def __init__(self, evaluator: DatasetEvaluator, model: TimedModel, name: str):

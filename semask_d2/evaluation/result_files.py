@@ -1,8 +1,8 @@
-"""The files of an evaluation, written and read: metrics, a table of classes, every image, the confusion matrix drawn.
+"""Writing and reading the files of an evaluation: metrics, class table, image results, confusion matrix plot.
 
-`metrics.json`, `classes.csv`, `images.json` and, of labels, `confusion.png`, in a folder per data set. What is not a
-number, as the IoU of a class that the truth lacks, is null, and empty in the table. `write_evaluation` and
-`read_evaluation` are each other's reverse; what is read is checked, as a file may have been changed.
+Each dataset has a folder with `metrics.json`, `classes.csv`, `images.json` and, for semantic labels, `confusion.png`.
+NaN, such as the IoU of a class that is not in the ground truth, is null in JSON and empty in the table.
+`read_evaluation` is the inverse of `write_evaluation`; it validates the files, since they may have been changed.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ logger = logging.getLogger(__name__)
 
 FOLDER = "inference"
 METRICS_FILE, IMAGES_FILE, CLASSES_FILE, CONFUSION_FILE = "metrics.json", "images.json", "classes.csv", "confusion.png"
-PREDICTIONS = "predictions"  # the folder of what a benchmark takes
+PREDICTIONS = "predictions"  # the folder of predictions in a benchmark's format
 RESULT_FILES = (METRICS_FILE, IMAGES_FILE, CLASSES_FILE, CONFUSION_FILE, f"{PREDICTIONS}/**/*.png")
 TRUTH_FILES = (LABEL_FILE, "pan_seg_file_name")
-IMAGE_FIELDS = ("file_name", *TRUTH_FILES, "classes")  # the others of an image's entry are its metrics
-MAX_COUNT = 2**50  # pixels or objects, so that some hundred squared of them still have a sum
+IMAGE_FIELDS = ("file_name", *TRUTH_FILES, "classes")  # all other fields of an image's entry are metrics
+MAX_COUNT = 2**50  # pixels or objects; small enough that the sum of a confusion matrix does not overflow
 T = TypeVar("T")
 
 
 def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
-    """Write the files into `folder`."""
+    """Write the result files into `folder`."""
     rows = class_rows(evaluation)
     colors = evaluation.classes.colors
     content = {
@@ -66,28 +66,24 @@ def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
         table.writerows({key: "" if is_nan(value) else value for key, value in row.items()} for row in rows)
     if evaluation.confusion is not None:
         try:
-            picture = draw_confusion(evaluation.confusion, evaluation.classes.names)
-            save_picture(folder / CONFUSION_FILE, picture)
-        except Exception as error:  # it is for looking at, and ends no training
-            logger.warning("No picture of the confusion matrix: %s: %s", type(error).__name__, error)
+            save_picture(folder / CONFUSION_FILE, draw_confusion(evaluation.confusion, evaluation.classes.names))
+        except Exception as error:  # the plot is optional and must not end a training
+            logger.warning("No plot of the confusion matrix: %s: %s", type(error).__name__, error)
 
 
 def class_rows(evaluation: Evaluation) -> list[dict[str, Any]]:
-    """Return a row per class: its name, its metrics, and how often the truth has it."""
+    """Return a row per class: its name, its metrics, and its count in the ground truth."""
     counted = evaluation.task.counted
     return [{"name": x.name, **x.metrics, counted: x.count} for x in evaluation.class_results]
 
 
 def image_entry(image: ImageResult) -> dict[str, Any]:
-    """Return what `images.json` has of an image."""
+    """Return the entry of an image in `images.json`."""
     return {"file_name": image.file_name, **image.truth_files, **image.metrics, "classes": image.classes}
 
 
 def read_evaluations(run: str | os.PathLike) -> list[Evaluation]:
-    """All evaluations that a run folder holds, by name of the data set; `UserError` where there is none.
-
-    Those of averaged weights come last.
-    """
+    """Return all evaluations in a run folder, by dataset, averaged weights last; `UserError` if there is none."""
     folders = [
         path.parent
         for pattern in (f"*/{METRICS_FILE}", f"{AVERAGED}/*/{METRICS_FILE}")
@@ -95,13 +91,13 @@ def read_evaluations(run: str | os.PathLike) -> list[Evaluation]:
     ]
     if not folders:
         raise UserError(
-            f"{run}: no evaluation there ({FOLDER}/DATA_SET/{METRICS_FILE}); make one with semask eval --weights {run}"
+            f"{run}: no evaluation there ({FOLDER}/DATA_SET/{METRICS_FILE}); run semask eval --weights {run}"
         )
     return [read_evaluation(folder) for folder in folders]
 
 
 def read_evaluation(folder: Path) -> Evaluation:
-    """One data set's results; `images.json` may be missing. `UserError` for a file that is damaged or of other form."""
+    """Read the results of one dataset; `images.json` may be missing. `UserError` if a file is damaged or malformed."""
     content = _load(folder / METRICS_FILE)
     images = _load(folder / IMAGES_FILE) if (folder / IMAGES_FILE).is_file() else []
     evaluation = _checked(folder / METRICS_FILE, _evaluation, content)
@@ -125,13 +121,13 @@ def _checked(path: Path, read: Callable[[Any, str], T], content: Any) -> T:
 
 def _wrong(path: Path, error: Exception) -> UserError:
     text = " ".join(str(error).split())
-    return UserError(f"{path}: not what an evaluation writes there ({text}); evaluate again")
+    return UserError(f"{path}: not a valid file of an evaluation ({text}); evaluate again")
 
 
 def _evaluation(content: Any, source: str) -> Evaluation:
-    """Return the results in `metrics.json`, without images."""
+    """Return the results in `metrics.json`, without those of images."""
     file = Section.of(content, source)
-    name = file.text("task", "semantic", choices=tuple(TASKS))  # which files of older versions do not say
+    name = file.text("task", "semantic", choices=tuple(TASKS))  # files of older versions lack it
     rows = [Section.of(entry, f"{source}: classes") for entry in file.entries("classes")]
     metrics = [_class_metrics(TASKS[name], row) for row in rows]
     checkpoint = file.get("checkpoint", None)
@@ -158,13 +154,13 @@ def _evaluation(content: Any, source: str) -> Evaluation:
 
 
 def _classes(rows: list[Section], ignore_label: int) -> Classes:
-    """Return the classes that rows are of; those of older files have no colors."""
-    made = Classes.of([row.text("name") for row in rows], ignore_label=ignore_label)
+    """Return the classes of the rows; files of older versions have no colors, so distinct ones are generated."""
+    default = Classes.of([row.text("name") for row in rows], ignore_label=ignore_label)
     colors = [
         [integer(x, f"{row.source}: color", 0, 255) for x in row.entries("color", list(color), 3)]
-        for row, color in zip(rows, made.colors, strict=True)
+        for row, color in zip(rows, default.colors, strict=True)
     ]
-    return Classes.of(made.names, colors, ignore_label)
+    return Classes.of(default.names, colors, ignore_label)
 
 
 def _class_metrics(task: Task, row: Section) -> dict[str, float]:
@@ -173,7 +169,7 @@ def _class_metrics(task: Task, row: Section) -> dict[str, float]:
 
 
 def _confusion(file: Section, count: int) -> np.ndarray:
-    """Return the matrix (K, K) of a file of `count` classes."""
+    """Return the confusion matrix (K, K) of a file with K = `count` classes."""
     source = f"{file.source}: confusion"
     rows = [entries(row, source, count) for row in file.entries("confusion", length=count)]
     counts = [integer(value, source, 0, MAX_COUNT) for row in rows for value in row]
@@ -203,16 +199,16 @@ def _path(value: Any, source: str) -> str:
 
 
 def _numbers(section: Section) -> dict[str, float]:
-    """Return the numbers of a section by name, counts as integers; NaN for null, which stands for it in JSON."""
+    """Return the numbers of a section by name, counts as integers; null, which stands for NaN in JSON, becomes NaN."""
     numbers = {name: section.number(name, math.nan) for name in section.values}
     return {name: int(x) if type(section.values[name]) is int else x for name, x in numbers.items()}
 
 
 def keep_earlier(folder: Path, model: EvaluatedModel) -> None:
-    """Move the files of other results in `folder` to `previous_N` in it, so that nothing overwrites them.
+    """Move result files of another model in `folder` to its subfolder `previous_N`, so that they are not overwritten.
 
-    Results of one checkpoint at the same sizes replace each other, and so do those of one training. What no evaluation
-    writes stays where it is.
+    Results of the same checkpoint at the same sizes may be overwritten, and so may those of one training. Other files
+    stay in place.
     """
     require_enclosed(folder, (*RESULT_FILES, PREDICTIONS, f"{PREDICTIONS}/**/*"))
     file = folder / METRICS_FILE
@@ -226,15 +222,15 @@ def keep_earlier(folder: Path, model: EvaluatedModel) -> None:
         sizes = earlier.get("sizes")
         if (_real(checkpoint), iteration, sizes) == (_real(model.checkpoint), model.iteration, model.sizes):
             return
-        whose = checkpoint or f"the training's model after {iteration} iterations"
+        evaluated = checkpoint or f"the training's model after {iteration} iterations"
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        whose = "an unknown model"
+        evaluated = "an unknown model"
     old = result_files(folder)
-    logger.info("%s held the results of %s: moved to %s", folder, whose, move_aside(folder, old))
+    logger.info("%s held the results of %s: moved to %s", folder, evaluated, move_aside(folder, old))
 
 
 def result_files(folder: Path) -> list[Path]:
-    """The files in a data set's folder that an evaluation writes."""
+    """Return the files in a dataset's folder that an evaluation wrote."""
     return [path for pattern in RESULT_FILES for path in folder.glob(pattern)]
 
 
@@ -248,7 +244,7 @@ def is_nan(value: Any) -> bool:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON in which NaN is null."""
+    """Write `content` as JSON, with NaN as null."""
 
     def without_nan(value: Any) -> Any:
         if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""The results of an evaluation as one value: of the whole data set, of each class and of each image."""
+"""The results of an evaluation: of the whole dataset, of each class and of each image."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import numpy as np
 from semask_d2.utils.classes import Classes
 from semask_d2.utils.colors import Color
 
-AVERAGED = "ema"  # the folder of the results of averaged weights, and what their metrics' names begin with
-LABEL_FILE = "sem_seg_file_name"  # the data set's key of an image's label file, which a report draws
+AVERAGED = "ema"  # the folder of results of averaged weights, and the prefix of their metrics
+LABEL_FILE = "sem_seg_file_name"  # the key of an image's label file in a dataset's dict; reports draw the file
 
 
 class Task(NamedTuple):
-    """The measure of a task: Detectron2's name for its results, its main metric, that of a class, what has classes."""
+    """The metrics of a task: Detectron2's name for its results, its main metric, that of a class, and its unit."""
 
     group: str
     metric: str
@@ -33,10 +33,10 @@ TASKS = {
 
 
 class EvaluatedModel(NamedTuple):
-    """The evaluated weights: their file, the iterations they were trained, and whether they are an average.
+    """The evaluated weights: their file, the number of training iterations, and whether they are an average.
 
-    The model of a training has no file. `sizes` says in words at which sizes images were tested; None in files of older
-    versions.
+    A model that is evaluated during training has no file. `sizes` describes the test sizes of images; None in files of
+    older versions.
     """
 
     checkpoint: str | None = None
@@ -47,7 +47,7 @@ class EvaluatedModel(NamedTuple):
 
 @dataclass(frozen=True)
 class ImageResult:
-    """One image: its file, that of its truth by the data set's key, metrics, and the main metric of its classes."""
+    """Results of one image: its file, its ground-truth files by key, its metrics, and a score for each class."""
 
     file_name: str
     truth_files: dict[str, str]
@@ -56,15 +56,15 @@ class ImageResult:
 
     @property
     def label_file(self) -> str | None:
-        """The label file; None of segments."""
+        """The label file; None for panoptic and instance tasks."""
         return self.truth_files.get(LABEL_FILE)
 
 
 @dataclass(frozen=True)
 class ClassResult:
-    """One class: how many pixels, segments or instances the truth has, and metrics in percent by name.
+    """Results of one class: its count of pixels, segments or instances in the ground truth, and metrics in percent.
 
-    These are NaN where the ground truth lacks it.
+    Metrics are NaN if the class is not in the ground truth.
     """
 
     name: str
@@ -75,32 +75,32 @@ class ClassResult:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One data set's results.
+    """Results of one dataset.
 
-    `class_metrics` are each class's (K,) in percent, by the metric's name, and `class_counts` (K,) how many pixels,
-    segments or instances the truth has of it. `confusion` (K, K) counts pixels, rows are the truth; None where there
-    are no labels.
+    `class_metrics` holds, for each metric, the values of all classes (K,) in percent. `class_counts` (K,) counts the
+    pixels, segments or instances of each class in the ground truth. `confusion` (K, K) counts pixels, with the true
+    class in rows; None for panoptic and instance tasks.
     """
 
     dataset: str
-    task_name: str  # of TASKS
+    task_name: str  # a key of TASKS
     model: EvaluatedModel
     metrics: dict[str, float]
     classes: Classes
     class_metrics: dict[str, np.ndarray]
     class_counts: np.ndarray
     images: list[ImageResult]
-    image_count: int  # also where a file of images is missing
+    image_count: int  # also valid if `images` is empty because its file is missing
     confusion: np.ndarray | None = None
 
     @property
     def task(self) -> Task:
-        """The measure of its task."""
+        """The metrics of the task."""
         return TASKS[self.task_name]
 
     @property
     def title(self) -> str:
-        """The data set, and whether the weights are an average, in words."""
+        """The name of the dataset, with a remark if the weights are an average."""
         return f"{self.dataset}, averaged weights" if self.model.averaged else self.dataset
 
     @cached_property
@@ -114,14 +114,14 @@ class Evaluation:
         ]
 
     def class_score(self, result: ClassResult) -> float:
-        """The main metric of a class in percent."""
+        """Return the main metric of a class in percent, NaN if it has none."""
         return result.metrics.get(self.task.class_metric, math.nan)
 
     def image_score(self, image: ImageResult) -> float:
-        """The main metric of an image in percent."""
+        """Return the main metric of an image in percent."""
         return image.metrics[self.task.metric]
 
     def worst_images(self, count: int) -> list[ImageResult]:
-        """The `count` images of the lowest main metric, the worst first; those without one are left out."""
+        """Return the `count` images with the lowest main metric, worst first; images without one are left out."""
         measured = [image for image in self.images if not math.isnan(self.image_score(image))]
         return sorted(measured, key=lambda image: (self.image_score(image), image.file_name))[:count]

@@ -1,4 +1,4 @@
-"""Semantic segmentation metrics of a data set, summed over all processes, and the files that tell of them."""
+"""Semantic segmentation metrics of a dataset, summed over all processes."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ logger = logging.getLogger(__name__)
 
 
 class LabelsOnly(nn.Module):
-    """A model's labels for evaluators that need no more: per image `sem_seg`, (height, width) class ids.
+    """Wraps a model to return labels without scores: per image `sem_seg`, class ids (height, width).
 
-    The scores (K, height, width) of a large image take far longer and far more memory.
+    The scores (K, height, width) of a large image would take much more time and memory.
     """
 
     def __init__(self, model: nn.Module):
@@ -48,9 +48,10 @@ class LabelsOnly(nn.Module):
 class SemanticEvaluator(Evaluator):
     """mIoU, frequency-weighted IoU, pixel and mean accuracy, and IoU and accuracy of each class, in percent.
 
-    With `boundary` also boundary and trimap IoU. Counts are summed over processes with torch.distributed, so no disk is
-    shared, and every process has the result. An image whose label file cannot be read is left out, with a warning and
-    a count at the end. Where `save_predictions` all write their predictions to `predictions/` in the folder of results.
+    With `boundary`, also boundary and trimap IoU. Counts are summed over processes with torch.distributed; no shared
+    disk is needed, and every process gets the result. An image whose label file cannot be read is left out, with a
+    warning and a count at the end. With `save_predictions`, all processes write their predictions to `predictions/` in
+    the folder of results.
     """
 
     task: ClassVar = "semantic"
@@ -66,7 +67,7 @@ class SemanticEvaluator(Evaluator):
         classes = Classes.from_metadata(MetadataCatalog.get(dataset_name), "stuff")
         if classes is None:
             raise UserError(
-                f'data set "{dataset_name}" has no class names, which its metrics need: add '
+                f'dataset "{dataset_name}" has no class names, which its metrics need: add '
                 f'MetadataCatalog.get("{dataset_name}").set(stuff_classes=[...], ignore_label=255)'
             )
         super().__init__(dataset_name, classes=classes, output_dir=output_dir)
@@ -76,11 +77,11 @@ class SemanticEvaluator(Evaluator):
 
     @cached_property
     def samples(self) -> dict[str, dict[str, Any]]:
-        """The data set's dict of each image file, for loaders that do not hand its label file on."""
+        """The dataset's dicts by image file, for loaders that do not pass on the label file."""
         return {x["file_name"]: x for x in get_dataset_dicts(self.dataset_name)}
 
     def reset(self) -> None:
-        """Forget all images."""
+        """Discard all images."""
         count, ignore_label = len(self.classes), self.classes.ignore_label
         self.confusion = ConfusionMatrix(count, ignore_label)
         self.boundary = BoundaryMetrics(count, ignore_label) if self.measures_boundary else None
@@ -108,8 +109,8 @@ class SemanticEvaluator(Evaluator):
                 continue
             check_labels(truth, num_classes=len(self.classes), ignore_label=self.classes.ignore_label, path=path)
             require_one_size(x["file_name"], prediction.shape, "label file", path, truth.shape)
-            own = self.confusion.update(prediction, truth)
-            self.images.append(image_result(str(x["file_name"]), str(path), own, self.classes))
+            image_confusion = self.confusion.update(prediction, truth)
+            self.images.append(image_result(str(x["file_name"]), str(path), image_confusion, self.classes))
             if self.boundary is not None:
                 self.boundary.update(prediction, truth)
 
@@ -122,8 +123,8 @@ class SemanticEvaluator(Evaluator):
         boundary = None if self.boundary is None else self.boundary.summed_over_processes()
         if not confusion.counts.any():
             raise UserError(
-                f"{self.dataset_name}: no labeled pixel to measure; every image or its label file was unreadable or is "
-                f"ignored as a whole (ignore label {self.classes.ignore_label})"
+                f"{self.dataset_name}: no labeled pixel to evaluate; every image or its label file is unreadable or "
+                f"completely ignored (ignore label {self.classes.ignore_label})"
             )
         if comm.is_main_process():
             warn_of_one_class(self.dataset_name, confusion.counts.sum(1), f"{len(images)} images")
@@ -137,13 +138,13 @@ class SemanticEvaluator(Evaluator):
             class_metrics,
             confusion.counts.sum(1),
             images,
-            remark=f", {unreadable} more left out for want of a readable label file" if unreadable else "",
+            remark=f", {unreadable} more left out because their label file is unreadable" if unreadable else "",
             confusion=confusion,
         )
 
 
 def image_result(image: str, labels: str, confusion: ConfusionMatrix, classes: Classes) -> ImageResult:
-    """The metrics in percent of an image's own confusion matrix; the IoU of those classes that its truth holds."""
+    """Return metrics in percent from an image's confusion matrix, and the IoU of the classes in its ground truth."""
     iou, total = 100 * confusion.iou, confusion.counts.sum()
     accuracy = 100 * confusion.counts.diagonal().sum() / total if total else math.nan
     present = {classes.names[i]: float(iou[i]) for i in np.flatnonzero(~np.isnan(iou))}

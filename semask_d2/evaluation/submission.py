@@ -1,4 +1,4 @@
-"""Predictions as PNG files in the form in which a data set's benchmark takes them."""
+"""Predictions as PNG files in the format of a dataset's benchmark."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from semask_d2.data.image_io import save_picture
 
 
 class SubmissionWriter:
-    """Writes each image's class ids to `folder`, as the ids and under the names that the data set's release has.
+    """Writes the class ids of each image to `folder`, with the ids and file names of the dataset's release.
 
     ADE20K counts classes from 1, Cityscapes has label ids in `..._gtFine_labelIds.png`, COCO-Stuff its released ids;
-    other sets get the class ids. Images that lie in folders keep these, but where the benchmark wants none.
+    other datasets get the class ids. Subfolders of images are kept, unless the benchmark expects none.
     """
 
     def __init__(self, folder: Path, dataset_name: str):
@@ -29,7 +29,7 @@ class SubmissionWriter:
 
     @cached_property
     def names(self) -> dict[str, str]:
-        """The name of each image's PNG; of images that differ in their suffix alone it has the suffix too."""
+        """The PNG name of each image; it includes the image's suffix if names would collide without it."""
         files = [x["file_name"] for x in get_dataset_dicts(self.dataset_name)]
         if self.dataset and self.dataset.submission_ending:
             image, png = self.dataset.image_ending, self.dataset.submission_ending

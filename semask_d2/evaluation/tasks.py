@@ -1,4 +1,4 @@
-"""What a data set is measured by: mIoU of labels, panoptic quality of segments, or average precision of instances."""
+"""The task of a dataset, its main metric and its evaluator: mIoU, panoptic quality, or average precision."""
 
 from __future__ import annotations
 
@@ -11,25 +11,26 @@ from semask_d2.evaluation.result_files import FOLDER
 from semask_d2.evaluation.results import TASKS
 from semask_d2.evaluation.semantic import SemanticEvaluator
 
-TASK_OF = {"coco_panoptic_seg": "panoptic", "coco": "instance"}  # by Detectron2's `evaluator_type`
+TASKS_BY_TYPE = {"coco_panoptic_seg": "panoptic", "coco": "instance"}  # by Detectron2's `evaluator_type`
 
 
 def dataset_task(dataset_name: str) -> str:
-    """Return the task of a data set, of `results.TASKS`: by its `evaluator_type`, else by the classes it names."""
+    """Return the task of a dataset, a key of `results.TASKS`, from its `evaluator_type`, else from its classes."""
     metadata = MetadataCatalog.get(dataset_name)
     has_things_alone = metadata.get("thing_classes") is not None and metadata.get("stuff_classes") is None
     by_classes = "instance" if has_things_alone else "semantic"
-    return TASK_OF.get(metadata.get("evaluator_type", ""), "semantic") if metadata.get("evaluator_type") else by_classes
+    evaluator_type = metadata.get("evaluator_type")
+    return TASKS_BY_TYPE.get(evaluator_type, "semantic") if evaluator_type else by_classes
 
 
 def main_metric(dataset_name: str) -> tuple[str, str]:
-    """The metric that says how good a model is on a data set: the group of results it stands in, and its name there."""
+    """Return the metric that ranks models on a dataset: its group in the results, and its name in the group."""
     task = TASKS[dataset_task(dataset_name)]
     return task.group, task.metric
 
 
 def build_evaluator(cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
-    """The evaluator for a data set's task, which also writes into `inference/` in the output folder."""
+    """Build the evaluator for a dataset's task; it writes to `inference/` in the output folder."""
     output_dir = os.path.join(cfg.OUTPUT_DIR, FOLDER)
     task = dataset_task(dataset_name)
     if task == "panoptic":

@@ -1,4 +1,4 @@
-"""The classes of a data set or model as one value: from the catalog to checkpoints, exported files and drawings."""
+"""The classes of a dataset or model as one value, used in the catalog, checkpoints, exported files and drawings."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from semask_d2.utils.colors import Color, distinct_colors, is_color
 from semask_d2.utils.errors import UserError
 from semask_d2.utils.foreign import Section, shown, text
 
-IGNORED = 255  # the id of pixels that do not count, where nothing else is said
-KINDS = ("stuff", "thing")  # Detectron2's, under which its metadata list classes
+IGNORED = 255  # the default id of ignored pixels
+KINDS = ("stuff", "thing")  # Detectron2's kinds of classes, prefixes of keys in its metadata
 
 
 @dataclass(frozen=True)
 class Classes:
-    """Names and RGB colors by class id, the id of pixels that do not count, and which ids are of things.
+    """Names and RGB colors by class id, the id of ignored pixels, and the ids of things.
 
-    `things`, classes of objects that can be counted, are None where that is unknown; files do not record them. Numbered
-    segments are drawn as classes of their own.
+    `things`, the classes of countable objects, is None if unknown; files do not record it. Drawing code also uses this
+    class for numbered segments, one class each.
     """
 
     names: tuple[str, ...]
@@ -44,7 +44,7 @@ class Classes:
         ignore_label: int = IGNORED,
         things: Iterable[int] | None = None,
     ) -> Classes:
-        """Return classes of any sequences; distinct colors are made where there are none, or too few or many."""
+        """Return classes from any sequences; generates distinct colors unless there is exactly one per name."""
         names = tuple(names)
         rows = () if colors is None else tuple((int(color[0]), int(color[1]), int(color[2])) for color in colors)
         rows = rows if len(rows) == len(names) else tuple(distinct_colors(len(names)))
@@ -52,9 +52,9 @@ class Classes:
 
     @classmethod
     def from_metadata(cls, metadata: Any, kind: str | None = None) -> Classes | None:
-        """Return the classes in Detectron2's metadata of a data set, None where it lists none.
+        """Return the classes in Detectron2's metadata of a dataset, None if it lists none.
 
-        They are those of `kind`, of KINDS; by default those of stuff, else those of things.
+        `kind` is one of KINDS; the default is stuff if there are stuff classes, else things.
         """
         kinds = KINDS if kind is None else (kind,)
         names = next((x for kind in kinds if (x := metadata.get(f"{kind}_classes"))), None)
@@ -66,13 +66,13 @@ class Classes:
         return cls.of(names, colors, ignore_label, None if things is None else things.values())
 
     def as_metadata(self, kind: str) -> dict[str, Any]:
-        """Return what Detectron2's metadata say of classes of a `kind`, but which are things, which is said by ids."""
+        """Return the classes as Detectron2's metadata of a `kind`, except `things`, which it records by dataset ids."""
         facts = {f"{kind}_classes": list(self.names), f"{kind}_colors": [list(color) for color in self.colors]}
         return facts | ({"ignore_label": self.ignore_label} if kind == "stuff" else {})
 
     @classmethod
     def from_dict(cls, section: Section) -> Classes:
-        """Return what `as_dict` gave; `UserError` naming the key whose value is of another form."""
+        """Return the classes that `as_dict` recorded; `UserError` naming the key of a malformed value."""
         names = [text(name, f"{section.source}: class_names") for name in section.entries("class_names")]
         colors = section.entries("class_colors", length=len(names))
         for color in colors:
@@ -81,7 +81,7 @@ class Classes:
         return cls.of(names, colors, section.integer("ignore_label"))
 
     def as_dict(self) -> dict[str, Any]:
-        """Return plain values, as checkpoints and exported files record them."""
+        """Return plain values for checkpoints and exported files."""
         return {
             "class_names": list(self.names),
             "class_colors": [list(color) for color in self.colors],

@@ -1,4 +1,4 @@
-"""Some of many: evenly spread ones, and the first of them in a message."""
+"""Excerpts of long lists: evenly spread items, and the first items as text."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ FEW = 3
 
 
 def few(values: Iterable[object], separator: str = ", ", count: int = FEW) -> str:
-    """Return the first `count` of some values as text, and how many more there are."""
+    """Return the first `count` values as text, followed by the number of the others."""
     texts = [str(value) for value in values]
     more = f" and {len(texts) - count} more" if len(texts) > count else ""
     return separator.join(texts[:count]) + more
 
 
 def evenly(items: Sequence[T], count: int) -> list[T]:
-    """Return at most `count` of `items`, evenly spread."""
+    """Return at most `count` of `items`, evenly spread, the first and the last included."""
     return [items[i] for i in np.linspace(0, len(items) - 1, min(count, len(items))).astype(int)]

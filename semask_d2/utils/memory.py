@@ -1,4 +1,4 @@
-"""Want of memory, as it shows in errors, and how much a process has taken."""
+"""Recognizing out-of-memory errors, and the peak memory of a process."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 import cv2
 import torch
 
-# What torch and the libraries beneath it say. A "primitive" is oneDNN's word for an operator with its buffers; an error
-# of a primitive descriptor is another, of an operator that it lacks.
+# Messages of torch and the libraries below it. oneDNN calls an operator with its buffers a "primitive". An error of a
+# "primitive descriptor" is another error: an unsupported operator.
 MESSAGES = re.compile(
     "out of memory|not enough memory|DefaultCPUAllocator|STATUS_ALLOC_FAILED|bad_alloc|bad allocation"
     "|could not create a primitive(?! desc)|could not create a memory|[Ff]ailed to allocate memory"
@@ -20,7 +20,7 @@ STATUS = Path("/proc/self/status")
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an error is for want of memory, the processor's or a GPU's."""
+    """Return whether an error means that memory ran out, of the CPU or of a GPU."""
     if isinstance(error, cv2.error):
         return error.code == cv2.Error.StsNoMem
     if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
@@ -29,13 +29,13 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def peak_memory() -> int:
-    """The largest memory so far, in bytes: allocated on the GPU if there is one, else resident in this process.
+    """Return the peak memory in bytes: allocated on the GPU if there is one, else resident in this process.
 
-    0 where the system does not tell (Windows).
+    Returns 0 if the system does not report it (Windows).
     """
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
-    if STATUS.exists():  # getrusage starts from the memory of the process that started this one
+    if STATUS.exists():  # preferred, since getrusage includes the memory of the parent process
         line = next(line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM"))
         return 1024 * int(line.split()[1])
     try:

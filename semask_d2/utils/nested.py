@@ -1,4 +1,4 @@
-"""Mappings within mappings."""
+"""Nested mappings."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def flattened(values: Mapping[Any, Any], separator: str = ".") -> dict[str, Any]:
-    """Return nested values as one dict: v["a"]["b"] becomes "a.b"; a mapping without values has no key."""
+    """Flatten nested mappings to one dict: v["a"]["b"] gets the key "a.b"; empty mappings are left out."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, Mapping):

@@ -1,6 +1,6 @@
-"""HTML from Jinja2 templates: the `assets/*.html` of the package's folders.
+"""HTML pages from Jinja2 templates, the `assets/*.html` in the package's folders.
 
-Every value is escaped (autoescape). Only what a template made, and what is marked up explicitly, goes in unchanged.
+Every value is escaped (autoescape), except the output of templates and values that are marked as `Markup`.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def render(template: str, **values: object) -> Markup:
-    """Return the HTML of a template, named by its path in the package, as "report/assets/page.html"."""
+    """Return the HTML of a template, named by its path in the package, such as "report/assets/page.html"."""
     return Markup(_environment().get_template(template).render(values))
 
 
 def asset(name: str) -> Markup:
-    """Return the text of a style sheet or script of the package, named by its path in it."""
+    """Return the text of a style sheet or script, named by its path in the package."""
     return Markup((PACKAGE / name).read_text(encoding="utf-8"))
 
 
-def data_uri(picture: np.ndarray, image_format: str, **options: object) -> str:
-    """Return an RGB or RGBA picture (H, W, C) as the address of an `img`; `options` are Pillow's for the format."""
+def data_uri(image: np.ndarray, image_format: str, **options: object) -> str:
+    """Return an RGB or RGBA image (H, W, C) as a data URI for `img`; `options` are Pillow's options of the format."""
     file = io.BytesIO()
-    Image.fromarray(picture).save(file, image_format, **options)
+    Image.fromarray(image).save(file, image_format, **options)
     return f"data:image/{image_format.lower()};base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
 
 

@@ -1,4 +1,4 @@
-"""Drawing panoptic segments and instances: a color for each object, its outline, its class and number."""
+"""Drawing of panoptic segments and instances: a color for each object, its outline, its class and number."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ OUTLINE = (255, 255, 255)
 
 
 class Drawn(NamedTuple):
-    """A map (H, W) of numbers from 0 on, -1 where there is nothing to draw, and the numbered `segments` as classes.
+    """A map (H, W) of segment numbers from 0, -1 where nothing is drawn, and the numbered `segments` as classes.
 
-    `all_names` are those that any picture's legend may hold, so that the frames of a video are of one width.
+    `all_names` lists all names that a legend may contain, so that the frames of a video have the same width.
     """
 
     numbers: np.ndarray
@@ -40,15 +40,15 @@ def drawn_segments(
     segments: Sequence[tuple[int, int, bool]],
     classes: Classes,
 ) -> Drawn:
-    """What to draw of a map (H, W) of segment ids, with the id, the class and whether it is a thing of each segment.
+    """Prepare a map (H, W) of segment ids for drawing; each of `segments` is (id, class, whether it is a thing).
 
-    Stuff has its class's color. Things have colors of their own, unlike those, and a number where there are several of
-    a class.
+    Stuff has the color of its class. Each thing has a distinct color, unlike those of stuff, and a number if there are
+    several things of its class.
     """
     numbers = np.full(ids.shape, -1, np.int32)
     counts = np.bincount([category for _, category, is_thing in segments if is_thing], minlength=len(classes))
     stuff = {category for _, category, is_thing in segments if not is_thing}
-    own_colors = iter(distinct_colors(len(segments), unlike=[classes.colors[category] for category in stuff]))
+    thing_colors = iter(distinct_colors(len(segments), unlike=[classes.colors[category] for category in stuff]))
     seen = np.zeros(len(classes), int)
     titles, painted = [], []
     for number, (segment, category, is_thing) in enumerate(segments):
@@ -57,14 +57,14 @@ def drawn_segments(
         several = is_thing and counts[category] > 1
         name = classes.names[category]
         titles.append(f"{name} {seen[category]}" if several else name)
-        painted.append(next(own_colors) if is_thing else classes.colors[category])
+        painted.append(next(thing_colors) if is_thing else classes.colors[category])
     return Drawn(numbers, Classes.of(titles, painted), [f"{name} 100" for name in classes.names])
 
 
 def map_of_masks(masks: np.ndarray, scores: np.ndarray, least_score: float) -> np.ndarray:
-    """Masks (N, H, W) in one map (H, W): i + 1 of those whose score is `least_score` or more, the surest on top.
+    """Combine masks (N, H, W) in one map (H, W) of i + 1; only scores of at least `least_score`, the highest on top.
 
-    Those that surer ones hide more than half of are left out: they are mostly second guesses at the same object.
+    A mask of which masks with higher scores hide more than half is left out: it is usually a duplicate of an object.
     """
     ids = np.zeros(masks.shape[1:], np.int32)
     for i in np.argsort(-scores, kind="stable"):
@@ -75,9 +75,9 @@ def map_of_masks(masks: np.ndarray, scores: np.ndarray, least_score: float) -> n
 
 
 def draw_segments(image: np.ndarray, drawn: Drawn, *, opacity: float = 0.6) -> np.ndarray:
-    """The image (H, W, 3) under its segments' colors, outlined and named, beside a legend: RGB uint8.
+    """Draw segments over an image (H, W, 3), with colors, outlines, names and a legend: RGB uint8.
 
-    Small images are enlarged first, so that the names can be read. What has no segment stays as it is.
+    Small images are enlarged first, so that the names can be read. Pixels without a segment are left unchanged.
     """
     zoom = max(1, round(512 / max(image.shape[:2])))
     size = (image.shape[1] * zoom, image.shape[0] * zoom)

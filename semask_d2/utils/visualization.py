@@ -1,4 +1,4 @@
-"""Drawing segmentations: colors over the image, class names at their regions, a legend, and figures of panels."""
+"""Drawing of segmentations: colors over the image, class names on their regions, a legend, and figures of panels."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from semask_d2.utils.classes import Classes
 FONT, AA = cv2.FONT_HERSHEY_SIMPLEX, cv2.LINE_AA
 OUTLINE = [(x, y) for x in (-1, 0, 1) for y in (-1, 0, 1) if x or y]
 NAMED_SHARE = 0.004  # regions below this share of the image get no name
-NAMED_SHARE_PRIOR = 0.02  # the priors' maps are ragged
-LEGEND_ROW = 16  # pixels below which a row of the legend cannot be read
-PANEL_SIDES = (300, 640)  # between these is a panel's longer side
+NAMED_SHARE_PRIOR = 0.02  # larger for the priors, whose maps have many small regions
+LEGEND_ROW = 16  # smallest readable height of a legend row in pixels
+PANEL_SIDES = (300, 640)  # smallest and largest longer side of a panel
 BACKGROUND, INK, WRONG = (255, 255, 255), (30, 30, 30), (230, 30, 30)
 
 
 def colorize(labels: np.ndarray, colors: np.ndarray) -> np.ndarray:
-    """Class ids (H, W) to RGB (H, W, 3); ids without a color (ignored pixels) are black."""
+    """Return class ids (H, W) as RGB (H, W, 3); ids without a color, such as ignored pixels, are black."""
     table = np.zeros((max(256, len(colors), int(labels.max(initial=0)) + 1), 3), np.uint8)
     table[: len(colors)] = colors
     return table[labels]
@@ -32,9 +32,9 @@ def draw_segmentation(
     *,
     opacity: float = 0.6,
 ) -> np.ndarray:
-    """The image (H, W, 3) under its classes' colors, with names at large regions and a legend: RGB uint8.
+    """Draw class colors over an image (H, W, 3), with names on large regions and a legend: RGB uint8.
 
-    Small images are enlarged first, so that the names can be read. Images of one size give pictures of one size.
+    Small images are enlarged first, so that the names can be read. Images of equal size give drawings of equal size.
     """
     zoom = max(1, round(512 / max(image.shape[:2])))
     size = (image.shape[1] * zoom, image.shape[0] * zoom)
@@ -52,9 +52,9 @@ def draw_panels(
     truth: np.ndarray | None = None,
     priors: Mapping[str, np.ndarray] | None = None,
 ) -> np.ndarray:
-    """Titled panels and one legend: image, ground truth and error where `truth` (H, W) is given, prediction, priors.
+    """Draw titled panels and a legend: image, ground truth, prediction, error map and priors, as RGB uint8.
 
-    `priors` are those of `Prediction`: the finest map first. RGB uint8.
+    Ground truth and error map are drawn if `truth` (H, W) is given. `priors` are those of `Prediction`, finest first.
     """
     scale = float(np.clip(1.0, PANEL_SIDES[0] / max(image.shape[:2]), PANEL_SIDES[1] / max(image.shape[:2])))
     size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
@@ -87,9 +87,9 @@ def under_colors(
     opacity: float,
     named_share: float = NAMED_SHARE,
 ) -> np.ndarray:
-    """The image under its classes' colors, with the names of regions that fill `named_share` of it.
+    """Draw class colors over an image, with the names of regions that fill at least `named_share` of it.
 
-    Below 0 it stays as it is.
+    Pixels with negative labels are left unchanged.
     """
     canvas = cv2.addWeighted(image, 1 - opacity, colorize(np.maximum(labels, 0), classes.color_table), opacity, 0)
     canvas[labels < 0] = image[labels < 0]
@@ -104,7 +104,7 @@ def under_colors(
 
 
 def region_centers(mask: np.ndarray, named_share: float) -> list[tuple[int, int, int]]:
-    """Area and innermost point (x, y) of each connected region that fills `named_share` of `mask` or more."""
+    """Return area and innermost point (x, y) of each connected region that fills at least `named_share` of `mask`."""
     count, regions, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=4)
     centers = []
     for region in range(1, count):
@@ -119,18 +119,18 @@ def region_centers(mask: np.ndarray, named_share: float) -> list[tuple[int, int,
 
 
 def write_names(canvas: np.ndarray, centers: Sequence[tuple[int, int, int, str]]) -> None:
-    """Write names at their (area, x, y, name), where no earlier one is in the way."""
+    """Write the names of `centers` (area, x, y, name) on `canvas`, except those that would overlap an earlier name."""
     scale = text_scale(canvas)
     thickness = max(1, round(1.5 * scale))
-    taken: list[tuple[int, int, int, int]] = []
+    occupied: list[tuple[int, int, int, int]] = []
     for _, x, y, name in centers:
         (width, height), _ = cv2.getTextSize(name, FONT, scale, thickness)
         x = int(np.clip(x - width / 2, 2, max(2, canvas.shape[1] - width - 2)))
         y = int(np.clip(y + height / 2, height + 2, max(height + 2, canvas.shape[0] - 4)))
         box = (x, y - height, x + width, y)
-        if any(box[0] < b[2] and b[0] < box[2] and box[1] < b[3] and b[1] < box[3] for b in taken):
+        if any(box[0] < b[2] and b[0] < box[2] and box[1] < b[3] and b[1] < box[3] for b in occupied):
             continue
-        taken.append(box)
+        occupied.append(box)
         for dx, dy in OUTLINE:  # not a thicker stroke: in OpenCV 5 that makes the letters wider
             cv2.putText(canvas, name, (x + dx * thickness, y + dy * thickness), FONT, scale, (0, 0, 0), thickness, AA)
         cv2.putText(canvas, name, (x, y), FONT, scale, (255, 255, 255), thickness, AA)
@@ -144,12 +144,11 @@ def legend(
     *,
     further_names: Sequence[str] = (),
 ) -> np.ndarray:
-    """A column of `height`: color, name and share of each class in `labels`, the largest first.
+    """Draw a legend of `height` pixels: color, name and share of each class in `labels`, largest first.
 
-    Classes that are only in `others`, the further label maps of a figure, follow without a share.
-
-    Its width depends on the names, `further_names` that other frames of a video may show, and the size of `labels`
-    alone, so that the frames agree.
+    Classes that are only in `others`, the other label maps of a figure, follow without a share. The width depends only
+    on the class names, on `further_names` (those in other frames of a video), and on the size of `labels`, so that all
+    frames have the same width.
     """
     names = classes.names
     ids, counts = np.unique(labels, return_counts=True)
@@ -176,13 +175,13 @@ def legend(
 
 
 def error_share(labels: np.ndarray, truth: np.ndarray, ignore_label: int) -> float:
-    """The share of the pixels that count whose label is wrong."""
+    """Return the share of wrong labels among the pixels that are not ignored."""
     counted = truth != ignore_label
     return float((labels != truth)[counted].mean()) if counted.any() else 0.0
 
 
 def error_map(image: np.ndarray, labels: np.ndarray, truth: np.ndarray, ignore_label: int) -> np.ndarray:
-    """The image in dim gray, wrong pixels red and ignored ones black."""
+    """Draw the image in light gray, with wrong pixels red and ignored pixels black."""
     gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) // 2 + 90
     canvas = np.repeat(gray[:, :, None], 3, axis=2)
     canvas[labels != truth] = WRONG
@@ -191,7 +190,7 @@ def error_map(image: np.ndarray, labels: np.ndarray, truth: np.ndarray, ignore_l
 
 
 def spread_maps(priors: Mapping[str, np.ndarray], size: tuple[int, int]) -> list[tuple[str, np.ndarray]]:
-    """The title and the class ids at `size` (width, height) of each of a `Prediction`'s priors, the finest first."""
+    """Return a title and class ids at `size` (width, height) for each prior of a `Prediction`, finest first."""
     maps = list(priors.values())
     return [
         (
@@ -203,9 +202,9 @@ def spread_maps(priors: Mapping[str, np.ndarray], size: tuple[int, int]) -> list
 
 
 def spread_cells(cells: np.ndarray, size: tuple[int, int], covered: tuple[float, float]) -> np.ndarray:
-    """Class ids of cells (h, w), drawn as blocks at `size` (width, height).
+    """Return class ids of cells (h, w) enlarged to blocks at `size` (width, height).
 
-    `covered` are the rows and columns, not whole, that the picture covers: the last cells may reach beyond it.
+    `covered` is the fractional number of rows and columns inside the image: the last cells may extend beyond it.
     """
     rows, columns = (
         np.minimum((np.arange(target) + 0.5) * part / target, count - 1).astype(int)
@@ -215,7 +214,7 @@ def spread_cells(cells: np.ndarray, size: tuple[int, int], covered: tuple[float,
 
 
 def add_title(panel: np.ndarray, title: str) -> np.ndarray:
-    """The panel under a white strip with its title."""
+    """Return the panel below a white strip with its title."""
     scale = text_scale(panel)
     strip = np.full((round(44 * scale), panel.shape[1], 3), BACKGROUND, np.uint8)
     cv2.putText(strip, title, (4, round(30 * scale)), FONT, scale, INK, 1, AA)
@@ -225,27 +224,27 @@ def add_title(panel: np.ndarray, title: str) -> np.ndarray:
 
 
 def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """An RGB image at `size` (width, height)."""
+    """Return an RGB image resized to `size` (width, height)."""
     shrinks = size[0] < image.shape[1]
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
 
 
 def resize_ids(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Class ids at `size` (width, height), of the nearest pixels."""
+    """Return class ids resized to `size` (width, height) by nearest neighbor."""
     return cv2.resize(labels.astype(np.int32), size, interpolation=cv2.INTER_NEAREST)
 
 
 def short(name: str, limit: int = 22) -> str:
-    """The first of a class's names ("door, double door"), cut at `limit` letters."""
+    """Return the first of a class's names ("door, double door"), cut at `limit` letters."""
     name = name.replace(";", ",").partition(",")[0].strip() or name
     return name if len(name) <= limit else name[: limit - 1] + "."
 
 
 def text_width(text: str, scale: float) -> int:
-    """The pixels that a line of text takes."""
+    """Return the width of a line of text in pixels."""
     return cv2.getTextSize(text, FONT, scale, 1)[0][0]
 
 
 def text_scale(canvas: np.ndarray) -> float:
-    """A font scale that stays readable: 0.5 at 600 pixels, growing with the picture."""
+    """Return a readable font scale: 0.5 at 600 pixels, growing with the image."""
     return max(0.45, min(canvas.shape[:2]) / 1200)

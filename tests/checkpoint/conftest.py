@@ -1,4 +1,4 @@
-"""What the tests of weight files share: a log that other tests' logging setup does not hide."""
+"""Fixtures of the tests of weight files: a log that other tests' logging setup does not hide."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 @pytest.fixture
 def log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
-    """Everything that `semask_d2.checkpoint` logs, from INFO on."""
+    """Capture everything that `semask_d2.checkpoint` logs at level INFO or above."""
     logger = logging.getLogger("semask_d2.checkpoint")
     logger.addHandler(caplog.handler)
     level, propagate = logger.level, logger.propagate

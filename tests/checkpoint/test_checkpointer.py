@@ -1,4 +1,4 @@
-"""Checkpoints and the best model."""
+"""Tests of checkpoints and the best model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.helpers.detectron2_names import EventStorage
 
 
 class Counter:
-    """Something with a state."""
+    """An object with a state."""
 
     def __init__(self, count: int = 0):
         self.count = count
@@ -55,7 +55,7 @@ def test_weights_of_other_class_names_are_loaded_with_a_warning(tmp_path, caplog
     Checkpointer(nn.Linear(2, 2), str(tmp_path), classes=named("sky", "pole", "car")).save("model_0000004")
     path = str(tmp_path / "model_0000004.pth")
     Checkpointer(nn.Linear(2, 2), classes=named("sky", "car", "pole")).resume_or_load(path, resume=False)
-    assert "HAVE OTHER CLASS NAMES" in caplog.text
+    assert "CLASS NAMES DIFFER" in caplog.text
     assert 'id 1 is "pole" there and "car" here, and 1 more differ' in caplog.text
 
 
@@ -124,7 +124,7 @@ def test_the_best_model_survives_worse_ones_and_a_resume(tmp_path) -> None:
         assert saved() == 2.0
         evaluate(resumed, storage, 3, 51.0)
         assert saved() == 5.0
-    assert not (tmp_path / "last_checkpoint").exists()  # the best model is not where a resume goes on
+    assert not (tmp_path / "last_checkpoint").exists()  # a run never resumes from the best model
 
 
 def test_a_best_model_of_unknown_value_is_moved_aside(tmp_path) -> None:
@@ -151,7 +151,7 @@ def test_weights_that_are_not_finite_are_never_written(tmp_path, value: float) -
     with torch.no_grad():
         model.weight[1, 0] = value
     for write in (lambda: checkpointer.save("model_0000019", iteration=19), lambda: checkpointer.write("model_best")):
-        with pytest.raises(UserError, match=r"not finite any more.*last good checkpoint is .*model_0000009\.pth"):
+        with pytest.raises(UserError, match=r"no longer finite.*last good checkpoint is .*model_0000009\.pth"):
             write()
     assert {path.name for path in tmp_path.iterdir()} == {"model_0000009.pth", "last_checkpoint"}
 
@@ -161,14 +161,14 @@ def test_weights_that_are_not_finite_are_named_when_they_are_loaded(tmp_path, ca
     state = {name: value * float("nan") for name, value in model.state_dict().items()}
     torch.save({"model": state}, tmp_path / "nan.pth")
     Checkpointer(model).load(str(tmp_path / "nan.pth"))
-    assert "2 tensors are not finite (weight, bias): predictions mean nothing" in caplog.text
+    assert "2 tensors are not finite (weight, bias): predictions will be meaningless" in caplog.text
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         (b"", "names ''"),
-        (b"model_0000077.pth", "names 'model_0000077.pth', which is no file"),
+        (b"model_0000077.pth", "names 'model_0000077.pth', which is not a file"),
         (b"../elsewhere.pth", "is not a plain name"),
         (b"/etc/passwd", "is not a plain name"),
         (b"model_0000009.pth\0x", "is not a plain name"),

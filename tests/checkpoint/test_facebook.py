@@ -43,7 +43,7 @@ def config(decoder: str, num_blocks: int = 0, **options: object) -> CfgNode:
 
 
 def released(state: dict[str, Tensor], version: str, folder: Path) -> Path:
-    """A file as they publish it: an ordered dict of arrays with the versions of its modules, and who wrote it."""
+    """Write a file in the published format: an ordered dict of arrays with module versions, and the author's name."""
     arrays = collections.OrderedDict((name, value.numpy()) for name, value in state.items())
     if version != "without the buffer":
         arrays["criterion.empty_weight"] = np.ones(7, np.float32)
@@ -63,7 +63,7 @@ def test_every_version_loads_whole(decoder: str, version: str, tmp_path: Path) -
     source, model = randomize(build_model(config(decoder))), build_model(config(decoder))
     report = load_weights(model, released(snapshot(source), version, tmp_path))
     assert same(snapshot(model), snapshot(source))
-    named = version != "without the buffer"  # without it, nothing tells it from one of ours
+    named = version != "without the buffer"  # without the buffer, it cannot be distinguished from our files
     assert report.kind == (
         f"{decoder} of facebookresearch" if named else "semask_d2 checkpoint without semantic layers"
     )
@@ -82,17 +82,17 @@ def test_so_do_those_on_a_resnet_however_its_norms_were_trained(
     assert report.kind == f"{decoder} of facebookresearch"
     assert report.complete
     assert report.unexpected == []
-    assert "no place for" not in log.text
-    own, theirs = snapshot(model), snapshot(source)
-    assert {name for name in theirs if name not in own} == {
-        name for name in theirs if name.endswith("num_batches_tracked")
+    assert "not in the model" not in log.text
+    model_state, published = snapshot(model), snapshot(source)
+    assert {name for name in published if name not in model_state} == {
+        name for name in published if name.endswith("num_batches_tracked")
     }
-    assert {"backbone.stem.conv1.norm.running_mean", "backbone.res4.5.conv3.weight"} <= own.keys()
-    assert same(own, {name: theirs[name] for name in own})
+    assert {"backbone.stem.conv1.norm.running_mean", "backbone.res4.5.conv3.weight"} <= model_state.keys()
+    assert same(model_state, {name: published[name] for name in model_state})
     image = torch.randn(1, 3, 64, 96)
     with torch.no_grad():
-        found, expected = (x.eval().backbone(image)["res5"] for x in (model, source))
-    assert torch.equal(found, expected)
+        actual, expected = (x.eval().backbone(image)["res5"] for x in (model, source))
+    assert torch.equal(actual, expected)
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -101,12 +101,12 @@ def test_a_semask_training_starts_from_one(version: str, tmp_path: Path, log: py
     path = released(snapshot(source), version, tmp_path)
     model = build_model(config("Mask2Former", num_blocks=1))
     before = snapshot(model)
-    with pytest.raises(UserError, match="a model without semantic layers for training to start from"):
+    with pytest.raises(UserError, match="a model without semantic layers to start training from"):
         load_weights(model, path)
     report = load_weights(model, path, training_start=True)
-    own = {name for name in before if ".semantic_layer." in name}
-    assert set(report.missing) == own
-    expected = {**snapshot(source), **{name: before[name] for name in own}}
+    model_state = {name for name in before if ".semantic_layer." in name}
+    assert set(report.missing) == model_state
+    expected = {**snapshot(source), **{name: before[name] for name in model_state}}
     assert same(snapshot(model), expected)
     assert "(semantic layers)" in log.text
 

@@ -1,6 +1,6 @@
 """Thousands of damaged and crafted weight files: each is read or refused with a UserError, and nothing else happens.
 
-They are read in one process of their own, which a memory error would end by a signal.
+They are read in a separate process, which a memory error would kill by a signal.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from semask_d2.utils.errors import UserError
 from tests.helpers.crafted_pickles import Crafter, legacy, zipped
 
 ROOT = Path(__file__).resolve().parents[2]
-MEMORY = 2**31  # bytes beyond what Python and torch take
+MEMORY = 2**31  # bytes in addition to those of Python and torch
 CALLS_OF_A_NAME = {".pkl": 60, ".pth": 6}
 MUTATIONS = 150  # of each file of each kind
 
@@ -42,14 +42,14 @@ Case = tuple[str, str, bytes]  # label, ending, content
 
 
 def torch_names() -> dict[str, Any]:
-    """What a torch file may name, by name."""
+    """Return the objects that a torch file may name, by name."""
     from torch._weights_only_unpickler import _get_allowed_globals
 
     return {**_get_allowed_globals(), **NUMPY_NAMES}
 
 
 def crafted(rng: random.Random) -> Iterator[Case]:
-    """Pickles that call each name with anything."""
+    """Return pickles that call each name with arbitrary arguments."""
     crafter = Crafter(rng, list(PICKLE_NAMES), for_torch=False)
     for name in PICKLE_NAMES:
         for number in range(CALLS_OF_A_NAME[".pkl"]):
@@ -62,7 +62,7 @@ def crafted(rng: random.Random) -> Iterator[Case]:
 
 
 def sound_files() -> dict[str, tuple[str, bytes]]:
-    """Small files as they should be, by kind: ending, content."""
+    """Return small valid files by kind: suffix and content."""
     arrays = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "s": np.float64(2), "b": np.ones(2, ">i4")}
     tensors = {"a": torch.arange(6.0).reshape(2, 3), "p": torch.nn.Parameter(torch.ones(2)), "i": torch.arange(3)}
     files = {f"arrays, protocol {p}": (".pkl", pickle.dumps({"model": arrays}, p)) for p in (0, 2, 4, 5)}
@@ -77,7 +77,7 @@ def sound_files() -> dict[str, tuple[str, bytes]]:
 
 
 def mutated(rng: random.Random) -> Iterator[Case]:
-    """Sound files with flipped bits, cut, and with a part of one put into another."""
+    """Return valid files with flipped bits, truncated, and with parts of other files inserted."""
     files = sound_files()
     steps = [code[0] for name, code in vars(pickle).items() if name.isupper() and isinstance(code, bytes)]
     for kind, (ending, content) in files.items():
@@ -101,7 +101,7 @@ def mutated(rng: random.Random) -> Iterator[Case]:
 
 
 def attributes() -> dict[str, tuple]:
-    """What a file could change of torch's, numpy's and our functions and classes."""
+    """Return the state of torch's, numpy's and our functions and classes that a file could change."""
     seen = {name: value for names in (torch_names(), PICKLE_NAMES) for name, value in names.items()}
     for module in (torch, torch._utils, torch.storage, torch.serialization, torch._tensor, np, pickle):
         seen |= {f"{module.__name__}.{name}": value for name, value in vars(module).items() if callable(value)}
@@ -109,16 +109,16 @@ def attributes() -> dict[str, tuple]:
 
 
 def state_of(value: Any) -> tuple:
-    """What of a function or class a pickle could set."""
+    """Return the attributes of a function or class that a pickle could set."""
     if isinstance(value, types.FunctionType):
         return id(value), value.__defaults__, str(value.__kwdefaults__), id(value.__code__), sorted(vars(value))
     if inspect.isclass(value):
-        return id(value), sorted(set(vars(value)) - {"__slotnames__"})  # what writing pickles leaves there
+        return id(value), sorted(set(vars(value)) - {"__slotnames__"})  # pickling adds it
     return (id(value),)
 
 
 def read(path: Path) -> str:
-    """How the reading of a file ends: "read", "refused", or what went wrong."""
+    """Read a file and return the outcome: "read", "refused", or a description of the failure."""
     try:
         for tensor in tensors_of(read_checkpoint(path), path).values():
             if tensor.numel() < 10**6:
@@ -131,10 +131,10 @@ def read(path: Path) -> str:
 
 
 def child(folder: Path) -> None:
-    """Read the files one after another; print those that went wrong, and before each file its label to stderr."""
+    """Read the files one after another; print failures, and before each file its label to stderr."""
     warnings.simplefilter("ignore")
     limit_memory()
-    torch.storage._warn_typed_storage_removal()  # it notes on itself that it has warned
+    torch.storage._warn_typed_storage_removal()  # it stores on itself that it has warned
     before = attributes()
     ends: Counter[str] = Counter()
     for label, ending, content in chain(crafted(random.Random(0)), mutated(random.Random(1))):

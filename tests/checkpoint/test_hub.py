@@ -1,4 +1,4 @@
-"""Repositories of the Hugging Face hub, on a small server on loopback and in the hub client's own cache."""
+"""Repositories of the Hugging Face hub, on a small local server and in the hub client's cache."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
         ("me/model.v2", Repository("me/model.v2")),
         ("run", None),
         ("a/b/c", None),
-        ("me/model@v1", None),  # a file may be called so
+        ("me/model@v1", None),  # a file may have this name
         ("output/model_final.pth", None),
         ("me/Model.SAFETENSORS", None),
         ("/me/model", None),
@@ -131,9 +131,9 @@ def test_refusals_of_the_hub(hub: Hub) -> None:
     with pytest.raises(UserError, match="me/model@v9: the repository has no revision 'v9'"):
         local_source("hf://me/model@v9")
     hub.gated.add("me/model")
-    with pytest.raises(UserError, match=r"me/model: access has to be granted first: accept its terms at .*HF_TOKEN"):
+    with pytest.raises(UserError, match=r"me/model: access must be granted first: accept its terms at .*HF_TOKEN"):
         local_source("me/model")
-    with pytest.raises(UserError, match="revision 'v1': run is no repository"):
+    with pytest.raises(UserError, match="revision 'v1': run is not a repository"):
         local_source("run", revision="v1")
 
 

@@ -1,4 +1,4 @@
-"""Each publisher's layout: recognized, converted, and computing what the published model computes."""
+"""Every publisher's layout is recognized and converted, and computes the same as the published model."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def load(model: SmallModel, content: dict, folder: Path, **kwargs: bool) -> Load
 
 
 def features(model: SmallModel, image: Tensor) -> dict[str, Tensor]:
-    """The backbone's features without its output norms, which ImageNet weights do not have."""
+    """Return the backbone's features without output norms, which ImageNet weights do not have."""
     with torch.no_grad():
         for i in range(4):
             torch.nn.init.ones_(getattr(model.backbone, f"norm{i}").weight)
@@ -88,21 +88,21 @@ def test_microsofts_swin_computes_the_same(tmp_path: Path) -> None:
     for name, value in model.sem_seg_head.state_dict().items():
         assert torch.equal(value, before[f"sem_seg_head.{name}"])
     image = torch.randn(1, 3, 72, 100)
-    ours, theirs = features(model, image), features(source, image)
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    ours, published = features(model, image), features(source, image)
+    assert all(torch.equal(ours[name], published[name]) for name in published)
 
 
 @pytest.mark.parametrize("publisher", ["timm", "Microsoft"])
 def test_timms_swin_computes_the_same(tmp_path: Path, publisher: str) -> None:
-    """Against timm's own model, on a size that no stage pads; its files come in either layout."""
+    """Compare with timm's model at a size that needs no padding; timm's files come in either layout."""
     from timm.models.swin_transformer import SwinTransformer
 
-    theirs = randomize(
+    published = randomize(
         SwinTransformer(
             img_size=256, patch_size=4, window_size=4, embed_dim=8, depths=(2, 2, 2, 2), num_heads=(1, 2, 2, 4)
         )
     ).eval()
-    state = snapshot(theirs)
+    state = snapshot(published)
     if publisher == "Microsoft":
         for i in range(1, 4):
             for leaf in ("norm.weight", "norm.bias", "reduction.weight"):
@@ -115,7 +115,7 @@ def test_timms_swin_computes_the_same(tmp_path: Path, publisher: str) -> None:
     image = torch.randn(1, 3, 256, 256)
     ours = features(model, image)
     with torch.no_grad():
-        stages = theirs.forward_intermediates(image, intermediates_only=True)
+        stages = published.forward_intermediates(image, intermediates_only=True)
     for i, stage in enumerate(stages):
         tokens = stage.permute(0, 2, 3, 1)
         expected = F.layer_norm(tokens, tokens.shape[-1:]).permute(0, 3, 1, 2)
@@ -150,7 +150,7 @@ def test_another_windows_bias_tables_are_interpolated(tmp_path: Path) -> None:
 
 
 def test_an_interpolated_bias_keeps_its_axes_and_its_center() -> None:
-    """A bias that falls with the vertical distance alone still does, and the same position stays in the middle."""
+    """A bias that falls only with vertical distance still does after interpolation, and its center stays the center."""
     side = torch.arange(-6.0, 7.0)
     table = torch.stack([side[:, None].expand(13, 13).flatten(), torch.full((169,), 3.0)], 1)
     grid = fit_bias_table(table, 23**2)[:, 0].view(23, 23)
@@ -165,14 +165,14 @@ def test_absolute_position_embeddings(tmp_path: Path, side: int) -> None:
     source = swin_model(num_blocks=0, ape=True, pretrain_img_size=32)
     model = swin_model(num_blocks=0, ape=True, pretrain_img_size=side)
     load(model, microsoft_swin(source), tmp_path, training_start=True)
-    theirs = source.backbone.absolute_pos_embed
+    published = source.backbone.absolute_pos_embed
     if side == 32:
-        assert torch.equal(model.backbone.absolute_pos_embed, theirs)
+        assert torch.equal(model.backbone.absolute_pos_embed, published)
         image = torch.randn(1, 3, 40, 64)
         ours, expected = features(model, image), features(source, image)
         assert all(torch.equal(ours[name], expected[name]) for name in expected)
     else:
-        expected = F.interpolate(theirs, (16, 16), mode="bicubic", align_corners=False)
+        expected = F.interpolate(published, (16, 16), mode="bicubic", align_corners=False)
         assert torch.allclose(model.backbone.absolute_pos_embed, expected)
 
 
@@ -194,29 +194,29 @@ def test_weights_of_a_timm_backbone(tmp_path: Path) -> None:
     import timm
 
     name = "convnext_atto"
-    theirs = timm.create_model(name, num_classes=7)
+    published = timm.create_model(name, num_classes=7)
     model = SmallModel(
         with_defaults(SeMaskTimm, name=name, semantic=with_defaults(SemanticSettings), freeze_at=0), HEADS["FPN"]
     )
-    report = load(model, theirs.state_dict(), tmp_path, training_start=True)
+    report = load(model, published.state_dict(), tmp_path, training_start=True)
     assert report.kind == "timm model"
     assert report.unexpected == []
     assert not any(name.startswith("backbone.body.") for name in report.missing)
     image = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
-        expected = theirs.eval().forward_intermediates(image, intermediates_only=True)[0]
+        expected = published.eval().forward_intermediates(image, intermediates_only=True)[0]
         body = model.backbone.body.eval()
         ours = body["stages_0"](body["stem_1"](body["stem_0"](image)))
     assert torch.equal(ours, expected)
 
 
 def test_weights_of_efficientnet_pytorch(tmp_path: Path) -> None:
-    """The same tensors as timm's in the same order, under names of their own."""
+    """Load the same tensors as timm's in the same order, under other names."""
     import timm
 
-    theirs = timm.create_model("tf_efficientnet_lite0", num_classes=7).state_dict()
+    published = timm.create_model("tf_efficientnet_lite0", num_classes=7).state_dict()
     named = {}
-    for number, (name, value) in enumerate(theirs.items()):
+    for number, (name, value) in enumerate(published.items()):
         prefix = {"conv_stem": "_conv_stem", "conv_head": "_conv_head", "bn2": "_bn1", "classifier": "_fc"}
         start = name.split(".")[0]
         named[f"{prefix.get(start, f'_blocks.0._depthwise_conv.{number}')}.{name}"] = value
@@ -228,7 +228,7 @@ def test_weights_of_efficientnet_pytorch(tmp_path: Path) -> None:
     assert report.kind == "EfficientNet of efficientnet_pytorch"
     assert report.unexpected == []
     for name, value in model.backbone.body.state_dict().items():
-        assert torch.equal(value, theirs[name])
+        assert torch.equal(value, published[name])
     other = {name: value for name, value in named.items() if "_conv_stem" not in name} | {"_conv_stem.x": torch.ones(3)}
     with pytest.raises(UserError, match="do not fit"):
         load(model, other, tmp_path, training_start=True)

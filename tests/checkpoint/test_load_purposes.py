@@ -1,4 +1,4 @@
-"""What each purpose of a load may lack: nothing, or what the start of a training initializes itself."""
+"""Missing tensors: none are permitted in evaluation; at the start of training, those that it initializes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def save(content: dict, folder: Path) -> str:
 
 
 def other_classes(state: dict[str, Tensor], classes: int) -> dict[str, Tensor]:
-    """`state` as a training on another number of classes would leave it."""
+    """Return `state` as if it had been trained on another number of classes."""
     changed = dict(state)
     for name, value in state.items():
         extra = {CLASSES: 0, CLASSES + 1: 1}.get(value.shape[0] if value.ndim else -1)
@@ -41,12 +41,13 @@ def assert_refused(model: SmallModel, path: str, match: str, **kwargs: bool) -> 
 def test_imagenet_weights_start_a_training_and_nothing_else(tmp_path: Path, log: pytest.LogCaptureFixture) -> None:
     path = save(microsoft_swin(swin_model()), tmp_path)
     model = swin_model()
-    assert_refused(model, path, r"\(ImageNet Swin of Microsoft\).*a backbone for training to start from")
+    assert_refused(model, path, r"\(ImageNet Swin of Microsoft\).*a backbone to start training from")
     report = load_weights(model, path, training_start=True)
     new = {name.split(".")[1] if "backbone" in name else name.split(".")[0] for name in report.missing}
     assert new == {"layers", "norm0", "norm1", "norm2", "norm3", "sem_seg_head"}
     assert all("semantic_layer" in name for name in report.missing if "layers" in name and "backbone" in name)
-    assert f"{len(report.missing)} tensors are newly initialized, as after any ImageNet Swin of Microsoft" in log.text
+    words = "tensors are newly initialized, which ImageNet Swin of Microsoft files lack"
+    assert f"{len(report.missing)} {words}" in log.text
     assert "(semantic layers, output norms and head)" in log.text
 
 
@@ -60,8 +61,8 @@ def test_an_incomplete_backbone_starts_nothing(tmp_path: Path, name: str, fault:
         del content["model"][name]
     else:
         content["model"][name] = torch.zeros(3)
-    found = rf"1 missing: backbone\.{name}" if fault == "missing" else rf"1 misshaped: backbone\.{name} \(3,\)"
-    assert_refused(swin_model(), save(content, tmp_path), found, training_start=True)
+    fault_text = rf"1 missing: backbone\.{name}" if fault == "missing" else rf"1 misshaped: backbone\.{name} \(3,\)"
+    assert_refused(swin_model(), save(content, tmp_path), fault_text, training_start=True)
 
 
 def test_a_shallower_backbone_starts_nothing(tmp_path: Path) -> None:
@@ -100,11 +101,11 @@ def test_other_classes(tmp_path: Path, log: pytest.LogCaptureFixture, decoder: s
     assert set(report.missing) == set(dropped)
     for name, value in model.state_dict().items():
         assert torch.equal(value, (before if name in dropped else state)[name]), name
-    assert "18 tensors are newly initialized, as MODEL.WEIGHTS_DROP_CLASS_LAYERS asks: " in log.text
+    assert "18 tensors are newly initialized, as MODEL.WEIGHTS_DROP_CLASS_LAYERS requests: " in log.text
 
 
 def test_class_layers_are_dropped_even_where_they_fit(tmp_path: Path) -> None:
-    """Equal numbers of classes are not equal classes."""
+    """Class layers are dropped even if the numbers of classes are equal, since the classes may differ."""
     model = swin_model()
     before = snapshot(model)
     load_weights(model, save({"model": snapshot(swin_model())}, tmp_path), training_start=True, drop_class_layers=True)
@@ -137,7 +138,7 @@ def test_another_number_of_queries_starts_anew_as_class_layers_do(
     for name in names:
         assert torch.equal(model.state_dict()[name], before[name])
     count = len(before[names[0]])
-    assert f"the model's {count} queries start anew, in the place of {2 * count}" in log.text
+    assert f"the model's {count} queries are re-initialized; the file has {2 * count}" in log.text
 
 
 def test_queries_of_the_models_number_are_kept_where_class_layers_are_dropped(tmp_path: Path) -> None:
@@ -153,7 +154,7 @@ def test_unexpected_tensors_are_warned_of(tmp_path: Path, log: pytest.LogCapture
     assert report.unexpected == ["backbone.layers.2.blocks.2.norm1.weight"]
     warnings = [record.getMessage() for record in log.records if record.levelname == "WARNING"]
     assert len(warnings) == 1
-    assert "no place for backbone.layers.2.blocks.2.norm1.weight" in warnings[0]
+    assert "not in the model and ignored: backbone.layers.2.blocks.2.norm1.weight" in warnings[0]
 
 
 def test_the_log_names_kind_and_counts(tmp_path: Path, log: pytest.LogCaptureFixture) -> None:
@@ -166,11 +167,11 @@ def test_the_log_names_kind_and_counts(tmp_path: Path, log: pytest.LogCaptureFix
 @pytest.mark.parametrize("value", [torch.zeros(2, 3).to_sparse(), torch.zeros(3, device="meta")])
 def test_tensors_without_plain_content_are_refused(tmp_path: Path, value: Tensor) -> None:
     state = snapshot(swin_model()) | {"backbone.norm0.weight": value}
-    assert_refused(swin_model(), save({"model": state}, tmp_path), r"backbone\.norm0\.weight is no dense tensor")
+    assert_refused(swin_model(), save({"model": state}, tmp_path), r"backbone\.norm0\.weight is not a dense tensor")
 
 
 class TestCheckpointer:
-    """The purposes as training and evaluation give them."""
+    """Loads for the purposes of training and evaluation."""
 
     def test_a_start_may_lack_and_an_evaluation_may_not(self, tmp_path: Path) -> None:
         path = save(microsoft_swin(swin_model()), tmp_path)
@@ -196,10 +197,10 @@ class TestCheckpointer:
         source, model = swin_model(), swin_model()
         name = "sem_seg_head.predictor.class_embed.weight"
         path = save({"model": snapshot(source)}, tmp_path)
-        own = snapshot(model)[name]
+        initial = snapshot(model)[name]
         checkpointer = Checkpointer(model, str(tmp_path / "run"), training_start=True, drop_class_layers=True)
         checkpointer.resume_or_load(path, resume=False)
-        assert torch.equal(model.state_dict()[name], own)
+        assert torch.equal(model.state_dict()[name], initial)
         Checkpointer(source, str(tmp_path / "run")).save("model_0000001")
         checkpointer.resume_or_load(path, resume=True)
         assert same(snapshot(model), snapshot(source))
@@ -224,5 +225,5 @@ class TestCheckpointer:
 def test_numbers_that_no_layer_has_are_refused(tmp_path: Path, dtype: torch.dtype) -> None:
     state = snapshot(swin_model())
     state["backbone.norm0.weight"] = state["backbone.norm0.weight"].to(dtype)
-    words = r"backbone\.norm0\.weight holds numbers of type \w+, which no layer has; save it as float32"
+    words = r"backbone\.norm0\.weight has the type \w+, which no layer supports; save it as float32"
     assert_refused(swin_model(), save({"model": state}, tmp_path), words)

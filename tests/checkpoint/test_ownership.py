@@ -1,4 +1,4 @@
-"""Tensors that a file brings in own their memory, so that nothing that changes them in place writes beyond it."""
+"""Loaded tensors own their memory, so that in-place changes never write beyond it."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def adamw() -> torch.optim.AdamW:
 @pytest.mark.parametrize("through_file", [False, True])
 @pytest.mark.parametrize("name", ["exp_avg", "exp_avg_sq"])
 def test_a_moment_of_one_number_trains_as_a_whole_one(tmp_path: Path, name: str, through_file: bool) -> None:
-    """The fused step would write 480 KB over the four bytes."""
+    """Without a copy, the fused step would write 480 KB over the four bytes."""
     source = adamw()
     stepped(source)
     state = source.state_dict()
@@ -106,7 +106,7 @@ def test_a_moment_of_one_number_trains_as_a_whole_one(tmp_path: Path, name: str,
     for entry in state["state"].values():
         entry[name] = torch.full(entry[name].shape, 0.5)
     load_optimizer_state(whole, state)
-    one = torch.full((1,), 0.5)  # also the same for all parameters
+    one = torch.full((1,), 0.5)  # shared by all parameters, too
     for entry in state["state"].values():
         entry[name] = one.expand(entry[name].shape)
     if through_file:
@@ -146,7 +146,7 @@ def test_parameters_that_share_their_count_of_steps_count_each() -> None:
 
 
 class Averaged:
-    """A trainer whose state is an average of weights alone."""
+    """A trainer whose state is only an average of weights."""
 
     def __init__(self, model: nn.Module) -> None:
         self.average = WeightAverage(model, 0.9)
@@ -184,5 +184,5 @@ def test_a_file_of_many_names_for_one_memory_is_refused(tmp_path: Path) -> None:
     file = io.BytesIO()
     torch.save({f"w{number}": memory for number in range(100)}, file)
     (tmp_path / "w.pth").write_bytes(file.getvalue())
-    with pytest.raises(Exception, match=r"w\.pth: w\d+ repeats its numbers"):
+    with pytest.raises(Exception, match=r"w\.pth: w\d+ repeats few numbers"):
         read_checkpoint(tmp_path / "w.pth")

@@ -1,4 +1,4 @@
-"""Reading every kind of weight file, and refusing what runs."""
+"""Weight files of every kind are read, and files that would run code are refused."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_pickles_written_by_numpy_1_and_python_2(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_pickles_of_tensors(tmp_path: Path, protocol: int) -> None:
-    """As conversion scripts of Detectron2 projects write ImageNet weights."""
+    """Read ImageNet weights in the format of Detectron2 projects' conversion scripts."""
     state = {"w": torch.randn(3, 2).T, "p": torch.nn.Parameter(torch.randn(2)), "h": torch.ones(2).bfloat16()}
     (tmp_path / "w.pkl").write_bytes(pickle.dumps({"model": state}, protocol))
     tensors = tensors_of(read_checkpoint(tmp_path / "w.pkl"), "w")
@@ -95,7 +95,7 @@ def test_safetensors(tmp_path: Path) -> None:
 
 
 class Bomb:
-    """Unpickling it makes a folder."""
+    """An object that creates a folder when it is unpickled."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -114,12 +114,12 @@ def test_a_pickle_that_runs_something_is_refused_unexecuted(tmp_path: Path, prot
     with pytest.raises(UserError, match=r"bomb\.pkl: refused.* (posix|nt)\.mkdir, which is not plain data"):
         read_checkpoint(path)
     assert not proof.exists()
-    pickle.loads(path.read_bytes())  # it is live
+    pickle.loads(path.read_bytes())  # it really would run
     assert proof.exists()
 
 
 def test_a_bomb_within_a_pickled_tensor_is_refused_unexecuted(tmp_path: Path) -> None:
-    """A tensor's storage is a file within the pickle."""
+    """The storage of a tensor is a file inside the pickle."""
     proof = tmp_path / "executed"
 
     class Storage:
@@ -133,7 +133,7 @@ def test_a_bomb_within_a_pickled_tensor_is_refused_unexecuted(tmp_path: Path) ->
 
 
 class Calls:
-    """Unpickling it calls a function."""
+    """An object that calls a function when it is unpickled."""
 
     def __init__(self, function, *arguments):
         self.call = function, arguments
@@ -142,7 +142,7 @@ class Calls:
         return self.call
 
 
-# what a forbidding list would forget
+# names that a deny list would miss
 FOREIGN = {
     "eval": Calls(eval, "1"),
     "getattr": Calls(getattr, {}, "keys"),
@@ -167,7 +167,7 @@ def test_foreign_names_are_refused(tmp_path: Path, content: object) -> None:
 
 
 def test_a_dtype_cannot_be_turned_into_references(tmp_path: Path) -> None:
-    """A dtype's pickled state may set flags by which numbers are taken for pointers; only its byte order counts."""
+    """A dtype's pickled state may set flags that make numpy treat numbers as pointers; only its byte order is used."""
     flags = b"(I3\nS'<'\nNNNI-1\nI-1\nI63\ntb"  # all flags, reference counting among them
     array = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntS'b'\ntR(I1\n(I1\ntcnumpy\ndtype\n"
     array += b"(S'f8'\nI0\nI1\ntR" + flags + b"I00\nS'\\x00\\x00\\x00\\x00\\x00\\x00\\xf0?'\ntb"
@@ -204,7 +204,7 @@ def test_missing_and_truncated_files(tmp_path: Path, suffix: str) -> None:
 @settings(deadline=None, derandomize=True, max_examples=100)
 @given(data=st.data(), suffix=st.sampled_from([".pkl", ".safetensors"]))
 def test_damaged_files(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, suffix: str) -> None:
-    """A changed byte gives a UserError or, where it hits a value, still a dict; never another exception."""
+    """A changed byte causes a UserError or, if it hits a value, still gives a dict; never another exception."""
     state = {"a": torch.ones(3), "b": torch.arange(4)}
     arrays = {name: value.numpy() for name, value in state.items()}
     content = bytearray(pickle.dumps({"model": arrays}, 4) if suffix == ".pkl" else safetensors.torch.save(state))
@@ -227,12 +227,12 @@ def test_an_address_that_cannot_be_fetched(monkeypatch: pytest.MonkeyPatch) -> N
         raise OSError("no route to host\nmore")
 
     monkeypatch.setattr(readers.PathManager, "get_local_path", fail)
-    with pytest.raises(UserError, match=r"^https://example\.org/w\.pth: could not be fetched: no route to host$"):
+    with pytest.raises(UserError, match=r"^https://example\.org/w\.pth: could not be downloaded: no route to host$"):
         read_checkpoint("https://example.org/w.pth")
 
 
 class TestTimm:
-    """timm's weights by name."""
+    """Tests of timm's weights by name."""
 
     NAME = "swin_large_patch4_window12_384.ms_in22k"
 
@@ -254,7 +254,7 @@ class TestTimm:
 
         monkeypatch.setattr("timm.models.load_state_dict_from_hf", fail)
         with pytest.raises(
-            UserError, match=r"could not be fetched from huggingface\.co/.*cannot reach the hub; fetch it"
+            UserError, match=r"could not be downloaded from huggingface\.co/.*cannot reach the hub; download it"
         ):
             read_checkpoint(f"timm://{self.NAME}")
 
@@ -267,7 +267,7 @@ class TestTimm:
 
 
 class TestPackages:
-    """The weight file inside an installed package."""
+    """Tests of the weight file inside an installed package."""
 
     @staticmethod
     def install(folder: Path, files: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""Weight files: what is loaded, what is refused, and that nothing in one runs."""
+"""Weight files of released models are loaded, wrong files are refused, and nothing in a file runs."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def test_files_of_anything(tmp_path_factory: pytest.TempPathFactory, content: by
 @settings(deadline=None, derandomize=True, max_examples=150)
 @given(data=st.data(), protocol=st.sampled_from([2, 4]))
 def test_damaged_pickles(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, protocol: int) -> None:
-    """A flipped byte gives a UserError or, where it hits a value, still a dict; never another exception."""
+    """A flipped byte causes a UserError or, if it hits a value, still gives a dict; never another exception."""
     content = bytearray(pickle.dumps({"model": {"a": [1, 2.5, "x"]}, "iteration": 3}, protocol))
     content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     path = tmp_path_factory.getbasetemp() / "damaged.pth"
@@ -159,7 +159,7 @@ def test_damaged_pickles(tmp_path_factory: pytest.TempPathFactory, data: st.Data
 
 
 class Bomb:
-    """Unpickling it makes a folder."""
+    """An object that creates a folder when it is unpickled."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -183,7 +183,7 @@ def test_a_foreign_pickle_is_refused_unexecuted(tmp_path: Path, form: str) -> No
         load_weights(model, path)
     assert not proof.exists()
     assert_same(snapshot(model), before)
-    # the bomb is live: an ordinary load would have gone off
+    # an ordinary load would really run the code
     torch.load(path, weights_only=False) if form != "pickle" else pickle.loads(path.read_bytes())
     assert proof.exists()
 

@@ -1,4 +1,4 @@
-"""ImageNet weights of ResNets: torchvision's own names, and Detectron2's pickles by its addresses."""
+"""ImageNet weights of ResNets: torchvision's files, and Detectron2's pickles by their addresses."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def model_of(depth: int = 18, norm: str = "FrozenBN") -> SmallModel:
 
 
 @pytest.fixture
-def theirs() -> nn.Module:
+def published() -> nn.Module:
     return with_statistics(torchvision.models.resnet18()).eval()
 
 
 def detectron2_pickle(model: nn.Module, path: Path) -> Path:
-    """What Detectron2's script makes of a model of torchvision's: arrays under its names."""
+    """Convert a torchvision model as Detectron2's script does: arrays under Detectron2's names."""
     arrays = {}
     for name, value in model.state_dict().items():
         name = name if "layer" in name else f"stem.{name}"
@@ -54,10 +54,10 @@ def written(publisher: str, model: nn.Module, folder: Path) -> Path:
 
 @pytest.mark.parametrize("publisher", ["torchvision", "Detectron2"])
 @pytest.mark.parametrize("norm", ["FrozenBN", "BN"])
-def test_a_training_starts_from_them(publisher: str, norm: str, theirs: nn.Module, tmp_path: Path) -> None:
+def test_a_training_starts_from_them(publisher: str, norm: str, published: nn.Module, tmp_path: Path) -> None:
     model = model_of(norm=norm)
     before = snapshot(model)
-    report = load_weights(model, written(publisher, theirs, tmp_path), training_start=True)
+    report = load_weights(model, written(publisher, published, tmp_path), training_start=True)
     assert report.kind == f"ImageNet ResNet of {publisher}"
     assert report.unexpected == []
     assert sorted(report.dropped) == sorted(
@@ -66,40 +66,40 @@ def test_a_training_starts_from_them(publisher: str, norm: str, theirs: nn.Modul
     assert set(report.missing) == {name for name in before if name.startswith("sem_seg_head.")}
     assert all(torch.equal(model.state_dict()[name], before[name]) for name in report.missing)
     image = torch.randn(1, 3, 64, 96)
-    x = theirs.maxpool(theirs.relu(theirs.bn1(theirs.conv1(image))))
+    x = published.maxpool(published.relu(published.bn1(published.conv1(image))))
     with torch.no_grad():
         features = model.backbone(image)
         for i in range(1, 5):
-            x = getattr(theirs, f"layer{i}")(x)
+            x = getattr(published, f"layer{i}")(x)
             torch.testing.assert_close(features[f"res{i + 1}"], x, atol=1e-5, rtol=1e-4)
 
 
 def test_names_of_bottlenecks_are_known_too(tmp_path: Path) -> None:
-    theirs, model = torchvision.models.resnet50(), model_of(50)
+    published, model = torchvision.models.resnet50(), model_of(50)
     for publisher in ("torchvision", "Detectron2"):
-        report = load_weights(model, written(publisher, theirs, tmp_path), training_start=True)
+        report = load_weights(model, written(publisher, published, tmp_path), training_start=True)
         assert not [name for name in report.missing if name.startswith("backbone.")]
 
 
 @pytest.mark.parametrize("publisher", ["torchvision", "Detectron2"])
 def test_they_are_no_model_to_evaluate_and_fit_their_depth_alone(
-    publisher: str, theirs: nn.Module, tmp_path: Path
+    publisher: str, published: nn.Module, tmp_path: Path
 ) -> None:
-    path = written(publisher, theirs, tmp_path)
-    with pytest.raises(UserError, match=r"it holds a backbone for training to start from, and here the weights of all"):
+    path = written(publisher, published, tmp_path)
+    with pytest.raises(UserError, match=r"it holds a backbone to start training from, but here all weights"):
         load_weights(model_of(), path)
     with pytest.raises(UserError, match=r"do not fit the model of this config.* misshaped: backbone\.res2\.0\.conv1"):
         load_weights(model_of(50), path, training_start=True)
 
 
 def test_addresses_of_detectron2_lead_to_its_files(
-    theirs: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    published: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A file that was fetched before lies in the cache under the path of its address, where this one is put."""
+    """Read a file from the cache, where it lies under the path of its address."""
     monkeypatch.setenv("FVCORE_CACHE", str(tmp_path))
-    path = detectron2_pickle(theirs, tmp_path / "detectron2" / R_50)
-    found = read_checkpoint(f"detectron2://{R_50}")["model"]
-    assert found.keys() == pickle.loads(path.read_bytes())["model"].keys()
+    path = detectron2_pickle(published, tmp_path / "detectron2" / R_50)
+    loaded = read_checkpoint(f"detectron2://{R_50}")["model"]
+    assert loaded.keys() == pickle.loads(path.read_bytes())["model"].keys()
     report = load_weights(model_of(), f"detectron2://{R_50}", training_start=True)
     assert report.kind == "ImageNet ResNet of Detectron2"
 
@@ -111,6 +111,6 @@ def test_an_address_that_cannot_be_fetched_is_one_line(tmp_path: Path, monkeypat
         raise OSError(f"no route to {url}")
 
     monkeypatch.setattr("iopath.common.file_io.download", refuse)
-    message = r"^detectron2://none\.pkl: could not be fetched: no route to https://dl\.fbaipublicfiles\.com/detectron2/none\.pkl$"
+    message = r"^detectron2://none\.pkl: could not be downloaded: no route to https://dl\.fbaipublicfiles\.com/detectron2/none\.pkl$"
     with pytest.raises(UserError, match=message):
         read_checkpoint("detectron2://none.pkl")

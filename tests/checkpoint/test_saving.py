@@ -1,4 +1,4 @@
-"""Writing safetensors."""
+"""Tests of writing safetensors."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_round_trip(tmp_path: Path) -> None:
 
 
 class Shared(nn.Module):
-    """A norm under two names, as FaPN has it."""
+    """A model with one norm under two names, as FaPN has."""
 
     def __init__(self):
         super().__init__()
@@ -47,7 +47,7 @@ def test_a_tensor_with_two_names(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["align_1.offset.norm", "layer_1.norm"])
 def test_one_of_two_names_is_enough(tmp_path: Path, name: str) -> None:
-    """As in files of programs that write a shared tensor once."""
+    """Load a file of a program that writes a shared tensor once."""
     source, model = Shared(), Shared()
     nn.init.normal_(source.layer_1.norm.weight)
     state = {key: value for key, value in snapshot(source).items() if not key.startswith(name)}

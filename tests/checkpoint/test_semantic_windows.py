@@ -1,4 +1,4 @@
-"""The rule that no shape tells: which stages' semantic layers attend within windows."""
+"""Windows of semantic layers, which no tensor shape reveals."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_a_released_model_under_another_rule_is_warned_of(
     torch.save(released(decoder, snapshot(swin_model(decoder))), tmp_path / "w.pth")
     load_weights(swin_model(decoder, stages=right), tmp_path / "w.pth")
     assert messages(log, "WARNING") == []
-    assert f"as in the released {decoder}, SEM_WINDOWED_STAGES {list(right)}" in messages(log, "INFO")[0]
+    assert f"those of the released {decoder}, SEM_WINDOWED_STAGES {list(right)}" in messages(log, "INFO")[0]
     log.clear()
     load_weights(swin_model(decoder, stages=(1, 3)), tmp_path / "w.pth")
     (warning,) = messages(log, "WARNING")
@@ -91,7 +91,7 @@ def test_where_nothing_tells_the_log_names_the_configs_rule(tmp_path: Path, log:
     torch.save({"model": snapshot(swin_model())}, tmp_path / "w.pth")
     load_weights(swin_model(stages=(1, 2)), tmp_path / "w.pth")
     assert messages(log, "WARNING") == []
-    assert "attend as the config says, SEM_WINDOWED_STAGES [1, 2]" in messages(log, "INFO")[0]
+    assert "those of the config, SEM_WINDOWED_STAGES [1, 2]" in messages(log, "INFO")[0]
 
 
 @pytest.mark.parametrize("record", ["0 1", [1.5], [[0]], {"a": 1}, [], torch.ones(4)])

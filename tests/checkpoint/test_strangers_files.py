@@ -1,4 +1,4 @@
-"""Weight files made to do harm, and damaged ones: refused with one line, or read as they were written."""
+"""Malicious and damaged weight files are refused with one line, or read correctly."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ FLOATS = named("numpy.dtype") + tuple_of(text("f8"), b"\x89", b"\x88") + b"R"
 
 
 def array(dtype: bytes, content: bytes, sides: tuple[int, ...] = (2,)) -> bytes:
-    """The steps of an array of this dtype over these bytes."""
+    """Return the opcodes of an array of this dtype over these bytes."""
     made = named(RECONSTRUCT) + tuple_of(named("numpy.ndarray"), tuple_of(b"K\x00"), octets(b"b")) + b"R"
     return made + tuple_of(b"K\x01", tuple_of(*map(integer, sides)), dtype, b"\x89", content) + b"b"
 
 
 def weights(value: bytes) -> bytes:
-    """A pickle of a checkpoint with this one value."""
+    """Return a pickle of a checkpoint with this value."""
     return b"\x80\x02}(" + text("model") + b"}(" + text("w") + value + b"uu."
 
 
-# each makes numpy take bytes of the file for pointers, if numpy's own classes are in its reach
+# each makes numpy treat bytes of the file as pointers, if it can reach numpy's classes
 INTO_MEMORY = {
     "ndarray called": named("numpy.ndarray") + tuple_of(tuple_of(b"K\x02"), text("O"), POINTERS) + b"R",
     "ndarray made fresh": named("numpy.ndarray") + tuple_of(tuple_of(b"K\x02"), text("O"), POINTERS) + b"\x81",
@@ -68,9 +68,9 @@ INTO_MEMORY = {
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", FORMATS)
 def test_no_file_reaches_into_memory(tmp_path: Path, kind: str) -> None:
-    """Each is read in a process of its own, as a wrong pointer would end it."""
+    """Read each file in a separate process, since a wrong pointer would kill it."""
     for number, steps in enumerate(INTO_MEMORY.values()):
-        listed = named("collections.OrderedDict") + tuple_of(steps) + b"R"  # which would follow the pointers
+        listed = named("collections.OrderedDict") + tuple_of(steps) + b"R"  # printing would follow the pointers
         (tmp_path / f"{number}{kind}").write_bytes(FORMATS[kind](weights(listed)))
         (tmp_path / f"{number}alone{kind}").write_bytes(FORMATS[kind](weights(steps)))
     program = (
@@ -90,7 +90,7 @@ def test_no_file_reaches_into_memory(tmp_path: Path, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", FORMATS)
 def test_no_file_changes_a_function(tmp_path: Path, kind: str) -> None:
-    """The functions that rebuild a file's objects serve every later file too."""
+    """A file must not change the functions that rebuild objects, since every later file uses them, too."""
     functions = {name: value for name, value in PICKLE_NAMES.items() if hasattr(value, "__defaults__")}
     functions |= {f"torch._utils.{name}": x for name, x in vars(torch._utils).items() if hasattr(x, "__defaults__")}
     before = {name: (value.__defaults__, dict(vars(value))) for name, value in functions.items()}
@@ -137,7 +137,7 @@ def test_keys_of_tuples_within_tuples(tmp_path: Path, kind: str, link: bytes) ->
     """Hashing such a key overflows the stack."""
     for steps in (b"})" + link * 10**6 + b"K\x01s.", b"\x80\x02})" + link * 10**6 + b"K\x01s."):
         (tmp_path / f"w{kind}").write_bytes(FORMATS[kind](steps))
-        with pytest.raises(UserError, match=r"refused.*(tuples more than 1000 deep|a key of it|pickle of plain data)"):
+        with pytest.raises(UserError, match=r"refused.*(tuples more than 1000 deep|a key is not|pickle of plain data)"):
             read_checkpoint(tmp_path / f"w{kind}")
 
 
@@ -169,7 +169,7 @@ ANNOUNCED = {
 
 
 def test_an_announced_length_takes_no_memory(tmp_path: Path) -> None:
-    """Python's quick reader fills memory by a number in the file, such as 16 bytes for each place in the memo."""
+    """Python's C unpickler allocates memory by a number in the file, such as 16 bytes per memo entry."""
     pytest.importorskip("resource")
     for name, content in ANNOUNCED.items():
         (tmp_path / f"{name}.pkl").write_bytes(content)
@@ -192,7 +192,7 @@ def test_an_announced_length_takes_no_memory(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("ending", [".pkl", ".pth"])
 def test_a_tensor_that_repeats_its_numbers(tmp_path: Path, ending: str) -> None:
-    """A few bytes of a file may show as terabytes, which whoever copies them would need."""
+    """A few bytes of a file may appear as a tensor of terabytes, which a copy would allocate."""
     path = tmp_path / f"w{ending}"
     for sides, fits in {(4, 4): True, (2**20, 2**20): False}.items():
         state = {"model": {"w": torch.ones(1).expand(sides)}}
@@ -203,7 +203,7 @@ def test_a_tensor_that_repeats_its_numbers(tmp_path: Path, ending: str) -> None:
         if fits:
             assert tensors_of(read_checkpoint(path), path)["w"].shape == sides
             continue
-        with pytest.raises(UserError, match=f"w{ending}: w repeats its numbers"):
+        with pytest.raises(UserError, match=f"w{ending}: w repeats few numbers"):
             read_checkpoint(path)
 
 
@@ -257,14 +257,14 @@ def test_parts_of_a_zip_that_share_their_bytes_are_refused(tmp_path: Path) -> No
 
 
 def flips(content: bytes, number: int) -> list[bytes]:
-    """The content with one bit changed, a number of times."""
+    """Return several variants of the content, each with one bit changed."""
     rng = random.Random(0)
-    found = []
+    variants = []
     for _ in range(number):
         changed = bytearray(content)
         changed[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
-        found.append(bytes(changed))
-    return found
+        variants.append(bytes(changed))
+    return variants
 
 
 @pytest.mark.parametrize("ending", [".pth", ".safetensors"])
@@ -295,12 +295,12 @@ def test_a_damaged_file_is_named_in_one_line(tmp_path: Path) -> None:
         content = path.read_bytes()
         place = content.index(np.float32([7, 8, 9]).tobytes())
         path.write_bytes(content[:place] + b"\1" + content[place + 1 :])
-        with pytest.raises(UserError, match=f"^{re.escape(str(path))}: damaged .checksum.*; get or write it again$"):
+        with pytest.raises(UserError, match=f"^{re.escape(str(path))}: damaged .checksum.*; download or save it"):
             read_checkpoint(path)
 
 
 def test_a_torch_file_without_checksums_is_read(tmp_path: Path) -> None:
-    """PyTorch can be told to write none."""
+    """PyTorch can be configured to write no checksums."""
     before = torch.serialization.get_crc32_options()
     torch.serialization.set_crc32_options(False)
     try:

@@ -1,4 +1,4 @@
-"""Models of transformers: recognized, computing the same here, and written so that it loads them again."""
+"""Models of transformers are recognized, compute the same here, and are written so that transformers loads them."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ SIZES = {
 
 
 def config_of(settings: dict[str, Any], *options: str) -> CfgNode:
-    """Our config of the model that a config.json describes."""
+    """Return our config of the model that a config.json describes."""
     cfg = get_cfg(None, ["MODEL.DEVICE", "cpu"])
     cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.SEM_SEG_HEAD.NAME = "SeMaskMaskFormer", "BranchMaskFormerHead"
     cfg.MODEL.BACKBONE.FREEZE_AT = 0
@@ -83,7 +83,7 @@ def test_a_folder_computes_the_same_here(family: str, backbone: str, tmp_path: P
         images = 2 * torch.randn(2, 3, *size)
         for found, expected in zip(project_logits(model, images), reference_logits(reference, images), strict=True):
             assert expected.std() > 0.1
-            torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(actual, expected, atol=1e-4, rtol=1e-4)
     classes = classes_of_file(read_checkpoint(folder))
     assert classes.names == tuple(f"LABEL_{i}" for i in range(6))
     assert len(set(classes.colors)) == 6
@@ -156,7 +156,7 @@ def test_names_and_shapes_of_the_published_sizes(family: str, size: str) -> None
     found, expected = (
         {name: value.shape for name, value in x.items() if not name.endswith(COMPUTED)} for x in (state, ours)
     )
-    assert found == expected
+    assert actual == expected
 
 
 # As the start of a training with semantic layers
@@ -172,7 +172,7 @@ def test_a_semask_training_starts_from_one(folder: Path, log: pytest.LogCaptureF
     load_weights(plain, folder)
     model = build_model(config_of(settings_in(folder), "MODEL.SWIN.NUM_SEM_BLOCKS", "1"))
     before = snapshot(model)
-    with pytest.raises(UserError, match="it holds a model without semantic layers for training to start from"):
+    with pytest.raises(UserError, match="it holds a model without semantic layers to start training from"):
         load_weights(model, folder)
     assert same(snapshot(model), before)
     report = load_weights(model, folder, training_start=True)
@@ -181,7 +181,7 @@ def test_a_semask_training_starts_from_one(folder: Path, log: pytest.LogCaptureF
     loaded = snapshot(plain)
     for name, value in model.state_dict().items():
         assert torch.equal(value, (before if name in report.missing else loaded)[name]), name
-    words = "newly initialized, as after any Mask2Former of transformers (semantic layers)"
+    words = "newly initialized, which Mask2Former of transformers files lack (semantic layers)"
     assert f"{len(report.missing)} tensors are {words}" in log.text
 
 
@@ -332,17 +332,18 @@ def test_settings_that_a_file_leaves_out_are_transformers_own() -> None:
     for family in FAMILIES:
         whole = model_class(family).config_class().to_dict()
         body = {**ResNetConfig().to_dict(), "out_features": ["stage1", "stage2", "stage3", "stage4"]}
-        found, expected = (
+        actual, expected = (
             values_from_transformers(whole | {"backbone_config": x}, {}, "c") for x in ({"model_type": "resnet"}, body)
         )
-        assert found == expected
+        assert actual == expected
         short = {"model_type": family, "backbone_config": {"model_type": "swin"}, "id2label": whole["id2label"]}
-        found, expected = (values_from_transformers(x, {}, "c") for x in (short, whole))
-        swin = {key for key in found if key.startswith("MODEL.SWIN.")}
-        assert {key: found[key] for key in found.keys() - swin} == {key: expected[key] for key in found.keys() - swin}
+        actual, expected = (values_from_transformers(x, {}, "c") for x in (short, whole))
+        swin = {key for key in actual if key.startswith("MODEL.SWIN.")}
+        others = actual.keys() - swin
+        assert {key: actual[key] for key in others} == {key: expected[key] for key in others}
         plain = {**SwinConfig().to_dict(), "out_features": ["stage1", "stage2", "stage3", "stage4"]}
         expected = values_from_transformers(whole | {"backbone_config": plain}, {}, "c")
-        assert {key: found[key] for key in swin} == {key: expected[key] for key in swin}
+        assert {key: actual[key] for key in swin} == {key: expected[key] for key in swin}
 
 
 @pytest.mark.parametrize(
@@ -390,6 +391,6 @@ def test_resnets_that_transformers_has_not_are_named(options: tuple[str, str], m
 def test_tensors_that_transformers_has_no_place_for_are_named(folder: Path, tmp_path: Path) -> None:
     cfg = config_of(settings_in(folder))
     state: dict[str, Any] = {**build_model(cfg).state_dict(), "sem_seg_head.other.weight": nn.Parameter(torch.ones(1))}
-    with pytest.raises(UserError, match=r"no place for sem_seg_head\.other\.weight \(1 such\)"):
+    with pytest.raises(UserError, match=r"no tensor for sem_seg_head\.other\.weight \(1 without one\)"):
         write_folder(tmp_path / "out", state, config_for_transformers(cfg), {})
     assert not (tmp_path / "out").exists()

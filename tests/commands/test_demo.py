@@ -234,7 +234,7 @@ def test_a_picture_beyond_the_limit_or_without_exif_does_not_stop_the_others(
     Image.new("RGB", (1000, 301)).save("photos/large.png")
     Image.new("RGB", (64, 48)).save("photos/noexif.png", exif=b"Exif\0\0 no EXIF")
     result = demo("--input", "photos", "--output", "out")
-    assert_refused(result, "1 of 4 inputs", "photos/large.png is 1000 x 301 pixels, but at most 300000 are read")
+    assert_refused(result, "1 of 4 inputs", "photos/large.png is 1000 x 301 pixels, but the limit is 300000")
     assert files("out") == ["0000.png", "0001.png", "noexif.png"]
 
 

@@ -189,7 +189,7 @@ def test_an_unreadable_image_stops_training_but_not_evaluation(train, tiny_run: 
     evaluation = ("OUTPUT_DIR", tmp_path / "out", "MODEL.WEIGHTS", tiny_run / "model_best.pth")
     code, out, err = train(*evaluation, flags=("--eval-only",), env=env)
     assert code == 0, err
-    assert "1 image(s) skipped" in out
+    assert "1 unreadable image(s) skipped" in out
     assert "validation/b.jpg" in out
     assert "1 images, each class" in out
 
@@ -201,7 +201,7 @@ def test_an_unreadable_image_stops_training_but_not_evaluation(train, tiny_run: 
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        (b"", "truncated or no weight file"),
+        (b"", "truncated or not a weight file"),
         (b"PK\x03\x04 cut off", "damaged (its end is missing)"),
         (b"<html>not found</html>", "refused"),
         (b"\x80\x04cbuiltins\nprint\n(Vhello\ntR.", "refused"),

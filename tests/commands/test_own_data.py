@@ -35,7 +35,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, run) -> tuple[Path, str]:
 @pytest.mark.slow
 def test_training_says_what_it_checked_and_measures(trained: tuple[Path, str]) -> None:
     _, out = trained
-    assert "mine_train: 4 pairs; of 4 the sizes were checked, of 4 the ids" in out
+    assert "mine_train: 4 pairs; checked the sizes of 4 and the ids of 4" in out
     assert "mine_val mIoU" in out
 
 

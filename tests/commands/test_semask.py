@@ -141,7 +141,7 @@ def test_a_run_that_is_mostly_warm_up_is_told(iterations: int, warned: bool, cap
 def test_an_evaluation_of_nothing_is_refused(toy_data, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     config = "toy_scenes/semask_swin_mini_m2f.yaml"
     assert main(["eval", "--config-file", config, "--resume", "OUTPUT_DIR", str(tmp_path)]) == 1
-    assert "holds no checkpoint; add MODEL.WEIGHTS FILE" in capsys.readouterr().err
+    assert "no checkpoint there; add MODEL.WEIGHTS FILE" in capsys.readouterr().err
 
 
 def test_a_config_that_is_wrong_leaves_an_earlier_run_where_it_is(toy_data, tmp_path: Path) -> None:

@@ -183,7 +183,7 @@ def test_of_a_finished_run_only_the_end_is_done_again(train, tmp_path: Path) -> 
     before = weights(tmp_path / "model_final.pth")
     code, out, err = train(*options, flags=("--resume",))
     assert code == 0, err
-    assert "The run is finished, all 2 iterations" in out
+    assert "The run has finished all 2 iterations" in out
     assert out.splitlines()[-1].startswith("toy_scenes_val mIoU")
     assert all(torch.equal(before[name], value) for name, value in weights(tmp_path / "model_final.pth").items())
 

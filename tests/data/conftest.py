@@ -1,4 +1,4 @@
-"""What the data tests share: a small folder of images and labels, and a config that trains on it."""
+"""Fixtures of the data tests: a small folder of images and labels, and a config that trains on it."""
 
 from __future__ import annotations
 

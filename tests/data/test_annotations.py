@@ -1,4 +1,4 @@
-"""Masks of annotations beside pycocotools' own, and what never reaches its compiled code."""
+"""Masks of annotations agree with pycocotools, and invalid ones never reach its compiled code."""
 
 from __future__ import annotations
 
@@ -64,39 +64,39 @@ def test_run_lengths_are_read_as_by_pycocotools(seed: int, share: float) -> None
 @pytest.mark.parametrize(
     ("segmentation", "message"),
     [
-        ([[0, 0, 1e18, 1e18, -1e18, 5]], "has the x 1e+18, far outside the image of 60 x 40"),
+        ([[0, 0, 1e18, 1e18, -1e18, 5]], "has x = 1e+18, far outside the image of 60 x 40"),
         ([[60, 0, -2.41e8, 2.15e8, 0, 40]], "far outside"),
-        ([[0, 0, 5, 10**30, 9, 9]], "no list of numbers"),
-        ([[10, 10, NAN, 10, 30, 30]], "no finite number"),
-        ([[10, 10, INF, 10, 30, 30]], "no finite number"),
-        ([[10, 10, 10**400, 10, 30, 30]], "no list of numbers"),
-        ([SQUARE[:7]], "has 7 coordinates; expected an x and a y a point"),
-        ([["a"] * 6], "no list of numbers"),
-        ([[None] * 6], "no list of numbers"),
-        ([[True, False] * 3], "no list of numbers"),
-        ([[[1, 2, 3]] * 3], "no list of numbers"),
-        ([SQUARE, 5], "no list of numbers"),
+        ([[0, 0, 5, 10**30, 9, 9]], "not a list of numbers"),
+        ([[10, 10, NAN, 10, 30, 30]], "not a finite number"),
+        ([[10, 10, INF, 10, 30, 30]], "not a finite number"),
+        ([[10, 10, 10**400, 10, 30, 30]], "not a list of numbers"),
+        ([SQUARE[:7]], "has 7 coordinates; expected an even number"),
+        ([["a"] * 6], "not a list of numbers"),
+        ([[None] * 6], "not a list of numbers"),
+        ([[True, False] * 3], "not a list of numbers"),
+        ([[[1, 2, 3]] * 3], "not a list of numbers"),
+        ([SQUARE, 5], "not a list of numbers"),
         ("text", "expected polygons or run lengths"),
         (7, "expected polygons or run lengths"),
         (None, "no segmentation, only a box"),
-        ([[0.1, 0.1, 0.5, 0.1, 0.5, 0.9]], "between 0 and 1, as shares of the image's sides"),
-        ({"size": [10**6, 10**6], "counts": [5, 10**12 - 5]}, "of the size [1000000, 1000000]; expected [40, 60]"),
-        ({"size": [60, 40], "counts": [2400]}, "of the size [60, 40]"),
-        ({"size": [NAN, 60], "counts": [2400]}, "of the size"),
-        ({"size": None, "counts": [2400]}, "of the size None"),
-        ({"counts": [2400]}, "of the size None"),
+        ([[0.1, 0.1, 0.5, 0.1, 0.5, 0.9]], "between 0 and 1, as fractions of the image's sides"),
+        ({"size": [10**6, 10**6], "counts": [5, 10**12 - 5]}, "have the size [1000000, 1000000]; expected [40, 60]"),
+        ({"size": [60, 40], "counts": [2400]}, "have the size [60, 40]"),
+        ({"size": [NAN, 60], "counts": [2400]}, "have the size"),
+        ({"size": None, "counts": [2400]}, "have the size None"),
+        ({"counts": [2400]}, "have the size None"),
         ({"size": [40, 60], "counts": [2399]}, "do not add up to 40 x 60"),
         ({"size": [40, 60], "counts": [2401, -1]}, "do not add up"),
-        ({"size": [40, 60], "counts": [10**30, 2400 - 10**30]}, "no run lengths"),
-        ({"size": [40, 60], "counts": [2399.5, 0.5]}, "no run lengths"),
-        ({"size": [40, 60], "counts": [NAN]}, "no run lengths"),
-        ({"size": [40, 60], "counts": {}}, "no run lengths"),
-        ({"size": [40, 60], "counts": [[2400]]}, "no run lengths"),
-        ({"size": [40, 60], "counts": "é"}, "no compressed run lengths"),
+        ({"size": [40, 60], "counts": [10**30, 2400 - 10**30]}, "not valid run lengths"),
+        ({"size": [40, 60], "counts": [2399.5, 0.5]}, "not valid run lengths"),
+        ({"size": [40, 60], "counts": [NAN]}, "not valid run lengths"),
+        ({"size": [40, 60], "counts": {}}, "not valid run lengths"),
+        ({"size": [40, 60], "counts": [[2400]]}, "not valid run lengths"),
+        ({"size": [40, 60], "counts": "é"}, "not compressed run lengths"),
         ({"size": [40, 60], "counts": "o" * 50 + "0"}, "more than 35 bits"),
         ({"size": [40, 60], "counts": "ooo"}, "end in the middle of a number"),
         ({"size": [40, 60], "counts": ""}, "do not add up"),
-        ({"size": [40, 60], "counts": None}, "no run lengths"),
+        ({"size": [40, 60], "counts": None}, "not valid run lengths"),
     ],
 )
 def test_no_compiled_code_sees_what_cannot_be(segmentation: Any, message: str) -> None:
@@ -123,7 +123,7 @@ def test_what_encloses_no_area_is_told_apart(segmentation: Any) -> None:
 
 @pytest.mark.parametrize("size", [(50000, 50000), (0, 5), (-3, 4), (10**9, 1)])
 def test_sizes_are_bounded(size: tuple[int, int]) -> None:
-    with pytest.raises(UnusableAnnotation, match="pixels; from 1 to"):
+    with pytest.raises(UnusableAnnotation, match="pixels; expected 1 to"):
         decoded_mask([SQUARE], *size, "x")
 
 
@@ -140,10 +140,10 @@ def test_harmless_forms_are_read() -> None:
         [SQUARE, [1, 1, 2, 2]],
     ):
         np.testing.assert_array_equal(decoded_mask(form, HEIGHT, WIDTH, "x"), expected)
-    # four numbers of a part are two points here, a box in pycocotools
+    # a part of four numbers is two points here, but a box in pycocotools
     assert checked_segmentation([SQUARE, [1, 1, 2, 2]], HEIGHT, WIDTH, "x") == [SQUARE]
     assert decoded_mask([[-5.5, -3, 70, -3, 70, 45, -5.5, 45]], HEIGHT, WIDTH, "x").all()  # a little outside
-    assert decoded_mask([[0, 0, 1, 0, 1, 1, 0, 1]], HEIGHT, WIDTH, "x").sum() == 1  # whole pixels, no shares
+    assert decoded_mask([[0, 0, 1, 0, 1, 1, 0, 1]], HEIGHT, WIDTH, "x").sum() == 1  # pixels, not fractions
 
 
 def test_a_campaign_of_damaged_annotations() -> None:

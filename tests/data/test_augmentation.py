@@ -1,4 +1,4 @@
-"""Each augmentation beside its plain formula."""
+"""Each augmentation agrees with its plain formula."""
 
 import colorsys
 
@@ -58,7 +58,7 @@ def test_sample_short_edge():
 
 @st.composite
 def views(draw):
-    """The height and width of a picture, and a view of it resized."""
+    """Return the height and width of an image, and a view of the resized image."""
     source = draw(st.tuples(st.integers(5, 60), st.integers(5, 60)))
     full = draw(st.tuples(st.integers(5, 90), st.integers(5, 90)))
     size = [draw(st.integers(1, n)) for n in full]
@@ -88,7 +88,7 @@ def test_resized_labels_are_pil_nearest(case):
     labels = np.random.default_rng(height * width).integers(0, 256, (height, width), dtype=np.uint8)
     whole = Image.fromarray(labels).resize((view.full_width, view.full_height), Image.Resampling.NEAREST)
     got, expected = aug.resize_labels(labels, view), shown(np.asarray(whole), view)
-    # where a center falls between two pixels PIL's rounding error decides: those rows and columns are left out
+    # if a center falls between two pixels, PIL's rounding error decides: those rows and columns are excluded
     rows, columns = (
         (2 * np.arange(start, start + count) + 1) * source % (2 * full) != 0
         for source, full, start, count in (
@@ -163,7 +163,7 @@ def test_pad_fills_below_and_right_and_never_cuts():
 
 
 def plain_jitter(image, jitter):
-    """The definition, pixel by pixel, in floating point."""
+    """Compute the definition, pixel by pixel, in floating point."""
     out = np.empty(image.shape)
     for index in np.ndindex(image.shape[:2]):
         pixel = image[index].astype(float)

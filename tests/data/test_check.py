@@ -1,4 +1,4 @@
-"""The check of a data set: planted faults are all reported, with their files; statistics, page, lists."""
+"""The check of a dataset: all planted faults are reported with their files; statistics, page, lists."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from PIL import Image
 
 from semask_d2.__main__ import main
 from semask_d2.config import get_cfg
-from semask_d2.data.checking import check_data, looks_of
+from semask_d2.data.checking import check_data, perceptual_hash
 from semask_d2.data.datasets.custom import CustomDataset
 from semask_d2.data.label_checks import describe_wrong_ids
 from tests.helpers.own_data import TEXT, write_data, write_file, write_pair
@@ -20,15 +20,15 @@ from tests.helpers.own_data import TEXT, write_data, write_file, write_pair
 
 @pytest.fixture
 def planted(tmp_path: Path) -> Path:
-    """A data set with ten faults, each of its own kind."""
+    """A dataset with ten different faults."""
     file = write_data(tmp_path, TEXT.replace("[sky, road, car]", "[sky, road, car, boat]"), count=12, size=(60, 90))
     images, labels = tmp_path / "img/a", tmp_path / "lab/a"
     ids = np.zeros((60, 90), np.uint8)
     (images / "0.png").write_bytes((images / "0.png").read_bytes()[:200])  # truncated
     write_pair(tmp_path, "a", "1", ids[:, :-2], np.zeros((60, 90, 3), np.uint8))  # of another size
     ids[3, 4:7] = 77
-    write_pair(tmp_path, "a", "2", ids)  # an id that is no class's
-    Image.new("RGB", (90, 60)).save(labels / "3.png")  # colors in the place of ids
+    write_pair(tmp_path, "a", "2", ids)  # an id outside the classes
+    Image.new("RGB", (90, 60)).save(labels / "3.png")  # colors instead of ids
     Image.fromarray(np.full((60, 90), 0.5, np.float32)).save(labels / "4.tif")  # 32 bits
     (labels / "4.png").write_bytes((labels / "4.tif").read_bytes())
     (labels / "4.tif").unlink()
@@ -37,7 +37,7 @@ def planted(tmp_path: Path) -> Path:
     (tmp_path / "img/b/7.png").write_bytes((images / "7.png").read_bytes())  # in both splits
     near = np.asarray(Image.open(images / "8.png")).copy()
     near[0, 0] ^= 1
-    Image.fromarray(near).save(tmp_path / "img/b/8.png")  # nearly so
+    Image.fromarray(near).save(tmp_path / "img/b/8.png")  # nearly the same
     jpeg = Image.open(images / "9.png")
     jpeg.save(images / "9.jpg", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
     (images / "9.png").write_bytes((images / "9.jpg").read_bytes())  # broken EXIF
@@ -53,7 +53,7 @@ FAULTS = (
     r"/lab/a/4\.png holds floats, but a label file holds one class id",
     r"/img/a/5\.png \(train\) has no label file",
     r"/lab/a/6\.png \(train\) has no image",
-    r"/img/b/7\.png \(val\) is \S+/img/a/7\.png \(train\), pixel by pixel",
+    r"/img/b/7\.png \(val\) equals \S+/img/a/7\.png \(train\), pixel by pixel",
     r"/img/b/8\.png \(val\) looks like \S+/img/a/8\.png \(train\)",
     r"/img/a/9\.png: its EXIF data cannot be read",
     r'absent|3 "boat" has no pixel in train\n  3 "boat" has no pixel in val',
@@ -132,7 +132,7 @@ def test_class_pixels_and_hardly_seen_classes(tmp_path: Path) -> None:
     check = check_data(CustomDataset.from_section(get_cfg(data=file).DATASETS.CUSTOM), workers=0)
     assert check.pixels("train").tolist() == [[150 * 150 - 11, 1, 0]]
     assert [finding.text for finding in check.warnings] == [
-        f'1 "road" has 1 pixels of 22490 in train, in 1 image(s): {tmp_path}/lab/a/0.png',
+        f'1 "road" has 1 of 22490 pixels in train, in 1 image(s): {tmp_path}/lab/a/0.png',
         '2 "car" has no pixel in train',
     ]
 
@@ -145,7 +145,7 @@ def test_a_picture_that_a_split_holds_twice(tmp_path: Path) -> None:
         (tmp_path / f"lab/a/{copy}.png").write_bytes((tmp_path / "lab/a/0.png").read_bytes())
     check = check_data(CustomDataset.from_section(get_cfg(data=file).DATASETS.CUSTOM), workers=0)
     paths = ", ".join(str(images / name) for name in ("1.png", "copy.png", "other.png"))
-    assert [finding.text for finding in check.findings] == [f"{paths} (train) are one picture, pixel by pixel"]
+    assert [finding.text for finding in check.findings] == [f"{paths} (train) are identical images, pixel by pixel"]
     assert check.findings == check.warnings
 
 
@@ -157,29 +157,29 @@ def test_lossy_empty_and_stretched_label_files(tmp_path: Path) -> None:
     write_pair(tmp_path, "a", "2", np.full((12, 16), 514, np.uint16), np.zeros((12, 16, 3), np.uint8))
     check = check_data(CustomDataset.from_section(get_cfg(data=file).DATASETS.CUSTOM), workers=0)
     texts = "\n".join(finding.text for finding in check.findings)
-    assert "0.jpg is a JPEG file, whose ids change in saving" in texts
+    assert "0.jpg is a JPEG file; lossy compression changes ids" in texts
     assert "1.png: every pixel is ignored (255)" in texts
     assert "514 (192 pixels, first at x 0, y 0); 8-bit ids stretched to 16 bits" in texts
 
 
 @pytest.mark.parametrize(
-    ("text", "told", "code"),
+    ("text", "message", "code"),
     [
-        ("names: [a]\nmap: {0: 0, 1: 255, 2: 255}\n", '`names` has one class, "a", and nothing to tell it from', 1),
+        ("names: [a]\nmap: {0: 0, 1: 255, 2: 255}\n", '`names` has only one class, "a": add a second class', 1),
         ("names: [a, b]\nmap: {0: 0, 1: 255, 2: 255}\n", '0 "a" covers each of the', 1),
         ("names: [a, b]\nmap: {0: 255, 1: 1, 2: 1}\n", '1 "b" covers each of the', 1),
         ("names: [a, b]\nmap: {0: 0, 1: 1, 2: 255}\n", "0 fault(s)", 0),
     ],
 )
 def test_data_of_one_class_is_a_fault(
-    tmp_path: Path, text: str, told: str, code: int, capsys: pytest.CaptureFixture
+    tmp_path: Path, text: str, message: str, code: int, capsys: pytest.CaptureFixture
 ) -> None:
     file = write_data(tmp_path, TEXT.replace("names: [sky, road, car]\n", text))
     assert main(["check", str(file), "--workers", "0"]) == code
     out = capsys.readouterr().out
-    assert told in out
+    assert message in out
     assert ("NOTHING TO LEARN" in out) == bool(code)
-    if "covers" in told:  # in val it is a warning
+    if "covers" in message:  # in val it is a warning
         assert re.search(r"covers each of the \d+ labeled pixels of train; \d+ % of all are 255, ignored", out)
         assert re.search(r"warning: one class is everywhere.*\n.*labeled pixels of val", out)
 
@@ -206,7 +206,7 @@ def looks() -> Iterator[tuple[np.ndarray, int]]:
 
 def test_how_an_image_looks_is_which_cells_grow_brighter() -> None:
     for image, expected in looks():
-        assert looks_of(image) == expected
+        assert perceptual_hash(image) == expected
 
 
 def test_workers_below_none_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

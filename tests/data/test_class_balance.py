@@ -1,4 +1,4 @@
-"""Drawing images by their rare classes, and class weights, by counts and formulas."""
+"""Sampling of images by rare classes, and class weights, compared with counts and formulas."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def test_classes_are_drawn_with_the_probabilities_of_the_formula() -> None:
     expected /= expected.sum()
     rng = np.random.default_rng(0)
     draws = [rare.draw(rng) for _ in range(4000)]
-    found = np.bincount([wanted for _, wanted in draws], minlength=3) / len(draws)
-    np.testing.assert_allclose(found, expected, atol=0.03)
-    assert all(PIXELS[image, wanted] > 0 for image, wanted in draws)
-    assert {image for image, wanted in draws if wanted == 2} == {2, 3}
+    shares = np.bincount([target_class for _, target_class in draws], minlength=3) / len(draws)
+    np.testing.assert_allclose(shares, expected, atol=0.03)
+    assert all(PIXELS[image, target_class] > 0 for image, target_class in draws)
+    assert {image for image, target_class in draws if target_class == 2} == {2, 3}
 
 
 def test_a_low_temperature_takes_the_rarest() -> None:
@@ -41,7 +41,7 @@ def test_specks_count_only_where_nothing_else_shows_the_class() -> None:
     specks = np.array([[100000, 1], [100000, 0]])
     assert {RareClasses(specks, 0.01).draw(rng) for _ in range(20)} == {(0, 1)}
     rare = RareClasses(np.array([[100000, 1], [100000, 5000]]), 0.01)
-    assert {image for image, wanted in (rare.draw(rng) for _ in range(50)) if wanted == 1} == {1}
+    assert {image for image, target_class in (rare.draw(rng) for _ in range(50)) if target_class == 1} == {1}
 
 
 def test_no_labeled_pixel() -> None:
@@ -51,7 +51,7 @@ def test_no_labeled_pixel() -> None:
 
 def test_what_stands_at_a_position_depends_on_the_seed_alone() -> None:
     def mapper(sample: dict, rng: np.random.Generator) -> tuple:
-        return sample["n"], sample["wanted_class"], rng.random()
+        return sample["n"], sample["target_class"], rng.random()
 
     def make(seed: int) -> PositionedDataset:
         return PositionedDataset([{"n": i} for i in range(4)], mapper, seed, rare_classes=RareClasses(PIXELS, 0.5))
@@ -62,13 +62,13 @@ def test_what_stands_at_a_position_depends_on_the_seed_alone() -> None:
     assert [other[p] for p in range(30)] != samples
 
 
-def test_crops_show_the_wanted_class() -> None:
+def test_crops_show_the_target_class() -> None:
     labels = np.zeros((60, 60), np.uint8)
     labels[40:50, 5:15] = 7
 
-    def shows(wanted: int | None, seed: int) -> bool:
+    def shows(target_class: int | None, seed: int) -> bool:
         rng = np.random.default_rng(seed)
-        view = sample_view(rng, (60, 60), (30, 30), labels=labels, wanted_class=wanted)
+        view = sample_view(rng, (60, 60), (30, 30), labels=labels, target_class=target_class)
         return 7 in resize_labels(labels, view)
 
     assert sum(shows(7, seed) for seed in range(40)) > 35

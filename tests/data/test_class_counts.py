@@ -1,4 +1,4 @@
-"""Class pixels are counted once, by one process of a job, and kept in the run's folder while the files are the same."""
+"""Class pixels are counted once, by one process of a job, and cached in the run folder until the files change."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def dicts(tmp_path: Path) -> list[dict]:
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many files each call counts."""
+    """Record the number of files that each call counts."""
     counted: list[int] = []
 
     def count(samples, *args, **kwargs):
@@ -51,9 +51,9 @@ def test_counts_are_kept_and_taken_again(dicts, calls, tmp_path: Path) -> None:
     cfg = make_cfg(tmp_path)
     expected = class_pixels(dicts, 4, 255)
     for _ in range(2):
-        found = class_pixels_of_run(cfg, dicts)
-        np.testing.assert_array_equal(found, expected)
-        assert found.dtype == np.int64
+        counts = class_pixels_of_run(cfg, dicts)
+        np.testing.assert_array_equal(counts, expected)
+        assert counts.dtype == np.int64
     assert calls == [5]
 
 
@@ -82,12 +82,12 @@ def damaged(dicts: list[dict], cfg: CfgNode) -> None:
     path.write_text(path.read_text()[:-9])
 
 
-def of_wrong_values(dicts: list[dict], cfg: CfgNode) -> None:
+def with_wrong_values(dicts: list[dict], cfg: CfgNode) -> None:
     path = Path(cfg.OUTPUT_DIR, NAME)
     path.write_text(json.dumps({**json.loads(path.read_text()), "pixels": [[99, 1]] * 5}))
 
 
-CHANGES = (changed_file, another_list, another_order, another_format, other_classes, damaged, of_wrong_values)
+CHANGES = (changed_file, another_list, another_order, another_format, other_classes, damaged, with_wrong_values)
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -95,8 +95,8 @@ def test_whatever_the_counts_depend_on_makes_them_anew(change, dicts, calls, tmp
     cfg = make_cfg(tmp_path)
     class_pixels_of_run(cfg, dicts)
     change(dicts, cfg)
-    found = class_pixels_of_run(cfg, dicts)
-    np.testing.assert_array_equal(found, class_pixels(dicts, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, 255))
+    counts = class_pixels_of_run(cfg, dicts)
+    np.testing.assert_array_equal(counts, class_pixels(dicts, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, 255))
     assert len(calls) == 2
 
 
@@ -105,11 +105,11 @@ def test_a_folder_that_takes_no_file_is_a_warning(dicts, tmp_path: Path, caplog:
     Path(cfg.OUTPUT_DIR).write_text("a file")
     with caplog.at_level(logging.WARNING):
         assert class_pixels_of_run(cfg, dicts).sum() == 5 * 42
-    assert "are not kept" in caplog.text
+    assert "cannot save the class pixels" in caplog.text
 
 
 def one_of_two(rank: int, folder: Path) -> None:
-    """Counts and checks as a job's process does; of the second one every look at a file is an error."""
+    """Count and check as a process of a job does; in the second process, any access to a file is an error."""
     with process_group(folder / "meeting", rank, 2):
         dicts = json.loads((folder / "dicts.json").read_text())
         cfg = make_cfg(folder)

@@ -1,4 +1,4 @@
-"""COCO's data sets under Detectron2's names: their classes, their files, and what is missing."""
+"""COCO's datasets under Detectron2's names: classes, files, and missing files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SQUARE = [[2, 2, 6, 2, 6, 6, 2, 6]]
 
 
 def write_coco(root: Path, split: str = "val") -> None:
-    """Two images in COCO's tree, of which the second has a crowd, or one segment of stuff."""
+    """Two images in COCO's directory layout; the second has a crowd, or one segment of stuff."""
     home = root / "coco"
     for folder in ("annotations", f"{split}2017", f"panoptic_{split}2017"):
         (home / folder).mkdir(parents=True, exist_ok=True)
@@ -67,13 +67,13 @@ def test_there_are_80_things_and_53_of_stuff() -> None:
     ids = [x.id for x in CATEGORIES]
     assert ids == sorted({*ids})
     assert len({x.name for x in CATEGORIES}) == len({x.color for x in CATEGORIES}) == 133
-    assert {*range(1, 91)} - {*ids} == {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}  # which were never annotated
+    assert {*range(1, 91)} - {*ids} == {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}  # these were never annotated
     assert (ids[79], ids[80], ids[132]) == (90, 92, 200)
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_metadata_are_detectron2s(split: str) -> None:
-    """On the detectron2 backend those are its own, and of both our facts are the same."""
+    """The metadata agree with ours, also on the detectron2 backend, where they are Detectron2's."""
     register_all()
     for dataset, name, count in (
         (COCO_INSTANCE, f"coco_2017_{split}", 80),
@@ -131,8 +131,8 @@ def test_the_lists_are_those_of_detectron2s_functions(coco: Path) -> None:
     from detectron2.data.datasets import load_coco_json
     from detectron2.data.datasets.coco_panoptic import load_coco_panoptic_json
 
-    theirs = load_coco_json(coco / "annotations/instances_val2017.json", str(coco / "val2017"), "coco_2017_val")
-    for mine, other in zip(get_dataset_dicts("coco_2017_val"), theirs, strict=True):
+    reference = load_coco_json(coco / "annotations/instances_val2017.json", str(coco / "val2017"), "coco_2017_val")
+    for mine, other in zip(get_dataset_dicts("coco_2017_val"), reference, strict=True):
         assert {key: mine[key] for key in other if key != "annotations"} == {
             key: value for key, value in other.items() if key != "annotations"
         }
@@ -143,11 +143,11 @@ def test_the_lists_are_those_of_detectron2s_functions(coco: Path) -> None:
         "stuff_dataset_id_to_contiguous_id": COCO_PANOPTIC.metadata("")["stuff_dataset_id_to_contiguous_id"],
     }
     folders = [str(coco / name) for name in ("val2017", "panoptic_val2017")]
-    theirs = load_coco_panoptic_json(str(coco / "annotations/panoptic_val2017.json"), *folders, metadata)
-    theirs = {x["file_name"]: x for x in theirs}
+    reference = load_coco_panoptic_json(str(coco / "annotations/panoptic_val2017.json"), *folders, metadata)
+    reference = {x["file_name"]: x for x in reference}
     mine = {x["file_name"]: x for x in get_dataset_dicts("coco_2017_val_panoptic")}
-    assert mine.keys() == theirs.keys()
-    for name, x in theirs.items():
+    assert mine.keys() == reference.keys()
+    for name, x in reference.items():
         assert mine[name]["pan_seg_file_name"] == x["pan_seg_file_name"]
         for segment, other in zip(mine[name]["segments_info"], x["segments_info"], strict=True):
             assert segment == {key: other[key] for key in segment}

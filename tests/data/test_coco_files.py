@@ -1,4 +1,4 @@
-"""COCO files of others: what does not fit together is found by check with its id, and painted rightly or refused."""
+"""Foreign COCO files: the check reports contradictions with their ids; labels are painted correctly or refused."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def write(
     categories: list[dict] | None = None,
     names: str = "[background, thing]",
 ) -> Path:
-    """Images of 60 x 40, `labels.json`, and the data set's file; annotations are squares of the class "thing"."""
+    """Write images of 60 x 40, `labels.json` and the dataset's file; annotations are squares of the class "thing"."""
     images = list(images)
     for name in files or {x["file_name"] for x in images}:
         path = folder / "img" / name
@@ -70,7 +70,7 @@ def checked(file: Path, capsys: pytest.CaptureFixture, *words: str) -> tuple[int
 
 
 def painted(file: Path) -> dict[str, dict[int, int]]:
-    """The pixels of each id in each image, as a training reads them."""
+    """Return the pixel count of each id in each image, as training reads them."""
     dataset = CustomDataset.from_section(get_cfg(data=file).DATASETS.CUSTOM)
     counts = {}
     for x in dataset.load("train"):
@@ -84,11 +84,11 @@ PIXELS = 40 * 60
 
 
 @pytest.mark.parametrize(
-    ("annotation", "told", "kind"),
+    ("annotation", "message", "kind"),
     [
         ({"segmentation": [SQUARE[0][:7]]}, "annotation 2 (b.png): a polygon has 7 coordinates", "FAULT"),
         ({"segmentation": [[10, 10, NAN, 10, 30, 30]]}, "annotation 2 (b.png): a polygon has a coordinate", "FAULT"),
-        ({"segmentation": [[0, 0, 1e18, 1e18, -1e18, 5]]}, "annotation 2 (b.png): a polygon has the x", "FAULT"),
+        ({"segmentation": [[0, 0, 1e18, 1e18, -1e18, 5]]}, "annotation 2 (b.png): a polygon has x = ", "FAULT"),
         ({"segmentation": [[0.1, 0.1, 0.5, 0.1, 0.5, 0.9]]}, "annotation 2 (b.png): its coordinates lie", "FAULT"),
         ({"segmentation": [[90, 9, 99, 9, 99, 20]]}, "annotation 2 (b.png): all of it lies outside", "FAULT"),
         ({"segmentation": [[-9, 9, -1, 9, -1, 20]]}, "annotation 2 (b.png): all of it lies outside", "FAULT"),
@@ -105,7 +105,7 @@ PIXELS = 40 * 60
 def test_annotations_that_cannot_be_used_are_named_and_left_out(
     tmp_path: Path,
     annotation: dict[str, Any],
-    told: str,
+    message: str,
     kind: str,
     capsys: pytest.CaptureFixture,
     caplog: pytest.LogCaptureFixture,
@@ -115,12 +115,12 @@ def test_annotations_that_cannot_be_used_are_named_and_left_out(
     )
     code, out = checked(file, capsys)
     assert code == (kind == "FAULT")
-    assert f"labels.json: {told}" in out
-    assert any(part.startswith(kind) and told in part for part in out.split("\n\n"))
-    # what the annotation may cover, its box, is not called background
+    assert f"labels.json: {message}" in out
+    assert any(part.startswith(kind) and message in part for part in out.split("\n\n"))
+    # the box, which the annotation may cover, is not labeled as background
     assert painted(file) == {"a.png": {0: PIXELS - 400, 1: 400}, "b.png": {0: PIXELS - 500, 1: 100, 255: 400}}
     assert "1 annotation(s) left out (semask check lists all)" in caplog.text
-    assert told in caplog.text
+    assert message in caplog.text
 
 
 @pytest.mark.parametrize("box", [None, [0, 0, 0, 0], [1, 2, 3], [0, NAN, 5, 5], "text", [0, 0, -3, 5]])
@@ -157,25 +157,25 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("images", "annotations", "files", "told"), REFUSED)
+@pytest.mark.parametrize(("images", "annotations", "files", "message"), REFUSED)
 def test_where_labels_would_be_a_guess_a_training_refuses(
     tmp_path: Path,
     images: list,
     annotations: list,
     files: tuple,
-    told: str | None,
+    message: str | None,
     capsys: pytest.CaptureFixture,
 ) -> None:
     file = write(tmp_path, images, annotations, files=files)
     code, out = checked(file, capsys)
     assert code == 1
-    if told is None:  # the longer name is another image, which is not there
+    if message is None:  # the longer name is that of another image, which does not exist
         assert "labels.json: z/a.png (train) has no image" in out
         return
-    assert f"labels.json: {told}" in out
+    assert f"labels.json: {message}" in out
     with pytest.raises(UserError) as caught:
         painted(file)
-    assert told in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_annotations_of_no_image_are_named(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -189,7 +189,7 @@ def test_annotations_of_no_image_are_named(tmp_path: Path, capsys: pytest.Captur
 
 
 def test_ids_as_texts_are_numbers(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    """As in the COCO export of VGG Image Annotator, which also writes a polygon as a flat list."""
+    """Read the COCO export of VGG Image Annotator, which also writes a polygon as a flat list."""
     categories = [{"id": "1", "name": "thing"}]
     file = write(
         tmp_path,
@@ -229,7 +229,7 @@ def test_another_size_than_the_images_is_told_and_nothing_is_painted(
     assert code == 1
     assert "image a.png is listed as 50000 x 50000; at most 110000000 pixels are read" in out
     assert re.search(r"a\.png is 60 x 40 but its entry \S+labels\.json: a\.png is 50000 x 50000: they must", out)
-    assert "labels.json: b.png is 40 x 60: they must be of one size (does its EXIF tag turn the picture" in out
+    assert "labels.json: b.png is 40 x 60: they must have the same size (does its EXIF tag rotate the image" in out
     with pytest.raises(UserError, match=r"the image is 60 x 40 but its entry .*a\.png is 50000 x 50000"):
         painted(file)
 
@@ -242,12 +242,12 @@ def test_sizes_may_be_left_out(tmp_path: Path, capsys: pytest.CaptureFixture) ->
     )
     code, out = checked(file, capsys)
     assert code == 1
-    assert "labels.json: a.png: annotation 2: a polygon has a coordinate that is no finite number" in out
+    assert "labels.json: a.png: annotation 2: a polygon has a coordinate that is not a finite number" in out
     assert painted(file) == {"a.png": {255: PIXELS - 400, 1: 400}}
 
 
 def test_categories_that_nobody_uses_need_no_class(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    """As the root category of Roboflow's files; labelme's background has underscores."""
+    """Accept unused categories, such as the root category of Roboflow; labelme's background has underscores."""
     categories = [{"id": 0, "name": "things"}, {"id": 1, "name": "thing"}, {"id": 2, "name": "_background_"}]
     file = write(tmp_path, [A], [{"image_id": 1}], categories=categories, names="[_background_, thing]")
     assert checked(file, capsys)[0] == 0
@@ -288,7 +288,7 @@ def test_the_list_of_good_pairs_of_a_coco_file_is_a_good_data_set(
     listed = (tmp_path / "good_train.txt").read_text().splitlines()
     assert listed == [f"img/{i}.png\tlabels.json" for i in (1, 3, 4)]
     (advice,) = (line for line in out.splitlines() if line.startswith("Wrote"))
-    file.write_text(f"{advice.split('`')[1]}\nnames: [background, thing]\n")  # as it says
+    file.write_text(f"{advice.split('`')[1]}\nnames: [background, thing]\n")  # follows the advice
     code, out = checked(file, capsys)
     assert code == 0
     assert "3 pairs of train read: 0 fault(s), 1 warning(s)" in out
@@ -301,7 +301,7 @@ def test_the_list_of_good_pairs_of_a_coco_file_is_a_good_data_set(
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         ("[]", "is not in COCO format: expected images, annotations with segmentation, and categories; a list"),
         ('[{"image_id": 1, "score": 0.5}]', "a COCO results file"),
@@ -334,11 +334,11 @@ def test_the_list_of_good_pairs_of_a_coco_file_is_a_good_data_set(
         ),
     ],
 )
-def test_files_of_other_kinds_are_called_what_they_are(tmp_path: Path, content: str, told: str) -> None:
+def test_files_of_other_kinds_are_called_what_they_are(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "labels.json").write_text(content)
     with pytest.raises(UserError) as caught:
         read_coco(tmp_path / "labels.json")
-    assert told in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
@@ -349,7 +349,7 @@ def test_instances_are_no_panoptic_file(tmp_path: Path) -> None:
 
 
 def test_a_campaign_of_damaged_files(tmp_path: Path) -> None:
-    """Whatever stands in the place of a value: labels of every image, or one line."""
+    """Any damaged value gives either labels of every image or one line."""
     rng = np.random.default_rng(0)
     odd = [None, NAN, 1e308, -1, 0, 10**40, "7", "x", [], {}, True, [[]], 2**31, 0.5]
     file = write(tmp_path, [A, B], [{"image_id": 1}, {"image_id": 2, "segmentation": OTHER}])

@@ -1,4 +1,4 @@
-"""COCO files of tools with habits of their own: read as they are meant, or named with what is wrong."""
+"""COCO files of tools with unusual formats are read as intended, or refused with the reason."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_ids_are_numbers_in_any_spelling(spelled: Callable, tmp_path: Path, caps
 def test_names_of_categories_are_usable(
     name: object, expected: str, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    """What init-data proposes is what the file is read by."""
+    """Read the file with the settings that init-data proposes."""
     both = [{"image_id": 1}, {"image_id": 2}]
     write(tmp_path, [A, B], both, categories=[{"id": 1, "name": name}]).unlink()
     assert main(["init-data", str(tmp_path), "--output", str(tmp_path / "new.yaml")]) == 0
@@ -84,27 +84,27 @@ def test_points_may_be_pairs(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("polygon", "told"),
+    ("polygon", "message"),
     [
         ([[100 / 6, 25, 50, 25, 50, 75, 100 / 6, 75]], "its coordinates are percentages of the image size"),
         ([[0, 0, 20, 0, 20, 20, 0, 20]], "its coordinates start at the corner of its box"),
     ],
 )
 def test_coordinates_that_a_box_shows_to_be_no_pixels(
-    polygon: list, told: str, tmp_path: Path, capsys: pytest.CaptureFixture
+    polygon: list, message: str, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     file = write(tmp_path, [A], [{"image_id": 1, "segmentation": polygon}, {"image_id": 1, "segmentation": OTHER}])
     code, out = checked(file, capsys)
     assert code == 1
-    assert f"annotation 1 (a.png): {told}" in out
-    assert painted(file)["a.png"][255] == 400  # the box, which may be anything
+    assert f"annotation 1 (a.png): {message}" in out
+    assert painted(file)["a.png"][255] == 400  # the box, whose pixels may be of any class
 
 
 @pytest.mark.parametrize(
     ("box", "is_apart"), [([10, 10, 20, 20], 0), ([10, 10, 30, 30], 0), ([35, 2, 20, 20], 1), ([0, 0, 0, 0], 0)]
 )
 def test_boxes_elsewhere_get_a_word(box: list, is_apart: int, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    """Those of two corners in the place of width and height are read as such."""
+    """Boxes given by two corners instead of width and height are recognized."""
     code, out = checked(write(tmp_path, [A], [{"image_id": 1, "bbox": box}]), capsys)
     assert code == 0
     remark = "1 annotations have polygons that do not overlap their boxes, so one of the two is wrong: 1"

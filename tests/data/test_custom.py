@@ -1,4 +1,4 @@
-"""Data sets of one's own: pairing, the fraction for validation, registration, COCO files, each promised message."""
+"""Custom datasets: pairing, validation fraction, registration, COCO files, and each documented message."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.helpers.own_data import NAMES, TEXT, write_data, write_file, write_pa
 
 @pytest.fixture(autouse=True)
 def catalogs() -> Iterator[None]:
-    """The catalogs stay as they were."""
+    """Restore the catalogs after each test."""
     yield
     for name in list(custom._registered):
         DatasetCatalog.remove(name)
@@ -156,7 +156,7 @@ def test_patterns_that_find_nothing_to_use(tmp_path: Path, pattern: str, message
 
 
 def test_every_reader_goes_through_the_table(tmp_path: Path) -> None:
-    """Mapper and evaluator, with and without the sample's own label file."""
+    """Check mapper and evaluator, with and without a label file in the sample."""
     write_pair(tmp_path, "a", "0", np.array([[7, 9], [9, 7]], np.uint8))
     file = write_file(tmp_path, 'train: {images: img, labels: lab}\nval: {images: img, labels: lab}\n'
                                 "names: [x, y]\nmap: {7: 1, 9: 0}\n")  # fmt: skip
@@ -272,8 +272,8 @@ def test_the_quick_check_tells_faults_and_overlaps(tmp_path: Path, caplog: pytes
     cfg = get_cfg(data=file)
     register_custom(cfg)
     quick_check(cfg)
-    assert "mine_train: 4 pairs; of 4 the sizes were checked, of 4 the ids" in caplog.text
-    assert "4 image(s) are in a training set and in a test set" in caplog.text
+    assert "mine_train: 4 pairs; checked the sizes of 4 and the ids of 4" in caplog.text
+    assert "4 image(s) are in both a training set and a test set" in caplog.text
     write_pair(tmp_path, "a", "2", np.full((3, 3), 9, np.uint8), np.zeros((3, 4, 3), np.uint8))
     with pytest.raises(UserError) as caught:
         quick_check(cfg)
@@ -295,22 +295,22 @@ def test_one_class_everywhere_is_said_loudly(tmp_path: Path, caplog: pytest.LogC
     register_custom(cfg)
     quick_check(cfg)
     for split in ("train", "val"):
-        told = f"mine_{split}: ONE CLASS IS EVERYWHERE: each labeled pixel of 4 label files looked at"
-        assert caplog.text.count(told) == 1
-    assert 'is of class 0 "sky"' in caplog.text
+        message = f"mine_{split}: ONE CLASS IS EVERYWHERE: every labeled pixel of 4 label files"
+        assert caplog.text.count(message) == 1
+    assert 'has class 0 "sky"' in caplog.text
     caplog.clear()
     evaluator = SemanticEvaluator("mine_val")
     sample = get_dataset_dicts("mine_val")[0]
     evaluator.process([sample], [{"sem_seg": torch.zeros(read_sample_labels(sample).shape, dtype=torch.long)}])
     assert evaluator.evaluate()["sem_seg"]["mIoU"] == 100
-    assert "mine_val: ONE CLASS IS EVERYWHERE: each labeled pixel of 1 images" in caplog.text
+    assert "mine_val: ONE CLASS IS EVERYWHERE: every labeled pixel of 1 images" in caplog.text
 
 
 def test_no_class_at_all_is_said_loudly(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     cfg = get_cfg(data=write_data(tmp_path, TEXT + "map: {0: 255, 1: 255, 2: 255}\n"))
     register_custom(cfg)
     quick_check(cfg)
-    assert "mine_train: NO PIXEL HAS A CLASS: all of 4 label files looked at are 255, ignored" in caplog.text
+    assert "mine_train: NO PIXEL HAS A CLASS: every pixel of 4 label files is 255, which is ignored" in caplog.text
 
 
 def test_a_fraction_that_leaves_no_training_image_is_refused(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Registration beside Detectron2's own, and the one door to a data set with its messages."""
+"""Registration next to Detectron2's, and the function that returns a dataset, with its messages."""
 
 from pathlib import Path
 
@@ -32,7 +32,7 @@ def camvid(tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture
 def foreign():
-    """A data set that somebody else registered."""
+    """Register a dataset as another project would."""
     DatasetCatalog.register("foreign_val", lambda: [{"file_name": "theirs"}])
     yield MetadataCatalog.get("foreign_val")
     DatasetCatalog.remove("foreign_val")
@@ -151,7 +151,7 @@ def test_somebody_elses_data_set_is_checked_by_its_own_folders(foreign, tmp_path
 
 
 def a_function_of(package: str):
-    """A data set's function as `package` would register it: it drops what has no partner."""
+    """Return a dataset function as `package` would register it; it drops files without a partner."""
 
     def load() -> list[dict]:
         return [{"file_name": "theirs"}]

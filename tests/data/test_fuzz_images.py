@@ -1,4 +1,4 @@
-"""Damaged files of every format, by a seeded generator: each is an image, or a user's error that names it."""
+"""Files of every format, damaged by a seeded generator: each gives an image, or a `UserError` that names it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SIZE = (37, 23)
 
 
 def whole_files() -> dict[str, bytes]:
-    """Small files of all kinds that are met, by name."""
+    """Return small files of all common kinds, by name."""
     rng = np.random.default_rng(0)
     ids = Image.fromarray(rng.integers(0, 9, SIZE[::-1], dtype=np.uint8).repeat(4, 0).repeat(4, 1))
     photo = Image.fromarray(rng.integers(0, 256, (*SIZE[::-1], 3), dtype=np.uint8))
@@ -62,7 +62,7 @@ def whole_files() -> dict[str, bytes]:
 
 
 def damaged(whole: bytes, rng: np.random.Generator) -> bytes:
-    """One to three damages: bytes changed, cut, removed, repeated or filled in; often in the header."""
+    """Damage a file one to three times: bytes are changed, cut, removed, repeated or inserted; often in the header."""
     data = bytearray(whole)
     for _ in range(rng.integers(1, 4)):
         end = max(1, min(len(data), 64 if rng.random() < 0.3 else len(data)))
@@ -84,9 +84,9 @@ def damaged(whole: bytes, rng: np.random.Generator) -> bytes:
 
 
 def outcome_of(read: Callable, path: Path) -> str | None:
-    """None where a file is read as an image within the limit, else the message of the user's error."""
+    """Return None if a file is read as an image within the size limit, else the message of its `UserError`."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's, of damage that it can read past
+        warnings.simplefilter("ignore")  # Pillow warns of damage that it can skip
         try:
             pixels = read(path)
         except UserError as error:

@@ -75,7 +75,7 @@ def test_folders_that_tell_nothing(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 def painted(file: Path) -> set[int]:
-    """All class ids that a data set's label files hold, as a training reads them."""
+    """Return all class ids in a dataset's label files, as training reads them."""
     dataset = CustomDataset.from_section(get_cfg(data=file).DATASETS.CUSTOM)
     return {int(i) for split in dataset.splits() for x in dataset.load(split) for i in np.unique(read_sample_labels(x))}
 

@@ -1,4 +1,4 @@
-"""`semask init-data` where two folders could be meant, and where pictures are not what they seem."""
+"""`semask init-data` with ambiguous folders, and with images that are easily mistaken for labels."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.helpers.folders import COLORS, IDS, described, follow, labels, photog
 
 
 def refused(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> tuple[str, list[str]]:
-    """The line with which init-data asks, and the words that it says to add."""
+    """Return the line with which init-data asks, and the words that it advises to add."""
     assert main(["init-data", str(folder), "--output", str(tmp_path / "new.yaml")]) == 1
     message = capsys.readouterr().err
     assert len(message.splitlines()) == 1
@@ -162,7 +162,7 @@ def test_labels_farther_away_are_left_out_and_named(tmp_path: Path, capsys: pyte
 
 
 def scan(seed: int) -> np.ndarray:
-    """A smooth gray picture (40, 50) uint8 of a body."""
+    """Return a smooth gray image (40, 50) uint8 of a body."""
     y, x = np.mgrid[:40, :50]
     return (120 + 60 * np.sin((x + 7 * seed) / 19) + 50 * np.cos(y / 23)).astype(np.uint8) // 2 * 2
 
@@ -240,7 +240,7 @@ def test_several_coco_files_of_one_split(tmp_path: Path, capsys: pytest.CaptureF
 
 
 def test_one_coco_file_of_several_folders(tmp_path: Path) -> None:
-    """Also of equal names, which the file tells apart by their folders."""
+    """Handle equal names, too, which the file distinguishes by their folders."""
     files = {name: f"{folder}/0.jpg" for name, folder in (("a", "x"), ("b", "y"))}
     for name, file in files.items():
         label_tools.save(tmp_path / f"data/images/{file}", label_tools.photograph(name))

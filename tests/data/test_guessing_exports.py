@@ -1,4 +1,4 @@
-"""Exports of more tools: read, asked about, or named with what to export in their place."""
+"""Exports of more tools are read, asked about, or refused with advice on what to export instead."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.helpers.label_tools import COLORS, SQUARES, ids, photograph, save, wr
 
 
 def superannotate(folder: Path) -> None:
-    """SuperAnnotate: colors, overlays and a JSON file of its own beside each image, by the whole name of that."""
+    """Write SuperAnnotate's export: colors, overlays and a JSON file per image, named by the image's full name."""
     for name in SQUARES:
         save(folder / f"{name}.jpg", photograph(name))
         save(folder / f"{name}.jpg___save.png", COLORS[ids(name)])
@@ -26,7 +26,7 @@ def superannotate(folder: Path) -> None:
 
 
 def labelme_folders(folder: Path) -> None:
-    """Labelme's labelme_json_to_dataset: a folder for each image."""
+    """Write the output of labelme's labelme_json_to_dataset: a folder for each image."""
     for name in SQUARES:
         save(folder / f"{name}_json/img.png", photograph(name))
         save(folder / f"{name}_json/label.png", ids(name), palette=True)
@@ -34,14 +34,14 @@ def labelme_folders(folder: Path) -> None:
 
 
 def brushes(folder: Path) -> None:
-    """Label Studio's brush masks, of one class each."""
+    """Write Label Studio's brush masks, one class each."""
     for number, name in enumerate(SQUARES):
         save(folder / f"images/{name}.jpg", photograph(name))
         save(folder / f"masks/task-{number}-annotation-{number}-by-1-tag-cat-0.png", ids(name) * 255)
 
 
 def other(name: str, content: str) -> Callable[[Path], None]:
-    """Images and one file of a tool."""
+    """Return a function that writes images and one file of a tool."""
 
     def write(folder: Path) -> None:
         for picture in SQUARES:
@@ -52,7 +52,7 @@ def other(name: str, content: str) -> Callable[[Path], None]:
 
 
 @pytest.mark.parametrize(
-    ("write", "told"),
+    ("write", "message"),
     [
         (labelme_folders, "come from labelme_json_to_dataset; convert the JSON files with labelme2voc.py"),
         (brushes, "are Label Studio's brush masks, one per class"),
@@ -69,11 +69,11 @@ def other(name: str, content: str) -> Callable[[Path], None]:
     ],
 )
 def test_exports_without_label_maps_are_named(
-    write: Callable[[Path], None], told: str, tmp_path: Path, capsys: pytest.CaptureFixture
+    write: Callable[[Path], None], message: str, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     write(tmp_path / "data")
     assert main(["init-data", str(tmp_path / "data"), "--output", str(tmp_path / "new.yaml")]) == 1
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_overlays_beside_images_of_whole_names_are_asked_about(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -119,7 +119,7 @@ def test_folders_may_be_named_from_here(
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["--labels", "../out/*.png"], "--labels ../out/*.png: not inside"),
         (["--labels", "../labels.json"], "--labels ../labels.json: not inside"),
@@ -128,7 +128,7 @@ def test_folders_may_be_named_from_here(
     ],
 )
 def test_options_that_cannot_be_meant(
-    words: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture
+    words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     for name in SQUARES:
         save(tmp_path / f"data/images/{name}.png", photograph(name))
@@ -136,7 +136,7 @@ def test_options_that_cannot_be_meant(
         save(tmp_path / f"out/{name}.png", ids(name))
     words = [word.format(tmp_path=tmp_path) for word in words]
     assert main(["init-data", str(tmp_path / "data"), "--output", str(tmp_path / "new.yaml"), *words]) == 1
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_one_label_file_is_one(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Reading pictures and labels of every kind, and the messages for those that cannot be read."""
+"""Reading of images and labels of every kind, and the messages for unreadable ones."""
 
 import io
 import os
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from semask_d2.data import image_io
-from semask_d2.data.image_io import examine_picture, picture_size, read_image, read_labels, save_picture, value_span
+from semask_d2.data.image_io import picture_size, read_image, read_image_facts, read_labels, save_picture, value_span
 from semask_d2.data.jpeg_scans import MAX_SCANS
 from semask_d2.data.label_checks import check_labels, count_ids
 from semask_d2.inference.media import IMAGE_SUFFIXES
@@ -85,7 +85,7 @@ def test_every_orientation_is_applied_once(tmp_path, orientation, kind):
         b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x05\0\x01\0\0\0\xff\xff\xff\xff\0\0\0\0",  # or lies nowhere
     ],
 )
-@pytest.mark.filterwarnings("ignore:.*(EXIF|Truncated)")  # Pillow's own, where it finds nothing to raise
+@pytest.mark.filterwarnings("ignore:.*(EXIF|Truncated)")  # Pillow warns if it does not raise
 @pytest.mark.parametrize("kind", ["png", "jpg", "webp"])
 def test_malformed_exif_is_no_orientation(tmp_path, exif, kind, caplog):
     Image.new("RGB", (9, 6), (90, 90, 90)).save(tmp_path / f"a.{kind}", exif=exif)
@@ -93,7 +93,7 @@ def test_malformed_exif_is_no_orientation(tmp_path, exif, kind, caplog):
         image = read_image(tmp_path / f"a.{kind}")
     assert image.shape == (6, 9, 3)
     assert caplog.text.count(f"a.{kind}: its EXIF data cannot be read") <= 1
-    if b"no EXIF" in exif and kind != "jpg":  # Pillow has looked there before, and keeps silent
+    if b"no EXIF" in exif and kind != "jpg":  # Pillow has already parsed it, and does not warn again
         assert f"a.{kind}: its EXIF data cannot be read" in caplog.text
 
 
@@ -138,7 +138,7 @@ def test_no_other_format_is_opened_whatever_the_file_is_named(tmp_path, read, mo
     other = {"EPS": "eps", "ICO": "ico", "TGA": "tga", "PCX": "pcx", "SGI": "sgi"}
     for kind, name in other.items():
         Image.fromarray(RGB).save(tmp_path / f"{name}.jpg", format=kind)
-        with pytest.raises(UnreadableFile, match=rf"{name}\.jpg cannot be read .*none of JPEG, PNG, .*: convert"):
+        with pytest.raises(UnreadableFile, match=rf"{name}\.jpg cannot be read .*one of JPEG, PNG, .*: convert"):
             read(tmp_path / f"{name}.jpg")
 
 
@@ -150,14 +150,14 @@ def test_a_picture_beyond_the_limit_is_refused_by_its_header(tmp_path, read, mon
         header = bytearray(file.getvalue())
         header[18:26] = width.to_bytes(4, "little") + height.to_bytes(4, "little")
         (tmp_path / "a.bmp").write_bytes(header)
-        monkeypatch.setattr("PIL.ImageFile.ImageFile.load", None)  # what decodes
-        with pytest.raises(UnreadableFile, match=rf"a\.bmp is {size} pixels, but at most 110000000 are read"):
+        monkeypatch.setattr("PIL.ImageFile.ImageFile.load", None)  # the decoder
+        with pytest.raises(UnreadableFile, match=rf"a\.bmp is {size} pixels, but the limit is 110000000"):
             read(tmp_path / "a.bmp")
 
 
 @pytest.mark.slow
 def test_large_pictures_within_the_limit_are_read_without_a_warning(tmp_path):
-    Image.new("L", (10000, 9001), 7).save(tmp_path / "a.png")  # where Pillow begins to warn
+    Image.new("L", (10000, 9001), 7).save(tmp_path / "a.png")  # the size above which Pillow warns
     program = (
         "import sys; from PIL import Image; from semask_d2.data.image_io import read_labels; "
         "from semask_d2.data.augmentation import View, resize_image; labels = read_labels(sys.argv[1]); "
@@ -254,7 +254,7 @@ def test_a_picture_is_examined_in_two_openings(tmp_path, monkeypatch):
     (tmp_path / "cut.png").write_bytes((tmp_path / "turned.png").read_bytes()[:-30])
     for name in ("turned.png", "deep.tif", "broken.jpg"):
         opened.clear()
-        facts = examine_picture(tmp_path / name)
+        facts = read_image_facts(tmp_path / name)
         assert len(opened) == 2
         np.testing.assert_array_equal(facts.pixels, read_image(tmp_path / name))
         assert facts.size == picture_size(tmp_path / name)
@@ -264,12 +264,12 @@ def test_a_picture_is_examined_in_two_openings(tmp_path, monkeypatch):
             name == "broken.jpg",
             "",
         )
-    facts = examine_picture(tmp_path / "cut.png")
+    facts = read_image_facts(tmp_path / "cut.png")
     assert facts.pixels is None
     assert "cut.png cannot be read as an image" in facts.problem
-    facts = examine_picture(tmp_path / "deep.tif", (0, 70000))
+    facts = read_image_facts(tmp_path / "deep.tif", (0, 70000))
     assert facts.pixels.tolist() == [[[0] * 3, [146] * 3]]
-    assert (examine_picture(tmp_path / "none.png").size, examine_picture(tmp_path).pixels) == (None, None)
+    assert (read_image_facts(tmp_path / "none.png").size, read_image_facts(tmp_path).pixels) == (None, None)
 
 
 def test_ids_out_of_range_are_named():

@@ -1,4 +1,4 @@
-"""Exports of label tools as they come: described by `init-data`, without a fault in `check`, painted rightly."""
+"""Unchanged exports of label tools: `init-data` describes them, `check` finds no fault, labels are correct."""
 
 from __future__ import annotations
 

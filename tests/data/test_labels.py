@@ -1,4 +1,4 @@
-"""Label files of every format, beside a loop over pixels."""
+"""Label files of every format, compared with a loop over pixels."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def test_ids_go_through_the_table(tmp_path: Path, dtype: type) -> None:
     table = {7: 0, 8: 0, 26: 1, 30: 255} if dtype is np.uint8 else {7: 0, 300: 1, 65535: 255}
     ids = np.random.default_rng(0).choice([*table, 255], (5, 6)).astype(dtype)
     label_format = LabelFormat(255, tuple(table.items()))
-    found = read_sample_labels({"sem_seg_file_name": saved(tmp_path, ids), "label_format": label_format})
-    assert found.tolist() == by_loop(ids, {**table, 255: 255})
-    assert found.dtype == np.uint8
+    labels = read_sample_labels({"sem_seg_file_name": saved(tmp_path, ids), "label_format": label_format})
+    assert labels.tolist() == by_loop(ids, {**table, 255: 255})
+    assert labels.dtype == np.uint8
 
 
 def test_the_ignored_id_may_be_mapped_itself(tmp_path: Path) -> None:
@@ -76,8 +76,8 @@ def test_a_color_that_the_table_lacks_is_named_with_its_pixel(tmp_path: Path) ->
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_zero_is_ignored_and_the_others_move_down(tmp_path: Path, dtype: type) -> None:
     ids = np.array([[0, 1, 2], [150, 255, 0]], dtype)
-    found = LabelFormat(255, reduce_zero_label=True).read(saved(tmp_path, ids))
-    assert found.tolist() == [[255, 0, 1], [149, 255, 255]]
+    labels = LabelFormat(255, reduce_zero_label=True).read(saved(tmp_path, ids))
+    assert labels.tolist() == [[255, 0, 1], [149, 255, 255]]
 
 
 def test_palette_files_give_their_indices(tmp_path: Path) -> None:
@@ -96,12 +96,12 @@ def test_coco_segments_lie_upon_each_other() -> None:
     runs = np.diff([0, *edges, flat.size]).tolist()
     for small in (counts, {"size": [12, 14], "counts": runs}):
         segments = (CocoSegment(1, 3, small), CocoSegment(2, 0, [square]))
-        found, problems = CocoLabels("x", 12, 14, 255, segments).paint((14, 12))
+        labels, problems = CocoLabels("x", 12, 14, 255, segments).paint((14, 12))
         assert problems == []
         drawn = Image.new("L", (14, 12), 255)
         ImageDraw.Draw(drawn).rectangle((2, 2, 9, 7), fill=0)  # pixels whose center lies in the polygon
         expected = np.where(dot, 3, np.asarray(drawn))
-        np.testing.assert_array_equal(found, expected)
+        np.testing.assert_array_equal(labels, expected)
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_what_an_unusable_annotation_may_cover_is_ignored(segmentation: object) 
 def test_the_box_of_an_unusable_annotation_is_ignored_below_all_others() -> None:
     segments = (CocoSegment(8, 1, [[0, 0, 2, 0, 2, 2, 0, 2]]), CocoSegment(9, 1, [[3, 3, 3, 3]]))
     labels, (problem,) = CocoLabels("x", None, None, 0, segments, unknown=([0.5, 1.5, 2.0, 9.0],)).paint((5, 4))
-    assert "annotation 9: it has no polygon" in str(problem)  # which covers nothing
+    assert "annotation 9: it has no polygon" in str(problem)  # it covers nothing
     assert labels.tolist() == [[1, 1, 0, 0, 0], [1, 1, 255, 0, 0], [255, 255, 255, 0, 0], [255, 255, 255, 0, 0]]
 
 

@@ -1,4 +1,4 @@
-"""Lists of pairs: as programs write them, as check and init-data write them, and what of them is refused."""
+"""Lists of pairs, as written by programs, by check and by init-data, and the lists that are refused."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_any_name_can_be_written_and_read(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "encoding", "told"),
+    ("text", "encoding", "message"),
     [
         ("a.jpg b.png", "utf-8", "line 1: expected an image, a tab and its label file, got 'a.jpg b.png'"),
         ("a.jpg\tb.png\tc", "utf-8", "line 1: expected an image, a tab"),
@@ -49,10 +49,10 @@ def test_any_name_can_be_written_and_read(name: str, tmp_path: Path) -> None:
         ("# nothing", "utf-8", "lists no pairs"),
     ],
 )
-def test_what_is_no_list(text: str, encoding: str, told: str, tmp_path: Path) -> None:
+def test_what_is_no_list(text: str, encoding: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"list\.txt") as caught:
         read(tmp_path, text, encoding)
-    assert told in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_one_image_with_two_label_files_gets_a_word(tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def test_coco_files_of_parts_of_a_folder_are_taken_together(tmp_path: Path) -> N
 
 
 def test_one_coco_file_of_both_splits(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    """What it holds of one split is not missing in the other; what is in neither is."""
+    """Files in the list of one split are not missing in the other; files in neither list are."""
     for name, split in (("a", "train"), ("b", "val")):
         label_tools.save(tmp_path / f"data/{split}/{name}.jpg", label_tools.photograph(name))
     content = label_tools.coco({name: f"{name}.jpg" for name in label_tools.SQUARES})

@@ -1,4 +1,4 @@
-"""The loaders: one stream whatever the workers, ranks and restarts, and errors that arrive as one line."""
+"""Loaders give the same stream for any workers, ranks and restarts, and errors arrive as one line."""
 
 from itertools import islice
 from pathlib import Path
@@ -100,7 +100,7 @@ def test_evaluation_skips_unreadable_images_with_a_count(cfg, name, pairs, caplo
     Path(pairs[5]["file_name"]).unlink()
     seen = [Path(sample["file_name"]).name for sample in flat(build_test_loader(cfg, name))]
     assert seen == [f"{i}.image.png" for i in (0, 1, 3, 4, 6)]
-    assert "2 image(s) skipped" in caplog.text
+    assert "2 unreadable image(s) skipped" in caplog.text
     assert "2.image.png" in caplog.text
     assert "5.image.png" in caplog.text
 
@@ -118,7 +118,7 @@ def test_a_batch_that_does_not_divide(cfg, pairs):
 def test_num_classes_is_the_data_sets(cfg, name):
     cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 4
     cfg.DATASETS.TRAIN = (name,)
-    message = rf'NUM_CLASSES is 4, but data set "{name}" has 5 classes: set it to 5'
+    message = rf'NUM_CLASSES is 4, but dataset "{name}" has 5 classes: set it to 5'
     with pytest.raises(UserError, match=message):
         build_train_loader(cfg)
     with pytest.raises(UserError, match=message):
@@ -139,7 +139,7 @@ def test_images_without_instances_leave_nothing_to_train_on(cfg, name, pairs):
     pairs[:] = [{**x, "annotations": [{"iscrowd": 1}] * (i % 2)} for i, x in enumerate(pairs)]
     cfg.DATASETS.TRAIN = (name,)
     cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = True
-    message = rf"TRAIN {name}: none of {len(pairs)} image\(s\) has an instance.*FILTER_EMPTY_ANNOTATIONS False"
+    message = rf"TRAIN {name}: none of {len(pairs)} image\(s\) has a usable instance.*FILTER_EMPTY_ANNOTATIONS False"
     with pytest.raises(UserError, match=message):
         build_train_loader(cfg)
     cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False
@@ -163,10 +163,10 @@ def test_evaluation_shows_every_image_once_in_order(cfg, name, pairs, monkeypatc
 def test_a_training_sets_ignore_label_is_the_models(cfg, name):
     cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = (name,)
     cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE = 254
-    with pytest.raises(UserError, match=r"IGNORE_VALUE is 254, but data set .* the ignore_label 255: set it to 255"):
+    with pytest.raises(UserError, match=r"IGNORE_VALUE is 254, but dataset .* the ignore_label 255: set it to 255"):
         build_train_loader(cfg)
     cfg.DATASETS.TRAIN = ()
-    build_test_loader(cfg, name)  # metrics go by the data set's own
+    build_test_loader(cfg, name)  # metrics use the dataset's ignore label
 
 
 def test_an_evaluation_loads_the_same_whatever_the_workers(cfg, name):

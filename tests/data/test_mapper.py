@@ -1,4 +1,4 @@
-"""The mapper: what it hands on, that image and labels stay together, and its messages."""
+"""The mapper: its output, the alignment of image and labels, and its messages."""
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ def test_training_sample(cfg, pairs):
 
 
 def test_image_and_labels_stay_together(cfg, pairs):
-    """Red is 40 times the id, so after any scale, crop and flip the labels can be read off the image."""
+    """Red is 40 times the id, so that the labels can be read from the image after any scale, crop and flip."""
     mapper = build_mapper(cfg, is_train=True)
     shapes = set()
     for seed in range(40):
@@ -55,7 +55,7 @@ def test_image_and_labels_stay_together(cfg, pairs):
     seed=st.integers(0, 99),
 )  # fmt: skip
 def test_a_crop_is_that_of_the_whole_image_resized(tmp_path_factory, height, width, edge, crop, seed):
-    """Against the plain order: decode and resize the whole photograph and all labels, and crop them."""
+    """Compare with the plain order: decode and resize the whole image and all labels, then crop them."""
     folder, values = tmp_path_factory.mktemp("photograph"), rng(seed)
     ids = values.integers(0, 5, (-(-height // 8), -(-width // 8)), dtype=np.uint8)
     ids = ids.repeat(8, axis=0).repeat(8, axis=1)[:height, :width]
@@ -79,7 +79,7 @@ def test_a_crop_is_that_of_the_whole_image_resized(tmp_path_factory, height, wid
     centers = [((np.arange(n) + 0.5) * m / n).astype(int) for n, m in zip(shape, (height, width), strict=True)]
     near = ids[np.ix_(*centers)][rows, columns]
     exact = [(2 * np.arange(n) + 1) * m % (2 * n) == 0 for n, m in zip(shape, (height, width), strict=True)]
-    kept = np.ix_(~exact[0][rows], ~exact[1][columns])  # where a center falls between two pixels, rounding decides
+    kept = np.ix_(~exact[0][rows], ~exact[1][columns])  # if a center falls between two pixels, rounding decides
     np.testing.assert_array_equal(sample["sem_seg"].numpy()[kept], near[kept])
 
 

@@ -1,4 +1,4 @@
-"""Images of more than 8 bits: one range of values for a data set, stated, checked and proposed."""
+"""Images of more than 8 bits: one value range for a dataset, stated, checked and proposed."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_a_stated_range_is_black_to_white(tmp_path: Path, values: np.ndarray, su
 
 
 def test_one_rule_whatever_a_file_holds(tmp_path: Path) -> None:
-    """The brightest pixel of a file changes no other pixel of it."""
+    """The brightest pixel of a file does not change any other pixel."""
     low, high = GRAY.astype(np.uint16), GRAY.astype(np.uint16)
     high[0, 0] = 300
     for name, values in (("low", low), ("high", high)):
@@ -60,34 +60,34 @@ def test_floats_go_from_0_to_1(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "told"),
+    ("values", "message"),
     [
-        (GRAY.astype(np.float32), r"0 to 255, where 0 to 1 are expected: .*`value_range: \[0.0, 255.0\]`"),
-        (np.full((4, 4), -3, np.int32), r"-3 to -3, where 0 to 65535 are expected"),
+        (GRAY.astype(np.float32), r"0 to 255; expected 0 to 1: .*`value_range: \[0.0, 255.0\]`"),
+        (np.full((4, 4), -3, np.int32), r"-3 to -3; expected 0 to 65535"),
         (np.array([[-5, 200]], np.int32), r"`value_range: \[-5.0, 200.0\]`"),
         (np.array([[0, 70000]], np.int32), r"`value_range: \[0.0, 70000.0\]`"),
-        (np.array([[0.5, np.nan]], np.float32), r"0.5 to 0.5; some are no numbers"),
-        (np.full((2, 2), np.inf, np.float32), r"some are no numbers"),
+        (np.array([[0.5, np.nan]], np.float32), r"0.5 to 0.5; some are NaN"),
+        (np.full((2, 2), np.inf, np.float32), r"some are NaN"),
     ],
 )
-def test_without_a_range_other_values_are_refused(tmp_path: Path, values: np.ndarray, told: str) -> None:
+def test_without_a_range_other_values_are_refused(tmp_path: Path, values: np.ndarray, message: str) -> None:
     Image.fromarray(values).save(tmp_path / "a.tif")
-    with pytest.raises(UnreadableFile, match=rf"a\.tif holds values from {told}|{told}"):
+    with pytest.raises(UnreadableFile, match=rf"a\.tif holds values from {message}|{message}"):
         read_image(tmp_path / "a.tif")
     assert read_image(tmp_path / "a.tif", value_range=(-10, 1000)).shape == (*values.shape, 3)
 
 
 def with_tags(content: bytes, changes: dict[int, int], without: int = 0) -> bytes:
-    """A little-endian TIFF with other short values of some tags, and without one."""
+    """Return a little-endian TIFF with the short values of some tags changed, and one tag removed."""
     start = int.from_bytes(content[4:8], "little")
     count = int.from_bytes(content[start : start + 2], "little")
     entries = [content[place : place + 12] for place in range(start + 2, start + 2 + 12 * count, 12)]
-    of_tag = {int.from_bytes(entry[:2], "little"): entry for entry in entries}
+    by_tag = {int.from_bytes(entry[:2], "little"): entry for entry in entries}
     for tag, value in changes.items():
-        of_tag[tag] = tag.to_bytes(2, "little") + b"\3\0\1\0\0\0" + value.to_bytes(2, "little") + b"\0\0"
-    of_tag.pop(without, None)
-    assert len(of_tag) == count
-    return content[: start + 2] + b"".join(x for _, x in sorted(of_tag.items())) + content[start + 2 + 12 * count :]
+        by_tag[tag] = tag.to_bytes(2, "little") + b"\3\0\1\0\0\0" + value.to_bytes(2, "little") + b"\0\0"
+    by_tag.pop(without, None)
+    assert len(by_tag) == count
+    return content[: start + 2] + b"".join(x for _, x in sorted(by_tag.items())) + content[start + 2 + 12 * count :]
 
 
 def test_orientation_is_applied_once_to_deep_colors(tmp_path: Path) -> None:
@@ -101,10 +101,10 @@ def test_orientation_is_applied_once_to_deep_colors(tmp_path: Path) -> None:
 def test_planes_of_16_bits_and_many_bands_are_told_apart(tmp_path: Path) -> None:
     content = written(tmp_path / "a.tif", COLORS).read_bytes()
     (tmp_path / "planar.tif").write_bytes(with_tags(content, {284: 2}))
-    with pytest.raises(UnreadableFile, match=r"planar\.tif cannot be read as an image of 16 bits a channel"):
+    with pytest.raises(UnreadableFile, match=r"planar\.tif cannot be read as an image of 16 bits per channel"):
         read_image(tmp_path / "planar.tif")
     (tmp_path / "bands.tif").write_bytes(with_tags(content, {277: 5}))
-    with pytest.raises(UnreadableFile, match=r"it is a TIFF of 5 band\(s\) of 16 bits; read are one gray band"):
+    with pytest.raises(UnreadableFile, match=r"it is a TIFF of 5 band\(s\) of 16 bits; supported are one gray band"):
         read_image(tmp_path / "bands.tif")
 
 
@@ -147,7 +147,7 @@ def test_a_range_holds_what_stands_for_no_data_out() -> None:
 
 
 def test_signed_bytes_and_white_as_zero(tmp_path: Path) -> None:
-    """Pillow reads the first without their sign, and the second without the turn."""
+    """Pillow reads signed bytes as unsigned, and does not invert images with white as zero."""
     signed = np.arange(-128, 128, dtype=np.int8).reshape(16, 16)
     Image.fromarray(signed.view(np.uint8)).save(tmp_path / "a.tif", tiffinfo={339: 2})
     assert value_span(tmp_path / "a.tif") == ValueSpan(-128, 127, 0, False)
@@ -160,8 +160,8 @@ def test_signed_bytes_and_white_as_zero(tmp_path: Path) -> None:
 
 
 def test_jpeg_2000_keeps_its_bits(tmp_path: Path) -> None:
-    """Of several channels Pillow reads the upper 8 bits of 16, so that 12 would be black."""
-    values = np.tile(COLORS, (4, 4, 1))  # OpenCV writes no smaller ones
+    """Pillow reads only the upper 8 of 16 bits in color files, so that 12-bit values would be almost black."""
+    values = np.tile(COLORS, (4, 4, 1))  # OpenCV does not write smaller ones
     path = tmp_path / "a.jp2"
     assert cv2.imwrite(str(path), values[:, :, ::-1], [cv2.IMWRITE_JPEG2000_COMPRESSION_X1000, 1000])
     assert value_span(path) == ValueSpan(float(COLORS.min()), float(COLORS.max()), 0, False)
@@ -177,7 +177,7 @@ def test_check_names_bands_that_are_not_read_and_kinds_that_are_mixed(
     (tmp_path / "img/0.tif").write_bytes(with_tags((tmp_path / "img/0.tif").read_bytes(), {338: 0}))
     assert main(["check", str(file), "--workers", "0"]) == 0
     out = capsys.readouterr().out
-    assert "0.tif has 1 more band(s) than are read" in out
+    assert "0.tif has 1 extra band(s), which are not read" in out
     assert "images of train: 1 hold whole numbers of more than 8 bits, 1 hold 8 bits" in out
 
 
@@ -197,13 +197,13 @@ def test_check_says_what_to_state_and_then_is_content(tmp_path: Path, capsys: py
     assert main(["check", str(file), "--workers", "0"]) == 0
     out = capsys.readouterr().out
     assert "2 image(s) of train of more than 8 bits hold the values" in out
-    assert "state what is black and white in the data set's file, `value_range: [0, 4095]`" in out
-    file.write_text(file.read_text() + "value_range: [0, 4095]\n")  # the advice, followed
+    assert "state the values of black and white in the dataset's file, `value_range: [0, 4095]`" in out
+    file.write_text(file.read_text() + "value_range: [0, 4095]\n")  # follows the advice
     assert main(["check", str(file), "--workers", "0", "--html", str(tmp_path / "page.html")]) == 0
     assert "2 pairs of train read: 0 fault(s), 0 warning(s)" in capsys.readouterr().out
     file.write_text(file.read_text().replace("4095", "1000"))
     assert main(["check", str(file), "--workers", "0"]) == 0
-    assert "those beyond `value_range` [0.0, 1000.0] are clipped" in capsys.readouterr().out
+    assert "values outside `value_range` [0.0, 1000.0] are clipped" in capsys.readouterr().out
 
 
 def test_init_data_proposes_what_check_asks_for(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -221,8 +221,8 @@ def test_pages_and_no_numbers_get_a_word(tmp_path: Path, capsys: pytest.CaptureF
     Image.fromarray(values).save(tmp_path / "img/0.tif", save_all=True, append_images=[Image.fromarray(values)])
     assert main(["check", str(file), "--workers", "0"]) == 0
     out = capsys.readouterr().out
-    assert "0.tif has 2 pages, of which the first is read" in out
-    assert "1 image(s) of train hold values that are no numbers" in out
+    assert "0.tif has 2 pages; only the first is read" in out
+    assert "1 image(s) of train hold NaN, infinity or values that mean no data" in out
 
 
 def test_training_reads_by_the_files_range(tmp_path: Path) -> None:

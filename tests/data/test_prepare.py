@@ -1,4 +1,4 @@
-"""The scripts that bring the public releases into our layout."""
+"""The scripts that convert public releases to our layout."""
 
 from pathlib import Path
 from types import ModuleType
@@ -25,7 +25,7 @@ def save(path: Path, ids) -> None:
 
 @pytest.fixture
 def release(tmp_path, monkeypatch) -> Path:
-    """CamVid as published."""
+    """Write CamVid as it is published."""
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "root"))
     for split in ("train", "val"):
         for stem in ("x", "y"):
@@ -107,7 +107,7 @@ def test_coco_stuff_10k(tmp_path, monkeypatch) -> None:
         savemat(release / f"annotations/{name}.mat", {"S": np.array([[0, 1, 182]], np.uint8)})
     main = script("prepare_coco_stuff10k").main
     main(["--source", str(release)])
-    main(["--source", str(release)])  # goes on where it stopped
+    main(["--source", str(release)])  # continues where it stopped
     (pair,) = get_dataset_dicts("coco_stuff10k_sem_seg_test")
     assert Path(pair["file_name"]).name == "b.jpg"
     assert read_labels(pair["sem_seg_file_name"]).tolist() == [[255, 0, 170]]

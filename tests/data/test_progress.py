@@ -1,4 +1,4 @@
-"""An evaluation's loader shows how far it is on a terminal, and is quiet elsewhere."""
+"""An evaluation's loader shows progress on a terminal, and nothing elsewhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The stream of positions: what depends on the seed alone."""
+"""The stream of positions depends on the seed alone."""
 
 from itertools import islice
 
@@ -49,7 +49,7 @@ def test_a_position_is_the_same_in_any_order():
     samples = {p: forwards[p] for p in range(23)}
     for position in reversed(range(23)):
         assert backwards[position] == samples[position]
-    assert len({draw for _, draw in samples.values()}) == 23  # the same image is augmented afresh each time
+    assert len({draw for _, draw in samples.values()}) == 23  # the same image is augmented differently each time
 
 
 def test_the_seed_changes_order_and_augmentation():

@@ -1,4 +1,4 @@
-"""Panoptic maps and instances as training sees them."""
+"""Panoptic maps and instances as training reads them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def task_cfg(task: str, *options: object) -> CfgNode:
 
 
 def plain_mapper(**options: Any) -> InstanceMapper:
-    """Of instances of two classes, without augmentation."""
+    """Return a mapper for instances of two classes, without augmentation."""
     settings = {"image_format": "RGB", "num_classes": 2, "ignore_label": 255, "short_edges": [0], "max_size": 99}
     return InstanceMapper(True, **(settings | options))
 
@@ -53,7 +53,7 @@ def test_segments_and_labels_are_of_one_view(toy_data: Path, task: str) -> None:
         assert mapped["image"].shape[1:] == masks.shape == mapped["sem_seg"].shape == (64, 64)
         assert masks.unique().tolist() in ([*range(len(classes) + 1)], [*range(1, len(classes) + 1)])
         implied = torch.cat([torch.tensor([255]), classes])[masks.long()]
-        assert torch.equal(implied, mapped["sem_seg"].long())  # the toy has no crowds
+        assert torch.equal(implied, mapped["sem_seg"].long())  # toy_scenes has no crowds
         assert not {"annotations", "segments_info"} & mapped.keys()
 
 
@@ -141,7 +141,7 @@ def test_a_segment_without_a_pixel_is_left_out(toy_data: Path, caplog: pytest.Lo
     )
     assert torch.equal(one["segments"].masks, other["segments"].masks)
     assert torch.equal(one["segments"].classes, other["segments"].classes)
-    assert "has no pixel of the segment 999 that its annotations name; left out" in caplog.text
+    assert "has no pixel of segment 999, which its annotations name; left out" in caplog.text
 
 
 def test_annotations_that_cannot_be_used_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -156,7 +156,7 @@ def test_annotations_that_cannot_be_used_are_left_out(tmp_path: Path, caplog: py
     masks, classes = plain_mapper()(make_sample(tmp_path, *bad, good))["segments"]
     assert classes.tolist() == [1]
     assert masks.nonzero().tolist() == [[y, x] for y in (1, 2, 3) for x in (1, 2, 3)]
-    for annotation in (6, 7, 8, 9, 4):  # one without an id goes by its number
+    for annotation in (6, 7, 8, 9, 4):  # an annotation without an id is named by its index
         assert f"a.png: annotation {annotation}: " in caplog.text
 
 
@@ -166,7 +166,7 @@ def test_annotations_for_another_size_are_refused(tmp_path: Path, is_train: bool
     sample = make_sample(tmp_path, {"category_id": 1, "segmentation": box(1, 1, 3, 3)}) | sides
     mapper = plain_mapper()
     mapper.is_train = is_train
-    with pytest.raises(UserError, match=r"a\.png is 12 x 10, but its annotations are for .*one size"):
+    with pytest.raises(UserError, match=r"a\.png is 12 x 10, but its annotations are for .*same size"):
         mapper(sample)
 
 
@@ -188,13 +188,13 @@ def test_a_segment_may_have_the_id_zero(tmp_path: Path, numbers: tuple[int, int,
     segments = [{"id": number, "category_id": i} for i, number in enumerate(numbers)]
     sample = {"file_name": str(tmp_path / "a.png"), "pan_seg_file_name": str(tmp_path / "p.png")}
     sample["segments_info"] = segments
-    found, facts = panoptic_segments(sample)
-    assert [(found[0, 4 * i], x["category_id"], x["iscrowd"]) for i, x in enumerate(facts)] == [
+    segment_ids, facts = panoptic_segments(sample)
+    assert [(segment_ids[0, 4 * i], x["category_id"], x["iscrowd"]) for i, x in enumerate(facts)] == [
         (x["id"], i, 0) for i, x in enumerate(facts)
     ]
-    assert 0 not in found
+    assert 0 not in segment_ids
     quality = PanopticCounts(3)
-    quality.update(found, facts, found, facts)
+    quality.update(segment_ids, facts, segment_ids, facts)
     assert quality.by_class()["PQ"].tolist() == [100.0] * 3
     for wrong, message in (([segments[0]] * 2, "several segments"), (None, "no segments_info")):
         with pytest.raises(UserError, match=message):

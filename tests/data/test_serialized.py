@@ -1,4 +1,4 @@
-"""Data sets as bytes: what comes back is what went in, and loading processes see the same."""
+"""Datasets as bytes: dicts are restored exactly, and loading processes see the same."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_dicts_come_back_as_they_were() -> None:
     assert stored[3]["box"].tolist() == [0, 1, 2, 3]
     assert stored[-1] == {} == stored[np.int64(4)]
     assert stored[1:3] == DICTS[1:3]
-    assert stored[0]["label_format"] is stored[1]["label_format"]  # one object of a data set, not one an image
+    assert stored[0]["label_format"] is stored[1]["label_format"]  # one object per dataset, not one per image
     for index in (5, -6):
         with pytest.raises(IndexError):
             stored[index]
@@ -40,7 +40,7 @@ def test_dicts_come_back_as_they_were() -> None:
 def test_each_reading_is_a_dict_of_its_own() -> None:
     stored = SerializedDicts(DICTS)
     stored[1]["annotations"].clear()
-    stored[1]["wanted_class"] = 3
+    stored[1]["target_class"] = 3
     assert stored[1] == DICTS[1]
 
 

@@ -1,4 +1,4 @@
-"""Label files that are no sharp ones: borders of in-between ids, transparency in the place of ids, lossy formats."""
+"""Label files without sharp ids: intermediate ids at borders, transparency instead of ids, lossy formats."""
 
 from __future__ import annotations
 
@@ -57,10 +57,7 @@ def test_check_says_so_where_they_are_classes(tmp_path: Path, capsys: pytest.Cap
     file = tmp_path / "mine.yaml"
     file.write_text(f"train: {{images: data/images, labels: data/masks}}\nnames: [{names}]\nignore: 999\n")
     assert main(["check", str(file), "--workers", "0"]) == 0
-    assert (
-        "3 of 3 label file(s) of train have ids at borders that lie between those on both sides"
-        in capsys.readouterr().out
-    )
+    assert "3 of 3 label file(s) of train have intermediate ids at borders" in capsys.readouterr().out
 
 
 def test_regions_are_no_soft_borders() -> None:
@@ -68,7 +65,7 @@ def test_regions_are_no_soft_borders() -> None:
     regions = rng.integers(0, 40, (8, 10)).repeat(6, axis=0).repeat(6, axis=1)
     assert soft_values(border_counts(regions)) == []
     assert soft_values(border_counts(rng.integers(0, 4, (40, 50)))) == []
-    assert soft_values(border_counts(np.mgrid[:40, :50][1])) == []  # a ramp, all of which lies between
+    assert soft_values(border_counts(np.mgrid[:40, :50][1])) == []  # a ramp: all pixels lie between neighbors
 
 
 @pytest.mark.parametrize(

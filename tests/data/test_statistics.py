@@ -1,4 +1,4 @@
-"""Class pixels of a data set, beside a loop over pixels."""
+"""Class pixels of a dataset, compared with a loop over pixels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""toy_scenes: that it is deterministic, complete or absent, and that color alone does not solve it."""
+"""The dataset toy_scenes is deterministic, complete or absent, and not solved by color alone."""
 
 import hashlib
 import os
@@ -97,7 +97,7 @@ def test_a_root_that_cannot_be_written(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def split() -> dict[str, list[tuple[np.ndarray, np.ndarray]]]:
-    """Every scene of the real data set."""
+    """Every scene of the real dataset."""
     sizes = toy_scenes.SIZES
     jobs = [(number, i) for number, count in enumerate(sizes.values()) for i in range(count)]
     with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("fork")) as pool:
@@ -119,7 +119,7 @@ def test_labels_are_ids_or_ignored(split):
 
 
 def nearest_mean_color(train, val) -> np.ndarray:
-    """IoU per class on `val` of the classifier that gives a pixel the class of the nearest mean RGB of `train`."""
+    """Return the IoU per class on `val` of a baseline: each pixel gets the class of the nearest mean RGB in `train`."""
     pixels, ids = (np.concatenate([np.reshape(scene[i], (128 * 128, -1)) for scene in train]) for i in (0, 1))
     means = np.stack([pixels[ids[:, 0] == c].mean(axis=0) for c in range(CLASSES)])
     confusion = np.zeros((CLASSES, CLASSES), int)
@@ -133,8 +133,8 @@ def nearest_mean_color(train, val) -> np.ndarray:
 
 def test_color_alone_does_not_solve_it(split):
     iou = nearest_mean_color(split["train"], split["val"])
-    assert 0.1 < iou.mean() < 0.4  # 0.5 is the promise; what the network has to reach is 0.85
-    # each pair shares its colors: whichever class of it wins the pixels, the other one loses
+    assert 0.1 < iou.mean() < 0.4  # the documentation promises below 0.5; the network must reach 0.85
+    # the classes of a pair share their colors: if one wins the pixels, the other loses them
     pairs = [(toy_painter.SKY, toy_painter.WATER), (toy_painter.GRASS, toy_painter.TREE)]
     pairs += [(toy_painter.ROAD, toy_painter.BUILDING), (toy_painter.STRIPES, toy_painter.CHECKS)]
     assert all(min(iou[a], iou[b]) < 0.3 for a, b in pairs)

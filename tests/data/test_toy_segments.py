@@ -1,4 +1,4 @@
-"""The segments of toy_scenes: they agree with its labels, are the same everywhere, and come to folders without them."""
+"""Segments of toy_scenes agree with its labels, are the same everywhere, and are added to folders that lack them."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_segments_imply_the_labels(toy_data: Path) -> None:
         classes = [x["category_id"] for x in sample["segments_info"]]
         assert not [c for c in set(classes) - things if classes.count(c) > 1]
         several |= len(set(classes)) < len(classes)
-    assert several  # objects of one class are apart
+    assert several  # objects of one class are separate segments
 
 
 def test_instances_are_the_things_of_the_panoptic_maps(toy_data: Path) -> None:

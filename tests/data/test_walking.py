@@ -1,4 +1,4 @@
-"""Folders of others: links, Unicode forms, names that look like patterns, capitals, lists of Windows."""
+"""Unusual folders: links, Unicode forms, names that look like patterns, capitals, lists from Windows."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def touch(*paths: Path) -> None:
 
 
 def pairs(root: Path, images: str | list[str], labels: str | list[str]) -> list[tuple[str, str]]:
-    """The pairs, which must be all there is, below `root`."""
+    """Return the pairs below `root`, after checking that there is nothing else."""
     words = [[x] if isinstance(x, str) else x for x in (images, labels)]
-    found = find_pairs(*words, root, "mine")
-    assert [*found.unlabeled, *found.imageless, *found.problems] == []
-    return [(os.path.relpath(image, root), os.path.relpath(label, root)) for image, label in found.pairs]
+    pairing = find_pairs(*words, root, "mine")
+    assert [*pairing.unlabeled, *pairing.imageless, *pairing.problems] == []
+    return [(os.path.relpath(image, root), os.path.relpath(label, root)) for image, label in pairing.pairs]
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_linked_folders_are_followed_in_every_spelling(tmp_path: Path, words: tu
 
 def test_each_real_folder_is_taken_once(tmp_path: Path) -> None:
     touch(tmp_path / "home/z/0.png", tmp_path / "home/1.png", tmp_path / "2.png")
-    (tmp_path / "home/a").symlink_to(tmp_path / "home/z")  # comes first, but z is the folder's own path
+    (tmp_path / "home/a").symlink_to(tmp_path / "home/z")  # comes first, but z is the folder's real path
     (tmp_path / "home/z/circle").symlink_to(tmp_path / "home")
     (tmp_path / "home/up").symlink_to(tmp_path)
     (tmp_path / "home/gone").symlink_to(tmp_path / "nothing")
@@ -107,11 +107,11 @@ def test_labels_that_keep_the_images_suffix(tmp_path: Path) -> None:
 
 
 def test_labels_of_images_of_two_suffixes(tmp_path: Path) -> None:
-    """Each has the labels of its whole name, and a label file of the bare name goes before one of the whole name."""
+    """Each image gets the labels of its full name, but a label file without the image's suffix takes precedence."""
     touch(*(tmp_path / name for name in ("img/a.jpg", "img/b.png", "m/a.jpg.png", "m/b.png", "m/b.png.png")))
-    found = find_pairs(["img"], ["m"], tmp_path, "mine")
-    assert [(x.name, y.name) for x, y in found.pairs] == [("a.jpg", "a.jpg.png"), ("b.png", "b.png")]
-    assert [path.name for path in found.imageless] == ["b.png.png"]
+    pairing = find_pairs(["img"], ["m"], tmp_path, "mine")
+    assert [(x.name, y.name) for x, y in pairing.pairs] == [("a.jpg", "a.jpg.png"), ("b.png", "b.png")]
+    assert [path.name for path in pairing.imageless] == ["b.png.png"]
 
 
 def test_patterns_that_share_one_side_are_paired_together(tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_lists_of_pairs_as_windows_writes_them(tmp_path: Path, encoding: str) ->
 
 
 def test_a_pattern_fits_as_a_plain_recursion_says() -> None:
-    """All paths of up to three folders and patterns of up to four parts over few letters."""
+    """Check all paths of up to three folders, and patterns of up to four parts, over few letters."""
 
     def plain(parts: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
         if not pattern:

@@ -1,4 +1,4 @@
-"""Data-loading processes: they end with their parent, and an error in shared memory travels."""
+"""Data-loading processes end with their parent, and report errors of shared memory."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def test_workers_leave_ctrl_c_to_the_trainer() -> None:
 
 
 @dataclass
-class Found:
-    """An object of a user's mapper."""
+class Holder:
+    """An object that a user's mapper returns."""
 
     tensors: dict[str, list[torch.Tensor]]
     array: np.ndarray
@@ -55,14 +55,14 @@ class Found:
 def test_batches_travel_in_shared_memory_however_deep_their_tensors_are() -> None:
     segments = Segments(torch.ones(2, 4, 4, dtype=torch.uint8), torch.tensor([1, 2]))
     instances = Instances((4, 4), gt_masks=torch.ones(2, 4, 4), gt_boxes=Boxes(torch.zeros(2, 4)))
-    found = Found({"a": [torch.ones(3)]}, np.arange(3))
+    holder = Holder({"a": [torch.ones(3)]}, np.arange(3))
     sample = {"image": torch.zeros(3, 4, 4), "file_name": "a", "segments": segments, "instances": instances}
-    sample["found"] = found
+    sample["holder"] = holder
     (shared,) = workers.in_shared_memory([sample])
     assert shared is sample
-    tensors = (sample["image"], *segments, instances.gt_masks, instances.gt_boxes.tensor, found.tensors["a"][0])
+    tensors = (sample["image"], *segments, instances.gt_masks, instances.gt_boxes.tensor, holder.tensors["a"][0])
     assert all(tensor.is_shared() for tensor in tensors)
-    assert found.array.tolist() == [0, 1, 2]
+    assert holder.array.tolist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize("kind", ["panoptic", "instance"])

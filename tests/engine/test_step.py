@@ -84,7 +84,7 @@ def test_losses_go_to_the_host_before_the_backward_pass_and_are_read_after_it(mo
     model = Regression()
     done = []
 
-    class Recorded(step_module.OnTheWay):
+    class Recorded(step_module.HostCopy):
         def __init__(self, values):
             done.append("sent")
             super().__init__(values)
@@ -93,7 +93,7 @@ def test_losses_go_to_the_host_before_the_backward_pass_and_are_read_after_it(mo
             done.append("read")
             return super().tolist()
 
-    monkeypatch.setattr(step_module, "OnTheWay", Recorded)
+    monkeypatch.setattr(step_module, "HostCopy", Recorded)
     model.linear.weight.register_hook(lambda gradient: done.append("backward"))
     step = make_step(model, 2)
     step.optimizer.register_step_pre_hook(lambda *_: done.append("step"))

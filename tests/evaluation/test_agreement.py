@@ -1,4 +1,4 @@
-"""Our figures beside those of torchmetrics, cityscapesScripts and Detectron2, on one set of label maps."""
+"""Our metrics agree with torchmetrics, cityscapesScripts and Detectron2 on the same label maps."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ COUNT = len(CLASSES)
 
 @pytest.fixture
 def pairs() -> list[tuple[np.ndarray, np.ndarray]]:
-    """Truths of all classes with ignored pixels, and predictions that are mostly right."""
+    """Return ground truth of all classes with ignored pixels, and predictions that are mostly correct."""
     rng = np.random.default_rng(0)
-    found = []
+    map_pairs = []
     for _ in range(4):
         truth = rng.integers(0, COUNT, (9, 14)).repeat(6, 0).repeat(5, 1).astype(np.uint8)
         prediction = np.where(rng.random(truth.shape) < 0.3, rng.integers(0, COUNT, truth.shape), truth)
         truth[rng.random(truth.shape) < 0.1] = 255
-        found.append((prediction.astype(np.int64), truth))
-    return found
+        map_pairs.append((prediction.astype(np.int64), truth))
+    return map_pairs
 
 
 @pytest.fixture
 def dataset(pairs, tmp_path: Path):
-    """The same as files of a registered data set."""
+    """Write the same as files of a registered dataset."""
     name = "agreement_test"
     dicts = []
     for i, (_, truth) in enumerate(pairs):
@@ -78,7 +78,7 @@ def test_torchmetrics(pairs, ours) -> None:
 
 
 def test_cityscapes_scripts(pairs, ours, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(np, "in1d", np.isin, raising=False)  # which NumPy 2.4 has no more, and the scripts use
+    monkeypatch.setattr(np, "in1d", np.isin, raising=False)  # removed in NumPy 2.4, but used by the scripts
     script = pytest.importorskip(
         "cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling", reason="cityscapesscripts is not installed"
     )
@@ -104,5 +104,5 @@ def test_detectron2(dataset, pairs, ours, tmp_path: Path) -> None:
     from detectron2.evaluation import SemSegEvaluator
 
     name, dicts = dataset
-    theirs = measured(SemSegEvaluator(name, distributed=False, output_dir=str(tmp_path)), dicts, pairs)
-    assert {key: theirs[key] for key in ours} == pytest.approx(ours, abs=1e-6)
+    detectron2_metrics = measured(SemSegEvaluator(name, distributed=False, output_dir=str(tmp_path)), dicts, pairs)
+    assert {key: detectron2_metrics[key] for key in ours} == pytest.approx(ours, abs=1e-6)

@@ -1,4 +1,4 @@
-"""Boundary and trimap IoU, beside repeated erosion class by class and distances pixel by pixel."""
+"""Boundary and trimap IoU, compared with repeated erosion by class and with distances by pixel."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ truths = hnp.arrays(np.uint8, SHAPE, elements=st.sampled_from([0, 0, 0, 1, 1, 2,
 
 
 def boundary(mask: np.ndarray, distance: int) -> np.ndarray:
-    """Cheng et al.: the mask without what `distance` erosions by a 3 x 3 square leave, outside counting as empty."""
+    """Return the mask minus its `distance`-fold erosion by a 3 x 3 square, the outside being empty (Cheng et al.)."""
     return mask & ~binary_erosion(mask, np.ones((3, 3)), iterations=distance)
 
 
 def near_another(truth: np.ndarray, distance: int) -> np.ndarray:
-    """The labeled pixels for which a labeled one of another class is within `distance` rows and columns."""
+    """Return the labeled pixels with a labeled pixel of another class within `distance` rows and columns."""
     near = np.zeros(truth.shape, bool)
     for y, x in np.argwhere(truth != 255):
         part = truth[max(0, y - distance) : y + distance + 1, max(0, x - distance) : x + distance + 1]
@@ -45,7 +45,7 @@ def test_is_the_plain_formula(pairs: list, distance: int) -> None:
         patch.setattr(module, "boundary_distance", lambda shape: distance)
         for prediction, truth in pairs:
             metrics.update(prediction, truth)
-    found = metrics.by_class()
+    by_class = metrics.by_class()
     for c in range(3):
         inter = union = trimap_inter = trimap_union = 0
         present = trimap_present = False
@@ -62,9 +62,9 @@ def test_is_the_plain_formula(pairs: list, distance: int) -> None:
             "trimap IoU": share(trimap_inter, trimap_union if trimap_present else 0),
         }
         for name, value in expected.items():
-            assert found[name][c] == pytest.approx(value, nan_ok=True)
+            assert by_class[name][c] == pytest.approx(value, nan_ok=True)
     means = metrics.metrics(NAMES)
-    for name, values in zip(("BoundaryIoU", "TrimapIoU"), found.values(), strict=True):
+    for name, values in zip(("BoundaryIoU", "TrimapIoU"), by_class.values(), strict=True):
         assert means[f"{name}-b"] == pytest.approx(values[1], nan_ok=True)
         expected_mean = np.mean(values[~np.isnan(values)]) if (~np.isnan(values)).any() else np.nan
         assert means[f"m{name}"] == pytest.approx(expected_mean, nan_ok=True)

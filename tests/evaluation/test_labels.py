@@ -1,4 +1,4 @@
-"""Evaluation of our models makes labels alone; another's evaluator, or model, keeps its scores."""
+"""Evaluation of our models predicts labels only; foreign evaluators and models still get scores."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.helpers.commands import TINY, TOY_CONFIG
 
 
 class Scores(DatasetEvaluator):
-    """An evaluator of the user."""
+    """An evaluator written by a user."""
 
     def reset(self) -> None:
         self.shapes = set()
@@ -43,7 +43,7 @@ def test_labels_and_scores_give_the_same_metrics(cfg, model, monkeypatch: pytest
     with monkeypatch.context() as patch:
         patch.setattr("semask_d2.engine.trainer.LabelsOnly", lambda model: model)
         from_scores = Trainer.test(cfg, model)
-    monkeypatch.setattr(type(model), "score_map", None)  # what scores are made with
+    monkeypatch.setattr(type(model), "score_map", None)  # used to compute scores
     with pytest.raises(TypeError):
         Trainer.test(cfg, model)
     assert from_labels["sem_seg"].keys() == from_scores["sem_seg"].keys()

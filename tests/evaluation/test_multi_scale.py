@@ -1,4 +1,4 @@
-"""Multi-scale evaluation with flips."""
+"""Tests of multi-scale evaluation with flips."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.helpers.tiny_model import tiny_cfg
 
 
 class Sides(nn.Module):
-    """Scores that depend on the position in the image and on the image's size."""
+    """A model whose scores depend on the position in the image and on the image's size."""
 
     def forward(self, batch):
         return [{"sem_seg": self.scores(inputs)} for inputs in batch]
@@ -75,12 +75,12 @@ def test_factors_are_of_the_images_own_size(tmp_path) -> None:
 
 
 def test_windows_at_several_scales(tmp_path) -> None:
-    """Where a window covers every view they change nothing; where it does not, they do."""
+    """Windows change nothing if one covers every view, and change the result if not."""
     pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a.png")
     inputs = [{"file_name": str(tmp_path / "a.png"), "height": 40, "width": 60}]
 
-    class Uneven(Sides):  # so that where a pixel lies in a window is more than a constant
+    class Uneven(Sides):  # so that the position of a pixel in a window matters
         def scores(self, inputs):
             return super().scores(inputs) * torch.tensor([1.0, 3.0])[:, None, None]
 

@@ -1,4 +1,4 @@
-"""The pace of an evaluation: each second is put down to the part that took it."""
+"""Timing of an evaluation: each second is attributed to the part that took it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.helpers.commands import TINY, TOY_CONFIG
 
 
 class Clock:
-    """Stands for the system's: it goes on only when a part says so."""
+    """A fake clock, which advances only when a part says so."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch):
         self.now = 100.0
@@ -52,7 +52,7 @@ def test_each_part_has_its_seconds(monkeypatch: pytest.MonkeyPatch, caplog: pyte
 
     model = TimedModel(Model())
     evaluator = TimedEvaluator(Counting(clock), model, "a_set")
-    for _ in range(2):  # an evaluator starts anew
+    for _ in range(2):  # an evaluator can be reused
         evaluator.reset()
         for _ in range(4):
             clock.now += 0.25
@@ -91,7 +91,7 @@ def hooks_of(model: nn.Module) -> int:
 @pytest.mark.parametrize("task", ["", "_panoptic", "_instance"])
 @pytest.mark.parametrize("fails", [False, True])
 def test_an_evaluation_leaves_nothing_with_the_model(task, fails, toy_data, tmp_path, monkeypatch) -> None:
-    """A hook would wait for the GPU in each later step of the training, and keep the evaluator."""
+    """Check that no hook remains, which would wait for the GPU in each later training step and keep the evaluator."""
     cfg = get_cfg(f"toy_scenes{task}/semask_swin_mini_msfapn_m2f.yaml", [*TINY, "OUTPUT_DIR", str(tmp_path)])
     model = Trainer.build_model(cfg)
     before, evaluators = hooks_of(model), []

@@ -1,4 +1,4 @@
-"""Results of two processes are those of one: metrics, files, and the loss on a test set."""
+"""Two processes give the same results as one: metrics, files, and the loss on a test set."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from semask_d2.modeling.meta_arch import Execution
 from tests.helpers.processes import process_group
 from tests.helpers.tiny_model import CLASSES, make_inputs, tiny_cfg
 
-COUNT = 5  # which two processes do not share evenly
+COUNT = 5  # two processes cannot share them evenly
 FILES = ("metrics.json", "images.json", "classes.csv")
 
 
 def evaluate(folder: Path) -> dict:
-    """This process's share of the images, and what all of it comes to."""
+    """Evaluate this process's share of the images, and return the results of all."""
     MetadataCatalog.get("processes_test").set(stuff_classes=[f"c{i}" for i in range(CLASSES)], ignore_label=255)
     evaluator = SemanticEvaluator("processes_test", output_dir=folder / f"of_{comm.get_world_size()}", boundary=True)
     share = np.array_split(np.arange(COUNT), comm.get_world_size())[comm.get_rank()]
@@ -71,7 +71,7 @@ def test_the_loss_is_the_mean_over_images_however_they_are_batched() -> None:
     state = torch.get_rng_state()
     execution = with_defaults(Execution)
     together = mean_loss(model, [inputs], execution)
-    assert torch.equal(torch.get_rng_state(), state)  # a training goes on as if it had not been
+    assert torch.equal(torch.get_rng_state(), state)  # the evaluation leaves no trace in the training
     assert model.training
     assert all(module.training for module in model.modules())
     assert together == mean_loss(model, [[x] for x in reversed(inputs)], execution)

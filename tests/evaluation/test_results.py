@@ -1,4 +1,4 @@
-"""The files that an evaluation leaves, and predictions in the forms of the benchmarks."""
+"""The files that an evaluation writes, and predictions in the formats of benchmarks."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_the_files_hold_what_was_measured(evaluator: SemanticEvaluator, tmp_path
     folder = tmp_path / "inference" / "results_test"
     content = json.loads((folder / "metrics.json").read_text())
     assert content["metrics"]["mIoU"] == pytest.approx(metrics["mIoU"]) == pytest.approx(50)
-    assert content["metrics"]["IoU-c"] is None  # the truth lacks it
+    assert content["metrics"]["IoU-c"] is None  # not in the ground truth
     assert {key: content[key] for key in ("dataset", "task", "checkpoint", "iteration", "averaged", "images")} == {
         "dataset": "results_test",
         "task": "semantic",
@@ -106,23 +106,23 @@ def test_results_of_another_model_move_the_earlier_ones_aside(
     monkeypatch.setattr("semask_d2.evaluation.result_files.draw_confusion", lambda *_: np.zeros((4, 4, 3), np.uint8))
 
     def held() -> list:
-        """The checkpoint, the iteration and the accuracy of what is there, and of each that was moved."""
+        """Return checkpoint, iteration and accuracy of the current results, and of all that were moved."""
         folders = [folder, *sorted(folder.glob("previous_*"))]
         contents = [json.loads((x / "metrics.json").read_text()) for x in folders]
         return [(x["checkpoint"], x["iteration"], x["metrics"]["pACC"]) for x in contents]
 
     measured(evaluator, tmp_path, EvaluatedModel(None, 100), 0)
     measured(evaluator, tmp_path, EvaluatedModel(None, 200), 1)
-    assert held() == [(None, 200, 0)]  # a training goes on
+    assert held() == [(None, 200, 0)]  # a training continues
     measured(evaluator, tmp_path, EvaluatedModel("model_best.pth", 100), 0)
     assert held() == [("model_best.pth", 100, 100), (None, 200, 0)]
     measured(evaluator, tmp_path, EvaluatedModel(str(Path("model_best.pth").resolve()), 100), 1)
     assert held()[0][1:] == (100, 0)  # the same file by another path
     assert len(held()) == 2
-    measured(evaluator, tmp_path, EvaluatedModel("model_best.pth", 300), 0)  # trained on meanwhile
+    measured(evaluator, tmp_path, EvaluatedModel("model_best.pth", 300), 0)  # has been trained further
     assert [x[1:] for x in held()] == [(300, 100), (200, 0), (100, 0)]
     assert {x.name for x in (folder / "previous_2").iterdir()} == {x.name for x in folder.iterdir() if x.is_file()}
-    measured(evaluator, tmp_path, EvaluatedModel("model_best.pth", 300, sizes="in windows"), 0)  # measured otherwise
+    measured(evaluator, tmp_path, EvaluatedModel("model_best.pth", 300, sizes="in windows"), 0)  # other test sizes
     assert len(held()) == 4
     (folder / "metrics.json").write_text("{")
     measured(evaluator, tmp_path, EvaluatedModel("model_best.pth", 300), 0)
@@ -133,7 +133,7 @@ def test_a_picture_that_fails_is_a_warning(evaluator, tmp_path, monkeypatch, cap
     monkeypatch.setattr("semask_d2.evaluation.result_files.draw_confusion", lambda *_: 1 / 0)
     process(evaluator, tmp_path, "one", [[0]], [[0]])
     evaluator.evaluate()
-    assert "No picture of the confusion matrix: ZeroDivisionError" in caplog.text
+    assert "No plot of the confusion matrix: ZeroDivisionError" in caplog.text
     assert (tmp_path / "inference/results_test/metrics.json").exists()
 
 
@@ -171,8 +171,8 @@ def test_images_of_one_stem_get_files_of_their_own(tmp_path: Path, monkeypatch: 
     writer = SubmissionWriter(tmp_path, "mine")
     for number, file in enumerate(files):
         writer.write(file, np.full((1, 1), number))
-    found = {str(path.relative_to(tmp_path)): np.asarray(Image.open(path)).item() for path in tmp_path.rglob("*.png")}
-    assert found == {"x/a.jpg.png": 0, "x/a.png.png": 1, "y/a.png": 2, "y/b.png": 3}
+    saved = {str(path.relative_to(tmp_path)): np.asarray(Image.open(path)).item() for path in tmp_path.rglob("*.png")}
+    assert saved == {"x/a.jpg.png": 0, "x/a.png.png": 1, "y/a.png": 2, "y/b.png": 3}
 
 
 def test_predictions_are_written_where_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Our panoptic quality beside torchmetrics', our average precision beside pycocotools' and faster-coco-eval's."""
+"""Our panoptic quality agrees with torchmetrics, our average precision with pycocotools and faster-coco-eval."""
 
 from __future__ import annotations
 
@@ -24,29 +24,29 @@ CLASSES, THINGS = 3, (0, 2)
 SIZES = ((40, 60), (130, 200), (100, 90))  # small, medium and large objects
 
 
-@pytest.mark.slow  # importing torchmetrics.detection is
+@pytest.mark.slow  # importing torchmetrics.detection is slow
 def test_torchmetrics() -> None:
-    """Where no prediction is void: torchmetrics takes such pixels out of the truth, and COCO's tool does not."""
+    """Compare without void predictions: torchmetrics ignores such pixels in the ground truth, COCO's tool does not."""
     detection = pytest.importorskip("torchmetrics.detection", reason="torchmetrics is not installed")
     stuff = {*range(CLASSES)} - {*THINGS}
     metric = detection.PanopticQuality({*THINGS}, stuff, return_sq_and_rq=True, return_per_class=True)
     counts, rng = PanopticCounts(CLASSES), np.random.default_rng(0)
     for _ in range(40):
         true, truth = one_stuff_segment(*random_segments(rng, 6, crowds=False))
-        predicted, found = one_stuff_segment(*blurred(rng, true, truth))
-        if not found:
+        predicted, segments = one_stuff_segment(*blurred(rng, true, truth))
+        if not segments:
             continue
-        predicted[predicted == 0] = found[0]["id"]
-        counts.update(predicted, found, true, truth)
-        metric.update(*(torch.from_numpy(colors(*x))[None] for x in ((predicted, found), (true, truth))))
+        predicted[predicted == 0] = segments[0]["id"]
+        counts.update(predicted, segments, true, truth)
+        metric.update(*(torch.from_numpy(colors(*x))[None] for x in ((predicted, segments), (true, truth))))
     ours = np.stack([counts.by_class()[name] for name in ("PQ", "SQ", "RQ")], 1)
-    theirs = 100 * metric.compute().double().reshape(-1, 3).numpy()
-    np.testing.assert_allclose(ours[[*THINGS, *stuff]], theirs, rtol=1e-6)
+    expected = 100 * metric.compute().double().reshape(-1, 3).numpy()
+    np.testing.assert_allclose(ours[[*THINGS, *stuff]], expected, rtol=1e-6)
     assert (counts.counts >= 5).all()
 
 
 def one_stuff_segment(ids: np.ndarray, segments: list[dict[str, Any]]) -> tuple[np.ndarray, list[dict[str, Any]]]:
-    """The same with the segments of each class of stuff as one."""
+    """Return the map with the segments of each stuff class merged."""
     ids, kept = ids.copy(), {}
     for x in segments:
         key = x["id"] if x["category_id"] in THINGS else -x["category_id"]
@@ -55,7 +55,7 @@ def one_stuff_segment(ids: np.ndarray, segments: list[dict[str, Any]]) -> tuple[
 
 
 def colors(ids: np.ndarray, segments: list[dict[str, Any]]) -> np.ndarray:
-    """Torchmetrics' form: class and number of each pixel (H, W, 2), a class that there is not for void."""
+    """Return torchmetrics' format: class and number of each pixel (H, W, 2), an unused class for void."""
     category = np.full(ids.shape, CLASSES + 7)
     for x in segments:
         category[ids == x["id"]] = x["category_id"]
@@ -63,7 +63,7 @@ def colors(ids: np.ndarray, segments: list[dict[str, Any]]) -> np.ndarray:
 
 
 def random_blob(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
-    """A filled ellipse (H, W) somewhere in an image."""
+    """Return a random filled ellipse (H, W)."""
     y, x = np.mgrid[: size[0], : size[1]]
     center, radii = rng.random(2) * size, 3 + rng.random(2) * np.array(size) / 2
     return ((y - center[0]) / radii[0]) ** 2 + ((x - center[1]) / radii[1]) ** 2 < 1
@@ -76,7 +76,7 @@ def encoded(mask: np.ndarray) -> dict[str, Any]:
 
 @pytest.fixture
 def instance_case(tmp_path: Path):
-    """A COCO file and a result file, and the same as a registered data set and a model's outputs.
+    """A COCO file and a result file, and the same as a registered dataset and a model's outputs.
 
     Images without truth, without predictions and without either, crowds, polygons, more predictions than count.
     """
@@ -100,11 +100,11 @@ def instance_case(tmp_path: Path):
         shifted = np.array([np.roll(mask, rng.integers(-2, 3, 2), (0, 1)) for mask in guesses], bool)
         shifted = shifted.reshape(-1, *size)
         scores = torch.rand(len(shifted), generator=torch.Generator().manual_seed(number))
-        found = torch.from_numpy(np.where(rng.random(len(classes)) < 0.8, classes, 0))[: len(shifted)]
-        for mask, score, category in zip(shifted, scores.tolist(), found.tolist(), strict=True):
+        predicted_classes = torch.from_numpy(np.where(rng.random(len(classes)) < 0.8, classes, 0))[: len(shifted)]
+        for mask, score, category in zip(shifted, scores.tolist(), predicted_classes.tolist(), strict=True):
             entry = {"image_id": number + 1, "category_id": category, "score": score, "segmentation": encoded(mask)}
             results.append(entry)
-        fields = {"pred_masks": torch.from_numpy(shifted), "scores": scores, "pred_classes": found}
+        fields = {"pred_masks": torch.from_numpy(shifted), "scores": scores, "pred_classes": predicted_classes}
         outputs.append(Instances(size, pred_boxes=Boxes(torch.zeros(len(shifted), 4)), **fields))
     content = {"images": images, "annotations": annotations, "categories": [{"id": i} for i in range(CLASSES)]}
     (tmp_path / "truth.json").write_text(json.dumps(content))
@@ -139,16 +139,16 @@ def test_pycocotools(instance_case: tuple, max_instances: int, monkeypatch: pyte
     evaluation.evaluate()
     evaluation.accumulate()
     precision = evaluation.eval["precision"][..., -1]
-    found = ours(instance_case, max_instances)
+    metrics = ours(instance_case, max_instances)
     if max_instances == 100:
         evaluation.summarize()
-        assert [found[x] for x in ("AP", "AP50", "AP75", "APs", "APm", "APl")] == pytest.approx(
+        assert [metrics[x] for x in ("AP", "AP50", "AP75", "APs", "APm", "APl")] == pytest.approx(
             (100 * evaluation.stats[:6]).tolist()
         )
-    assert found["AP"] == pytest.approx(100 * precision[:, :, :, 0].mean())
-    assert 5 < found["AP"] < 95
+    assert metrics["AP"] == pytest.approx(100 * precision[:, :, :, 0].mean())
+    assert 5 < metrics["AP"] < 95
     for i in range(CLASSES):
-        assert found[f"AP-c{i}"] == pytest.approx(100 * precision[:, :, i, 0].mean())
+        assert metrics[f"AP-c{i}"] == pytest.approx(100 * precision[:, :, i, 0].mean())
 
 
 def test_faster_coco_eval(instance_case: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,8 +158,8 @@ def test_faster_coco_eval(instance_case: tuple, monkeypatch: pytest.MonkeyPatch)
     faster = [ours(instance_case), ours(instance_case, 3), ours(nothing)]
     without_faster(monkeypatch)
     assert coco_evaluation.coco_classes() == (COCO, COCOeval)
-    for theirs, plain in zip(faster, [ours(instance_case), ours(instance_case, 3), ours(nothing)], strict=True):
-        assert theirs == pytest.approx(plain, rel=1e-12, nan_ok=True)
+    for quick, plain in zip(faster, [ours(instance_case), ours(instance_case, 3), ours(nothing)], strict=True):
+        assert quick == pytest.approx(plain, rel=1e-12, nan_ok=True)
     assert faster[2]["AP"] == 0
 
 
@@ -167,7 +167,7 @@ def test_faster_coco_eval(instance_case: tuple, monkeypatch: pytest.MonkeyPatch)
 def test_an_images_own_precision_is_that_of_a_data_set_of_it_alone(
     instance_case: tuple, max_instances: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With equal scores and equal masks among the results, too."""
+    """Compare results, some with equal scores and equal masks."""
     without_faster(monkeypatch)
     name, dicts, outputs, *_ = instance_case
     evaluator = InstanceEvaluator(name, max_instances=max_instances)
@@ -184,19 +184,19 @@ def test_an_images_own_precision_is_that_of_a_data_set_of_it_alone(
             "annotations": [{**x, "id": i} for i, x in enumerate(image.truth, start=1)],
             "categories": [{"id": i} for i in range(CLASSES)],
         }
-        alone = coco_evaluation.coco_precision(content, image.found, max_instances)
-        own = image_precision(image.truth, image.found, CLASSES, max_instances)
-        np.testing.assert_allclose(own.precision[..., 0], alone.precision[..., 0], rtol=1e-12)
-        differing += len(np.unique(own.precision)) > 3
+        alone = coco_evaluation.coco_precision(content, image.predictions, max_instances)
+        quick = image_precision(image.truth, image.predictions, CLASSES, max_instances)
+        np.testing.assert_allclose(quick.precision[..., 0], alone.precision[..., 0], rtol=1e-12)
+        differing += len(np.unique(quick.precision)) > 3
     assert differing >= 2
 
 
 def test_coco_evaluation_runs_once_for_all_images(instance_case: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
 
-    def counted(truth: dict[str, Any], found: list[dict[str, Any]], max_instances: int):
+    def counted(truth: dict[str, Any], predictions: list[dict[str, Any]], max_instances: int):
         calls.append(len(truth["images"]))
-        return coco_evaluation.coco_precision(truth, found, max_instances)
+        return coco_evaluation.coco_precision(truth, predictions, max_instances)
 
     monkeypatch.setattr(instances, "coco_precision", counted)
     ours(instance_case)

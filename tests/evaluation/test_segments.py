@@ -1,4 +1,4 @@
-"""Panoptic quality and average precision: beside the plain formula, and over two processes."""
+"""Panoptic quality and average precision, compared with the plain formula and over two processes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CLASSES = 3
 
 
 def random_segments(rng: np.random.Generator, count: int, *, crowds: bool) -> tuple[np.ndarray, list[dict[str, Any]]]:
-    """A map of blocks of 4 x 4 pixels with `count` segments and void, and what they are."""
+    """Return a map of blocks of 4 x 4 pixels with `count` segments and void, and the segments."""
     ids = rng.integers(0, count + 1, (4, 5)).repeat(4, 0).repeat(4, 1) * 7
     ids[rng.random(ids.shape) < 0.1] = 0
     segments = [
@@ -37,38 +37,38 @@ def random_segments(rng: np.random.Generator, count: int, *, crowds: bool) -> tu
 
 
 def blurred(rng: np.random.Generator, ids: np.ndarray, segments: list[dict[str, Any]]) -> tuple[np.ndarray, list]:
-    """A prediction near the truth: some pixels, ids and classes are others."""
+    """Return a prediction near the ground truth, with some pixels, ids and classes changed."""
     wrong = rng.random(ids.shape) < 0.25
     predicted = np.where(wrong, rng.permutation(ids.ravel()).reshape(ids.shape), ids) * 3
-    found = [
+    predicted_segments = [
         {"id": 3 * x["id"], "category_id": x["category_id"] if rng.random() < 0.8 else int(rng.integers(CLASSES))}
         for x in segments
     ]
-    return predicted, [x for x in found if (predicted == x["id"]).any()]
+    return predicted, [x for x in predicted_segments if (predicted == x["id"]).any()]
 
 
-def plain_counts(predicted: np.ndarray, found: list, true: np.ndarray, truth: list) -> np.ndarray:
-    """The definition, mask by mask."""
+def plain_counts(predicted: np.ndarray, predicted_segments: list, true: np.ndarray, truth: list) -> np.ndarray:
+    """Compute the definition, mask by mask."""
     counts = np.zeros((CLASSES, 4))
     hit: set[int] = set()
     for t in (x for x in truth if not x["iscrowd"]):
         mask, missed = true == t["id"], True
-        for p in (x for x in found if x["category_id"] == t["category_id"]):
-            own = predicted == p["id"]
-            iou = (own & mask).sum() / ((own & (true != 0)) | mask).sum()
+        for p in (x for x in predicted_segments if x["category_id"] == t["category_id"]):
+            predicted_mask = predicted == p["id"]
+            iou = (predicted_mask & mask).sum() / ((predicted_mask & (true != 0)) | mask).sum()
             if iou > 0.5:
                 counts[t["category_id"]] += (iou, 1, 0, 0)
                 hit.add(p["id"])
                 missed = False
         counts[t["category_id"], 3] += missed
-    for p in (x for x in found if x["id"] not in hit):
-        own, excused = predicted == p["id"], true == 0
+    for p in (x for x in predicted_segments if x["id"] not in hit):
+        predicted_mask, excused = predicted == p["id"], true == 0
         crowd = None
-        for t in truth:  # panopticapi keeps one a class in a dict: the last
+        for t in truth:  # panopticapi keeps one crowd per class in a dict: the last
             if t["iscrowd"] and t["category_id"] == p["category_id"]:
                 crowd = true == t["id"]
         excused = excused if crowd is None else excused | crowd
-        counts[p["category_id"], 2] += (own & excused).sum() <= own.sum() / 2
+        counts[p["category_id"], 2] += (predicted_mask & excused).sum() <= predicted_mask.sum() / 2
     return counts
 
 
@@ -77,17 +77,17 @@ def test_counts_equal_the_definition() -> None:
     total = np.zeros((CLASSES, 4))
     for _ in range(60):
         true, truth = random_segments(rng, 6, crowds=True)
-        predicted, found = blurred(rng, true, truth)
+        predicted, predicted_segments = blurred(rng, true, truth)
         counts = PanopticCounts(CLASSES)
-        counts.update(predicted, found, true, truth)
-        np.testing.assert_allclose(counts.counts, plain_counts(predicted, found, true, truth))
+        counts.update(predicted, predicted_segments, true, truth)
+        np.testing.assert_allclose(counts.counts, plain_counts(predicted, predicted_segments, true, truth))
         total += counts.counts
     assert total.min() > 3  # every kind of count in every class
 
 
 @pytest.mark.parametrize(("order", "wrong"), [((1, 2), 1), ((2, 1), 0), ((1, 2, 3), 1)])
 def test_of_several_crowds_of_a_class_the_last_counts(order: tuple[int, ...], wrong: int) -> None:
-    """A segment of 20 pixels, 14 of them in crowd 1 and 6 in crowd 2; crowd 3 has no pixel."""
+    """Compare a segment of 20 pixels, 14 in crowd 1 and 6 in crowd 2; crowd 3 has no pixel."""
     true = np.repeat([1, 2], [14, 6])[None]
     crowds = [{"id": i, "category_id": 0, "iscrowd": 1} for i in order]
     others = [{"id": 9, "category_id": 1, "iscrowd": 1}]
@@ -97,7 +97,7 @@ def test_of_several_crowds_of_a_class_the_last_counts(order: tuple[int, ...], wr
 
 
 def panoptic_output(sample: dict[str, Any], *, without: int = 0) -> dict[str, Any]:
-    """The truth as a prediction, without its last segments."""
+    """A model that predicts the ground truth without its last segments."""
     ids = read_segment_ids(sample["pan_seg_file_name"]).astype(np.int32)
     segments = sample["segments_info"][: len(sample["segments_info"]) - without]
     ids[~np.isin(ids, [x["id"] for x in segments])] = 0
@@ -105,7 +105,7 @@ def panoptic_output(sample: dict[str, Any], *, without: int = 0) -> dict[str, An
 
 
 def instance_output(sample: dict[str, Any], *, without: int = 0) -> dict[str, Any]:
-    """The truth as a prediction, without its last objects."""
+    """A model that predicts the ground truth without its last objects."""
     height, width = sample["height"], sample["width"]
     kept = sample["annotations"][: max(0, len(sample["annotations"]) - without)]
     masks = [decoded_mask(x["segmentation"], height, width, "") for x in kept]
@@ -120,7 +120,7 @@ def instance_output(sample: dict[str, Any], *, without: int = 0) -> dict[str, An
 
 
 def measure(kind: str, share: slice, without: int, folder: Path | None = None) -> dict[str, float]:
-    """The results of an evaluation of these images of toy_scenes, whose files may go to `folder`."""
+    """Evaluate these images of toy_scenes and return the results; files go to `folder` if given."""
     name = f"toy_scenes_{kind}_val"
     evaluator = (PanopticEvaluator if kind == "panoptic" else InstanceEvaluator)(name, output_dir=folder)
     make = panoptic_output if kind == "panoptic" else instance_output
@@ -173,9 +173,9 @@ def test_the_files_hold_what_was_measured(toy_data: Path, tmp_path: Path, kind: 
         if kind == "panoptic":
             assert (image["matched"], image["wrong"], image["missed"]) == (len(sample[key]) - 1, 0, 1)
             assert image["pan_seg_file_name"] == sample["pan_seg_file_name"]
-        of_classes = {name.removeprefix(f"{main}-"): x for name, x in alone.items() if name.startswith(f"{main}-")}
-        assert image["classes"] == pytest.approx(of_classes, rel=1e-12)  # pycocotools adds an epsilon to a divisor
-        for name in (main, *others):  # none in an image without objects
+        class_values = {name.removeprefix(f"{main}-"): x for name, x in alone.items() if name.startswith(f"{main}-")}
+        assert image["classes"] == pytest.approx(class_values, rel=1e-12)  # pycocotools adds an epsilon to a divisor
+        for name in (main, *others):  # NaN for an image without objects
             assert image[name] == (pytest.approx(alone[name], rel=1e-12) if name in alone else None)
 
 
@@ -221,7 +221,7 @@ def test_models_that_do_not_find_what_is_measured_are_told(toy_data: Path) -> No
         sample = get_dataset_dicts(f"toy_scenes_{kind}_val")[0]
         with pytest.raises(UserError, match=rf"set MODEL\.MASK_FORMER\.TEST\.{key} True"):
             evaluator.process([sample], [{"sem_seg": torch.zeros(2, 4, 4)}])
-        with pytest.raises(UserError, match="no image to measure"):
+        with pytest.raises(UserError, match="no image to evaluate"):
             evaluator.evaluate()
-    with pytest.raises(UserError, match="does not say what its classes are"):
+    with pytest.raises(UserError, match="does not define its classes"):
         PanopticEvaluator("nothing_known_of_this")

@@ -1,4 +1,4 @@
-"""The metrics, against the plain per-class formula."""
+"""Semantic metrics, compared with the plain formula for each class."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_metrics_equal_the_plain_formula(prediction: np.ndarray, truth: np.ndarr
     ious, frequencies = [], []
     for i, name in enumerate(NAMES):
         p, t = (prediction == i) & valid, (truth == i) & valid
-        if not t.any():  # absent from the truth: no number, whatever was predicted
+        if not t.any():  # not in the ground truth: NaN, whatever the prediction
             assert np.isnan(results[f"IoU-{name}"])
             assert np.isnan(results[f"ACC-{name}"])
             continue
@@ -78,7 +78,7 @@ def test_a_label_map_of_another_size_is_named(evaluator, tmp_path) -> None:
 
 @pytest.mark.parametrize("wrong", [4, 255, -1])
 def test_predicted_ids_that_are_no_class_are_named(evaluator, tmp_path, wrong: int) -> None:
-    """A foreign model's, which would count as another pair of classes."""
+    """Refuse a foreign model's ids, which would count as another pair of classes."""
     Image.fromarray(np.zeros((2, 2), np.uint8)).save(tmp_path / "t.png")
     inputs = [{"sem_seg_file_name": tmp_path / "t.png", "file_name": "image.jpg"}]
     with pytest.raises(UserError, match=rf"image\.jpg: the model predicts the class ids \[{wrong}\].*classes 0\.\.3"):
@@ -91,7 +91,7 @@ def test_predicted_ids_that_are_no_class_are_named(evaluator, tmp_path, wrong: i
 
 
 def labeled_inputs(folder: Path, count: int, unreadable: set[int]) -> list[dict]:
-    """`count` images whose label files hold class 1, but those numbered in `unreadable`, which are damaged or gone."""
+    """Return `count` images with label files of class 1; files with an index in `unreadable` are damaged or missing."""
     inputs = [{"file_name": f"{i}.jpg", "sem_seg_file_name": str(folder / f"{i}.png")} for i in range(count)]
     for i, x in enumerate(inputs):
         Image.fromarray(np.ones((2, 2), np.uint8)).save(x["sem_seg_file_name"])
@@ -113,12 +113,12 @@ def test_an_image_whose_label_file_cannot_be_read_is_left_out_and_counted(evalua
     assert "1.png does not exist" in caplog.text
     assert "2.jpg left out of the metrics" in caplog.text
     assert "2.png cannot be read as a label file" in caplog.text
-    assert "evaluator_test, 3 images, 2 more left out for want of a readable label file, each class" in caplog.text
+    assert "evaluator_test, 3 images, 2 more left out because their label file is unreadable, each class" in caplog.text
 
     evaluator.reset()
     for x in labeled_inputs(tmp_path, 2, {0, 1}):
         evaluator.process([x], [{"sem_seg": labels}])
-    with pytest.raises(UserError, match="evaluator_test: no labeled pixel to measure; every image or its label file"):
+    with pytest.raises(UserError, match="evaluator_test: no labeled pixel to evaluate; every image or its label file"):
         evaluator.evaluate()
 
 
@@ -131,7 +131,7 @@ def test_a_label_file_in_colors_or_with_wrong_ids_is_an_error_still(evaluator, t
 
 
 def evaluate_share(rank: int, folder: Path) -> None:
-    """One of two processes: evaluates its half of six images, and writes what it logs and the accuracy."""
+    """Run as one of two processes: evaluate half of six images, and write the log and the accuracy."""
     with process_group(folder / "meeting", rank, 2):
         logging.basicConfig(filename=folder / f"log{rank}.txt", level=logging.INFO)
         MetadataCatalog.get("evaluator_two").set(stuff_classes=NAMES, ignore_label=255)
@@ -149,7 +149,7 @@ def test_unreadable_label_files_are_counted_over_processes(tmp_path) -> None:
     for rank in range(2):
         assert float((tmp_path / f"accuracy{rank}").read_text()) == 50
         log = (tmp_path / f"log{rank}.txt").read_text()
-        assert "2 images, 4 more left out for want of a readable label file" in log
+        assert "2 images, 4 more left out because their label file is unreadable" in log
 
 
 def test_a_data_set_without_class_names_is_named() -> None:
@@ -159,7 +159,7 @@ def test_a_data_set_without_class_names_is_named() -> None:
 
 
 def test_the_sum_over_processes_leaves_the_matrix_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that a second evaluation does not count the other processes twice."""
+    """A second evaluation must not count the other processes twice."""
     monkeypatch.setattr("semask_d2.evaluation.semantic.comm.get_world_size", lambda: 2)
     monkeypatch.setattr(torch.distributed, "get_backend", lambda: "gloo")
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda counts: counts.mul_(2))

@@ -32,7 +32,7 @@ def test_values_come_back_and_null_is_nan(tmp_path: Path) -> None:
 
 
 def test_a_run_without_an_evaluation_is_told_how_to_make_one(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no evaluation there .* make one with semask eval --weights"):
+    with pytest.raises(UserError, match=r"no evaluation there .* run semask eval --weights"):
         read_evaluations(tmp_path)
 
 
@@ -62,9 +62,7 @@ def test_a_file_of_another_form_is_named(tmp_path: Path, what: str, words: str) 
     content = json.loads(path.read_text())
     damage(content)[what]()
     path.write_text(json.dumps(content))
-    with pytest.raises(
-        UserError, match=rf"metrics.json: not what an evaluation writes there .*{words}.*evaluate again"
-    ):
+    with pytest.raises(UserError, match=rf"metrics.json: not a valid file of an evaluation .*{words}.*evaluate again"):
         read_evaluation(path.parent)
 
 
@@ -72,7 +70,7 @@ def test_a_file_of_another_form_is_named(tmp_path: Path, what: str, words: str) 
 def test_a_damaged_file_of_images_is_named(tmp_path: Path, text: str) -> None:
     make_evaluation(tmp_path, CONFUSION, ["a", "b", "c"])
     (tmp_path / "inference/made_up/images.json").write_text(text)
-    with pytest.raises(UserError, match=r"images\.json: not what an evaluation writes"):
+    with pytest.raises(UserError, match=r"images\.json: not a valid file of an evaluation"):
         read_evaluations(tmp_path)
 
 
@@ -115,7 +113,7 @@ def test_segments_rank_images_by_their_quality(tmp_path: Path) -> None:
     for entry in images:
         del entry["PQ"]
     with pytest.raises(
-        UserError, match=r"images\.json: not what an evaluation writes there \(images.json: PQ is missing\)"
+        UserError, match=r"images\.json: not a valid file of an evaluation \(images.json: PQ is missing\)"
     ):
         make_panoptic_evaluation(tmp_path, images)
 
@@ -126,6 +124,6 @@ def test_a_task_that_there_is_not_is_named(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace("panoptic", "depth"))
     with pytest.raises(
         UserError,
-        match=r"metrics\.json: not what an evaluation writes there \(metrics.json: task: expected .*, got 'depth'\)",
+        match=r"metrics\.json: not a valid file of an evaluation \(metrics.json: task: expected .*, got 'depth'\)",
     ):
         read_evaluation(path.parent)

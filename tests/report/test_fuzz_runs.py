@@ -38,7 +38,7 @@ def test_a_changed_evaluation_is_a_report_or_one_line(
         path.write_text(json.dumps(content))
         call = partial(write_report, run, images=1 if predictor else 0, predictor=predictor)
         message = refusal(call)
-        assert message is None or (message.startswith(f"{path}: not what") and "\n" not in message), message
+        assert message is None or (message.startswith(f"{path}: not a valid file") and "\n" not in message), message
         outcomes.append(message is None)
     assert outcomes[0]
     assert 0.05 < sum(outcomes) / len(outcomes) < 0.9
