@@ -96,7 +96,7 @@ def test_a_real_file_is_sealed_and_no_flipped_byte_of_it_is_run(tiny_run: Path, 
     whole, generator = path.read_bytes(), random.Random(1)
     for _ in range(FLIPS):
         path.write_bytes(flipped(whole, generator))
-        with pytest.raises(UserError, match=r"model\.onnx: damaged, as its checksum is another"):
+        with pytest.raises(UserError, match=r"model\.onnx: damaged \(wrong checksum\)"):
             Predictor.from_export(path)
 
 
@@ -122,7 +122,7 @@ def test_a_program_of_torch_export_is_sealed(tmp_path: Path) -> None:
     with zipfile.ZipFile(path, "w") as archive:  # whole by its own checksums
         for name, content in contents.items():
             archive.writestr(name, content.replace(b"sky", b"Sky"))
-    with pytest.raises(UserError, match=r"model\.pt2: damaged, as its checksum is another"):
+    with pytest.raises(UserError, match=r"model\.pt2: damaged \(wrong checksum\)"):
         running.TorchModel(path)
 
 
@@ -139,7 +139,7 @@ def test_older_files_without_a_checksum_are_run_with_a_warning(
     with caplog.at_level(logging.WARNING):
         assert np.array_equal(Predictor.from_export(path)(PICTURE).labels, PICTURE.argmax(2))
     assert [record.getMessage() for record in caplog.records] == [
-        f"{path} has no checksum, as files of older versions: damage cannot be seen; export it again"
+        f"{path} is of an older version without a checksum: damage cannot be detected; export it again"
     ]
 
 
@@ -159,7 +159,7 @@ def test_older_files_without_a_checksum_are_run_with_a_warning(
 )
 def test_graphs_that_are_not_what_the_metadata_says(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     path = save_exported(tmp_path / "a.onnx", brightest_channel(**change))
-    with pytest.raises(UserError, match=rf"^{path}: (its graph has {message}[^\n]*|no model that can be run .*)$"):
+    with pytest.raises(UserError, match=rf"^{path}: (its graph has {message}[^\n]*|cannot be run .*)$"):
         open_exported(path)
 
 
@@ -206,7 +206,7 @@ def test_results_that_are_not_what_the_metadata_says(tmp_path: Path) -> None:
         raise ValueError("first\nsecond")
 
     exported.run = refuse
-    with pytest.raises(UserError, match=r"b\.onnx: no model that can be run \(not run on a picture of .*: second\)"):
+    with pytest.raises(UserError, match=r"b\.onnx: cannot be run \(it failed on images .*: second\)"):
         predictor(PICTURE)
 
 
@@ -254,7 +254,7 @@ def test_while_it_is_written_all_files_are_such_as_are_removed_later(
         ("a.onnx", r"a\.onnx: this is a folder; name a file in it"),
         ("x" * 251 + ".onnx", r"\.onnx: cannot be written: File name too long; choose another name"),
         ("\xe9" * 126 + ".onnx", r"\.onnx: cannot be written: File name too long; choose another name"),
-        ("a\0.onnx", "no file name: embedded null byte"),
+        ("a\0.onnx", "invalid file name: embedded null byte"),
     ],
 )
 def test_names_that_cannot_be_written_to_are_refused_at_once(
@@ -278,7 +278,7 @@ def test_names_that_cannot_be_written_to_are_refused_at_once(
         (RuntimeError("could not create a primitive"), r"model\.onnx: not written, out of memory"),
         (
             RuntimeError("first\nno such operator"),
-            r"model\.onnx: not written, as onnx cannot run it \(no such operator",
+            r"model\.onnx: not written, because onnx cannot run it \(no such operator",
         ),
     ],
 )

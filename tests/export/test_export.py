@@ -72,7 +72,7 @@ def test_it_knows_classes_and_colors_by_itself(exported: dict[str, Path]) -> Non
     assert predictor.ignore_label == 255
     with pytest.raises(UserError, match="no semantic maps to show"):
         predictor(picture(64, 64), priors=True)
-    with pytest.raises(UserError, match="gives labels alone; export it with --outputs scores or logits"):
+    with pytest.raises(UserError, match="outputs labels only; export it with --outputs scores or logits"):
         Predictor.from_export(exported["labels"])(picture(64, 64), scores=True)
 
 
@@ -134,7 +134,7 @@ def test_a_file_that_says_something_else_is_removed(
 
     monkeypatch.setitem(exporting.RUNNERS, "onnx", Wrong)
     assert main(["export", "--weights", str(tiny_run), "--output", str(target)]) == 1
-    assert "not written, as the file does not do what the model does" in capsys.readouterr().err
+    assert "not written, because the results of file and model differ" in capsys.readouterr().err
     assert target.read_bytes() == b"older"
     assert list(tmp_path.iterdir()) == [target]
 
@@ -145,16 +145,16 @@ def test_files_that_are_no_exported_model_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.bin").touch()
     for name in ("a.onnx", "a.xml"):
         (tmp_path / name).write_bytes(b"damaged")
-        with pytest.raises(UserError, match=rf"{name}: no model that can be run"):
+        with pytest.raises(UserError, match=rf"{name}: cannot be run"):
             open_exported(tmp_path / name)
     (tmp_path / "a.pt2").touch()
-    with pytest.raises(UserError, match=r"expected an exported file, \.onnx or \.xml; others could run code"):
+    with pytest.raises(UserError, match=r"expected an exported file, \.onnx or \.xml; other formats could run code"):
         open_exported(tmp_path / "a.pt2")
     ends = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in ("x", "y")]
     graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "relu", ends[:1], ends[1:])
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
     onnx.save(model, tmp_path / "b.onnx")
-    with pytest.raises(UserError, match=r"b\.onnx: no metadata of a model of this project"):
+    with pytest.raises(UserError, match=r"b\.onnx: has no metadata of this project"):
         open_exported(tmp_path / "b.onnx")
 
 
@@ -163,13 +163,13 @@ def test_files_that_are_no_exported_model_are_refused(tmp_path: Path) -> None:
     [
         (["--batch", "two"], "--batch two: expected a whole number of at least 1, or any"),
         (["--batch", "0"], "--batch 0: expected at least 1, or any"),
-        (["--size", "0", "8"], "--size 0 8: expected a height and a width of at least 1"),
-        (["--format", "torch_export"], "--dynamic: torch_export takes a fixed size"),
+        (["--size", "0", "8"], "--size 0 8: expected height and width of at least 1"),
+        (["--format", "torch_export"], "--dynamic: torch_export supports a fixed size only"),
         (["--format", "torch_export", "--size", "8", "8", "--fp16"], "--fp16: expected --format onnx or openvino"),
         (["--no-normalize"], "--no-normalize: add --input float"),
-        (["--resize", "--no-normalize", "--input", "float"], "--resize: leave out --no-normalize"),
+        (["--resize", "--no-normalize", "--input", "float"], "--resize: remove --no-normalize"),
         (["--resize", "--outputs", "logits"], "--resize: expected --outputs labels or scores"),
-        ([], "model.bin: expected a name that ends in .onnx for --format onnx"),
+        ([], "model.bin: expected a name ending in .onnx for --format onnx"),
         (["--images", "*.mp4"], "*.mp4: matches no image"),
     ],
 )

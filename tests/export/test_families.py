@@ -103,7 +103,7 @@ def test_a_fixed_size_and_what_else_may_come_out_and_in(kind: str, config: str, 
     fixed = GraphSettings(size=(70, 106), batch=2, input_type="float")
     path = tmp_path / f"model{SUFFIXES[kind]}"
     export(config, kind, path, fixed, outputs=outputs, normalize=outputs == "scores")
-    message = "takes batches of 2 x 3 x 70 x 106, this picture is one of 1 x 3 x 128 x 160 after resizing"
+    message = "accepts input of shape 2 x 3 x 70 x 106, got 1 x 3 x 128 x 160 after resizing"
     with pytest.raises(UserError, match=message):
         Predictor.from_export(path)(np.zeros((64, 80, 3), np.uint8))
 

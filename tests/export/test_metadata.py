@@ -26,7 +26,7 @@ def test_metadata_comes_back() -> None:
 
 @pytest.mark.parametrize("text", [None, "", "[" * 10**5, "[]", "1", '{"a": '])
 def test_what_is_no_metadata_is_refused(text: str | None) -> None:
-    with pytest.raises(UserError, match=r"x\.onnx: no metadata of a model of this project"):
+    with pytest.raises(UserError, match=r"x\.onnx: has no metadata of this project"):
         ExportMetadata.from_text(text, "x.onnx")
 
 
@@ -47,7 +47,7 @@ def test_what_is_no_metadata_is_refused(text: str | None) -> None:
         ({"min_size": -1}, "min_size: expected a whole number from 0 to"),
         ({"size_divisibility": 10**9}, "size_divisibility: expected a whole number from 0 to"),
         ({"outputs": ["labels", "scores"]}, r"outputs: expected one of \[\['labels'\]"),
-        ({"value_range": [5, 5]}, "value_range: expected a higher value of white"),
+        ({"value_range": [5, 5]}, "value_range: expected a larger value for white"),
         ({"value_range": [5]}, "expected a list of 2 values"),
         ({"value_range": [0, "x"]}, "value_range: expected a finite number"),
         ({"input_type": "double"}, "input_type: expected 'uint8' or 'float'"),

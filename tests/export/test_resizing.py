@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from semask_d2.data.augmentation import resized_shape, resized_tensor
-from semask_d2.export.resizing import resize_pictures, target_size
+from semask_d2.export.resizing import resize_images, target_size
 from semask_d2.export.writing import quiet
 
 SIDES = st.integers(1, 90)
@@ -37,7 +37,7 @@ def rows_first(picture: np.ndarray, short_edge: int, max_size: int) -> np.ndarra
 @settings(max_examples=100, deadline=None)
 def test_it_is_pillows_resizing(height: int, width: int, short_edge: int, max_size: int) -> None:
     batch = pictures(height, width)
-    found = resize_pictures(torch.from_numpy(batch).permute(0, 3, 1, 2).float(), short_edge, max_size).numpy()
+    found = resize_images(torch.from_numpy(batch).permute(0, 3, 1, 2).float(), short_edge, max_size).numpy()
     np.testing.assert_array_equal(found, np.stack([rows_first(x, short_edge, max_size) for x in batch]))
     # of narrow pictures Pillow resizes the columns first, in some versions
     assert np.abs(found - as_evaluated(batch, short_edge, max_size)).max() <= 1
@@ -46,7 +46,7 @@ def test_it_is_pillows_resizing(height: int, width: int, short_edge: int, max_si
 @pytest.mark.parametrize("size", [(1080, 1920), (720, 1280), (640, 480)])
 def test_photos_are_those_that_evaluation_sees(size: tuple[int, int]) -> None:
     batch = pictures(*size, 1)
-    found = resize_pictures(torch.from_numpy(batch).permute(0, 3, 1, 2).float(), 180, 2560)  # six to one has many ties
+    found = resize_images(torch.from_numpy(batch).permute(0, 3, 1, 2).float(), 180, 2560)  # six to one has many ties
     np.testing.assert_array_equal(found.numpy(), as_evaluated(batch, 180, 2560))
 
 
@@ -64,7 +64,7 @@ class Resize(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, 3, H, W) uint8 to the resized picture."""
-        return resize_pictures(image.float(), 64, 120)
+        return resize_images(image.float(), 64, 120)
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Semantic FPN's head: each feature is brought to stride 4, and their sum is classified (arXiv 1901.02446)."""
+"""Semantic FPN's head: upsample each feature to stride 4 and classify their sum (arXiv 1901.02446)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class ConvNormReLU(nn.Module):
 
 @SEM_SEG_HEADS_REGISTRY.register()
 class SeMaskFPNHead(nn.Module):
-    """From `res2`..`res5` to class logits at stride 4."""
+    """Class logits at stride 4 from `res2`..`res5`."""
 
     config_keys: ClassVar = {
         "input_shape": "MODEL.SEM_SEG_HEAD.IN_FEATURES",
@@ -82,7 +82,7 @@ class SeMaskFPNHead(nn.Module):
         return {**arguments_from(cfg, cls.config_keys), "input_shape": shapes}
 
     def forward(self, features: dict[str, Tensor]) -> Tensor:
-        """Backbone features by name -> logits (B, K, H/4, W/4)."""
+        """Return logits (B, K, H/4, W/4) for backbone features by name."""
         total = 0
         size = features[self.in_features[0]].shape[-2:]
         for name, scale_head in zip(self.in_features, self.scale_heads, strict=True):

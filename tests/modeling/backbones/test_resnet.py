@@ -175,7 +175,7 @@ def test_a_config_builds_what_it_says_and_deeplabs_keys_are_deeplabs(caplog: pyt
     assert plain.res2[0].conv2.out_channels == 8
     assert not plain.res2[0].conv2.norm.state_dict().keys() & {"num_batches_tracked"}
     (record,) = caplog.records
-    assert "STEM_TYPE deeplab is not used: build_resnet_deeplab_backbone alone" in record.getMessage()
+    assert "STEM_TYPE deeplab is not used: only build_resnet_deeplab_backbone" in record.getMessage()
     deeplab = build_resnet_deeplab_backbone(cfg, image)
     assert [name for name, _ in deeplab.stem.named_children()] == ["conv1", "conv2", "conv3"]
 
@@ -197,7 +197,7 @@ def test_a_config_builds_what_it_says_and_deeplabs_keys_are_deeplabs(caplog: pyt
             "RES5_MULTI_GRID: expected three numbers of at least 1, one per block, got [1, 2]",
         ),
         (("DEPTH", 18), "RES2_OUT_CHANNELS: expected 64, with a depth of 18 or 34, got 256"),
-        (("DEFORM_ON_PER_STAGE", [False, True, True, True]), "DEFORM_ON_PER_STAGE: expected False of every stage;"),
+        (("DEFORM_ON_PER_STAGE", [False, True, True, True]), "DEFORM_ON_PER_STAGE: expected False for every stage;"),
     ],
 )
 def test_what_cannot_be_built_is_named(options: tuple[str, Any], message: str) -> None:
@@ -266,7 +266,7 @@ def test_a_mask_model_on_it_learns_and_predicts_at_any_size(size_divisibility: i
 
 def test_it_cannot_recompute_its_stages() -> None:
     cfg = whole_model("MODEL.ACTIVATION_CHECKPOINTING", ["res3", "pixel_decoder", "res4"])
-    with pytest.raises(UserError, match=r"CHECKPOINTING: build_resnet_backbone cannot do it; leave res3, res4 out"):
+    with pytest.raises(UserError, match=r"CHECKPOINTING: build_resnet_backbone does not support it; remove res3, res4"):
         build_model(cfg)
 
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from semask_d2.config import with_defaults
 from semask_d2.modeling.backbones.base import SemanticSettings
-from semask_d2.modeling.backbones.timm_backbone import SeMaskTimm, chain_of
+from semask_d2.modeling.backbones.timm_backbone import SeMaskTimm, module_chain
 
 
 @pytest.mark.parametrize(
@@ -35,4 +35,4 @@ def test_stem_and_stages_cover_the_chain() -> None:
     parts = backbone.stem_and_stages()
     assert len(parts) == 5
     used = [module for part in parts for module in part]
-    assert used == [backbone.body.get_submodule(name) for name in chain_of(backbone.body)][: len(used)]
+    assert used == [backbone.body.get_submodule(name) for name in module_chain(backbone.body)][: len(used)]

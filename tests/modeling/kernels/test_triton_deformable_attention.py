@@ -152,7 +152,7 @@ def _fresh(monkeypatch: pytest.MonkeyPatch):
         yield
 
 
-@pytest.mark.filterwarnings("ignore:.*by standard operators, which are slower")
+@pytest.mark.filterwarnings("ignore:.*uses standard operators, which are slower")
 @pytest.mark.usefixtures("_fresh")
 class TestChoice:
     """`triton_serves` by the environment variable and what the machine has."""
@@ -203,5 +203,5 @@ class TestChoice:
 
     def test_slower_operators_on_a_gpu_are_told(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(triton_choice, "obstacle", lambda device, on_cpu: "no C compiler")
-        with pytest.warns(UserWarning, match="no C compiler: deformable attention is by standard operators"):
+        with pytest.warns(UserWarning, match="no C compiler: deformable attention uses standard operators"):
             assert not triton_choice.served(VARIABLE, "deformable attention", torch.device("cuda"), torch.float32)

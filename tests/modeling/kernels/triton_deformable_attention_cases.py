@@ -307,7 +307,7 @@ def test_serves_the_dtypes_it_has_kernels_for(monkeypatch: pytest.MonkeyPatch) -
     assert not triton_serves(value)
     monkeypatch.setenv(VARIABLE, "triton")
     assert triton_serves(value)
-    with pytest.raises(UserError, match=f"{VARIABLE}=triton, but values of torch.float64"):
+    with pytest.raises(UserError, match=f"{VARIABLE}=triton, but torch.float64 is not one of"):
         triton_serves(value.double())
 
 
@@ -321,7 +321,7 @@ def test_a_broken_kernel_means_standard_operators_and_one_warning(
         arguments = inputs()
         with pytest.warns(UserWarning, match=f"deformable attention fails on .*{reason}") as caught:
             found, _ = (results(deformable_attention, arguments) for _ in range(2))
-        assert len([x for x in caught if "by standard operators" in str(x.message)]) == 1
+        assert len([x for x in caught if "uses standard operators" in str(x.message)]) == 1
         monkeypatch.setenv(VARIABLE, "triton")
         with pytest.raises(UserError, match=f"{VARIABLE}=triton, but Triton's deformable attention fails on "):
             triton_serves(torch.zeros(1, device=DEVICE))

@@ -237,7 +237,7 @@ def test_serves_half_precision_and_fp32_where_it_is_asked_for(monkeypatch: pytes
     assert not triton_serves(x.bfloat16())
     monkeypatch.setenv(VARIABLE, "triton")
     assert triton_serves(x)
-    with pytest.raises(UserError, match=f"{VARIABLE}=triton, but values of torch.float64"):
+    with pytest.raises(UserError, match=f"{VARIABLE}=triton, but torch.float64 is not one of"):
         triton_serves(x.double())
 
 
@@ -250,7 +250,7 @@ def test_a_broken_kernel_means_standard_operators_and_one_warning(
     with fresh_triton_state():
         with pytest.warns(UserWarning, match=f"deformable convolution fails on .*{reason}") as caught:
             assert [triton_serves(torch.zeros(1, dtype=LOW, device=DEVICE)) for _ in range(2)] == [False, False]
-        assert len([x for x in caught if "by standard operators" in str(x.message)]) == 1
+        assert len([x for x in caught if "uses standard operators" in str(x.message)]) == 1
         monkeypatch.setenv(VARIABLE, "triton")
         with pytest.raises(UserError, match=f"{VARIABLE}=triton, but Triton's deformable convolution fails on "):
             triton_serves(torch.zeros(1, device=DEVICE))

@@ -61,7 +61,7 @@ def has_denormals(x: Tensor) -> bool:
 def test_no_weight_and_no_gradient_is_denormal() -> None:
     """A CPU multiplies denormal numbers a hundred times slower; logits of semantic attention are not scaled."""
     q, k, v = (factor * torch.randn(1, 1, 200, 30) for factor in (10, 10, 1))
-    weights = module.weights_of(q, k, None, slice(None), 1.0)
+    weights = module.attention_weights(q, k, None, slice(None), 1.0)
     expected = (q.double() @ k.double().transpose(2, 3)).softmax(-1)
     torch.testing.assert_close(weights.double(), expected, atol=1e-6, rtol=1e-3)
     inputs = [x.requires_grad_() for x in (q, k, v)]

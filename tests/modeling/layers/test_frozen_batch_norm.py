@@ -22,7 +22,7 @@ def batch_norm() -> nn.BatchNorm2d:
 @pytest.mark.parametrize("needs_gradient", [False, True])
 def test_it_is_a_batch_norm_in_evaluation(needs_gradient: bool) -> None:
     norm = batch_norm()
-    frozen = FrozenBatchNorm.of(norm).train()  # which changes nothing
+    frozen = FrozenBatchNorm.from_batch_norm(norm).train()  # which changes nothing
     x = torch.randn(2, 5, 3, 4, requires_grad=needs_gradient)
     found, expected = frozen(x), norm(x)
     torch.testing.assert_close(found, expected)
@@ -37,7 +37,7 @@ def test_it_is_a_batch_norm_in_evaluation(needs_gradient: bool) -> None:
 
 def test_it_keeps_the_dtype_of_what_it_gets() -> None:
     x = torch.randn(1, 5, 2, 2, dtype=torch.bfloat16, requires_grad=True)
-    assert FrozenBatchNorm.of(batch_norm())(x).dtype == torch.bfloat16
+    assert FrozenBatchNorm.from_batch_norm(batch_norm())(x).dtype == torch.bfloat16
 
 
 def test_it_does_nothing_to_begin_with() -> None:

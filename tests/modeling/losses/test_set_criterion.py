@@ -247,7 +247,7 @@ def test_class_weights_are_those_of_the_weighted_cross_entropy() -> None:
 
 @pytest.mark.parametrize("weights", [[1.0], [1.0, 2, 3, 4, 5, -6], ["auto", 1, 1, 1, 1, 1], [0] * 6, ["often"]])
 def test_class_weights_that_are_refused(weights: list) -> None:
-    with pytest.raises(ArgumentError, match=r"6 numbers of at least 0, one a class, or \[\"auto\"\]"):
+    with pytest.raises(ArgumentError, match=r"6 numbers of at least 0, one per class, or \[\"auto\"\]"):
         make_criterion(class_weights=weights)
 
 

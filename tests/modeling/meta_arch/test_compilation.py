@@ -120,7 +120,7 @@ def test_other_words_are_refused() -> None:
 def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.which", lambda name: None)
     monkeypatch.delenv("CXX", raising=False)
-    with pytest.raises(UserError, match=r"MODEL\.COMPILE: 'default' needs a C\+\+ compiler; there is none of g\+\+"):
+    with pytest.raises(UserError, match=r"MODEL\.COMPILE: 'default' needs a C\+\+ compiler; found none of g\+\+"):
         check_common(tiny_cfg(MODEL__COMPILE="default"))
     monkeypatch.setenv("CXX", "/opt/bin/g++")
     check_common(tiny_cfg(MODEL__COMPILE="default"))

@@ -24,7 +24,7 @@ from semask_d2.modeling.losses import targets
 from tests.helpers.commands import ROOT
 from tests.helpers.tiny_model import OPTIONS
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*by standard operators, which are slower")  # no GPU is there
+pytestmark = pytest.mark.filterwarnings("ignore:.*uses standard operators, which are slower")  # no GPU is there
 
 PRECISIONS = [torch.bfloat16, *(pytest.param(x, marks=pytest.mark.slow) for x in (torch.float16, None))]
 SIZES = [(40, 64), (61, 33)]

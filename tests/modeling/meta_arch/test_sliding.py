@@ -166,7 +166,7 @@ def test_a_model_from_elsewhere_slides_too() -> None:
     [
         ("SIZE", [0.5, 10], r"TEST\.SLIDING\.SIZE: expected two sides in pixels"),
         ("SIZE", [64], r"TEST\.SLIDING\.SIZE: expected two sides in pixels"),
-        ("OVERLAP", 0.95, r"TEST\.SLIDING\.OVERLAP: expected a share from 0 to 0\.9, got 0\.95"),
+        ("OVERLAP", 0.95, r"TEST\.SLIDING\.OVERLAP: expected a fraction from 0 to 0\.9, got 0\.95"),
         ("BLENDING", "max", r"TEST\.SLIDING\.BLENDING: expected \"linear\" or \"mean\", got 'max'"),
     ],
 )
