@@ -127,7 +127,7 @@ DEFAULTS: dict[str, Any] = {
     "MODEL.MASK_FORMER.DICE_WEIGHT": 1.0,
     "MODEL.MASK_FORMER.MASK_WEIGHT": 20.0,
     "MODEL.MASK_FORMER.CATE_WEIGHT": 0.4,  # weight of the prior loss (on the semantic maps) in all models
-    "MODEL.MASK_FORMER.SEM_LOSS_PER_STAGE": False,  # mean of the prior losses of the stages, not of their sum
+    "MODEL.MASK_FORMER.SEM_LOSS_PER_STAGE": False,  # supervise each stage's map (mean loss), not their sum
     "MODEL.MASK_FORMER.NHEADS": 8,
     "MODEL.MASK_FORMER.DROPOUT": 0.1,  # in MaskFormer's decoder and the deformable encoder
     "MODEL.MASK_FORMER.DIM_FEEDFORWARD": 2048,

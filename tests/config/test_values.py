@@ -172,7 +172,7 @@ def test_what_is_not_obeyed_is_said(key: str, value: str, caplog: pytest.LogCapt
     assert not caplog.records
     check_training(get_cfg(TOY_CONFIG, (*TINY, key, value)))
     (record,) = caplog.records
-    assert f"{key} {value} is not used" in record.getMessage()
+    assert f"{key} {value} has no effect in training" in record.getMessage()
 
 
 def test_an_integer_too_large_for_a_float_is_named(tmp_path) -> None:

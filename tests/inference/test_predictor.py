@@ -126,7 +126,10 @@ def test_what_is_no_image_is_refused(predictor: Predictor, image: object) -> Non
 
 def test_a_run_folder_gives_its_best_then_final_then_last_checkpoint(tiny_run: Path, tmp_path: Path) -> None:
     shutil.copy(tiny_run / "config.yaml", tmp_path)
-    with pytest.raises(UserError, match=r"no checkpoint there \(model_best\.pth, model_final\.pth, model\.safetensors or last_checkpoint"):
+    with pytest.raises(
+        UserError,
+        match=r"no checkpoint there \(model_best\.pth, model_final\.pth, model\.safetensors or last_checkpoint",
+    ):
         Predictor.from_run(tmp_path)
     for name in ("model_0000009.pth", "model_final.pth", "model_best.pth"):
         shutil.copy(tiny_run / "model_best.pth", tmp_path / name)

@@ -61,9 +61,8 @@ def failed_check(what: str, device: torch.device, dtype: torch.dtype) -> str:
     if (what, str(device)) in FAILURES:
         return FAILURES[what, str(device)]
     if (what, str(device), dtype) not in PASSED:
-        from semask_d2.modeling.kernels.triton_check import (
-            first_use,
-        )  # imported late: it imports the operators, which import this file
+        # imported late: it imports the operators, which import this file
+        from semask_d2.modeling.kernels.triton_check import first_use
 
         if problem := first_use(what, device, dtype):
             FAILURES[what, str(device)] = problem
