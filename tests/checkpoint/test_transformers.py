@@ -267,7 +267,7 @@ def test_folders_that_hold_no_model(folder: Path) -> None:
             "backbone_config.downsample_in_first_stage: True is not supported, only False",
         ),
         ("pre_norm", True, "pre_norm: True is not supported, only False"),
-        ("encoder_feedforward_dim", 512, "encoder_feedforward_dim: a model with 512 cannot be built"),
+        ("encoder_feedforward_dim", 512, "encoder_feedforward_dim: 512 is not supported"),
         ("id2label", {"one": "x"}, "id2label: expected class ids such as '0', each once, got 'one'"),
         ("id2label", {"0": "x", "00": "y"}, "id2label: expected class ids such as '0', each once, got '00'"),
         ("id2label", {"²": "x"}, "id2label: expected class ids such as '0', each once, got '²'"),

@@ -28,7 +28,7 @@ from tests.helpers.commands import TINY, TOY_CONFIG
         ("MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES", "['res3','res4','res6']", '"res6"'),
         ("MODEL.SWIN.OUT_FEATURES", "['res2','res3','res4']", '"res5"'),
         ("MODEL.SWIN.NUM_HEADS", "[1,2]", "one number per stage"),
-        ("MODEL.SWIN.NUM_HEADS", "[3,6,12,24]", "do not divide"),
+        ("MODEL.SWIN.NUM_HEADS", "[3,6,12,24]", "numbers that divide"),
         ("MODEL.SWIN.DROP_PATH_RATE", "1.0", "below 1"),
         ("MODEL.SWIN.DROP_RATE", "-1.0", "below 1"),
         ("MODEL.SWIN.ATTN_DROP_RATE", "1.5", "below 1"),
@@ -39,7 +39,7 @@ from tests.helpers.commands import TINY, TOY_CONFIG
         ("MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE", "res5", "several maps"),
         ("MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE", "res7", "backbone feature"),
         ("MODEL.MASK_FORMER.TEST.SEMANTIC_ON", "False", "expected True"),
-        ("MODEL.MASK_FORMER.TEST.PANOPTIC_ON", "True", "which classes are things"),
+        ("MODEL.MASK_FORMER.TEST.PANOPTIC_ON", "True", "define thing classes"),
         ("MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD", "-0.1", "from 0 to 1"),
         ("MODEL.MASK_FORMER.TEST.OVERLAP_THRESHOLD", "80.0", "from 0 to 1"),
         ("TEST.DETECTIONS_PER_IMAGE", "0", "at least 1"),
@@ -49,7 +49,7 @@ from tests.helpers.commands import TINY, TOY_CONFIG
         ("MODEL.MASK_FORMER.IMPORTANCE_SAMPLE_RATIO", "1.5", "between 0 and 1"),
         ("MODEL.MASK_FORMER.OVERSAMPLE_RATIO", "0.5", "OVERSAMPLE_RATIO"),
         ("MODEL.MASK_FORMER.TRAIN_NUM_POINTS", "0", "at least 1"),
-        ("MODEL.MASK_FORMER.PRE_NORM", "True", "only False"),
+        ("MODEL.MASK_FORMER.PRE_NORM", "True", "expected False"),
         ("MODEL.MASK_FORMER.NUM_OBJECT_QUERIES", "0", "at least 1"),
         ("MODEL.MASK_FORMER.NUM_OBJECT_QUERIES", "-1", "at least 1"),
         ("MODEL.BACKBONE.FREEZE_AT", "6", "from 0 to 5"),
@@ -76,7 +76,7 @@ def test_windowed_stages_make_the_parameters_no_different_but_must_exist() -> No
 @pytest.mark.parametrize(
     ("config", "key", "value", "message"),
     [
-        ("semask_mit_b0_m2f", "MODEL.MIT.NUM_HEADS", "[3,2,5,8]", "do not divide"),
+        ("semask_mit_b0_m2f", "MODEL.MIT.NUM_HEADS", "[3,2,5,8]", "numbers that divide"),
         ("semask_mit_b0_m2f", "MODEL.MIT.MLP_RATIO", "0.01", "a number above 0"),
         ("semask_mit_b0_m2f", "MODEL.MIT.DEPTHS", "[2,2,2]", "one per stage"),
         ("semask_mit_b0_m2f", "MODEL.MIT.SEM_INIT", "dead", '"live" or "released"'),
@@ -86,7 +86,7 @@ def test_windowed_stages_make_the_parameters_no_different_but_must_exist() -> No
         ("semask_timm_resnet18_m2f", "MODEL.TIMM.DROP_PATH_RATE", "1.5", "below 1"),
         ("semask_swin_mini_fpn", "MODEL.SEM_SEG_HEAD.NORM", "LN", "one of"),
         ("semask_swin_mini_fpn", "MODEL.SEM_SEG_HEAD.OHEM_PIXELS", "-5", "at least 0"),
-        ("semask_swin_mini_mf", "MODEL.MASK_FORMER.ENC_LAYERS", "2", "only 0"),
+        ("semask_swin_mini_mf", "MODEL.MASK_FORMER.ENC_LAYERS", "2", "expected 0"),
     ],
 )
 def test_other_backbones_and_heads_name_theirs(config: str, key: str, value: str, message: str) -> None:

@@ -37,7 +37,7 @@ class OverlapPatchEmbed(nn.Module):
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C_in, H, W) -> (B, h, w, C)."""
+        """Map (B, C_in, H, W) to (B, h, w, C)."""
         return self.norm(self.proj(x).permute(0, 2, 3, 1))
 
 
@@ -54,7 +54,7 @@ class ReducedAttention(nn.Module):
         self.norm = nn.LayerNorm(dim) if reduction > 1 else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, H, W, C) -> the same shape."""
+        """Map (B, H, W, C) to the same shape."""
         b, h, w, c = x.shape
         reduced = x
         if self.sr is not None and self.norm is not None:
@@ -74,7 +74,7 @@ class DepthwiseConv(nn.Module):
         self.dwconv = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, H, W, C) -> the same shape."""
+        """Map (B, H, W, C) to the same shape."""
         return self.dwconv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
@@ -88,7 +88,7 @@ class MixFFN(nn.Module):
         self.fc2 = Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, H, W, C) -> the same shape."""
+        """Map (B, H, W, C) to the same shape."""
         return self.fc2(F.gelu(self.dwconv(self.fc1(x))))
 
 
@@ -104,7 +104,7 @@ class MixBlock(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, H, W, C) -> the same shape."""
+        """Map (B, H, W, C) to the same shape."""
         x = x + self.drop_path(self.attn(self.norm1(x)))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
@@ -171,11 +171,11 @@ class D2SeMaskMixTransformer(HierarchicalBackbone):
 
     @classmethod
     def from_config(cls, cfg, input_shape):
-        """The arguments of `__init__` from `cfg.MODEL.MIT` and the head's class count."""
+        """Return the arguments of `__init__` from `cfg.MODEL.MIT` and the head's class count."""
         return {"in_channels": input_shape.channels, **backbone_arguments(cls, cfg, "MIT")}
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """Normalized images (B, 3, H, W) -> every feature that `output_shape()` names, (B, C, h, w)."""
+        """Map normalized images (B, 3, H, W) to all features in `output_shape()`, (B, C, h, w)."""
         outputs = {}
         for i in range(1, 5):
             x = getattr(self, f"patch_embed{i}")(x)

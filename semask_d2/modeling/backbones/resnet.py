@@ -65,7 +65,7 @@ class Stem(nn.Module):
             self.conv3 = convolution(half, out_channels, 3, norm)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C_in, H, W) -> (B, C, ceil(H / 4), ceil(W / 4))."""
+        """Map (B, C_in, H, W) to (B, C, ceil(H / 4), ceil(W / 4))."""
         for layer in self.children():
             x = layer(x)
         return F.max_pool2d(x, 3, stride=2, padding=1)
@@ -82,7 +82,7 @@ class ResidualBlock(nn.Module):
         self.shortcut = convolution(in_channels, out_channels, 1, norm, relu=False, stride=stride) if project else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C_in, H, W) -> (B, C, ceil(H / stride), ceil(W / stride))."""
+        """Map (B, C_in, H, W) to (B, C, ceil(H / stride), ceil(W / stride))."""
         y = x
         for name, layer in self.named_children():
             if name != "shortcut":
@@ -242,7 +242,7 @@ class ResNet(Backbone):
         return {"in_channels": input_shape.channels, **arguments_from(cfg, keys)}
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """Normalized images (B, 3, H, W) -> every feature that `output_shape()` names, (B, C, h, w)."""
+        """Map normalized images (B, 3, H, W) to all features in `output_shape()`, (B, C, h, w)."""
         x = self.stem(x)
         outputs = {"stem": x}
         for name in self.stage_names:

@@ -37,7 +37,7 @@ class PatchEmbed(nn.Module):
         self.norm = nn.LayerNorm(dim) if norm else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, 3, H, W) -> (B, ceil(H / patch), ceil(W / patch), C)."""
+        """Map (B, 3, H, W) to (B, ceil(H / patch), ceil(W / patch), C)."""
         height, width = x.shape[-2:]
         x = F.pad(x, (0, -width % self.patch, 0, -height % self.patch))
         return self.norm(self.proj(x).permute(0, 2, 3, 1))
@@ -52,7 +52,7 @@ class PatchMerging(nn.Module):
         self.reduction = Linear(4 * dim, 2 * dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, H, W, C) -> (B, ceil(H / 2), ceil(W / 2), 2C)."""
+        """Map (B, H, W, C) to (B, ceil(H / 2), ceil(W / 2), 2C)."""
         x = F.pad(x, (0, 0, 0, 1, 0, 1))  # even sizes drop the padding again, so exported graphs need no branch
         x = torch.cat([x[:, :-1:2, :-1:2], x[:, 1::2, :-1:2], x[:, :-1:2, 1::2], x[:, 1::2, 1::2]], dim=-1)
         return self.reduction(self.norm(x))
@@ -68,7 +68,7 @@ class Mlp(nn.Module):
         self.drop = nn.Dropout(drop)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., C) -> (..., C)."""
+        """Map (..., C) to (..., C)."""
         return self.drop(self.fc2(self.drop(F.gelu(self.fc1(x)))))
 
 
@@ -84,7 +84,7 @@ class SwinBlock(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """(B, H, W, C) -> the same shape; `mask` is the stage's shifted-window mask."""
+        """Map (B, H, W, C) to the same shape; `mask` is the stage's shifted-window mask."""
         x = x + self.drop_path(self.attn(self.norm1(x), mask))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
@@ -237,11 +237,11 @@ class D2SeMaskSwinTransformer(HierarchicalBackbone):
 
     @classmethod
     def from_config(cls, cfg, input_shape):
-        """The arguments of `__init__` from `cfg.MODEL.SWIN` and the head's class count."""
+        """Return the arguments of `__init__` from `cfg.MODEL.SWIN` and the head's class count."""
         return {"in_channels": input_shape.channels, **backbone_arguments(cls, cfg, "SWIN")}
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """Normalized images (B, 3, H, W) -> every feature that `output_shape()` names, (B, C, h, w)."""
+        """Map normalized images (B, 3, H, W) to all features in `output_shape()`, (B, C, h, w)."""
         x = self.patch_embed(x)
         if self.absolute_pos_embed is not None:
             position = F.interpolate(self.absolute_pos_embed, size=x.shape[1:3], mode="bicubic", align_corners=False)

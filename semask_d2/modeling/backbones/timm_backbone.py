@@ -80,11 +80,11 @@ class SeMaskTimm(HierarchicalBackbone):
 
     @classmethod
     def from_config(cls, cfg, input_shape):
-        """The arguments of `__init__` from `cfg.MODEL.TIMM` and the head's class count."""
+        """Return the arguments of `__init__` from `cfg.MODEL.TIMM` and the head's class count."""
         return backbone_arguments(cls, cfg, "TIMM")
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """Normalized images (B, 3, H, W) -> every feature that `output_shape()` names, (B, C, h, w)."""
+        """Map normalized images (B, 3, H, W) to all features in `output_shape()`, (B, C, h, w)."""
         outputs = {}
         stage = 0  # of the current module
         for name in self.chain:

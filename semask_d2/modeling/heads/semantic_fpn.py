@@ -25,7 +25,7 @@ class ConvNormReLU(nn.Module):
         nn.init.kaiming_normal_(self.conv.weight, nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C_in, H, W) -> (B, C_out, H, W)."""
+        """Map (B, C_in, H, W) to (B, C_out, H, W)."""
         return F.relu(self.bn(self.conv(x)))
 
 
@@ -75,7 +75,7 @@ class SeMaskFPNHead(nn.Module):
 
     @classmethod
     def from_config(cls, cfg, input_shape):
-        """The arguments of `__init__` from `cfg.MODEL.SEM_SEG_HEAD`."""
+        """Return the arguments of `__init__` from `cfg.MODEL.SEM_SEG_HEAD`."""
         names = value_of(cfg, cls.config_keys["input_shape"])
         require_names(cls.config_keys["input_shape"], names, input_shape)
         shapes = {name: input_shape[name] for name in names}

@@ -54,7 +54,7 @@ class ConvNorm(nn.Conv2d):
         init_conv(self)
 
     def forward(self, input: Tensor) -> Tensor:
-        """(B, C_in, H, W) -> (B, C_out, ceil(H / stride), ceil(W / stride))."""
+        """Map (B, C_in, H, W) to (B, C_out, ceil(H / stride), ceil(W / stride))."""
         return self.follow(super().forward(input))
 
     def follow(self, x: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ class DropPath(nn.Module):
         self.p = p
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, ...) -> the same shape."""
+        """Map (B, ...) to the same shape."""
         if self.p == 0 or not self.training:
             return x
         keep = x.new_empty(x.shape[0], *[1] * (x.dim() - 1)).bernoulli_(1 - self.p)

@@ -11,5 +11,5 @@ class Linear(nn.Linear):
     """`nn.Linear` computed by `kernels.linear`."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """(..., C) -> (..., C')."""
+        """Map (..., C) to (..., C')."""
         return linear(input, self.weight, self.bias)

@@ -18,7 +18,7 @@ class MLP(nn.Module):
         self.layers = nn.ModuleList(Linear(a, b) for a, b in pairwise(dims))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., in_dim) -> (..., out_dim)."""
+        """Map (..., in_dim) to (..., out_dim)."""
         for layer in self.layers[:-1]:
             x = layer(x).relu_()
         return self.layers[-1](x)

@@ -107,7 +107,7 @@ class SemanticLayer(nn.Module):
         )
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, H, W, C) -> features (B, H, W, C) and the last block's semantic map (B, H, W, K)."""
+        """Map (B, H, W, C) to features (B, H, W, C) and the last block's semantic map (B, H, W, K)."""
         if self.residual == "normalized":
             return self.in_windows(self.norm1(x), self.class_injection)
         semantics = x  # replaced by the first block

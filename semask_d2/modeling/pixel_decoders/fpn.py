@@ -39,7 +39,7 @@ class BasePixelDecoder(PixelDecoder):
 
     @classmethod
     def from_config(cls, cfg, input_shape):
-        """The arguments of `__init__` from `cfg.MODEL.SEM_SEG_HEAD`."""
+        """Return the arguments of `__init__` from `cfg.MODEL.SEM_SEG_HEAD`."""
         return {**arguments_from(cfg, cls.config_keys), "input_shape": select_features(cfg, input_shape)}
 
     def forward(self, features: dict[str, Tensor]) -> PixelDecoderOutput:

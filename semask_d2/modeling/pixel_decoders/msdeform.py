@@ -50,7 +50,7 @@ class DeformableEncoderLayer(nn.Module):
             nn.init.xavier_uniform_(linear.weight)
 
     def forward(self, tokens: Tensor, position: Tensor, reference: Tensor, sizes: Sequence[Size]) -> Tensor:
-        """`tokens` (B, N, C), `position` (N, C), `reference` (N, 2) -> (B, N, C)."""
+        """Update `tokens` (B, N, C), given `position` (N, C) and `reference` points (N, 2)."""
         tokens = self.norm1(tokens + self.dropout(self.self_attn(tokens + position, reference, tokens, sizes)))
         return self.norm2(tokens + self.dropout(self.linear2(self.dropout(self.linear1(tokens).relu_()))))
 
@@ -175,7 +175,7 @@ class MSDeformAttnPixelDecoder(PixelDecoder):
 
     @classmethod
     def from_config(cls, cfg, input_shape):
-        """The arguments of `__init__` from `cfg.MODEL.SEM_SEG_HEAD`."""
+        """Return the arguments of `__init__` from `cfg.MODEL.SEM_SEG_HEAD`."""
         shapes = select_features(cfg, input_shape)
         key = cls.config_keys["encoder_features"]
         require_names(key, value_of(cfg, key), shapes)

@@ -119,5 +119,5 @@ class MaskTransformerDecoder(nn.Module):
 
     @classmethod
     def from_config(cls, cfg, in_channels):
-        """The arguments of `__init__` from `cfg.MODEL.MASK_FORMER`."""
+        """Return the arguments of `__init__` from `cfg.MODEL.MASK_FORMER`."""
         return {"in_channels": in_channels, **arguments_from(cfg, cls.config_keys)}

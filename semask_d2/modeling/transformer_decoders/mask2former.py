@@ -31,7 +31,7 @@ class SelfAttentionLayer(nn.Module):
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, queries: Tensor, query_position: Tensor) -> Tensor:
-        """(B, Q, C) and (Q, C) -> (B, Q, C)."""
+        """Update queries (B, Q, C), given their positions (Q, C)."""
         q = queries + query_position
         return self.norm(queries + self.self_attn(q, q, queries))
 
@@ -47,7 +47,7 @@ class CrossAttentionLayer(nn.Module):
     def forward(
         self, queries: Tensor, query_position: Tensor, tokens: Tensor, position: Tensor, attend: Tensor
     ) -> Tensor:
-        """Queries (B, Q, C), tokens (B, N, C), positions (Q, C) and (N, C), `attend` (B, Q, N) -> (B, Q, C)."""
+        """Update queries (B, Q, C) from tokens (B, N, C), given positions (Q, C) and (N, C), and `attend` (B, Q, N)."""
         y = self.multihead_attn(queries + query_position, tokens + position, tokens, attend)
         return self.norm(queries + y)
 
@@ -64,7 +64,7 @@ class FeedForwardLayer(nn.Module):
             nn.init.xavier_uniform_(linear.weight)
 
     def forward(self, queries: Tensor) -> Tensor:
-        """(B, Q, C) -> (B, Q, C)."""
+        """Update queries (B, Q, C)."""
         return self.norm(queries + self.linear2(self.linear1(queries).relu_()))
 
 

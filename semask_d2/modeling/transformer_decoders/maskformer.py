@@ -37,7 +37,7 @@ class DecoderLayer(nn.Module):
             nn.init.xavier_uniform_(linear.weight)
 
     def forward(self, queries: Tensor, query_position: Tensor, tokens: Tensor, position: Tensor) -> Tensor:
-        """Queries (B, Q, C), tokens (B, N, C), positions (Q, C) and (N, C) -> (B, Q, C)."""
+        """Update queries (B, Q, C) from tokens (B, N, C), given positions (Q, C) and (N, C)."""
         q = queries + query_position
         queries = self.norm1(queries + self.dropout(self.self_attn(q, q, queries)))
         y = self.multihead_attn(queries + query_position, tokens + position, tokens)
