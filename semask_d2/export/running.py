@@ -79,7 +79,7 @@ class OnnxModel(ExportedModel):
         self.path = path
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors only
-        with refusing(path):
+        with library_errors(path):
             has_checksum = verify(files_of(path), path)
             self.session: Any = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
             text = self.session.get_modelmeta().custom_metadata_map.get(KEY)
@@ -115,14 +115,14 @@ class OpenVinoModel(ExportedModel):
         if not require_regular(weights).is_file():
             raise UserError(f"{path}: its weights are missing: expected {weights.name} beside it")
         core = openvino.Core()
-        with refusing(path):
+        with library_errors(path):
             has_checksum = verify(files_of(path), path)
             model = core.read_model(path)
             text = model.get_rt_info([KEY]).astype(str) if model.has_rt_info([KEY]) else None
             self.metadata = ExportMetadata.from_text(text, path, has_checksum=has_checksum)
             inputs, outputs = map(openvino_ports, (model.inputs, model.outputs))
         check_graph(self.metadata, inputs, outputs, path)
-        with refusing(path):
+        with library_errors(path):
             self.compiled: Any = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": precision})
         self.shape = inputs[0].shape
         warn_without_checksum(path, has_checksum=has_checksum)
@@ -167,7 +167,7 @@ class TorchModel(ExportedModel):
 
 
 @contextmanager
-def refusing(path: Path) -> Iterator[None]:
+def library_errors(path: Path) -> Iterator[None]:
     """Convert errors of a library while reading a file into a `UserError` that names it."""
     try:
         yield

@@ -12,7 +12,7 @@ import torch
 
 from semask_d2 import Prediction, Predictor, build_model, get_cfg
 from semask_d2.data.datasets.toy_scenes import TOY_SCENES
-from semask_d2.inference.predictor import distinct_colors
+from semask_d2.utils.colors import distinct_colors
 from semask_d2.utils.errors import UserError
 from tests.helpers.commands import ROOT, TOY_CONFIG
 
@@ -98,8 +98,8 @@ def test_threads_share_a_predictor(predictor: Predictor) -> None:
 
 
 def test_names_and_colors_are_the_data_sets(predictor: Predictor, tiny_run: Path) -> None:
-    assert predictor.class_names == list(TOY_SCENES.classes)
-    assert predictor.class_colors.tolist() == [list(color) for color in TOY_SCENES.colors]
+    assert predictor.class_names == list(TOY_SCENES.classes.names)
+    assert predictor.class_colors.tolist() == [list(color) for color in TOY_SCENES.classes.colors]
     assert predictor.ignore_label == 255
     options = ["MODEL.WEIGHTS", str(tiny_run / "model_best.pth"), "DATASETS.TEST", "('not_registered_here',)"]
     other = Predictor(get_cfg(tiny_run / "config.yaml", options))
@@ -126,7 +126,7 @@ def test_what_is_no_image_is_refused(predictor: Predictor, image: object) -> Non
 
 def test_a_run_folder_gives_its_best_then_final_then_last_checkpoint(tiny_run: Path, tmp_path: Path) -> None:
     shutil.copy(tiny_run / "config.yaml", tmp_path)
-    with pytest.raises(UserError, match=r"no checkpoint there \(model_best\.pth, model_final\.pth or last_checkpoint"):
+    with pytest.raises(UserError, match=r"no checkpoint there \(model_best\.pth, model_final\.pth, model\.safetensors or last_checkpoint"):
         Predictor.from_run(tmp_path)
     for name in ("model_0000009.pth", "model_final.pth", "model_best.pth"):
         shutil.copy(tiny_run / "model_best.pth", tmp_path / name)

@@ -19,7 +19,7 @@ PART = 2**16  # samples gathered at a time
 LOW, HIGH = 1, 2  # zero rows and columns before and after a map, for samples outside of it
 
 
-def suits(*tensors: Tensor) -> bool:
+def is_supported(*tensors: Tensor) -> bool:
     """Return whether gather-and-sum supports these tensors: on a CPU, in fp32, not in a graph."""
     return not in_graph() and all(x.device.type == "cpu" and x.dtype == torch.float32 for x in tensors)
 

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from semask_d2.modeling.kernels.bilinear_gather import suits
+from semask_d2.modeling.kernels.bilinear_gather import is_supported
 from semask_d2.modeling.kernels.cpu_deformable_conv import LeanConvolution, gathered_deform_conv2d
 from semask_d2.modeling.kernels.plain_deformable_conv import GROUPS, TAPS, sampled_deform_conv2d
 from semask_d2.modeling.kernels.triton_deformable_conv import fused_deform_conv2d, triton_serves
@@ -37,7 +37,7 @@ class DeformableConv(nn.Module):
 
             return deform_conv2d(x, offsets, self.weight, self.bias, padding=(1, 1), mask=mask)
         arguments = (x, offsets, self.weight, self.bias, mask)
-        if not suits(*arguments):
+        if not is_supported(*arguments):
             return sampled_deform_conv2d(*arguments)
         needs_gradient = torch.is_grad_enabled() and any(argument.requires_grad for argument in arguments)
         return LeanConvolution.apply(*arguments) if needs_gradient else gathered_deform_conv2d(*arguments)

@@ -75,7 +75,7 @@ def build_backbone_and_head(cfg: CfgNode) -> tuple[Backbone, nn.Module]:
 
 
 def output_size(inputs: dict, image_size: tuple[int, int]) -> tuple[int, int]:
-    """Return the size that the caller wants the scores in: `height` and `width` of its dict, else the image's own."""
+    """Return the requested size of the scores: `height` and `width` of `inputs`, or else `image_size`."""
     return inputs.get("height", image_size[0]), inputs.get("width", image_size[1])
 
 

@@ -75,11 +75,11 @@ def test_nan_and_infinite_positions_are_outside(value: float) -> None:
 
 def test_it_supports_fp32_on_a_cpu_outside_of_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
     x = torch.ones(2)
-    assert bilinear_gather.suits(x)
-    assert not bilinear_gather.suits(x.double())
-    assert not bilinear_gather.suits(x, x.to("meta"))
+    assert bilinear_gather.is_supported(x)
+    assert not bilinear_gather.is_supported(x.double())
+    assert not bilinear_gather.is_supported(x, x.to("meta"))
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
-    assert not bilinear_gather.suits(x)
+    assert not bilinear_gather.is_supported(x)
 
 
 def test_the_modules_use_it(monkeypatch: pytest.MonkeyPatch) -> None:
