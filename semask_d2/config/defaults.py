@@ -50,7 +50,7 @@ DEFAULTS: dict[str, Any] = {
     # integers and [0, 1] for floats. `value_range` in a dataset's file sets it
     "INPUT.VALUE_RANGE": [],
     "INPUT.SKIP_UNREADABLE": False,  # skip unreadable images in training
-    "INPUT.SIZE_DIVISIBILITY": -1,  # above 0: pad training images to a multiple of it (see configs/recipes)
+    "INPUT.SIZE_DIVISIBILITY": -1,  # above 0: pad training images to this side (see configs/recipes)
     # above 0 (such as 0.01): sample images and crops with rare classes more often; lower values favor rarer classes
     "DATALOADER.RARE_CLASS_TEMPERATURE": 0.0,
     # Evaluation
