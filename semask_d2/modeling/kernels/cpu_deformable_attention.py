@@ -76,7 +76,7 @@ class LeanAttention(torch.autograd.Function):
             level_weights = weights[:, :, :, level].transpose(1, 2).reshape(b * heads, 1, queries, points)
             maps_grad, grid_grad = torch.autograd.grad(sampled, (maps, grid), upstream * level_weights)
             value_grad[:, tokens] = maps_grad.view(b, heads, -1, height * width).permute(0, 3, 1, 2)
-            # from [-1, 1] to pixels of the level, the inverse of `level_grid`
+            # chain rule: `level_grid` scales pixels of the level to [-1, 1]
             grid_grad = grid_grad.view(b, heads, queries, points, 2).transpose(1, 2)
             offsets_grad[:, :, :, level, :, 0] = grid_grad[..., 0] * (2 / width)
             offsets_grad[:, :, :, level, :, 1] = grid_grad[..., 1] * (2 / height)
