@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> None:
         settings,
         outputs=args.outputs,
         normalize=not args.no_normalize,
-        pictures=given_pictures(predictor, args.images or [], settings),
+        images=given_pictures(predictor, args.images or [], settings),
     )
     for agreement in agreements:
         print(agreement)

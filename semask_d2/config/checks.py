@@ -1,4 +1,4 @@
-"""What settings of a run can be, beside those that a model's components check: solver, data loader, sizes, output."""
+"""Checks of settings that no model component checks: solver, data loader, sizes, output."""
 
 from __future__ import annotations
 
@@ -19,35 +19,35 @@ from semask_d2.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-MAX_WORKERS = 1000  # each is a process
-MAX_SEED = 2**32 - 2**16  # numpy takes 32 bits, and each rank adds its number
-MAY_BE_INFINITE = ("NORM_TYPE",)  # the largest gradient
+MAX_WORKERS = 1000  # each worker is a process
+MAX_SEED = 2**32 - 2**16  # NumPy seeds have 32 bits, and each rank adds its number
+MAY_BE_INFINITE = ("NORM_TYPE",)  # infinity is the maximum norm of gradients
 
 
 class Range(NamedTuple):
-    """What a value may be, as a test and in words."""
+    """Range of valid values, as a test and in words."""
 
     holds: Callable[[Any], bool]
     words: str
 
 
 def at_least(lowest: float) -> Range:
-    """Numbers from `lowest` on."""
+    """Return the range of numbers of at least `lowest`."""
     return Range(lambda value: value >= lowest, f"at least {lowest:g}")
 
 
 def from_to(lowest: int, highest: int) -> Range:
-    """Numbers from `lowest` to `highest`."""
+    """Return the range of numbers from `lowest` to `highest`."""
     return Range(lambda value: lowest <= value <= highest, f"from {lowest} to {highest}")
 
 
 def one_of(*choices: str) -> Range:
-    """One of some words."""
+    """Return the range of one of `choices`."""
     return Range(lambda value: value in choices, " or ".join(f'"{choice}"' for choice in choices))
 
 
 def some_of(*choices: str) -> Range:
-    """A list of some words, none twice."""
+    """Return the range of lists of distinct `choices`."""
     listed = ", ".join(f'"{choice}"' for choice in choices)
     return Range(
         lambda value: isinstance(value, (list, tuple)) and len(set(value)) == len(value) and set(value) <= {*choices},
@@ -56,7 +56,7 @@ def some_of(*choices: str) -> Range:
 
 
 def is_device(name: str) -> bool:
-    """Whether a computation can run on the device of this name."""
+    """Return whether a device of this name is available."""
     kind, _, index = name.partition(":")
     if kind == "cuda":
         return not index or (index.isdigit() and int(index) < max(1, torch.cuda.device_count()))
@@ -64,7 +64,7 @@ def is_device(name: str) -> bool:
 
 
 def is_value_range(value: Any) -> bool:
-    """Return whether a value is [], or two finite numbers of which the second is larger."""
+    """Return whether a value is [], or two finite numbers with the second larger."""
     if not isinstance(value, list | tuple) or len(value) not in (0, 2):
         return False
     return all(type(x) in (int, float) and abs(x) < foreign.MAX_NUMBER for x in value) and list(value) == sorted(
@@ -72,22 +72,22 @@ def is_value_range(value: Any) -> bool:
     )
 
 
-NAMES = Range(lambda value: all(isinstance(name, str) for name in value), "names of data sets, as [toy_scenes_val]")
+NAMES = Range(lambda value: all(isinstance(name, str) for name in value), "names of datasets, such as [toy_scenes_val]")
 COMMON: dict[str, Range] = {
-    "MODEL.DEVICE": Range(is_device, '"cpu", "cuda" or "cuda:N" of a GPU that is there'),
+    "MODEL.DEVICE": Range(is_device, '"cpu", "cuda" or "cuda:N" of an available GPU'),
     "MODEL.META_ARCHITECTURE": Range(
         lambda name: name != "GeneralizedRCNN",
-        "the name of a model for segmentation (is the _BASE_ missing from the config file?)",
+        "the name of a segmentation model (is _BASE_ missing from the config file?)",
     ),
     "DATASETS.TRAIN": NAMES,
     "DATASETS.TEST": NAMES,
     "DATALOADER.NUM_WORKERS": from_to(0, MAX_WORKERS),
     "SEED": Range(lambda seed: seed <= MAX_SEED, f"at most {MAX_SEED}, or a negative number for a random one"),
     "INPUT.MAX_SIZE_TEST": at_least(1),
-    "INPUT.MIN_SIZE_TEST": at_least(0),  # 0 takes images as they are
-    "INPUT.VALUE_RANGE": Range(is_value_range, "[], or the values of black and of white, as [0, 4095]"),
+    "INPUT.MIN_SIZE_TEST": at_least(0),  # 0 keeps the size of images
+    "INPUT.VALUE_RANGE": Range(is_value_range, "[], or the values of black and white, such as [0, 4095]"),
     "FLOAT32_PRECISION": one_of("", "highest", "high", "medium"),
-    "OUTPUT_DIR": Range(bool, "a folder's name"),
+    "OUTPUT_DIR": Range(bool, "the name of a folder"),
 }
 TRAINING: dict[str, Range] = {
     "DATALOADER.RARE_CLASS_TEMPERATURE": at_least(0),
@@ -95,7 +95,7 @@ TRAINING: dict[str, Range] = {
     "SOLVER.CHECKPOINT_PERIOD": at_least(1),
     "SOLVER.CHECKPOINTS_KEPT": at_least(0),
     "SOLVER.BASE_LR": at_least(0),
-    "SOLVER.EMA.DECAY": Range(lambda value: 0 <= value < 1, "a number from 0 to below 1"),
+    "SOLVER.EMA.DECAY": Range(lambda value: 0 <= value < 1, "a number of at least 0 and below 1"),
     "SOLVER.EARLY_STOPPING.PATIENCE": at_least(0),
     "SOLVER.EARLY_STOPPING.MIN_DELTA": at_least(0),
     "SOLVER.BACKBONE_MULTIPLIER": at_least(0),
@@ -103,16 +103,16 @@ TRAINING: dict[str, Range] = {
     "SOLVER.WEIGHT_DECAY": at_least(0),
     "SOLVER.MOMENTUM": at_least(0),
     "SOLVER.GAMMA": at_least(0),
-    "SOLVER.STEPS": Range(lambda steps: list(steps) == sorted({*steps}), "iterations that increase"),
+    "SOLVER.STEPS": Range(lambda steps: list(steps) == sorted({*steps}), "increasing iterations"),
     "SOLVER.WARMUP_ITERS": at_least(0),
     "SOLVER.WARMUP_METHOD": one_of("linear", "constant"),
     "TEST.EVAL_PERIOD": at_least(0),
-    "MODEL.COMPILE": Range(  # CUDA graphs keep their outputs' memory, which gradients and accumulation still need
-        lambda mode: mode != "reduce-overhead", '"" or "default" in training, as "reduce-overhead" is for evaluation'
+    "MODEL.COMPILE": Range(  # CUDA graphs reuse the memory of outputs, which gradients and accumulation still need
+        lambda mode: mode != "reduce-overhead", '"" or "default" in training; "reduce-overhead" is for evaluation only'
     ),
     "TRACKERS": some_of("wandb", "mlflow"),
 }
-# keys of Detectron2's that mean nothing here: a value that differs from the default is worth a word
+# Detectron2's keys without effect here; a value other than the default gets a warning
 UNUSED = (
     "DATALOADER.SAMPLER_TRAIN",
     "DATALOADER.REPEAT_THRESHOLD",
@@ -126,16 +126,16 @@ COMPILERS = ("g++", "clang++", "c++", "cl")
 
 def check_ranges(cfg: CfgNode, ranges: dict[str, Range]) -> None:
     """Raise `UserError` naming the first key whose value is outside its range."""
-    for key, wanted in ranges.items():
+    for key, allowed in ranges.items():
         value = value_of(cfg, key)
-        if not wanted.holds(value):
-            raise UserError(f"{key}: expected {wanted.words}, got {value!r}")
+        if not allowed.holds(value):
+            raise UserError(f"{key}: expected {allowed.words}, got {value!r}")
 
 
 def check_values(values: Any, source: str = "", key: str = "") -> None:
-    """Raise `UserError` naming the first key of a config with a value that nothing can take, after `source`.
+    """Raise `UserError` naming `source` and the first key of a config with an unusable value.
 
-    Those are numbers that are not finite or are beyond 2^53, and texts with zeros.
+    Unusable are numbers that are not finite or exceed 2^53, and strings with null characters.
     """
     if isinstance(values, dict):
         for name, value in values.items():
@@ -143,8 +143,8 @@ def check_values(values: Any, source: str = "", key: str = "") -> None:
     elif isinstance(values, list | tuple):
         for value in values:
             check_values(value, source, key)
-    elif isinstance(values, str) and "\0" in values:  # which no name of a file can have
-        raise UserError(f"{source}{key}: expected a text without zeros, got {foreign.shown(values)}")
+    elif isinstance(values, str) and "\0" in values:  # file names cannot contain it
+        raise UserError(f"{source}{key}: expected a string without null characters, got {foreign.shown(values)}")
     elif type(values) is int:
         foreign.integer(values, f"{source}{key}")
     elif type(values) is float and key.rpartition(".")[2] not in MAY_BE_INFINITE:
@@ -152,13 +152,13 @@ def check_values(values: Any, source: str = "", key: str = "") -> None:
 
 
 def check_common(cfg: CfgNode) -> None:
-    """Raise `UserError` for settings that neither a training nor an evaluation can have."""
+    """Raise `UserError` for settings that are invalid in training and evaluation."""
     check_values(cfg)
     check_ranges(cfg, COMMON)
     if cfg.MODEL.COMPILE and not (os.environ.get("CXX") or any(map(shutil.which, COMPILERS))):
         raise UserError(
-            f"MODEL.COMPILE: {cfg.MODEL.COMPILE!r} needs a C++ compiler; there is none of {', '.join(COMPILERS)} on "
-            'the PATH, nor one that CXX names; install one, or set it to ""'
+            f"MODEL.COMPILE: {cfg.MODEL.COMPILE!r} needs a C++ compiler; found none of {', '.join(COMPILERS)} on "
+            'the PATH, and CXX is not set; install one, or set it to ""'
         )
     if not cfg.MODEL.DEVICE.startswith("cuda") or not torch.cuda.is_available():
         return
@@ -170,15 +170,15 @@ def check_common(cfg: CfgNode) -> None:
 
 
 def check_training(cfg: CfgNode) -> None:
-    """Raise `UserError` for settings that no training can have; warn of those that are not obeyed."""
+    """Raise `UserError` for settings that are invalid in training; warn of unused ones."""
     check_common(cfg)
     check_ranges(cfg, TRAINING)
     defaults = get_detectron2_cfg()
     for key in UNUSED:
         if value_of(cfg, key) != value_of(defaults, key):
-            logger.warning("%s %s is not used in this project's trainings", key, value_of(cfg, key))
+            logger.warning("%s %s has no effect in training", key, value_of(cfg, key))
 
 
 def check_evaluation(cfg: CfgNode) -> None:
-    """Raise `UserError` for settings that no evaluation or prediction can have."""
+    """Raise `UserError` for settings that are invalid in evaluation and prediction."""
     check_common(cfg)

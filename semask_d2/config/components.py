@@ -1,4 +1,4 @@
-"""Components without a config: their arguments by default are those of the config keys that they come from."""
+"""Construction of components without a config, with the defaults of the config keys."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ Component = TypeVar("Component")
 
 
 def with_defaults(component: type[Component], **arguments: Any) -> Component:
-    """Build a component of these `arguments`, and for the others of its `config_keys` of these keys' defaults."""
+    """Build a component from `arguments`; all others in its `config_keys` take the default of their key."""
     return component(**default_arguments(component, arguments))
 
 
 def lazy(component: type, **arguments: Any) -> dict[str, Any]:
-    """Return the LazyConfig, as Detectron2's LazyCall writes it, of what `with_defaults` builds of the same."""
+    """Return the LazyConfig, in the form of Detectron2's LazyCall, of the component that `with_defaults` builds."""
     return {"_target_": f"{component.__module__}.{component.__qualname__}", **default_arguments(component, arguments)}
 
 
 def default_arguments(component: type, arguments: dict[str, Any]) -> dict[str, Any]:
-    """Return `arguments`, and the defaults of the keys of all others that `config_keys` of a component names.
+    """Return `arguments`, and the config defaults of all other arguments in the component's `config_keys`.
 
-    What a key tells only in part, such as the shapes of features, has no default.
+    Arguments that a key determines only in part, such as the shapes of features, have no default.
     """
     cfg = get_detectron2_cfg()
     add_semask_config(cfg)

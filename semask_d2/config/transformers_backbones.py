@@ -1,4 +1,4 @@
-"""transformers' settings of Swin and ResNet backbones beside our config keys, read in both directions."""
+"""Conversion of Swin and ResNet settings between transformers and the project's config keys."""
 
 from __future__ import annotations
 
@@ -33,39 +33,39 @@ RATE = real(0, 1)
 
 
 class Setting(NamedTuple):
-    """A setting of theirs, its key here, the value that a file without it means, and what reads and checks one.
+    """Setting in a config.json: its name there, our config key, transformers' default, and a reader that checks values.
 
-    That value is transformers' default, which its files leave out, whatever ours is.
+    Files of transformers omit values equal to its defaults, which may differ from ours.
     """
 
-    theirs: str
-    ours: str
+    name: str
+    key: str
     default: Any
     read: Reader
 
 
-class TheirBackbone(NamedTuple):
-    """A kind of backbone: our config file of one, what can be set, what must be as it is there (`fixed`) and here.
+class TransformersBackbone(NamedTuple):
+    """Kind of backbone: our config file, its settings, and required values in config.json (`fixed`) and in our config.
 
-    `to_ours` gives the values by our keys that are no plain settings, of a config.json and its name; `to_theirs` theirs
-    of a config of ours. Both raise `UserError` for what the other side has not.
+    `read` returns values by our keys that no single setting determines, from a config.json and its name; `write` is the
+    reverse, from our config. Both raise `UserError` for values that the other side does not support.
     """
 
     file: str
     settings: tuple[Setting, ...]
     fixed: dict[str, Any]
-    ours: dict[str, Any]
-    to_ours: Callable[[dict[str, Any], str], dict[str, Any]] = lambda config, source: {}
-    to_theirs: Callable[[CfgNode], dict[str, Any]] = lambda cfg: {}
+    required: dict[str, Any]
+    read: Callable[[dict[str, Any], str], dict[str, Any]] = lambda config, source: {}
+    write: Callable[[CfgNode], dict[str, Any]] = lambda cfg: {}
 
 
 SWIN, RESNETS = "MODEL.SWIN", "MODEL.RESNETS"
 STAGES = ["stage1", "stage2", "stage3", "stage4"]
-SWIN_BACKBONE = TheirBackbone(
+SWIN_BACKBONE = TransformersBackbone(
     "backbones/swin_t.yaml",
     tuple(
-        Setting(f"backbone_config.{theirs}", f"{SWIN}.{ours}", default, read)
-        for theirs, ours, default, read in (
+        Setting(f"backbone_config.{name}", f"{SWIN}.{key}", default, read)
+        for name, key, default, read in (
             ("embed_dim", "EMBED_DIM", 96, whole(1, 1024)),
             ("depths", "DEPTHS", [2, 2, 6, 2], whole_numbers(4, 1, 100)),
             ("num_heads", "NUM_HEADS", [3, 6, 12, 24], whole_numbers(4, 1, 256)),
@@ -94,13 +94,13 @@ SWIN_BACKBONE = TheirBackbone(
         f"{SWIN}.QK_SCALE": None,
     },
 )
-BATCH_NORMS = ("FrozenBN", "BN", "SyncBN")  # which are the same in evaluation
-MAX_WIDTH = 2**14  # of a ResNet's first stage
-REDUCTION = 4  # of the channels within their bottlenecks
+BATCH_NORMS = ("FrozenBN", "BN", "SyncBN")  # equivalent in evaluation
+MAX_WIDTH = 2**14  # of the first stage of a ResNet
+REDUCTION = 4  # of channels within bottlenecks
 
 
-def resnet_to_ours(config: dict[str, Any], source: str) -> dict[str, Any]:
-    """Depth and widths of their ResNet."""
+def read_resnet(config: dict[str, Any], source: str) -> dict[str, Any]:
+    """Return depth and widths of a ResNet by our keys, from a config.json."""
     backbone = config["backbone_config"]
     blocks, kind = backbone.get("depths", [3, 4, 6, 3]), backbone.get("layer_type", "bottleneck")
     depth = next((n for n in BLOCKS if list(BLOCKS[n]) == blocks and (n in BASIC) == (kind == "basic")), None)
@@ -114,24 +114,24 @@ def resnet_to_ours(config: dict[str, Any], source: str) -> dict[str, Any]:
     first = integer(sizes[0], f"{source}: backbone_config.hidden_sizes", REDUCTION, MAX_WIDTH)
     if sizes != [first * 2**i for i in range(4)]:
         raise UserError(
-            f"{source}: backbone_config.hidden_sizes: expected four widths of which each is twice the one before, got "
+            f"{source}: backbone_config.hidden_sizes: expected four widths, each twice the one before, got "
             f"{shown(sizes)}"
         )
     width = 64 if depth in BASIC else first // REDUCTION
     return {f"{RESNETS}.DEPTH": depth, f"{RESNETS}.RES2_OUT_CHANNELS": first, f"{RESNETS}.WIDTH_PER_GROUP": width}
 
 
-def resnet_to_theirs(cfg: CfgNode) -> dict[str, Any]:
-    """Depth and widths of a ResNet of ours."""
+def write_resnet(cfg: CfgNode) -> dict[str, Any]:
+    """Return depth and widths of a ResNet for a config.json, from our config."""
     resnets = cfg.MODEL.RESNETS
     if resnets.DEPTH not in BLOCKS:
         raise UserError(f"{RESNETS}.DEPTH: expected one of {list(BLOCKS)}, got {resnets.DEPTH}")
     first, basic = resnets.RES2_OUT_CHANNELS, resnets.DEPTH in BASIC
     if resnets.NORM not in BATCH_NORMS:
-        raise UserError(f"{RESNETS}.NORM: transformers has no model with {resnets.NORM!r}, only with BatchNorm")
+        raise UserError(f"{RESNETS}.NORM: transformers does not support {resnets.NORM!r}, only BatchNorm")
     if not basic and first // REDUCTION != resnets.WIDTH_PER_GROUP:
         raise UserError(
-            f"{RESNETS}.WIDTH_PER_GROUP: transformers has no model with {resnets.WIDTH_PER_GROUP}, only with a quarter "
+            f"{RESNETS}.WIDTH_PER_GROUP: transformers does not support {resnets.WIDTH_PER_GROUP}, only a quarter "
             f"of RES2_OUT_CHANNELS {first}"
         )
     return {
@@ -141,7 +141,7 @@ def resnet_to_theirs(cfg: CfgNode) -> dict[str, Any]:
     }
 
 
-RESNET_BACKBONE = TheirBackbone(
+RESNET_BACKBONE = TransformersBackbone(
     "backbones/r50.yaml",
     (
         Setting("backbone_config.embedding_size", f"{RESNETS}.STEM_OUT_CHANNELS", 64, whole(1, MAX_WIDTH)),
@@ -160,6 +160,6 @@ RESNET_BACKBONE = TheirBackbone(
         f"{RESNETS}.DEFORM_ON_PER_STAGE": [False] * 4,
         f"{RESNETS}.OUT_FEATURES": ["res2", "res3", "res4", "res5"],
     },
-    resnet_to_ours,
-    resnet_to_theirs,
+    read_resnet,
+    write_resnet,
 )

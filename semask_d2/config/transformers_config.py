@@ -1,4 +1,4 @@
-"""transformers' settings of Mask2Former and MaskFormer beside our config keys, read in both directions."""
+"""Conversion of Mask2Former and MaskFormer settings between transformers and the project's config keys."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from semask_d2.config.transformers_backbones import (
     RESNET_BACKBONE,
     SWIN_BACKBONE,
     Setting,
-    TheirBackbone,
+    TransformersBackbone,
     real,
     whole,
 )
@@ -21,23 +21,23 @@ from semask_d2.utils.foreign import Section, flag, integer, shown, text
 
 
 class Family(NamedTuple):
-    """A kind of model: what can be set but its backbone, what must be as it is there (`fixed`) and here (`ours`).
+    """Kind of model: its settings, and required values in config.json (`fixed`) and in our config (`required`).
 
-    `backbones` are those it can have, by transformers' `model_type` of them, of which the first of a kind is written.
+    `backbones` are the possible backbones by their `model_type` in transformers; the first of each kind is written.
     """
 
     architecture: str
     recipe: str
     settings: tuple[Setting, ...]
     fixed: dict[str, Any]
-    ours: dict[str, Any]
-    backbones: dict[str, TheirBackbone]
+    required: dict[str, Any]
+    backbones: dict[str, TransformersBackbone]
 
 
 NAME, HEAD, MASKS = "MODEL.BACKBONE.NAME", "MODEL.SEM_SEG_HEAD", "MODEL.MASK_FORMER"
 WIDTH, LAYERS, QUERIES, WEIGHT = whole(1, 2**13), whole(1, 100), whole(1, 10_000), real(0, 1e6)
 MAX_CLASSES = 100_000
-OUR_HEAD = {f"{HEAD}.NORM": "GN", f"{HEAD}.IN_FEATURES": ["res2", "res3", "res4", "res5"]}
+HEAD_VALUES = {f"{HEAD}.NORM": "GN", f"{HEAD}.IN_FEATURES": ["res2", "res3", "res4", "res5"]}
 FAMILIES = {
     "mask2former": Family(
         "Mask2FormerForUniversalSegmentation",
@@ -69,7 +69,7 @@ FAMILIES = {
             "feature_strides": [4, 8, 16, 32],
         },
         {
-            **OUR_HEAD,
+            **HEAD_VALUES,
             f"{HEAD}.PIXEL_DECODER_NAME": "MSDeformAttnPixelDecoder",
             f"{HEAD}.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES": ["res3", "res4", "res5"],
             f"{HEAD}.DEFORMABLE_TRANSFORMER_ENCODER_N_POINTS": 4,
@@ -96,18 +96,18 @@ FAMILIES = {
         ),
         {"decoder_config.model_type": "detr", "decoder_config.activation_function": "relu"},
         {
-            **OUR_HEAD,
+            **HEAD_VALUES,
             f"{HEAD}.PIXEL_DECODER_NAME": "BasePixelDecoder",
             f"{MASKS}.TRANSFORMER_DECODER_NAME": "StandardTransformerDecoder",
             f"{MASKS}.TRANSFORMER_IN_FEATURE": "res5",
         },
-        # transformers has two Swins
+        # transformers has two Swin implementations
         {"maskformer-swin": SWIN_BACKBONE, "swin": SWIN_BACKBONE, "resnet": RESNET_BACKBONE},
     ),
 }
-OFFSET = 255  # pixels there are in 0..1, here in 0..255
+PIXEL_SCALE = 255  # transformers has pixels in 0..1, this project in 0..255
 PIXELS = {"image_mean": ("MODEL.PIXEL_MEAN", real(-1000, 1000)), "image_std": ("MODEL.PIXEL_STD", real(1e-6, 1000))}
-# how pictures are resized: in `size`, or in older files beside it
+# sizes of resized images: in `size`, or in older files at the top level
 SIDES = {"shortest_edge": ("INPUT.MIN_SIZE_TEST", "size"), "longest_edge": ("INPUT.MAX_SIZE_TEST", "max_size")}
 SIDE = whole(0, 2**31)
 
@@ -115,34 +115,34 @@ SIDE = whole(0, 2**31)
 def values_from_transformers(
     config: dict[str, Any], processor: dict[str, Any], source: str, processor_source: str = "preprocessor_config.json"
 ) -> dict[str, Any]:
-    """Our config's values, by dotted key, for the model of a `config.json`, and of a `preprocessor_config.json` or {}.
+    """Return values by our config keys for a `config.json`, and for a `preprocessor_config.json` or {}.
 
-    Raises `UserError`, naming `source` and the key, where it is a model that there is none of here, and, as of the
-    second file by `processor_source`, for a value of another type or beyond its range.
+    Raises `UserError`, naming `source` (or `processor_source`) and the key, for an unsupported model and for a value of
+    the wrong type or out of range.
     """
     settings = Section(config, source)
     family = family_of(config.get("model_type"), f"{source}: model_type")
-    backbone = their_backbone(config, source)
+    backbone = backbone_kind(config, source)
     for key, needed in (backbone.fixed | family.fixed).items():
-        found = setting_at(settings, key, needed)
-        if found != needed:
-            raise UserError(f"{source}: {key}: a model with {shown(found)} cannot be built here, only with {needed!r}")
+        value = setting_at(settings, key, needed)
+        if value != needed:
+            raise UserError(f"{source}: {key}: {shown(value)} is not supported, only {needed!r}")
     values = {
-        setting.ours: setting.read(setting_at(settings, setting.theirs, setting.default), f"{source}: {setting.theirs}")
+        setting.key: setting.read(setting_at(settings, setting.name, setting.default), f"{source}: {setting.name}")
         for setting in (*backbone.settings, *family.settings)
     }
-    values |= backbone.to_ours(config, source)
-    values |= backbone.ours | family.ours | {f"{HEAD}.NUM_CLASSES": len(names_by_id(config, source))}
+    values |= backbone.read(config, source)
+    values |= backbone.required | family.required | {f"{HEAD}.NUM_CLASSES": len(names_by_id(config, source))}
     return values | values_from_processor(Section(processor, processor_source))
 
 
 def values_from_processor(processor: Section) -> dict[str, Any]:
-    """Our config's values, by dotted key, of a `preprocessor_config.json`."""
+    """Return values by our config keys for a `preprocessor_config.json`."""
     values: dict[str, Any] = {}
     for name, (key, read) in PIXELS.items():
         numbers = processor.entries(name, None, 3)
         if numbers is not None:
-            values[key] = [OFFSET * read(x, f"{processor.source}: {name}") for x in numbers]
+            values[key] = [PIXEL_SCALE * read(x, f"{processor.source}: {name}") for x in numbers]
     size = processor.get("size", {})
     nested = Section(size if isinstance(size, dict) else {}, processor.source)
     for name, (key, older) in SIDES.items():
@@ -154,8 +154,8 @@ def values_from_processor(processor: Section) -> dict[str, Any]:
     return values
 
 
-def their_backbone(config: dict[str, Any], source: str) -> TheirBackbone:
-    """The kind of backbone in the `config.json` of a known family; `UserError`, naming `source`, for any other."""
+def backbone_kind(config: dict[str, Any], source: str) -> TransformersBackbone:
+    """Return the kind of backbone in a `config.json`; `UserError`, naming `source`, if it is unknown."""
     known = family_of(config.get("model_type"), f"{source}: model_type").backbones
     name = setting_at(Section(config, source), "backbone_config.model_type", None)
     if not isinstance(name, str) or name not in known:
@@ -164,23 +164,23 @@ def their_backbone(config: dict[str, Any], source: str) -> TheirBackbone:
 
 
 def config_for_transformers(cfg: CfgNode, names: Sequence[str] | None = None) -> dict[str, Any]:
-    """The `config.json` of a config's model, whose classes are called `names`, where they are known.
+    """Return the `config.json` of a config's model with the class names `names`, if they are known.
 
-    Raises `UserError`, naming the key, for a model that transformers has not: with semantic layers, on a backbone other
-    than Swin and ResNet, with another pixel decoder.
+    Raises `UserError`, naming the key, for a model that transformers does not support: with semantic layers, with a
+    backbone other than Swin and ResNet, or with another pixel decoder.
     """
     decoders = {"MultiScaleMaskedTransformerDecoder": "mask2former", "StandardTransformerDecoder": "maskformer"}
     name = decoders.get(cfg.MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME, "")
     family = family_of(name, f"{MASKS}.TRANSFORMER_DECODER_NAME {cfg.MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME}")
-    backbones = {kind.ours[NAME]: (name, kind) for name, kind in reversed(family.backbones.items())}
+    backbones = {kind.required[NAME]: (name, kind) for name, kind in reversed(family.backbones.items())}
     if cfg.MODEL.BACKBONE.NAME not in backbones:
         known = " and ".join(backbones)
-        raise UserError(f"{NAME}: transformers has no model with {cfg.MODEL.BACKBONE.NAME!r}, only with {known}")
+        raise UserError(f"{NAME}: transformers does not support {cfg.MODEL.BACKBONE.NAME!r}, only {known}")
     backbone_name, backbone = backbones[cfg.MODEL.BACKBONE.NAME]
-    for key, wanted in (backbone.ours | family.ours).items():
-        found = value_of(cfg, key)
-        if (list(found) if isinstance(found, tuple) else found) != wanted:
-            raise UserError(f"{key}: transformers has no model with {found!r}, only with {wanted!r}")
+    for key, expected in (backbone.required | family.required).items():
+        value = value_of(cfg, key)
+        if (list(value) if isinstance(value, tuple) else value) != expected:
+            raise UserError(f"{key}: transformers does not support {value!r}, only {expected!r}")
     names = names or [f"LABEL_{i}" for i in range(cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)]
     config: dict[str, Any] = {
         "architectures": [family.architecture],
@@ -189,21 +189,21 @@ def config_for_transformers(cfg: CfgNode, names: Sequence[str] | None = None) ->
         "label2id": {label: i for i, label in enumerate(names)},
         "backbone_config": {"model_type": backbone_name},
     }
-    for key, value in (backbone.fixed | family.fixed | backbone.to_theirs(cfg)).items():
+    for key, value in (backbone.fixed | family.fixed | backbone.write(cfg)).items():
         put(config, key, value)
     for setting in (*backbone.settings, *family.settings):
-        value = value_of(cfg, setting.ours)
-        put(config, setting.theirs, list(value) if isinstance(value, tuple) else value)
+        value = value_of(cfg, setting.key)
+        put(config, setting.name, list(value) if isinstance(value, tuple) else value)
     return config
 
 
 def processor_for_transformers(cfg: CfgNode) -> dict[str, Any]:
-    """The `preprocessor_config.json` of a config's model."""
+    """Return the `preprocessor_config.json` of a config's model."""
     kind = "Mask2Former" if "Multi" in cfg.MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME else "MaskFormer"
     return {
         "image_processor_type": f"{kind}ImageProcessor",
-        "image_mean": [x / OFFSET for x in cfg.MODEL.PIXEL_MEAN],
-        "image_std": [x / OFFSET for x in cfg.MODEL.PIXEL_STD],
+        "image_mean": [x / PIXEL_SCALE for x in cfg.MODEL.PIXEL_MEAN],
+        "image_std": [x / PIXEL_SCALE for x in cfg.MODEL.PIXEL_STD],
         "size": {"shortest_edge": cfg.INPUT.MIN_SIZE_TEST, "longest_edge": cfg.INPUT.MAX_SIZE_TEST},
         "size_divisor": 32,
         "ignore_index": cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
@@ -211,9 +211,9 @@ def processor_for_transformers(cfg: CfgNode) -> dict[str, Any]:
 
 
 def names_by_id(config: dict[str, Any], source: str = "config.json") -> list[str]:
-    """The names of a `config.json`'s classes in the order of their ids; two nameless ones where it has none.
+    """Return the class names in a `config.json` in the order of their ids; LABEL_0 and LABEL_1 if it has none.
 
-    Raises `UserError`, naming `source`, where they are no names by id.
+    Raises `UserError`, naming `source`, unless they are names by id.
     """
     labels = Section(config, source).section("id2label", None)
     if labels is None:
@@ -221,7 +221,7 @@ def names_by_id(config: dict[str, Any], source: str = "config.json") -> list[str
     source = labels.source
     integer(len(labels.values), f"{source}: number of classes", 1, MAX_CLASSES)
     names: dict[int, str] = {}
-    for key, label in ((str(key), label) for key, label in labels.values.items()):  # whose ids are numbers in Python
+    for key, label in ((str(key), label) for key, label in labels.values.items()):  # from Python, ids may be int
         if not (key.isascii() and key.isdecimal() and len(key) < 10) or int(key) in names:
             raise UserError(f"{source}: expected class ids such as '0', each once, got {shown(key)}")
         names[int(key)] = str(label) if type(label) is int else text(label, f"{source}.{key}")
@@ -229,14 +229,14 @@ def names_by_id(config: dict[str, Any], source: str = "config.json") -> list[str
 
 
 def family_of(name: Any, what: str) -> Family:
-    """The family of transformers' `model_type`; `UserError`, saying of `what`, where there is none."""
+    """Return the family of a transformers `model_type`; `UserError`, naming `what`, if it is unknown."""
     if not isinstance(name, str) or name not in FAMILIES:
         raise UserError(f"{what}: expected one of {', '.join(FAMILIES)}, got {shown(name)}")
     return FAMILIES[name]
 
 
 def setting_at(section: Section, key: str, default: Any) -> Any:
-    """The value of a dotted key of a config.json, `default` where it, or a section of it, is missing or null."""
+    """Return the value of a dotted key of a config.json; `default` if the key or a section is missing or null."""
     *names, leaf = key.split(".")
     for name in names:
         nested = section.section(name, None)

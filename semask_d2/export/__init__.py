@@ -1,1 +1,1 @@
-"""Models outside of the training code: graphs of standard operators, the files they are written to, and their proof."""
+"""Export of models: graphs of standard operators, files in several formats, and their verification."""

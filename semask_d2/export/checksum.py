@@ -1,8 +1,8 @@
-"""A checksum of an exported file in its own metadata, so that a damaged file is refused and not run.
+"""Checksum in the metadata of an exported file, so that a damaged file is rejected instead of run.
 
-It is the SHA-256 of the file's bytes, in which its own digits count as zeros; of OpenVINO's two files, of the XML and
-then the weights; of a program of torch.export, which is a zip archive, of the metadata and then each other member's
-name and content, in the order of the names.
+It is the SHA-256 of the bytes of the file, with its own digits counted as zeros. For the two files of OpenVINO it
+covers the XML, then the weights. A program of torch.export is a zip archive: it covers the metadata, then the name and
+content of each other member, in the order of names.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from pathlib import Path
 from semask_d2.utils.errors import UserError
 
 FIELD = "sha256"
-BLANK = "0" * 64  # stands in the metadata until the file is written
+BLANK = "0" * 64  # placeholder in the metadata until the file is written
 NAME = FIELD.encode()
-DIGITS = re.compile(NAME + rb'(?:"|&quot;): ?(?:"|&quot;)([0-9a-f]{64})(?:"|&quot;)')  # in JSON, and that in XML
+DIGITS = re.compile(NAME + rb'(?:"|&quot;): ?(?:"|&quot;)([0-9a-f]{64})(?:"|&quot;)')  # in JSON, or JSON within XML
 Bytes = bytes | mmap.mmap
 
 
 def seal(paths: Sequence[Path]) -> None:
-    """Fill in the digits in the first of the files that belong together, whose metadata has BLANK in their place."""
+    """Write the checksum of an exported file (all of its `paths`) over BLANK in the first of them."""
     place, digits = _digest_of_files(paths)
-    assert place is not None, f"{paths[0]}: no checksum in the metadata that was written"
+    assert place is not None, f"{paths[0]}: no checksum field in the metadata"
     with open(paths[0], "r+b") as file:
         file.seek(place)
         file.write(digits)
 
 
 def verify(paths: Sequence[Path], source: str | os.PathLike) -> bool:
-    """Return whether files that belong together have a checksum; `UserError`, naming `source`, for a wrong one."""
+    """Return whether an exported file (all of its `paths`) has a checksum; `UserError` naming `source` if wrong."""
     place, digits = _digest_of_files(paths)
     if place is None:
         return False
@@ -47,10 +47,10 @@ def verify(paths: Sequence[Path], source: str | os.PathLike) -> bool:
 
 
 def sealed_archive(data: bytes, member: str) -> bytes:
-    """Return a zip archive anew, without compression, with the digits filled in, in the `member` of the metadata."""
+    """Rewrite a zip archive without compression, with its checksum in the metadata `member`."""
     members = _members(data, member)
     place, digits = _digest(_parts(members))
-    assert place is not None, f"no checksum in {member}"
+    assert place is not None, f"no checksum field in {member}"
     name, metadata = members[0]
     members[0] = (name, metadata[:place] + digits + metadata[place + len(digits) :])
     file = io.BytesIO()
@@ -61,14 +61,14 @@ def sealed_archive(data: bytes, member: str) -> bytes:
 
 
 def verify_archive(path: Path, member: str) -> None:
-    """Raise `UserError` where a zip archive that `sealed_archive` wrote has changed."""
+    """Raise `UserError` if an archive written by `sealed_archive` has changed."""
     try:
         members = _members(path.read_bytes(), member)
-    except Exception as error:  # zipfile's own, and those of what it meets
+    except Exception as error:  # zipfile passes on errors of many types
         raise _damaged(path) from error
     place, digits = _digest(_parts(members))
     if place is None:
-        raise UserError(f"{path}: no checksum in it; write it again with semask export")
+        raise UserError(f"{path}: has no checksum; export it again with semask export")
     _require_equal(members[0][1][place : place + len(digits)], digits, path)
 
 
@@ -78,7 +78,7 @@ def _require_equal(written: bytes, digits: bytes, source: str | os.PathLike) -> 
 
 
 def _damaged(source: str | os.PathLike) -> UserError:
-    return UserError(f"{source}: damaged, as its checksum is another; copy it anew, or write it with semask export")
+    return UserError(f"{source}: damaged (wrong checksum); copy the file again, or export it again with semask export")
 
 
 def _digest_of_files(paths: Sequence[Path]) -> tuple[int | None, bytes]:
@@ -86,13 +86,13 @@ def _digest_of_files(paths: Sequence[Path]) -> tuple[int | None, bytes]:
         parts: list[Bytes] = []
         for path in paths:
             file = stack.enter_context(open(path, "rb"))
-            empty = os.fstat(file.fileno()).st_size == 0  # which cannot be mapped
+            empty = os.fstat(file.fileno()).st_size == 0  # an empty file cannot be mapped
             parts.append(b"" if empty else stack.enter_context(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)))
         return _digest(parts)
 
 
 def _digest(parts: Sequence[Bytes]) -> tuple[int | None, bytes]:
-    """Return where the one checksum in the first of `parts` begins, None without one, and what its digits must be."""
+    """Return the position of the single checksum in the first of `parts`, or None, and the correct digits."""
     first, *others = parts
     places, at = [], first.find(NAME)
     while at >= 0:
@@ -112,7 +112,7 @@ def _digest(parts: Sequence[Bytes]) -> tuple[int | None, bytes]:
 
 
 def _members(data: bytes, member: str) -> list[tuple[str, bytes]]:
-    """Return the names and contents of an archive, those of the metadata first."""
+    """Return names and contents of the members of an archive, with the metadata first."""
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         names = sorted(archive.namelist(), key=lambda name: (not name.endswith(member), name))
         return [(name, archive.read(name)) for name in names]

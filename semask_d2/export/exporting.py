@@ -1,4 +1,4 @@
-"""From a trained run to an exported file that is proved."""
+"""Export of a trained model to a verified file."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ RUNNERS: dict[str, Callable[[Path], ExportedModel]] = {
 
 
 def describe(cfg: CfgNode, classes: Classes, graph: SegmentationGraph, settings: GraphSettings) -> ExportMetadata:
-    """Return the metadata of a file of `graph`."""
+    """Return the metadata of the exported `graph`."""
     model = graph.model
     return ExportMetadata(
         version=__version__,
         architecture=cfg.MODEL.META_ARCHITECTURE,
         classes=classes,
-        min_size=int(cfg.INPUT.MIN_SIZE_TEST) if graph.size_rule is None else 0,  # else there is no more to resize
+        min_size=int(cfg.INPUT.MIN_SIZE_TEST) if graph.size_rule is None else 0,  # 0 if the graph itself resizes
         max_size=int(cfg.INPUT.MAX_SIZE_TEST),
         channel_order=cfg.INPUT.FORMAT,
         size_divisibility=model.size_divisibility,
@@ -52,23 +52,25 @@ def describe(cfg: CfgNode, classes: Classes, graph: SegmentationGraph, settings:
 
 
 def check_settings(kind: str, settings: GraphSettings, outputs: Outputs, *, normalize: bool) -> None:
-    """Raise `UserError` for what a format cannot do."""
+    """Raise `UserError` for settings that a format does not support."""
     if kind == "torch_export" and settings.size is None:
         raise UserError(
-            "--dynamic: torch_export takes a fixed size, for which add --size H W; onnx and openvino take any"
+            "--dynamic: torch_export supports a fixed size only; use --size H W, or --format onnx or openvino"
         )
     if kind == "torch_export" and settings.half_weights:
-        raise UserError("--fp16: expected --format onnx or openvino; a program of torch.export keeps its weights")
+        raise UserError("--fp16: expected --format onnx or openvino; torch_export keeps fp32 weights")
     if settings.size is not None and min(settings.size) < 1:
-        raise UserError(f"--size {' '.join(map(str, settings.size))}: expected a height and a width of at least 1")
+        raise UserError(f"--size {' '.join(map(str, settings.size))}: expected height and width of at least 1")
     if settings.batch is not None and settings.batch < 1:
         raise UserError(f"--batch {settings.batch}: expected at least 1, or any")
     if not normalize and settings.input_type == "uint8":
-        raise UserError("--no-normalize: add --input float, as normalized pictures are not whole numbers")
+        raise UserError("--no-normalize: add --input float, because normalized images are not integers")
     if settings.resize and not normalize:
-        raise UserError("--resize: leave out --no-normalize, as what is resized are pictures of 0 to 255")
+        raise UserError("--resize: remove --no-normalize, because images are resized before normalization")
     if settings.resize and outputs == "logits":
-        raise UserError("--resize: expected --outputs labels or scores, as logits have the size of the resized picture")
+        raise UserError(
+            "--resize: expected --outputs labels or scores, because logits have the size of the resized image"
+        )
 
 
 def export_model(
@@ -81,19 +83,19 @@ def export_model(
     *,
     outputs: Outputs = "labels",
     normalize: bool = True,
-    pictures: Sequence[np.ndarray] = (),
+    images: Sequence[np.ndarray] = (),
 ) -> list[Agreement]:
-    """Write `path` in the format `kind`, run it beside `model` (fp32, on a CPU, in evaluation mode), and keep it if
+    """Write `path` in the format `kind`, compare it with `model` (fp32, on a CPU, in evaluation mode), and keep it if
     they agree.
 
-    The comparison is on `pictures`, batches (B, 3, H, W) uint8, or on random ones. Raises `UserError` for settings or a
-    path that cannot be, and, leaving no file and an older one as it was, where file and model disagree.
+    They are compared on `images`, batches (B, 3, H, W) uint8, or on random images. Raises `UserError` for invalid
+    settings or an invalid path, and if file and model disagree. In that case `path` is unchanged.
     """
     path = Path(path)
     check_settings(kind, settings, outputs, normalize=normalize)
     require_file_name(path, SUFFIXES[kind])
     if path.suffix != SUFFIXES[kind]:
-        raise UserError(f"--output {path}: expected a name that ends in {SUFFIXES[kind]} for --format {kind}")
+        raise UserError(f"--output {path}: expected a name ending in {SUFFIXES[kind]} for --format {kind}")
     require_writable(path.parent, "--output")
     remove_stale(path.parent)
     size_rule = (int(cfg.INPUT.MIN_SIZE_TEST), int(cfg.INPUT.MAX_SIZE_TEST)) if settings.resize else None
@@ -102,20 +104,22 @@ def export_model(
     with exported_beside(path) as temporary:
         try:
             WRITERS[kind](graph, temporary, metadata, settings)
-            agreements = prove(RUNNERS[kind](temporary), graph, settings, pictures)
+            agreements = prove(RUNNERS[kind](temporary), graph, settings, images)
         except Exception as error:
             if out_of_memory(error):
                 raise UserError(f"{path}: not written, out of memory; choose a smaller --size, or --batch 1") from error
             if not isinstance(error, (RuntimeError, UnusableExport)):
                 raise
-            # of a runtime that cannot compute what it has read
+            # the runtime has read the file but cannot run it
             reason = error.reason if isinstance(error, UnusableExport) else last_line(error)
-            raise UserError(f"{path}: not written, as {kind} cannot run it ({reason}); try another --format") from error
+            raise UserError(
+                f"{path}: not written, because {kind} cannot run it ({reason}); try another --format"
+            ) from error
         tolerance = HALF_TOLERANCE if settings.half_weights else TOLERANCE
         wrong = [agreement for agreement in agreements if not agreement.within(tolerance)]
         if wrong:
             raise UserError(
-                f"{path}: not written, as the file does not do what the model does ({wrong[0]}; up to {tolerance:g} "
+                f"{path}: not written, because the results of file and model differ ({wrong[0]}; up to {tolerance:g} "
                 "is allowed); try another --format, or --no-grid-sample"
             )
         put_all_in_place(temporary, path)
@@ -123,13 +127,13 @@ def export_model(
 
 
 def require_file_name(path: Path, suffix: str) -> None:
-    """Raise `UserError` where `path` is a folder or no name that a file can have; writing takes minutes."""
+    """Raise `UserError` early if `path` is a folder or an invalid file name, because exporting takes minutes."""
     try:
         is_folder = stat.S_ISDIR(os.stat(path).st_mode)
     except (FileNotFoundError, NotADirectoryError):
         return
     except ValueError as error:
-        raise UserError(f"--output {path}: no file name: {error}") from error
+        raise UserError(f"--output {path}: invalid file name: {error}") from error
     except OSError as error:
         raise UserError(f"--output {path}: cannot be written: {error.strerror}; choose another name") from error
     if is_folder:

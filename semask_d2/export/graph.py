@@ -1,4 +1,4 @@
-"""A model as one function of a batch of pictures, of standard operators alone."""
+"""Model as a single function of a batch of images, in standard operators only."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from semask_d2.export.resizing import resize_pictures
+from semask_d2.export.resizing import resize_images
 from semask_d2.modeling.meta_arch.base import SemanticSegmenter
 from semask_d2.modeling.transformer_decoders import MaskPredictions
 
@@ -18,18 +18,18 @@ MASK_LOGITS, PIXEL_LOGITS = ("class_logits", "mask_logits"), ("logits",)
 
 
 def output_names(model: SemanticSegmenter, outputs: Outputs) -> tuple[str, ...]:
-    """What a graph of `model` gives: labels, scores, or the logits that its head makes."""
+    """Return the names of the outputs: labels, scores, or the logits of the head."""
     if outputs == "logits":
         return MASK_LOGITS if model.scores_are_probabilities else PIXEL_LOGITS
     return LABELS if outputs == "labels" else SCORES
 
 
 class SegmentationGraph(nn.Module):
-    """Pictures (B, 3, H, W) in 0..255 to `labels` (B, H, W) int64 or `scores` (B, K, H, W), at the pictures' size.
+    """Graph from images (B, 3, H, W) in 0..255 to `labels` (B, H, W) int64 or `scores` (B, K, H, W) at their size.
 
-    As "logits", those of the head: `class_logits` (B, Q, K + 1) and `mask_logits` (B, Q, h, w) of the padded picture at
-    stride 4, or the `logits` (B, K, h, w) of Semantic FPN. With `normalize` False pictures come normalized. With a
-    `size_rule`, the short edge and the longest side of `resized_shape`, pictures go through the model at that size.
+    Outputs "logits" are those of the head: `class_logits` (B, Q, K + 1) and `mask_logits` (B, Q, h, w) of the padded
+    image at stride 4, or the `logits` (B, K, h, w) of Semantic FPN. With `normalize` False the caller normalizes
+    images. With a `size_rule`, the short edge and longest side of `resized_shape`, images are first resized.
     """
 
     def __init__(
@@ -47,11 +47,11 @@ class SegmentationGraph(nn.Module):
         self.size_rule = size_rule
 
     def forward(self, image: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """The graph's outputs, in the order of `output_names`."""
+        """Return the outputs in the order of `output_names`."""
         x = image.float()
         size = (image.shape[-2], image.shape[-1])
         if self.size_rule is not None:
-            x = resize_pictures(x, *self.size_rule)
+            x = resize_images(x, *self.size_rule)
         if self.normalize:
             x = (x - self.model.normalizer.mean) / self.model.normalizer.std
         height, width = x.shape[-2:]
@@ -73,19 +73,19 @@ class SegmentationGraph(nn.Module):
                 return predictions
             scores = upsampled(predictions, (height, width))
             if self.size_rule is not None:
-                scores = upsampled(scores, size)  # once more, as `SeMaskFPN` does it
+                scores = upsampled(scores, size)  # a second time, as in `SeMaskFPN`
         return scores.argmax(1) if self.outputs == "labels" else scores
 
 
 def upsampled(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Maps (B, C, h, w) resized to (B, C, *size), bilinearly, with half-pixel centers."""
+    """Resize maps (B, C, h, w) to (B, C, *size) bilinearly, with half-pixel centers."""
     return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
 
 
 def mask_scores(class_logits: Tensor, mask_logits: Tensor) -> Tensor:
-    """Class scores (B, K, H, W) of `class_logits` (B, Q, K + 1) and `mask_logits` (B, Q, H, W).
+    """Return class scores (B, K, H, W) from `class_logits` (B, Q, K + 1) and `mask_logits` (B, Q, H, W).
 
-    The sum over queries of class probability times mask probability (MaskFormer, arXiv 2107.06278, section 3.4).
+    Scores are sums over queries of class times mask probability (MaskFormer, arXiv 2107.06278, section 3.4).
     """
     probability = class_logits.softmax(-1)[..., :-1].transpose(1, 2)  # (B, K, Q)
     scores = torch.matmul(probability, mask_logits.sigmoid().flatten(2))
@@ -93,12 +93,12 @@ def mask_scores(class_logits: Tensor, mask_logits: Tensor) -> Tensor:
 
 
 def resizes_masks_first(model: SemanticSegmenter) -> bool:
-    """Whether a model brings masks to a picture's own size before it makes scores of them."""
+    """Return whether a model resizes masks to the size of the image before it computes scores."""
     return getattr(model, "resize_masks_first", False)
 
 
 def resized_scores(class_logits: Tensor, mask_logits: Tensor, size: tuple[int, int], *, masks_first: bool) -> Tensor:
-    """`mask_scores` at another `size` (H, W): resized, or with `masks_first` of resized mask logits."""
+    """Return `mask_scores` at another `size` (H, W): resized, or with `masks_first` from resized mask logits."""
     if masks_first:
         return mask_scores(class_logits, upsampled(mask_logits, size))
     return upsampled(mask_scores(class_logits, mask_logits), size)

@@ -1,4 +1,4 @@
-"""The inputs and outputs of an exported graph, held against what its metadata says: before it is run, and after."""
+"""Checks of the inputs and outputs of an exported graph against its metadata, before and after it runs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TYPES = {"uint8": "uint8", "float": "float32"}  # NumPy's names
 
 
 class Port(NamedTuple):
-    """An input or output of a graph: `kind` is NumPy's name of its type; a free dimension of `shape` is None."""
+    """Input or output of a graph: `kind` is the NumPy name of its type; free dimensions of `shape` are None."""
 
     name: str
     kind: str
@@ -26,19 +26,19 @@ class Port(NamedTuple):
 
 
 def spelled(shape: Sequence[int | None]) -> str:
-    """Return a shape in a message."""
+    """Format a shape for a message."""
     return " x ".join("any" if length is None else str(length) for length in shape) or "a single number"
 
 
 def check_graph(metadata: ExportMetadata, inputs: Sequence[Port], outputs: Sequence[Port], path: os.PathLike) -> None:
-    """Raise `UserError`, naming `path` and the input or output, where the graph is not one for the metadata."""
+    """Raise `UserError`, naming `path` and the input or output, if the graph contradicts the metadata."""
     if [port.name for port in inputs] != [INPUT]:
-        raise _other(path, f"inputs {shown([port.name for port in inputs])}", f"one, {INPUT}")
+        raise _mismatch(path, f"inputs {shown([port.name for port in inputs])}", f"one, {INPUT}")
     _check_port(inputs[0], TYPES[metadata.input_type], (None, 3, None, None), path)
     by_name = {port.name: port for port in outputs}
     for name in metadata.outputs:
         if name not in by_name:
-            raise _other(path, f"outputs {shown(list(by_name))}", f"{name} among them, as the metadata says")
+            raise _mismatch(path, f"outputs {shown(list(by_name))}", f"{name} among them, as the metadata says")
         kind = "int64" if name == "labels" else "float32"
         _check_port(by_name[name], kind, _output_shape(name, len(metadata.classes)), path)
 
@@ -46,7 +46,7 @@ def check_graph(metadata: ExportMetadata, inputs: Sequence[Port], outputs: Seque
 def check_results(
     metadata: ExportMetadata, results: Sequence[np.ndarray], image: tuple[int, ...], path: os.PathLike
 ) -> None:
-    """Raise `UserError`, naming `path`, where what a graph gives for an `image` (B, 3, H, W) is not of the metadata."""
+    """Raise `UserError`, naming `path`, if results for an `image` (B, 3, H, W) contradict the metadata."""
     batch, _, height, width = image
     classes = len(metadata.classes)
     for name, result in zip(metadata.outputs, results, strict=True):
@@ -55,13 +55,13 @@ def check_results(
         if name in ("labels", "scores"):
             expected[-2:] = height, width
         if not _fits(result.shape, expected) or 0 in result.shape:
-            raise _other(path, f"{name} of shape {result.shape}", f"{spelled(expected)} for {spelled(image)}")
+            raise _mismatch(path, f"{name} of shape {result.shape}", f"{spelled(expected)} for {spelled(image)}")
     if metadata.outputs == ["labels"] and not 0 <= results[0].min() <= results[0].max() < classes:
-        found = f"labels from {results[0].min()} to {results[0].max()}"
-        raise _other(path, found, f"at most {classes - 1}, for {classes} classes")
+        actual = f"labels from {results[0].min()} to {results[0].max()}"
+        raise _mismatch(path, actual, f"at most {classes - 1}, for {classes} classes")
     if len(results) == 2 and results[0].shape[1] != results[1].shape[1]:
         counts = " and ".join(str(result.shape[1]) for result in results)
-        raise _other(path, f"{' and '.join(metadata.outputs)} of {counts} queries", "equal numbers")
+        raise _mismatch(path, f"{' and '.join(metadata.outputs)} of {counts} queries", "equal numbers")
 
 
 def _output_shape(name: str, classes: int) -> tuple[int | None, ...]:
@@ -73,16 +73,16 @@ def _output_shape(name: str, classes: int) -> tuple[int | None, ...]:
 
 def _check_port(port: Port, kind: str, shape: Sequence[int | None], path: os.PathLike) -> None:
     if port.kind != kind:
-        raise _other(path, f"{port.name} of type {port.kind}", kind)
+        raise _mismatch(path, f"{port.name} of type {port.kind}", kind)
     if not _fits(port.shape, shape) or any(length is not None and length < 1 for length in port.shape):
-        raise _other(path, f"{port.name} of shape {spelled(port.shape)}", spelled(shape))
+        raise _mismatch(path, f"{port.name} of shape {spelled(port.shape)}", spelled(shape))
 
 
 def _fits(shape: Sequence[int | None], expected: Sequence[int | None]) -> bool:
-    """Return whether two shapes can be of one array."""
+    """Return whether one array can have both shapes."""
     pairs = zip(shape, expected, strict=False)
     return len(shape) == len(expected) and all(a is None or b is None or a == b for a, b in pairs)
 
 
-def _other(path: os.PathLike, found: str, expected: str) -> UserError:
-    return UserError(f"{path}: its graph has {found}; expected {expected}: write the file again with semask export")
+def _mismatch(path: os.PathLike, actual: str, expected: str) -> UserError:
+    return UserError(f"{path}: its graph has {actual}; expected {expected}: export it again with semask export")

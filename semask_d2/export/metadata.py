@@ -1,4 +1,4 @@
-"""What an exported file says of itself, so that pictures can be segmented and drawn with nothing else."""
+"""Metadata of an exported file: everything needed to segment and draw images with it."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from semask_d2.utils.classes import Classes
 from semask_d2.utils.errors import UserError
 from semask_d2.utils.foreign import Section, entries, integer, number, shown
 
-KEY = "semask_d2"  # the name that the metadata has in a file
+KEY = "semask_d2"  # name of the metadata in a file
 MAX_CLASSES = 100_000
-MAX_SIDE = 2**16  # pixels that a picture's shorter side can be resized to
+MAX_SIDE = 2**16  # pixels of the shorter side after resizing
 MAX_PIXEL_VALUE = 1e6
 LEAST_STD = 1e-6
 
 
 @dataclass(frozen=True)
 class ExportMetadata:
-    """The classes, how pictures are prepared, and what comes out.
+    """Classes, preparation of images, and outputs of an exported file.
 
-    Pictures are resized so that the shorter side is `min_size` (0: not at all) and the longer at most `max_size`, with
-    channels in `channel_order`. Where `normalized` is False the caller subtracts `pixel_mean` and divides by
+    Images are resized so that the shorter side is `min_size` (0: not at all) and the longer at most `max_size`, with
+    channels in `channel_order`. If `normalized` is False, the caller subtracts `pixel_mean` and divides by
     `pixel_std`. The graph itself pads to a multiple of `size_divisibility`.
     """
 
@@ -43,10 +43,10 @@ class ExportMetadata:
     scores_are_probabilities: bool
     resize_masks_first: bool
     input_type: str
-    value_range: list[float] = field(default_factory=list)  # INPUT.VALUE_RANGE; files of older versions have none
+    value_range: list[float] = field(default_factory=list)  # INPUT.VALUE_RANGE; missing in files of older versions
 
     def as_dict(self) -> dict[str, Any]:
-        """Return plain values by the keys that they have in a file."""
+        """Return plain values by their keys in a file."""
         values: dict[str, Any] = {}
         for known in fields(self):
             value = getattr(self, known.name)
@@ -54,43 +54,45 @@ class ExportMetadata:
         return values
 
     def as_text(self) -> str:
-        """JSON, as it stands in the file until its checksum is known."""
+        """Return the JSON text for a file whose checksum is not yet known."""
         return json.dumps(self.as_dict() | {FIELD: BLANK})
 
     @classmethod
     def from_text(
         cls, source_text: str | None, path: str | os.PathLike, *, has_checksum: bool = True
     ) -> ExportMetadata:
-        """Read `as_text`'s text; `UserError` naming `path`, and the key that is wrong.
+        """Parse the result of `as_text`; `UserError` names `path` and the wrong key.
 
-        `has_checksum` says that the file's checksum was found and is right. Files of older versions have none.
+        `has_checksum` says that the file has a correct checksum. Files of older versions have none.
         """
         try:
             values = json.loads(source_text or "")
         except (ValueError, RecursionError):
             values = None
         if not isinstance(values, dict):
-            raise UserError(f"{path}: no metadata of a model of this project in it; write the file with semask export")
+            raise UserError(f"{path}: has no metadata of this project; write the file with semask export")
         known = {known.name for known in fields(cls)} - {"classes"} | Classes.of(()).as_dict().keys()
         unknown = values.keys() - known
-        if unknown and not has_checksum:  # in no version: a checksum that is not whole, or a damaged key
+        if unknown and not has_checksum:  # no version has this key: the checksum or a key is damaged
             raise UserError(f"{path}: damaged metadata ({shown(sorted(unknown)[0])}); write it with semask export")
         return _read(Section(values, f"{path}: metadata"))
 
 
 def _range(section: Section) -> list[float]:
-    """Return the values of black and of white, or []."""
+    """Return the values of black and white, or []."""
     values = section.entries("value_range", [])
     if not values:
         return []
     low, high = (number(x, f"{section.source}: value_range") for x in entries(values, section.source, 2))
     if low >= high:
-        raise UserError(f"{section.source}: value_range: expected a higher value of white, got {shown(values)}")
+        raise UserError(
+            f"{section.source}: value_range: expected a larger value for white than for black, got {shown(values)}"
+        )
     return [low, high]
 
 
 def _read(section: Section) -> ExportMetadata:
-    """Return the metadata of a mapping, every value of its type and in its range."""
+    """Read the metadata and check the type and range of every value."""
     classes = Classes.from_dict(section)
     integer(len(classes), f"{section.source}: number of class_names", 1, MAX_CLASSES)
     outputs = section.entries("outputs")

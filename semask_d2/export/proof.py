@@ -1,4 +1,4 @@
-"""The proof of an export: the file is run, and what it says is compared with what the model says."""
+"""Verification of an export: run the file and compare its results with those of the model."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ from semask_d2.export.graph import SegmentationGraph
 from semask_d2.export.running import ExportedModel
 from semask_d2.export.writing import GraphSettings
 
-TOLERANCE, HALF_TOLERANCE = 1e-3, 5e-2  # of a score, or of a logit in units of the largest
-EQUAL = 0.999  # of the labels; others may be where two classes' scores differ by less than the tolerance
+TOLERANCE, HALF_TOLERANCE = 1e-3, 5e-2  # of scores, or of logits relative to the largest
+EQUAL = 0.999  # of the labels; scores of two classes that differ by less than the tolerance may swap
 SIZES = ((64, 96), (96, 64), (70, 106), (128, 128), (33, 97))
-SHORT_EDGE = 80  # that those sizes are for where pictures are resized: some are smaller and some larger
+SHORT_EDGE = 80  # short edge that SIZES assume if images are resized; some are smaller, some larger
 
 
 class Agreement(NamedTuple):
-    """How a file agrees with its model on one batch.
+    """Agreement of a file with its model on one batch.
 
-    `error` is the largest difference of a score, or of a logit in units of the largest; of labels, by how much the
-    model's own score of a chosen class lies below its highest. `equal` is the share of equal labels, None of logits.
+    `error` is the largest difference of scores, or of logits relative to the largest. For labels it is the largest
+    amount by which the model's score of the chosen class lies below its highest score. `equal` is the fraction of equal
+    labels, None for logits.
     """
 
     shape: tuple[int, ...]
@@ -33,9 +34,9 @@ class Agreement(NamedTuple):
     equal: float | None
 
     def within(self, tolerance: float) -> bool:
-        """Whether the file may be used."""
-        few = self.equal is None or self.equal >= (EQUAL if tolerance == TOLERANCE else 1 - tolerance)
-        return few and self.error <= tolerance  # and so False where the error is no number
+        """Return whether the file agrees closely enough to be used."""
+        labels_agree = self.equal is None or self.equal >= (EQUAL if tolerance == TOLERANCE else 1 - tolerance)
+        return labels_agree and self.error <= tolerance  # False if the error is NaN
 
     def __str__(self) -> str:
         batch, _, height, width = self.shape
@@ -43,8 +44,8 @@ class Agreement(NamedTuple):
         return f"{batch} x {height} x {width}: maximal error {self.error:.2g}{labels}"
 
 
-def random_pictures(settings: GraphSettings, size_rule: tuple[int, int] | None) -> Iterable[np.ndarray]:
-    """Batches (B, 3, H, W) uint8 of random pictures: of the graph's size, or of several."""
+def random_images(settings: GraphSettings, size_rule: tuple[int, int] | None) -> Iterable[np.ndarray]:
+    """Yield batches (B, 3, H, W) uint8 of random images: of the size of the graph, or of several sizes."""
     generator = np.random.default_rng(0)
     sizes = SIZES if settings.size is None else (settings.size,)
     if settings.size is None and size_rule is not None and size_rule[0] > 0:
@@ -58,64 +59,64 @@ def random_pictures(settings: GraphSettings, size_rule: tuple[int, int] | None) 
 
 @torch.no_grad()
 def agreement_on(exported: ExportedModel, graph: SegmentationGraph, image: np.ndarray, input_type: str) -> Agreement:
-    """Run both on `image` (B, 3, H, W) uint8: labels and scores beside the model's own, logits beside the graph's."""
+    """Compare both on `image` (B, 3, H, W) uint8: labels and scores with the model, logits with the graph."""
     given = image if graph.normalize and input_type == "uint8" else image.astype(np.float32)
     if not graph.normalize:
         normalizer = graph.model.normalizer
         given = (given - normalizer.mean.numpy()) / normalizer.std.numpy()
-    found = [torch.from_numpy(x) for x in exported(given)]
+    results = [torch.from_numpy(x) for x in exported(given)]
     if graph.outputs == "logits":
         expected = graph(torch.from_numpy(given))
-        pairs = zip(found, expected if isinstance(expected, tuple) else (expected,), strict=True)
+        pairs = zip(results, expected if isinstance(expected, tuple) else (expected,), strict=True)
         return Agreement(image.shape, max(relative(x, y) for x, y in pairs), None)
     scores = model_scores(graph, image)
     if graph.outputs == "scores":
         error = (
-            relative(found[0], scores)
+            relative(results[0], scores)
             if not graph.model.scores_are_probabilities
-            else largest_magnitude(found[0] - scores)
+            else largest_magnitude(results[0] - scores)
         )
-        return Agreement(image.shape, error, share_of_equals(found[0].argmax(1), scores.argmax(1)))
-    chosen = scores.gather(1, found[0].long()[:, None])[:, 0]
+        return Agreement(image.shape, error, share_of_equals(results[0].argmax(1), scores.argmax(1)))
+    chosen = scores.gather(1, results[0].long()[:, None])[:, 0]
     error = (scores.amax(1) - chosen).max().item()
     if not graph.model.scores_are_probabilities:
         error /= max(1.0, scores.abs().max().item())
-    return Agreement(image.shape, error, share_of_equals(found[0], scores.argmax(1)))
+    return Agreement(image.shape, error, share_of_equals(results[0], scores.argmax(1)))
 
 
 def model_scores(graph: SegmentationGraph, image: np.ndarray) -> Tensor:
-    """The scores (B, K, H, W) of pictures (B, 3, H, W) by the model itself, resized as `Predictor` does it."""
+    """Return the model's scores (B, K, H, W) of images (B, 3, H, W), resized as `Predictor` does."""
     inputs: list[dict] = [{"image": torch.from_numpy(x)} for x in image]
     if graph.size_rule is not None:
         height, width = image.shape[2:]
-        pictures = [Image.fromarray(x) for x in np.ascontiguousarray(image.transpose(0, 2, 3, 1))]
-        resized = [resized_tensor(picture, *graph.size_rule, "RGB") for picture in pictures]  # its channels stay
+        pil_images = [Image.fromarray(x) for x in np.ascontiguousarray(image.transpose(0, 2, 3, 1))]
+        resized = [resized_tensor(x, *graph.size_rule, "RGB") for x in pil_images]  # keep the channel order
         inputs = [{"image": x, "height": height, "width": width} for x in resized]
-    results = graph.model.predict(inputs, scores=True)
-    return torch.stack([cast(Tensor, result.scores) for result in results])
+    predictions = graph.model.predict(inputs, scores=True)
+    return torch.stack([cast(Tensor, prediction.scores) for prediction in predictions])
 
 
-def relative(found: Tensor, expected: Tensor) -> float:
-    """The largest difference, in units of the largest of what is expected where that is above 1."""
-    return largest_magnitude(found - expected) / max(1.0, expected.abs().max().item())
+def relative(result: Tensor, expected: Tensor) -> float:
+    """Return the largest difference, relative to the largest expected magnitude if that is above 1."""
+    return largest_magnitude(result - expected) / max(1.0, expected.abs().max().item())
 
 
 def largest_magnitude(difference: Tensor) -> float:
-    """The largest magnitude."""
+    """Return the largest magnitude."""
     return difference.abs().max().item()
 
 
-def share_of_equals(found: Tensor, expected: Tensor) -> float:
-    """The share of equal elements."""
-    return (found == expected).double().mean().item()
+def share_of_equals(result: Tensor, expected: Tensor) -> float:
+    """Return the fraction of equal elements."""
+    return (result == expected).double().mean().item()
 
 
 def prove(
     exported: ExportedModel,
     graph: SegmentationGraph,
     settings: GraphSettings,
-    pictures: Sequence[np.ndarray] = (),
+    images: Sequence[np.ndarray] = (),
 ) -> list[Agreement]:
-    """Compare on `pictures`, batches (B, 3, H, W) uint8, or on random ones where there are none."""
-    batches = pictures or random_pictures(settings, graph.size_rule)
+    """Compare on `images`, batches (B, 3, H, W) uint8, or on random images without any."""
+    batches = images or random_images(settings, graph.size_rule)
     return [agreement_on(exported, graph, batch, settings.input_type) for batch in batches]

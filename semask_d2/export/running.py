@@ -1,4 +1,4 @@
-"""Exported files as functions of pictures, each by the library that its format is for."""
+"""Exported files as functions of images, run by the library of each format."""
 
 from __future__ import annotations
 
@@ -21,31 +21,31 @@ from semask_d2.utils.memory import MESSAGES, out_of_memory
 
 logger = logging.getLogger(__name__)
 
-REASON = 120  # characters of what a library says
-ARCHIVED = f"extra/{KEY}"  # the name of the metadata in a program of torch.export
-EXPORTED = (".onnx", ".xml")  # that `open_exported` reads
+REASON = 120  # characters of a library's message
+ARCHIVED = f"extra/{KEY}"  # name of the metadata in a program of torch.export
+EXPORTED = (".onnx", ".xml")  # formats that `open_exported` reads
 
 
 def require_library(*names: str) -> None:
-    """Raise `UserError` where one of these packages is not installed."""
+    """Raise `UserError` unless all of these packages are installed."""
     for name in names:
         if find_spec(name) is None:
             raise UserError(f"{name} is not installed, which exported files need; {install_command('export')}")
 
 
 class UnusableExport(UserError):
-    """An exported file that its library cannot read or run, for the `reason` that it gives."""
+    """Error for an exported file that its library cannot read or run; `reason` is the library's message."""
 
     def __init__(self, path: Path, reason: str):
-        super().__init__(f"{path}: no model that can be run ({reason}); write it again with semask export")
+        super().__init__(f"{path}: cannot be run ({reason}); export it again with semask export")
         self.reason = reason
 
 
 class ExportedModel:
-    """A file that is run: `image` (B, 3, H, W) in, the arrays of `metadata.outputs` out. Threads may share one.
+    """Runnable file: maps `image` (B, 3, H, W) to the arrays of `metadata.outputs`. Threads may share one.
 
-    `shape` is what `image` must have, None where it is free. Raises `UserError`, naming the file, for one that is
-    damaged, that its library refuses, or whose graph is not what the metadata says.
+    `shape` is the required shape of `image`, with None for free dimensions. Raises `UserError`, naming the file, if it
+    is damaged, its library refuses it, or its graph contradicts the metadata.
     """
 
     path: Path
@@ -56,21 +56,21 @@ class ExportedModel:
         """Run the graph."""
         try:
             results = self.run(image)
-        except Exception as error:  # of whatever type the library's are
+        except Exception as error:  # libraries raise errors of many types
             if out_of_memory(error) or MESSAGES.search(str(error)):
                 raise MemoryError(last_line(error)) from error
-            reason = f"not run on a picture of {spelled(image.shape)}: {last_line(error)}"
+            reason = f"it failed on images {spelled(image.shape)}: {last_line(error)}"
             raise UnusableExport(self.path, reason) from error
         check_results(self.metadata, results, image.shape, self.path)
         return results
 
     def run(self, image: np.ndarray) -> list[np.ndarray]:
-        """Return what the library computes."""
+        """Return the results of the library."""
         raise NotImplementedError
 
 
 class OnnxModel(ExportedModel):
-    """An ONNX file on onnxruntime, on the CPU."""
+    """ONNX file run by onnxruntime on the CPU."""
 
     def __init__(self, path: Path):
         require_library("onnxruntime")
@@ -78,8 +78,8 @@ class OnnxModel(ExportedModel):
 
         self.path = path
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3  # errors alone
-        with refusing(path):
+        options.log_severity_level = 3  # errors only
+        with library_errors(path):
             has_checksum = verify(files_of(path), path)
             self.session: Any = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
             text = self.session.get_modelmeta().custom_metadata_map.get(KEY)
@@ -104,7 +104,7 @@ def onnx_ports(nodes: Sequence[Any]) -> list[Port]:
 
 
 class OpenVinoModel(ExportedModel):
-    """An OpenVINO file on the CPU, computing in `precision` ("f32" or "bf16")."""
+    """OpenVINO file run on the CPU in `precision` ("f32" or "bf16")."""
 
     def __init__(self, path: Path, precision: str = "f32"):
         require_library("openvino")
@@ -115,26 +115,26 @@ class OpenVinoModel(ExportedModel):
         if not require_regular(weights).is_file():
             raise UserError(f"{path}: its weights are missing: expected {weights.name} beside it")
         core = openvino.Core()
-        with refusing(path):
+        with library_errors(path):
             has_checksum = verify(files_of(path), path)
             model = core.read_model(path)
             text = model.get_rt_info([KEY]).astype(str) if model.has_rt_info([KEY]) else None
             self.metadata = ExportMetadata.from_text(text, path, has_checksum=has_checksum)
             inputs, outputs = map(openvino_ports, (model.inputs, model.outputs))
         check_graph(self.metadata, inputs, outputs, path)
-        with refusing(path):
+        with library_errors(path):
             self.compiled: Any = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": precision})
         self.shape = inputs[0].shape
         warn_without_checksum(path, has_checksum=has_checksum)
 
     def run(self, image: np.ndarray) -> list[np.ndarray]:
-        request = self.compiled.create_infer_request()  # one a call, so that threads do not meet
+        request = self.compiled.create_infer_request()  # one per call, for thread safety
         request.infer([image])
         return [request.get_tensor(name).data.copy() for name in self.metadata.outputs]
 
 
 def openvino_ports(nodes: Sequence[Any]) -> list[Port]:
-    """Return the inputs or outputs of an OpenVINO model, one for each name of each."""
+    """Return the inputs or outputs of an OpenVINO model, one for each name."""
     return [
         Port(
             name,
@@ -147,7 +147,7 @@ def openvino_ports(nodes: Sequence[Any]) -> list[Port]:
 
 
 class TorchModel(ExportedModel):
-    """A program of torch.export. Loading one can run code that is in the file: only for files just written."""
+    """Program of torch.export. Loading can run code in the file, so this is only for files just written."""
 
     def __init__(self, path: Path):
         import torch
@@ -167,41 +167,41 @@ class TorchModel(ExportedModel):
 
 
 @contextmanager
-def refusing(path: Path) -> Iterator[None]:
-    """Turn what a library raises in reading a file into a `UserError` that names it."""
+def library_errors(path: Path) -> Iterator[None]:
+    """Convert errors of a library while reading a file into a `UserError` that names it."""
     try:
         yield
     except UserError:
         raise
-    except Exception as error:  # of types that have no common base, and UnicodeDecodeError for damaged names
+    except Exception as error:  # libraries have no common base class; damaged names raise UnicodeDecodeError
         if out_of_memory(error) or MESSAGES.search(str(error)):
             raise MemoryError(last_line(error)) from error
         raise UnusableExport(path, last_line(error)) from error
 
 
 def warn_without_checksum(path: Path, *, has_checksum: bool) -> None:
-    """Log that damage to a file of an older version cannot be seen."""
+    """Warn that damage to a file of an older version cannot be detected."""
     if not has_checksum:
-        logger.warning("%s has no checksum, as files of older versions: damage cannot be seen; export it again", path)
+        logger.warning("%s is of an older version without a checksum: damage cannot be detected; export it again", path)
 
 
 def last_line(error: Exception) -> str:
-    """Return the line of a library's message that says most, shortened."""
+    """Return the last line of a library's message, shortened."""
     return (str(error).strip().splitlines() or [type(error).__name__])[-1][:REASON]
 
 
 def files_of(path: Path) -> list[Path]:
-    """Return the files that make up an exported file, the one with the metadata first."""
+    """Return all files of an exported file, the one with the metadata first."""
     return [path, path.with_suffix(".bin")] if path.suffix == ".xml" else [path]
 
 
 def open_exported(path: Path) -> ExportedModel:
-    """Return the model in an ONNX or OpenVINO file; `UserError` for any other, and where it is damaged."""
+    """Open an ONNX or OpenVINO file; `UserError` for any other or a damaged file."""
     if not require_regular(path).is_file():
-        raise UserError(f"{path}: there is no such file; expected one that semask export wrote")
+        raise UserError(f"{path}: no such file; expected a file written by semask export")
     models: dict[str, Callable[[Path], ExportedModel]] = {".onnx": OnnxModel, ".xml": OpenVinoModel}
     if path.suffix not in models:
         raise UserError(
-            f"{path}: expected an exported file, {' or '.join(EXPORTED)}; others could run code when loaded"
+            f"{path}: expected an exported file, {' or '.join(EXPORTED)}; other formats could run code when loaded"
         )
     return models[path.suffix](path)

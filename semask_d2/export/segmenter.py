@@ -1,4 +1,4 @@
-"""An exported file in the place of a model, for predictions."""
+"""Exported file as a `Segmenter`, for predictions."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from semask_d2.utils.errors import UserError
 
 
 class ExportedSegmenter(Segmenter):
-    """Predicts as the model that was exported does, on the CPU.
+    """Segmenter that runs an exported file on the CPU, with the predictions of the original model.
 
-    Where a picture was resized for the model, its prediction is brought to its own size: scores and logits as the model
-    does it, labels to the nearest pixel, as there is nothing else to go by.
+    Predictions for resized images are resized back to the original size: scores and logits as the model does it, labels
+    to the nearest pixel.
     """
 
     has_priors = False  # pyright: ignore[reportAssignmentType, reportIncompatibleMethodOverride]
@@ -37,18 +37,18 @@ class ExportedSegmenter(Segmenter):
     def lazy_predictions(
         self, batched_inputs: list[dict], *, priors: bool = False
     ) -> Iterator[tuple[ScoreMap, Priors | None]]:
-        """The file's scores, which are whole."""
+        """Yield the scores of the file, which are computed at full size."""
         for result in self.predict(batched_inputs, scores=True, priors=priors):
-            yield ScoreMap.of_scores(cast(Tensor, result.scores)), None
+            yield ScoreMap.from_scores(cast(Tensor, result.scores)), None
 
     def predict(
         self, batched_inputs: list[dict], *, scores: bool = False, priors: bool = False, segments: bool = False
     ) -> list[Segmentation]:
-        """As `Segmenter.predict`, one picture at a time, no segments; `UserError` for scores of a file of labels."""
+        """Predict one image at a time, without segments; `UserError` for scores of a file with labels only."""
         if priors:
-            raise ValueError("an exported file gives no semantic maps")
+            raise ValueError("an exported file has no semantic maps")
         if scores and self.metadata.outputs == ["labels"]:
-            raise UserError(f"{self.exported.path}: gives labels alone; export it with --outputs scores or logits")
+            raise UserError(f"{self.exported.path}: outputs labels only; export it with --outputs scores or logits")
         return [self._one(inputs, scores=scores) for inputs in batched_inputs]
 
     def _one(self, inputs: dict, *, scores: bool) -> Segmentation:
@@ -62,7 +62,7 @@ class ExportedSegmenter(Segmenter):
                 labels = F.interpolate(labels[None].double(), size, mode="nearest-exact")[0].long()
             return Segmentation(labels[0])
         if "logits" in outputs:
-            whole = upsampled(upsampled(outputs["logits"], (height, width)), size)  # twice, as `SeMaskFPN` does it
+            whole = upsampled(upsampled(outputs["logits"], (height, width)), size)  # twice, as in `SeMaskFPN`
         elif "scores" in outputs:
             whole = upsampled(outputs["scores"], size)
         else:
@@ -74,16 +74,16 @@ class ExportedSegmenter(Segmenter):
         return Segmentation(whole[0].argmax(0), whole[0] if scores else None)
 
     def _run(self, image: Tensor) -> list[np.ndarray]:
-        """The graph's outputs of a picture (1, 3, H, W) uint8; `UserError` where the file is for others."""
+        """Run the graph on an image (1, 3, H, W) uint8; `UserError` if the file is for another shape."""
         metadata = self.metadata
-        given = image.numpy() if metadata.input_type == "uint8" else image.numpy().astype(np.float32)
+        inputs = image.numpy() if metadata.input_type == "uint8" else image.numpy().astype(np.float32)
         if not metadata.normalized:
             mean, std = (np.array(x, np.float32)[:, None, None] for x in (metadata.pixel_mean, metadata.pixel_std))
-            given = (given - mean) / std
-        wanted = self.exported.shape
-        if any(length not in (None, own) for length, own in zip(wanted, given.shape, strict=True)):
+            inputs = (inputs - mean) / std
+        expected_shape = self.exported.shape
+        if any(expected not in (None, length) for expected, length in zip(expected_shape, inputs.shape, strict=True)):
             raise UserError(
-                f"{self.exported.path}: takes batches of {spelled(wanted)}, this picture is one of "
-                f"{spelled(given.shape)} after resizing; export it with --dynamic and --batch 1"
+                f"{self.exported.path}: accepts input of shape {spelled(expected_shape)}, got "
+                f"{spelled(inputs.shape)} after resizing; export it with --dynamic and --batch 1"
             )
-        return self.exported(given)
+        return self.exported(inputs)

@@ -1,4 +1,4 @@
-"""Graphs to files: a program of torch.export, ONNX, OpenVINO."""
+"""Writers of graphs: programs of torch.export, ONNX and OpenVINO."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 SUFFIXES = {"torch_export": ".pt2", "onnx": ".onnx", "openvino": ".xml"}
 OPSET = 17
 AXES = {0: "batch", 2: "height", 3: "width"}
-SIZED = ("mask_logits", "logits")  # outputs that are maps of another size than the picture
-EXAMPLE = 64, 96  # the size that a graph of any size is made with
+SIZED = ("mask_logits", "logits")  # outputs whose size differs from that of the image
+EXAMPLE = 64, 96  # example size for tracing a graph of any size
 
 
 class GraphSettings(NamedTuple):
-    """What a graph takes, pictures of `size` (H, W) in batches of `batch` (None: any), and how it is made.
+    """Settings of a graph: input images of `size` (H, W) in batches of `batch` (None: any), and how to build it.
 
-    With `resize` the graph itself brings pictures to the size that they go through the model at.
+    With `resize` the graph resizes images to the test-time size.
     """
 
     size: tuple[int, int] | None
@@ -45,29 +45,29 @@ class GraphSettings(NamedTuple):
     resize: bool = False
 
     def free_axes(self) -> dict[int, str]:
-        """The axes of the picture that may be of any size."""
+        """Return the axes of the input that may have any size."""
         fixed = {"batch": self.batch, "height": self.size, "width": self.size}
         return {dim: name for dim, name in AXES.items() if fixed[name] is None}
 
     def example(self) -> Tensor:
-        """A picture that the graph is made with; no dimension that may be any is 1, which torch would fix."""
+        """Return an example input; free dimensions are not 1, because torch would treat a 1 as constant."""
         height, width = self.size or EXAMPLE
         image = torch.randint(0, 256, (2 if self.batch is None else self.batch, 3, height, width), dtype=torch.uint8)
         return image if self.input_type == "uint8" else image.float()
 
 
 def write_torch_export(graph: SegmentationGraph, path: Path, metadata: ExportMetadata, settings: GraphSettings) -> None:
-    """Write `path`, which torch.export.load reads; the height and the width are fixed."""
+    """Write `path` for torch.export.load, with fixed height and width."""
     shapes = {"image": {0: torch.export.Dim("batch")}} if settings.batch is None else None
     with torch.no_grad(), sampling(settings):
         program = torch.export.export(graph, (settings.example(),), dynamic_shapes=shapes)
-    file = io.BytesIO()  # torch's own writer of files ends the process where the disk is full
+    file = io.BytesIO()  # when the disk is full, torch's file writer aborts the process
     torch.export.save(program, file, extra_files={KEY: metadata.as_text()})
     path.write_bytes(sealed_archive(file.getvalue(), ARCHIVED))
 
 
 def write_onnx(graph: SegmentationGraph, path: Path, metadata: ExportMetadata, settings: GraphSettings) -> None:
-    """Write one ONNX file, weights and all."""
+    """Write one ONNX file, including the weights."""
     require_library("onnx")
     import onnx
 
@@ -83,7 +83,7 @@ def write_onnx(graph: SegmentationGraph, path: Path, metadata: ExportMetadata, s
 def trace(graph: SegmentationGraph, path: Path, outputs: list[str], settings: GraphSettings) -> None:
     """Write an ONNX file without metadata.
 
-    By tracing: torch.export takes minutes to follow a free height and width through a backbone's windows.
+    It uses tracing, because torch.export takes minutes for the windows of a backbone with free height and width.
     """
     names = settings.free_axes()
     axes = {"image": names, **{name: free_outputs(name, names) for name in outputs}}
@@ -101,14 +101,14 @@ def trace(graph: SegmentationGraph, path: Path, outputs: list[str], settings: Gr
 
 
 def write_openvino(graph: SegmentationGraph, path: Path, metadata: ExportMetadata, settings: GraphSettings) -> None:
-    """Write the XML file `path`, and the weights beside it as .bin; for a while there is an .onnx file, too."""
+    """Write the XML file `path` and its weights as .bin, through a temporary .onnx file beside them."""
     require_library("openvino", "onnx")
     import openvino
 
     onnx_file = path.with_suffix(SUFFIXES["onnx"])
     try:
         trace(graph, onnx_file, metadata.outputs, settings)
-        model = openvino.Core().read_model(onnx_file)  # convert_model's own changes lose some dynamic paddings
+        model = openvino.Core().read_model(onnx_file)  # convert_model would lose some dynamic paddings
         model.set_rt_info(metadata.as_text(), [KEY])
         openvino.save_model(model, path, compress_to_fp16=settings.half_weights)
     finally:
@@ -120,12 +120,12 @@ WRITERS = {"torch_export": write_torch_export, "onnx": write_onnx, "openvino": w
 
 
 def sampling(settings: GraphSettings) -> AbstractContextManager[None]:
-    """Where a graph is made: with GridSample or without it."""
+    """Return a context that builds graphs with or without GridSample."""
     return nullcontext() if settings.grid_sample else without_grid_sample()
 
 
 def free_outputs(name: str, axes: dict[int, str]) -> dict[int, str]:
-    """The free axes of the output `name`: those of the picture, where it is of the picture's size."""
+    """Return the free axes of the output `name`; those of image-sized outputs are named as in the input."""
     if name == "labels":
         return {max(0, dim - 1): axis for dim, axis in axes.items()}
     if name == "scores":
@@ -134,7 +134,7 @@ def free_outputs(name: str, axes: dict[int, str]) -> dict[int, str]:
 
 
 def halve_weights(model: onnx.ModelProto) -> None:
-    """Store the fp32 weights of an ONNX model in fp16; a Cast before their use leaves the computing as it was."""
+    """Store the fp32 weights of an ONNX model in fp16; a Cast before each use keeps computation in fp32."""
     from onnx import TensorProto, helper, numpy_helper
 
     casts = []
@@ -152,9 +152,9 @@ def halve_weights(model: onnx.ModelProto) -> None:
 
 @contextmanager
 def exported_beside(path: Path) -> Iterator[Path]:
-    """Within it there is a name beside `path` for an exported file, and for what belongs to it; removed after it.
+    """Yield a temporary path beside `path` for an exported file; remove all of its files afterwards.
 
-    Raises `UnwritableFile` where the system refuses to write.
+    Raises `UnwritableFile` if the system refuses to write.
     """
     with temporary_beside(path, path.suffix) as temporary:
         try:
@@ -165,7 +165,7 @@ def exported_beside(path: Path) -> Iterator[Path]:
 
 
 def put_all_in_place(temporary: Path, path: Path) -> None:
-    """Rename an exported file that is written out to `path`, after what belongs to it."""
+    """Rename a complete exported file to `path`, the file with the metadata last."""
     for part, place in reversed(list(zip(files_of(temporary), files_of(path), strict=True))):
         with open(part, "rb+") as file:
             os.fsync(file.fileno())
@@ -174,7 +174,7 @@ def put_all_in_place(temporary: Path, path: Path) -> None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Within it the exporter's notes, which are for its makers, are not shown."""
+    """Hide messages of the exporter, which are for its developers."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     try:
@@ -189,5 +189,5 @@ def quiet() -> Iterator[None]:
 
 
 def size_of(path: Path) -> int:
-    """The bytes of an exported file and what belongs to it."""
+    """Return the size in bytes of all files of an exported file."""
     return sum(os.path.getsize(part) for part in files_of(path))

@@ -1,18 +1,18 @@
-"""From class and mask logits to labels, scores, panoptic maps and instances: functions for any mask model.
+"""Postprocessing of class and mask logits to labels, scores, panoptic maps and instances, for any mask model.
 
-They take plain tensors of one image, of a model of this project, of transformers or of anybody, and work in bands of
-rows, so that memory hardly grows with the size of the result.
+The functions take plain tensors of one image, from a model of this project, of transformers or any other, and work in
+bands of rows, so memory hardly grows with the size of the result.
 
-Letters: Q queries, K classes, of which the class logits have one more at the end ("no object"); (h, w) the size of the
-mask logits, (H, W) that of the result. All functions share these arguments:
+Letters: Q queries, K classes (class logits have one more, "no object", at the end); (h, w) the size of the mask logits,
+(H, W) the size of the result. All functions share these arguments:
 
 - `class_logits` (Q, K + 1) and `mask_logits` (Q, h, w), floating point, on one device.
-- `size`: (H, W) of the result, as the original image has it.
-- `input_size`: height and width of the network's input that the masks cover, with its padding; masks are resized to it
-  before anything else. Default: (4 h, 4 w), as masks have stride 4.
-- `image_size`: height and width of the image in the upper left of the input, the rest being padding. Default: all.
+- `size`: (H, W) of the result, usually the size of the original image.
+- `input_size`: height and width of the padded network input that the masks cover; masks are first resized to it.
+  Default: (4 h, 4 w), because masks have stride 4.
+- `image_size`: height and width of the image in the upper left of the input; the rest is padding. Default: no padding.
 
-All raise `UserError` for tensors of other shapes or types and for sizes that are not positive.
+All functions raise `UserError` for invalid shapes, types or sizes.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Size = tuple[int, int]
 
 
 class InstanceMasks(NamedTuple):
-    """N instances, the highest score first.
+    """Instances of one image, sorted by descending score.
 
     `masks` (N, H, W) bool, `boxes` (N, 4) as x0, y0, x1, y1 in pixels, `classes` (N,) int64, `scores` (N,).
     """
@@ -52,7 +52,7 @@ def semantic_labels(
     image_size: Size | None = None,
     resize_masks_first: bool = False,
 ) -> Tensor:
-    """Return the class of each pixel, (H, W) int64: the highest of `semantic_scores`, never held whole."""
+    """Return the class of each pixel, (H, W) int64: the argmax of `semantic_scores`, in bands."""
     return _score_map(class_logits, mask_logits, size, input_size, image_size, resize_masks_first).labels()
 
 
@@ -65,10 +65,10 @@ def semantic_scores(
     image_size: Size | None = None,
     resize_masks_first: bool = False,
 ) -> Tensor:
-    """Return the class scores (K, H, W): sums over queries of class times mask probability, no probabilities.
+    """Return class scores (K, H, W): sums over queries of class times mask probability. They are not probabilities.
 
-    By default the scores at the input's size are resized to `size`, as published models of semantic segmentation do;
-    with `resize_masks_first` the mask logits are, as those of panoptic and instance segmentation do
+    By default the scores at the input size are resized to `size`, as in published models for semantic segmentation;
+    with `resize_masks_first` the mask logits are resized, as in models for panoptic and instance segmentation
     (MaskFormer, arXiv 2107.06278, section 3.4).
     """
     return _score_map(class_logits, mask_logits, size, input_size, image_size, resize_masks_first).scores()
@@ -86,11 +86,11 @@ def panoptic_map(
     input_size: Size | None = None,
     image_size: Size | None = None,
 ) -> tuple[Tensor, list[dict[str, Any]]]:
-    """Return a map (H, W) int32 of segment ids, 0 for none, and each segment's `id`, `category_id`, `isthing`, `score`.
+    """Return a map (H, W) int32 of segment ids, 0 for none, and `id`, `category_id`, `isthing`, `score` per segment.
 
-    Queries with a class probability above `object_mask_threshold` compete for the pixels; a segment needs at least
-    `overlap_threshold` of the pixels of its mask. Segments of a class in `things` stay apart, those of another class
-    become one (MaskFormer, arXiv 2107.06278, section 3.4).
+    Queries with a class probability above `object_mask_threshold` compete for the pixels; a segment is kept if it wins
+    at least `overlap_threshold` of its mask. Segments of a class in `things` stay separate, those of another class are
+    merged (MaskFormer, arXiv 2107.06278, section 3.4).
     """
     return panoptic_segmentation(
         _queries(class_logits, mask_logits, size, input_size, image_size),
@@ -111,9 +111,9 @@ def instance_masks(
     input_size: Size | None = None,
     image_size: Size | None = None,
 ) -> InstanceMasks:
-    """Return the instances of the `max_instances` most probable pairs of query and class, of `classes` alone if given.
+    """Return the instances of the `max_instances` most probable (query, class) pairs, limited to `classes` if given.
 
-    A score is the class probability times the mean mask probability in the mask (Mask2Former, arXiv 2112.01527).
+    The score is the class probability times the mean mask probability within the mask (Mask2Former, arXiv 2112.01527).
     """
     if max_instances < 1:
         raise UserError(f"max_instances: expected at least 1, got {max_instances}")
@@ -131,7 +131,7 @@ def _score_map(
     image_size: Size | None,
     resize_masks_first: bool,
 ) -> ScoreMap:
-    """Return the scores of an image, not computed yet."""
+    """Return the scores of an image, to be computed lazily."""
     queries = _queries(class_logits, mask_logits, size, input_size, image_size)
     return score_map_of_queries(queries, resize_masks_first=resize_masks_first)
 
@@ -139,7 +139,7 @@ def _score_map(
 def _queries(
     class_logits: Tensor, mask_logits: Tensor, size: Size, input_size: Size | None, image_size: Size | None
 ) -> QueryMasks:
-    """Return the arguments as one value, checked."""
+    """Check the arguments and return them as one value."""
     for name, value, letters in (
         ("class_logits", class_logits, "(Q, K + 1)"),
         ("mask_logits", mask_logits, "(Q, h, w)"),

@@ -1,7 +1,7 @@
-"""A component's arguments: the config keys that they come from, and what is said of one that no component can take.
+"""Arguments of components: the config keys that they come from, and errors for invalid values.
 
-A registered component lists the keys once, in its `config_keys` ({argument: key}). `from_config` reads its arguments by
-that table, `__init__` checks them with `require`, and `naming_config_keys` turns what it raises into the user's terms.
+A registered component lists the keys once, in its `config_keys` ({argument: key}). `from_config` reads its arguments
+from that table, `__init__` checks them with `require`, and `naming_config_keys` makes errors name the config key.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from semask_d2.utils.errors import UserError
 
 
 class ArgumentError(ValueError):
-    """An argument that a component cannot be built with: `key` is the config key it comes from, where there is one."""
+    """Error for an invalid argument of a component; `key` is its config key, or else its name."""
 
     def __init__(self, component: object, argument: str, problem: str):
         self.key: str = getattr(component, "config_keys", {}).get(argument, argument)
@@ -24,21 +24,21 @@ class ArgumentError(ValueError):
 
 
 def require(condition: bool, component: object, argument: str, expected: str, got: object) -> None:
-    """Raise `ArgumentError` unless `condition` holds for the `argument` of `component`, whose value is `got`."""
+    """Raise `ArgumentError` unless `condition` holds for `argument` of `component` with the value `got`."""
     if not condition:
         raise ArgumentError(component, argument, f"expected {expected}, got {got!r}")
 
 
 def arguments_from(cfg: Any, config_keys: Mapping[str, str]) -> dict[str, Any]:
-    """The values of a config by argument, for a component's table `config_keys`.
+    """Return the values of a config by argument, for the table `config_keys` of a component.
 
-    Raises `UserError` where the config lacks one of the keys.
+    Raises `UserError` if the config lacks one of the keys.
     """
     return {argument: value_of(cfg, key) for argument, key in config_keys.items()}
 
 
 def value_of(cfg: Any, key: str) -> Any:
-    """The value of a dotted key; `UserError` where the config has no such key."""
+    """Return the value of a dotted key; `UserError` if the config lacks it."""
     value = cfg
     for part in key.split("."):
         if part not in value:
@@ -48,14 +48,14 @@ def value_of(cfg: Any, key: str) -> Any:
 
 
 def known(dimension: int | None) -> int:
-    """A dimension of a feature's `ShapeSpec` that a component cannot be built without."""
+    """Return a dimension of a feature's `ShapeSpec`, which must not be None."""
     assert dimension is not None
     return dimension
 
 
 @contextmanager
 def naming_config_keys() -> Iterator[None]:
-    """Within it an `ArgumentError` becomes a `UserError` that names the config key."""
+    """Convert an `ArgumentError` into a `UserError` that names the config key."""
     try:
         yield
     except ArgumentError as error:

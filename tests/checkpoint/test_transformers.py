@@ -258,16 +258,16 @@ def test_folders_that_hold_no_model(folder: Path) -> None:
         (
             "backbone_config",
             {"model_type": "resnet", "hidden_sizes": [16, 32, 64, 64]},
-            "hidden_sizes: expected four widths of which each is twice the one before, got [16, 32, 64, 64]",
+            "hidden_sizes: expected four widths, each twice the one before, got [16, 32, 64, 64]",
         ),
         ("backbone_config", {"model_type": "resnet", "hidden_sizes": "wide"}, "got 'wide'"),
         (
             "backbone_config",
             {"model_type": "resnet", "downsample_in_first_stage": True},
-            "backbone_config.downsample_in_first_stage: a model with True cannot be built here, only with False",
+            "backbone_config.downsample_in_first_stage: True is not supported, only False",
         ),
-        ("pre_norm", True, "pre_norm: a model with True cannot be built here, only with False"),
-        ("encoder_feedforward_dim", 512, "encoder_feedforward_dim: a model with 512 cannot be built"),
+        ("pre_norm", True, "pre_norm: True is not supported, only False"),
+        ("encoder_feedforward_dim", 512, "encoder_feedforward_dim: 512 is not supported"),
         ("id2label", {"one": "x"}, "id2label: expected class ids such as '0', each once, got 'one'"),
         ("id2label", {"0": "x", "00": "y"}, "id2label: expected class ids such as '0', each once, got '00'"),
         ("id2label", {"²": "x"}, "id2label: expected class ids such as '0', each once, got '²'"),
@@ -351,9 +351,9 @@ def test_settings_that_a_file_leaves_out_are_transformers_own() -> None:
     [
         (
             ("MODEL.SWIN.NUM_SEM_BLOCKS", "1"),
-            "MODEL.SWIN.NUM_SEM_BLOCKS: transformers has no model with 1, only with 0",
+            "MODEL.SWIN.NUM_SEM_BLOCKS: transformers does not support 1, only 0",
         ),
-        (("MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME", "PixelFANDecoder"), "transformers has no model with 'PixelFAN"),
+        (("MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME", "PixelFANDecoder"), "transformers does not support 'PixelFAN"),
         (("MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME", "Own"), "TRANSFORMER_DECODER_NAME Own: expected one of"),
     ],
 )
@@ -366,12 +366,12 @@ def test_what_transformers_has_no_model_of_is_not_written(folder: Path, options:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("NORM", "GN"), "MODEL.RESNETS.NORM: transformers has no model with 'GN', only with BatchNorm"),
+        (("NORM", "GN"), "MODEL.RESNETS.NORM: transformers does not support 'GN', only BatchNorm"),
         (
             ("WIDTH_PER_GROUP", "8"),
-            "WIDTH_PER_GROUP: transformers has no model with 8, only with a quarter of RES2_OUT_CH",
+            "WIDTH_PER_GROUP: transformers does not support 8, only a quarter of RES2_OUT_CH",
         ),
-        (("NUM_GROUPS", "32"), "MODEL.RESNETS.NUM_GROUPS: transformers has no model with 32, only with 1"),
+        (("NUM_GROUPS", "32"), "MODEL.RESNETS.NUM_GROUPS: transformers does not support 32, only 1"),
         (("DEPTH", "7"), "MODEL.RESNETS.DEPTH: expected one of [18, 34, 50, 101, 152], got 7"),
     ],
 )
@@ -383,7 +383,7 @@ def test_resnets_that_transformers_has_not_are_named(options: tuple[str, str], m
     assert message in str(caught.value)
     cfg.MODEL.BACKBONE.NAME = "build_resnet_deeplab_backbone"
     with pytest.raises(
-        UserError, match=r"BACKBONE\.NAME: transformers has no model with 'build_resnet_deeplab_backbone'"
+        UserError, match=r"BACKBONE\.NAME: transformers does not support 'build_resnet_deeplab_backbone'"
     ):
         config_for_transformers(cfg)
 

@@ -14,7 +14,7 @@ from semask_d2.config.transformers_config import FAMILIES
 def transformers_default(setting: Setting, model_type: str, backbone: str) -> Any:
     """The value that transformers' own config class gives to a setting that nobody sets."""
     transformers = pytest.importorskip("transformers", reason="needs transformers, of the extra dev")
-    section, _, name = setting.theirs.rpartition(".")
+    section, _, name = setting.name.rpartition(".")
     classes = {
         "": {"mask2former": "Mask2FormerConfig", "maskformer": "MaskFormerConfig"}[model_type],
         "decoder_config": "DetrConfig",
@@ -27,19 +27,19 @@ def transformers_default(setting: Setting, model_type: str, backbone: str) -> An
 @pytest.mark.parametrize("model_type", FAMILIES)
 def test_defaults_of_models_are_theirs(model_type: str) -> None:
     settings = FAMILIES[model_type].settings
-    assert {x.theirs: transformers_default(x, model_type, "swin") for x in settings} == {
-        x.theirs: x.default for x in settings
+    assert {x.name: transformers_default(x, model_type, "swin") for x in settings} == {
+        x.name: x.default for x in settings
     }
 
 
 @pytest.mark.parametrize(("backbone", "kind"), [("swin", SWIN_BACKBONE), ("resnet", RESNET_BACKBONE)])
 def test_defaults_of_backbones_are_theirs(backbone: str, kind: Any) -> None:
-    expected = {x.theirs: x.default for x in kind.settings}
-    assert {x.theirs: transformers_default(x, "mask2former", backbone) for x in kind.settings} == expected
+    expected = {x.name: x.default for x in kind.settings}
+    assert {x.name: transformers_default(x, "mask2former", backbone) for x in kind.settings} == expected
 
 
 def test_some_are_not_ours() -> None:
     """So none may be left out of the table, where ours would take its place."""
-    settings = {x.ours: x.default for kind in (SWIN_BACKBONE, FAMILIES["mask2former"]) for x in kind.settings}
+    settings = {x.key: x.default for kind in (SWIN_BACKBONE, FAMILIES["mask2former"]) for x in kind.settings}
     different = {key for key, value in settings.items() if key in DEFAULTS and DEFAULTS[key] != value}
     assert different >= {"MODEL.SWIN.DROP_PATH_RATE", "MODEL.MASK_FORMER.DROPOUT", "MODEL.MASK_FORMER.DEC_LAYERS"}

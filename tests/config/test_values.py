@@ -28,7 +28,7 @@ from tests.helpers.commands import TINY, TOY_CONFIG
         ("MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES", "['res3','res4','res6']", '"res6"'),
         ("MODEL.SWIN.OUT_FEATURES", "['res2','res3','res4']", '"res5"'),
         ("MODEL.SWIN.NUM_HEADS", "[1,2]", "one number per stage"),
-        ("MODEL.SWIN.NUM_HEADS", "[3,6,12,24]", "do not divide"),
+        ("MODEL.SWIN.NUM_HEADS", "[3,6,12,24]", "numbers that divide"),
         ("MODEL.SWIN.DROP_PATH_RATE", "1.0", "below 1"),
         ("MODEL.SWIN.DROP_RATE", "-1.0", "below 1"),
         ("MODEL.SWIN.ATTN_DROP_RATE", "1.5", "below 1"),
@@ -39,7 +39,7 @@ from tests.helpers.commands import TINY, TOY_CONFIG
         ("MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE", "res5", "several maps"),
         ("MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE", "res7", "backbone feature"),
         ("MODEL.MASK_FORMER.TEST.SEMANTIC_ON", "False", "expected True"),
-        ("MODEL.MASK_FORMER.TEST.PANOPTIC_ON", "True", "which classes are things"),
+        ("MODEL.MASK_FORMER.TEST.PANOPTIC_ON", "True", "define thing classes"),
         ("MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD", "-0.1", "from 0 to 1"),
         ("MODEL.MASK_FORMER.TEST.OVERLAP_THRESHOLD", "80.0", "from 0 to 1"),
         ("TEST.DETECTIONS_PER_IMAGE", "0", "at least 1"),
@@ -49,7 +49,7 @@ from tests.helpers.commands import TINY, TOY_CONFIG
         ("MODEL.MASK_FORMER.IMPORTANCE_SAMPLE_RATIO", "1.5", "between 0 and 1"),
         ("MODEL.MASK_FORMER.OVERSAMPLE_RATIO", "0.5", "OVERSAMPLE_RATIO"),
         ("MODEL.MASK_FORMER.TRAIN_NUM_POINTS", "0", "at least 1"),
-        ("MODEL.MASK_FORMER.PRE_NORM", "True", "only False"),
+        ("MODEL.MASK_FORMER.PRE_NORM", "True", "expected False"),
         ("MODEL.MASK_FORMER.NUM_OBJECT_QUERIES", "0", "at least 1"),
         ("MODEL.MASK_FORMER.NUM_OBJECT_QUERIES", "-1", "at least 1"),
         ("MODEL.BACKBONE.FREEZE_AT", "6", "from 0 to 5"),
@@ -76,17 +76,17 @@ def test_windowed_stages_make_the_parameters_no_different_but_must_exist() -> No
 @pytest.mark.parametrize(
     ("config", "key", "value", "message"),
     [
-        ("semask_mit_b0_m2f", "MODEL.MIT.NUM_HEADS", "[3,2,5,8]", "do not divide"),
+        ("semask_mit_b0_m2f", "MODEL.MIT.NUM_HEADS", "[3,2,5,8]", "numbers that divide"),
         ("semask_mit_b0_m2f", "MODEL.MIT.MLP_RATIO", "0.01", "a number above 0"),
         ("semask_mit_b0_m2f", "MODEL.MIT.DEPTHS", "[2,2,2]", "one per stage"),
         ("semask_mit_b0_m2f", "MODEL.MIT.SEM_INIT", "dead", '"live" or "released"'),
-        ("semask_timm_resnet18_m2f", "MODEL.TIMM.NAME", "resnet17", "a model of timm, such as resnet"),
+        ("semask_timm_resnet18_m2f", "MODEL.TIMM.NAME", "resnet17", "the name of a timm model, such as resnet"),
         ("semask_timm_resnet18_m2f", "MODEL.TIMM.NAME", "hrnet_w18", "chain of modules"),
         ("semask_timm_resnet18_m2f", "MODEL.TIMM.NAME", "maxvit_tiny_tf_224", "images of any size"),
         ("semask_timm_resnet18_m2f", "MODEL.TIMM.DROP_PATH_RATE", "1.5", "below 1"),
         ("semask_swin_mini_fpn", "MODEL.SEM_SEG_HEAD.NORM", "LN", "one of"),
         ("semask_swin_mini_fpn", "MODEL.SEM_SEG_HEAD.OHEM_PIXELS", "-5", "at least 0"),
-        ("semask_swin_mini_mf", "MODEL.MASK_FORMER.ENC_LAYERS", "2", "only 0"),
+        ("semask_swin_mini_mf", "MODEL.MASK_FORMER.ENC_LAYERS", "2", "expected 0"),
     ],
 )
 def test_wrong_values_of_other_components_name_the_key(config: str, key: str, value: str, message: str) -> None:
@@ -109,28 +109,28 @@ def test_without_a_config_an_argument_is_named() -> None:
         ("SOLVER.CHECKPOINT_PERIOD", "0", "at least 1"),
         ("SOLVER.CHECKPOINTS_KEPT", "-1", "at least 0"),
         ("DATALOADER.NUM_WORKERS", "-1", "from 0 to 1000"),
-        ("DATALOADER.NUM_WORKERS", "2147483648", "from 0 to 1000"),  # each worker is a process
-        ("DATASETS.TEST", "[[[]]]", "names of data sets"),
-        ("DATASETS.TRAIN", "(1,)", "names of data sets"),
+        ("DATALOADER.NUM_WORKERS", "2147483648", "from 0 to 1000"),  # each is a process
+        ("DATASETS.TEST", "[[[]]]", "names of datasets"),
+        ("DATASETS.TRAIN", "(1,)", "names of datasets"),
         ("SEED", "4294967296", "at most 4294901760"),
         ("SOLVER.BASE_LR", "1e999", "a finite number"),
         ("MODEL.PIXEL_MEAN", "[1, 2, 1e999]", "a finite number"),
         ("SOLVER.MAX_ITER", "1" + "0" * 400, "a whole number"),
         ("SOLVER.BASE_LR", "-1", "at least 0"),
         ("SOLVER.WARMUP_METHOD", "cosine", '"linear" or "constant"'),
-        ("SOLVER.STEPS", "(20, 10)", "iterations that increase"),
+        ("SOLVER.STEPS", "(20, 10)", "increasing iterations"),
         ("SOLVER.GAMMA", "-0.1", "at least 0"),
         ("INPUT.MIN_SIZE_TEST", "-5", "at least 0"),
         ("INPUT.MAX_SIZE_TEST", "0", "at least 1"),
         ("MODEL.DEVICE", "meta", '"cpu", "cuda"'),
         ("MODEL.DEVICE", "xla", '"cpu", "cuda"'),
         ("MODEL.META_ARCHITECTURE", "GeneralizedRCNN", "_BASE_"),
-        ("SOLVER.EMA.DECAY", "1.0", "from 0 to below 1"),
+        ("SOLVER.EMA.DECAY", "1.0", "at least 0 and below 1"),
         ("SOLVER.EARLY_STOPPING.PATIENCE", "-1", "at least 0"),
         ("SOLVER.EARLY_STOPPING.MIN_DELTA", "-0.5", "at least 0"),
         ("OUTPUT_DIR", "", "folder"),
-        ("OUTPUT_DIR", r"'a\0b'", "a text without zeros"),
-        ("MODEL.WEIGHTS", r"'a\0b'", "a text without zeros"),
+        ("OUTPUT_DIR", r"'a\0b'", "a string without null characters"),
+        ("MODEL.WEIGHTS", r"'a\0b'", "a string without null characters"),
     ],
 )
 def test_settings_of_a_run(key: str, value: str, message: str) -> None:
@@ -172,7 +172,7 @@ def test_what_is_not_obeyed_is_said(key: str, value: str, caplog: pytest.LogCapt
     assert not caplog.records
     check_training(get_cfg(TOY_CONFIG, (*TINY, key, value)))
     (record,) = caplog.records
-    assert f"{key} {value} is not used" in record.getMessage()
+    assert f"{key} {value} has no effect in training" in record.getMessage()
 
 
 def test_an_integer_too_large_for_a_float_is_named(tmp_path) -> None:

@@ -246,6 +246,6 @@ def test_ranges_of_a_config_that_are_none(value: list) -> None:
     cfg = get_cfg(opts=["MODEL.META_ARCHITECTURE", "SemanticFPN"])
     cfg.INPUT.VALUE_RANGE = value
     with pytest.raises(
-        UserError, match=r"INPUT\.VALUE_RANGE: expected (\[\], or the values of black and of white|a finite number)"
+        UserError, match=r"INPUT\.VALUE_RANGE: expected (\[\], or the values of black and white|a finite number)"
     ):
         check_evaluation(cfg)

@@ -1,4 +1,4 @@
-"""Exported files that are damaged, of older versions, or made to be something else: one line that names the file."""
+"""Exported files that are damaged, of older versions or inconsistent: one-line errors that name the file."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ PICTURE = np.random.default_rng(0).integers(0, 256, (16, 24, 3), np.uint8)
 
 
 def flipped(data: bytes, generator: random.Random, start: int = 0) -> bytes:
-    """The bytes with one bit of one of them changed, from `start` on."""
+    """Flip one random bit at or after `start`."""
     changed = bytearray(data)
     changed[generator.randrange(start, len(data))] ^= 1 << generator.randrange(8)
     return bytes(changed)
 
 
 def save_openvino(folder: Path) -> Path:
-    """The small file as OpenVINO's two."""
+    """Save the small model as the two files of OpenVINO."""
     onnx.save(brightest_channel(), folder / "plain.onnx")
     model = openvino.Core().read_model(folder / "plain.onnx")
     model.set_rt_info(METADATA.as_text(), [KEY])
@@ -56,14 +56,14 @@ def save_openvino(folder: Path) -> Path:
     return folder / "model.xml"
 
 
-def test_whole_files_are_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_undamaged_files_are_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for path in (save_exported(tmp_path / "a.onnx", brightest_channel()), save_openvino(tmp_path)):
         assert np.array_equal(Predictor.from_export(path)(PICTURE).labels, PICTURE.argmax(2))
     assert not caplog.records
 
 
 def test_no_flipped_byte_of_an_onnx_file_is_run(tmp_path: Path) -> None:
-    """In the whole file, and in the metadata, which stands at its end and holds the checksum."""
+    """Bytes are flipped in the full file, and in the metadata with the checksum at its end."""
     path = save_exported(tmp_path / "a.onnx", brightest_channel())
     whole, generator = path.read_bytes(), random.Random(0)
     starts = [0] * FLIPS + [whole.index(METADATA.version.encode(), whole.index(KEY.encode()))] * FLIPS
@@ -96,7 +96,7 @@ def test_a_real_file_is_sealed_and_no_flipped_byte_of_it_is_run(tiny_run: Path, 
     whole, generator = path.read_bytes(), random.Random(1)
     for _ in range(FLIPS):
         path.write_bytes(flipped(whole, generator))
-        with pytest.raises(UserError, match=r"model\.onnx: damaged, as its checksum is another"):
+        with pytest.raises(UserError, match=r"model\.onnx: damaged \(wrong checksum\)"):
             Predictor.from_export(path)
 
 
@@ -114,20 +114,20 @@ def test_a_program_of_torch_export_is_sealed(tmp_path: Path) -> None:
         path.write_bytes(flipped(whole, generator))
         message = refusal(lambda: verify_archive(path, ARCHIVED))
         if message is None:
-            assert archived(path) == contents  # a date, or the like
+            assert archived(path) == contents  # such as a date
         else:
             assert message.startswith(f"{path}: ")
             refused += 1
     assert refused > FLIPS / 2
-    with zipfile.ZipFile(path, "w") as archive:  # whole by its own checksums
+    with zipfile.ZipFile(path, "w") as archive:  # valid by the checksums of the archive
         for name, content in contents.items():
             archive.writestr(name, content.replace(b"sky", b"Sky"))
-    with pytest.raises(UserError, match=r"model\.pt2: damaged, as its checksum is another"):
+    with pytest.raises(UserError, match=r"model\.pt2: damaged \(wrong checksum\)"):
         running.TorchModel(path)
 
 
 def archived(path: Path) -> dict[str, bytes]:
-    """The contents of a zip archive by name."""
+    """Return the contents of a zip archive by name."""
     with zipfile.ZipFile(path) as archive:
         return {name: archive.read(name) for name in archive.namelist()}
 
@@ -139,7 +139,7 @@ def test_older_files_without_a_checksum_are_run_with_a_warning(
     with caplog.at_level(logging.WARNING):
         assert np.array_equal(Predictor.from_export(path)(PICTURE).labels, PICTURE.argmax(2))
     assert [record.getMessage() for record in caplog.records] == [
-        f"{path} has no checksum, as files of older versions: damage cannot be seen; export it again"
+        f"{path} is of an older version without a checksum: damage cannot be detected; export it again"
     ]
 
 
@@ -157,9 +157,9 @@ def test_older_files_without_a_checksum_are_run_with_a_warning(
         ({"output_type": "INT32"}, "labels of type int32; expected int64"),
     ],
 )
-def test_graphs_that_are_not_what_the_metadata_says(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+def test_graphs_that_contradict_the_metadata(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     path = save_exported(tmp_path / "a.onnx", brightest_channel(**change))
-    with pytest.raises(UserError, match=rf"^{path}: (its graph has {message}[^\n]*|no model that can be run .*)$"):
+    with pytest.raises(UserError, match=rf"^{path}: (its graph has {message}[^\n]*|cannot be run .*)$"):
         open_exported(path)
 
 
@@ -173,7 +173,7 @@ def test_graphs_that_are_not_what_the_metadata_says(tmp_path: Path, change: dict
         (["class_logits", "mask_logits"], [(1, 9, 4), (1, 9, 8)], "mask_logits of shape 1 x 9 x 8; expected"),
     ],
 )
-def test_outputs_of_another_shape_or_number_of_classes(outputs: list[str], shapes: list, message: str) -> None:
+def test_outputs_of_a_wrong_shape_or_number_of_classes(outputs: list[str], shapes: list, message: str) -> None:
     kinds = ["int64" if name == "labels" else "float32" for name in outputs]
     ports = [Port(*port) for port in zip(outputs, kinds, shapes, strict=True)]
     image = Port("image", "uint8", (1, 3, None, None))
@@ -181,14 +181,14 @@ def test_outputs_of_another_shape_or_number_of_classes(outputs: list[str], shape
         check_graph(replace(METADATA, outputs=outputs), [image], ports, Path("a.onnx"))
 
 
-def test_numbers_of_queries_that_differ() -> None:
+def test_different_numbers_of_queries() -> None:
     metadata = replace(METADATA, outputs=["class_logits", "mask_logits"])
     results = [np.zeros((1, 9, 4)), np.zeros((1, 8, 4, 4))]
     with pytest.raises(UserError, match="class_logits and mask_logits of 9 and 8 queries; expected equal numbers"):
         check_results(metadata, results, (1, 3, 16, 16), Path("a.onnx"))
 
 
-def test_results_that_are_not_what_the_metadata_says(tmp_path: Path) -> None:
+def test_results_that_contradict_the_metadata(tmp_path: Path) -> None:
     path = save_exported(tmp_path / "a.onnx", brightest_channel(offset=1))
     with pytest.raises(
         UserError, match=r"a\.onnx: its graph has labels from 1 to 3; expected at most 2, for 3 classes"
@@ -206,21 +206,21 @@ def test_results_that_are_not_what_the_metadata_says(tmp_path: Path) -> None:
         raise ValueError("first\nsecond")
 
     exported.run = refuse
-    with pytest.raises(UserError, match=r"b\.onnx: no model that can be run \(not run on a picture of .*: second\)"):
+    with pytest.raises(UserError, match=r"b\.onnx: cannot be run \(it failed on images .*: second\)"):
         predictor(PICTURE)
 
 
 @pytest.mark.parametrize("text", [b"sky", b"labels", b"brightest", b"ArgMax", KEY.encode()])
-def test_texts_that_are_none_are_one_line(tmp_path: Path, text: bytes) -> None:
+def test_invalid_text_is_one_line(tmp_path: Path, text: bytes) -> None:
     path = save_exported(tmp_path / "a.onnx", brightest_channel(), json.dumps(METADATA.as_dict()))
     path.write_bytes(path.read_bytes().replace(text, b"\xff\xfe" + text[2:]))
     message = refusal(lambda: Predictor.from_export(path)(PICTURE))
-    # "brightest" is the name of a value within, which nothing outside asks for
+    # "brightest" is the name of an internal value that nothing refers to
     assert text == b"brightest" if message is None else re.fullmatch(rf"{path}: [^\n]+", message)
 
 
 @pytest.mark.slow
-def test_while_it_is_written_all_files_are_such_as_are_removed_later(
+def test_temporary_files_of_an_export_can_be_removed_later(
     tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     seen: list[str] = []
@@ -254,10 +254,10 @@ def test_while_it_is_written_all_files_are_such_as_are_removed_later(
         ("a.onnx", r"a\.onnx: this is a folder; name a file in it"),
         ("x" * 251 + ".onnx", r"\.onnx: cannot be written: File name too long; choose another name"),
         ("\xe9" * 126 + ".onnx", r"\.onnx: cannot be written: File name too long; choose another name"),
-        ("a\0.onnx", "no file name: embedded null byte"),
+        ("a\0.onnx", "invalid file name: embedded null byte"),
     ],
 )
-def test_names_that_cannot_be_written_to_are_refused_at_once(
+def test_unwritable_names_are_refused_at_once(
     name: str, message: str, tiny_run: Path, tmp_path: Path, monkeypatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setattr(exporting, "SegmentationGraph", None)
@@ -278,11 +278,11 @@ def test_names_that_cannot_be_written_to_are_refused_at_once(
         (RuntimeError("could not create a primitive"), r"model\.onnx: not written, out of memory"),
         (
             RuntimeError("first\nno such operator"),
-            r"model\.onnx: not written, as onnx cannot run it \(no such operator",
+            r"model\.onnx: not written, because onnx cannot run it \(no such operator",
         ),
     ],
 )
-def test_what_the_machine_refuses_is_one_line_of_an_export(
+def test_system_errors_during_export_are_one_line(
     error: Exception, message: str, tiny_run: Path, tmp_path: Path, monkeypatch, capsys: pytest.CaptureFixture
 ) -> None:
     def refuse(*_: object) -> None:
@@ -297,13 +297,13 @@ def test_what_the_machine_refuses_is_one_line_of_an_export(
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"older"]
 
 
-def test_a_run_that_is_none_is_called_by_the_commands_option(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_missing_run_names_the_option(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert main(["export", "--weights", str(tmp_path / "gone"), "--output", str(tmp_path / "a.onnx")]) == 1
     assert f"error: --weights {tmp_path / 'gone'}: there is no such file or run folder" in capsys.readouterr().err
 
 
-def test_changed_graphs_of_older_files_give_labels_or_one_line(tmp_path: Path) -> None:
-    """Without a checksum a flipped byte may give other labels, but no other error."""
+def test_damaged_older_files_give_labels_or_one_line(tmp_path: Path) -> None:
+    """Without a checksum, a flipped byte may give wrong labels or a one-line error, but no other error."""
     path = save_exported(tmp_path / "a.onnx", brightest_channel(), json.dumps(METADATA.as_dict()))
     whole, generator = path.read_bytes(), random.Random(0)
     ran = 0
@@ -326,8 +326,8 @@ sys.exit(main(sys.argv[1:]))
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="limits of a process's files are POSIX's")
 @pytest.mark.parametrize("kind", ["torch_export", "openvino"])
-def test_a_file_that_the_system_cuts_off_ends_in_one_line(kind: str, tiny_run: Path, tmp_path: Path) -> None:
-    """The writers of compiled libraries, which would end the process, meet no full disk."""
+def test_a_full_disk_ends_in_one_line(kind: str, tiny_run: Path, tmp_path: Path) -> None:
+    """Compiled libraries, which would abort the process, do not write to a full disk."""
     file = tmp_path / f"model{writing.SUFFIXES[kind]}"
     words = ["export", "--weights", tiny_run, "--format", kind, "--size", "64", "64", "--output", file]
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""`semask export` and what runs on its files: predictions, pictures, metadata, messages."""
+"""`semask export` and its files: predictions, drawings, metadata, messages."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 pytest.importorskip("openvino", reason="openvino is not installed")
 
 
-def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
+def random_image(height: int, width: int, seed: int = 0) -> np.ndarray:
     small = np.random.default_rng(seed).integers(0, 256, (height // 8, width // 8, 3), np.uint8)
     return cv2.resize(small, (width, height))
 
 
 @pytest.fixture(scope="module")
 def exported(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The tiny run's model in files that give labels, scores and logits, and in one that resizes."""
+    """Export the tiny run's model with labels, scores and logits, and with resizing."""
     folder = tmp_path_factory.mktemp("exported")
     files = {
         "labels": (folder / "labels.onnx", ["--outputs", "labels"]),
@@ -45,43 +45,43 @@ def exported(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
 
 
 @pytest.mark.slow
-def test_predictions_are_the_models(exported: dict[str, Path], tiny_run: Path) -> None:
+def test_predictions_equal_those_of_the_model(exported: dict[str, Path], tiny_run: Path) -> None:
     model = Predictor.from_run(tiny_run)
     for outputs in ("scores", "logits"):
         predictor = Predictor.from_export(exported[outputs])
-        for image in (picture(64, 96), picture(100, 72, seed=1), picture(40, 160, seed=2)):
-            found, expected = predictor(image, scores=True), model(image, scores=True)
-            np.testing.assert_allclose(found.scores, expected.scores, atol=1e-4)
-            assert (found.labels == expected.labels).mean() > 0.999
+        for image in (random_image(64, 96), random_image(100, 72, seed=1), random_image(40, 160, seed=2)):
+            actual, expected = predictor(image, scores=True), model(image, scores=True)
+            np.testing.assert_allclose(actual.scores, expected.scores, atol=1e-4)
+            assert (actual.labels == expected.labels).mean() > 0.999
     labels = Predictor.from_export(exported["labels"])
-    own, doubled = picture(64, 96), picture(128, 192, seed=1)  # 64 is the shorter side of the size rule
-    assert (labels(own).labels == model(own).labels).mean() > 0.999
+    same_size, doubled = random_image(64, 96), random_image(128, 192, seed=1)  # 64 is the shorter side of the size rule
+    assert (labels(same_size).labels == model(same_size).labels).mean() > 0.999
     assert labels(doubled).labels.shape == (128, 192)
     assert (labels(doubled).labels == model(doubled).labels).mean() > 0.9
     resized = Predictor.from_export(exported["resized"])
-    for image in (own, doubled, picture(100, 72, seed=2), picture(48, 200, seed=3)):
+    for image in (same_size, doubled, random_image(100, 72, seed=2), random_image(48, 200, seed=3)):
         assert resized(image).labels.shape == image.shape[:2]
         assert (resized(image).labels == model(image).labels).mean() > 0.999
 
 
 @pytest.mark.slow
-def test_it_knows_classes_and_colors_by_itself(exported: dict[str, Path]) -> None:
+def test_it_contains_classes_and_colors(exported: dict[str, Path]) -> None:
     predictor = Predictor.from_export(exported["scores"])
     assert predictor.class_names == list(TOY_SCENES.classes.names)
     assert predictor.class_colors.tolist() == [list(color) for color in TOY_SCENES.classes.colors]
     assert predictor.ignore_label == 255
     with pytest.raises(UserError, match="no semantic maps to show"):
-        predictor(picture(64, 64), priors=True)
-    with pytest.raises(UserError, match="gives labels alone; export it with --outputs scores or logits"):
-        Predictor.from_export(exported["labels"])(picture(64, 64), scores=True)
+        predictor(random_image(64, 64), priors=True)
+    with pytest.raises(UserError, match="outputs labels only; export it with --outputs scores or logits"):
+        Predictor.from_export(exported["labels"])(random_image(64, 64), scores=True)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "size"), [("labels", (64, 96)), ("resized", (100, 150)), ("scores", (100, 150))])
-def test_it_draws_the_demos_picture(
+def test_it_draws_the_same_image_as_the_demo(
     kind: str, size: tuple[int, int], exported: dict[str, Path], tiny_run: Path, tmp_path: Path
 ) -> None:
-    cv2.imwrite(str(tmp_path / "in.png"), picture(*size))
+    cv2.imwrite(str(tmp_path / "in.png"), random_image(*size))
     for name, weights in (("run", tiny_run), ("file", exported[kind])):
         words = ["--input", tmp_path / "in.png", "--output", tmp_path / f"{name}.png", "--weights", weights]
         assert main(["predict", *map(str, words)]) == 0
@@ -94,20 +94,20 @@ def test_the_documented_example_gives_the_models_labels(
 ) -> None:
     (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/deployment.md").read_text(), re.DOTALL)
     (tmp_path / "example.py").write_text(example)
-    for name, size in (("own", (64, 96)), ("larger", (100, 150))):
-        image = picture(*size)
+    for name, size in (("same", (64, 96)), ("larger", (100, 150))):
+        image = random_image(*size)
         cv2.imwrite(str(tmp_path / f"{name}.png"), image[:, :, ::-1])
         files = [exported["labels"], tmp_path / f"{name}.png", tmp_path / f"{name}_out.png"]
         subprocess.run([sys.executable, tmp_path / "example.py", *files], check=True, timeout=120)
         expected = Predictor.from_export(exported["labels"])
-        drawn = cv2.imread(str(tmp_path / f"{name}_out.png"))[:, :, ::-1]
-        assert (drawn == expected.class_colors[expected(image).labels]).mean() > 0.99
+        random_draws = cv2.imread(str(tmp_path / f"{name}_out.png"))[:, :, ::-1]
+        assert (random_draws == expected.class_colors[expected(image).labels]).mean() > 0.99
     assert capfd.readouterr().out.splitlines()[-1].split("%  ")[1] in TOY_SCENES.classes.names
 
 
 @pytest.mark.slow
-def test_given_pictures_are_compared(tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    cv2.imwrite(str(tmp_path / "in.png"), picture(128, 160))  # 64 x 80 after resizing
+def test_given_images_are_compared(tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    cv2.imwrite(str(tmp_path / "in.png"), random_image(128, 160))  # 64 x 80 after resizing
     words = ["--weights", tiny_run, "--output", tmp_path / "x.onnx", "--images", tmp_path / "in.png"]
     assert main(["export", *map(str, words)]) == 0
     out = capsys.readouterr().out
@@ -122,7 +122,7 @@ def test_given_pictures_are_compared(tiny_run: Path, tmp_path: Path, capsys: pyt
 
 
 @pytest.mark.slow
-def test_a_file_that_says_something_else_is_removed(
+def test_a_file_with_different_results_is_removed(
     tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     target = tmp_path / "model.onnx"
@@ -134,27 +134,27 @@ def test_a_file_that_says_something_else_is_removed(
 
     monkeypatch.setitem(exporting.RUNNERS, "onnx", Wrong)
     assert main(["export", "--weights", str(tiny_run), "--output", str(target)]) == 1
-    assert "not written, as the file does not do what the model does" in capsys.readouterr().err
+    assert "not written, because the results of file and model differ" in capsys.readouterr().err
     assert target.read_bytes() == b"older"
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_files_that_are_no_exported_model_are_refused(tmp_path: Path) -> None:
+def test_other_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nothing\.onnx: there is no such file"):
         open_exported(tmp_path / "nothing.onnx")
     (tmp_path / "a.bin").touch()
     for name in ("a.onnx", "a.xml"):
         (tmp_path / name).write_bytes(b"damaged")
-        with pytest.raises(UserError, match=rf"{name}: no model that can be run"):
+        with pytest.raises(UserError, match=rf"{name}: cannot be run"):
             open_exported(tmp_path / name)
     (tmp_path / "a.pt2").touch()
-    with pytest.raises(UserError, match=r"expected an exported file, \.onnx or \.xml; others could run code"):
+    with pytest.raises(UserError, match=r"expected an exported file, \.onnx or \.xml; other formats could run code"):
         open_exported(tmp_path / "a.pt2")
     ends = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in ("x", "y")]
     graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "relu", ends[:1], ends[1:])
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
     onnx.save(model, tmp_path / "b.onnx")
-    with pytest.raises(UserError, match=r"b\.onnx: no metadata of a model of this project"):
+    with pytest.raises(UserError, match=r"b\.onnx: has no metadata of this project"):
         open_exported(tmp_path / "b.onnx")
 
 
@@ -163,17 +163,17 @@ def test_files_that_are_no_exported_model_are_refused(tmp_path: Path) -> None:
     [
         (["--batch", "two"], "--batch two: expected a whole number of at least 1, or any"),
         (["--batch", "0"], "--batch 0: expected at least 1, or any"),
-        (["--size", "0", "8"], "--size 0 8: expected a height and a width of at least 1"),
-        (["--format", "torch_export"], "--dynamic: torch_export takes a fixed size"),
+        (["--size", "0", "8"], "--size 0 8: expected height and width of at least 1"),
+        (["--format", "torch_export"], "--dynamic: torch_export supports a fixed size only"),
         (["--format", "torch_export", "--size", "8", "8", "--fp16"], "--fp16: expected --format onnx or openvino"),
         (["--no-normalize"], "--no-normalize: add --input float"),
-        (["--resize", "--no-normalize", "--input", "float"], "--resize: leave out --no-normalize"),
+        (["--resize", "--no-normalize", "--input", "float"], "--resize: remove --no-normalize"),
         (["--resize", "--outputs", "logits"], "--resize: expected --outputs labels or scores"),
-        ([], "model.bin: expected a name that ends in .onnx for --format onnx"),
+        ([], "model.bin: expected a name ending in .onnx for --format onnx"),
         (["--images", "*.mp4"], "*.mp4: matches no image"),
     ],
 )
-def test_what_cannot_be_is_one_line(
+def test_invalid_settings_are_one_line(
     words: list[str], message: str, tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     assert main(["export", "--weights", str(tiny_run), "--output", str(tmp_path / "model.bin"), *words]) == 1
@@ -187,7 +187,7 @@ def test_a_missing_library_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_an_exported_file_takes_no_config(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    cv2.imwrite(str(tmp_path / "in.png"), picture(16, 16))
+    cv2.imwrite(str(tmp_path / "in.png"), random_image(16, 16))
     words = ["--input", tmp_path / "in.png", "--output", tmp_path / "out", "--weights", tmp_path / "m.onnx"]
     assert main(["predict", *map(str, words), "--opts", "SEED", "1"]) == 1
     assert "an exported file brings its own settings" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Every published family in every format: the exported file does what the model does, at any size and batch."""
+"""Every published family in every format: exported files agree with the model at any size and batch."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 pytest.importorskip("openvino", reason="openvino is not installed")
 pytestmark = pytest.mark.slow
 
-# those of the table in docs/deployment.md, but one whose parts the others have
+# the table in docs/deployment.md, except one whose parts are covered by others
 FAMILIES = {name: x for name, x in load_script("tools/export_matrix.py").FAMILIES.items() if name != "MiT Mask2Former"}
-# of each part one, but the two blocks of windows, which a stage shifts
+# one block per part, but two with windows, because every second one is shifted
 SMALL = OPTIONS | {
     "MODEL.SEM_SEG_HEAD.IGNORE_VALUE": 255,
     "MODEL.MASK_FORMER.DEC_LAYERS": 3,
@@ -33,13 +33,13 @@ SMALL = OPTIONS | {
     "MODEL.MIT.DEPTHS": [1, 1, 1, 1],
     "MODEL.MIT.NUM_HEADS": [1, 1, 2, 2],
 }
-SAMPLING = {config for config in FAMILIES.values() if config.endswith("m2f")}  # by deformable layers
+SAMPLING = {config for config in FAMILIES.values() if config.endswith("m2f")}  # models with deformable layers
 NAMED = Classes.of([f"class {i}" for i in range(CLASSES)], [[i] * 3 for i in range(CLASSES)])
 ANY = GraphSettings(size=None, batch=None)
 
 
 def family(config: str, options: dict[str, object]) -> tuple[nn.Module, CfgNode]:
-    timm = {"MODEL.TIMM.NAME": "test_resnet"} if "timm" in config else {}  # timm's smallest, made for tests
+    timm = {"MODEL.TIMM.NAME": "test_resnet"} if "timm" in config else {}  # the smallest model in timm, for tests
     words = [word for pair in (SMALL | timm | options).items() for word in pair]
     cfg = semask_d2.get_cfg(ROOT / f"configs/toy_scenes/{config}.yaml", words)
     return randomize(semask_d2.build_model(cfg)).eval(), cfg
@@ -99,11 +99,11 @@ def test_torch_export(tmp_path: Path) -> None:
     ("kind", "config", "outputs"),
     [("onnx", FAMILIES["Swin MSFaPN"], "logits"), ("openvino", FAMILIES["Swin FPN"], "scores")],
 )
-def test_a_fixed_size_and_what_else_may_come_out_and_in(kind: str, config: str, outputs: str, tmp_path: Path) -> None:
+def test_a_fixed_size_with_other_inputs_and_outputs(kind: str, config: str, outputs: str, tmp_path: Path) -> None:
     fixed = GraphSettings(size=(70, 106), batch=2, input_type="float")
     path = tmp_path / f"model{SUFFIXES[kind]}"
     export(config, kind, path, fixed, outputs=outputs, normalize=outputs == "scores")
-    message = "takes batches of 2 x 3 x 70 x 106, this picture is one of 1 x 3 x 128 x 160 after resizing"
+    message = "accepts input of shape 2 x 3 x 70 x 106, got 1 x 3 x 128 x 160 after resizing"
     with pytest.raises(UserError, match=message):
         Predictor.from_export(path)(np.zeros((64, 80, 3), np.uint8))
 
@@ -119,7 +119,7 @@ def test_a_fixed_size_and_what_else_may_come_out_and_in(kind: str, config: str, 
 def test_graphs_that_resize(config: str, kind: str, settings: GraphSettings, masks_first: bool, tmp_path: Path) -> None:
     options = {
         "INPUT.MIN_SIZE_TEST": 64,
-        "INPUT.MAX_SIZE_TEST": 90,  # which some of the pictures' longer sides would be beyond
+        "INPUT.MAX_SIZE_TEST": 90,  # the longer side of some images would exceed it
         "MODEL.MASK_FORMER.TEST.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE": masks_first,
     }
     path = tmp_path / f"model{SUFFIXES[kind]}"
@@ -128,7 +128,7 @@ def test_graphs_that_resize(config: str, kind: str, settings: GraphSettings, mas
 
 
 @pytest.mark.parametrize("kind", ["onnx", "openvino"])
-def test_half_weights_take_half_the_room(kind: str, tmp_path: Path) -> None:
+def test_half_weights_halve_the_file(kind: str, tmp_path: Path) -> None:
     model, _ = family(FAMILIES["Swin FPN"], {})
     path = tmp_path / f"model{SUFFIXES[kind]}"
     export(FAMILIES["Swin FPN"], kind, path, GraphSettings(size=(64, 96), half_weights=True))

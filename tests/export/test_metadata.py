@@ -1,4 +1,4 @@
-"""What an exported file says of itself: it comes back, and everything else is one line that names the key."""
+"""Metadata of exported files: a round trip, and one-line errors that name the key."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from tests.helpers.strange_values import damage
 TRIES = 500
 
 
-def test_metadata_comes_back() -> None:
+def test_metadata_round_trip() -> None:
     assert ExportMetadata.from_text(METADATA.as_text(), "x") == METADATA
 
 
 @pytest.mark.parametrize("text", [None, "", "[" * 10**5, "[]", "1", '{"a": '])
-def test_what_is_no_metadata_is_refused(text: str | None) -> None:
-    with pytest.raises(UserError, match=r"x\.onnx: no metadata of a model of this project"):
+def test_invalid_metadata_is_refused(text: str | None) -> None:
+    with pytest.raises(UserError, match=r"x\.onnx: has no metadata of this project"):
         ExportMetadata.from_text(text, "x.onnx")
 
 
@@ -47,19 +47,19 @@ def test_what_is_no_metadata_is_refused(text: str | None) -> None:
         ({"min_size": -1}, "min_size: expected a whole number from 0 to"),
         ({"size_divisibility": 10**9}, "size_divisibility: expected a whole number from 0 to"),
         ({"outputs": ["labels", "scores"]}, r"outputs: expected one of \[\['labels'\]"),
-        ({"value_range": [5, 5]}, "value_range: expected a higher value of white"),
+        ({"value_range": [5, 5]}, "value_range: expected a larger value for white"),
         ({"value_range": [5]}, "expected a list of 2 values"),
         ({"value_range": [0, "x"]}, "value_range: expected a finite number"),
         ({"input_type": "double"}, "input_type: expected 'uint8' or 'float'"),
         ({"version": None}, "version is missing"),
     ],
 )
-def test_values_are_refused_by_their_key(change: dict[str, Any], message: str) -> None:
+def test_invalid_values_name_their_key(change: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=rf"^x\.onnx: metadata: {message}"):
         ExportMetadata.from_text(json.dumps(METADATA.as_dict() | change), "x.onnx")
 
 
-def test_files_of_older_versions_lack_the_checksum_and_no_others() -> None:
+def test_only_files_of_older_versions_lack_the_checksum() -> None:
     older = json.dumps(METADATA.as_dict())
     assert ExportMetadata.from_text(older, "x", has_checksum=False) == METADATA
     for text in (METADATA.as_text(), METADATA.as_text().replace(FIELD, "sha2v6")):
@@ -68,7 +68,7 @@ def test_files_of_older_versions_lack_the_checksum_and_no_others() -> None:
     assert BLANK in METADATA.as_text()
 
 
-def test_the_range_of_values_comes_back_and_older_files_have_none() -> None:
+def test_the_value_range_round_trip_and_older_files() -> None:
     stated = replace(METADATA, value_range=[0.0, 4095.0])
     assert ExportMetadata.from_text(stated.as_text(), "x").value_range == [0.0, 4095.0]
     values = METADATA.as_dict()
@@ -76,7 +76,7 @@ def test_the_range_of_values_comes_back_and_older_files_have_none() -> None:
     assert ExportMetadata.from_text(json.dumps(values), "x") == METADATA
 
 
-def test_changed_values_are_metadata_or_one_line() -> None:
+def test_random_changes_are_valid_or_one_line() -> None:
     generator = random.Random(0)
     outcomes = []
     for _ in range(TRIES):

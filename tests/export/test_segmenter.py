@@ -1,4 +1,4 @@
-"""An exported file of Semantic FPN's logits predicts as the model does, at any size of the picture."""
+"""Exported Semantic FPN logits give the predictions of the model at any image size."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.modeling.meta_arch.test_semantic_fpn import OUTPUT_SIZES, build
 
 
 class InThisProcess(ExportedModel):
-    """The graph of a model in the place of a file."""
+    """Graph of a model instead of a file."""
 
     def __init__(self, graph: SegmentationGraph):
         self.graph = graph
@@ -34,23 +34,23 @@ class InThisProcess(ExportedModel):
 
 
 @pytest.mark.parametrize("outputs", ["logits", "scores"])
-def test_semantic_fpn_is_resized_twice_as_the_model_does_it(outputs: str) -> None:
+def test_semantic_fpn_is_resized_twice_as_in_the_model(outputs: str) -> None:
     model = randomize(build()).eval()
     exported = ExportedSegmenter(InThisProcess(SegmentationGraph(model, outputs)))
     (inputs,) = make_inputs((61, 33), labels=False)
     for height, width in OUTPUT_SIZES:
         given = [{**inputs, "height": height, "width": width}]
         with torch.no_grad():
-            (expected,), (found,) = (x.predict(given, scores=True) for x in (model, exported))
-        torch.testing.assert_close(found.scores, expected.scores, atol=1e-4, rtol=1e-4)
+            (expected,), (actual,) = (x.predict(given, scores=True) for x in (model, exported))
+        torch.testing.assert_close(actual.scores, expected.scores, atol=1e-4, rtol=1e-4)
 
 
 def test_a_graph_that_resizes_resizes_logits_twice() -> None:
     model = randomize(build()).eval()
-    picture = torch.randint(0, 256, (1, 3, 50, 70), dtype=torch.uint8)
+    image = torch.randint(0, 256, (1, 3, 50, 70), dtype=torch.uint8)
     with torch.no_grad():
-        found = SegmentationGraph(model, "scores", size_rule=(64, 80))(picture)
-        logits = SegmentationGraph(model, "logits", size_rule=(64, 80))(picture)
+        actual = SegmentationGraph(model, "scores", size_rule=(64, 80))(image)
+        logits = SegmentationGraph(model, "logits", size_rule=(64, 80))(image)
         for size in ((57, 80), (50, 70)):
             logits = torch.nn.functional.interpolate(logits, size=size, mode="bilinear", align_corners=False)
-    torch.testing.assert_close(found, logits)
+    torch.testing.assert_close(actual, logits)

@@ -114,7 +114,7 @@ def test_a_users_pixel_decoder_in_our_head(example, cfg, batch) -> None:
 
 def test_a_head_without_masks_is_refused(cfg) -> None:
     cfg.MODEL.SEM_SEG_HEAD.NAME = "SemSegFPNHead"
-    with pytest.raises(UserError, match=r"MODEL\.SEM_SEG_HEAD\.NAME: SemSegFPNHead gives no masks"):
+    with pytest.raises(UserError, match=r"MODEL\.SEM_SEG_HEAD\.NAME: SemSegFPNHead outputs no masks"):
         build_model(cfg)
 
 

@@ -1,4 +1,4 @@
-"""Free functions from logits to labels, panoptic maps and instances, against plain formulas and transformers' own."""
+"""Postprocessing functions against plain formulas, the models and transformers."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def plain_scores(
     image_size: tuple[int, int],
     resize_masks_first: bool,
 ) -> Tensor:
-    """The formula, with every map whole."""
+    """Compute the formula on full maps."""
     probability = class_logits.softmax(-1)[:, :-1]
     masks = resized(mask_logits, input_size)[:, : image_size[0], : image_size[1]]
     if resize_masks_first:
@@ -70,7 +70,7 @@ def test_scores_and_labels_are_those_of_the_formula(
     assert torch.equal(semantic_labels(*logits, size, **options), scores.argmax(0))
 
 
-def test_labels_hold_no_map_of_scores(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_labels_never_need_full_scores(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = []
 
     class Recorded(score_maps.ScoreMap):
@@ -87,34 +87,34 @@ def test_labels_hold_no_map_of_scores(monkeypatch: pytest.MonkeyPatch) -> None:
     assert max(rows) < 20
 
 
-def their_outputs(class_logits: Tensor, mask_logits: Tensor) -> SimpleNamespace:
+def reference_outputs(class_logits: Tensor, mask_logits: Tensor) -> SimpleNamespace:
     return SimpleNamespace(class_queries_logits=class_logits[None], masks_queries_logits=mask_logits[None])
 
 
 def test_the_rule_of_transformers_for_semantic_maps() -> None:
-    """Its processor resizes masks to 384 x 384 whatever the input was."""
+    """The processor of Mask2Former resizes masks to 384 x 384 for any input."""
     transformers = pytest.importorskip("transformers")
     processor = transformers.Mask2FormerImageProcessor()
     logits = make_logits(16, 24)
     size = (130, 90)
-    theirs = processor.post_process_semantic_segmentation(their_outputs(*logits), target_sizes=[size])[0]
-    ours = semantic_labels(*logits, size, input_size=(384, 384))
+    reference = processor.post_process_semantic_segmentation(reference_outputs(*logits), target_sizes=[size])[0]
+    actual = semantic_labels(*logits, size, input_size=(384, 384))
     scores = semantic_scores(*logits, size, input_size=(384, 384))
-    disputed = ours != theirs
+    disputed = actual != reference
     top = scores.topk(2, 0).values
     assert (top[0] - top[1])[disputed].abs().max().item() < 1e-5 if disputed.any() else True
     assert disputed.float().mean() < 1e-3
 
 
 def test_the_rule_of_transformers_for_maskformer() -> None:
-    """Its processor makes scores at the masks' size and resizes those."""
+    """The processor of MaskFormer computes scores at the size of the masks and resizes these."""
     transformers = pytest.importorskip("transformers")
     logits = make_logits(16, 24)
     size = (130, 90)
     processor = transformers.MaskFormerImageProcessor()
-    theirs = processor.post_process_semantic_segmentation(their_outputs(*logits), target_sizes=[size])[0]
-    ours = semantic_labels(*logits, size, input_size=(16, 24))
-    assert (ours != theirs).float().mean() < 1e-3
+    reference = processor.post_process_semantic_segmentation(reference_outputs(*logits), target_sizes=[size])[0]
+    actual = semantic_labels(*logits, size, input_size=(16, 24))
+    assert (actual != reference).float().mean() < 1e-3
 
 
 def test_panoptic_maps_and_instances_are_the_models() -> None:

@@ -1,4 +1,4 @@
-"""Activation checkpointing by config: the same gradients from fewer kept tensors, for each part that can do it."""
+"""Activation checkpointing by config: equal gradients from fewer stored tensors, for each supported part."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ CONFIGS = ("toy_scenes/semask_swin_mini_msfapn_m2f.yaml", "toy_scenes/semask_mit
 
 
 def step(config_file: str, parts: list[str], *options: object) -> tuple[list[torch.Tensor | None], int]:
-    """The gradients of a step, and how many numbers the forward pass kept for them."""
+    """Return the gradients of a step, and the number of elements stored by the forward pass."""
     cfg = get_cfg(config_file)
     cfg.merge_from_list(["MODEL.ACTIVATION_CHECKPOINTING", parts, "MODEL.DEVICE", "cpu", *options])
     torch.manual_seed(0)
@@ -29,7 +29,7 @@ def step(config_file: str, parts: list[str], *options: object) -> tuple[list[tor
 
 @pytest.mark.parametrize("config_file", CONFIGS)
 @pytest.mark.parametrize("part", PARTS)
-def test_the_same_gradients_from_fewer_kept_tensors(config_file: str, part: str) -> None:
+def test_equal_gradients_from_fewer_stored_tensors(config_file: str, part: str) -> None:
     gradients, kept = step(config_file, [])
     recomputed_gradients, kept_by_recomputing = step(config_file, [part])
     assert kept_by_recomputing < kept

@@ -56,7 +56,7 @@ def test_it_writes_its_table_into_the_page(tmp_path: Path, monkeypatch: pytest.M
     error, share = re.fullmatch(r"(.*), (.*) %", row[1]).groups()
     assert 0 < float(error) < 1e-3
     assert float(share) > 99.9
-    assert "\n1. `--dynamic: torch_export takes a fixed size" in page
+    assert "\n1. `--dynamic: torch_export supports a fixed size" in page
 
 
 def test_a_page_without_a_place_for_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

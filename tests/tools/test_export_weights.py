@@ -51,7 +51,7 @@ def test_a_run_becomes_a_folder_of_transformers(plain_run: Path, capsys: pytest.
 
 def test_what_cannot_be_written_is_said(plain_run: Path, tiny_run: Path) -> None:
     for weights, output, message in (
-        (tiny_run, "out", r"NUM_SEM_BLOCKS: transformers has no model with 1, only with 0"),
+        (tiny_run, "out", r"NUM_SEM_BLOCKS: transformers does not support 1, only 0"),
         (plain_run, "config.yaml", r"config\.yaml: exists already"),
     ):
         with pytest.raises(UserError, match=message):

@@ -1,4 +1,4 @@
-"""What every SeMask backbone shares: its named outputs, the semantic layers of its stages, and frozen stages."""
+"""Base class of the SeMask backbones: named outputs, a semantic layer per stage, and frozen stages."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ logger = logging.getLogger(__name__)
 
 STRIDES = (4, 8, 16, 32)
 FREEZE_KEY = {"freeze_at": "MODEL.BACKBONE.FREEZE_AT"}
-SHARED_KEYS = {**FREEZE_KEY, "checkpointing": CHECKPOINTING_KEY}  # of every backbone
+SHARED_KEYS = {**FREEZE_KEY, "checkpointing": CHECKPOINTING_KEY}  # that every backbone reads
 
 
 @dataclass(frozen=True)
 class SemanticSettings:
-    """How a backbone's semantic layers are built, one after each stage; `num_blocks` 0 means none.
+    """Settings of a backbone's semantic layers, one after each stage; `num_blocks` 0 builds none.
 
     `windowed_stages` lists the stages (from 0) that attend within windows of side `window`; the others attend
-    globally. The parameters have the same shapes either way, so a released checkpoint needs the windows it was
-    trained with. With `attention` "centers" all stages attend globally.
+    globally. The parameters have the same shapes either way, so loading cannot detect windows that differ from those
+    a checkpoint was trained with. With `attention` "centers" all stages attend globally.
     """
 
-    config_keys: ClassVar[Mapping[str, str]] = {  # the backbones' sections have the same keys, of the same defaults
+    config_keys: ClassVar[Mapping[str, str]] = {  # each backbone's section has these keys
         "num_classes": "MODEL.SEM_SEG_HEAD.NUM_CLASSES",
         "window": "MODEL.SWIN.SEM_WINDOW_SIZE",
         "windowed_stages": "MODEL.SWIN.SEM_WINDOWED_STAGES",
@@ -56,12 +56,12 @@ class SemanticSettings:
 
     @classmethod
     def from_config(cls, cfg: CfgNode, section: str) -> SemanticSettings:
-        """Read SEM_* and NUM_SEM_BLOCKS of the config section MODEL.`section`."""
+        """Read SEM_* and NUM_SEM_BLOCKS from the config section MODEL.`section`."""
         keys = {name.removeprefix("semantic."): key for name, key in semantic_keys(section).items()}
         return cls(**arguments_from(cfg, keys))
 
     def layer(self, stage: int, dim: int) -> SemanticLayer | None:
-        """The semantic layer that follows `stage`, of width `dim`."""
+        """Build the semantic layer that follows `stage`, which has `dim` channels; None without semantic layers."""
         if not self.num_blocks:
             return None
         in_windows = stage in self.windowed_stages and self.attention != "centers"
@@ -77,7 +77,7 @@ class SemanticSettings:
 
 
 def semantic_keys(section: str) -> dict[str, str]:
-    """The config keys of `SemanticSettings` for a backbone whose config section is MODEL.`section`."""
+    """Return the config keys of `SemanticSettings` for a backbone whose config section is MODEL.`section`."""
     keys = SemanticSettings.config_keys
     return {f"semantic.{name}": key.replace("MODEL.SWIN.", f"MODEL.{section}.") for name, key in keys.items()}
 
@@ -86,9 +86,9 @@ class HierarchicalBackbone(Backbone):
     """A backbone of four stages with outputs `res2`..`res5`, and `sem2`..`sem5` where it has semantic layers.
 
     `freeze_at` counts as in Detectron2's ResNet: 0 trains everything, 1 freezes the stem, 2 also the blocks of the
-    first stage, 5 all four. Frozen parts stay in evaluation mode. Semantic layers and output norms always learn: what
-    training starts from seldom has them. `checkpointing` names the stages ("res2") whose blocks keep no activations in
-    training and compute them again in the backward pass.
+    first stage, 5 all four. Frozen parts stay in evaluation mode. Semantic layers and output norms are always trained,
+    because pretrained weights seldom include them. `checkpointing` names the stages ("res2") whose blocks recompute
+    their activations in the backward pass instead of storing them.
     """
 
     config_keys: ClassVar[Mapping[str, str]] = {}
@@ -124,15 +124,15 @@ class HierarchicalBackbone(Backbone):
         require(0 <= drop_path_rate < 1, self, "drop_path_rate", "at least 0 and below 1", drop_path_rate)
 
     def require_dividing_heads(self, dims: Sequence[int], num_heads: Sequence[int]) -> None:
-        """Raise `ArgumentError` where a stage's heads do not divide its channels."""
+        """Raise `ArgumentError` unless the number of heads of each stage divides its number of channels."""
         for stage, (dim, heads) in enumerate(zip(dims, num_heads, strict=True)):
-            wanted = f"numbers that divide a stage's channels, and they do not divide the {dim} of stage {stage}"
-            require(heads >= 1 and dim % heads == 0, self, "num_heads", wanted, list(num_heads))
+            expected = f"numbers that divide the channels of their stage; stage {stage} has {dim} channels"
+            require(heads >= 1 and dim % heads == 0, self, "num_heads", expected, list(num_heads))
 
     def declare_outputs(
         self, dims: Sequence[int], strides: Sequence[int], out_features: Collection[str] | None = None
     ) -> None:
-        """Name the outputs: those of `out_features` (None: all), with their width and stride, and all semantic maps."""
+        """Declare the outputs in `out_features` (None: all), with width and stride, and all semantic maps."""
         outputs = [(f"res{i}", dim, stride) for i, (dim, stride) in enumerate(zip(dims, strides, strict=True), 2)]
         if out_features is not None:
             outputs = [output for output in outputs if output[0] in out_features]
@@ -152,21 +152,21 @@ class HierarchicalBackbone(Backbone):
             module.requires_grad_(False)
         if freeze_at:
             names = ["the stem", *(f"res{i}" for i in range(2, 6))][:freeze_at]
-            logger.info("Frozen, as %s %d asks: %s", FREEZE_KEY["freeze_at"], freeze_at, ", ".join(names))
+            logger.info("%s %d freezes %s", FREEZE_KEY["freeze_at"], freeze_at, ", ".join(names))
 
     def output_norm(self, name: str) -> nn.Module | None:
-        """The norm that only the output `name` ("res2") goes through."""
+        """Return the norm that is applied to the output `name` ("res2") alone; None without one."""
         return None
 
     def freeze_unused_outputs(self, used: Collection[str]) -> None:
-        """Freeze the norms of outputs that no head takes: they get no gradient, which distributed training refuses."""
+        """Freeze norms of unused outputs: distributed training needs a gradient for every trainable parameter."""
         for name in self._out_features:
             norm = self.output_norm(name)
             if norm is not None and name not in used:
                 norm.requires_grad_(False)
 
     def train(self, mode: bool = True) -> Self:
-        """As torch's, but for what is frozen."""
+        """Set the mode; frozen modules stay in evaluation mode."""
         super().train(mode)
         for module in self.frozen:
             module.eval()
@@ -174,11 +174,11 @@ class HierarchicalBackbone(Backbone):
 
     @property
     def size_divisibility(self) -> int:
-        """32, the stride of `res5`, so that every stage's size is the input's over its stride."""
+        """Stride of `res5`, 32: with inputs padded to a multiple of it, every stage divides the input exactly."""
         return max(self._out_feature_strides.values())
 
 
 def backbone_arguments(cls: type[HierarchicalBackbone], cfg: CfgNode, section: str) -> dict[str, Any]:
-    """What a backbone's `from_config` reads: the arguments of its `config_keys` and its semantic settings."""
+    """Return the arguments that a backbone's `from_config` reads: those of `config_keys` and the semantic settings."""
     keys = {name: key for name, key in cls.config_keys.items() if not name.startswith("semantic.")}
     return {"semantic": SemanticSettings.from_config(cfg, section), **arguments_from(cfg, keys)}

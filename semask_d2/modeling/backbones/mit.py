@@ -1,4 +1,4 @@
-"""SeMask on the Mix Transformer of SegFormer (arXiv 2105.15203, section 3.1); inside, maps are (B, H, W, C)."""
+"""SeMask with SegFormer's Mix Transformer (arXiv 2105.15203, section 3.1); internal maps are (B, H, W, C)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NORM_EPS = 1e-6
 
 
 class OverlapPatchEmbed(nn.Module):
-    """Overlapping patches to tokens: a strided convolution and a LayerNorm."""
+    """Embedding of overlapping patches: a strided convolution and a LayerNorm."""
 
     def __init__(self, in_channels: int, dim: int, kernel: int, stride: int):
         super().__init__()
@@ -37,12 +37,12 @@ class OverlapPatchEmbed(nn.Module):
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C_in, H, W) -> (B, h, w, C)."""
+        """Map (B, C_in, H, W) to (B, h, w, C)."""
         return self.norm(self.proj(x).permute(0, 2, 3, 1))
 
 
 class ReducedAttention(nn.Module):
-    """Multi-head attention whose keys and values come from the map reduced `reduction` times."""
+    """Multi-head attention with keys and values from the map downsampled by `reduction`."""
 
     def __init__(self, dim: int, num_heads: int, reduction: int):
         super().__init__()
@@ -54,7 +54,7 @@ class ReducedAttention(nn.Module):
         self.norm = nn.LayerNorm(dim) if reduction > 1 else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, H, W, C) -> the same shape."""
+        """Map (B, H, W, C) to the same shape."""
         b, h, w, c = x.shape
         reduced = x
         if self.sr is not None and self.norm is not None:
@@ -74,12 +74,12 @@ class DepthwiseConv(nn.Module):
         self.dwconv = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, H, W, C) -> the same shape."""
+        """Map (B, H, W, C) to the same shape."""
         return self.dwconv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
 class MixFFN(nn.Module):
-    """Linear, 3x3 depthwise convolution, GELU, linear: positions come from the convolution's zero padding."""
+    """Linear, 3x3 depthwise convolution, GELU, linear. The zero padding of the convolution encodes positions."""
 
     def __init__(self, dim: int, hidden: int):
         super().__init__()
@@ -88,7 +88,7 @@ class MixFFN(nn.Module):
         self.fc2 = Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, H, W, C) -> the same shape."""
+        """Map (B, H, W, C) to the same shape."""
         return self.fc2(F.gelu(self.dwconv(self.fc1(x))))
 
 
@@ -104,14 +104,14 @@ class MixBlock(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, H, W, C) -> the same shape."""
+        """Map (B, H, W, C) to the same shape."""
         x = x + self.drop_path(self.attn(self.norm1(x)))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
 @BACKBONE_REGISTRY.register()
 class D2SeMaskMixTransformer(HierarchicalBackbone):
-    """SeMask MiT-B0..B5: an image to `res2`..`res5` (strides 4..32) and the semantic maps `sem2`..`sem5`.
+    """SeMask MiT-B0..B5, with outputs `res2`..`res5` (strides 4..32) and semantic maps `sem2`..`sem5`.
 
     Parameter names are those of the published `mit_b*.pth`; the semantic layer of stage i (from 1) is
     `semantic_layer{i}`. `shared` are the arguments of `HierarchicalBackbone`.
@@ -143,8 +143,8 @@ class D2SeMaskMixTransformer(HierarchicalBackbone):
         super().__init__(**shared)
         per_stage = {"embed_dims": embed_dims, "depths": depths, "num_heads": num_heads, "reductions": reductions}
         for name, values in per_stage.items():
-            wanted = "four numbers of at least 1, one per stage"
-            require(len(values) == 4 and min(values) >= 1, self, name, wanted, list(values))
+            expected = "four numbers of at least 1, one per stage"
+            require(len(values) == 4 and min(values) >= 1, self, name, expected, list(values))
         require(min(embed_dims) * mlp_ratio >= 1, self, "mlp_ratio", "a number above 0", mlp_ratio)
         self.require_dividing_heads(embed_dims, num_heads)
         self.declare_outputs(embed_dims, STRIDES)
@@ -160,7 +160,7 @@ class D2SeMaskMixTransformer(HierarchicalBackbone):
             self.add_module(f"norm{i}", nn.LayerNorm(dim, eps=NORM_EPS))
             channels = dim
         self.apply(init_weights)
-        for i, dim in enumerate(embed_dims, start=1):  # they have an initialization of their own
+        for i, dim in enumerate(embed_dims, start=1):  # after `init_weights`, because they initialize themselves
             self.add_module(f"semantic_layer{i}", self.semantic.layer(i - 1, dim))
         stages = [[getattr(self, f"patch_embed{i}"), getattr(self, f"block{i}")] for i in range(1, 5)]
         stem = stages[0].pop(0)
@@ -171,11 +171,11 @@ class D2SeMaskMixTransformer(HierarchicalBackbone):
 
     @classmethod
     def from_config(cls, cfg, input_shape):
-        """The arguments of `__init__` from `cfg.MODEL.MIT` and the head's class count."""
+        """Return the arguments of `__init__` from `cfg.MODEL.MIT` and the head's class count."""
         return {"in_channels": input_shape.channels, **backbone_arguments(cls, cfg, "MIT")}
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """Normalized images (B, 3, H, W) -> every feature that `output_shape()` names, (B, C, h, w)."""
+        """Map normalized images (B, 3, H, W) to all features in `output_shape()`, (B, C, h, w)."""
         outputs = {}
         for i in range(1, 5):
             x = getattr(self, f"patch_embed{i}")(x)
@@ -186,12 +186,12 @@ class D2SeMaskMixTransformer(HierarchicalBackbone):
                 x, semantics = semantic_layer(x)
                 outputs[f"sem{i + 1}"] = semantics.permute(0, 3, 1, 2)
             outputs[f"res{i + 1}"] = getattr(self, f"norm{i}")(x).permute(0, 3, 1, 2)
-            x = x.permute(0, 3, 1, 2)  # the next stage's convolution takes channels first
+            x = x.permute(0, 3, 1, 2)  # the convolution of the next stage expects channels first
         return outputs
 
 
 def init_weights(module: nn.Module) -> None:
-    """SegFormer's initialization of one module: linear layers normal 0.02, convolutions normal by their fan-out."""
+    """Initialize a module as SegFormer does: linear weights normal with std 0.02, convolutions normal by fan-out."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
         nn.init.zeros_(module.bias)

@@ -1,7 +1,7 @@
-"""ResNet (arXiv 1512.03385) and DeepLab's variant of it (arXiv 1706.05587), plain, under Detectron2's names.
+"""ResNet (arXiv 1512.03385) and DeepLab's variant (arXiv 1706.05587) without SeMask, under Detectron2's names.
 
 Parameters, settings and results are those of Detectron2's `build_resnet_backbone`, and of
-`build_resnet_deeplab_backbone` in its project DeepLab. Where Detectron2 serves, its own are in the registry.
+`build_resnet_deeplab_backbone` in its DeepLab project. On the detectron2 backend Detectron2's own builders are used.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from semask_d2.utils.arguments import arguments_from, require, value_of
 logger = logging.getLogger(__name__)
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}  # by depth
-BASIC = (18, 34)  # depths whose blocks are two convolutions, not bottlenecks of three
+BASIC = (18, 34)  # depths with basic blocks (two convolutions), not bottlenecks
 STAGES = ("res2", "res3", "res4", "res5")
 NORMS: dict[str, Callable[[int], nn.Module]] = {
     "FrozenBN": FrozenBatchNorm,
@@ -42,7 +42,7 @@ WITHOUT_DEEPLAB: dict[str, Any] = {"stem_type": "basic", "res4_dilation": 1, "re
 def convolution(
     in_channels: int, out_channels: int, kernel: int, norm: str, *, relu: bool = True, **geometry: int
 ) -> ConvNorm:
-    """A convolution without bias, its norm and, with `relu`, a ReLU; Kaiming-normal by its outputs."""
+    """Build a convolution without bias, its norm and, with `relu`, a ReLU; weights are Kaiming normal by fan-out."""
     activation = torch.relu_ if relu else None
     layer = ConvNorm(
         in_channels, out_channels, kernel, norm=NORMS[norm](out_channels), activation=activation, **geometry
@@ -52,7 +52,7 @@ def convolution(
 
 
 class Stem(nn.Module):
-    """An image to a quarter of its size: a 7x7 convolution, DeepLab's three of 3x3 for it, and a pooling."""
+    """Stem of stride 4: a 7x7 convolution, or DeepLab's three 3x3 convolutions, then max pooling."""
 
     def __init__(self, in_channels: int, out_channels: int, norm: str, kind: str):
         super().__init__()
@@ -65,14 +65,14 @@ class Stem(nn.Module):
             self.conv3 = convolution(half, out_channels, 3, norm)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C_in, H, W) -> (B, C, ceil(H / 4), ceil(W / 4))."""
+        """Map (B, C_in, H, W) to (B, C, ceil(H / 4), ceil(W / 4))."""
         for layer in self.children():
             x = layer(x)
         return F.max_pool2d(x, 3, stride=2, padding=1)
 
 
 class ResidualBlock(nn.Module):
-    """The convolutions of a subclass in a row, a shortcut around them, and a ReLU; it projects where widths differ."""
+    """Residual block: the subclass's convolutions, a shortcut (projected where widths differ) and a ReLU."""
 
     shortcut: nn.Module | None
 
@@ -82,7 +82,7 @@ class ResidualBlock(nn.Module):
         self.shortcut = convolution(in_channels, out_channels, 1, norm, relu=False, stride=stride) if project else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C_in, H, W) -> (B, C, ceil(H / stride), ceil(W / stride))."""
+        """Map (B, C_in, H, W) to (B, C, ceil(H / stride), ceil(W / stride))."""
         y = x
         for name, layer in self.named_children():
             if name != "shortcut":
@@ -100,7 +100,7 @@ class BasicBlock(ResidualBlock):
 
 
 class BottleneckBlock(ResidualBlock):
-    """1x1 to `width`, 3x3 in `groups` with `dilation`, 1x1 out; `stride_in_1x1` strides in the first of them."""
+    """1x1 to `width`, 3x3 in `groups` with `dilation`, 1x1 out; `stride_in_1x1` puts the stride in the first 1x1."""
 
     def __init__(
         self,
@@ -122,10 +122,10 @@ class BottleneckBlock(ResidualBlock):
 
 
 class ResNet(Backbone):
-    """ResNet-18 to 152: an image to those of `stem` and `res2`..`res5` that `out_features` names.
+    """ResNet-18 to 152, with the outputs of `stem` and `res2`..`res5` that `out_features` names.
 
-    Strides are 4 to 32, less where `res4_dilation` or `res5_dilation` dilates in the place of a stride. `freeze_at` 1
-    freezes the stem, 2 also the first stage, 5 all; frozen batch norms become "FrozenBN".
+    Strides are 4 to 32, smaller where `res4_dilation` or `res5_dilation` replaces a stride. `freeze_at` 1 freezes the
+    stem, 2 also the first stage, 5 everything; frozen batch norms become "FrozenBN".
     """
 
     config_keys: ClassVar[Mapping[str, str]] = {
@@ -172,8 +172,8 @@ class ResNet(Backbone):
             bool(out_features) and {*out_features} <= {*names}, self, "out_features", f"some of {names}", out_features
         )
         require(0 <= freeze_at <= 5, self, "freeze_at", "from 0 to 5", freeze_at)
-        wanted = "False of every stage; deformable convolutions in a ResNet are on the detectron2 backend alone"
-        require(not any(deform_on_per_stage), self, "deform_on_per_stage", wanted, deform_on_per_stage)
+        expected = "False for every stage; only the detectron2 backend has deformable convolutions in a ResNet"
+        require(not any(deform_on_per_stage), self, "deform_on_per_stage", expected, deform_on_per_stage)
         require(num_groups >= 1, self, "num_groups", "at least 1", num_groups)
         for name, count in {
             "stem_out_channels": stem_out_channels,
@@ -183,20 +183,20 @@ class ResNet(Backbone):
             require(count >= 2, self, name, "at least 2", count)
         self.check_dilation(res4_dilation, res5_dilation, res5_multi_grid)
         if depth in BASIC:
-            for name, found, only in (
+            for name, value, allowed in (
                 ("res2_out_channels", res2_out_channels, 64),
                 ("num_groups", num_groups, 1),
                 ("res4_dilation", res4_dilation, 1),
                 ("res5_dilation", res5_dilation, 1),
             ):
-                require(found == only, self, name, f"{only}, with a depth of 18 or 34", found)
+                require(value == allowed, self, name, f"{allowed}, with a depth of 18 or 34", value)
 
         self.stem = Stem(in_channels, stem_out_channels, norm, stem_type)
         self._out_features = list(out_features)
         self._out_feature_channels, self._out_feature_strides = {"stem": stem_out_channels}, {"stem": 4}
         channels, stride = stem_out_channels, 4
         last = max(names.index(name) for name in out_features)
-        self.stage_names = STAGES[:last]  # what comes after them would get no gradient
+        self.stage_names = STAGES[:last]  # later stages would get no gradient
         for i, name in enumerate(self.stage_names):
             dilation = {"res4": res4_dilation, "res5": res5_dilation}.get(name, 1)
             first_stride = 1 if name == "res2" or dilation > 1 else 2
@@ -227,22 +227,22 @@ class ResNet(Backbone):
             freeze(part)
 
     def check_dilation(self, res4: int, res5: int, multi_grid: Sequence[int]) -> None:
-        """Raise `ArgumentError` for dilations that do not go together."""
+        """Raise `ArgumentError` for an invalid combination of dilations."""
         require(res4 in (1, 2), self, "res4_dilation", "1 or 2", res4)
         allowed = (4,) if res4 == 2 else (1, 2, 4)
-        wanted = " or ".join(map(str, allowed)) + f", with a RES4_DILATION of {res4}"
-        require(res5 in allowed, self, "res5_dilation", wanted, res5)
-        wanted = "three numbers of at least 1, one per block"
-        require(len(multi_grid) == 3 and min(multi_grid) >= 1, self, "res5_multi_grid", wanted, list(multi_grid))
+        expected = " or ".join(map(str, allowed)) + f", with a RES4_DILATION of {res4}"
+        require(res5 in allowed, self, "res5_dilation", expected, res5)
+        expected = "three numbers of at least 1, one per block"
+        require(len(multi_grid) == 3 and min(multi_grid) >= 1, self, "res5_multi_grid", expected, list(multi_grid))
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec):
-        """The arguments of `__init__` from `cfg.MODEL.RESNETS`, but those that are DeepLab's."""
+        """Return the arguments of `__init__` from `cfg.MODEL.RESNETS`, except DeepLab's."""
         keys = {name: key for name, key in cls.config_keys.items() if name not in DEEPLAB_KEYS}
         return {"in_channels": input_shape.channels, **arguments_from(cfg, keys)}
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """Normalized images (B, 3, H, W) -> every feature that `output_shape()` names, (B, C, h, w)."""
+        """Map normalized images (B, 3, H, W) to all features in `output_shape()`, (B, C, h, w)."""
         x = self.stem(x)
         outputs = {"stem": x}
         for name in self.stage_names:
@@ -251,23 +251,23 @@ class ResNet(Backbone):
 
 
 def freeze(part: nn.Module) -> None:
-    """Let a part of a ResNet learn nothing any more, the statistics of its batch norms included."""
+    """Freeze a part of a ResNet, including the statistics of its batch norms."""
     part.requires_grad_(False)
     for layer in list(part.modules()):
         if isinstance(layer, ConvNorm) and isinstance(layer.norm, _BatchNorm):
-            layer.norm = FrozenBatchNorm.of(layer.norm)
+            layer.norm = FrozenBatchNorm.from_batch_norm(layer.norm)
 
 
 def build_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
-    """A ResNet by MODEL.RESNETS; as Detectron2's, it reads none of DeepLab's keys."""
+    """Build a ResNet from MODEL.RESNETS; as in Detectron2, DeepLab's keys are not read."""
     for name, key in DEEPLAB_KEYS.items():
         if (value := value_of(cfg, key)) != WITHOUT_DEEPLAB[name]:
-            logger.warning("%s %s is not used: build_resnet_deeplab_backbone alone reads it", key, value)
+            logger.warning("%s %s is not used: only build_resnet_deeplab_backbone reads it", key, value)
     return ResNet(cfg, input_shape, **WITHOUT_DEEPLAB)
 
 
 def build_resnet_deeplab_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
-    """A ResNet by MODEL.RESNETS with DeepLab's keys: its stem, and dilations of the last two stages."""
+    """Build a ResNet from MODEL.RESNETS, with DeepLab's stem and dilations of the last two stages."""
     return ResNet(cfg, input_shape, **arguments_from(cfg, DEEPLAB_KEYS))
 
 

@@ -28,7 +28,7 @@ from semask_d2.utils.arguments import require
 
 
 class PatchEmbed(nn.Module):
-    """Patches of `patch` x `patch` pixels to tokens: zero-pad to a multiple, convolve, LayerNorm."""
+    """Embedding of `patch` x `patch` pixel patches: zero-pad to a multiple, convolve, LayerNorm."""
 
     def __init__(self, patch: int, in_channels: int, dim: int, *, norm: bool):
         super().__init__()
@@ -37,14 +37,14 @@ class PatchEmbed(nn.Module):
         self.norm = nn.LayerNorm(dim) if norm else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, 3, H, W) -> (B, ceil(H / patch), ceil(W / patch), C)."""
+        """Map (B, 3, H, W) to (B, ceil(H / patch), ceil(W / patch), C)."""
         height, width = x.shape[-2:]
         x = F.pad(x, (0, -width % self.patch, 0, -height % self.patch))
         return self.norm(self.proj(x).permute(0, 2, 3, 1))
 
 
 class PatchMerging(nn.Module):
-    """Four neighboring tokens to one of twice the width; odd sizes are zero-padded first."""
+    """Merging of 2 x 2 tokens into one with twice the channels; odd sizes are zero-padded first."""
 
     def __init__(self, dim: int):
         super().__init__()
@@ -52,8 +52,8 @@ class PatchMerging(nn.Module):
         self.reduction = Linear(4 * dim, 2 * dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, H, W, C) -> (B, ceil(H / 2), ceil(W / 2), 2C)."""
-        x = F.pad(x, (0, 0, 0, 1, 0, 1))  # even sizes do not take it, and no exported graph need ask which they are
+        """Map (B, H, W, C) to (B, ceil(H / 2), ceil(W / 2), 2C)."""
+        x = F.pad(x, (0, 0, 0, 1, 0, 1))  # even sizes drop the padding again, so exported graphs need no branch
         x = torch.cat([x[:, :-1:2, :-1:2], x[:, 1::2, :-1:2], x[:, :-1:2, 1::2], x[:, 1::2, 1::2]], dim=-1)
         return self.reduction(self.norm(x))
 
@@ -68,7 +68,7 @@ class Mlp(nn.Module):
         self.drop = nn.Dropout(drop)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., C) -> (..., C)."""
+        """Map (..., C) to (..., C)."""
         return self.drop(self.fc2(self.drop(F.gelu(self.fc1(x)))))
 
 
@@ -84,13 +84,13 @@ class SwinBlock(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """(B, H, W, C) -> the same shape; `mask` is the stage's shifted-window mask."""
+        """Map (B, H, W, C) to the same shape; `mask` is the stage's shifted-window mask."""
         x = x + self.drop_path(self.attn(self.norm1(x), mask))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
 class SwinStage(nn.Module):
-    """Swin blocks of one resolution, alternating between plain and shifted windows, then the semantic layer.
+    """Swin blocks at one resolution, with plain and shifted windows in turn, then the semantic layer.
 
     `downsample` is the patch merging that starts the next stage (the released models' naming).
     """
@@ -112,7 +112,7 @@ class SwinStage(nn.Module):
         self.downsample = downsample
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """(B, H, W, C) -> features of the same shape and the semantic map (B, H, W, K), None without a layer."""
+        """Map (B, H, W, C) to features of the same shape and the semantic map (B, H, W, K), None without a layer."""
         height, width = (size + -size % self.window for size in x.shape[1:3])
         mask = shifted_window_mask(height, width, self.window, self.window // 2, x.device)
         for block in self.blocks:
@@ -122,7 +122,7 @@ class SwinStage(nn.Module):
 
 @BACKBONE_REGISTRY.register()
 class D2SeMaskSwinTransformer(HierarchicalBackbone):
-    """SeMask Swin: an image to `res2`..`res5` (strides 4..32) and the semantic maps `sem2`..`sem5` of K channels.
+    """SeMask Swin, with outputs `res2`..`res5` (strides 4..32) and semantic maps `sem2`..`sem5` of K channels.
 
     Without semantic layers (`semantic.num_blocks` 0) it is a plain Swin. `shared` are the arguments of
     `HierarchicalBackbone`.
@@ -220,7 +220,7 @@ class D2SeMaskSwinTransformer(HierarchicalBackbone):
             self.layers.append(stage)
             if f"res{i + 2}" in out_features:
                 self.add_module(f"norm{i}", nn.LayerNorm(dim))
-        # the patch merging that starts a stage is the previous one's `downsample`
+        # the patch merging that starts a stage is the `downsample` of the previous stage
         starts = [[], *([stage.downsample] for stage in self.layers[:-1])]
         stages = [[*start, stage.blocks] for start, stage in zip(starts, self.layers, strict=True)]
         self.freeze([[self.patch_embed], *stages])
@@ -229,19 +229,19 @@ class D2SeMaskSwinTransformer(HierarchicalBackbone):
         return getattr(self, f"norm{int(name[3:]) - 2}") if name.startswith("res") else None
 
     def check_stages(self, embed_dim: int, depths: Sequence[int], num_heads: Sequence[int]) -> None:
-        """Raise `ArgumentError` for numbers of blocks and heads that do not go together."""
+        """Raise `ArgumentError` for invalid numbers of blocks and heads."""
         require(len(depths) == 4 and min(depths) >= 1, self, "depths", "four numbers of at least 1", list(depths))
-        wanted = f"one number per stage of depths {list(depths)}"
-        require(len(num_heads) == len(depths), self, "num_heads", wanted, list(num_heads))
+        expected = f"one number per stage of depths {list(depths)}"
+        require(len(num_heads) == len(depths), self, "num_heads", expected, list(num_heads))
         self.require_dividing_heads([embed_dim * 2**stage for stage in range(len(depths))], num_heads)
 
     @classmethod
     def from_config(cls, cfg, input_shape):
-        """The arguments of `__init__` from `cfg.MODEL.SWIN` and the head's class count."""
+        """Return the arguments of `__init__` from `cfg.MODEL.SWIN` and the head's class count."""
         return {"in_channels": input_shape.channels, **backbone_arguments(cls, cfg, "SWIN")}
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """Normalized images (B, 3, H, W) -> every feature that `output_shape()` names, (B, C, h, w)."""
+        """Map normalized images (B, 3, H, W) to all features in `output_shape()`, (B, C, h, w)."""
         x = self.patch_embed(x)
         if self.absolute_pos_embed is not None:
             position = F.interpolate(self.absolute_pos_embed, size=x.shape[1:3], mode="bicubic", align_corners=False)

@@ -1,4 +1,4 @@
-"""SeMask on any backbone of timm whose stages are a chain: swin, convnext, resnet, efficientnet, mobilenet, ..."""
+"""SeMask with any timm backbone whose stages form a chain: swin, convnext, resnet, efficientnet, mobilenet, ..."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ logger = logging.getLogger(__name__)
 
 @BACKBONE_REGISTRY.register()
 class SeMaskTimm(HierarchicalBackbone):
-    """A timm model with a semantic layer after each of its stages of strides 4, 8, 16 and 32.
+    """A timm model with a semantic layer after each stage (strides 4, 8, 16 and 32).
 
-    As in SeMask Swin, a semantic layer's output feeds both the stage's output, through a LayerNorm, and the next
+    As in SeMask Swin, the output of a semantic layer feeds the next stage and, through a LayerNorm, the output of its
     stage. `shared` are the arguments of `HierarchicalBackbone`.
     """
 
@@ -50,8 +50,8 @@ class SeMaskTimm(HierarchicalBackbone):
             raise ArgumentError(self, "name", f'expected {error}, got "{name}"') from error
         self.channels_last = getattr(self.body, "output_fmt", "NCHW") == "NHWC"
         features = cast("FeatureInfo", self.body.feature_info)
-        self.chain = chain_of(self.body)
-        self.stage_of = {end: stage for stage, end in enumerate(stage_ends(self.body))}
+        self.chain = module_chain(self.body)
+        self.stage_by_end = {end: stage for stage, end in enumerate(stage_ends(self.body))}
         dims = features.channels()
         self.semantic_layers = nn.ModuleList(self.semantic.layer(i, dim) or nn.Identity() for i, dim in enumerate(dims))
         self.norms = nn.ModuleList(nn.LayerNorm(dim) for dim in dims)
@@ -59,39 +59,39 @@ class SeMaskTimm(HierarchicalBackbone):
         self.declare_outputs(dims, STRIDES)
         self.freeze(self.stem_and_stages())
         for stage, modules in enumerate(self.stem_and_stages()[1:]):
-            counts = any(isinstance(m, _BatchNorm) for module in modules for m in module.modules())
-            wanted = f"no stage with BatchNorm, which would count its batches twice; {name} has it there"
-            allowed = not (counts and f"res{stage + 2}" in self.checkpointing)
-            require(allowed, self, "checkpointing", wanted, self.checkpointing)
+            has_batch_norm = any(isinstance(m, _BatchNorm) for module in modules for m in module.modules())
+            expected = f"no stage with BatchNorm (recomputing would update it twice); {name} has one there"
+            allowed = not (has_batch_norm and f"res{stage + 2}" in self.checkpointing)
+            require(allowed, self, "checkpointing", expected, self.checkpointing)
 
     def output_norm(self, name: str) -> nn.Module | None:
         return self.norms[int(name[3:]) - 2] if name.startswith("res") else None
 
     def stem_and_stages(self) -> list[list[nn.Module]]:
-        """The chain's modules in five parts: the stem, and what leads to the end of each stage."""
+        """Return the modules of the chain in five parts: the stem and the four stages."""
         parts: list[list[nn.Module]] = [[]]
         for name in self.chain:
             module = self.body.get_submodule(name)
             parts[-1].append(module)
-            if name in self.stage_of:
+            if name in self.stage_by_end:
                 parts.append([])
         first = parts[0]
         return [first[:-1], first[-1:], *parts[1 : len(STRIDES)]]
 
     @classmethod
     def from_config(cls, cfg, input_shape):
-        """The arguments of `__init__` from `cfg.MODEL.TIMM` and the head's class count."""
+        """Return the arguments of `__init__` from `cfg.MODEL.TIMM` and the head's class count."""
         return backbone_arguments(cls, cfg, "TIMM")
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """Normalized images (B, 3, H, W) -> every feature that `output_shape()` names, (B, C, h, w)."""
+        """Map normalized images (B, 3, H, W) to all features in `output_shape()`, (B, C, h, w)."""
         outputs = {}
-        stage = 0  # the one that a module is part of
+        stage = 0  # of the current module
         for name in self.chain:
             x = run(self.body.get_submodule(name), x, recompute=f"res{stage + 2}" in self.checkpointing)
-            if name not in self.stage_of:
+            if name not in self.stage_by_end:
                 continue
-            stage = self.stage_of[name]
+            stage = self.stage_by_end[name]
             tokens = x if self.channels_last else x.permute(0, 2, 3, 1)
             if self.has_semantics:
                 tokens, semantics = self.semantic_layers[stage](tokens)
@@ -102,11 +102,11 @@ class SeMaskTimm(HierarchicalBackbone):
         return outputs
 
 
-def chain_of(body: nn.Module) -> list[str]:
-    """The names of the modules of `body` in the order that they are applied in; `blocks` are named one by one."""
+def module_chain(body: nn.Module) -> list[str]:
+    """Return the names of the modules of `body` in the order of application; `blocks` are listed one by one."""
     names: list[str] = []
     for name, module in body.named_children():
-        if isinstance(module, nn.Sequential) and name == "blocks":  # of EfficientNets and MobileNets
+        if isinstance(module, nn.Sequential) and name == "blocks":  # in EfficientNets and MobileNets
             names += [f"{name}.{i}" for i in range(len(module))]
         else:
             names.append(name)
@@ -114,7 +114,7 @@ def chain_of(body: nn.Module) -> list[str]:
 
 
 def stage_ends(body: nn.Module) -> list[str]:
-    """The name in `chain_of` of the module that gives each of the features."""
+    """Return the name in `module_chain` of the last module of each stage."""
     from timm.models import FeatureListNet
 
     if isinstance(body, FeatureListNet):
@@ -123,25 +123,25 @@ def stage_ends(body: nn.Module) -> list[str]:
 
 
 def create_body(name: str, drop_path_rate: float) -> nn.Module:
-    """timm's model `name` as a chain of modules; `ValueError` where there is none, or it has no such stages.
+    """Build the timm model `name` as a chain of modules; `ValueError` if timm has none, or its stages do not fit.
 
-    Families without stochastic depth are built without it, which a warning says.
+    Model families without stochastic depth are built without it, with a warning.
     """
-    import timm  # here, because only this backbone needs it and importing it takes seconds
+    import timm  # imported late: it takes seconds, and only this backbone needs it
     from timm.models import FeatureListNet
     from timm.models.efficientnet import EfficientNetFeatures
     from timm.models.mobilenetv3 import MobileNetV3Features
 
     if not timm.is_model(name):
         near = get_close_matches(name, timm.list_models(), n=3)
-        raise ValueError("a model of timm" + (f", such as {' or '.join(near)}" if near else ""))
+        raise ValueError("the name of a timm model" + (f", such as {' or '.join(near)}" if near else ""))
     options: dict[str, Any] = {"pretrained": False, "features_only": True, "drop_path_rate": drop_path_rate}
-    if name.startswith("swin"):  # which take their windows' size from the image's unless this lets them take any
+    if name.startswith("swin"):  # otherwise they accept images of a fixed size only
         options["strict_img_size"] = False
     else:
         published = timm.get_pretrained_cfg(name, allow_unregistered=True)
         if published is not None and published.fixed_input_size:
-            raise ValueError("a model of timm that takes images of any size")
+            raise ValueError("a timm model that accepts images of any size")
     try:
         try:
             body = timm.create_model(name, **options)
@@ -152,13 +152,13 @@ def create_body(name: str, drop_path_rate: float) -> nn.Module:
                 logger.warning("%s has no stochastic depth: MODEL.TIMM.DROP_PATH_RATE is not used", name)
             body = timm.create_model(name, **options)
     except (RuntimeError, TypeError, AssertionError, ValueError, AttributeError, NotImplementedError) as error:
-        raise ValueError(f"a model of timm that gives stages of features ({type(error).__name__}: {error})") from error
+        raise ValueError(f"a timm model that outputs stages of features ({type(error).__name__}: {error})") from error
     if not isinstance(body, (FeatureListNet, EfficientNetFeatures, MobileNetV3Features)):
-        raise ValueError("a model of timm whose stages are a chain of modules")
+        raise ValueError("a timm model whose stages form a chain of modules")
     reductions = body.feature_info.reduction()
     indices = [i for i, reduction in enumerate(reductions) if reduction in STRIDES]
     if tuple(reductions[i] for i in indices) != STRIDES:
-        raise ValueError(f"a model of timm with features of strides {list(STRIDES)}, not of {reductions}")
+        raise ValueError(f"a timm model with features of strides {list(STRIDES)}, not {reductions}")
     if len(indices) != len(reductions):
         body = timm.create_model(name, **options, out_indices=indices)
     return body

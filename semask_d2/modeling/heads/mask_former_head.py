@@ -1,4 +1,4 @@
-"""The head of the mask models: a pixel decoder, then a transformer decoder on its maps."""
+"""Head of the mask models: a pixel decoder, then a transformer decoder on its maps."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MULTI_SCALE = "multi_scale_pixel_decoder"
 
 @SEM_SEG_HEADS_REGISTRY.register()
 class BranchMaskFormerHead(nn.Module):
-    """Pixel decoder and transformer decoder (`predictor`, the released models' name) as the config names them.
+    """Pixel decoder and transformer decoder (`predictor` in the released models), chosen by the config.
 
     The transformer decoder attends to the pixel decoder's maps, or to the backbone feature `in_feature`.
     """
@@ -29,7 +29,7 @@ class BranchMaskFormerHead(nn.Module):
 
     @classmethod
     def from_config(cls, cfg, input_shape):
-        """Build both decoders for a backbone of output `input_shape`."""
+        """Build both decoders for a backbone with the output shapes `input_shape`."""
         name = cfg.MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE
         if name != MULTI_SCALE and name not in input_shape:
             raise UserError(
@@ -50,7 +50,7 @@ class BranchMaskFormerHead(nn.Module):
         }
 
     def forward(self, features: dict[str, Tensor]) -> MaskPredictions:
-        """Backbone features by name -> the predictions of every decoder layer."""
+        """Return the predictions of every decoder layer for backbone features by name."""
         mask_features, maps = self.pixel_decoder(features)
         if self.in_feature is not None:
             maps = [features[self.in_feature]]

@@ -1,4 +1,4 @@
-"""Semantic FPN's head: each feature is brought to stride 4, and their sum is classified (arXiv 1901.02446)."""
+"""Semantic FPN's head: upsample each feature to stride 4 and classify their sum (arXiv 1901.02446)."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ class ConvNormReLU(nn.Module):
         nn.init.kaiming_normal_(self.conv.weight, nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C_in, H, W) -> (B, C_out, H, W)."""
+        """Map (B, C_in, H, W) to (B, C_out, H, W)."""
         return F.relu(self.bn(self.conv(x)))
 
 
 @SEM_SEG_HEADS_REGISTRY.register()
 class SeMaskFPNHead(nn.Module):
-    """From `res2`..`res5` to class logits at stride 4."""
+    """Class logits at stride 4 from `res2`..`res5`."""
 
     config_keys: ClassVar = {
         "input_shape": "MODEL.SEM_SEG_HEAD.IN_FEATURES",
@@ -75,14 +75,14 @@ class SeMaskFPNHead(nn.Module):
 
     @classmethod
     def from_config(cls, cfg, input_shape):
-        """The arguments of `__init__` from `cfg.MODEL.SEM_SEG_HEAD`."""
+        """Return the arguments of `__init__` from `cfg.MODEL.SEM_SEG_HEAD`."""
         names = value_of(cfg, cls.config_keys["input_shape"])
         require_names(cls.config_keys["input_shape"], names, input_shape)
         shapes = {name: input_shape[name] for name in names}
         return {**arguments_from(cfg, cls.config_keys), "input_shape": shapes}
 
     def forward(self, features: dict[str, Tensor]) -> Tensor:
-        """Backbone features by name -> logits (B, K, H/4, W/4)."""
+        """Return logits (B, K, H/4, W/4) for backbone features by name."""
         total = 0
         size = features[self.in_features[0]].shape[-2:]
         for name, scale_head in zip(self.in_features, self.scale_heads, strict=True):

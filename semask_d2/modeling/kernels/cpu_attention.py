@@ -1,4 +1,4 @@
-"""Attention on a CPU in parts that stay in cache; where it learns, without keeping its weights."""
+"""Attention on a CPU in parts that stay in cache; training stores no attention weights."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-PART = 2**18  # attention weights that a CPU holds at a time, so that they stay in cache
-# Below exp(-40), nothing beside 1 also in fp64, a weight is zero: masked ones of a shifted window, at exp(-100), and
-# gradients times small ones are denormal numbers, which a CPU multiplies a hundred times slower.
+PART = 2**18  # attention weights computed at a time, so that they stay in cache
+# Weights below exp(-40), negligible beside 1 even in fp64, are set to zero. Otherwise masked weights of windows, at
+# exp(-100), and gradients times small weights would be denormal numbers, a hundred times slower on a CPU.
 LEAST_EXPONENT = -40.0
 
 
 def attended(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float) -> Tensor:
-    """softmax(scale q k^T + bias) v without gradients, a part at a time."""
+    """Compute softmax(scale q k^T + bias) v without gradients, a part at a time."""
     out = v.new_empty(*q.shape[:3], v.shape[3])
     for part, heads in parts(q):
-        out[part, heads] = weights_of(q[part, heads], k[part, heads], bias, heads, scale) @ v[part, heads]
+        out[part, heads] = attention_weights(q[part, heads], k[part, heads], bias, heads, scale) @ v[part, heads]
     return out
 
 
 class LeanSelfAttention(torch.autograd.Function):
-    """`attended` with gradients, which keeps no weights for them: they are made again, a part at a time."""
+    """`attended` with gradients; the backward pass recomputes the attention weights, a part at a time."""
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float) -> Tensor:
@@ -40,7 +40,7 @@ class LeanSelfAttention(torch.autograd.Function):
         q_grad, k_grad, v_grad = map(torch.empty_like, (q, k, v))
         bias_grad = None if bias is None else torch.zeros_like(bias)
         for part, heads in parts(q):
-            weights = weights_of(q[part, heads], k[part, heads], bias, heads, ctx.scale)
+            weights = attention_weights(q[part, heads], k[part, heads], bias, heads, ctx.scale)
             grad = upstream[part, heads]
             v_grad[part, heads] = weights.transpose(2, 3) @ grad
             grad = grad @ v[part, heads].transpose(2, 3)
@@ -54,7 +54,7 @@ class LeanSelfAttention(torch.autograd.Function):
 
 
 def parts(q: Tensor) -> Iterator[tuple[slice, slice]]:
-    """Some of the batch and some of the heads of `q` (B, heads, N, D) at a time."""
+    """Yield slices of the batch and of the heads of `q` (B, heads, N, D)."""
     batch, heads, tokens = q.shape[:3]
     some_heads = min(heads, max(1, PART // tokens**2))
     step = max(1, PART // (some_heads * tokens**2))
@@ -63,8 +63,8 @@ def parts(q: Tensor) -> Iterator[tuple[slice, slice]]:
             yield slice(first, first + step), slice(first_head, first_head + some_heads)
 
 
-def weights_of(q: Tensor, k: Tensor, bias: Tensor | None, heads: slice, scale: float) -> Tensor:
-    """The softmax of a part's logits, (B, heads, N, N)."""
+def attention_weights(q: Tensor, k: Tensor, bias: Tensor | None, heads: slice, scale: float) -> Tensor:
+    """Return the attention weights of a part, (B, heads, N, N)."""
     logits = (q @ k.transpose(2, 3)).mul_(scale)
     if bias is not None:
         logits += bias[heads]

@@ -1,4 +1,4 @@
-"""Multi-scale deformable attention on a CPU, as gather-and-sum; where it learns, without keeping its samples."""
+"""Multi-scale deformable attention on a CPU, as gather-and-sum; training stores no samples."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from semask_d2.modeling.kernels.plain_deformable_attention import Size, level_gr
 def gathered_attention(
     value: Tensor, sizes: Sequence[Size], reference: Tensor, offsets: Tensor, logits: Tensor
 ) -> Tensor:
-    """`sampled_attention` as gather-and-sum, on a CPU without gradients."""
+    """Compute `sampled_attention` by gather-and-sum, on a CPU without gradients."""
     b, queries, heads, levels, points = logits.shape
     dim, bag = value.shape[3], levels * points
-    parts_of_value = value.split([h * w for h, w in sizes], dim=1)
-    maps = PaddedMaps([part.unflatten(1, size) for part, size in zip(parts_of_value, sizes, strict=True)])
+    value_parts = value.split([h * w for h, w in sizes], dim=1)
+    maps = PaddedMaps([part.unflatten(1, size) for part, size in zip(value_parts, sizes, strict=True)])
     columns = maps.columns(
         levels=[level for _ in range(heads) for level in range(levels) for _ in range(points)],
         groups=[head for head in range(heads) for _ in range(bag)],
@@ -31,7 +31,7 @@ def gathered_attention(
     out = value.new_empty(b, queries, heads, dim)
     for image in range(b):
         for part in parts(queries, heads * bag):
-            # a pixel's center is at its index
+            # pixel centers are at integers
             x = reference[part, :1] * columns.width + (offsets[image, part, :, 0] - 0.5)
             y = reference[part, 1:] * columns.height + (offsets[image, part, :, 1] - 0.5)
             weights = quick_softmax(logits[image, part].reshape(-1, bag)).view(-1, heads * bag)
@@ -40,13 +40,13 @@ def gathered_attention(
 
 
 def quick_softmax(logits: Tensor) -> Tensor:
-    """`softmax(-1)` of few numbers each, at which a CPU's own is slow."""
+    """Compute `softmax(-1)` of short rows, for which torch's is slow on a CPU."""
     weights = (logits - logits.amax(-1, keepdim=True)).exp_()
     return weights.div_(weights.sum(-1, keepdim=True))
 
 
 class LeanAttention(torch.autograd.Function):
-    """`sampled_attention` that learns on a CPU and keeps no samples for it: they are sampled again."""
+    """`sampled_attention` with gradients on a CPU; the backward pass recomputes the samples."""
 
     @staticmethod
     def forward(
@@ -76,7 +76,7 @@ class LeanAttention(torch.autograd.Function):
             level_weights = weights[:, :, :, level].transpose(1, 2).reshape(b * heads, 1, queries, points)
             maps_grad, grid_grad = torch.autograd.grad(sampled, (maps, grid), upstream * level_weights)
             value_grad[:, tokens] = maps_grad.view(b, heads, -1, height * width).permute(0, 3, 1, 2)
-            # pixels of the level to [-1, 1], as in `level_grid`
+            # chain rule: `level_grid` scales pixels of the level to [-1, 1]
             grid_grad = grid_grad.view(b, heads, queries, points, 2).transpose(1, 2)
             offsets_grad[:, :, :, level, :, 0] = grid_grad[..., 0] * (2 / width)
             offsets_grad[:, :, :, level, :, 1] = grid_grad[..., 1] * (2 / height)

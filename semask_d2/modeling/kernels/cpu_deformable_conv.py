@@ -1,4 +1,4 @@
-"""Modulated deformable convolution on a CPU, as gather-and-sum; where it learns, without keeping its samples."""
+"""Modulated deformable convolution on a CPU, as gather-and-sum; training stores no samples."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from semask_d2.modeling.kernels.plain_deformable_conv import TAPS, masked_sample
 
 
 def gathered_deform_conv2d(x: Tensor, offsets: Tensor, weight: Tensor, bias: Tensor, mask: Tensor) -> Tensor:
-    """`sampled_deform_conv2d` as gather-and-sum and matrix products, on a CPU without gradients, channels innermost.
+    """Compute `sampled_deform_conv2d` by gather-and-sum and matrix products, on a CPU without gradients.
 
-    The samples, nine times as large as `x`, are never held together.
+    The result has channels innermost. The samples, nine times as large as `x`, are never all in memory.
     """
     b, _, h, w = x.shape
     groups = mask.shape[1] // TAPS
@@ -46,7 +46,7 @@ def gathered_deform_conv2d(x: Tensor, offsets: Tensor, weight: Tensor, bias: Ten
 
 
 class LeanConvolution(torch.autograd.Function):
-    """`sampled_deform_conv2d` that learns on a CPU and keeps no samples for it: they are made again, group by group."""
+    """`sampled_deform_conv2d` with gradients on a CPU; the backward pass recomputes the samples, group by group."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, offsets: Tensor, weight: Tensor, bias: Tensor, mask: Tensor) -> Tensor:
@@ -64,14 +64,17 @@ class LeanConvolution(torch.autograd.Function):
         rows = upstream.flatten(2)  # (B, C', H W)
         step = x.shape[1] // groups
         for group in range(groups):
-            of_x, of_taps = slice(group * step, (group + 1) * step), slice(group * TAPS, (group + 1) * TAPS)
-            of_offsets = slice(2 * of_taps.start, 2 * of_taps.stop)
-            inputs = [t.detach().requires_grad_() for t in (x[:, of_x], offsets[:, of_offsets], mask[:, of_taps])]
+            x_channels, mask_channels = slice(group * step, (group + 1) * step), slice(group * TAPS, (group + 1) * TAPS)
+            offset_channels = slice(2 * mask_channels.start, 2 * mask_channels.stop)
+            inputs = [
+                t.detach().requires_grad_()
+                for t in (x[:, x_channels], offsets[:, offset_channels], mask[:, mask_channels])
+            ]
             with torch.enable_grad():
                 samples = masked_samples(*inputs)  # (B, D x taps, H W)
-            own_weight = weight[:, of_x].flatten(1)  # (C', D x taps)
-            grads = torch.autograd.grad(samples, inputs, own_weight.T @ rows)
-            x_grad[:, of_x], offsets_grad[:, of_offsets], mask_grad[:, of_taps] = grads
+            group_weight = weight[:, x_channels].flatten(1)  # (C', D x taps)
+            grads = torch.autograd.grad(samples, inputs, group_weight.T @ rows)
+            x_grad[:, x_channels], offsets_grad[:, offset_channels], mask_grad[:, mask_channels] = grads
             product = (rows @ samples.detach().transpose(1, 2)).sum(0)
-            weight_grad[:, of_x] = product.view_as(weight_grad[:, of_x])
+            weight_grad[:, x_channels] = product.view_as(weight_grad[:, x_channels])
         return x_grad, offsets_grad, weight_grad, upstream.sum((0, 2, 3)), mask_grad

@@ -1,16 +1,16 @@
 """Triton kernels of multi-scale deformable attention (arXiv 2010.04159, equation 3), forward and backward.
 
-A program computes one head of a block of queries of one image, its vectors being the `DIM` channels of the head. It
-goes through the levels and points one by one: softmax, positions and bilinear weights never reach memory, and each
-corner of a sample is one coalesced row of `value`. All arithmetic is fp32, whatever is loaded and stored. Points are a
-loop that is not unrolled: with 4 levels of 8 points the compiler would take half a minute.
+Each program computes one head for a block of queries of one image; its vectors are the `DIM` channels of the head. It
+visits levels and points in turn, so softmax, positions and bilinear weights never reach memory. Each corner of a
+sample is one coalesced row of `value`. All arithmetic is fp32, whatever dtypes are loaded and stored. The loop over
+points is not unrolled: with 4 levels of 8 points compilation would take half a minute.
 
-B images, N tokens, Q queries, D channels of a head. The sizes (H0, W0, H1, W1, ...) are floats, and the numbers of
-tokens and queries not specialized: for other integers that are 1 or multiples of 16 Triton compiles anew, and images
-come in many sizes.
+B images, N tokens, Q queries, D channels per head. The sizes (H0, W0, H1, W1, ...) are floats, and the numbers of
+tokens and queries are not specialized, because Triton recompiles for integers that are 1 or multiples of 16, and
+images come in many sizes.
 """
 
-# Triton is optional, and its language is no Python that a type checker understands
+# Triton is optional, and type checkers do not understand its language
 # pyright: reportMissingImports=false, reportCallIssue=false, reportArgumentType=false, reportGeneralTypeIssues=false
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from semask_d2.modeling.kernels.sampling_kernels import (
 
 @triton.jit
 def softmax_terms(logits, query_logits, kept, SAMPLES: tl.constexpr, BLOCK_S: tl.constexpr):
-    """The maximum and the sum of exponentials of each query's `SAMPLES` logits, (BLOCK_Q,) each."""
+    """Return the maximum and the sum of exponentials of each query's `SAMPLES` logits, (BLOCK_Q,) each."""
     sample = tl.arange(0, BLOCK_S)[None, :]
     rows = tl.load(logits + query_logits[:, None] + sample, mask=kept[:, None] & (sample < SAMPLES), other=0.0)
     rows = tl.where(sample < SAMPLES, rows.to(tl.float32), -float("inf"))
@@ -65,7 +65,7 @@ def forward_kernel(
     BLOCK_D: tl.constexpr,
     BLOCK_S: tl.constexpr,
 ):
-    """`out` (B, Q, HEADS x DIM) of a block of queries, a head and an image."""
+    """Write `out` (B, Q, HEADS x DIM) for a block of queries, a head and an image."""
     SAMPLES: tl.constexpr = LEVELS * POINTS
     query = tl.program_id(0) * BLOCK_Q + tl.arange(0, BLOCK_Q)
     head = tl.program_id(1)
@@ -134,10 +134,10 @@ def backward_kernel(
     BLOCK_D: tl.constexpr,
     BLOCK_S: tl.constexpr,
 ):
-    """Gradients of a block of queries, a head and an image; into `value_gradient` (B, N, HEADS, DIM) fp32 they add.
+    """Write the gradients for a block of queries, a head and an image; add to `value_gradient` (B, N, HEADS, DIM) fp32.
 
-    With p the softmax weights, s the samples and g the gradient of their sum o: that of a logit is
-    p (g . s - sum of p (g . s)) = p (g . s - g . o), so that no sample needs the others.
+    With softmax weights p, samples s and the gradient g of their weighted sum o, the gradient of a logit is
+    p (g . s - sum of p (g . s)) = p (g . s - g . o), so no sample needs the others.
     """
     SAMPLES: tl.constexpr = LEVELS * POINTS
     query = tl.program_id(0) * BLOCK_Q + tl.arange(0, BLOCK_Q)
@@ -200,7 +200,7 @@ def backward_kernel(
 
 
 def constants(moved: torch.dtype, value: Tensor, logits: Tensor) -> dict[str, Any]:
-    """What a kernel is compiled for: each thread reads, writes or adds 16 bytes of `moved`, the most it can at once."""
+    """Return the compile-time constants; each thread moves 16 bytes of `moved`, the maximum per access."""
     _, queries, heads, levels, points = logits.shape
     dim = value.shape[3]
     channels = triton.next_power_of_2(dim)
@@ -217,7 +217,7 @@ def constants(moved: torch.dtype, value: Tensor, logits: Tensor) -> dict[str, An
 
 
 def forward(value: Tensor, sizes: Sequence[int], reference: Tensor, offsets: Tensor, logits: Tensor) -> Tensor:
-    """Attended values (B, Q, heads x D); the arguments are those of `deformable_attention_op`."""
+    """Return attended values (B, Q, heads x D); the arguments are those of `deformable_attention_op`."""
     value, offsets, logits = rows_together(value), rows_together(offsets), rows_together(logits)
     batch, queries, heads = logits.shape[:3]
     out = value.new_empty(batch, queries, heads * value.shape[3])
@@ -248,7 +248,7 @@ def backward(
     logits: Tensor,
     out: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of `value`, `offsets` and `logits`; the arguments are those of `deformable_attention_backward_op`."""
+    """Return gradients of `value`, `offsets` and `logits`; arguments as for `deformable_attention_backward_op`."""
     value, offsets, logits = rows_together(value), rows_together(offsets), rows_together(logits)
     batch, queries, heads = logits.shape[:3]
     value_gradient = value.new_zeros(value.shape, dtype=torch.float32)

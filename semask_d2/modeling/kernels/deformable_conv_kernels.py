@@ -1,13 +1,13 @@
-"""Triton kernels of modulated deformable convolution (DCNv2, arXiv 1811.11168): its samples, forward and backward.
+"""Triton kernels for the samples of modulated deformable convolution (DCNv2, arXiv 1811.11168), with gradients.
 
-The convolution is a matrix product of the samples of all taps, which the library does best. The samples are nine times
-as large as the map: they are made for some images at a time, and again in the backward pass. A program makes those of
-a block of positions of one group of channels; all arithmetic but the product's operands is fp32.
+The convolution itself is a matrix product of the samples of all taps, left to torch. The samples are nine times as
+large as the map, so they are computed for some images at a time, and again in the backward pass. A program computes
+them for a block of positions and one group of channels. All arithmetic is fp32, except the operands of the product.
 
 B images, N positions, G groups of D channels, 9 taps.
 """
 
-# Triton is optional, and its language is no Python that a type checker understands
+# Triton is optional, and type checkers do not understand its language
 # pyright: reportMissingImports=false, reportCallIssue=false, reportArgumentType=false, reportGeneralTypeIssues=false
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ from semask_d2.modeling.kernels.sampling_kernels import (
 )
 
 TAPS = 9
-# what depends on the size of the maps: else Triton compiles anew for other sizes
-OF_SIZES = ["height", "width", "offsets_batch", "offsets_channel", "mask_batch", "mask_channel"]
-PART_BYTES = 2**28  # of the samples that are held at a time, unless those of one image are more
+# arguments that depend on the size of the maps; specialized, they would make Triton recompile for other sizes
+SIZE_ARGUMENTS = ["height", "width", "offsets_batch", "offsets_channel", "mask_batch", "mask_channel"]
+PART_BYTES = 2**28  # of samples in memory at a time, unless one image needs more
 
 
 @triton.jit
 def tap_place(offsets, position, kept, tap, channel, width, OFFSET_CHANNEL, OFFSET_STEP):
-    """Where a tap of each position samples, (x, y) in pixels; `channel` is its number among those of all groups."""
+    """Return the sampling position (x, y) in pixels of a tap; `channel` is its index among the taps of all groups."""
     at = offsets + position * OFFSET_STEP + 2 * channel * OFFSET_CHANNEL
     offset_y = tl.load(at, mask=kept, other=0.0).to(tl.float32)
     offset_x = tl.load(at + OFFSET_CHANNEL, mask=kept, other=0.0).to(tl.float32)
     return (position % width + tap % 3 - 1) + offset_x, (position // width + tap // 3 - 1) + offset_y
 
 
-@triton.jit(do_not_specialize=OF_SIZES)
+@triton.jit(do_not_specialize=SIZE_ARGUMENTS)
 def sampling_kernel(
     x,
     offsets,
@@ -64,7 +64,7 @@ def sampling_kernel(
     BLOCK_Q: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """`samples` (B, N, G, 9, D), times their mask, of a block of positions, a group and an image."""
+    """Write the masked `samples` (B, N, G, 9, D) for a block of positions, a group and an image."""
     positions = height * width
     position = tl.program_id(0) * BLOCK_Q + tl.arange(0, BLOCK_Q)
     group = tl.program_id(1)
@@ -78,7 +78,7 @@ def sampling_kernel(
     for tap in range(TAPS):
         channel = group * TAPS + tap
         at_x, at_y = tap_place(offsets, position, kept, tap, channel, width, offsets_channel, offsets_step)
-        share_of_tap = tl.load(mask + channel * mask_channel + position * mask_step, mask=kept, other=0.0)
+        tap_weight = tl.load(mask + channel * mask_channel + position * mask_step, mask=kept, other=0.0)
         left, right = pixel_before(at_x, width.to(tl.float32))
         top, lower = pixel_before(at_y, height.to(tl.float32))
         sample = tl.zeros((BLOCK_Q, BLOCK_D), tl.float32)
@@ -86,12 +86,12 @@ def sampling_kernel(
             share = (right if corner % 2 else 1 - right) * (lower if corner // 2 else 1 - lower)
             row, inside = corner_rows(left + corner % 2, top + corner // 2, width, height, 0, kept, x_row, DIM, BLOCK_D)
             sample += share[:, None] * tl.load(x + row, mask=inside, other=0.0).to(tl.float32)
-        sample *= share_of_tap.to(tl.float32)[:, None]
+        sample *= tap_weight.to(tl.float32)[:, None]
         row = position.to(tl.int64)[:, None] * (GROUPS * TAPS * DIM) + channel * DIM + dim
         tl.store(samples + row, sample.to(samples.dtype.element_ty), mask=kept[:, None] & (dim < DIM))
 
 
-@triton.jit(do_not_specialize=OF_SIZES)
+@triton.jit(do_not_specialize=SIZE_ARGUMENTS)
 def gradient_kernel(
     gradient,
     x,
@@ -116,9 +116,9 @@ def gradient_kernel(
     BLOCK_Q: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """Gradients of what `sampling_kernel` reads, for `gradient` (B, N, G, 9, D) of what it writes.
+    """Write the gradients of the inputs of `sampling_kernel`, given `gradient` (B, N, G, 9, D) of its output.
 
-    Into `x_gradient` (B, N, C) fp32 they add; `offsets_gradient` and `mask_gradient` have channels first.
+    They are added to `x_gradient` (B, N, C) fp32; `offsets_gradient` and `mask_gradient` have channels first.
     """
     positions = height * width
     position = tl.program_id(0) * BLOCK_Q + tl.arange(0, BLOCK_Q)
@@ -136,8 +136,8 @@ def gradient_kernel(
     for tap in range(TAPS):
         channel = group * TAPS + tap
         at_x, at_y = tap_place(offsets, position, kept, tap, channel, width, offsets_channel, offsets_step)
-        share_of_tap = tl.load(mask + channel * mask_channel + position * mask_step, mask=kept, other=0.0)
-        share_of_tap = share_of_tap.to(tl.float32)
+        tap_weight = tl.load(mask + channel * mask_channel + position * mask_step, mask=kept, other=0.0)
+        tap_weight = tap_weight.to(tl.float32)
         left, right = pixel_before(at_x, width.to(tl.float32))
         top, lower = pixel_before(at_y, height.to(tl.float32))
         row = position.to(tl.int64)[:, None] * (GROUPS * TAPS * DIM) + channel * DIM + dim
@@ -145,23 +145,23 @@ def gradient_kernel(
         along_sample, along_x, along_y = tl.zeros_like(right), tl.zeros_like(right), tl.zeros_like(right)
         for corner in tl.static_range(4):
             share_x, share_y = right if corner % 2 else 1 - right, lower if corner // 2 else 1 - lower
-            column_of, row_of = left + corner % 2, top + corner // 2
-            row, inside = corner_rows(column_of, row_of, width, height, 0, kept, x_row, DIM, BLOCK_D)
+            column, map_row = left + corner % 2, top + corner // 2
+            row, inside = corner_rows(column, map_row, width, height, 0, kept, x_row, DIM, BLOCK_D)
             along = tl.sum(gradients * tl.load(x + row, mask=inside, other=0.0).to(tl.float32), axis=1)
             along_sample += share_x * share_y * along
             along_x += share_y * along * (1 if corner % 2 else -1)
             along_y += share_x * along * (1 if corner // 2 else -1)
-            row, inside = corner_rows(column_of, row_of, width, height, 0, kept, GROUPS * DIM, DIM, BLOCK_D)
-            share = share_of_tap * share_x * share_y
+            row, inside = corner_rows(column, map_row, width, height, 0, kept, GROUPS * DIM, DIM, BLOCK_D)
+            share = tap_weight * share_x * share_y
             tl.atomic_add(x_gradient + row, share[:, None] * gradients, mask=inside, sem="relaxed")
         gradient_y = offsets_gradient + 2 * channel * positions + position
-        tl.store(gradient_y, share_of_tap * along_y, mask=kept)
-        tl.store(gradient_y + positions, share_of_tap * along_x, mask=kept)
+        tl.store(gradient_y, tap_weight * along_y, mask=kept)
+        tl.store(gradient_y + positions, tap_weight * along_x, mask=kept)
         tl.store(mask_gradient + channel * positions + position, along_sample, mask=kept)
 
 
 def settings(moved: torch.dtype, x: Tensor, mask: Tensor) -> dict[str, Any]:
-    """What a kernel is compiled for."""
+    """Return the compile-time constants; each thread moves 16 bytes of `moved`, the maximum per access."""
     groups = mask.shape[1] // TAPS
     dim = x.shape[2] // groups
     channels = triton.next_power_of_2(dim)
@@ -176,13 +176,13 @@ def settings(moved: torch.dtype, x: Tensor, mask: Tensor) -> dict[str, Any]:
 
 
 def parts(x: Tensor) -> list[slice]:
-    """The images whose samples are made together."""
+    """Return slices of the images whose samples are computed together."""
     step = max(1, PART_BYTES // max(1, TAPS * x[:1].numel() * x.itemsize))
     return [slice(start, start + step) for start in range(0, len(x), step)]
 
 
 def sample(x: Tensor, offsets: Tensor, mask: Tensor, height: int, width: int) -> Tensor:
-    """The samples of all taps times their mask, (B, N, C x 9), from rows that lie together."""
+    """Return the masked samples of all taps, (B, N, C x 9), of `x` with contiguous rows."""
     samples = x.new_empty(*x.shape[:2], TAPS * x.shape[2])
     chosen = settings(x.dtype, x, mask)
     with torch.cuda.device_of(x):
@@ -193,7 +193,7 @@ def sample(x: Tensor, offsets: Tensor, mask: Tensor, height: int, width: int) ->
 
 
 def forward(x: Tensor, offsets: Tensor, mask: Tensor, weight: Tensor, height: int, width: int) -> Tensor:
-    """The convolution (B, N, C') without a bias; the arguments are those of `deformable_convolution_op`."""
+    """Return the convolution (B, N, C') without a bias; the arguments are those of `deformable_convolution_op`."""
     x = rows_together(x)
     out = x.new_empty(*x.shape[:2], len(weight))
     for part in parts(x):
@@ -204,7 +204,7 @@ def forward(x: Tensor, offsets: Tensor, mask: Tensor, weight: Tensor, height: in
 def backward(
     gradient: Tensor, x: Tensor, offsets: Tensor, mask: Tensor, weight: Tensor, height: int, width: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of `x`, `offsets`, `mask` and `weight`, for that of what `forward` gives."""
+    """Return the gradients of `x`, `offsets`, `mask` and `weight`, given `gradient` of the result of `forward`."""
     x = rows_together(x)
     x_gradient = x.new_zeros(x.shape, dtype=torch.float32)
     offsets_gradient, mask_gradient = offsets.new_empty(offsets.shape), mask.new_empty(mask.shape)
@@ -214,10 +214,10 @@ def backward(
         upstream = gradient[part].flatten(0, 1)
         samples = sample(x[part], offsets[part], mask[part], height, width)
         weight_gradient += upstream.T @ samples.flatten(0, 1)
-        of_samples = torch.mm(upstream, weight, out=samples.flatten(0, 1))  # in their place
+        samples_gradient = torch.mm(upstream, weight, out=samples.flatten(0, 1))  # reuses their memory
         with torch.cuda.device_of(x):
             gradient_kernel[triton.cdiv(x.shape[1], chosen["BLOCK_Q"]), chosen["GROUPS"], len(x[part])](
-                of_samples,
+                samples_gradient,
                 x[part],
                 offsets[part],
                 mask[part],

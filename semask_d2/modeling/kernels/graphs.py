@@ -1,4 +1,4 @@
-"""Graphs: what is compiled, exported or traced holds standard operators alone."""
+"""Detection of compilation, export and tracing, whose graphs use standard operators only."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ import torch
 
 
 def in_graph() -> bool:
-    """Return whether a graph is being made: compiled, exported or traced."""
-    tracing = torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage] - it is public
+    """Return whether torch is compiling, exporting or tracing."""
+    tracing = torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage] - documented as public
     return tracing or torch.compiler.is_compiling()

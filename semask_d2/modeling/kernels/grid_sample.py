@@ -1,4 +1,4 @@
-"""Bilinear samples of maps: torch's operator, or, where graphs are to do without it, gathers and products."""
+"""Bilinear sampling of maps by torch's operator, or by gathers and products for graphs that must avoid it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _gathers = ContextVar("gathers", default=False)
 
 @contextmanager
 def without_grid_sample() -> Iterator[None]:
-    """Within it `grid_sample` is gathers and products, for runtimes in which GridSample is missing, wrong or slow."""
+    """Replace `grid_sample` by gathers and products, for runtimes where GridSample is missing, wrong or slow."""
     token = _gathers.set(True)
     try:
         yield
@@ -23,9 +23,9 @@ def without_grid_sample() -> Iterator[None]:
 
 
 def grid_sample(maps: Tensor, grid: Tensor) -> Tensor:
-    """Bilinear samples, zero outside: `maps` (N, C, H, W), `grid` (N, Q, P, 2) as (x, y) in [-1, 1] -> (N, C, Q, P).
+    """Sample `maps` (N, C, H, W) bilinearly at `grid` (N, Q, P, 2), (x, y) in [-1, 1], zero outside: (N, C, Q, P).
 
-    The corners of the range are those of the map, a pixel's value sits at its center (`align_corners=False`).
+    The range spans the map from edge to edge; pixel values sit at pixel centers (`align_corners=False`).
     """
     if _gathers.get():
         return gathered_samples(maps, grid)
@@ -33,7 +33,7 @@ def grid_sample(maps: Tensor, grid: Tensor) -> Tensor:
 
 
 def gathered_samples(maps: Tensor, grid: Tensor) -> Tensor:
-    """`grid_sample` as four gathers and their weighted sum."""
+    """Compute `grid_sample` as a weighted sum of four gathers."""
     channels, height, width = maps.shape[1:]
     x = (grid[..., 0] + 1) * (width / 2) - 0.5
     y = (grid[..., 1] + 1) * (height / 2) - 0.5

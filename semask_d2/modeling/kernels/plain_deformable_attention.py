@@ -15,7 +15,7 @@ Size = tuple[int, int]
 def sampled_attention(
     value: Tensor, sizes: Sequence[Size], reference: Tensor, offsets: Tensor, logits: Tensor
 ) -> Tensor:
-    """`layers.deformable_attention.deformable_attention` by standard operators, with gradients."""
+    """Compute `layers.deformable_attention.deformable_attention` in standard operators, with gradients."""
     heads, points = logits.shape[2], logits.shape[4]
     weights = logits.flatten(3).softmax(-1).view_as(logits)
     weights = weights.permute(0, 2, 3, 1, 4).flatten(0, 1)[:, :, None]  # (B heads, levels, 1, Q, P)
@@ -23,21 +23,21 @@ def sampled_attention(
     out = None
     for level, level_map in enumerate(maps.split([h * w for h, w in sizes], dim=-1)):
         grid = level_grid(sizes[level], reference, offsets, level)
-        # no `unflatten`: tracing takes its sizes for constants
+        # no `unflatten`: tracing would record its sizes as constants
         sampled = grid_sample(level_map.reshape(*level_map.shape[:2], *sizes[level]), grid)
         for point in range(points):
             x, weight = sampled[..., point], weights[:, level, ..., point]
             out = x * weight if out is None else torch.addcmul(out, x, weight)
-    assert out is not None  # there is a level
+    assert out is not None  # there is at least one level
     return out.unflatten(0, (-1, heads)).flatten(1, 2).transpose(1, 2)
 
 
 def level_grid(size: Size, reference: Tensor, offsets: Tensor, level: int) -> Tensor:
-    """The positions that are sampled of one level, in `grid_sample`'s [-1, 1]: (B heads, Q, P, 2)."""
+    """Return the sampling positions of one level in [-1, 1], for `grid_sample`: (B heads, Q, P, 2)."""
     height, width = size
     center = (2 * reference - 1)[:, None, None]  # (Q, 1, 1, 2)
-    of_level = offsets[:, :, :, level]  # (B, Q, heads, P, 2)
-    # a number at a time: a tensor of the two would be a copy to the device
-    x = center[..., 0] + of_level[..., 0] * (2 / width)
-    y = center[..., 1] + of_level[..., 1] * (2 / height)
+    level_offsets = offsets[:, :, :, level]  # (B, Q, heads, P, 2)
+    # x and y separately: a tensor [width, height] would be copied to the device
+    x = center[..., 0] + level_offsets[..., 0] * (2 / width)
+    y = center[..., 1] + level_offsets[..., 1] * (2 / height)
     return torch.stack([x, y], -1).transpose(1, 2).flatten(0, 1)

@@ -1,8 +1,8 @@
-"""The first use of a Triton operator on a device: a small case, forward and backward, beside the plain formula.
+"""Check of a Triton operator at its first use on a device: a small case against the plain formula, with gradients.
 
-No kernel of this project is trusted on a device before it has computed there what it should: compilers, drivers and
-GPUs are many. The plain formula is computed in fp64 on the CPU, of the same rounded inputs. Samples lie between pixels,
-not at them, where the gradient of a position jumps.
+Compilers, drivers and GPUs vary, so no kernel is trusted on a device before it has passed there. The plain formula is
+computed in fp64 on the CPU from the same rounded inputs. Samples lie between pixels, because the gradient of a position
+jumps at pixel centers.
 """
 
 from __future__ import annotations
@@ -22,35 +22,35 @@ from semask_d2.modeling.kernels.triton_choice import interpreted
 from semask_d2.modeling.kernels.triton_deformable_attention import fused_deformable_attention
 from semask_d2.modeling.kernels.triton_deformable_conv import fused_deform_conv2d
 
-# The largest difference, in units of the largest value. In the interpreter it is 8e-7, 6e-4 and 7e-3; products of fp32
-# may be TF32 on a GPU.
+# Allowed difference in units of the largest value. The interpreter's differences are 8e-7, 6e-4 and 7e-3, but fp32
+# products may use TF32 on a GPU.
 TOLERANCES = {torch.float32: 2e-3, torch.float16: 5e-3, torch.bfloat16: 3e-2}
 SIZES = [(9, 7), (4, 5), (2, 3)]
-HEADS, DIM, POINTS = 8, 32, 4  # the released models', for which the kernels are compiled once
+HEADS, DIM, POINTS = 8, 32, 4  # as in the released models, so no extra compilation is needed
 QUERIES, CHANNELS_OUT = 13, 16
-REASON = 300  # characters of an error
+REASON = 300  # characters of an error message
 
 Function = Callable[..., Tensor]
 
 
 def first_use(what: str, device: torch.device, dtype: torch.dtype) -> str:
-    """Return what is wrong with the operator `what` on `device`, in words to report; empty if it computes rightly."""
+    """Return a message about the failure of operator `what` on `device`; empty if its results are correct."""
     fused, plain, make = OPERATORS[what]
     try:
         with in_plain_torch(device):
             inputs = make(dtype)
-            found = computed(fused, [x.to(device) if isinstance(x, Tensor) else x for x in inputs])
+            results = computed(fused, [x.to(device) if isinstance(x, Tensor) else x for x in inputs])
             expected = computed(plain, [x.double() if isinstance(x, Tensor) else x for x in inputs])
-            worst = max(difference(ours, right) for ours, right in zip(found, expected, strict=True))
+            worst = max(difference(result, target) for result, target in zip(results, expected, strict=True))
         reason = "" if worst <= TOLERANCES[dtype] else f"differs from the formula by {worst:.2g} of its largest value"
-    except Exception as error:  # of the compiler, the driver, the launch: of any type
+    except Exception as error:  # compiler, driver and launch raise errors of many types
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:REASON]}"
     return f"Triton's {what} fails on {machine(device)} for {dtype} ({reason}; please report this line)" * bool(reason)
 
 
 @contextmanager
 def in_plain_torch(device: torch.device) -> Iterator[None]:
-    """Compute with data and gradients, whatever is going on around: inference, mixed precision, tracing."""
+    """Compute with real data and gradients, even if called under inference mode, autocast or tracing."""
     with ExitStack() as stack:
         for context in (
             _disable_current_modes(),
@@ -63,7 +63,7 @@ def in_plain_torch(device: torch.device) -> Iterator[None]:
 
 
 def computed(function: Function, inputs: list[Any]) -> list[Tensor]:
-    """The result of a function of some inputs, and the gradients of those that are tensors but the reference."""
+    """Return the result of `function` and the gradients of its tensor inputs, except of the reference points."""
     learned = [x.detach().requires_grad_() if isinstance(x, Tensor) and x.dim() > 2 else x for x in inputs]
     out = function(*learned)
     upstream = torch.linspace(-1, 1, out.numel(), dtype=torch.float64).sin().view(out.shape).to(out)
@@ -71,28 +71,28 @@ def computed(function: Function, inputs: list[Any]) -> list[Tensor]:
     return [x.detach().double().cpu() for x in (out, *gradients)]
 
 
-def difference(found: Tensor, expected: Tensor) -> float:
-    """The largest difference in units of the largest value; infinite for other shapes and what is no number."""
-    if found.shape != expected.shape:
+def difference(result: Tensor, expected: Tensor) -> float:
+    """Return the largest difference in units of the largest value; infinite for different shapes and for NaN."""
+    if result.shape != expected.shape:
         return float("inf")
-    worst = (found - expected).abs().max() / expected.abs().max()
+    worst = (result - expected).abs().max() / expected.abs().max()
     return float(worst.nan_to_num(torch.inf))
 
 
 def machine(device: torch.device) -> str:
-    """A device with the versions that compile for it."""
+    """Describe a device, with the versions of torch and Triton."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
     version = getattr(sys.modules.get("triton"), "__version__", "of an unknown version")
     return f"{name} with torch {torch.__version__}, triton {version}"
 
 
 def parts(count: int) -> int:
-    """Return `count`, of heads or of groups, which are programs; the interpreter takes seconds for each of them."""
+    """Return `count` heads or groups, or 1 in the interpreter, which takes seconds for each."""
     return 1 if interpreted() else count
 
 
 def attention_inputs(dtype: torch.dtype) -> list[Any]:
-    """The arguments of `fused_deformable_attention`, on the CPU."""
+    """Return arguments of `fused_deformable_attention`, on the CPU."""
     random, heads = torch.Generator().manual_seed(0), parts(HEADS)
     value = torch.randn(2, sum(h * w for h, w in SIZES), heads, DIM, generator=random)
     reference = torch.rand(QUERIES, 2, generator=random)
@@ -105,7 +105,7 @@ def attention_inputs(dtype: torch.dtype) -> list[Any]:
 
 
 def convolution_inputs(dtype: torch.dtype) -> list[Tensor]:
-    """The arguments of `fused_deform_conv2d`, on the CPU; its bias apart, which no kernel sees."""
+    """Return arguments of `fused_deform_conv2d`, on the CPU; the bias is zero, because no kernel reads it."""
     random, groups = torch.Generator().manual_seed(0), parts(GROUPS)
     x = torch.randn(2, groups * DIM, 6, 5, generator=random)
     offsets = between_pixels((2, groups * TAPS * 2, 6, 5), random)
@@ -115,7 +115,7 @@ def convolution_inputs(dtype: torch.dtype) -> list[Tensor]:
 
 
 def between_pixels(shape: tuple[int, ...], random: torch.Generator) -> Tensor:
-    """Distances of -2 to 2 pixels, each at least a quarter away from whole ones."""
+    """Return random distances from -2 to 2 pixels, each at least 0.25 away from an integer."""
     return torch.randint(-2, 2, shape, generator=random) + 0.25 + 0.5 * torch.rand(shape, generator=random)
 
 

@@ -1,8 +1,8 @@
-"""Multi-scale deformable attention (arXiv 2010.04159, equation 3) as one operator, by Triton kernels on a GPU.
+"""Multi-scale deformable attention (arXiv 2010.04159, equation 3) as one operator, with Triton kernels on a GPU.
 
-Softmax, offsets and sampling are fused, so that no weight, position or sample reaches memory. The operator is torch's
-`semask_d2::deformable_attention`, opaque to compilation and export. Triton is optional and imported when it is first
-used; with TRITON_INTERPRET=1 in the environment its interpreter runs the kernels on a CPU, for tests.
+Softmax, offsets and sampling are fused, so no weight, position or sample reaches memory. The operator is torch's
+`semask_d2::deformable_attention`, opaque to compilation and export. Triton is optional and imported at first use;
+with TRITON_INTERPRET=1 in the environment its interpreter runs the kernels on a CPU, for tests.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ VARIABLE, WHAT = "SEMASK_D2_DEFORMABLE_ATTENTION", "deformable attention"
 def fused_deformable_attention(
     value: Tensor, sizes: Sequence[tuple[int, int]], reference: Tensor, offsets: Tensor, logits: Tensor
 ) -> Tensor:
-    """Bilinear samples of `value` around `reference`, weighted by the softmax of `logits`: (B, Q, heads x D).
+    """Sum bilinear samples of `value` around `reference`, weighted by the softmax of `logits`: (B, Q, heads x D).
 
-    `value` (B, N, heads, D), its tokens being the maps of `sizes` (H, W) one after another; `reference` (Q, 2) fp32, as
-    (x, y) in [0, 1]; `offsets` (B, Q, heads, levels, P, 2) in pixels of the level sampled, zero outside of it; `logits`
-    (B, Q, heads, levels, P), the softmax being over levels and points. Each but `reference` is fp32, bf16 or fp16; the
-    result has `value`'s dtype, and all arithmetic is fp32. No gradient for `reference`; that of `value` is summed in an
-    order that varies from run to run. Raises `ValueError` where shapes do not fit together, as the kernels would read
-    outside of the tensors.
+    `value` (B, N, heads, D) holds the flattened maps of `sizes` (H, W) one after another; `reference` (Q, 2) fp32, as
+    (x, y) in [0, 1]; `offsets` (B, Q, heads, levels, P, 2) in pixels of the sampled level, which is zero outside;
+    `logits` (B, Q, heads, levels, P), with the softmax over levels and points. All but `reference` are fp32, bf16 or
+    fp16; the result has the dtype of `value`, and all arithmetic is fp32. `reference` gets no gradient; the gradient of
+    `value` is summed in an order that varies between runs. Raises `ValueError` for inconsistent shapes, with which the
+    kernels would read outside of the tensors.
     """
     batch, tokens, heads, _ = value.shape
     queries, levels, points = len(reference), len(sizes), logits.shape[-1]
@@ -48,7 +48,7 @@ def fused_deformable_attention(
 def deformable_attention_op(
     value: Tensor, sizes: Sequence[int], reference: Tensor, offsets: Tensor, logits: Tensor
 ) -> Tensor:
-    """The operator behind `fused_deformable_attention`; `sizes` are H and W of each level in turn."""
+    """Run the operator of `fused_deformable_attention`; `sizes` are H and W of each level in turn."""
     from semask_d2.modeling.kernels import deformable_attention_kernels
 
     return deformable_attention_kernels.forward(value, sizes, reference, offsets, logits)
@@ -69,7 +69,7 @@ def deformable_attention_backward_op(
     logits: Tensor,
     out: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of `value`, `offsets` and `logits`, for that of the operator's result `out`."""
+    """Return the gradients of `value`, `offsets` and `logits`, given `gradient` of the result `out`."""
     from semask_d2.modeling.kernels import deformable_attention_kernels
 
     return deformable_attention_kernels.backward(gradient, value, sizes, reference, offsets, logits, out)
@@ -95,10 +95,10 @@ def _save(ctx: Any, inputs: tuple, output: Tensor) -> None:
 
 def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     value, reference, offsets, logits, out = ctx.saved_tensors
-    of_value, of_offsets, of_logits = deformable_attention_backward_op(
+    value_gradient, offsets_gradient, logits_gradient = deformable_attention_backward_op(
         gradient, value, ctx.sizes, reference, offsets, logits, out
     )
-    return of_value, None, None, of_offsets, of_logits
+    return value_gradient, None, None, offsets_gradient, logits_gradient
 
 
 def _no_second_backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -112,14 +112,14 @@ deformable_attention_backward_op.register_autograd(_no_second_backward)
 
 
 def triton_serves(value: Tensor) -> bool:
-    """Return whether the fused operator takes `value`: fp32, bf16 or fp16, on a GPU where it computes rightly.
+    """Return whether the fused operator supports `value`: fp32, bf16 or fp16, on a GPU where it is correct.
 
-    The environment's SEMASK_D2_DEFORMABLE_ATTENTION is `auto` (the default), `plain` for never, or `triton`, which
-    raises `UserError` where it cannot; so does any other value.
+    The environment variable SEMASK_D2_DEFORMABLE_ATTENTION is `auto` (the default), `plain` to never use it, or
+    `triton`, which raises `UserError` where it fails; so does any other value.
     """
     return served(VARIABLE, WHAT, value.device, value.dtype)
 
 
 def triton_refusal(device: torch.device, dtype: torch.dtype) -> str:
-    """Return why the fused operator does not take values of `dtype` on `device`; empty if it does."""
+    """Return the reason why the fused operator does not support `dtype` on `device`; empty if it does."""
     return refusal(VARIABLE, WHAT, device, dtype)

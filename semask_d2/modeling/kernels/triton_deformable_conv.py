@@ -1,6 +1,6 @@
-"""Modulated deformable convolution (DCNv2, arXiv 1811.11168) as one operator, by Triton kernels on a GPU.
+"""Modulated deformable convolution (DCNv2, arXiv 1811.11168) as one operator, with Triton kernels on a GPU.
 
-It takes values of half precision, which torchvision's does not, and keeps no samples for the backward pass. The
+Unlike torchvision's, it supports half precision, and it stores no samples for the backward pass. The
 operator is torch's `semask_d2::deformable_convolution`, opaque to compilation and export.
 """
 
@@ -17,12 +17,12 @@ VARIABLE, WHAT = "SEMASK_D2_DEFORMABLE_CONVOLUTION", "deformable convolution"
 
 
 def fused_deform_conv2d(x: Tensor, offsets: Tensor, weight: Tensor, bias: Tensor, mask: Tensor) -> Tensor:
-    """`torchvision.ops.deform_conv2d` with padding 1: (B, C', H, W), in memory with its channels innermost.
+    """Compute `torchvision.ops.deform_conv2d` with padding 1: (B, C', H, W), with channels innermost in memory.
 
     `x` (B, C, H, W), `offsets` (B, groups x 9 x 2, H, W) as (y, x) pairs in pixels, `weight` (C', C, 3, 3), `mask`
-    (B, groups x 9, H, W), each fp32, bf16 or fp16. The result has the dtype of `x`, or of the autocast around; sums are
-    fp32. The gradient of `x` is summed in an order that varies from run to run. Raises `ValueError` where shapes do not
-    fit together, as the kernels would read outside of the tensors.
+    (B, groups x 9, H, W), each fp32, bf16 or fp16. The result has the dtype of `x`, or of an active autocast; sums
+    are fp32. The gradient of `x` is summed in an order that varies between runs. Raises `ValueError` for inconsistent
+    shapes, with which the kernels would read outside of the tensors.
     """
     batch, channels, height, width = x.shape
     taps = mask.shape[1]
@@ -35,13 +35,13 @@ def fused_deform_conv2d(x: Tensor, offsets: Tensor, weight: Tensor, bias: Tensor
         )
     dtype = effective_dtype(x)
     rows = x.to(dtype).flatten(2).transpose(1, 2)
-    of_taps = weight.to(dtype).unflatten(1, (groups, -1)).flatten(3).transpose(2, 3).flatten(1)  # (C', groups 9 D)
-    out = deformable_convolution_op(rows, offsets.flatten(2), mask.flatten(2), of_taps, height, width)
+    tap_weights = weight.to(dtype).unflatten(1, (groups, -1)).flatten(3).transpose(2, 3).flatten(1)  # (C', groups 9 D)
+    out = deformable_convolution_op(rows, offsets.flatten(2), mask.flatten(2), tap_weights, height, width)
     return (out + bias.to(dtype)).transpose(1, 2).unflatten(2, (height, width))
 
 
 def effective_dtype(x: Tensor) -> torch.dtype:
-    """The dtype that products with `x` are computed in: the autocast's around, or its own."""
+    """Return the dtype of products with `x`: that of an active autocast, or its own."""
     kind = x.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
@@ -50,7 +50,7 @@ def effective_dtype(x: Tensor) -> torch.dtype:
 def deformable_convolution_op(
     x: Tensor, offsets: Tensor, mask: Tensor, weight: Tensor, height: int, width: int
 ) -> Tensor:
-    """The operator behind `fused_deform_conv2d`, (B, N, C') from `x` (B, N, C), a map of N positions row by row.
+    """Run the operator of `fused_deform_conv2d`: (B, N, C') from `x` (B, N, C), a map of N positions row by row.
 
     `offsets` (B, groups x 9 x 2, N), `mask` (B, groups x 9, N), `weight` (C', groups x 9 x channels of a group).
     """
@@ -69,7 +69,7 @@ def _(x: Tensor, offsets: Tensor, mask: Tensor, weight: Tensor, height: int, wid
 def deformable_convolution_backward_op(
     gradient: Tensor, x: Tensor, offsets: Tensor, mask: Tensor, weight: Tensor, height: int, width: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The gradients of `x`, `offsets`, `mask` and `weight`, for that of the operator's result."""
+    """Return the gradients of `x`, `offsets`, `mask` and `weight`, given `gradient` of the result."""
     from semask_d2.modeling.kernels import deformable_conv_kernels
 
     with torch.autocast(x.device.type, enabled=False):
@@ -108,15 +108,15 @@ deformable_convolution_backward_op.register_autograd(_no_second_backward)
 
 
 def triton_serves(x: Tensor) -> bool:
-    """Return whether the fused operator takes `x`, of half precision or under autocast, where it computes rightly.
+    """Return whether the fused operator supports `x`: half precision or autocast, on a GPU where it is correct.
 
-    The environment's SEMASK_D2_DEFORMABLE_CONVOLUTION is `auto` (the default), `plain` for never, or `triton`, which
-    takes fp32 too and raises `UserError` where it cannot; so does any other value.
+    The environment variable SEMASK_D2_DEFORMABLE_CONVOLUTION is `auto` (the default), `plain` to never use it, or
+    `triton`, which uses it for fp32 too and raises `UserError` where it fails; so does any other value.
     """
     dtype = effective_dtype(x)
-    return served(VARIABLE, WHAT, x.device, dtype, wanted=dtype.itemsize < 4)
+    return served(VARIABLE, WHAT, x.device, dtype, by_default=dtype.itemsize < 4)
 
 
 def triton_refusal(device: torch.device, dtype: torch.dtype) -> str:
-    """Return why the fused operator does not take values of `dtype` on `device`; empty if it does."""
-    return refusal(VARIABLE, WHAT, device, dtype, wanted=dtype.itemsize < 4)
+    """Return the reason why the fused operator does not support `dtype` on `device`; empty if it does."""
+    return refusal(VARIABLE, WHAT, device, dtype, by_default=dtype.itemsize < 4)

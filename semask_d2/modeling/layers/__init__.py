@@ -1,4 +1,4 @@
-"""The building blocks: plain torch modules and functions that know nothing of models, configs or Detectron2.
+"""Building blocks: plain torch modules and functions that depend on no model, config or Detectron2.
 
 Letters in shapes: B batch, C channels, H W pixels, N tokens, K classes, Q queries, P points, M masks, L decoder layers.
 """

@@ -1,4 +1,4 @@
-"""Attention: the formula with a bias, and the layer of several heads with separate tokens for queries and keys."""
+"""Attention with a bias, and a multi-head layer with separate tokens for queries and keys."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ def attention(
     dropout: float = 0.0,
     scale: float | None = None,
 ) -> Tensor:
-    """softmax(scale q k^T + bias) v, with `scale` D^-0.5 by default.
+    """Compute softmax(scale q k^T + bias) v; `scale` is D^-0.5 by default.
 
-    `q` and `k` (B, heads, N, D), `v` (B, heads, N, C), `bias` (heads, N, N), shared by the batch -> (B, heads, N, C).
+    `q` and `k` (B, heads, N, D), `v` (B, heads, N, C), `bias` (heads, N, N) for the whole batch -> (B, heads, N, C).
     """
-    learns = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (q, k, v, bias))
-    fused = q.shape[-1] == v.shape[-1] and not learns  # what torch has a kernel for on a CPU
+    needs_gradient = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (q, k, v, bias))
+    fused = q.shape[-1] == v.shape[-1] and not needs_gradient  # torch has a fused CPU kernel for this case
     if fused or q.device.type != "cpu" or dropout or in_graph() or torch.is_autocast_enabled("cpu"):
         mask = None if bias is None else bias[None]
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scale)
     factor = q.shape[-1] ** -0.5 if scale is None else scale
-    return LeanSelfAttention.apply(q, k, v, bias, factor) if learns else attended(q, k, v, bias, factor)
+    return LeanSelfAttention.apply(q, k, v, bias, factor) if needs_gradient else attended(q, k, v, bias, factor)
 
 
 class MultiheadAttention(nn.Module):
-    """torch's multi-head attention by its parameter names, batch first, its mask shared by the heads.
+    """Multi-head attention with the parameter names of torch's module, batch first.
 
-    One (B, Q, N) mask serves all heads, where torch's own module needs a copy per head.
+    All heads share one (B, Q, N) mask; torch's module needs a copy per head.
     """
 
     def __init__(self, dim: int, num_heads: int, dropout: float = 0.0):
@@ -52,9 +52,9 @@ class MultiheadAttention(nn.Module):
         nn.init.zeros_(self.out_proj.bias)
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, attend: Tensor | None = None) -> Tensor:
-        """`query` (B, Q, C), `key` and `value` (B, N, C) -> (B, Q, C).
+        """Attend from `query` (B, Q, C) to `key` and `value` (B, N, C): (B, Q, C).
 
-        `attend` is boolean (B, Q, N): which keys a query may attend to; each query needs at least one.
+        Boolean `attend` (B, Q, N) is True for the keys that a query may attend to; each query needs at least one.
         """
         projections = zip((query, key, value), self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3), strict=True)
         q, k, v = (

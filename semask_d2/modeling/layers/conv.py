@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-GROUPS = 32  # of GroupNorm
+GROUPS = 32  # in GroupNorm
 NORMS: dict[str, Callable[[int], nn.Module]] = {
     "GN": lambda channels: nn.GroupNorm(GROUPS, channels),
     "BN": nn.BatchNorm2d,
@@ -16,12 +16,12 @@ NORMS: dict[str, Callable[[int], nn.Module]] = {
 
 
 def get_norm(name: str, channels: int) -> nn.Module | None:
-    """The norm layer called `name` ("GN" with 32 groups, "BN", "SyncBN"; "" for none) over `channels`."""
+    """Return the norm layer `name` ("GN" with 32 groups, "BN", "SyncBN"; "" for none) over `channels`."""
     return NORMS[name](channels) if name else None
 
 
 class ConvNorm(nn.Conv2d):
-    """Convolution, padded by half its extent, then `norm`, then `activation`; it has a bias only where no norm follows.
+    """Convolution padded by half its extent, then `norm` and `activation`; it has a bias only without a norm.
 
     The norm is the child `norm`, so parameters are `weight`, `norm.weight`, `norm.bias`.
     Initialized with kaiming_uniform (a = 1) and zero bias.
@@ -54,11 +54,11 @@ class ConvNorm(nn.Conv2d):
         init_conv(self)
 
     def forward(self, input: Tensor) -> Tensor:
-        """(B, C_in, H, W) -> (B, C_out, ceil(H / stride), ceil(W / stride))."""
+        """Map (B, C_in, H, W) to (B, C_out, ceil(H / stride), ceil(W / stride))."""
         return self.follow(super().forward(input))
 
     def follow(self, x: Tensor) -> Tensor:
-        """What follows the convolution: norm and activation."""
+        """Apply the norm and the activation that follow the convolution."""
         if self.norm is not None:
             x = self.norm(x)
         return x if self.activation is None else self.activation(x)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from semask_d2.modeling.kernels.bilinear_gather import suits
+from semask_d2.modeling.kernels.bilinear_gather import is_supported
 from semask_d2.modeling.kernels.cpu_deformable_attention import LeanAttention, gathered_attention
 from semask_d2.modeling.kernels.plain_deformable_attention import Size, sampled_attention
 from semask_d2.modeling.kernels.triton_deformable_attention import fused_deformable_attention, triton_serves
@@ -18,18 +18,18 @@ from semask_d2.modeling.layers.linear import Linear
 def deformable_attention(
     value: Tensor, sizes: Sequence[Size], reference: Tensor, offsets: Tensor, logits: Tensor
 ) -> Tensor:
-    """Bilinear samples of `value` around `reference`, summed with the softmax of `logits` as their weights.
+    """Sum bilinear samples of `value` around `reference`, weighted by the softmax of `logits`.
 
-    `value` (B, N, heads, D), its tokens being the maps of `sizes` (H, W) one after another; `reference` (Q, 2), points
-    (x, y) in [0, 1]; `offsets` (B, Q, heads, levels, P, 2) in pixels of the level that is sampled; `logits`
-    (B, Q, heads, levels, P), whose softmax is over the levels and points of a head. Outside a map everything is zero.
-    Returns (B, Q, heads x D). Of half-precision values only the Triton operator makes sums as they are; the other ways
-    compute in fp32.
+    `value` (B, N, heads, D) holds the flattened maps of `sizes` (H, W) one after another; `reference` (Q, 2), points
+    (x, y) in [0, 1]; `offsets` (B, Q, heads, levels, P, 2) in pixels of the sampled level; `logits`
+    (B, Q, heads, levels, P), with the softmax over the levels and points of a head. Outside a map everything is zero.
+    Returns (B, Q, heads x D). Only the Triton operator takes half-precision tensors directly; the other
+    implementations convert them to fp32.
     """
     if triton_serves(value):
         return fused_deformable_attention(value, sizes, reference, offsets, logits)
     value, offsets, logits = (x.float() if x.itemsize < 4 else x for x in (value, offsets, logits))
-    if not suits(value, offsets, logits):
+    if not is_supported(value, offsets, logits):
         return sampled_attention(value, sizes, reference, offsets, logits)
     if torch.is_grad_enabled() and any(x.requires_grad for x in (value, offsets, logits)):
         return LeanAttention.apply(value, sizes, reference, offsets, logits)
@@ -37,7 +37,7 @@ def deformable_attention(
 
 
 class MSDeformAttn(nn.Module):
-    """Each query attends to `num_points` sampled positions per head on each of `num_levels` maps."""
+    """Attention from each query to `num_points` sampled positions per head on each of `num_levels` maps."""
 
     def __init__(self, dim: int, num_levels: int, num_heads: int, num_points: int):
         super().__init__()
@@ -56,7 +56,7 @@ class MSDeformAttn(nn.Module):
         for linear in (self.value_proj, self.output_proj):
             nn.init.xavier_uniform_(linear.weight)
             nn.init.zeros_(linear.bias)
-        # head h looks in its own direction, its point p at p steps
+        # each head looks in a different direction; its point p lies p steps away
         angle = torch.arange(self.num_heads) * (2 * math.pi / self.num_heads)
         direction = torch.stack([angle.cos(), angle.sin()], -1)
         direction = direction / direction.abs().amax(-1, keepdim=True)
@@ -65,9 +65,9 @@ class MSDeformAttn(nn.Module):
         self.sampling_offsets.bias.copy_(offsets.expand(-1, self.num_levels, -1, -1).flatten())
 
     def forward(self, query: Tensor, reference: Tensor, tokens: Tensor, sizes: Sequence[Size]) -> Tensor:
-        """`query` (B, Q, C), `reference` points (Q, 2) in [0, 1], `tokens` (B, N, C) of `sizes` -> (B, Q, C).
+        """Attend from `query` (B, Q, C) at `reference` points (Q, 2) in [0, 1] to `tokens` (B, N, C): (B, Q, C).
 
-        Offsets are in pixels of the level that is sampled.
+        `tokens` are the flattened maps of `sizes`. Offsets are in pixels of the sampled level.
         """
         shape = (self.num_heads, self.num_levels, self.num_points)
         offsets = self.sampling_offsets(query).unflatten(-1, (*shape, 2))
@@ -77,7 +77,7 @@ class MSDeformAttn(nn.Module):
 
 
 def reference_points(sizes: Sequence[Size], device: torch.device) -> Tensor:
-    """The center of every token of the maps of `sizes`, as (x, y) in [0, 1]: (N, 2)."""
+    """Return the center of every token of maps of `sizes`, as (x, y) in [0, 1]: (N, 2)."""
     points = []
     for height, width in sizes:
         y = (torch.arange(height, device=device) + 0.5) / height

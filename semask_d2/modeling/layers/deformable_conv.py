@@ -1,4 +1,4 @@
-"""Modulated deformable convolution (DCNv2, arXiv 1811.11168): 3x3, its taps moved and weighted per position."""
+"""Modulated deformable 3x3 convolution (DCNv2, arXiv 1811.11168): each position moves and weights its taps."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import math
 import torch
 from torch import Tensor, nn
 
-from semask_d2.modeling.kernels.bilinear_gather import suits
+from semask_d2.modeling.kernels.bilinear_gather import is_supported
 from semask_d2.modeling.kernels.cpu_deformable_conv import LeanConvolution, gathered_deform_conv2d
 from semask_d2.modeling.kernels.plain_deformable_conv import GROUPS, TAPS, sampled_deform_conv2d
 from semask_d2.modeling.kernels.triton_deformable_conv import fused_deform_conv2d, triton_serves
 
 
 class DeformableConv(nn.Module):
-    """Deformable 3x3 convolution of one map, its offsets and mask predicted from another, in 8 groups of channels."""
+    """Deformable 3x3 convolution in 8 groups of channels; offsets and mask are predicted from a second map."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -27,17 +27,17 @@ class DeformableConv(nn.Module):
             nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor, guide: Tensor) -> Tensor:
-        """`x` and `guide` (B, C, H, W) -> (B, C, H, W). Only the Triton operator takes others than fp32."""
+        """Convolve `x` (B, C, H, W) with taps placed by `guide` of the same shape; half precision requires Triton."""
         offsets, mask = self.conv_offset_mask(guide).split([GROUPS * TAPS * 2, GROUPS * TAPS], dim=1)
         mask = mask.sigmoid()
         if triton_serves(x):
             return fused_deform_conv2d(x, offsets, self.weight, self.bias, mask)
         if x.device.type == "cuda":
-            from torchvision.ops import deform_conv2d  # here, because importing it takes seconds
+            from torchvision.ops import deform_conv2d  # imported late, because it takes seconds
 
             return deform_conv2d(x, offsets, self.weight, self.bias, padding=(1, 1), mask=mask)
         arguments = (x, offsets, self.weight, self.bias, mask)
-        if not suits(*arguments):
+        if not is_supported(*arguments):
             return sampled_deform_conv2d(*arguments)
-        learns = torch.is_grad_enabled() and any(argument.requires_grad for argument in arguments)
-        return LeanConvolution.apply(*arguments) if learns else gathered_deform_conv2d(*arguments)
+        needs_gradient = torch.is_grad_enabled() and any(argument.requires_grad for argument in arguments)
+        return LeanConvolution.apply(*arguments) if needs_gradient else gathered_deform_conv2d(*arguments)

@@ -1,4 +1,4 @@
-"""FaPN's feature alignment: coarse features are moved to where the fine ones are (arXiv 2108.07058)."""
+"""FaPN's feature alignment, which shifts coarse features to match fine ones (arXiv 2108.07058)."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from semask_d2.modeling.layers.deformable_conv import DeformableConv
 class FeatureAlignment(nn.Module):
     """Align coarse features to `lateral` with a deformable convolution, and add `lateral`.
 
-    `norm` is the GroupNorm of the convolution that follows in the pixel decoder: in the released models it is one
-    module under two names.
+    `norm` is the GroupNorm of the next convolution in the pixel decoder: the released models share one module under
+    two names.
     """
 
     def __init__(self, channels: int, norm: nn.Module | None):
@@ -24,12 +24,14 @@ class FeatureAlignment(nn.Module):
         self.dcpack_L2 = DeformableConv(channels)
 
     def forward(self, lateral: Tensor, coarse: Tensor) -> Tensor:
-        """`lateral` and `coarse` (B, C, H, W), of one size -> (B, C, H, W)."""
-        # one convolution of [lateral, 2 coarse], as two whose sum it is: nothing is joined
-        of_lateral, of_coarse = self.offset.weight.chunk(2, dim=1)
-        guide = self.offset.follow(F.conv2d(lateral, of_lateral, self.offset.bias) + F.conv2d(coarse, 2 * of_coarse))
+        """Align `coarse` to `lateral`, both (B, C, H, W), and return their sum of the same shape."""
+        # the convolution of [lateral, 2 coarse], computed as a sum of two so that nothing is concatenated
+        lateral_weight, coarse_weight = self.offset.weight.chunk(2, dim=1)
+        guide = self.offset.follow(
+            F.conv2d(lateral, lateral_weight, self.offset.bias) + F.conv2d(coarse, 2 * coarse_weight)
+        )
         if triton_serves(coarse):
             return F.relu(self.dcpack_L2(coarse, guide)) + lateral
-        with torch.autocast(lateral.device.type, enabled=False):  # torchvision's operator knows no bf16
+        with torch.autocast(lateral.device.type, enabled=False):  # torchvision's operator does not support bf16
             coarse, guide = (x.float() if x.itemsize < 4 else x for x in (coarse, guide))
             return F.relu(self.dcpack_L2(coarse, guide)) + lateral

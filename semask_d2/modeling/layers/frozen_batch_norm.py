@@ -1,4 +1,4 @@
-"""Batch normalization that no training changes, as pretrained ResNets are fine-tuned with."""
+"""Batch normalization with constant statistics, as used to fine-tune pretrained ResNets."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 class FrozenBatchNorm(nn.Module):
-    """(x - running_mean) / sqrt(running_var + eps) * weight + bias per channel, of which all are buffers.
+    """Normalization (x - running_mean) / sqrt(running_var + eps) * weight + bias per channel, with buffers only.
 
-    They are called as in `nn.BatchNorm2d`, whose weights load, and do nothing to begin with.
+    The buffers have the names of `nn.BatchNorm2d`, so its weights can be loaded. Initially this is the identity.
     """
 
     weight: Tensor
@@ -28,8 +28,8 @@ class FrozenBatchNorm(nn.Module):
         self.register_buffer("running_var", torch.full((channels,), 1 - eps))
 
     @classmethod
-    def of(cls, norm: _BatchNorm) -> FrozenBatchNorm:
-        """`norm` as it is in evaluation, with all of its buffers."""
+    def from_batch_norm(cls, norm: _BatchNorm) -> FrozenBatchNorm:
+        """Build the frozen equivalent of `norm` in evaluation mode, with all of its buffers."""
         frozen = cls(norm.num_features, norm.eps)
         for name in ("weight", "bias", "running_mean", "running_var"):
             setattr(frozen, name, getattr(norm, name).detach())
@@ -37,11 +37,11 @@ class FrozenBatchNorm(nn.Module):
         return frozen
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> the same shape and dtype."""
+        """Normalize (B, C, H, W); shape and dtype stay the same."""
         if not x.requires_grad:
             statistics = (self.running_mean, self.running_var)
             return F.batch_norm(x, *statistics, self.weight, self.bias, training=False, eps=self.eps)
-        # two products, which need not keep `x` for the backward pass
+        # this form need not keep `x` for the backward pass
         scale = self.weight * (self.running_var + self.eps).rsqrt()
         shift = self.bias - self.running_mean * scale
         return x * scale.view(1, -1, 1, 1).to(x.dtype) + shift.view(1, -1, 1, 1).to(x.dtype)

@@ -1,4 +1,4 @@
-"""torch's linear layer, by the library that is fastest at it."""
+"""Linear layer that uses the fastest available matrix product."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from semask_d2.modeling.kernels.linear import linear
 
 
 class Linear(nn.Linear):
-    """torch's linear layer through `linear`."""
+    """`nn.Linear` computed by `kernels.linear`."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """(..., C) -> (..., C')."""
+        """Map (..., C) to (..., C')."""
         return linear(input, self.weight, self.bias)

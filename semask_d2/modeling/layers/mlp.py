@@ -1,4 +1,4 @@
-"""The small multi-layer perceptron that makes mask embeddings."""
+"""Small multi-layer perceptron for mask embeddings."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from semask_d2.modeling.layers.linear import Linear
 
 
 class MLP(nn.Module):
-    """`num_layers` linear layers with ReLU between them."""
+    """Multi-layer perceptron: `num_layers` linear layers with ReLU between them."""
 
     def __init__(self, in_dim: int, hidden_dim: int, out_dim: int, num_layers: int):
         super().__init__()
@@ -18,7 +18,7 @@ class MLP(nn.Module):
         self.layers = nn.ModuleList(Linear(a, b) for a, b in pairwise(dims))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., in_dim) -> (..., out_dim)."""
+        """Map (..., in_dim) to (..., out_dim)."""
         for layer in self.layers[:-1]:
             x = layer(x).relu_()
         return self.layers[-1](x)

@@ -1,7 +1,7 @@
 """Bilinear samples of maps and of label maps at arbitrary points.
 
-Points are (x, y) in [0, 1], the image's corners being (0, 0) and (1, 1); a pixel's value sits at its center, and
-outside the map everything is zero (`align_corners=False`, zero padding).
+Points are (x, y) in [0, 1], where (0, 0) and (1, 1) are corners of the image; a pixel's value sits at its center, and
+everything outside the map is zero (`align_corners=False`, zero padding).
 """
 
 from __future__ import annotations
@@ -12,45 +12,44 @@ from torch import Tensor
 
 
 def sample_points(maps: Tensor, points: Tensor) -> Tensor:
-    """Values of `maps` (B, C, H, W) at `points` (B, P, 2): (B, C, P)."""
+    """Sample `maps` (B, C, H, W) at `points` (B, P, 2): (B, C, P)."""
     grid = (2 * points[:, None]).sub_(1)
     return F.grid_sample(maps, grid, mode="bilinear", padding_mode="zeros", align_corners=False).squeeze(2)
 
 
 def sample_class_masks(labels: Tensor, points: Tensor, classes: Tensor) -> Tensor:
-    """Bilinear samples of the binary masks `labels == class`, never held together: (M, P).
+    """Sample the binary masks `labels == class` bilinearly, without building them all at once: (M, P).
 
     `labels` is one map (H, W), `classes` (M,) ids of at least 0; `points` is (P, 2), shared by all masks, or
-    (..., M, P, 2), one set each, whose samples are (..., M, P). Where `labels` are masks (M, H, W) of 0 and 1, which
-    may overlap, it is they that are sampled.
+    (..., M, P, 2), one set for each mask, with samples (..., M, P). If `labels` are masks (M, H, W) of 0 and 1, which
+    may overlap, these are sampled instead.
     """
     if labels.dim() == 3:
         return sample_masks(labels, points)
     if labels.device.type != "cpu" or points.dim() == 2 or not len(classes):
         return class_shares(labels, points, classes)
     samples = points.new_empty(points.shape[:-1])
-    for m, class_id in enumerate(classes):  # on a CPU much faster than indexing
+    for m, class_id in enumerate(classes):  # much faster than indexing on a CPU
         mask = (labels == class_id).to(points.dtype)
-        own = points[..., m, :, :]
-        samples[..., m, :] = sample_points(mask[None, None], own.reshape(1, -1, 2)).view(own.shape[:-1])
+        mask_points = points[..., m, :, :]
+        samples[..., m, :] = sample_points(mask[None, None], mask_points.reshape(1, -1, 2)).view(mask_points.shape[:-1])
     return samples
 
 
 def sample_masks(masks: Tensor, points: Tensor) -> Tensor:
-    """Bilinear samples of each of `masks` (M, H, W), at points as `sample_class_masks` takes them."""
+    """Sample each of `masks` (M, H, W) bilinearly at `points`, given as for `sample_class_masks`."""
     samples = points.new_empty((*points.shape[:-3], len(masks), points.shape[-2]))
-    for m, mask in enumerate(masks):  # one at a time as floating-point numbers
-        own = points if points.dim() == 2 else points[..., m, :, :]
-        sampled = sample_points(mask[None, None].to(points.dtype), own.reshape(1, -1, 2))
-        samples[..., m, :] = sampled.view(own.shape[:-1])
+    for m, mask in enumerate(masks):  # convert one mask at a time to floating point, to save memory
+        mask_points = points if points.dim() == 2 else points[..., m, :, :]
+        sampled = sample_points(mask[None, None].to(points.dtype), mask_points.reshape(1, -1, 2))
+        samples[..., m, :] = sampled.view(mask_points.shape[:-1])
     return samples
 
 
 def class_shares(labels: Tensor, points: Tensor, classes: Tensor) -> Tensor:
-    """`sample_class_masks` without a mask: a sample is the sum of the weights of those of its four pixels that carry
-    the class."""
+    """Compute `sample_class_masks` without building masks: sum the bilinear weights of the neighbors in the class."""
     height, width = labels.shape
-    padded = F.pad(labels.long(), (1, 2, 1, 2), value=-1)  # no class: what lies outside counts for no mask
+    padded = F.pad(labels.long(), (1, 2, 1, 2), value=-1)  # -1 is no class, so the outside counts for no mask
     pitch = padded.shape[1]
     x = (points[..., 0] * width - 0.5).clamp(-1, width)
     y = (points[..., 1] * height - 0.5).clamp(-1, height)

@@ -9,9 +9,9 @@ from torch import Tensor
 
 
 def sine_position_encoding(height: int, width: int, channels: int, device: torch.device) -> Tensor:
-    """(channels, height, width): the first half of the channels encodes y, the second x.
+    """Return the encoding (channels, height, width): the first half of the channels encodes y, the second x.
 
-    Positions count from 1 and are scaled to 2 pi; temperature 10000; sine on even, cosine on odd channels.
+    Positions start at 1 and are scaled to 2 pi; temperature 10000; sine in even, cosine in odd channels.
     """
     half = channels // 2
     exponent = 2 * torch.div(torch.arange(half, device=device), 2, rounding_mode="floor") / half

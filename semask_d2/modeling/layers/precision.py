@@ -1,4 +1,4 @@
-"""Mixed precision: the dtype that a device is quick in."""
+"""Mixed precision: the dtype in which a device is fast."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import torch
 
 
 def autocast_dtype(device: torch.device, *, enabled: bool) -> torch.dtype | None:
-    """The dtype of mixed precision: bf16 where the GPU computes in it, else fp16; None for full precision.
+    """Return the dtype of mixed precision: bf16 if the GPU supports it, else fp16; None for full precision.
 
-    On a CPU mixed precision is always off.
+    Mixed precision is always off on a CPU.
     """
     if not enabled or device.type != "cuda":
         return None
@@ -16,5 +16,5 @@ def autocast_dtype(device: torch.device, *, enabled: bool) -> torch.dtype | None
 
 
 def gpu_has_bf16() -> bool:
-    """Whether the GPU computes in bf16, and does not emulate it (as T4, V100 and RTX 20 do), which is slow."""
+    """Return whether the GPU has native bf16; T4, V100 and RTX 20 only emulate it, which is slow."""
     return torch.cuda.is_bf16_supported(including_emulation=False)

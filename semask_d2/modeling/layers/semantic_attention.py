@@ -1,6 +1,6 @@
-"""The idea of the paper: tokens attend to each other through K-class semantic maps (arXiv 2112.12782, section 3.2).
+"""Semantic attention: tokens attend to each other through K-class semantic maps (arXiv 2112.12782, section 3.2).
 
-One semantic layer follows the blocks of every backbone stage. Its maps are what the semantic prior supervises.
+One semantic layer follows the blocks of every backbone stage. The semantic-prior loss supervises its maps.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ SemanticResidual = Literal["normalized", "raw"]
 
 
 class SemanticAttention(nn.Module):
-    """x + gamma * mlp_res(y), where y is what the tokens x (B, N, C) attend to through their K-channel maps q and k.
+    """Compute x + gamma * mlp_res(y), where tokens x (B, N, C) attend to y through their K-channel maps q and k.
 
-    `kind` "pairwise", the paper's: y = softmax(q k^T) v over the N tokens, without scaling; "scaled": q k^T is divided
-    by sqrt(K). "centers": a softmax of q over the tokens weighs v into K class centers of the image, and each token
-    takes a mean of them by its softmax of k over the classes, so that the cost is linear in N.
+    `kind` "pairwise", as in the paper: y = softmax(q k^T) v over the N tokens, without scaling. "scaled": q k^T is
+    divided by sqrt(K). "centers": a softmax of q over the tokens averages v into K class centers of the image, and a
+    softmax of k over the classes averages the centers for each token, at a cost linear in N.
 
-    Init "live": gamma is zero, so the block starts as the identity, and `mlp_res` is not, so gamma has a gradient.
-    Init "released": both are zero, as in the released mask models; then neither ever leaves zero (each one's
-    gradient is a multiple of the other), and only `mlp_cls_q` learns, from the prior loss.
+    Init "live": gamma is zero, so the block starts as the identity; `mlp_res` is not, so gamma gets a gradient.
+    Init "released": both are zero, as in the released mask models. Then both stay zero, because the gradient of each is
+    a multiple of the other, and only `mlp_cls_q` learns, from the prior loss.
     Init "small": gamma is zero and all matrices are small, as in the released Semantic FPN models, so maps start nearly
-    uniform and a low rate is enough to change them; from the other two, maps start as noise.
-    With `residual` "raw" gamma has a value for each of the C channels, and x is left for the layer to add.
+    uniform and a low learning rate suffices; with the other two, maps start as noise.
+    With `residual` "raw", gamma has one value for each of the C channels, and the layer adds x.
     """
 
     def __init__(
@@ -66,25 +66,25 @@ class SemanticAttention(nn.Module):
                 nn.init.trunc_normal_(linear.weight, std=0.02)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, N, C) -> the attended tokens (B, N, C), or what is to be added to them, and their map (B, N, K)."""
+        """Map (B, N, C) to attended tokens (B, N, C), with "raw" without the residual, and their map (B, N, K)."""
         q, k, v = self.mlp_cls_q(x), self.mlp_cls_k(x), self.mlp_v(x)
         if self.kind == "centers":
             centers = q.softmax(1).transpose(1, 2) @ v  # (B, K, C)
             y = k.softmax(2) @ centers
         else:
             scale = q.shape[-1] ** -0.5 if self.kind == "scaled" else 1.0
-            y = attention(q[:, None], k[:, None], v[:, None], scale=scale)[:, 0]  # of one head
+            y = attention(q[:, None], k[:, None], v[:, None], scale=scale)[:, 0]  # a single head
         attended = self.gamma * self.drop(self.mlp_res(y))
         return (attended if self.residual == "raw" else attended + x), q
 
 
 class SemanticLayer(nn.Module):
-    """LayerNorm, then `num_blocks` semantic attentions over all tokens of a map or over those of each window.
+    """LayerNorm, then `num_blocks` semantic attentions over all tokens of a map, or over those of each window.
 
-    `window` None means global. Windows are not shifted, and the zeros that pad the map to a multiple of the window
-    (after the norm) are tokens like any other. With `residual` "normalized", the paper's, there is no residual around
-    the layer: its output is built on the normalized input. With "raw" each block adds to the input as it is, through a
-    gate for each channel, so that a layer starts as the identity and leaves pretrained features as they are.
+    `window` None means global attention. Windows are not shifted, and the zeros that pad the map to a multiple of the
+    window (after the norm) take part as tokens. With `residual` "normalized", as in the paper, the residual starts from
+    the normalized input. With "raw" each block adds to the unnormalized input, through a gate per channel, so a layer
+    starts as the identity and preserves pretrained features.
     """
 
     def __init__(
@@ -107,17 +107,17 @@ class SemanticLayer(nn.Module):
         )
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, H, W, C) -> features (B, H, W, C) and the last block's semantic map (B, H, W, K)."""
+        """Map (B, H, W, C) to features (B, H, W, C) and the last block's semantic map (B, H, W, K)."""
         if self.residual == "normalized":
             return self.in_windows(self.norm1(x), self.class_injection)
-        semantics = x  # until a block gives them
+        semantics = x  # replaced by the first block
         for block in self.class_injection:
             attended, semantics = self.in_windows(self.norm1(x), [block])
             x = x + attended
         return x, semantics
 
     def in_windows(self, x: Tensor, blocks: Iterable[nn.Module]) -> tuple[Tensor, Tensor]:
-        """Apply blocks one after the other to the tokens of each window of a map (B, H, W, C)."""
+        """Apply `blocks` in turn to the tokens of each window of a map (B, H, W, C); return features and semantics."""
         b, h, w, _ = x.shape
         if self.window is None:
             tokens = x.flatten(1, 2)
@@ -125,7 +125,7 @@ class SemanticLayer(nn.Module):
             x = pad_to_multiple(x, self.window)
             tokens = window_partition(x, self.window)
         padded_h, padded_w = x.shape[1:3]
-        semantics = tokens  # until a block gives them
+        semantics = tokens  # replaced by the first block
         for block in blocks:
             tokens, semantics = block(tokens)
 

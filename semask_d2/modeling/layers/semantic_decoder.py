@@ -1,4 +1,4 @@
-"""The paper's semantic decoder: the sum of the stages' maps, without parameters (arXiv 2112.12782, section 3.3)."""
+"""Semantic decoder of the paper: a parameter-free sum of the stages' maps (arXiv 2112.12782, section 3.3)."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ SEMANTIC_MAPS = ("sem2", "sem3", "sem4", "sem5")
 
 
 def decode_semantic_prior(features: dict[str, Tensor], *, align_corners: bool) -> Tensor | None:
-    """The sum of the semantic maps `sem2`..`sem5` (B, K, h_i, w_i) at stride 4: (B, K, h_2, w_2).
+    """Return the sum of the semantic maps `sem2`..`sem5` (B, K, h_i, w_i) at stride 4: (B, K, h_2, w_2).
 
-    Coarser maps are doubled until they are at stride 4, then resized to `sem2`'s size, bilinearly. None where the
-    backbone has no semantic maps. Mask heads use `align_corners` True, Semantic FPN False.
+    Coarser maps are doubled up to stride 4, then resized to the size of `sem2`, bilinearly. None if the backbone has no
+    semantic maps. Mask heads use `align_corners` True, Semantic FPN False.
     """
     if SEMANTIC_MAPS[0] not in features:
         return None
@@ -27,9 +27,9 @@ def decode_semantic_prior(features: dict[str, Tensor], *, align_corners: bool) -
 
 
 def supervised_maps(features: dict[str, Tensor], *, per_stage: bool, align_corners: bool) -> list[Tensor]:
-    """Return the maps that the prior loss supervises: their sum alone, or with `per_stage` each stage's own.
+    """Return the maps that the prior loss supervises: their sum, or with `per_stage` the map of each stage.
 
-    The paper supervises the sum, under which a single map may hold anything. None where there are no semantic maps.
+    The paper supervises the sum, which leaves each single map free. The list is empty without semantic maps.
     """
     if per_stage:
         return [features[name] for name in SEMANTIC_MAPS if name in features]

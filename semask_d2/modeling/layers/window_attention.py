@@ -10,11 +10,11 @@ from semask_d2.modeling.layers.attention import attention
 from semask_d2.modeling.layers.linear import Linear
 from semask_d2.modeling.layers.window_partition import pad_to_multiple, window_merge, window_partition
 
-BLOCKED = -100.0  # added to the logits across regions; the released models' constant, not minus infinity
+BLOCKED = -100.0  # added to logits across regions; a constant of the released models, not minus infinity
 
 
 def relative_position_index(window: int) -> Tensor:
-    """(N, N) row of the bias table for each (query, key) of a window: (dy + w - 1)(2w - 1) + (dx + w - 1)."""
+    """Return each (query, key) pair's row in the bias table, (N, N): (dy + w - 1)(2w - 1) + (dx + w - 1)."""
     y, x = torch.meshgrid(torch.arange(window), torch.arange(window), indexing="ij")
     y, x = y.flatten(), x.flatten()
     dy = y[:, None] - y[None, :] + window - 1
@@ -23,9 +23,9 @@ def relative_position_index(window: int) -> Tensor:
 
 
 def shifted_window_mask(height: int, width: int, window: int, shift: int, device: torch.device) -> Tensor:
-    """What is added to the logits of a padded (height, width) map rolled by `shift`: (windows, N, N).
+    """Return the mask added to the logits of a padded (height, width) map rolled by `shift`: (windows, N, N).
 
-    0 where query and key come from the same side of the roll's seam, `BLOCKED` elsewhere.
+    0 where query and key lie on the same side of the seam, `BLOCKED` elsewhere.
     """
 
     def bands(size: int) -> Tensor:
@@ -40,7 +40,7 @@ def shifted_window_mask(height: int, width: int, window: int, shift: int, device
 class WindowAttention(nn.Module):
     """Multi-head attention inside each window of a map; `shift` > 0 rolls the padded map first.
 
-    Padding comes before the roll and padded tokens are keys like any other, as in the released models.
+    The map is padded before the roll, and padding tokens serve as keys, as in the released models.
     """
 
     relative_position_index: Tensor
@@ -69,9 +69,9 @@ class WindowAttention(nn.Module):
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
 
     def bias(self, mask: Tensor | None) -> Tensor:
-        """(heads, N, N): relative position bias; with the (windows, N, N) mask added, (windows x heads, N, N).
+        """Return the relative position bias (heads, N, N); with `mask` (windows, N, N) added, (windows x heads, N, N).
 
-        Contiguous, its rows aligned to 8 numbers: a GPU's fused attention takes no other.
+        It is contiguous with rows aligned to 8 numbers, as fused attention on a GPU requires.
         """
         tokens = self.window**2
         bias = self.relative_position_bias_table[self.relative_position_index.flatten()]
@@ -80,7 +80,7 @@ class WindowAttention(nn.Module):
         return bias if mask is None else (bias + mask[:, None].to(bias.dtype)).flatten(0, 1)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """(B, H, W, C) -> the same shape; `mask` as `shifted_window_mask` makes it, for `shift` > 0."""
+        """Map (B, H, W, C) to the same shape; `mask` comes from `shifted_window_mask` and is used if `shift` > 0."""
         b, h, w, c = x.shape
         x = pad_to_multiple(x, self.window)
         padded_h, padded_w = x.shape[1:3]
@@ -90,7 +90,7 @@ class WindowAttention(nn.Module):
         qkv = self.qkv(x).view(*x.shape[:2], 3, self.num_heads, c // self.num_heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
         bias = self.bias(mask if self.shift else None)
-        if self.shift:  # windows beside heads: each has a bias of its own, which the images share
+        if self.shift:  # merge windows into heads: each window has its own bias, shared by all images
             q, k, v = (part.reshape(b, -1, *part.shape[2:]) for part in (q, k, v))
         x = attention(q, k, v, bias, dropout=self.attn_drop if self.training else 0.0, scale=self.scale)
         x = x.reshape(-1, self.num_heads, *x.shape[2:]).transpose(1, 2).flatten(2)

@@ -1,4 +1,4 @@
-"""Cutting a map of tokens into square windows, and back. Maps are (B, H, W, C)."""
+"""Partition of token maps (B, H, W, C) into square windows, and its inverse."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ def pad_to_multiple(x: Tensor, window: int) -> Tensor:
 
 
 def window_partition(x: Tensor, window: int) -> Tensor:
-    """(B, H, W, C), H and W multiples of `window` -> (B x windows, window^2, C), windows row by row."""
+    """Split (B, H, W, C), H and W multiples of `window`, into (B x windows, window^2, C), windows row by row."""
     b, h, w, c = x.shape
     x = x.view(b, h // window, window, w // window, window, c)
     return x.transpose(2, 3).reshape(-1, window * window, c)
 
 
 def window_merge(windows: Tensor, window: int, height: int, width: int) -> Tensor:
-    """The inverse of `window_partition`: (B x windows, window^2, C) -> (B, height, width, C)."""
+    """Merge windows (B x windows, window^2, C) into (B, height, width, C), the inverse of `window_partition`."""
     c = windows.shape[-1]
     x = windows.view(-1, height // window, width // window, window, window, c)
     return x.transpose(2, 3).reshape(-1, height, width, c)

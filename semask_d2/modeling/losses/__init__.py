@@ -1,1 +1,1 @@
-"""Losses: matching predictions to the classes of an image, mask and class losses, and per-pixel cross-entropy."""
+"""Losses: matching of predictions to targets, mask and class losses, and per-pixel cross-entropy."""

@@ -1,4 +1,4 @@
-"""How much each class counts in the class loss, in Semantic FPN's loss and in the prior's."""
+"""Weights of the classes in the class loss, in Semantic FPN's loss and in the prior loss."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ AUTO = "auto"
 
 
 def class_weight_tensor(owner: object, class_weights: Sequence[float | str], num_classes: int) -> Tensor | None:
-    """The weights (K,); None where none are given, and for ["auto"], which a training replaces by numbers."""
+    """Return the weights (K,); None for [], and for ["auto"], which training replaces by numbers."""
     if not class_weights or list(class_weights) == [AUTO]:
         return None
     numbers = [weight for weight in class_weights if isinstance(weight, (int, float)) and weight >= 0]
-    wanted = f'{num_classes} numbers of at least 0, one a class, or ["auto"]'
-    right = len(numbers) == len(class_weights) == num_classes and any(numbers)
-    require(right, owner, "class_weights", wanted, list(class_weights))
+    expected = f'{num_classes} numbers of at least 0, one per class, or ["auto"]'
+    valid = len(numbers) == len(class_weights) == num_classes and any(numbers)
+    require(valid, owner, "class_weights", expected, list(class_weights))
     return torch.tensor(numbers, dtype=torch.float32)

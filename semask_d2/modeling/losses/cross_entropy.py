@@ -1,7 +1,7 @@
 """Per-pixel cross-entropy, of Semantic FPN's logits and of the semantic prior (arXiv 2112.12782, section 3.3).
 
-Logits at the labels' size, their softmax and its gradient are the largest tensors of a training step, and all that is
-wanted of them are a sum and the gradient of the coarse logits. So both are made band by band of the labels' rows.
+Logits at the size of the labels, their softmax and its gradient would be the largest tensors of a training step, but
+only a sum and the gradient of the coarse logits are needed. Both are computed in bands of label rows.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-BAND_ELEMENTS = 2**20  # of the logits (B, K, rows, W) that are held at a time on a CPU
+BAND_ELEMENTS = 2**20  # logits (B, K, rows, W) in memory at a time on a CPU
 GPU_BAND_ELEMENTS = 2**26
-LEAST_WEIGHT = 1e-6  # of all pixels together, where none is valid
+LEAST_WEIGHT = 1e-6  # lower bound of the total weight, for batches without a valid pixel
 
 
 def pixel_loss(
@@ -27,18 +27,18 @@ def pixel_loss(
     ohem_pixels: int = 0,
     class_weights: Tensor | None = None,
 ) -> Tensor:
-    """Cross-entropy of coarse logits (B, K, h, w), resized bilinearly to the labels (B, H, W), mean over valid pixels.
+    """Return the mean cross-entropy of coarse logits (B, K, h, w), resized bilinearly to the labels (B, H, W).
 
-    With `class_weights` (K,) a mean in which each pixel has its class's weight. Zero where no pixel is valid. With
-    `ohem_pixels` above 0 only the B x `ohem_pixels` pixels of largest loss in the batch count (online hard example
-    mining).
+    The mean is over valid pixels, weighted by `class_weights` (K,) if given; without valid pixels it is zero. With
+    `ohem_pixels` above 0 only the B x `ohem_pixels` pixels with the largest loss in the batch count (online hard
+    example mining).
     """
-    with torch.autocast(logits.device.type, enabled=False):  # its products stay in fp32
+    with torch.autocast(logits.device.type, enabled=False):  # keep matrix products in fp32
         return BandedCrossEntropy.apply(logits.float(), labels, ignore_label, align_corners, ohem_pixels, class_weights)
 
 
 class BandedCrossEntropy(torch.autograd.Function):
-    """`pixel_loss` in bands of rows. The gradient is made in the forward pass, where the softmax is at hand."""
+    """`pixel_loss` in bands of rows. The forward pass also computes the gradient, while the softmax is in memory."""
 
     @staticmethod
     def forward(
@@ -65,16 +65,14 @@ class BandedCrossEntropy(torch.autograd.Function):
         needs_gradient = ctx.needs_input_grad[0]
         gradient = torch.zeros_like(wide) if needs_gradient else None
         for band, source in bands(wide, height, align_corners):
-            share_of_rows = rows[band, source]
-            log_probability, targets = log_softmax_of(
-                wide[:, :, source], share_of_rows, labels[:, band], valid[:, band]
-            )
+            band_rows = rows[band, source]
+            log_probability, targets = band_log_softmax(wide[:, :, source], band_rows, labels[:, band], valid[:, band])
             part = weight[:, None, band]
             total -= (log_probability.gather(1, targets) * part).sum()
             if gradient is not None:
                 share = log_probability.exp_().mul_(part)
                 share.scatter_add_(1, targets, -part)
-                gradient[:, :, source] += share_of_rows.T @ share
+                gradient[:, :, source] += band_rows.T @ share
         if gradient is not None:
             ctx.save_for_backward(gradient @ columns)
         return total
@@ -88,31 +86,31 @@ class BandedCrossEntropy(torch.autograd.Function):
 def hardest(
     wide: Tensor, rows: Tensor, labels: Tensor, valid: Tensor, weight: Tensor, ohem_pixels: int, align_corners: bool
 ) -> Tensor:
-    """1 where the loss of a pixel, times its weight, is among the largest, 0 elsewhere: (B, H, W)."""
+    """Return 1 for the pixels with the largest weighted losses, 0 elsewhere: (B, H, W)."""
     losses = torch.empty(labels.shape, dtype=wide.dtype, device=wide.device)
     for band, source in bands(wide, labels.shape[1], align_corners):
-        log_probability, targets = log_softmax_of(
+        log_probability, targets = band_log_softmax(
             wide[:, :, source], rows[band, source], labels[:, band], valid[:, band]
         )
         losses[:, band] = -log_probability.gather(1, targets)[:, 0]
-    losses = torch.where(valid, losses * weight, -1)  # what is not valid is never among them before the rest
+    losses = torch.where(valid, losses * weight, -1)  # ignored pixels rank last
     kept = min(ohem_pixels * len(labels), losses.numel())
     chosen = torch.zeros_like(losses).flatten()
     chosen[losses.flatten().topk(kept, sorted=False).indices] = 1
     return chosen.view_as(losses)
 
 
-def log_softmax_of(wide: Tensor, rows: Tensor, labels: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-    """Log-probabilities (B, K, R, W) and class ids (B, 1, R, W), 0 where not valid, of some rows of the labels.
+def band_log_softmax(wide: Tensor, rows: Tensor, labels: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """Return log-probabilities (B, K, R, W) and class ids (B, 1, R, W), 0 where not valid, for R rows of the labels.
 
-    `wide` are the logits (B, K, h, W), resized in width alone, `rows` (R, h) of the matrix that resizes their height.
+    `wide` are the logits (B, K, h, W), resized in width only; `rows` (R, h) are rows of the matrix that resizes height.
     """
     targets = torch.where(valid, labels, 0).long()[:, None]
     return F.log_softmax(rows @ wide, dim=1), targets
 
 
 def bands(wide: Tensor, height: int, align_corners: bool) -> Iterator[tuple[slice, slice]]:
-    """The rows of a map of `height` a band at a time, each with the rows of `wide` (B, K, h, W) that it is made of."""
+    """Yield bands of rows of a map of `height`, each with the rows of `wide` (B, K, h, W) that it depends on."""
     elements = BAND_ELEMENTS if wide.device.type == "cpu" else GPU_BAND_ELEMENTS
     step = max(1, elements // (wide.shape[0] * wide.shape[1] * wide.shape[3]))
     rows = wide.shape[2]
@@ -120,11 +118,11 @@ def bands(wide: Tensor, height: int, align_corners: bool) -> Iterator[tuple[slic
     for start in range(0, height, step):
         stop = min(start + step, height)
         first, last = ((row + shift) * ratio - shift for row in (start, stop - 1))
-        # one row more on each side, lest rounding leave one out
+        # one more row on each side, in case of rounding
         yield slice(start, stop), slice(max(0, int(first) - 1), min(rows, int(last) + 3))
 
 
 def resizing_matrix(source: int, target: int, align_corners: bool, like: Tensor) -> Tensor:
-    """(target, source): what each of `target` bilinear samples takes of each of `source` values."""
+    """Return the matrix (target, source) that resizes `source` values to `target` bilinearly."""
     identity = torch.eye(source, dtype=like.dtype, device=like.device)
     return F.interpolate(identity[None], size=target, mode="linear", align_corners=align_corners)[0].T.contiguous()

@@ -1,4 +1,4 @@
-"""How predicted masks are compared with true ones, as matching costs and as losses.
+"""Comparison of predicted masks with ground-truth masks, as matching costs and as losses.
 
 Mask2Former: binary cross-entropy and dice on points (arXiv 2112.01527, section 3.3). MaskFormer: focal loss and dice on
 all pixels (arXiv 2107.06278, section 3.2).
@@ -16,41 +16,41 @@ from torch import Tensor
 from semask_d2.modeling.layers.points import sample_class_masks, sample_points
 from semask_d2.utils.arguments import require
 
-CPU_COST_POINTS = 448  # at which costs are computed at a time on a CPU; 12,544 are 28 times as many
-ALPHA, GAMMA = 0.25, 2  # of the focal loss (arXiv 1708.02002)
+CPU_COST_POINTS = 448  # points per step of the costs on a CPU; 12,544 points take 28 steps
+ALPHA, GAMMA = 0.25, 2  # parameters of the focal loss (arXiv 1708.02002)
 
 
 class MaskLoss(Protocol):
-    """How the masks of one image are compared: two terms, "mask" and "dice", as matching costs and as losses.
+    """Comparison of the masks of one image, with two terms, "mask" and "dice", as matching costs and as losses.
 
-    `labels` are one map (H, W) that holds `classes` (M,) where the M true masks are, or these as (M, H, W).
+    `labels` are either one map (H, W) with the value `classes[m]` in ground-truth mask m, or M masks (M, H, W).
     """
 
     def costs(self, embed: Tensor, features: Tensor, labels: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
-        """`embed` (N, C), `features` (C, h, w), `labels` (H, W), `classes` (M,) -> two (N, M) cost matrices."""
+        """Return two cost matrices (N, M) for `embed` (N, C), `features` (C, h, w), `labels` and `classes` (M,)."""
         ...
 
     def losses(self, embed: Tensor, features: Tensor, labels: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
-        """As `costs`, for the L x M matched pairs, `embed` (L, M, C) -> the two losses of each pair, (L, M)."""
+        """Return the two losses of each of the L x M matched pairs, (L, M), for `embed` (L, M, C)."""
         ...
 
 
 def dice(probability: Tensor, target: Tensor) -> Tensor:
-    """1 - (2 sum pt + 1) / (sum p + sum t + 1) over the last dimension of two tensors (..., P)."""
+    """Compute 1 - (2 sum pt + 1) / (sum p + sum t + 1) over the last dimension of two tensors (..., P)."""
     overlap = (probability * target).sum(-1)
     return 1 - (2 * overlap + 1) / (probability.sum(-1) + target.sum(-1) + 1)
 
 
 def pairwise_dice(probability: Tensor, target: Tensor) -> Tensor:
-    """`dice` of every row of `probability` (N, P) with every row of `target` (M, P): (N, M)."""
+    """Compute `dice` of every row of `probability` (N, P) with every row of `target` (M, P): (N, M)."""
     overlap = probability @ target.T
     return 1 - (2 * overlap + 1) / (probability.sum(1, keepdim=True) + target.sum(1) + 1)
 
 
 def log_sum(values: Tensor) -> Tensor:
-    """`values.log().sum(-1)` of values (..., P) from 1/2 to 1, with few logarithms, the slowest of a CPU's functions.
+    """Compute `values.log().sum(-1)` for values (..., P) from 1/2 to 1 with few logarithms, which are slow on a CPU.
 
-    They are multiplied first, up to 64 together: no product is below 2 ** -64.
+    Up to 64 values are multiplied first; no product is below 2 ** -64.
     """
     for _ in range(6):
         if values.shape[-1] % 2:
@@ -61,21 +61,21 @@ def log_sum(values: Tensor) -> Tensor:
 
 
 def indices_of_least(values: Tensor, number: int) -> Tensor:
-    """Where the `number` least of `values` (..., P) are, in no order: (..., number)."""
+    """Return the indices of the `number` smallest of `values` (..., P), unordered: (..., number)."""
     if values.device.type != "cpu" or number in (0, values.shape[-1]):
         return values.topk(number, largest=False, sorted=False).indices
-    # three times as fast as torch's
+    # NumPy's partition is three times as fast as torch's topk
     return torch.from_numpy(np.argpartition(values.numpy(), number, axis=-1)[..., :number].copy())
 
 
 class PointMaskLoss:
-    """Costs on `num_points` uniform points an image; losses on points that are partly the most uncertain ones.
+    """Costs on `num_points` uniform points per image, losses on points that favor uncertain regions.
 
     For the losses, `oversample_ratio` x `num_points` uniform candidates are drawn, each mask keeps the
-    `importance_sample_ratio` x `num_points` where its logit is nearest to zero, and fresh uniform points fill up.
-    The points of the costs are shared by the masks and decoder layers of an image, the candidates by the masks of a
-    layer: for each mask they are uniform, and the samples of all become one product. Candidates shared by the layers,
-    too, would make the losses' variance, summed over the layers, twice as large.
+    `importance_sample_ratio` x `num_points` with logits nearest to zero, and new uniform points make up the rest.
+    All masks and decoder layers of an image share the points of the costs, and all masks of a layer share candidates:
+    they are still uniform for each mask, and all samples become one matrix product. Sharing candidates between layers
+    would double the variance of the losses summed over layers.
     """
 
     config_keys: ClassVar = {
@@ -86,17 +86,17 @@ class PointMaskLoss:
 
     def __init__(self, num_points: int, oversample_ratio: float, importance_sample_ratio: float):
         require(num_points >= 1, self, "num_points", "at least 1", num_points)
-        wanted = f"between 0 and 1 and at most OVERSAMPLE_RATIO ({oversample_ratio})"
+        expected = f"between 0 and 1 and at most OVERSAMPLE_RATIO ({oversample_ratio})"
         share = importance_sample_ratio
-        require(0 <= share <= min(1, oversample_ratio), self, "importance_sample_ratio", wanted, share)
+        require(0 <= share <= min(1, oversample_ratio), self, "importance_sample_ratio", expected, share)
         self.num_points = num_points
         self.num_candidates = int(num_points * oversample_ratio)
         self.num_uncertain = int(num_points * importance_sample_ratio)
 
     def costs(self, embed: Tensor, features: Tensor, labels: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
-        """`embed` (N, C), `features` (C, h, w), `labels` (H, W), `classes` (M,) -> two (N, M) cost matrices."""
+        """Return two cost matrices (N, M) for `embed` (N, C), `features` (C, h, w), `labels` and `classes` (M,)."""
         points = torch.rand(self.num_points, 2, device=embed.device)
-        # sampling is linear, so the features are sampled once for all queries
+        # sampling is linear, so features are sampled once for all queries
         samples = sample_points(features[None], points[None])[0]
         target = sample_class_masks(labels, points, classes)
         softplus, correlation, probability, overlap = self.cost_sums(embed, samples, target)
@@ -107,9 +107,9 @@ class PointMaskLoss:
 
     @staticmethod
     def cost_sums(embed: Tensor, samples: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Sums over the points of softplus(x), x t, p and p t, where x = `embed` @ `samples` (C, P) and p = sigmoid(x).
+        """Sum softplus(x), x t, p and p t over points, where x = `embed` @ `samples` (C, P) and p = sigmoid(x).
 
-        (N,), (N, M), (N,) and (N, M) for `target` (M, P). On a CPU some points at a time, whose numbers stay in cache.
+        Shapes are (N,), (N, M), (N,) and (N, M) for `target` (M, P). On a CPU some points at a time, to stay in cache.
         """
         step = CPU_COST_POINTS if embed.device.type == "cpu" else samples.shape[1]
         totals: list[Tensor] = []
@@ -126,7 +126,7 @@ class PointMaskLoss:
         return softplus, correlation, probability, overlap
 
     def losses(self, embed: Tensor, features: Tensor, labels: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
-        """`embed` (L, M, C) of the matched queries -> binary cross-entropy and dice of each pair, (L, M)."""
+        """Return binary cross-entropy and dice of each pair, (L, M), for `embed` (L, M, C) of the matched queries."""
         layers = len(embed)
         logit_maps = torch.einsum("lmc,chw->lmhw", embed, features)
         points = self.choose_points(logit_maps.detach())
@@ -137,7 +137,7 @@ class PointMaskLoss:
 
     @torch.no_grad()
     def choose_points(self, logit_maps: Tensor) -> Tensor:
-        """Points (L, M, num_points, 2) for `logit_maps` (L, M, h, w)."""
+        """Choose points (L, M, num_points, 2) for `logit_maps` (L, M, h, w)."""
         layers, masks = logit_maps.shape[:2]
         candidates = torch.rand(layers, self.num_candidates, 2, device=logit_maps.device)
         certainty = sample_points(logit_maps, candidates).abs()  # (L, M, candidates)
@@ -149,7 +149,7 @@ class PointMaskLoss:
 
 
 def focal_terms(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """The focal loss of each logit where its target is 1, and where it is 0."""
+    """Return the focal loss of each logit for target 1, and for target 0."""
     probability = logits.sigmoid()
     positive = ALPHA * (1 - probability) ** GAMMA * F.softplus(-logits)
     negative = (1 - ALPHA) * probability**GAMMA * F.softplus(logits)
@@ -157,10 +157,10 @@ def focal_terms(logits: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class DenseMaskLoss:
-    """Costs at the masks' own resolution, with the labels resized to it; losses at the labels' resolution."""
+    """Costs at the resolution of the masks, with resized labels; losses at the resolution of the labels."""
 
     def costs(self, embed: Tensor, features: Tensor, labels: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
-        """`embed` (N, C), `features` (C, h, w), `labels` (H, W), `classes` (M,) -> two (N, M) cost matrices."""
+        """Return two cost matrices (N, M) for `embed` (N, C), `features` (C, h, w), `labels` and `classes` (M,)."""
         logits = embed @ features.flatten(1)
         maps = labels if labels.dim() == 3 else labels[None]
         small = F.interpolate(maps[None].float(), size=features.shape[-2:], mode="nearest")[0].flatten(1)
@@ -170,7 +170,7 @@ class DenseMaskLoss:
         return mask_cost, pairwise_dice(logits.sigmoid(), target)
 
     def losses(self, embed: Tensor, features: Tensor, labels: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
-        """`embed` (L, M, C) of the matched queries -> focal loss and dice of each pair, (L, M)."""
+        """Return focal loss and dice of each pair, (L, M), for `embed` (L, M, C) of the matched queries."""
         logit_maps = torch.einsum("lmc,chw->lmhw", embed, features)
         logits = F.interpolate(logit_maps, size=labels.shape[-2:], mode="bilinear", align_corners=False)
         target = labels > 0 if labels.dim() == 3 else labels == classes[:, None, None]

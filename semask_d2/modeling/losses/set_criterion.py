@@ -1,6 +1,6 @@
-"""The mask models' loss: match each decoder layer's queries to the present classes, then class and mask losses.
+"""Loss of the mask models: match the queries of each decoder layer to targets, then compute class and mask losses.
 
-The matching and its losses work on all decoder layers at once, and wait for the device once a step.
+Matching and losses process all decoder layers at once, and synchronize with the device once per step.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from semask_d2.utils.arguments import require
 
 
 class SetCriterion(nn.Module):
-    """Losses `loss_ce`, `loss_mask`, `loss_dice` of the last layer, and with suffix `_{i}` of each earlier one.
+    """Losses `loss_ce`, `loss_mask`, `loss_dice` of the last layer, and with the suffix `_{i}` of each earlier one.
 
-    The weights serve as matching costs and as loss weights. Sums over masks are divided by the number of target
+    The weights apply to matching costs and to losses. Sums over masks are divided by the number of target
     masks over all processes.
     """
 
@@ -62,13 +62,13 @@ class SetCriterion(nn.Module):
         self.deep_supervision = deep_supervision
         empty_weight = torch.ones(num_classes + 1)
         empty_weight[-1] = no_object_weight
-        given = class_weight_tensor(self, class_weights, num_classes)
-        if given is not None:
-            empty_weight[:-1] = given
+        weights_by_class = class_weight_tensor(self, class_weights, num_classes)
+        if weights_by_class is not None:
+            empty_weight[:-1] = weights_by_class
         self.register_buffer("empty_weight", empty_weight, persistent=False)
 
     def forward(self, predictions: MaskPredictions, targets: Targets) -> dict[str, Tensor]:
-        """Weighted losses by name, all in fp32."""
+        """Return the weighted losses by name, all in fp32."""
         with torch.autocast(predictions.mask_embed.device.type, enabled=False):
             predictions = predictions.float()
             if not self.deep_supervision:
@@ -89,7 +89,7 @@ class SetCriterion(nn.Module):
 
     @torch.no_grad()
     def match(self, predictions: MaskPredictions, targets: Targets) -> list[Tensor]:
-        """The query of each target: per image (L, M_i) on the predictions' device, -1 for a target left over."""
+        """Return the query of each target: per image (L, M_i) on the predictions' device, -1 for targets left over."""
         layers, device = len(predictions.mask_embed), predictions.mask_embed.device
         costs = []
         for i, ids in enumerate(targets.class_ids):
@@ -109,23 +109,25 @@ class SetCriterion(nn.Module):
         return list(packed.to(device, non_blocking=True).split([match.shape[1] for match in matches], dim=1))
 
     def class_loss(self, class_logits: Tensor, targets: Targets, matches: list[Tensor]) -> Tensor:
-        """Cross-entropy of each layer, (L,): unmatched queries have the target "no object", of lower weight."""
+        """Return the cross-entropy of each layer, (L,); unmatched queries have the target "no object"."""
         layers, batch, queries, _ = class_logits.shape
-        # one column more than queries takes the writes of targets left over
-        wanted = class_logits.new_full((layers, batch, queries + 1), self.num_classes, dtype=torch.int64)
+        # an extra column absorbs the writes of targets left over (-1)
+        target_classes = class_logits.new_full((layers, batch, queries + 1), self.num_classes, dtype=torch.int64)
         for i, (ids, match) in enumerate(zip(targets.class_ids, matches, strict=True)):
-            wanted[:, i].scatter_(1, match % (queries + 1), ids.expand_as(match))
-        wanted = wanted[..., :queries]
-        loss = F.cross_entropy(class_logits.flatten(0, 2), wanted.flatten(), weight=self.empty_weight, reduction="none")
-        total = self.empty_weight[wanted].view(layers, -1).sum(1)
-        # a layer all of whose targets weigh nothing has no loss, where the mean would be 0 / 0
+            target_classes[:, i].scatter_(1, match % (queries + 1), ids.expand_as(match))
+        target_classes = target_classes[..., :queries]
+        loss = F.cross_entropy(
+            class_logits.flatten(0, 2), target_classes.flatten(), weight=self.empty_weight, reduction="none"
+        )
+        total = self.empty_weight[target_classes].view(layers, -1).sum(1)
+        # if all targets of a layer have weight 0, its loss is 0 instead of 0 / 0
         return loss.view(layers, -1).sum(1) / torch.where(total > 0, total, 1)
 
     def mask_losses(
         self, predictions: MaskPredictions, targets: Targets, matches: list[Tensor]
     ) -> tuple[Tensor, Tensor]:
-        """The "mask" and "dice" losses of each layer, (L,) each."""
-        # zero, yet tied to every prediction: ranks without a target still take part in the gradient exchange
+        """Return the "mask" and "dice" losses of each layer, (L,) each."""
+        # zero, but connected to every prediction, so that ranks without targets take part in the gradient exchange
         mask_loss = predictions.mask_embed.sum((1, 2, 3)) * 0 + predictions.mask_features.sum() * 0
         dice_loss = mask_loss
         for i, (ids, match) in enumerate(zip(targets.class_ids, matches, strict=True)):
@@ -143,11 +145,12 @@ class SetCriterion(nn.Module):
         return mask_loss / count, dice_loss / count
 
     def mean_num_masks(self, targets: Targets, device: torch.device) -> Tensor:
-        """Target masks per process, at least 1: the divisor that makes the sum over processes a mean.
+        """Return the number of target masks per process, averaged over processes and at least 1.
 
-        In evaluation mode each process's own, as their images may differ in number.
+        In evaluation mode it is the local number, because processes may evaluate different numbers of images.
         """
-        count = torch.full((), float(targets.num_masks), device=device)  # which copies nothing, as `tensor` would
+        # unlike `torch.tensor`, this copies nothing to the device
+        count = torch.full((), float(targets.num_masks), device=device)
         if self.training and comm.get_world_size() > 1:
             torch.distributed.all_reduce(count)
             count /= comm.get_world_size()

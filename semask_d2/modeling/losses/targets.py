@@ -1,4 +1,4 @@
-"""Labels of a batch as the criteria use them: one label map an image, and the classes that are present in it."""
+"""Targets of a batch for the losses: label maps with their present classes, or segments."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from semask_d2.utils.errors import UserError
 
 
 class SemanticTargets(NamedTuple):
-    """`labels` (B, H, W) int64 with `ignore_label` where unlabeled; `classes`, B ascending lists of class ids.
+    """Semantic labels (B, H, W) int64, `ignore_label` where unlabeled; `classes` are B ascending lists of class ids.
 
-    `class_ids` are those lists as int64 tensors beside the labels. Every present class of an image is one target mask;
-    no binary mask is ever built.
+    `class_ids` are the same lists as int64 tensors on the device of the labels. Every class present in an image is one
+    target mask; no binary mask is ever built.
     """
 
     labels: Tensor
@@ -27,25 +27,25 @@ class SemanticTargets(NamedTuple):
 
     @property
     def masks(self) -> Tensor:
-        """Where the target masks are: the label maps."""
+        """Label maps, which contain the target masks."""
         return self.labels
 
     @property
     def segment_ids(self) -> Sequence[Tensor]:
-        """What the label maps hold where each target mask is: its class."""
+        """Value of each target mask in the label maps: its class."""
         return self.class_ids
 
     @property
     def num_masks(self) -> int:
-        """How many target masks the batch holds."""
+        """Number of target masks in the batch."""
         return sum(map(len, self.classes))
 
 
 class Segments(NamedTuple):
-    """The true segments of one image: `classes` (M,) and `masks`, where they are, the same for both of its forms.
+    """Ground-truth segments of one image: `classes` (M,), and `masks` in one of two forms.
 
-    Segments that do not overlap are one integer map (H, W), M ids from 1 on in the order of `classes` and 0 for none,
-    of which no mask is ever built; those that may overlap are masks (M, H, W) of 0 and 1.
+    Segments that do not overlap are one integer map (H, W), with ids 1..M in the order of `classes` and 0 for no
+    segment; no mask is ever built from it. Segments that may overlap are masks (M, H, W) of 0 and 1.
     """
 
     masks: Tensor
@@ -53,11 +53,11 @@ class Segments(NamedTuple):
 
 
 class SegmentTargets(NamedTuple):
-    """The target masks of a batch of images with segments, as the criteria use them.
+    """Target masks of a batch of images with segments.
 
-    `masks`, per image, are those of `Segments` padded to the batch's size, `class_ids` (M,) their classes and
-    `segment_ids` (M,) what an integer map holds where they are. `labels` (B, H, W) are the semantic labels that the
-    segments imply, with `ignore_label` where unlabeled, for the loss of the semantic maps.
+    Per image, `masks` are those of `Segments` padded to the size of the batch, `class_ids` (M,) are their classes and
+    `segment_ids` (M,) their values in an integer map. `labels` (B, H, W) are the semantic labels of the segments, with
+    `ignore_label` where unlabeled, for the loss of the semantic maps.
     """
 
     labels: Tensor
@@ -68,7 +68,7 @@ class SegmentTargets(NamedTuple):
 
     @property
     def num_masks(self) -> int:
-        """How many target masks the batch holds."""
+        """Number of target masks in the batch."""
         return sum(map(len, self.class_ids))
 
 
@@ -78,21 +78,21 @@ Targets = SemanticTargets | SegmentTargets
 def build_segment_targets(
     segments: Sequence[Segments], semantic: SemanticTargets, *, num_classes: int, names: Sequence[str]
 ) -> SegmentTargets:
-    """Pad the segments of each image to the size of the batch's semantic labels, beside these.
+    """Pad the segments of each image to the size of the semantic labels, and return both as targets.
 
-    `names` are the images' names for the `UserError` that a class outside 0..num_classes - 1 raises.
+    `names` identify images in the `UserError` raised for a class outside 0..num_classes - 1.
     """
     size, device = semantic.labels.shape[-2:], semantic.labels.device
     masks, class_ids, segment_ids = [], [], []
-    for (own, classes), name in zip(segments, names, strict=True):
+    for (image_masks, classes), name in zip(segments, names, strict=True):
         wrong = [i for i in classes.tolist() if not 0 <= i < num_classes]
         if wrong:
             raise UserError(
                 f"segments of {name}: classes {wrong[:10]} are outside 0..{num_classes - 1} "
                 f"(MODEL.SEM_SEG_HEAD.NUM_CLASSES {num_classes}); correct the annotations or the config"
             )
-        below, right = size[0] - own.shape[-2], size[1] - own.shape[-1]
-        masks.append(F.pad(own.to(device, non_blocking=True), (0, right, 0, below)))
+        below, right = size[0] - image_masks.shape[-2], size[1] - image_masks.shape[-1]
+        masks.append(F.pad(image_masks.to(device, non_blocking=True), (0, right, 0, below)))
         class_ids.append(classes.to(device, non_blocking=True).long())
         segment_ids.append(torch.arange(1, len(classes) + 1, device=device))
     return SegmentTargets(semantic.labels, masks, class_ids, segment_ids, semantic.ignore_label)
@@ -107,10 +107,10 @@ def build_targets(
     device: torch.device,
     names: Sequence[str],
 ) -> SemanticTargets:
-    """Pad integer label maps (H_i, W_i), each at most `size`, with `ignore_label` and list their classes.
+    """Pad integer label maps (H_i, W_i), each at most `size`, with `ignore_label`, and list their classes.
 
-    Label maps that are still on the CPU are counted there, without a wait for the device. `names` are the images'
-    names for the `UserError` that an id outside 0..num_classes - 1 raises.
+    Classes of label maps on the CPU are listed there, without waiting for the device. `names` identify images in the
+    `UserError` raised for an id outside 0..num_classes - 1.
     """
     classes = []
     for labels, name in zip(label_maps, names, strict=True):
@@ -123,7 +123,7 @@ def build_targets(
             )
         classes.append([i for i in ids if i != ignore_label])
     counts = [len(ids) for ids in classes]
-    # maps and class ids are one tensor, of bytes where all ids fit, so that they cross to a GPU together and soon
+    # maps and class ids are packed in one tensor, of bytes if all ids fit, for a single, small copy to the GPU
     fits_bytes = num_classes <= 256 and 0 <= ignore_label <= 255
     source = label_maps[0].device
     pixels = len(label_maps) * size[0] * size[1]
@@ -142,7 +142,7 @@ def build_targets(
 
 
 def present_ids(labels: Tensor) -> list[int]:
-    """The distinct values of an integer map, ascending."""
+    """Return the distinct values of an integer map, ascending."""
     if labels.dtype == torch.uint8:  # counting is much faster than sorting
         return torch.bincount(labels.flatten(), minlength=1).nonzero().flatten().tolist()
     return labels.unique().tolist()

@@ -1,4 +1,4 @@
-"""Meta-architectures: whole models, from lists of images to losses or scores. Importing this package registers them."""
+"""Meta-architectures: complete models, from images to losses or scores. Importing this package registers them."""
 
 from semask_d2.modeling.meta_arch.base import SemanticSegmenter
 from semask_d2.modeling.meta_arch.build import build_model

@@ -1,4 +1,4 @@
-"""What every model for semantic segmentation does: images in, and scores, labels or losses out."""
+"""Base class of the segmentation models: from images to scores, labels or losses."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from semask_d2.utils.errors import UserError
 
 
 class Normalizer(nn.Module):
-    """Pixel mean and standard deviation as buffers that follow the model's device and stay out of checkpoints."""
+    """Normalization by pixel mean and standard deviation, which are buffers but not stored in checkpoints."""
 
     mean: Tensor
     std: Tensor
@@ -35,14 +35,16 @@ class Normalizer(nn.Module):
     def __init__(self, pixel_mean: Sequence[float], pixel_std: Sequence[float]):
         super().__init__()
         require(len(pixel_mean) == 3, self, "pixel_mean", "three numbers", list(pixel_mean))
-        wanted = "three numbers above 0"
-        require(len(pixel_std) == 3 and min(pixel_std) > 0, self, "pixel_std", wanted, list(pixel_std))
+        expected = "three numbers above 0"
+        require(len(pixel_std) == 3 and min(pixel_std) > 0, self, "pixel_std", expected, list(pixel_std))
         self.register_buffer("mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
 
     def forward(self, images: Sequence[Tensor], size_divisibility: int) -> ImageList:
-        """Images (3, H_i, W_i) in 0..255 -> one normalized batch, zero-padded right and bottom."""
-        images = [image.to(self.mean.device, non_blocking=True) for image in images]  # as bytes, all copies at once
+        """Normalize images (3, H_i, W_i) in 0..255 and zero-pad them right and bottom to one batch."""
+        images = [
+            image.to(self.mean.device, non_blocking=True) for image in images
+        ]  # copy bytes, and all images at once
         if in_graph():
             return ImageList.from_tensors([(image - self.mean) / self.std for image in images], size_divisibility)
         sizes = [(image.shape[-2], image.shape[-1]) for image in images]
@@ -53,37 +55,39 @@ class Normalizer(nn.Module):
             batch = F.pad((torch.stack(images) - self.mean) / self.std, (0, right, 0, bottom))
         else:
             batch = self.mean.new_zeros(len(images), 3, height + bottom, width + right)
-            for x, image, (own_height, own_width) in zip(batch, images, sizes, strict=True):
-                x[:, :own_height, :own_width] = (image - self.mean) / self.std
+            for x, image, (image_height, image_width) in zip(batch, images, sizes, strict=True):
+                x[:, :image_height, :image_width] = (image - self.mean) / self.std
         return ImageList(batch, sizes)
 
 
 def build_backbone_and_head(cfg: CfgNode) -> tuple[Backbone, nn.Module]:
-    """The config's backbone and the head on its outputs; what the head leaves out of them needs no gradient."""
+    """Build the backbone and the head of a config; freeze norms of outputs that the head does not use."""
     backbone = build_backbone(cfg)
     head = build_sem_seg_head(cfg, backbone.output_shape())
     if isinstance(backbone, HierarchicalBackbone):
         used = (*cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES, cfg.MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE)
         backbone.freeze_unused_outputs(used)
     elif stages := [x for x in value_of(cfg, CHECKPOINTING_KEY) if x != "pixel_decoder"]:
-        raise UserError(f"{CHECKPOINTING_KEY}: {cfg.MODEL.BACKBONE.NAME} cannot do it; leave {', '.join(stages)} out")
+        raise UserError(
+            f"{CHECKPOINTING_KEY}: {cfg.MODEL.BACKBONE.NAME} does not support it; remove {', '.join(stages)}"
+        )
     return backbone, head
 
 
 def output_size(inputs: dict, image_size: tuple[int, int]) -> tuple[int, int]:
-    """The size that the caller wants the scores in: `height` and `width` of its dict, else the image's own."""
+    """Return the requested size of the scores: `height` and `width` of `inputs`, or else `image_size`."""
     return inputs.get("height", image_size[0]), inputs.get("width", image_size[1])
 
 
 def image_names(batched_inputs: list[dict]) -> list[str]:
-    """What to call each image of a batch in a message."""
+    """Return a name of each image of a batch for messages."""
     return [x.get("file_name", f"image {i} of the batch") for i, x in enumerate(batched_inputs)]
 
 
 class MaskLogits(NamedTuple):
-    """A mask model's logits: `class_logits` (B, Q, K + 1), the last one "no object", `mask_logits` (B, Q, h, w).
+    """Logits of a mask model: `class_logits` (B, Q, K + 1), "no object" last, and `mask_logits` (B, Q, h, w).
 
-    `semask_d2.postprocessing` makes labels, panoptic maps and instances of them.
+    `semask_d2.postprocessing` turns them into labels, panoptic maps and instances.
     """
 
     class_logits: Tensor
@@ -91,13 +95,13 @@ class MaskLogits(NamedTuple):
 
 
 class PixelLogits(NamedTuple):
-    """Semantic FPN's `logits` (B, K, h, w)."""
+    """Logits of Semantic FPN: `logits` (B, K, h, w)."""
 
     logits: Tensor
 
 
 def require_images(images: Tensor) -> None:
-    """Raise `UserError` unless a tensor holds images (B, 3, H, W), of floats in 0..255 or of bytes."""
+    """Raise `UserError` unless a tensor holds images (B, 3, H, W), uint8 or floats in 0..255."""
     if images.ndim != 4 or images.shape[1] != 3 or not images.numel():
         raise UserError(f"images: expected (B, 3, H, W), got {tuple(images.shape)}")
     if images.dtype != torch.uint8 and not images.is_floating_point():
@@ -107,22 +111,22 @@ def require_images(images: Tensor) -> None:
     low, high = images.aminmax()
     if low < 0 or 0 < high <= 1:
         raise UserError(
-            f"images: expected values from 0 to 255, which the model normalizes itself, got {low.item():.3g} to "
-            f"{high.item():.3g}; multiply images in 0..1 by 255, and leave normalization out"
+            f"images: expected values from 0 to 255, because the model normalizes images, got {low.item():.3g} to "
+            f"{high.item():.3g}; multiply images in 0..1 by 255, and do not normalize them"
         )
 
 
 class SemanticSegmenter(Segmenter, ShareableModel):
-    """A backbone and a head, with a loss on the backbone's semantic maps where it has them.
+    """Backbone and head, with a prior loss on the backbone's semantic maps if it has any.
 
-    A subclass turns the head's predictions into score maps and losses. Batches are padded to `size_divisibility`, 0
-    for none.
+    A subclass turns predictions of the head into score maps and losses. Batches are padded to a multiple of
+    `size_divisibility`; 0 pads nothing.
     """
 
     class_weights: Tensor | None
-    prior_align_corners: bool  # how the semantic maps are resized
+    prior_align_corners: bool  # for resizing the semantic maps
     takes_uint8_labels = True
-    pads_training_images = False  # itself, by INPUT.SIZE_DIVISIBILITY, so that the mapper need not
+    pads_training_images = False  # True if the model applies INPUT.SIZE_DIVISIBILITY instead of the mapper
     config_keys: ClassVar[Mapping[str, str]] = {
         "num_classes": "MODEL.SEM_SEG_HEAD.NUM_CLASSES",
         "ignore_label": "MODEL.SEM_SEG_HEAD.IGNORE_VALUE",
@@ -161,24 +165,24 @@ class SemanticSegmenter(Segmenter, ShareableModel):
 
     @property
     def device(self) -> torch.device:
-        """The device that the model is on."""
+        """Device of the model."""
         return self.normalizer.mean.device
 
     @property
     def has_priors(self) -> bool:
-        """Whether the backbone gives semantic maps."""
+        """True if the backbone outputs semantic maps."""
         return SEMANTIC_MAPS[0] in self.backbone.output_shape()
 
     def forward(
         self, inputs: list[dict] | Tensor, labels: Tensor | None = None
     ) -> dict[str, Tensor] | list[dict[str, Any]] | MaskLogits | PixelLogits:
-        """Take a tensor of images, or Detectron2's lists of dicts.
+        """Run the model on a tensor of images or on Detectron2's list of dicts.
 
-        A tensor (B, 3, H, W) in 0..255, RGB, gives `logits`, or with `labels` (B, H, W) the losses of `loss`.
+        For a tensor (B, 3, H, W) in 0..255, RGB, it returns `logits`, or with `labels` (B, H, W) the losses of `loss`.
 
-        A dict has `image` (3, H, W) and in training `sem_seg` (H, W), its labels; where it has `segments` (`Segments`),
-        these are the target masks instead of the classes. In training: weighted losses by name. Else, per image,
-        `sem_seg`: scores (K, height, width), at the dict's `height` and `width` or the image's own size.
+        Each dict has `image` (3, H, W) and in training its labels `sem_seg` (H, W); optional `segments` (`Segments`)
+        replace the classes as target masks. In training it returns weighted losses by name. Otherwise, per image,
+        `sem_seg`: scores (K, height, width), at `height` and `width` of the dict or else at the size of the image.
         """
         if isinstance(inputs, Tensor):
             return self.logits(inputs) if labels is None else self.loss(inputs, labels)
@@ -187,18 +191,18 @@ class SemanticSegmenter(Segmenter, ShareableModel):
         return [self.output(score_map) for score_map, _ in self.lazy_predictions(inputs)]
 
     def losses(self, batched_inputs: list[dict]) -> dict[str, Tensor]:
-        """Return the weighted losses by name, in the mode that the model's parts are in."""
+        """Return the weighted losses by name, in the current mode of each module."""
         images = self.normalizer([x["image"] for x in batched_inputs], self.train_size_divisibility)
         features = self.backbone(images.tensor)
         targets = self.targets(batched_inputs, images)
-        prior_loss = self.prior_loss(features, targets)  # before the head, whose activations would add to its memory
+        prior_loss = self.prior_loss(features, targets)  # before the head, so that their memory peaks do not add up
         predictions = self.sem_seg_head(features)
         return {**self.head_losses(predictions, targets), **prior_loss}
 
     def loss(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Return the weighted losses by name of `images` (B, 3, H, W) in 0..255 and integer `labels` (B, H, W).
 
-        Their sum is what a training minimizes. Raises `UserError` for other shapes or types and for unknown ids.
+        Training minimizes their sum. Raises `UserError` for other shapes or types and for unknown ids.
         """
         require_images(images)
         if labels.shape != images.shape[:1] + images.shape[2:] or labels.is_floating_point():
@@ -209,9 +213,9 @@ class SemanticSegmenter(Segmenter, ShareableModel):
         return self.losses([{"image": image, "sem_seg": x} for image, x in zip(images, labels, strict=True)])
 
     def logits(self, images: Tensor) -> MaskLogits | PixelLogits:
-        """Return the head's final logits for `images` (B, 3, H, W) in 0..255; normalization is the model's.
+        """Return the head's final logits for `images` (B, 3, H, W) in 0..255, which the model normalizes.
 
-        They cover the images padded right and bottom to a multiple of `size_divisibility`. `UserError` for other
+        They cover the images padded right and bottom to a multiple of `size_divisibility`. Raises `UserError` for other
         shapes or types.
         """
         require_images(images)
@@ -221,7 +225,7 @@ class SemanticSegmenter(Segmenter, ShareableModel):
     def lazy_predictions(
         self, batched_inputs: list[dict], *, priors: bool = False
     ) -> Iterator[tuple[ScoreMap, Priors | None]]:
-        """The head's predictions as scores that are yet to be resized, batch by batch."""
+        """Yield the scores of each image, to be resized lazily, and its semantic maps if `priors`."""
         for batch in self.batches(batched_inputs):
             images = self.normalizer([x["image"] for x in batch], self.size_divisibility)
             features = self.backbone(images.tensor)
@@ -233,11 +237,11 @@ class SemanticSegmenter(Segmenter, ShareableModel):
             yield from zip(score_maps, maps, strict=True)
 
     def full_precision(self) -> torch.autocast:
-        """Return the context for what is made of features and predictions, whatever autocast the caller is in."""
+        """Return a context without autocast, for computations on features and predictions."""
         return torch.autocast(self.device.type, enabled=False)
 
     def targets(self, batched_inputs: list[dict], images: ImageList) -> Targets:
-        """Return the labels at the size of the padded batch; where there are segments, with these as masks."""
+        """Return the targets at the size of the padded batch, from segments where the inputs have them."""
         names = image_names(batched_inputs)
         targets = build_targets(
             [x["sem_seg"] for x in batched_inputs],
@@ -253,7 +257,7 @@ class SemanticSegmenter(Segmenter, ShareableModel):
         return build_segment_targets(segments, targets, num_classes=self.num_classes, names=names)
 
     def prior_loss(self, features: dict[str, Tensor], targets: Targets) -> dict[str, Tensor]:
-        """The weighted loss of the semantic maps, nothing where there are none."""
+        """Return the weighted loss of the semantic maps, {} without any."""
         align_corners = self.prior_align_corners
         with self.full_precision():
             maps = supervised_maps(features, per_stage=self.prior_per_stage, align_corners=align_corners)
@@ -270,17 +274,17 @@ class SemanticSegmenter(Segmenter, ShareableModel):
         return {"loss_cate": self.prior_weight * torch.stack(losses).mean()} if losses else {}
 
     def output(self, score_map: ScoreMap) -> dict[str, Any]:
-        """Return Detectron2's form of one image's predictions."""
+        """Return the predictions of one image in Detectron2's format."""
         with self.full_precision():
             return {"sem_seg": score_map.scores()}
 
     def batches(self, batched_inputs: list[dict]) -> list[list[dict]]:
-        """The images that go through the model together in evaluation: all of them, as they are padded."""
+        """Return the batches to evaluate: all images together, because they are padded."""
         return [batched_inputs]
 
     @staticmethod
     def prior_maps(images: ImageList, features: dict[str, Tensor]) -> list[dict[str, Tensor]]:
-        """Each image's `Segmentation.priors`: the cells that cover it, rounded up."""
+        """Crop the semantic maps to the cells that cover each image, rounded up, for `Segmentation.priors`."""
         maps: list[dict[str, Tensor]] = [{} for _ in images.image_sizes]
         padded = images.tensor.shape[-2:]
         for name in SEMANTIC_MAPS:
@@ -295,8 +299,8 @@ class SemanticSegmenter(Segmenter, ShareableModel):
 
     @abstractmethod
     def head_losses(self, predictions, targets: Targets) -> dict[str, Tensor]:
-        """The weighted losses of the head's predictions."""
+        """Return the weighted losses of the head's predictions."""
 
     @abstractmethod
     def score_maps(self, batched_inputs: list[dict], images: ImageList, predictions) -> list[ScoreMap]:
-        """The head's predictions as scores, image by image."""
+        """Return the scores of each image from the head's predictions."""

@@ -1,4 +1,4 @@
-"""Building the model that a config describes."""
+"""Construction of the model that a config describes."""
 
 from __future__ import annotations
 
@@ -13,20 +13,22 @@ from semask_d2.utils.registry import lookup
 
 
 def build_model(cfg: CfgNode) -> nn.Module:
-    """Build MODEL.META_ARCHITECTURE on MODEL.DEVICE, compiled where MODEL.COMPILE says so.
+    """Build MODEL.META_ARCHITECTURE on MODEL.DEVICE, compiled according to MODEL.COMPILE.
 
-    Raises `UserError` where a name or a value of the config is wrong. `Execution` has its precision.
+    Raises `UserError` for a wrong name or value in the config. The precision is applied by `Execution`.
     """
     model = cfg.MODEL
     architecture = lookup(META_ARCH_REGISTRY, model.META_ARCHITECTURE, "MODEL.META_ARCHITECTURE")
-    for key in getattr(architecture, "config_keys", {}).values():  # before a part of another project meets its default
+    for key in getattr(
+        architecture, "config_keys", {}
+    ).values():  # check our keys first, before components of other projects read the config
         value_of(cfg, key)
     lookup(BACKBONE_REGISTRY, model.BACKBONE.NAME, "MODEL.BACKBONE.NAME")
     lookup(SEM_SEG_HEADS_REGISTRY, model.SEM_SEG_HEAD.NAME, "MODEL.SEM_SEG_HEAD.NAME")
-    is_ours = isinstance(architecture, type) and issubclass(architecture, SemanticSegmenter)
-    execution = Execution.from_config(cfg) if is_ours else None
+    is_segmenter = isinstance(architecture, type) and issubclass(architecture, SemanticSegmenter)
+    execution = Execution.from_config(cfg) if is_segmenter else None
     with naming_config_keys():
-        built = d2.build_model(cfg)
+        built_model = d2.build_model(cfg)
     if execution is not None:
-        execution.compile(built)
-    return built
+        execution.compile(built_model)
+    return built_model

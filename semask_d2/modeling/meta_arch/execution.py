@@ -1,4 +1,4 @@
-"""How a model is run: in which precision, and compiled or not. Models themselves know nothing of it."""
+"""Execution of a model: precision and compilation, of which the models themselves are independent."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ COMPILATIONS = ("", "default", "reduce-overhead")  # torch.compile's modes; "" c
 
 @dataclass(frozen=True)
 class Execution:
-    """The precision that this project's models run in, and how they are compiled.
+    """Precision and compilation of this project's models.
 
-    `precision` "bf16" is for training and evaluation; `mixed_evaluation` is the quick dtype of a GPU, for evaluation.
-    Models of other projects run as their caller runs them.
+    `precision` "bf16" applies to training and evaluation; `mixed_evaluation` uses the fast dtype of a GPU in
+    evaluation. Models of other projects are not affected.
     """
 
     precision: str
@@ -41,18 +41,18 @@ class Execution:
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> Execution:
-        """Return how a config's model is run; `UserError` for values that no model can be run with."""
+        """Read the settings from a config; `UserError` for invalid values."""
         with naming_config_keys():
             return cls(**arguments_from(cfg, cls.config_keys))
 
     def dtype(self, device: torch.device, *, training: bool) -> torch.dtype | None:
-        """Return the dtype of autocast on `device`; None where the caller's precision holds."""
+        """Return the dtype of autocast on `device`; None to keep the caller's precision."""
         if self.precision == "bf16":
             return torch.bfloat16
         return autocast_dtype(device, enabled=self.mixed_evaluation and not training)
 
     def autocast(self, model: nn.Module) -> AbstractContextManager:
-        """Return the context to run `model` in, by its mode; the model may stand within wrappers."""
+        """Return the autocast context for `model` in its current mode; `model` may be a wrapper."""
         segmenter = segmenter_within(model)
         dtype = None if segmenter is None else self.dtype(segmenter.device, training=segmenter.training)
         if segmenter is None or dtype is None:
@@ -60,18 +60,18 @@ class Execution:
         return torch.autocast(segmenter.device.type, dtype=dtype)
 
     def compile(self, model: nn.Module) -> None:
-        """Compile backbone and head of this project's models in place, so that no name of a parameter changes."""
+        """Compile backbone and head of this project's models in place, so that parameter names stay the same."""
         segmenter = segmenter_within(model)
         if segmenter is None or not self.compilation:
             return
         for part in (segmenter.backbone, segmenter.sem_seg_head):
-            # anew for each size of a padded batch, until torch has had enough of them (8) and the others run as they
-            # are: with symbolic sizes, each stage's padding to windows makes terms that keep it busy for ever
+            # recompile for each size of a padded batch; after 8 sizes torch stops and runs the others uncompiled. With
+            # symbolic sizes, the padding to windows in each stage creates terms that torch never finishes simplifying
             part.compile(mode=self.compilation, dynamic=False)
 
 
 class Executed(nn.Module):
-    """`model`, or a wrapper of one, run as `execution` says, for loops that only call it."""
+    """Wrapper that runs `model` (or a wrapper of it) under `execution`, for loops that only call the model."""
 
     def __init__(self, model: nn.Module, execution: Execution):
         super().__init__()
@@ -80,11 +80,11 @@ class Executed(nn.Module):
         self.training = model.training
 
     def forward(self, batched_inputs: list[dict]):
-        """The model's outputs."""
+        """Return the outputs of the model."""
         with self.execution.autocast(self.model):
             return self.model(batched_inputs)
 
 
 def segmenter_within(model: nn.Module) -> SemanticSegmenter | None:
-    """Return this project's model that `model` is or wraps; None for models of other projects."""
+    """Return the model of this project that `model` is or wraps; None for models of other projects."""
     return next((module for module in model.modules() if isinstance(module, SemanticSegmenter)), None)

@@ -1,4 +1,4 @@
-"""Models from elsewhere, such as Detectron2's SemanticSegmentor, as ours are used for predictions."""
+"""Adapter of other models, such as Detectron2's SemanticSegmentor, to the `Segmenter` interface."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from semask_d2.modeling.meta_arch.segmenter import Priors, Segmentation, Segment
 
 
 class ForeignSegmenter(Segmenter):
-    """A model that gives `sem_seg` (K, height, width) scores per image, with what `Segmenter` says and does.
+    """Adapter of a model that returns `sem_seg` scores (K, height, width) per image.
 
-    Scores of such models are logits, and there are no semantic maps.
+    The scores of such models are logits, and they have no semantic maps.
     """
 
     scores_are_probabilities = False
@@ -25,26 +25,26 @@ class ForeignSegmenter(Segmenter):
         self.training = model.training
 
     def forward(self, batched_inputs: list[dict]) -> list[dict[str, Tensor]]:
-        """The model's own outputs."""
+        """Return the outputs of the wrapped model."""
         return self.model(batched_inputs)
 
     def lazy_predictions(
         self, batched_inputs: list[dict], *, priors: bool = False
     ) -> Iterator[tuple[ScoreMap, Priors | None]]:
-        """The model's own scores, which are whole."""
+        """Yield the scores of the wrapped model, which are computed at full size."""
         for output in self.model(batched_inputs):
-            yield ScoreMap.of_scores(output["sem_seg"].float()), None
+            yield ScoreMap.from_scores(output["sem_seg"].float()), None
 
     def predict(
         self, batched_inputs: list[dict], *, scores: bool = False, priors: bool = False, segments: bool = False
     ) -> list[Segmentation]:
-        """As `Segmenter.predict`, without a copy of the scores."""
+        """Predict as `Segmenter.predict` does, without copying the scores."""
         if priors:
-            raise ValueError(f"{type(self.model).__name__} gives no semantic maps")
+            raise ValueError(f"{type(self.model).__name__} has no semantic maps")
         whole = [output["sem_seg"].float() for output in self.model(batched_inputs)]
         return [Segmentation(x.argmax(0), x if scores else None, segments={} if segments else None) for x in whole]
 
 
 def as_segmenter(model: nn.Module) -> Segmenter:
-    """`model` itself if it is a `Segmenter`, else in the adapter."""
+    """Return `model` itself if it is a `Segmenter`, else an adapter of it."""
     return model if isinstance(model, Segmenter) else ForeignSegmenter(model)

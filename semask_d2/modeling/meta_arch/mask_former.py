@@ -1,4 +1,4 @@
-"""SeMask with mask classification: SeMask backbone, mask head, set criterion and semantic-prior supervision."""
+"""SeMask with mask classification: backbone, mask head, set criterion and semantic-prior loss."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ from semask_d2.utils.errors import UserError
 
 @META_ARCH_REGISTRY.register()
 class SeMaskMaskFormer(SemanticSegmenter):
-    """MaskFormer-type segmentation on any backbone; the prior loss where it has semantic maps.
+    """Mask classification with any backbone, and a prior loss if the backbone has semantic maps.
 
-    In evaluation it gives, for each task that is on, Detectron2's `sem_seg`, `panoptic_seg` or `instances`. `things`
-    are the classes whose objects are counted, None for all of them. `shared` are the arguments of `SemanticSegmenter`.
+    In evaluation it returns Detectron2's `sem_seg`, `panoptic_seg` and `instances` for the tasks that are on. `things`
+    are the classes with separate objects, None if unknown. `shared` are the arguments of `SemanticSegmenter`.
     """
 
     scores_are_probabilities = True
@@ -71,16 +71,16 @@ class SeMaskMaskFormer(SemanticSegmenter):
         **shared: Any,
     ):
         super().__init__(**shared)
-        wanted = "True where INSTANCE_ON and PANOPTIC_ON are False"
-        require(semantic_on or instance_on or panoptic_on, self, "semantic_on", wanted, semantic_on)
+        expected = "True if INSTANCE_ON and PANOPTIC_ON are False"
+        require(semantic_on or instance_on or panoptic_on, self, "semantic_on", expected, semantic_on)
         for name, share in {
             "object_mask_threshold": object_mask_threshold,
             "overlap_threshold": overlap_threshold,
         }.items():
             require(0 <= share <= 1, self, name, "a number from 0 to 1", share)
         require(max_instances >= 1, self, "max_instances", "at least 1", max_instances)
-        wanted = "False, or a data set whose metadata say which classes are things (thing_dataset_id_to_contiguous_id)"
-        require(not panoptic_on or things is not None, self, "panoptic_on", wanted, panoptic_on)
+        expected = "False, or a dataset whose metadata define thing classes (thing_dataset_id_to_contiguous_id)"
+        require(not panoptic_on or things is not None, self, "panoptic_on", expected, panoptic_on)
         self.criterion = criterion
         self.resize_masks_first = resize_masks_first or instance_on or panoptic_on
         self.semantic_on, self.instance_on, self.panoptic_on = semantic_on, instance_on, panoptic_on
@@ -90,12 +90,12 @@ class SeMaskMaskFormer(SemanticSegmenter):
 
     @classmethod
     def from_config(cls, cfg):
-        """The parts and arguments of `__init__` from a whole config."""
+        """Return the components and arguments of `__init__` from a config."""
         backbone, sem_seg_head = build_backbone_and_head(cfg)
         if not isinstance(sem_seg_head, BranchMaskFormerHead):
             raise UserError(
-                f"MODEL.SEM_SEG_HEAD.NAME: {cfg.MODEL.SEM_SEG_HEAD.NAME} gives no masks, as SeMaskMaskFormer needs "
-                "them; set it to BranchMaskFormerHead, or MODEL.META_ARCHITECTURE to SeMaskFPN or Detectron2's "
+                f"MODEL.SEM_SEG_HEAD.NAME: {cfg.MODEL.SEM_SEG_HEAD.NAME} outputs no masks, which SeMaskMaskFormer "
+                "needs; set it to BranchMaskFormerHead, or MODEL.META_ARCHITECTURE to SeMaskFPN or Detectron2's "
                 "SemanticSegmentor"
             )
         predictor = cast(MaskTransformerDecoder, sem_seg_head.predictor)
@@ -117,27 +117,27 @@ class SeMaskMaskFormer(SemanticSegmenter):
         }
 
     def final_logits(self, predictions: MaskPredictions) -> MaskLogits:
-        """Return the last layer's logits."""
+        """Return the logits of the last layer."""
         return MaskLogits(predictions.class_logits[-1], predictions.mask_logits())
 
     def head_losses(self, predictions: MaskPredictions, targets: Targets) -> dict[str, Tensor]:
-        """The set criterion's losses."""
+        """Return the losses of the set criterion."""
         return self.criterion(predictions, targets)
 
     def output(self, score_map: ScoreMap) -> dict[str, Any]:
-        """Return Detectron2's forms of one image's predictions: `sem_seg`, and what `segments` gives."""
+        """Return the predictions of one image in Detectron2's format: `sem_seg` and the results of `segments`."""
         semantic = super().output(score_map) if self.semantic_on else {}
         with self.full_precision():
             return semantic | self.segments(score_map)
 
     def segments(self, score_map: ScoreMap) -> dict[str, Any]:
-        """Detectron2's `panoptic_seg` and `instances` of one image, where they are on."""
+        """Return `panoptic_seg` and `instances` of one image in Detectron2's format, for the tasks that are on."""
         queries = score_map.queries
-        assert queries is not None  # as `score_maps` gives them
-        found: dict[str, Any] = {}
+        assert queries is not None  # because `score_maps` sets them
+        predictions: dict[str, Any] = {}
         if self.panoptic_on:
             assert self.things is not None
-            found["panoptic_seg"] = panoptic_segmentation(
+            predictions["panoptic_seg"] = panoptic_segmentation(
                 queries,
                 things=self.things,
                 object_mask_threshold=self.object_mask_threshold,
@@ -145,11 +145,11 @@ class SeMaskMaskFormer(SemanticSegmenter):
             )
         if self.instance_on:
             classes = self.things if self.panoptic_on else None
-            found["instances"] = instance_segmentation(queries, classes=classes, limit=self.max_instances)
-        return found
+            predictions["instances"] = instance_segmentation(queries, classes=classes, limit=self.max_instances)
+        return predictions
 
     def score_maps(self, batched_inputs: list[dict], images: ImageList, predictions: MaskPredictions) -> list[ScoreMap]:
-        """The final layer's predictions to scores, image by image."""
+        """Return the scores of each image from the predictions of the last layer."""
         padded_size = (images.tensor.shape[-2], images.tensor.shape[-1])
         per_image = zip(
             batched_inputs,
@@ -168,7 +168,7 @@ class SeMaskMaskFormer(SemanticSegmenter):
 
 
 def thing_classes(cfg: CfgNode) -> frozenset[int] | None:
-    """The classes that are things, by the metadata of the config's first training or test set; None where untold."""
+    """Return the thing classes in the metadata of the first training or test set; None if there are none."""
     for name in (*cfg.DATASETS.TRAIN[:1], *cfg.DATASETS.TEST[:1]):
         things = MetadataCatalog.get(name).get("thing_dataset_id_to_contiguous_id")
         if things is not None:

@@ -1,4 +1,4 @@
-"""What is asked of anything that segments images: a model, or a model at several scales or in windows."""
+"""Interface of everything that segments images: a model, or a model at several scales or in sliding windows."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from torch import Tensor, nn
 
 from semask_d2.modeling.meta_arch.score_maps import ScoreMap
 
-Priors = dict[str, Tensor]  # the semantic maps `sem2`..`sem5` (K, h_i, w_i) of an image without its padding
+Priors = dict[str, Tensor]  # semantic maps `sem2`..`sem5` (K, h_i, w_i) of an image without padding
 
-# of the images that go through a model together where they are views of one picture
+# per batch, if the inputs are views of one image
 BATCH_PIXELS = 2**20
 GPU_BATCH_PIXELS = 2**23
 
 
 class Segmentation(NamedTuple):
-    """What a model sees in one image: `labels` (H, W) int64 class ids and, where asked for, the rest.
+    """Prediction for one image: `labels` (H, W) int64 class ids and, if requested, the rest.
 
-    `scores` (K, H, W) float, of which the highest is the label. They are no calibrated probabilities: those of mask
-    models are sums over queries of class probability times mask probability, from 0 to about 1, whose sum over the
-    classes is not 1; those of Semantic FPN are logits. `priors` are the semantic maps. `segments` are what the model
-    finds in Detectron2's forms, by their names `panoptic_seg` and `instances`.
+    `scores` (K, H, W) float, whose argmax is the label. They are not calibrated probabilities. Scores of mask models
+    are sums over queries of class probability times mask probability, from 0 to about 1, and do not add up to 1 over
+    the classes; scores of Semantic FPN are logits. `priors` are the semantic maps. `segments` are `panoptic_seg` and
+    `instances` in Detectron2's format.
     """
 
     labels: Tensor
@@ -34,9 +34,9 @@ class Segmentation(NamedTuple):
 
 
 class Segmenter(nn.Module, metaclass=ABCMeta):
-    """Images in, and labels or scores out.
+    """Interface from images to labels or scores.
 
-    `scores_are_probabilities` says whether scores can be averaged as they are; where not, they are logits.
+    If `scores_are_probabilities`, scores can be averaged directly; otherwise they are logits.
     """
 
     scores_are_probabilities: bool
@@ -44,47 +44,47 @@ class Segmenter(nn.Module, metaclass=ABCMeta):
     @property
     @abstractmethod
     def has_priors(self) -> bool:
-        """Whether there are semantic maps to show."""
+        """True if the model has semantic maps."""
 
     @abstractmethod
     def lazy_predictions(
         self, batched_inputs: list[dict], *, priors: bool = False
     ) -> Iterator[tuple[ScoreMap, Priors | None]]:
-        """Each image's scores at its `height` and `width`, not computed yet, and its semantic maps where asked for."""
+        """Yield lazy scores of each image at its `height` and `width`, and its semantic maps if `priors`."""
 
     def segments(self, score_map: ScoreMap) -> dict[str, Any]:
-        """The `panoptic_seg` and `instances` that this model is set to find, of an image's predictions; here none."""
+        """Return `panoptic_seg` and `instances` of an image, if the model predicts them; {} by default."""
         return {}
 
     def predict(
         self, batched_inputs: list[dict], *, scores: bool = False, priors: bool = False, segments: bool = False
     ) -> list[Segmentation]:
-        """Each image's labels at its `height` and `width` (the argmax of its scores), and what else is asked.
+        """Return the labels of each image at its `height` and `width`, the argmax of its scores, and what is requested.
 
-        Scores that nobody asks for are never made whole. Raises `ValueError` for priors that there are not.
+        Full-size scores are only computed if requested. Raises `ValueError` for `priors` if the model has none.
         """
         if priors and not self.has_priors:
-            raise ValueError("this model gives no semantic maps (NUM_SEM_BLOCKS 0, or none)")
+            raise ValueError("this model has no semantic maps (NUM_SEM_BLOCKS is 0 or missing)")
         results = []
         for score_map, prior in self.lazy_predictions(batched_inputs, priors=priors):
-            with torch.autocast(score_map.device.type, enabled=False):  # a caller's would decide ties in half precision
+            with torch.autocast(score_map.device.type, enabled=False):  # half precision of the caller would create ties
                 whole = score_map.scores() if scores else None
                 labels = score_map.labels() if whole is None else whole.argmax(0)
-                found = self.segments(score_map) if segments else None
-            results.append(Segmentation(labels, whole, prior, found))
+                segment_predictions = self.segments(score_map) if segments else None
+            results.append(Segmentation(labels, whole, prior, segment_predictions))
         return results
 
     def predict_labels(self, batched_inputs: list[dict]) -> list[Tensor]:
-        """The class of each pixel, (height, width) int64 per image."""
+        """Return the class of each pixel, (height, width) int64 per image."""
         return [result.labels for result in self.predict(batched_inputs)]
 
     def scored(self, batched_inputs: list[dict]) -> list[dict[str, Tensor]]:
-        """Detectron2's form of predictions: per image `sem_seg`, scores (K, height, width)."""
+        """Return predictions in Detectron2's format: per image `sem_seg`, scores (K, height, width)."""
         return [{"sem_seg": cast(Tensor, result.scores)} for result in self.predict(batched_inputs, scores=True)]
 
 
 def in_batches(images: list[dict], device: torch.device) -> Iterator[list[dict]]:
-    """Inputs of one size in batches of bounded pixels, of one image at least."""
+    """Yield inputs of one size in batches of a bounded number of pixels, at least one image each."""
     pixels = images[0]["image"].shape[-2] * images[0]["image"].shape[-1]
     count = max(1, (BATCH_PIXELS if device.type == "cpu" else GPU_BATCH_PIXELS) // pixels)
     for start in range(0, len(images), count):

@@ -1,7 +1,7 @@
-"""From queries to segments: panoptic maps and instances (Mask2Former, arXiv 2112.01527; MaskFormer, 2107.06278, 3.4).
+"""Panoptic maps and instances from queries (Mask2Former, arXiv 2112.01527; MaskFormer, 2107.06278, section 3.4).
 
-Masks at an image's full size, a float a query and pixel, are the largest thing that such inference can hold. What is
-wanted of them are a map of winners and some sums, so they are made in bands of rows, and each band is forgotten.
+Full-size masks, one float per query and pixel, would be the largest tensor of inference. Only a map of winners and some
+sums are needed, so masks are computed in bands of rows, and each band is discarded.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from semask_d2.modeling.meta_arch.score_maps import QueryMasks, argmax_of_channe
 def panoptic_segmentation(
     queries: QueryMasks, *, things: Collection[int], object_mask_threshold: float, overlap_threshold: float
 ) -> tuple[Tensor, list[dict[str, Any]]]:
-    """Detectron2's `panoptic_seg`: a map (H, W) int32 of segment ids, 0 for void, and what is known of each segment.
+    """Return Detectron2's `panoptic_seg`: a map (H, W) int32 of segment ids, 0 for void, and a dict for each segment.
 
-    Queries of a class probability above `object_mask_threshold` compete: each pixel goes to the largest product of
-    class and mask probability. A segment stands if it wins at least `overlap_threshold` of the pixels where its own
-    mask probability reaches 0.5, and is painted where it does both. `things` are the classes whose segments stay
-    apart; of the others, those of one class are one segment. Each has `id`, `isthing`, `category_id` and `score`.
+    Queries with a class probability above `object_mask_threshold` compete: each pixel goes to the largest product of
+    class and mask probability. A segment is kept if it wins at least `overlap_threshold` of the pixels where its mask
+    probability reaches 0.5, and it is painted where it both wins and reaches 0.5. Segments of the classes `things` stay
+    separate; those of any other class are merged. The dicts have `id`, `isthing`, `category_id` and `score`.
     """
     height, width = queries.output_size
     device = queries.mask_logits.device
@@ -34,51 +34,51 @@ def panoptic_segmentation(
     if not number:
         return torch.zeros(height, width, dtype=torch.int32, device=device), []
     scores, classes = scores[kept], classes[kept].tolist()
-    # of each pixel the winner, plus `number` where it is painted
+    # winner of each pixel, plus `number` where it is painted
     places = torch.empty(height, width, dtype=torch.int32, device=device)
-    own, counts = (torch.zeros(length, dtype=torch.int64, device=device) for length in (number, 2 * number))
+    mask_areas, counts = (torch.zeros(length, dtype=torch.int64, device=device) for length in (number, 2 * number))
     for start, logits in queries.bands(kept):
         probability = logits.sigmoid()
         winner = argmax_of_channels(probability * scores)
         reaches = probability.gather(-1, winner[..., None])[..., 0] >= 0.5
         place = torch.add(winner, reaches, alpha=number)
         counts += place.flatten().bincount(minlength=2 * number)
-        own += probability.ge_(0.5).sum(0).sum(0, dtype=torch.int64)  # several times as fast as sums of bool
+        mask_areas += probability.ge_(0.5).sum(0).sum(0, dtype=torch.int64)  # several times as fast as summing bools
         places[start : start + len(logits)] = place
     painted = counts[number:]
     won = counts[:number] + painted
-    id_of_place = torch.zeros(2 * number, dtype=torch.int32)
+    place_to_id = torch.zeros(2 * number, dtype=torch.int32)
     segments: list[dict[str, Any]] = []
-    id_of_stuff: dict[int, int] = {}
-    shares = (won.double() / own.clamp(min=1)).tolist()
+    stuff_ids: dict[int, int] = {}
+    shares = (won.double() / mask_areas.clamp(min=1)).tolist()
     for query, (category, area, score) in enumerate(zip(classes, painted.tolist(), scores.tolist(), strict=True)):
         if not area or shares[query] < overlap_threshold:
             continue
         is_thing = category in things
-        if not is_thing and category in id_of_stuff:
-            id_of_place[number + query] = id_of_stuff[category]
+        if not is_thing and category in stuff_ids:
+            place_to_id[number + query] = stuff_ids[category]
             continue
         segments.append({"id": len(segments) + 1, "isthing": is_thing, "category_id": category, "score": score})
-        id_of_place[number + query] = len(segments)
+        place_to_id[number + query] = len(segments)
         if not is_thing:
-            id_of_stuff[category] = len(segments)
-    return id_of_place.to(device).index_select(0, places.flatten()).view(height, width), segments
+            stuff_ids[category] = len(segments)
+    return place_to_id.to(device).index_select(0, places.flatten()).view(height, width), segments
 
 
 def instance_segmentation(queries: QueryMasks, *, classes: Collection[int] | None, limit: int) -> Instances:
-    """Detectron2's `instances`: the `limit` most probable pairs of query and class, each with its query's mask.
+    """Return Detectron2's `instances`: the `limit` most probable (query, class) pairs, each with the mask of its query.
 
-    Of those the pairs of `classes`, None for all. Fields: `pred_masks` (N, H, W) bool, where the mask's logit is above
-    0; `pred_boxes` around them, 0 where they are empty; `pred_classes` (N,); `scores` (N,), class probability times
-    the mean of the mask probability over the mask.
+    Only pairs with a class in `classes` remain (None: all). Fields: `pred_masks` (N, H, W) bool, True for logits above
+    0; `pred_boxes` around them, 0 for empty masks; `pred_classes` (N,); `scores` (N,), class probability times the mean
+    mask probability within the mask.
     """
     height, width = queries.output_size
     probability = queries.class_logits.softmax(-1)[:, :-1]
     scores, pairs = probability.flatten().topk(min(limit, probability.numel()))
     category, query = pairs % probability.shape[1], pairs // probability.shape[1]
     if classes is not None:
-        wanted = torch.isin(category, torch.tensor(sorted(classes), dtype=category.dtype, device=category.device))
-        scores, category, query = scores[wanted], category[wanted], query[wanted]
+        selected = torch.isin(category, torch.tensor(sorted(classes), dtype=category.dtype, device=category.device))
+        scores, category, query = scores[selected], category[selected], query[selected]
     used, place = query.unique(return_inverse=True)
     masks = torch.zeros(len(used), height, width, dtype=torch.bool, device=probability.device)
     sums, counts = (torch.zeros(len(used), device=probability.device) for _ in range(2))
@@ -98,7 +98,7 @@ def instance_segmentation(queries: QueryMasks, *, classes: Collection[int] | Non
 
 
 def boxes_around(masks: Tensor) -> Tensor:
-    """The boxes (N, 4) of x0, y0, x1, y1 that hold masks (N, H, W) bool, the ends beyond the last pixel; 0 for none."""
+    """Return the boxes x0, y0, x1, y1 (N, 4) around masks (N, H, W) bool, ends exclusive; 0 for empty masks."""
     sides = []
     for occupied in (masks.any(1), masks.any(2)):  # columns, rows
         length = occupied.shape[1]

@@ -23,10 +23,11 @@ from semask_d2.utils.arguments import arguments_from, require
 
 @META_ARCH_REGISTRY.register()
 class SeMaskFPN(SemanticSegmenter):
-    """Semantic FPN on any backbone; the prior loss where it has semantic maps.
+    """Semantic FPN with any backbone, and a prior loss if the backbone has semantic maps.
 
-    In training images are padded to a multiple of `train_size_divisibility` (the recipes' crop) with zeros after
-    normalization; in evaluation not at all. `ohem_pixels` above 0 trains on so many of the hardest pixels an image.
+    Training images are padded to a multiple of `train_size_divisibility` (the crop size in the recipes) with zeros
+    after normalization; evaluation images are not padded. `ohem_pixels` above 0 trains on that many of the hardest
+    pixels per image.
     `shared` are the other arguments of `SemanticSegmenter`.
     """
 
@@ -50,7 +51,7 @@ class SeMaskFPN(SemanticSegmenter):
 
     @classmethod
     def from_config(cls, cfg):
-        """The parts and arguments of `__init__` from a whole config."""
+        """Return the components and arguments of `__init__` from a config."""
         backbone, sem_seg_head = build_backbone_and_head(cfg)
         return {
             **arguments_from(cfg, cls.config_keys),
@@ -60,11 +61,11 @@ class SeMaskFPN(SemanticSegmenter):
         }
 
     def final_logits(self, predictions: Tensor) -> PixelLogits:
-        """Return the head's logits."""
+        """Return the logits of the head."""
         return PixelLogits(predictions)
 
     def head_losses(self, predictions: Tensor, targets: Targets) -> dict[str, Tensor]:
-        """The cross-entropy of the logits, over the hardest pixels alone where so configured."""
+        """Return the cross-entropy of the logits, over the hardest pixels only if configured."""
         loss = pixel_loss(
             predictions,
             targets.labels,
@@ -76,18 +77,18 @@ class SeMaskFPN(SemanticSegmenter):
         return {"loss_ce": self.loss_weight * loss}
 
     def batches(self, batched_inputs: list[dict]) -> list[list[dict]]:
-        """Neighbors of one size: not padded, images of different sizes make no batch."""
+        """Group consecutive images of one size: without padding, images of different sizes cannot be batched."""
         return [list(group) for _, group in groupby(batched_inputs, key=lambda inputs: inputs["image"].shape)]
 
     def score_maps(self, batched_inputs: list[dict], images: ImageList, predictions: Tensor) -> list[ScoreMap]:
-        """The logits (B, K, h, w) of images of one size, resized to the network's input, then to each output size.
+        """Resize the logits (B, K, h, w) of images of one size to the network input, then to each output size.
 
-        Bilinear both times, as the published models have it, which is not the same as once.
+        The published models resize bilinearly twice, which differs from resizing once.
         """
         source = (predictions.shape[-2], predictions.shape[-1])
-        given = (images.tensor.shape[-2], images.tensor.shape[-1])
+        input_size = (images.tensor.shape[-2], images.tensor.shape[-1])
         maps = []
         for logits, size in zip(predictions.float(), map(output_size, batched_inputs, images.image_sizes), strict=True):
-            rows = resized(resized(rows_of(logits), source, given), given, size)
-            maps.append(ScoreMap(rows, size, row_elements(len(logits), size, given, source), logits.device))
+            rows = resized(resized(rows_of(logits), source, input_size), input_size, size)
+            maps.append(ScoreMap(rows, size, row_elements(len(logits), size, input_size, source), logits.device))
         return maps

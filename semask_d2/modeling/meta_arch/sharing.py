@@ -1,4 +1,4 @@
-"""Models that can be saved for others, in a folder or on the Hugging Face hub."""
+"""Saving of models in a folder or on the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from semask_d2.utils.errors import UserError
 
 
 class ShareableModel(nn.Module):
-    """A model with `save_pretrained` and `push_to_hub`.
+    """Model with `save_pretrained` and `push_to_hub`.
 
-    `description` is there where `create_model` or `from_pretrained` made the model.
+    `create_model` and `from_pretrained` set its `description`.
     """
 
     description: ModelDescription | None = None
@@ -29,17 +29,17 @@ class ShareableModel(nn.Module):
         """
         if self.description is None:
             raise UserError(
-                "save_pretrained: the model's config and classes are not known; make it with semask_d2.create_model or "
-                "semask_d2.from_pretrained, which also takes a run folder"
+                "save_pretrained: the config and classes of this model are unknown; create it with "
+                "semask_d2.create_model or semask_d2.from_pretrained, which also takes a run folder"
             )
         write_shared_folder(folder, self, self.description, license=license, half=half)
 
     def push_to_hub(
         self, repository: str, *, private: bool = False, revision: str | None = None, license: str | None = None
     ) -> str:
-        """Upload what `save_pretrained` writes to the repository "owner/name", made if needed; return its address.
+        """Upload what `save_pretrained` writes to the repository "owner/name", created if needed; return its address.
 
-        `revision` is a branch. Raises `UserError` as `save_pretrained` does, and where the hub refuses.
+        `revision` is a branch. Raises `UserError` as `save_pretrained` does, and if the hub refuses the upload.
         """
         with tempfile.TemporaryDirectory() as parent:
             folder = Path(parent, repository.rpartition("/")[2] or "model")

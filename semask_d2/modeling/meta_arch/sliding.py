@@ -1,8 +1,8 @@
-"""Sliding windows: an image of any size in overlapping windows, whose scores are blended where they overlap.
+"""Sliding-window inference on images of any size, with scores blended where windows overlap.
 
-Windows are computed from top to bottom as the rows of the result are asked for, and forgotten once they are passed.
-What is held at a time are the predictions of the rows of windows that meet a band, at the model's own stride, and the
-band: never the scores of the whole image.
+Windows are computed from top to bottom as rows of the result are requested, and discarded afterwards. Memory holds one
+band, and the predictions of the windows that overlap it, at the stride of the model; never the scores of the whole
+image.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ DEVICE_KINDS = ("cpu", "cuda", "mps")
 
 
 class SlidingWindows(Segmenter):
-    """`model` in windows of at most `size` (height, width), which overlap by at least the share `overlap` of a side.
+    """`model` applied to windows of at most `size` (height, width), overlapping by at least the fraction `overlap`.
 
-    Scores are blended with weights that fall "linear" to a window's edges, or as their "mean"; those of models with
-    logits as probabilities, and given as logarithms of these. What one window covers goes to the model as it is.
-    Semantic maps, where asked for, take a second pass and are held whole.
+    Blending is "linear", with weights that decrease toward the edges of a window, or "mean". Scores that are logits are
+    blended as probabilities and returned as their logarithms. An image within one window goes to the model directly.
+    Semantic maps, if requested, take a second pass and are kept in memory at full size.
     """
 
     config_keys: ClassVar = {
@@ -45,7 +45,7 @@ class SlidingWindows(Segmenter):
         super().__init__()
         whole_sides = len(size) == 2 and all(side >= 1 and side == int(side) for side in size)
         require(whole_sides, self, "size", "two sides in pixels (or [0, 0] with an INPUT.CROP.SIZE in pixels)", size)
-        require(0 <= overlap <= 0.9, self, "overlap", "a share from 0 to 0.9", overlap)
+        require(0 <= overlap <= 0.9, self, "overlap", "a fraction from 0 to 0.9", overlap)
         require(blending in BLENDINGS, self, "blending", '"linear" or "mean"', blending)
         self.model = as_segmenter(model)
         self.scores_are_probabilities = self.model.scores_are_probabilities
@@ -56,17 +56,17 @@ class SlidingWindows(Segmenter):
 
     @property
     def has_priors(self) -> bool:
-        """Whether the model has semantic maps."""
+        """True if the model has semantic maps."""
         return self.model.has_priors
 
     def forward(self, batched_inputs: list[dict]) -> list[dict[str, Tensor]]:
-        """Per image `sem_seg`: scores (K, height, width)."""
+        """Return per image `sem_seg`: scores (K, height, width)."""
         return self.scored(batched_inputs)
 
     def lazy_predictions(
         self, batched_inputs: list[dict], *, priors: bool = False
     ) -> Iterator[tuple[ScoreMap, Priors | None]]:
-        """Scores that are computed as their rows are asked for, from top to bottom."""
+        """Yield scores that are computed when their rows are requested, from top to bottom."""
         if all(self._is_one_window(inputs["image"]) for inputs in batched_inputs):
             yield from self.model.lazy_predictions(batched_inputs, priors=priors)
             return
@@ -80,7 +80,7 @@ class SlidingWindows(Segmenter):
         return image.shape[-2] <= self.size[0] and image.shape[-1] <= self.size[1]
 
     def _grid(self, image: Tensor) -> tuple[tuple[int, int], list[int], list[int]]:
-        """The size of each window of an image, their tops and their lefts."""
+        """Return the size of the windows of an image, their top rows and their left columns."""
         height, width = image.shape[-2:]
         size = (min(self.size[0], height), min(self.size[1], width))
         return size, window_starts(height, size[0], self.overlap), window_starts(width, size[1], self.overlap)
@@ -91,53 +91,55 @@ class SlidingWindows(Segmenter):
         (window_height, window_width), tops, lefts = self._grid(image)
         autocast = callers_autocast()
 
-        def predicted(top: int) -> list[ScoreMap]:
-            """The windows side by side from row `top` on."""
+        def predict_row(top: int) -> list[ScoreMap]:
+            """Predict the windows whose first row is `top`."""
             sizes = {"height": window_height, "width": window_width}
             images = [image[:, top : top + window_height, left : left + window_width] for left in lefts]
             with autocast():
                 batches = in_batches([{"image": x, **sizes} for x in images], image.device)
                 return [score_map for batch in batches for score_map, _ in self.model.lazy_predictions(batch)]
 
-        held = {0: predicted(0)}
-        device = held[0][0].device
+        window_rows = {0: predict_row(0)}
+        device = window_rows[0][0].device
         row_weights = window_weights(height, window_height, tops, self.blending).to(device)
         column_weights = window_weights(width, window_width, lefts, self.blending).to(device)
 
         def rows(start: int, stop: int) -> Tensor:
             needed = [top for top in tops if top < stop and top + window_height > start]
-            for top in held.keys() - set(needed):
-                del held[top]
+            for top in window_rows.keys() - set(needed):
+                del window_rows[top]
             total = None
             for top in needed:
-                if top not in held:
-                    held[top] = predicted(top)
+                if top not in window_rows:
+                    window_rows[top] = predict_row(top)
                 first, last = max(start, top), min(stop, top + window_height)
-                of_rows = row_weights[tops.index(top), first:last, None, None]
-                for score_map, left, of_columns in zip(held[top], lefts, column_weights, strict=True):
+                row_weight = row_weights[tops.index(top), first:last, None, None]
+                for score_map, left, column_weight in zip(window_rows[top], lefts, column_weights, strict=True):
                     part = score_map.rows(first - top, last - top)
                     if not self.scores_are_probabilities:
                         part = part.softmax(-1)
                     if total is None:
                         total = part.new_zeros(stop - start, width, part.shape[-1])
                     right = left + window_width
-                    total[first - start : last - start, left:right] += part * of_rows * of_columns[left:right, None]
+                    total[first - start : last - start, left:right] += (
+                        part * row_weight * column_weight[left:right, None]
+                    )
             assert total is not None  # the windows cover all rows
             return total if self.scores_are_probabilities else total.clamp_(min=torch.finfo(total.dtype).tiny).log_()
 
         size = (inputs.get("height", height), inputs.get("width", width))
-        elements = held[0][0].row_elements * len(lefts) * -(-height // size[0])
+        elements = window_rows[0][0].row_elements * len(lefts) * -(-height // size[0])
         return ScoreMap(resized(rows, (height, width), size), size, elements, device)
 
     def _priors(self, image: Tensor) -> Priors:
-        """The semantic maps of all windows in one map each, to the nearest cell; later windows lie above earlier."""
+        """Compose the semantic maps of all windows, aligned to the nearest cell; later windows overwrite earlier."""
         whole: Priors = {}
         (height, width), tops, lefts = self._grid(image)
         for top in tops:
             for left in lefts:
                 window = {"image": image[:, top : top + height, left : left + width]}
                 ((_, priors),) = self.model.lazy_predictions([window], priors=True)
-                assert priors is not None  # they were asked for
+                assert priors is not None  # requested above
                 for stage, name in enumerate(SEMANTIC_MAPS):
                     stride, prior = 4 * 2**stage, priors[name]
                     cells = [-(-side // stride) for side in image.shape[-2:]]
@@ -150,13 +152,13 @@ class SlidingWindows(Segmenter):
 
 
 def window_starts(length: int, window: int, overlap: float) -> list[int]:
-    """Where windows start along a side of `length` pixels: evenly spread, as few as overlap by `overlap` or more."""
+    """Return evenly spaced window starts along a side of `length` pixels, as few as `overlap` permits."""
     count = int(np.ceil((length - window) / max(1, int(window * (1 - overlap))))) + 1
     return np.linspace(0, length - window, count).round().astype(int).tolist()
 
 
 def window_weights(length: int, window: int, starts: list[int], blending: str) -> Tensor:
-    """Each window's weight at each pixel of a side, (windows, length), which add up to 1 over the windows."""
+    """Return the weight of each window at each pixel of a side, (windows, length), with sum 1 over windows."""
     ramp = torch.arange(1, window + 1, dtype=torch.float64)
     shape = torch.minimum(ramp, ramp.flip(0)) if blending == "linear" else torch.ones(window, dtype=torch.float64)
     weights = torch.zeros(len(starts), length, dtype=torch.float64)
@@ -166,7 +168,7 @@ def window_weights(length: int, window: int, starts: list[int], blending: str) -
 
 
 def callers_autocast() -> Callable[[], AbstractContextManager]:
-    """Return the mixed precision of now, of each kind of device, for what is computed later."""
+    """Return a context factory that restores the current autocast of every kind of device later."""
     kinds = [kind for kind in DEVICE_KINDS if torch.is_autocast_enabled(kind)]
     dtypes = {kind: torch.get_autocast_dtype(kind) for kind in kinds}
 
@@ -181,7 +183,7 @@ def callers_autocast() -> Callable[[], AbstractContextManager]:
 
 
 def with_sliding(cfg: CfgNode, model: nn.Module) -> Segmenter:
-    """`model` in the windows of TEST.SLIDING, of INPUT.CROP.SIZE where its SIZE is [0, 0], or where off as it is."""
+    """Wrap `model` in the windows of TEST.SLIDING if enabled; SIZE [0, 0] means INPUT.CROP.SIZE."""
     if not cfg.TEST.SLIDING.ENABLED:
         return as_segmenter(model)
     refuse_segments(cfg, "TEST.SLIDING.ENABLED")
@@ -193,10 +195,10 @@ def with_sliding(cfg: CfgNode, model: nn.Module) -> Segmenter:
 
 
 def refuse_segments(cfg: CfgNode, key: str) -> None:
-    """Raise `UserError` where a config asks for segments while `key` is on, which blends scores, not segments."""
+    """Raise `UserError` if the config enables segments together with `key`, which blends scores only."""
     for task in ("INSTANCE_ON", "PANOPTIC_ON"):
         if cfg.MODEL.MASK_FORMER.TEST[task]:
             raise UserError(
-                f"{key}: expected False with MODEL.MASK_FORMER.TEST.{task} True, as it is for semantic segmentation "
-                "alone; set one of them to False"
+                f"{key}: expected False with MODEL.MASK_FORMER.TEST.{task} True, because it supports semantic "
+                "segmentation only; set one of them to False"
             )

@@ -1,4 +1,4 @@
-"""Pixel decoders: backbone features to per-pixel mask features, and to the maps a transformer decoder attends to."""
+"""Pixel decoders: from backbone features to mask features and the maps that a transformer decoder attends to."""
 
 from semask_d2.modeling.pixel_decoders.base import PIXEL_DECODER_REGISTRY, PixelDecoderOutput, build_pixel_decoder
 from semask_d2.modeling.pixel_decoders.fpn import BasePixelDecoder, PixelFANDecoder

@@ -1,4 +1,4 @@
-"""What every pixel decoder is: its registry, its output, and the top-down step that they share."""
+"""Base class, registry, output and top-down step of the pixel decoders."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from semask_d2.modeling.layers.feature_alignment import FeatureAlignment
 from semask_d2.utils.arguments import require
 from semask_d2.utils.registry import lookup, require_names
 
-# Ours, not Detectron2's: Mask2Former's own package registers the same names there.
+# Not Detectron2's registry, where Mask2Former's package registers the same names.
 PIXEL_DECODER_REGISTRY = Registry("semask_d2.modeling.pixel_decoders.PIXEL_DECODER_REGISTRY")
 
 
 class PixelDecoderOutput(NamedTuple):
-    """`mask_features` (B, C, H/4, W/4) and `multi_scale`, maps (B, C, h, w) from coarse to fine."""
+    """Mask features (B, C, H/4, W/4), and multi-scale maps (B, C, h, w) from coarse to fine."""
 
     mask_features: Tensor
     multi_scale: list[Tensor]
 
 
 def build_pixel_decoder(cfg, input_shape) -> nn.Module:
-    """The pixel decoder named by `MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME` for backbone features `input_shape`."""
+    """Build the pixel decoder `MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME` for backbone features `input_shape`."""
     key = "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME"
     decoder = lookup(PIXEL_DECODER_REGISTRY, cfg.MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME, key)
     return decoder(cfg, input_shape)
 
 
 class PixelDecoder(nn.Module):
-    """The arguments that the top-down decoders take, and what they may be."""
+    """Base class of the top-down decoders, with the arguments that all of them take."""
 
     config_keys: ClassVar[Mapping[str, str]] = {
         "conv_dim": "MODEL.SEM_SEG_HEAD.CONVS_DIM",
@@ -45,14 +45,14 @@ class PixelDecoder(nn.Module):
     }
 
     def check(self, input_shape: Mapping[str, ShapeSpec], *, conv_dim: int, mask_dim: int, norm: str) -> None:
-        """Raise `ArgumentError` for what no decoder can be built with."""
+        """Raise `ArgumentError` for arguments that no decoder can be built with."""
         check_norm(self, norm, conv_dim, "conv_dim")
         require(mask_dim >= 1, self, "mask_dim", "at least 1", mask_dim)
         require(len(input_shape) >= 2, self, "input_shape", "at least two features", list(input_shape))
 
 
 def check_norm(component: nn.Module, norm: str, channels: int, argument: str) -> None:
-    """Raise `ArgumentError` for a `norm` that there is not, and for `channels` that it cannot take."""
+    """Raise `ArgumentError` for an unknown `norm`, or for `channels` that do not suit it."""
     names = ("", *NORMS)
     require(norm in names, component, "norm", f"one of {names}", norm)
     divisor = GROUPS if norm == "GN" else 1
@@ -61,7 +61,7 @@ def check_norm(component: nn.Module, norm: str, channels: int, argument: str) ->
 
 
 def select_features(cfg, input_shape) -> dict:
-    """The shapes of the features that `MODEL.SEM_SEG_HEAD.IN_FEATURES` names, from fine to coarse."""
+    """Return the shapes of the features in `MODEL.SEM_SEG_HEAD.IN_FEATURES`, from fine to coarse."""
     head = cfg.MODEL.SEM_SEG_HEAD
     require_names("MODEL.SEM_SEG_HEAD.IN_FEATURES", head.IN_FEATURES, input_shape)
     shapes = {name: input_shape[name] for name in head.IN_FEATURES}
@@ -69,19 +69,19 @@ def select_features(cfg, input_shape) -> dict:
 
 
 def add_top_down_step(decoder: nn.Module, k: int, in_channels: int, channels: int, norm: str, align: bool) -> None:
-    """Give `decoder` the modules `adapter_k`, `layer_k` and, where `align`, `align_k` of one top-down step."""
+    """Add the modules of one top-down step to `decoder`: `adapter_k`, `layer_k` and, if `align`, `align_k`."""
     layer = ConvNorm(channels, channels, 3, norm=norm, activation=torch.relu_)
     decoder.add_module(f"adapter_{k}", ConvNorm(in_channels, channels, 1, norm=norm))
     if align:
-        # before `layer_k`: where a checkpoint's two names of the shared norm differ, `layer_k.norm` is right
+        # before `layer_k`: the norm is shared, and `layer_k.norm` must win where a checkpoint's two copies differ
         decoder.add_module(f"align_{k}", FeatureAlignment(channels, layer.norm))
     decoder.add_module(f"layer_{k}", layer)
 
 
 def top_down_step(decoder: nn.Module, k: int, feature: Tensor, y: Tensor, mode: str) -> Tensor:
-    """One top-down step: `feature` through `adapter_k` plus upsampled `y`, aligned where there is `align_k`.
+    """Run one top-down step: add upsampled `y` to `feature` after `adapter_k`, aligned first if there is `align_k`.
 
-    `mode` is the interpolation that brings `y` to the feature's size: "nearest" or "bilinear".
+    `mode` is the interpolation of `y`, "nearest" or "bilinear".
     """
     lateral = getattr(decoder, f"adapter_{k}")(feature)
     corners = {"align_corners": False} if mode == "bilinear" else {}

@@ -1,5 +1,5 @@
-"""Top-down pixel decoders: MaskFormer's feature pyramid (arXiv 2107.06278, section 3.3), and FaPN's, which aligns
-features at each step (arXiv 2108.07058)."""
+"""Top-down pixel decoders: MaskFormer's feature pyramid (arXiv 2107.06278, section 3.3), and FaPN (arXiv 2108.07058),
+which aligns features at each step."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from semask_d2.utils.arguments import arguments_from, known
 
 @PIXEL_DECODER_REGISTRY.register()
 class BasePixelDecoder(PixelDecoder):
-    """MaskFormer's feature pyramid over all `input_shape` features, down to the finest one's stride."""
+    """MaskFormer's feature pyramid over all features in `input_shape`, down to the finest stride."""
 
-    align = False  # whether a top-down step aligns features (FaPN)
+    align = False  # align features in each top-down step (FaPN)
 
     @configurable
     def __init__(self, input_shape: dict[str, ShapeSpec], *, conv_dim: int, mask_dim: int, norm: str):
@@ -39,11 +39,11 @@ class BasePixelDecoder(PixelDecoder):
 
     @classmethod
     def from_config(cls, cfg, input_shape):
-        """The arguments of `__init__` from `cfg.MODEL.SEM_SEG_HEAD`."""
+        """Return the arguments of `__init__` from `cfg.MODEL.SEM_SEG_HEAD`."""
         return {**arguments_from(cfg, cls.config_keys), "input_shape": select_features(cfg, input_shape)}
 
     def forward(self, features: dict[str, Tensor]) -> PixelDecoderOutput:
-        """Backbone features by name -> mask features, and the maps before the finest one, from coarse to fine."""
+        """Return the mask features and all maps but the finest, coarse to fine, for backbone features by name."""
         coarsest = len(self.features)
         y = getattr(self, f"layer_{coarsest}")(features[self.features[-1]])
         maps = [y]
@@ -55,6 +55,6 @@ class BasePixelDecoder(PixelDecoder):
 
 @PIXEL_DECODER_REGISTRY.register()
 class PixelFANDecoder(BasePixelDecoder):
-    """FaPN: as `BasePixelDecoder`, with feature alignment in each top-down step."""
+    """FaPN: `BasePixelDecoder` with feature alignment in each top-down step."""
 
     align = True

@@ -1,5 +1,5 @@
 """Mask2Former's pixel decoder (arXiv 2112.01527, section 3.1): a deformable encoder over the coarse levels, then
-one top-down step to stride 4; and its MSFaPN variant, whose step aligns features first (FaPN, arXiv 2108.07058)."""
+one top-down step to stride 4; and the MSFaPN variant, which aligns features in that step (FaPN, arXiv 2108.07058)."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ from semask_d2.utils.arguments import arguments_from, known, require, value_of
 from semask_d2.utils.errors import UserError
 from semask_d2.utils.registry import require_names
 
-FEEDFORWARD_DIM = 1024  # the released models', whatever MODEL.MASK_FORMER.DIM_FEEDFORWARD says
+FEEDFORWARD_DIM = 1024  # as in the released models, independent of MODEL.MASK_FORMER.DIM_FEEDFORWARD
 
 UNREAD_HEADS = "MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS"
-NUM_MAPS = 3  # of the multi-scale output, however many levels the encoder has
+NUM_MAPS = 3  # in the multi-scale output, however many levels the encoder has
 
 
 class DeformableEncoderLayer(nn.Module):
@@ -50,13 +50,13 @@ class DeformableEncoderLayer(nn.Module):
             nn.init.xavier_uniform_(linear.weight)
 
     def forward(self, tokens: Tensor, position: Tensor, reference: Tensor, sizes: Sequence[Size]) -> Tensor:
-        """`tokens` (B, N, C), `position` (N, C), `reference` (N, 2) -> (B, N, C)."""
+        """Update `tokens` (B, N, C), given `position` (N, C) and `reference` points (N, 2)."""
         tokens = self.norm1(tokens + self.dropout(self.self_attn(tokens + position, reference, tokens, sizes)))
         return self.norm2(tokens + self.dropout(self.linear2(self.dropout(self.linear1(tokens).relu_()))))
 
 
 class DeformableEncoder(nn.Module):
-    """The stack of layers, under the released models' name `encoder.layers`."""
+    """Stack of layers under the released models' name `encoder.layers`."""
 
     def __init__(self, layers: Sequence[DeformableEncoderLayer]):
         super().__init__()
@@ -64,7 +64,7 @@ class DeformableEncoder(nn.Module):
 
 
 class DeformableTransformer(nn.Module):
-    """Deformable encoder over several maps, each with its position encoding and a learned level embedding."""
+    """Deformable encoder over several maps, each with a position encoding and a learned level embedding."""
 
     def __init__(
         self,
@@ -85,7 +85,7 @@ class DeformableTransformer(nn.Module):
         )
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
-        """Maps (B, C, h, w), coarse to fine -> maps of the same shapes."""
+        """Encode maps (B, C, h, w), coarse to fine, to maps of the same shapes."""
         channels, device = maps[0].shape[1], maps[0].device
         sizes = [(m.shape[-2], m.shape[-1]) for m in maps]
         tokens = torch.cat([m.flatten(2).transpose(1, 2) for m in maps], dim=1)
@@ -99,7 +99,7 @@ class DeformableTransformer(nn.Module):
         for layer in self.encoder.layers:
             tokens = run(layer, tokens, position, reference, sizes, recompute=self.recompute)
         parts = tokens.transpose(1, 2).split([h * w for h, w in sizes], dim=2)
-        # no `unflatten`: tracing takes its sizes for constants, and those of all that follows
+        # no `unflatten`: tracing would record its sizes as constants, and all sizes derived from them
         return [part.reshape(*part.shape[:2], *size) for part, size in zip(parts, sizes, strict=True)]
 
 
@@ -107,7 +107,7 @@ class DeformableTransformer(nn.Module):
 class MSDeformAttnPixelDecoder(PixelDecoder):
     """Deformable encoder over `encoder_features`, then a top-down step for each finer feature down to stride 4."""
 
-    align = False  # whether the top-down step aligns features (FaPN)
+    align = False  # align features in the top-down step (FaPN)
     config_keys: ClassVar = {
         **PixelDecoder.config_keys,
         "encoder_features": "MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES",
@@ -138,12 +138,12 @@ class MSDeformAttnPixelDecoder(PixelDecoder):
         super().__init__()
         require(set(checkpointing) <= set(PARTS), self, "checkpointing", f"some of {PARTS}", list(checkpointing))
         self.check(input_shape, conv_dim=conv_dim, mask_dim=mask_dim, norm=norm)
-        check_norm(self, "GN", conv_dim, "conv_dim")  # of the projections, whatever `norm` is
+        check_norm(self, "GN", conv_dim, "conv_dim")  # the projections use GroupNorm, whatever `norm` is
         require(num_encoder_layers >= 0, self, "num_encoder_layers", "at least 0", num_encoder_layers)
         require(num_points >= 1, self, "num_points", "at least 1", num_points)
         require(0 <= dropout < 1, self, "dropout", "at least 0 and below 1", dropout)
-        wanted = f"a number of heads that divides {conv_dim} ({self.config_keys['conv_dim']})"
-        require(num_heads >= 1 and conv_dim % num_heads == 0, self, "num_heads", wanted, num_heads)
+        expected = f"a number of heads that divides {conv_dim} ({self.config_keys['conv_dim']})"
+        require(num_heads >= 1 and conv_dim % num_heads == 0, self, "num_heads", expected, num_heads)
         coarse = [name for name in reversed(input_shape) if name in encoder_features]
         self.encoder_features = coarse
         convs = [nn.Conv2d(known(input_shape[name].channels), conv_dim, 1) for name in coarse]
@@ -162,32 +162,32 @@ class MSDeformAttnPixelDecoder(PixelDecoder):
         )
         self.mask_features = ConvNorm(conv_dim, mask_dim, 1)
         finest = min(known(input_shape[name].stride) for name in coarse)
-        wanted = f"a power of two from 4 to {finest}"
+        expected = f"a power of two from 4 to {finest}"
         require(
-            common_stride in (4, 8, 16, 32) and common_stride <= finest, self, "common_stride", wanted, common_stride
+            common_stride in (4, 8, 16, 32) and common_stride <= finest, self, "common_stride", expected, common_stride
         )
         steps = int(math.log2(finest // common_stride))
         self.fine_features = list(input_shape)[:steps]
-        wanted = f"features that make {NUM_MAPS} maps with the top-down steps to stride {common_stride}"
-        require(len(coarse) + steps >= NUM_MAPS, self, "encoder_features", wanted, coarse)
+        expected = f"features that make {NUM_MAPS} maps with the top-down steps to stride {common_stride}"
+        require(len(coarse) + steps >= NUM_MAPS, self, "encoder_features", expected, coarse)
         for k, name in enumerate(self.fine_features, start=1):
             add_top_down_step(self, k, known(input_shape[name].channels), conv_dim, norm, self.align)
 
     @classmethod
     def from_config(cls, cfg, input_shape):
-        """The arguments of `__init__` from `cfg.MODEL.SEM_SEG_HEAD`."""
+        """Return the arguments of `__init__` from `cfg.MODEL.SEM_SEG_HEAD`."""
         shapes = select_features(cfg, input_shape)
         key = cls.config_keys["encoder_features"]
         require_names(key, value_of(cfg, key), shapes)
         heads, published = value_of(cfg, UNREAD_HEADS), cls.config_keys["num_heads"]
-        if heads not in (8, value_of(cfg, published)):  # 8 is its default, which says nothing
+        if heads not in (8, value_of(cfg, published)):  # 8 is the default, so it was probably not set by the user
             raise UserError(f"{UNREAD_HEADS}: {heads} is not read, as in the published code; set {published} instead")
         return {**arguments_from(cfg, cls.config_keys), "input_shape": shapes}
 
     def forward(self, features: dict[str, Tensor]) -> PixelDecoderOutput:
-        """Backbone features (B, C_i, h_i, w_i) by name -> mask features at stride 4 and the three coarsest maps.
+        """Return mask features at stride 4 and the three coarsest maps for features (B, C_i, h_i, w_i) by name.
 
-        Those are the encoder's, and where it has fewer, the first ones of the top-down steps.
+        The maps come from the encoder; if it has fewer, the first top-down steps provide the rest.
         """
         maps = [
             projection(features[name]) for projection, name in zip(self.input_proj, self.encoder_features, strict=True)
@@ -202,6 +202,6 @@ class MSDeformAttnPixelDecoder(PixelDecoder):
 
 @PIXEL_DECODER_REGISTRY.register()
 class MSDeformAttnPixelFANDecoder(MSDeformAttnPixelDecoder):
-    """MSFaPN: as `MSDeformAttnPixelDecoder`, with feature alignment in the top-down step."""
+    """MSFaPN: `MSDeformAttnPixelDecoder` with feature alignment in the top-down step."""
 
     align = True

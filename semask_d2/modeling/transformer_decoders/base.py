@@ -1,4 +1,4 @@
-"""What every transformer decoder is: its registry and its predictions."""
+"""Base class, registry and predictions of the transformer decoders."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ TRANSFORMER_DECODER_REGISTRY = Registry("semask_d2.modeling.transformer_decoders
 class MaskPredictions(NamedTuple):
     """The predictions of all L supervised decoder layers, the last one final.
 
-    `class_logits` (L, B, Q, K + 1), the last class being "no object"; `mask_embed` (L, B, Q, C) and `mask_features`
-    (B, C, H/4, W/4), whose dot product is a mask's logits. Masks are left unmultiplied because most are never needed.
+    `class_logits` (L, B, Q, K + 1), with "no object" as the last class; `mask_embed` (L, B, Q, C) and `mask_features`
+    (B, C, H/4, W/4), whose dot product gives mask logits. It is computed on demand, because most masks are never
+    needed.
     """
 
     class_logits: Tensor
@@ -27,19 +28,19 @@ class MaskPredictions(NamedTuple):
     mask_features: Tensor
 
     def mask_logits(self, layer: int = -1) -> Tensor:
-        """The mask logits of one decoder layer: (B, Q, H/4, W/4), the queries innermost in memory."""
+        """Return the mask logits of one decoder layer: (B, Q, H/4, W/4), with queries innermost in memory."""
         return torch.einsum("bchw,bqc->bhwq", self.mask_features, self.mask_embed[layer]).permute(0, 3, 1, 2)
 
     def float(self) -> MaskPredictions:
-        """The same predictions in fp32."""
+        """Convert the predictions to fp32."""
         return MaskPredictions(*(x.float() for x in self))
 
 
 def build_transformer_decoder(cfg, in_channels: int) -> MaskTransformerDecoder:
-    """The decoder named by `MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME`, on maps of `in_channels`.
+    """Build the decoder `MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME` for maps of `in_channels`.
 
-    Its attribute `supervision` says where its masks are compared: "points" (Mask2Former) or "dense" (MaskFormer);
-    `multi_scale`, whether it attends to several maps of a pixel decoder.
+    Its attribute `supervision` says where masks are supervised: on "points" (Mask2Former) or "dense" (MaskFormer);
+    `multi_scale` says whether it attends to several maps of the pixel decoder.
     """
     key = "MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME"
     decoder = lookup(TRANSFORMER_DECODER_REGISTRY, cfg.MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME, key)
@@ -47,9 +48,9 @@ def build_transformer_decoder(cfg, in_channels: int) -> MaskTransformerDecoder:
 
 
 class MaskTransformerDecoder(nn.Module):
-    """The arguments that every decoder takes, and what they may be.
+    """Base class of the decoders, with the arguments that all of them take.
 
-    Maps have `in_channels` channels and are projected to `hidden_dim`, where the numbers are equal only with
+    Maps of `in_channels` channels are projected to `hidden_dim`; if the numbers are equal, only with
     `enforce_input_proj`. A decoder makes `num_layers` supervised predictions.
     """
 
@@ -92,11 +93,11 @@ class MaskTransformerDecoder(nn.Module):
             "num_layers": num_layers,
         }.items():
             require(value >= 1, self, name, "at least 1", value)
-        wanted = "a multiple of 4 (the sine and cosine of y and x)"
-        require(hidden_dim % 4 == 0, self, "hidden_dim", wanted, hidden_dim)
-        wanted = f"a multiple of {num_heads} ({self.config_keys['num_heads']})"
-        require(hidden_dim % num_heads == 0, self, "hidden_dim", wanted, hidden_dim)
-        require(not pre_norm, self, "pre_norm", "only False, as in every released SeMask model", pre_norm)
+        expected = "a multiple of 4 (the sine and cosine of y and x)"
+        require(hidden_dim % 4 == 0, self, "hidden_dim", expected, hidden_dim)
+        expected = f"a multiple of {num_heads} ({self.config_keys['num_heads']})"
+        require(hidden_dim % num_heads == 0, self, "hidden_dim", expected, hidden_dim)
+        require(not pre_norm, self, "pre_norm", "False, as in every released SeMask model", pre_norm)
         self.in_channels = in_channels
         self.num_classes = num_classes
         self.hidden_dim = hidden_dim
@@ -108,7 +109,7 @@ class MaskTransformerDecoder(nn.Module):
         self.enforce_input_proj = enforce_input_proj
 
     def input_projections(self, maps: int) -> list[nn.Module]:
-        """Return a new 1x1 convolution to `hidden_dim` channels for each of so many `maps`, or identities."""
+        """Return a new 1x1 convolution to `hidden_dim` channels for each of `maps` maps, or identities."""
         if self.in_channels == self.hidden_dim and not self.enforce_input_proj:
             return [nn.Identity() for _ in range(maps)]
         convolutions = [nn.Conv2d(self.in_channels, self.hidden_dim, 1) for _ in range(maps)]
@@ -118,5 +119,5 @@ class MaskTransformerDecoder(nn.Module):
 
     @classmethod
     def from_config(cls, cfg, in_channels):
-        """The arguments of `__init__` from `cfg.MODEL.MASK_FORMER`."""
+        """Return the arguments of `__init__` from `cfg.MODEL.MASK_FORMER`."""
         return {"in_channels": in_channels, **arguments_from(cfg, cls.config_keys)}

@@ -1,4 +1,4 @@
-"""Mask2Former's decoder: queries attend to maps of several scales inside their own last mask (arXiv 2112.01527)."""
+"""Mask2Former's decoder: each query attends to multi-scale maps within its latest mask (arXiv 2112.01527)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NUM_LEVELS = 3
 
 
 class SelfAttentionLayer(nn.Module):
-    """Self-attention among queries, post-norm; positions go to queries and keys, never to values."""
+    """Self-attention among queries, post-norm; positions are added to queries and keys, not to values."""
 
     def __init__(self, dim: int, num_heads: int):
         super().__init__()
@@ -31,13 +31,13 @@ class SelfAttentionLayer(nn.Module):
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, queries: Tensor, query_position: Tensor) -> Tensor:
-        """(B, Q, C) and (Q, C) -> (B, Q, C)."""
+        """Update queries (B, Q, C), given their positions (Q, C)."""
         q = queries + query_position
         return self.norm(queries + self.self_attn(q, q, queries))
 
 
 class CrossAttentionLayer(nn.Module):
-    """Attention from queries to the tokens of a map, masked, post-norm."""
+    """Masked cross-attention from queries to the tokens of a map, post-norm."""
 
     def __init__(self, dim: int, num_heads: int):
         super().__init__()
@@ -47,7 +47,7 @@ class CrossAttentionLayer(nn.Module):
     def forward(
         self, queries: Tensor, query_position: Tensor, tokens: Tensor, position: Tensor, attend: Tensor
     ) -> Tensor:
-        """Queries (B, Q, C), tokens (B, N, C), positions (Q, C) and (N, C), `attend` (B, Q, N) -> (B, Q, C)."""
+        """Update queries (B, Q, C) from tokens (B, N, C), given positions (Q, C) and (N, C), and `attend` (B, Q, N)."""
         y = self.multihead_attn(queries + query_position, tokens + position, tokens, attend)
         return self.norm(queries + y)
 
@@ -64,7 +64,7 @@ class FeedForwardLayer(nn.Module):
             nn.init.xavier_uniform_(linear.weight)
 
     def forward(self, queries: Tensor) -> Tensor:
-        """(B, Q, C) -> (B, Q, C)."""
+        """Update queries (B, Q, C)."""
         return self.norm(queries + self.linear2(self.linear1(queries).relu_()))
 
 
@@ -72,9 +72,9 @@ class FeedForwardLayer(nn.Module):
 class MultiScaleMaskedTransformerDecoder(MaskTransformerDecoder):
     """Rounds of masked cross-attention, self-attention and feed-forward over three maps in turn.
 
-    It predicts before the first round and after each one: `num_layers` supervised predictions of one round fewer, on
-    points. As published it has no dropout: MODEL.MASK_FORMER.DROPOUT is the pixel decoder's deformable encoder's.
-    `arguments` are those of `MaskTransformerDecoder`.
+    It predicts before the first round and after each one, so `num_layers` predictions take `num_layers` - 1 rounds.
+    They are supervised on points. As published it has no dropout: MODEL.MASK_FORMER.DROPOUT applies to the deformable
+    encoder of the pixel decoder. `arguments` are those of `MaskTransformerDecoder`.
     """
 
     supervision = "points"
@@ -98,14 +98,14 @@ class MultiScaleMaskedTransformerDecoder(MaskTransformerDecoder):
         self.mask_embed = MLP(dim, dim, self.mask_dim, 3)
 
     def forward(self, maps: list[Tensor], mask_features: Tensor) -> MaskPredictions:
-        """Three maps (B, C, h, w), coarse to fine, and mask features (B, C', H/4, W/4) -> predictions."""
+        """Predict from three maps (B, C, h, w), coarse to fine, and mask features (B, C', H/4, W/4)."""
         tokens, positions, guides = [], [], []
         for projection, level, feature in zip(self.input_proj, self.level_embed.weight, maps, strict=True):
             x = projection(feature)
             tokens.append(x.flatten(2).transpose(1, 2) + level)
             _, channels, height, width = x.shape
             positions.append(sine_position_encoding(height, width, channels, x.device).flatten(1).T)
-            # resizing is linear: the mask features once per level instead of every query's mask per layer
+            # resizing is linear, so it is done once per level instead of for every mask of every layer
             guides.append(
                 F.interpolate(mask_features.detach(), size=x.shape[-2:], mode="bilinear", align_corners=False)
             )
@@ -131,9 +131,9 @@ class MultiScaleMaskedTransformerDecoder(MaskTransformerDecoder):
 
 
 def foreground(mask_embed: Tensor, features: Tensor) -> Tensor:
-    """Where each query may attend: inside its mask (probability at least 0.5), or everywhere where that is empty.
+    """Return the attention mask: each query attends within its mask (probability >= 0.5), or everywhere if it is empty.
 
-    `mask_embed` (B, Q, C), `features` (B, C, h, w) -> boolean (B, Q, h w).
+    `mask_embed` (B, Q, C), `features` (B, C, h, w) -> boolean (B, Q, h w), True where a query attends.
     """
     attend = torch.einsum("bqc,bcn->bqn", mask_embed, features.flatten(2)) >= 0
     return attend | ~attend.any(-1, keepdim=True)

@@ -1,4 +1,4 @@
-"""MaskFormer's decoder: DETR's, on one map (arXiv 2107.06278, section 3.3; DETR, arXiv 2005.12872)."""
+"""MaskFormer's decoder: DETR's decoder on one map (arXiv 2107.06278, section 3.3; DETR, arXiv 2005.12872)."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class DecoderLayer(nn.Module):
             nn.init.xavier_uniform_(linear.weight)
 
     def forward(self, queries: Tensor, query_position: Tensor, tokens: Tensor, position: Tensor) -> Tensor:
-        """Queries (B, Q, C), tokens (B, N, C), positions (Q, C) and (N, C) -> (B, Q, C)."""
+        """Update queries (B, Q, C) from tokens (B, N, C), given positions (Q, C) and (N, C)."""
         q = queries + query_position
         queries = self.norm1(queries + self.dropout(self.self_attn(q, q, queries)))
         y = self.multihead_attn(queries + query_position, tokens + position, tokens)
@@ -47,7 +47,7 @@ class DecoderLayer(nn.Module):
 
 
 class Decoder(nn.Module):
-    """The stack of layers and the norm that all their outputs share."""
+    """Stack of layers, with one norm for all their outputs."""
 
     def __init__(self, layers: list[DecoderLayer], dim: int):
         super().__init__()
@@ -56,7 +56,7 @@ class Decoder(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Holds the decoder under the released models' name `transformer.decoder`."""
+    """Wrapper that gives the decoder the released models' name `transformer.decoder`."""
 
     def __init__(self, decoder: Decoder):
         super().__init__()
@@ -65,9 +65,9 @@ class Transformer(nn.Module):
 
 @TRANSFORMER_DECODER_REGISTRY.register()
 class StandardTransformerDecoder(MaskTransformerDecoder):
-    """`num_layers` DETR decoder layers whose queries start from zero, on the last of the given maps.
+    """DETR decoder of `num_layers` layers on the last of the given maps; queries start at zero.
 
-    Every layer's output is a supervised prediction, on all pixels. `shared` are the arguments of
+    The output of every layer is a prediction, supervised on all pixels. `shared` are the arguments of
     `MaskTransformerDecoder`.
     """
 
@@ -84,8 +84,8 @@ class StandardTransformerDecoder(MaskTransformerDecoder):
         super().__init__(**shared)
         dim = self.hidden_dim
         require(0 <= dropout < 1, self, "dropout", "at least 0 and below 1", dropout)
-        wanted = "only 0, as in the released SeMask models"
-        require(num_encoder_layers == 0, self, "num_encoder_layers", wanted, num_encoder_layers)
+        expected = "0, as in the released SeMask models"
+        require(num_encoder_layers == 0, self, "num_encoder_layers", expected, num_encoder_layers)
         layers = [DecoderLayer(dim, self.num_heads, self.feedforward_dim, dropout) for _ in range(self.num_layers)]
         self.transformer = Transformer(Decoder(layers, dim))
         self.query_embed = nn.Embedding(self.num_queries, dim)
@@ -94,7 +94,7 @@ class StandardTransformerDecoder(MaskTransformerDecoder):
         self.mask_embed = MLP(dim, dim, self.mask_dim, 3)
 
     def forward(self, maps: list[Tensor], mask_features: Tensor) -> MaskPredictions:
-        """Maps (B, C, h, w), of which the last one is used, and mask features (B, C', H/4, W/4) -> predictions."""
+        """Predict from the last of `maps` (B, C, h, w) and from mask features (B, C', H/4, W/4)."""
         x = self.input_proj(maps[-1])
         tokens = x.flatten(2).transpose(1, 2)
         _, channels, height, width = x.shape

@@ -1,4 +1,4 @@
-"""MODEL.BACKBONE.FREEZE_AT, and outputs that no head takes, in every backbone."""
+"""MODEL.BACKBONE.FREEZE_AT, and outputs that no head uses, in every backbone."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from semask_d2 import build_model, get_cfg
 from tests.helpers.tiny_model import make_inputs
 
 CONFIGS = ("semask_swin_mini_m2f", "semask_mit_b0_m2f", "semask_timm_resnet18_m2f")
-STAGE_NAMES = {  # what holds the blocks of stage i, and the stem
+STAGE_NAMES = {  # prefixes of the parameters of the stem and of the blocks of stage i
     "semask_swin_mini_m2f": ("patch_embed.", "layers.{}.blocks."),
     "semask_mit_b0_m2f": ("patch_embed1.", "block{}."),
     "semask_timm_resnet18_m2f": ("body.conv1.", "body.layer{}."),
@@ -38,7 +38,7 @@ def test_stem_and_stages_are_frozen_in_order(config: str, freeze_at: int) -> Non
 
 
 @pytest.mark.parametrize("config", CONFIGS)
-def test_what_is_frozen_never_changes_in_training(config: str) -> None:
+def test_frozen_parts_do_not_change_in_training(config: str) -> None:
     model = build(config, "MODEL.BACKBONE.FREEZE_AT", "3")
     assert model.train() is model
     frozen = {id(tensor) for module in model.backbone.frozen for tensor in module.state_dict(keep_vars=True).values()}
@@ -53,7 +53,7 @@ def test_what_is_frozen_never_changes_in_training(config: str) -> None:
 
 
 @pytest.mark.parametrize("config", CONFIGS)
-def test_every_learning_parameter_gets_a_gradient_whatever_features_the_head_takes(config: str) -> None:
+def test_every_trainable_parameter_gets_a_gradient_with_any_head_features(config: str) -> None:
     model = build(config, "MODEL.SEM_SEG_HEAD.IN_FEATURES", "['res3','res4','res5']", "MODEL.SWIN.SEM_INIT", "live")
     sum(model.train()(make_inputs((64, 64))).values()).backward()
     without = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]

@@ -1,4 +1,4 @@
-"""The plain ResNet beside torchvision's and beside a formula, and what of it can be set, frozen and refused."""
+"""ResNet against torchvision's and against a formula; its settings, frozen parts and errors."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SMALL = {"stem_out_channels": 8, "res2_out_channels": 16, "width_per_group": 4}
 
 
 def resnet(**settings: Any) -> ResNet:
-    """A ResNet of torchvision's kind, wholly trained, but for `settings`."""
+    """Build a ResNet like torchvision's, with nothing frozen, except for `settings`."""
     return with_defaults(ResNet, **{"stride_in_1x1": False, "out_features": STAGES, "freeze_at": 0} | settings)
 
 
@@ -39,8 +39,8 @@ def resnet_cfg(*options: object) -> CfgNode:
     return cfg
 
 
-def of_torchvision(model: nn.Module) -> dict[str, Tensor]:
-    """The state of a ResNet of torchvision's under our names, without what its classifier and counters hold."""
+def torchvision_state(model: nn.Module) -> dict[str, Tensor]:
+    """Return the state of torchvision's ResNet under our names, without classifier and counters."""
     renamed = {torchvision_resnet_name(name): value for name, value in model.state_dict().items()}
     return {
         name.removeprefix("backbone."): value
@@ -52,9 +52,9 @@ def of_torchvision(model: nn.Module) -> dict[str, Tensor]:
 @pytest.mark.parametrize("depth", BLOCKS)
 def test_names_and_shapes_are_torchvisions(depth: int) -> None:
     with torch.device("meta"):
-        expected = of_torchvision(getattr(torchvision.models, f"resnet{depth}")())
-        ours = resnet(depth=depth, res2_out_channels=64 if depth < 50 else 256).state_dict()
-    assert {name: value.shape for name, value in ours.items()} == {n: value.shape for n, value in expected.items()}
+        expected = torchvision_state(getattr(torchvision.models, f"resnet{depth}")())
+        result = resnet(depth=depth, res2_out_channels=64 if depth < 50 else 256).state_dict()
+    assert {name: value.shape for name, value in result.items()} == {n: value.shape for n, value in expected.items()}
 
 
 @pytest.mark.parametrize(
@@ -67,27 +67,27 @@ def test_names_and_shapes_are_torchvisions(depth: int) -> None:
 )
 @pytest.mark.parametrize("norm", ["FrozenBN", "BN"])
 def test_features_are_torchvisions(name: str, settings: dict[str, int], norm: str) -> None:
-    theirs = with_statistics(getattr(torchvision.models, name)())
-    ours = resnet(norm=norm, out_features=["stem", *STAGES], **settings)
-    missing, unexpected = ours.load_state_dict(of_torchvision(theirs), strict=False)
+    reference = with_statistics(getattr(torchvision.models, name)())
+    result = resnet(norm=norm, out_features=["stem", *STAGES], **settings)
+    missing, unexpected = result.load_state_dict(torchvision_state(reference), strict=False)
     assert not [x for x in missing if not x.endswith("num_batches_tracked")]
     assert not unexpected
     training = norm == "BN"
-    theirs.train(training), ours.train(training)
+    reference.train(training), result.train(training)
     image = torch.randn(2, 3, 70, 64)
-    x = theirs.maxpool(theirs.relu(theirs.bn1(theirs.conv1(image))))
+    x = reference.maxpool(reference.relu(reference.bn1(reference.conv1(image))))
     expected = {"stem": x}
     for i in range(1, 5):
-        expected[f"res{i + 1}"] = x = getattr(theirs, f"layer{i}")(x)
-    found = ours(image)
-    assert list(found) == list(expected)
+        expected[f"res{i + 1}"] = x = getattr(reference, f"layer{i}")(x)
+    actual = result(image)
+    assert list(actual) == list(expected)
     for key in expected:
-        torch.testing.assert_close(found[key], expected[key], atol=1e-4, rtol=1e-4)
-        shape = ours.output_shape()[key]
-        assert (shape.channels, -(-64 // shape.stride)) == (found[key].shape[1], found[key].shape[3])
-    if training:  # and the statistics of the batch were counted
-        ours, theirs = ours.state_dict(), of_torchvision(theirs)
-        assert all(torch.allclose(ours[key], theirs[key], atol=1e-5) for key in theirs)
+        torch.testing.assert_close(actual[key], expected[key], atol=1e-4, rtol=1e-4)
+        shape = result.output_shape()[key]
+        assert (shape.channels, -(-64 // shape.stride)) == (actual[key].shape[1], actual[key].shape[3])
+    if training:  # batch statistics are updated too
+        result, reference = result.state_dict(), torchvision_state(reference)
+        assert all(torch.allclose(result[key], reference[key], atol=1e-5) for key in reference)
 
 
 def formula(
@@ -100,7 +100,7 @@ def formula(
     stride_in_1x1: bool,
     groups: int,
 ) -> dict[str, Tensor]:
-    """Bottleneck stages written out, for what torchvision has not: DeepLab's keys, strides in the first 1x1."""
+    """Compute bottleneck stages explicitly, with settings that torchvision lacks: DeepLab's keys, strides in 1x1."""
 
     def conv(x: Tensor, name: str, stride: int = 1, padding: int = 0, dilation: int = 1, groups: int = 1) -> Tensor:
         x = F.conv2d(x, state[f"{name}.weight"], None, stride, padding, dilation, groups)
@@ -154,17 +154,17 @@ def test_other_settings_are_the_formula(settings: dict[str, Any], oracle: dict[s
     image = torch.randn(1, 3, 66, 96)
     with torch.no_grad():
         expected = formula(model.state_dict(), image, **(plain | oracle))
-        found = model(image)
+        actual = model(image)
     for name, feature in expected.items():
         assert feature.std() > 0.05
-        torch.testing.assert_close(found[name], feature, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(actual[name], feature, atol=1e-4, rtol=1e-4)
         assert -(-96 // model.output_shape()[name].stride) == feature.shape[-1]
 
 
 # Settings
 
 
-def test_a_config_builds_what_it_says_and_deeplabs_keys_are_deeplabs(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_config_is_applied_and_deeplab_keys_need_the_deeplab_builder(caplog: pytest.LogCaptureFixture) -> None:
     keys = ("MODEL.RESNETS.STEM_TYPE", "deeplab", "MODEL.RESNETS.RES5_DILATION", 2)
     cfg = resnet_cfg("MODEL.RESNETS.WIDTH_PER_GROUP", 8, "MODEL.RESNETS.OUT_FEATURES", ["res3"], *keys)
     image = ShapeSpec(channels=3)
@@ -175,7 +175,7 @@ def test_a_config_builds_what_it_says_and_deeplabs_keys_are_deeplabs(caplog: pyt
     assert plain.res2[0].conv2.out_channels == 8
     assert not plain.res2[0].conv2.norm.state_dict().keys() & {"num_batches_tracked"}
     (record,) = caplog.records
-    assert "STEM_TYPE deeplab is not used: build_resnet_deeplab_backbone alone" in record.getMessage()
+    assert "STEM_TYPE deeplab is not used: only build_resnet_deeplab_backbone" in record.getMessage()
     deeplab = build_resnet_deeplab_backbone(cfg, image)
     assert [name for name, _ in deeplab.stem.named_children()] == ["conv1", "conv2", "conv3"]
 
@@ -197,10 +197,10 @@ def test_a_config_builds_what_it_says_and_deeplabs_keys_are_deeplabs(caplog: pyt
             "RES5_MULTI_GRID: expected three numbers of at least 1, one per block, got [1, 2]",
         ),
         (("DEPTH", 18), "RES2_OUT_CHANNELS: expected 64, with a depth of 18 or 34, got 256"),
-        (("DEFORM_ON_PER_STAGE", [False, True, True, True]), "DEFORM_ON_PER_STAGE: expected False of every stage;"),
+        (("DEFORM_ON_PER_STAGE", [False, True, True, True]), "DEFORM_ON_PER_STAGE: expected False for every stage;"),
     ],
 )
-def test_what_cannot_be_built_is_named(options: tuple[str, Any], message: str) -> None:
+def test_invalid_settings_are_named(options: tuple[str, Any], message: str) -> None:
     key, value = options
     cfg = resnet_cfg("MODEL.RESNETS.WIDTH_PER_GROUP", 8, f"MODEL.RESNETS.{key}", value)
     with pytest.raises(UserError) as caught, naming_config_keys():
@@ -251,7 +251,7 @@ def whole_model(*options: object) -> CfgNode:
 
 
 @pytest.mark.parametrize("size_divisibility", [32, 0])
-def test_a_mask_model_on_it_learns_and_predicts_at_any_size(size_divisibility: int) -> None:
+def test_a_mask_model_with_it_trains_and_predicts_at_any_size(size_divisibility: int) -> None:
     cfg = whole_model("MODEL.RESNETS.NORM", "BN", "MODEL.MASK_FORMER.SIZE_DIVISIBILITY", size_divisibility)
     model = build_model(cfg)
     losses = model.train()(make_inputs((64, 96), (50, 71)))
@@ -264,9 +264,9 @@ def test_a_mask_model_on_it_learns_and_predicts_at_any_size(size_divisibility: i
     assert not model.has_priors
 
 
-def test_it_cannot_recompute_its_stages() -> None:
+def test_recomputing_stages_is_not_supported() -> None:
     cfg = whole_model("MODEL.ACTIVATION_CHECKPOINTING", ["res3", "pixel_decoder", "res4"])
-    with pytest.raises(UserError, match=r"CHECKPOINTING: build_resnet_backbone cannot do it; leave res3, res4 out"):
+    with pytest.raises(UserError, match=r"CHECKPOINTING: build_resnet_backbone does not support it; remove res3, res4"):
         build_model(cfg)
 
 

@@ -1,4 +1,4 @@
-"""The SeMask Swin backbone: shapes at any resolution, its keys, and its parts against explicit formulas."""
+"""SeMask Swin: shapes at any resolution, parameter names, and parts against explicit formulas."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_size_divisibility_is_the_coarsest_stride() -> None:
     assert BACKBONE.size_divisibility == 32
 
 
-def test_images_of_a_batch_do_not_see_each_other() -> None:
+def test_images_of_a_batch_are_independent() -> None:
     backbone = randomize(build()).eval()
     x = torch.randn(2, 3, 50, 70)
     with torch.no_grad():
@@ -65,7 +65,7 @@ def test_every_parameter_has_a_gradient() -> None:
     for name, parameter in backbone.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
-        if not name.endswith("mlp_cls_k.bias"):  # softmax drops what is the same for all keys
+        if not name.endswith("mlp_cls_k.bias"):  # softmax ignores a constant added to all keys
             assert parameter.grad.norm() > 1e-9, name
 
 
@@ -82,7 +82,7 @@ def test_features_leave_through_the_stage_norm() -> None:
 
 
 def test_the_semantic_layer_feeds_the_next_stage() -> None:
-    """The next stage starts from the patch merging of the semantic layer's features, not of the blocks'."""
+    """Patch merging of the next stage uses the features of the semantic layer, not of the blocks."""
     backbone = randomize(build()).eval()
     seen = {}
     backbone.layers[0].semantic_layer.register_forward_hook(lambda m, args, out: seen.update(features=out[0]))
@@ -107,7 +107,7 @@ def test_patch_embedding(size: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("size", [(4, 4), (5, 3), (1, 1)])
 def test_patch_merging(size: tuple[int, int]) -> None:
-    """The four neighbors in the order (row, column) (0,0) (1,0) (0,1) (1,1); beyond odd sizes they are zero."""
+    """Neighbors are in the order (row, column) (0,0) (1,0) (0,1) (1,1), and zero beyond odd sizes."""
     layer = PatchMerging(6)
     assert layer.reduction.bias is None
     x = torch.randn(2, *size, 6)
@@ -136,7 +136,7 @@ def test_several_semantic_blocks() -> None:
     assert "layers.3.semantic_layer.class_injection.3.gamma" not in names
 
 
-def test_windowed_stages_change_what_is_computed_and_no_shape() -> None:
+def test_windowed_stages_change_results_but_no_shape() -> None:
     x = torch.randn(1, 3, 80, 80)
     outputs, shapes = [], []
     rules = ([], [0], [1], [0, 1], [0, 1, 2, 3])

@@ -1,4 +1,4 @@
-"""Backbones of timm: without semantic layers and norms they give what timm's own models give."""
+"""timm backbones: without semantic layers and norms they equal timm's models."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import nn
 
 from semask_d2.config import with_defaults
 from semask_d2.modeling.backbones.base import SemanticSettings
-from semask_d2.modeling.backbones.timm_backbone import SeMaskTimm, chain_of
+from semask_d2.modeling.backbones.timm_backbone import SeMaskTimm, module_chain
 
 
 @pytest.mark.parametrize(
@@ -21,11 +21,11 @@ def test_efficientnets_and_mobilenets(name: str) -> None:
     backbone.norms = nn.ModuleList(nn.Identity() for _ in backbone.norms)
     image = torch.randn(1, 3, 64, 96)
     with torch.no_grad():
-        ours, theirs = backbone(image), backbone.body(image)
-    assert list(ours) == ["res2", "res3", "res4", "res5"]
-    for mine, other in zip(ours.values(), theirs, strict=True):
-        torch.testing.assert_close(mine, other)
-    assert [image.shape[-1] // x.shape[-1] for x in theirs] == [4, 8, 16, 32]
+        actual, reference = backbone(image), backbone.body(image)
+    assert list(actual) == ["res2", "res3", "res4", "res5"]
+    for result, other in zip(actual.values(), reference, strict=True):
+        torch.testing.assert_close(result, other)
+    assert [image.shape[-1] // x.shape[-1] for x in reference] == [4, 8, 16, 32]
 
 
 def test_stem_and_stages_cover_the_chain() -> None:
@@ -35,4 +35,4 @@ def test_stem_and_stages_cover_the_chain() -> None:
     parts = backbone.stem_and_stages()
     assert len(parts) == 5
     used = [module for part in parts for module in part]
-    assert used == [backbone.body.get_submodule(name) for name in chain_of(backbone.body)][: len(used)]
+    assert used == [backbone.body.get_submodule(name) for name in module_chain(backbone.body)][: len(used)]

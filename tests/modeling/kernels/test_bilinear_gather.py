@@ -1,4 +1,4 @@
-"""The gather-and-sum of a CPU against the formulas with standard operators."""
+"""Gather-and-sum on a CPU against formulas in standard operators."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_attention_equals_the_standard_operators(sizes, batch, queries, heads, p
     value = torch.randn(batch, sum(h * w for h, w in sizes), heads, 5)
     reference = torch.rand(queries, 2)
     offsets = 8 * spread * (torch.rand(batch, queries, heads, len(sizes), points, 2) - 0.5)
-    reference[torch.rand(reference.shape) < 0.1] = 1.0  # borders, exactly
+    reference[torch.rand(reference.shape) < 0.1] = 1.0  # exactly on borders
     offsets[torch.rand(offsets.shape) < 0.3] = 0.0
     logits = torch.randn(batch, queries, heads, len(sizes), points)
     arguments = (value, sizes, reference, offsets, logits)
@@ -61,31 +61,31 @@ def test_convolution_equals_the_standard_operators(size, batch, groups, spread) 
     x, weight, bias = torch.randn(batch, 8, *size), torch.randn(6, 8, 3, 3), torch.randn(6)
     offsets, mask = spread * torch.randn(batch, groups * 18, *size), torch.rand(batch, groups * 9, *size)
     arguments = (x, offsets, weight, bias, mask)
-    ours = gathered_deform_conv2d(*arguments)
-    assert ours.permute(0, 2, 3, 1).is_contiguous()
-    torch.testing.assert_close(ours, sampled_deform_conv2d(*arguments), atol=2e-5, rtol=1e-4)
+    actual = gathered_deform_conv2d(*arguments)
+    assert actual.permute(0, 2, 3, 1).is_contiguous()
+    torch.testing.assert_close(actual, sampled_deform_conv2d(*arguments), atol=2e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 1e30])
-def test_positions_that_are_no_numbers_are_outside(value: float) -> None:
+def test_nan_and_infinite_positions_are_outside(value: float) -> None:
     offsets = torch.full((1, 1, 1, 1, 1, 2), value)
     out = gathered_attention(torch.ones(1, 6, 1, 2), [(2, 3)], torch.rand(1, 2), offsets, torch.ones(1, 1, 1, 1, 1))
     assert not out.any()
 
 
-def test_it_serves_a_cpu_in_fp32_outside_of_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_supports_fp32_on_a_cpu_outside_of_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
     x = torch.ones(2)
-    assert bilinear_gather.suits(x)
-    assert not bilinear_gather.suits(x.double())
-    assert not bilinear_gather.suits(x, x.to("meta"))
+    assert bilinear_gather.is_supported(x)
+    assert not bilinear_gather.is_supported(x.double())
+    assert not bilinear_gather.is_supported(x, x.to("meta"))
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
-    assert not bilinear_gather.suits(x)
+    assert not bilinear_gather.is_supported(x)
 
 
-def test_the_modules_take_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_modules_use_it(monkeypatch: pytest.MonkeyPatch) -> None:
     taken = []
     real_attention, real_convolution = gathered_attention, gathered_deform_conv2d
-    for module in (deformable_attention, cpu_deformable_attention):  # the layer's, and that of its learning way
+    for module in (deformable_attention, cpu_deformable_attention):  # inference and training
         monkeypatch.setattr(module, "gathered_attention", lambda *a: taken.append("attention") or real_attention(*a))
     for module in (deformable_conv, cpu_deformable_conv):
         monkeypatch.setattr(

@@ -1,4 +1,4 @@
-"""Samples as gathers and products, beside torch's operator."""
+"""Sampling by gathers and products against torch's operator."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from semask_d2.modeling.kernels.grid_sample import gathered_samples, grid_sample
 
 def test_gathers_are_torchs_operator() -> None:
     maps = torch.randn(3, 5, 7, 4)
-    grid = 3 * torch.rand(3, 11, 6, 2) - 1.5  # beyond all four edges, too
+    grid = 3 * torch.rand(3, 11, 6, 2) - 1.5  # also beyond all four edges
     expected = F.grid_sample(maps, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
     torch.testing.assert_close(gathered_samples(maps, grid), expected)
     torch.testing.assert_close(grid_sample(maps, grid), expected)
@@ -21,7 +21,7 @@ def test_far_outside_is_zero() -> None:
     assert not gathered_samples(torch.ones(1, 2, 3, 3), grid).any()
 
 
-def test_the_operator_is_avoided_within_the_block_alone() -> None:
+def test_the_operator_is_avoided_only_within_the_context() -> None:
     def operators() -> set[str]:
         with torch.no_grad():
             graph = torch.export.export(Samples(), (torch.randn(1, 2, 3, 3), torch.zeros(1, 2, 2, 2))).graph

@@ -24,13 +24,13 @@ def test_equals_torchs_with_gradients(shape: tuple[int, ...], bias: bool) -> Non
     x = torch.randn(shape, requires_grad=True)
     weight, offset = torch.randn(5, 7, requires_grad=True), torch.randn(5, requires_grad=True) if bias else None
     arguments = [x, weight, *([offset] if bias else [])]
-    ours, theirs = linear(x, weight, offset), F.linear(x, weight, offset)
-    assert torch.equal(ours, theirs)  # in training it is torch's
-    upstream = torch.randn_like(theirs)
-    gradients = [torch.autograd.grad(y, arguments, upstream) for y in (ours, theirs)]
+    actual, reference = linear(x, weight, offset), F.linear(x, weight, offset)
+    assert torch.equal(actual, reference)  # training uses torch's function
+    upstream = torch.randn_like(reference)
+    gradients = [torch.autograd.grad(y, arguments, upstream) for y in (actual, reference)]
     torch.testing.assert_close(*gradients, atol=1e-4, rtol=1e-4)
     with torch.no_grad():
-        torch.testing.assert_close(linear(x, weight, offset), theirs, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(linear(x, weight, offset), reference, atol=1e-5, rtol=1e-5)
 
 
 def test_views_that_are_not_contiguous() -> None:
@@ -38,9 +38,7 @@ def test_views_that_are_not_contiguous() -> None:
     torch.testing.assert_close(linear(x, weight), F.linear(x, weight), atol=1e-5, rtol=1e-5)
 
 
-def test_only_fp32_without_gradients_on_several_threads_takes_the_detour(
-    monkeypatch: pytest.MonkeyPatch, threads: int
-) -> None:
+def test_only_fp32_inference_on_several_threads_uses_onednn(monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
     x, weight = torch.randn(100, 7), torch.randn(5, 7)
     learned = weight.clone().requires_grad_()
     convolutions = []

@@ -1,4 +1,4 @@
-"""The first use of a Triton operator: any doubt means standard operators, one warning, and a row that says why.
+"""First use of a Triton operator: any failure falls back to standard operators, with one warning and a reason.
 
 The operators are stand-ins here; `triton_deformable_*_cases.py` breaks the kernels themselves, in the interpreter.
 """
@@ -29,7 +29,7 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 class WrongGradient(torch.autograd.Function):
-    """Right forward, wrong backward."""
+    """Function with a correct forward and a wrong backward pass."""
 
     @staticmethod
     def forward(ctx, x: Tensor) -> Tensor:
@@ -41,7 +41,7 @@ class WrongGradient(torch.autograd.Function):
 
 
 class CompilationError(Exception):
-    """A compiler's own error, of no type that torch knows."""
+    """Error of a compiler, of a type unknown to torch."""
 
 
 def raising(result: Tensor) -> Tensor:
@@ -60,17 +60,17 @@ DOUBTS: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
 
 @pytest.fixture(autouse=True)
 def _fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A device that seems to be able to run Triton, without an answer from before."""
+    """Simulate a device that can run Triton, with no earlier results."""
     for module, _ in PLAIN.values():
         monkeypatch.delenv(module.VARIABLE, raising=False)
     with fresh_triton_state():
         monkeypatch.setattr(triton_choice, "obstacle", lambda device, on_cpu: "")
-        monkeypatch.setenv("TRITON_INTERPRET", "1")  # warnings are for devices that Triton runs on
+        monkeypatch.setenv("TRITON_INTERPRET", "1")  # warnings are only for devices that Triton runs on
         yield
 
 
 def stand_in(monkeypatch: pytest.MonkeyPatch, what: str, change: Callable[[Tensor], Tensor]) -> list[None]:
-    """The formula, changed, in the place of a kernel; the list grows with its calls."""
+    """Replace a kernel by the formula with `change` applied; the returned list grows with each call."""
     calls: list[None] = []
     plain, make = triton_check.OPERATORS[what][1:]
 
@@ -84,7 +84,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, what: str, change: Callable[[Tenso
 
 
 @pytest.mark.parametrize("what", PLAIN)
-def test_what_computes_as_it_should_serves_and_is_checked_once_a_device_and_dtype(what: str, monkeypatch) -> None:
+def test_a_correct_kernel_is_used_and_checked_once_per_device_and_dtype(what: str, monkeypatch) -> None:
     calls = stand_in(monkeypatch, what, lambda result: result)
     refusal = PLAIN[what][0].triton_refusal
     with warnings.catch_warnings():
@@ -98,21 +98,21 @@ def test_what_computes_as_it_should_serves_and_is_checked_once_a_device_and_dtyp
 
 @pytest.mark.parametrize("what", PLAIN)
 @pytest.mark.parametrize("doubt", DOUBTS)
-def test_any_doubt_means_standard_operators_and_one_warning(what: str, doubt: str, monkeypatch) -> None:
+def test_a_failure_falls_back_to_standard_operators_with_one_warning(what: str, doubt: str, monkeypatch) -> None:
     change, reason = DOUBTS[doubt]
     calls = stand_in(monkeypatch, what, change)
     module = PLAIN[what][0]
     values = [torch.zeros(1, dtype=dtype) for dtype in (torch.bfloat16, torch.float16, torch.bfloat16)]
     with pytest.warns(UserWarning, match=rf"Triton's {what} fails on cpu with torch .*triton .*{reason}") as caught:
         assert not sum(module.triton_serves(value) for value in values)
-    assert len(caught) == len(calls) == 1  # of one dtype's failure the others are warned
-    assert f"{what} is by standard operators" in str(caught[0].message)
+    assert len(caught) == len(calls) == 1  # a failure of one dtype applies to all others
+    assert f"{what} uses standard operators" in str(caught[0].message)
     text = operator(module.triton_refusal(CPU, torch.bfloat16), "plain", torch.device("cuda"))
     assert text.startswith(f"plain (Triton's {what} fails on ")
 
 
 @pytest.mark.parametrize("what", PLAIN)
-def test_who_asks_for_triton_gets_an_error(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_forcing_triton_raises_an_error(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
     stand_in(monkeypatch, what, raising)
     module = PLAIN[what][0]
     monkeypatch.setenv(module.VARIABLE, "triton")
@@ -121,7 +121,7 @@ def test_who_asks_for_triton_gets_an_error(what: str, monkeypatch: pytest.Monkey
             module.triton_serves(torch.zeros(1))
 
 
-def test_one_operator_says_nothing_of_the_other_or_of_another_device(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_results_are_separate_for_each_operator_and_device(monkeypatch: pytest.MonkeyPatch) -> None:
     stand_in(monkeypatch, "deformable attention", raising)
     stand_in(monkeypatch, "deformable convolution", lambda result: result)
     with pytest.warns(UserWarning, match="deformable attention"):
@@ -132,7 +132,7 @@ def test_one_operator_says_nothing_of_the_other_or_of_another_device(monkeypatch
     assert calls == [None]
 
 
-def test_the_check_is_the_same_whatever_goes_on_around_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_check_is_independent_of_its_context(monkeypatch: pytest.MonkeyPatch) -> None:
     stand_in(monkeypatch, "deformable attention", lambda result: result)
     state = torch.get_rng_state()
     with torch.inference_mode(), torch.autocast("cpu"):
@@ -146,7 +146,7 @@ def test_the_check_is_the_same_whatever_goes_on_around_it(monkeypatch: pytest.Mo
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("what", PLAIN)
 def test_samples_lie_between_pixels_in_every_dtype(what: str, dtype: torch.dtype) -> None:
-    """Where the gradient of a position jumps, two right ways would differ."""
+    """At pixel centers gradients of positions jump, and two correct implementations would differ."""
     _, _, make = triton_check.OPERATORS[what]
     inputs = make(dtype)
     if what == "deformable attention":
@@ -159,7 +159,7 @@ def test_samples_lie_between_pixels_in_every_dtype(what: str, dtype: torch.dtype
 
 
 def test_the_choice_is_marked_as_torch_marks_constants() -> None:
-    """The mark is torch's own, which is set without it."""
+    """The attribute is the one that torch's decorator sets."""
 
     def plain() -> None:
         pass

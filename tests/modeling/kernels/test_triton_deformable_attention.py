@@ -1,4 +1,4 @@
-"""The fused deformable attention: when it serves, its kernels through the compiler, and the cases of its formula.
+"""Fused deformable attention: its conditions of use, compilation of its kernels, and the cases of its formula.
 
 Triton is imported either to interpret kernels or to compile them, so each is done in a process of its own, and the
 tests hold in whatever order and process pytest runs them.
@@ -26,7 +26,7 @@ CASES = "tests/modeling/kernels/triton_deformable_attention_cases.py"
 needs_triton = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="Triton is not installed, which has no package for this system"
 )
-# what functions launch is compiled for the GPU of the arguments, and not launched
+# compile kernels for the GPU of the arguments instead of launching them
 COMPILER = """
 import sys
 import torch
@@ -80,7 +80,7 @@ print({name: len(binaries) for name, binaries in compiled.items()})
 
 
 def python(*arguments: object, **env: str) -> subprocess.CompletedProcess:
-    """Python with these arguments and additions to the environment, where an empty value takes a variable away."""
+    """Run Python with additions to the environment; an empty value removes a variable."""
     environment = {name: value for name, value in {**os.environ, **env}.items() if value}
     command = [sys.executable, *map(str, arguments)]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900)
@@ -90,7 +90,7 @@ def python(*arguments: object, **env: str) -> subprocess.CompletedProcess:
 @pytest.mark.slow
 @pytest.mark.parametrize("device", ["interpreter", "gpu"])
 def test_cases(device: str) -> None:
-    """The formula's cases in Triton's interpreter, and on the GPU where there is one."""
+    """Run the cases in Triton's interpreter, and on a GPU if there is one."""
     if device == "gpu" and not torch.cuda.is_available():
         pytest.skip("there is no GPU")
     interpret = "1" if device == "interpreter" else ""
@@ -106,7 +106,7 @@ def test_cases(device: str) -> None:
     [(75, "float16", 32), (80, "bfloat16", 32), (90, "bfloat16", 32), (90, "float32", 24)],
 )
 def test_kernels_compile_for_gpus(capability: int, dtype: str, dim: int, tmp_path: Path) -> None:
-    """To machine code, which takes no GPU, and once for images of all sizes."""
+    """Kernels compile to machine code without a GPU, once for images of all sizes."""
     from triton.backends import backends
 
     if "nvidia" not in backends:
@@ -121,7 +121,7 @@ def test_kernels_compile_for_gpus(capability: int, dtype: str, dim: int, tmp_pat
 
 
 def test_tensors_without_data() -> None:
-    """What compilers go by: the shape, dtype and device of the result and of the gradients, without Triton."""
+    """Fake tensors give shape, dtype and device of result and gradients, without Triton."""
     with FakeTensorMode():
         value = torch.empty(2, 10, 4, 8, dtype=torch.bfloat16, device="cuda")
         reference, logits = torch.empty(5, 2, device="cuda"), torch.empty(2, 5, 4, 2, 3, device="cuda")
@@ -145,17 +145,17 @@ def test_the_package_is_imported_without_triton() -> None:
 
 @pytest.fixture
 def _fresh(monkeypatch: pytest.MonkeyPatch):
-    """No answer about Triton from before, none left, and neither variable."""
+    """Clear cached results about Triton before and after, and unset both variables."""
     for name in (VARIABLE, "TRITON_INTERPRET"):
         monkeypatch.delenv(name, raising=False)
     with fresh_triton_state():
         yield
 
 
-@pytest.mark.filterwarnings("ignore:.*by standard operators, which are slower")
+@pytest.mark.filterwarnings("ignore:.*uses standard operators, which are slower")
 @pytest.mark.usefixtures("_fresh")
 class TestChoice:
-    """`triton_serves` by the environment variable and what the machine has."""
+    """`triton_serves` by environment variable and machine."""
 
     value = torch.zeros(1)
 
@@ -164,12 +164,12 @@ class TestChoice:
         monkeypatch.setenv(VARIABLE, choice)
         assert not triton_serves(self.value)
 
-    def test_what_cannot_be_forced(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_triton_cannot_be_forced_on_a_cpu(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(VARIABLE, "triton")
         with pytest.raises(UserError, match=f"{VARIABLE}=triton, but Triton has no kernels for the device cpu"):
             triton_serves(self.value)
 
-    def test_another_word(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_an_unknown_value(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(VARIABLE, "cuda")
         with pytest.raises(UserError, match=f"{VARIABLE}='cuda': expected auto, triton or plain"):
             triton_serves(self.value)
@@ -197,11 +197,11 @@ class TestChoice:
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA P100")
         monkeypatch.setattr(torch.version, "cuda", "12.4")
         monkeypatch.setattr("shutil.which", lambda name: None if missing == "compiler" else f"/usr/bin/{name}")
-        found = triton_choice.compilation_obstacle(torch.device("cuda"))
-        assert reason in found
-        assert bool(found) == bool(reason)
+        actual = triton_choice.compilation_obstacle(torch.device("cuda"))
+        assert reason in actual
+        assert bool(actual) == bool(reason)
 
-    def test_slower_operators_on_a_gpu_are_told(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_slower_operators_on_a_gpu_raise_a_warning(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(triton_choice, "obstacle", lambda device, on_cpu: "no C compiler")
-        with pytest.warns(UserWarning, match="no C compiler: deformable attention is by standard operators"):
+        with pytest.warns(UserWarning, match="no C compiler: deformable attention uses standard operators"):
             assert not triton_choice.served(VARIABLE, "deformable attention", torch.device("cuda"), torch.float32)

@@ -1,4 +1,4 @@
-"""The fused deformable convolution: its kernels through the compiler, its cases in the interpreter."""
+"""Fused deformable convolution: compilation of its kernels, and its cases in the interpreter."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ print({name: len(binaries) for name, binaries in compiled.items()})
 @pytest.mark.slow
 @pytest.mark.parametrize("device", ["interpreter", "gpu"])
 def test_cases(device: str) -> None:
-    """The formula's cases in Triton's interpreter, and on the GPU where there is one."""
+    """Run the cases in Triton's interpreter, and on a GPU if there is one."""
     if device == "gpu" and not torch.cuda.is_available():
         pytest.skip("there is no GPU")
     interpret = "1" if device == "interpreter" else ""
@@ -56,7 +56,7 @@ def test_cases(device: str) -> None:
     ("capability", "dtype", "channels"), [(75, "float16", 256), (90, "bfloat16", 256), (90, "float32", 80)]
 )
 def test_kernels_compile_for_gpus(capability: int, dtype: str, channels: int, tmp_path: Path) -> None:
-    """To machine code, which takes no GPU, and few times for images of all sizes."""
+    """Kernels compile to machine code without a GPU, few times for images of all sizes."""
     from triton.backends import backends
 
     if "nvidia" not in backends:
@@ -71,7 +71,7 @@ def test_kernels_compile_for_gpus(capability: int, dtype: str, channels: int, tm
 
 
 def test_tensors_without_data() -> None:
-    """What compilers go by: the shape, dtype and device of the result and of the gradients, without Triton."""
+    """Fake tensors give shape, dtype and device of result and gradients, without Triton."""
     with FakeTensorMode():
         x = torch.empty(2, 20, 16, dtype=torch.bfloat16, device="cuda")
         offsets, mask = torch.empty(2, 144, 20, device="cuda"), torch.empty(2, 72, 20, device="cuda")
@@ -90,7 +90,7 @@ def test_a_cpu_is_not_served(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("serves", [True, False])
 def test_feature_alignment_on_a_gpu_under_autocast(serves: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All in half precision where the operator serves, else the convolution in fp32, as torchvision's is."""
+    """Everything is in half precision with the operator; otherwise torchvision's convolution is in fp32."""
     monkeypatch.setattr("torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
     for module in ("feature_alignment", "deformable_conv"):

@@ -1,6 +1,6 @@
-"""The fused deformable attention against the plain formula; `test_triton_deformable_attention.py` runs this file.
+"""Fused deformable attention against the plain formula; `test_triton_deformable_attention.py` runs this file.
 
-It does so in a process of its own, as Triton decides when it is imported whether its kernels are interpreted. By hand,
+It uses a separate process, because Triton decides at import whether its kernels are interpreted. Manually,
 with a GPU, or without one and with TRITON_INTERPRET=1 in the environment: `python -m pytest` and the path of this file.
 """
 
@@ -38,7 +38,7 @@ Arguments = tuple[Tensor, list, Tensor, Tensor, Tensor]
 
 
 def plain_attention(value: Tensor, sizes: list, reference: Tensor, offsets: Tensor, logits: Tensor) -> Tensor:
-    """The formula by `grid_sample`, a level at a time."""
+    """Compute the formula with `grid_sample`, one level at a time."""
     batch, queries, heads, levels, points, _ = offsets.shape
     weights = logits.flatten(3).softmax(-1).view(batch, queries, heads, levels, points)
     out, start = 0, 0
@@ -67,7 +67,7 @@ def inputs(
     dtype: torch.dtype = torch.float32,
     seed: int = 0,
 ) -> Arguments:
-    """Random arguments, many samples lying on a map's border or outside of it."""
+    """Return random arguments with many samples on the border of a map or outside."""
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> Tensor:
@@ -83,22 +83,24 @@ def inputs(
 
 
 def results(function: Callable, arguments: Arguments) -> list[Tensor]:
-    """The function's result and the gradients of value, offsets and logits, for a gradient that is seeded."""
+    """Return the result and the gradients of value, offsets and logits, for a seeded upstream gradient."""
     value, sizes, reference, offsets, logits = arguments
-    learned = [x.detach().requires_grad_() for x in (value, offsets, logits)]  # in memory as they are
+    learned = [x.detach().requires_grad_() for x in (value, offsets, logits)]  # same memory layout
     out = function(learned[0], sizes, reference, *learned[1:])
     gradient = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(out)
     return [out.detach(), *torch.autograd.grad(out, learned, gradient)]
 
 
 def assert_equals_plain(arguments: Arguments, tolerance: float = 1e-5) -> None:
-    """The result and the gradients are those of the formula in float64, and have the dtypes of what they belong to."""
+    """Assert that result and gradients equal the formula in float64 and have the dtypes of their tensors."""
     value, sizes, reference, offsets, logits = arguments
-    found = results(fused_deformable_attention, arguments)
+    actual = results(fused_deformable_attention, arguments)
     exact = (value.double(), sizes, reference.double(), offsets.double(), logits.double())
-    for ours, plain, like in zip(found, results(plain_attention, exact), (value, value, offsets, logits), strict=True):
-        assert ours.dtype == like.dtype
-        torch.testing.assert_close(ours.double(), plain, atol=tolerance, rtol=tolerance)
+    for result, plain, like in zip(
+        actual, results(plain_attention, exact), (value, value, offsets, logits), strict=True
+    ):
+        assert result.dtype == like.dtype
+        torch.testing.assert_close(result.double(), plain, atol=tolerance, rtol=tolerance)
 
 
 @pytest.mark.parametrize(
@@ -133,8 +135,8 @@ def test_equals_the_formula_in_any_shape(sizes, batch, queries, heads, dim, poin
 
 @pytest.mark.parametrize("value_dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_half_precision_is_that_of_the_tensors_alone(value_dtype: torch.dtype, dtype: torch.dtype) -> None:
-    """Of the same rounded arguments, result and gradients differ from the exact ones by a rounding or two."""
+def test_half_precision_affects_tensors_only(value_dtype: torch.dtype, dtype: torch.dtype) -> None:
+    """Given the same rounded arguments, result and gradients are exact up to a rounding or two."""
     coarsest = max(torch.finfo(value_dtype).eps, torch.finfo(dtype).eps)
     shape = {"batch": 1, "queries": 3, "heads": 2}
     assert_equals_plain(inputs(value_dtype=value_dtype, dtype=dtype, **shape), tolerance=2 * coarsest)
@@ -144,13 +146,13 @@ def test_autocast_casts_nothing() -> None:
     arguments = inputs(value_dtype=torch.bfloat16)
     expected = results(fused_deformable_attention, arguments)
     with torch.autocast(DEVICE, torch.float16 if DEVICE == "cuda" else torch.bfloat16):
-        found = results(fused_deformable_attention, arguments)
-    assert [x.dtype for x in found] == [torch.bfloat16, torch.bfloat16, torch.float32, torch.float32]
-    torch.testing.assert_close(found, expected)
+        actual = results(fused_deformable_attention, arguments)
+    assert [x.dtype for x in actual] == [torch.bfloat16, torch.bfloat16, torch.float32, torch.float32]
+    torch.testing.assert_close(actual, expected)
 
 
 def at_positions(positions: list[float], size: int = 4) -> Arguments:
-    """Arguments that sample one map of `size` x `size` at every pair of these pixel positions, exactly."""
+    """Return arguments that sample a `size` x `size` map at every pair of these pixel positions, exactly."""
     value, sizes, _, _, _ = inputs([(size, size)], batch=1, heads=1)
     places = torch.cartesian_prod(torch.tensor(positions), torch.tensor(positions)).to(DEVICE)
     offsets = (places - (0.5 * size - 0.5)).view(1, -1, 1, 1, 1, 2)
@@ -159,7 +161,7 @@ def at_positions(positions: list[float], size: int = 4) -> Arguments:
 
 
 def test_samples_on_pixels_and_borders() -> None:
-    """On a pixel the gradient of a position is that to the right, as `grid_sample` has it."""
+    """At a pixel center the gradient of a position is the right-hand one, as in `grid_sample`."""
     assert_equals_plain(at_positions([-2, -1.5, -1, -0.75, -0.5, 0, 0.5, 1, 2, 3, 3.25, 3.5, 4, 5]))
 
 
@@ -171,7 +173,7 @@ def test_samples_far_outside_are_zero(far: float) -> None:
         assert not any(x.any() for x in gradients)
 
 
-def test_samples_outside_take_their_share_of_the_softmax() -> None:
+def test_samples_outside_have_softmax_weights_too() -> None:
     value, sizes, reference, offsets, logits = inputs(SIZES)
     offsets[:, :, :, 1] = 1e6
     assert_equals_plain((value, sizes, reference, offsets, logits))
@@ -179,12 +181,12 @@ def test_samples_outside_take_their_share_of_the_softmax() -> None:
 
 def test_large_logits() -> None:
     value, sizes, reference, offsets, logits = inputs()
-    found = results(fused_deformable_attention, (value, sizes, reference, offsets, logits * 1e4))
-    assert all(x.isfinite().all() for x in found)
+    actual = results(fused_deformable_attention, (value, sizes, reference, offsets, logits * 1e4))
+    assert all(x.isfinite().all() for x in actual)
 
 
-def test_arguments_need_not_lie_in_order() -> None:
-    """Parts of one projection, an expanded batch, tensors whose dimensions were permuted."""
+def test_arguments_need_not_be_contiguous() -> None:
+    """They may be slices of one projection, an expanded batch, or permuted tensors."""
     value, sizes, reference, offsets, logits = inputs(batch=2, queries=4)
     expected = fused_deformable_attention(value, sizes, reference, offsets, logits)
     joint = torch.cat([offsets.flatten(2), logits.flatten(2)], 2)
@@ -206,8 +208,8 @@ def test_arguments_need_not_lie_in_order() -> None:
     assert_equals_plain(expanded)
 
 
-def test_nothing_is_read_beside_the_tensors() -> None:
-    """What lies around a row of 3 channels, in blocks of 4, is no number here."""
+def test_nothing_is_read_outside_of_the_tensors() -> None:
+    """Memory around a row of 3 channels, in blocks of 4, is NaN here."""
     value, *others = inputs()
     expected = results(fused_deformable_attention, (value, *others))
     within = F.pad(value, (0, 0, 1, 1), value=torch.nan)[:, :, 1:-1]
@@ -220,7 +222,7 @@ def test_no_queries() -> None:
     assert not gradients[0].any()
 
 
-def test_only_what_learns_has_a_gradient() -> None:
+def test_only_tensors_that_require_gradients_get_them() -> None:
     value, sizes, reference, offsets, logits = inputs()
     reference.requires_grad_()
     offsets.requires_grad_()
@@ -230,7 +232,7 @@ def test_only_what_learns_has_a_gradient() -> None:
 
 
 @pytest.mark.parametrize("changed", ["sizes", "levels", "heads", "queries", "offsets"])
-def test_shapes_that_do_not_fit_are_refused(changed: str) -> None:
+def test_inconsistent_shapes_are_refused(changed: str) -> None:
     value, sizes, reference, offsets, logits = inputs()
     wrong = {
         "sizes": (value, [(2, 3), (5, 4), (2, 1)], reference, offsets, logits),
@@ -244,13 +246,13 @@ def test_shapes_that_do_not_fit_are_refused(changed: str) -> None:
 
 
 def flat_arguments(requires_grad: bool = False, **shape: object) -> tuple:
-    """Arguments of the operator, which takes the sizes as one list."""
+    """Return arguments of the operator, with sizes as one list."""
     value, sizes, reference, offsets, logits = inputs(**shape)
     value, offsets, logits = (x.requires_grad_(requires_grad) for x in (value, offsets, logits))
     return value, [x for size in sizes for x in size], reference, offsets, logits
 
 
-def test_the_operators_keep_torchs_rules() -> None:
+def test_the_operators_pass_torchs_opcheck() -> None:
     for shape in ({}, {"value_dtype": torch.bfloat16}):
         torch.library.opcheck(deformable_attention_op, flat_arguments(requires_grad=True, **shape))
         arguments = flat_arguments(**shape)
@@ -281,7 +283,7 @@ def test_compiled_as_one_graph(backend: str) -> None:
 
 
 class Attention(nn.Module):
-    """A module around the operator, as export wants one."""
+    """Module around the operator, for export."""
 
     def forward(self, value: Tensor, reference: Tensor, offsets: Tensor, logits: Tensor) -> Tensor:
         return fused_deformable_attention(value, SIZES, reference, offsets, logits)
@@ -297,7 +299,7 @@ def test_exported() -> None:
     torch.testing.assert_close(program.module()(other, reference, offsets, logits), expected)
 
 
-def test_serves_the_dtypes_it_has_kernels_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_supports_the_dtypes_of_its_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     value = torch.zeros(1, device=DEVICE)
     monkeypatch.delenv(VARIABLE, raising=False)
     assert all(triton_serves(value.to(dtype)) for dtype in (torch.float32, torch.bfloat16, torch.float16))
@@ -306,12 +308,12 @@ def test_serves_the_dtypes_it_has_kernels_for(monkeypatch: pytest.MonkeyPatch) -
     assert not triton_serves(value)
     monkeypatch.setenv(VARIABLE, "triton")
     assert triton_serves(value)
-    with pytest.raises(UserError, match=f"{VARIABLE}=triton, but values of torch.float64"):
+    with pytest.raises(UserError, match=f"{VARIABLE}=triton, but torch.float64 is not one of"):
         triton_serves(value.double())
 
 
 @pytest.mark.parametrize(("part", "break_it", "reason"), BROKEN)
-def test_a_broken_kernel_means_standard_operators_and_one_warning(
+def test_a_broken_kernel_falls_back_with_one_warning(
     part: str, break_it: Callable, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     break_kernel(monkeypatch, kernels, part, break_it)
@@ -319,10 +321,10 @@ def test_a_broken_kernel_means_standard_operators_and_one_warning(
     with fresh_triton_state():
         arguments = inputs()
         with pytest.warns(UserWarning, match=f"deformable attention fails on .*{reason}") as caught:
-            found, _ = (results(deformable_attention, arguments) for _ in range(2))
-        assert len([x for x in caught if "by standard operators" in str(x.message)]) == 1
+            actual, _ = (results(deformable_attention, arguments) for _ in range(2))
+        assert len([x for x in caught if "uses standard operators" in str(x.message)]) == 1
         monkeypatch.setenv(VARIABLE, "triton")
         with pytest.raises(UserError, match=f"{VARIABLE}=triton, but Triton's deformable attention fails on "):
             triton_serves(torch.zeros(1, device=DEVICE))
-    for ours, plain in zip(found, results(plain_attention, arguments), strict=True):
-        torch.testing.assert_close(ours, plain, atol=1e-5, rtol=1e-5)
+    for result, plain in zip(actual, results(plain_attention, arguments), strict=True):
+        torch.testing.assert_close(result, plain, atol=1e-5, rtol=1e-5)

@@ -1,6 +1,6 @@
-"""The fused deformable convolution against torchvision's; `test_triton_deformable_conv.py` runs this file.
+"""Fused deformable convolution against torchvision's; `test_triton_deformable_conv.py` runs this file.
 
-It does so in a process of its own, as Triton decides when it is imported whether its kernels are interpreted. By hand,
+It uses a separate process, because Triton decides at import whether its kernels are interpreted. Manually,
 with a GPU, or without one and with TRITON_INTERPRET=1 in the environment: `python -m pytest` and the path of this file.
 """
 
@@ -33,7 +33,7 @@ pytest.importorskip("triton")
 from semask_d2.modeling.kernels import deformable_conv_kernels as kernels
 
 DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
-LOW = torch.bfloat16 if DEVICE == "cpu" else torch.float16  # of autocast
+LOW = torch.bfloat16 if DEVICE == "cpu" else torch.float16  # dtype of autocast
 
 
 def inputs(
@@ -47,7 +47,7 @@ def inputs(
     dtype: torch.dtype = torch.float32,
     seed: int = 0,
 ) -> list[Tensor]:
-    """x, offsets, weight, bias, mask; many samples lie on the map's border or outside of it."""
+    """Return x, offsets, weight, bias and mask, with many samples on the border of the map or outside."""
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> Tensor:
@@ -61,27 +61,27 @@ def inputs(
     return [tensor.to(DEVICE) for tensor in (x, offsets, weight, bias, mask)]
 
 
-def theirs(x: Tensor, offsets: Tensor, weight: Tensor, bias: Tensor, mask: Tensor) -> Tensor:
+def reference(x: Tensor, offsets: Tensor, weight: Tensor, bias: Tensor, mask: Tensor) -> Tensor:
     return deform_conv2d(x, offsets, weight, bias, padding=1, mask=mask)
 
 
 def results(function: Callable[..., Tensor], arguments: list[Tensor]) -> list[Tensor]:
-    """The function's result and the gradient of each argument, for a gradient that is seeded."""
-    learned = [x.detach().requires_grad_() for x in arguments]  # in memory as they are
+    """Return the result and the gradient of each argument, for a seeded upstream gradient."""
+    learned = [x.detach().requires_grad_() for x in arguments]  # same memory layout
     out = function(*learned)
     gradient = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(out)
     return [out.detach(), *torch.autograd.grad(out, learned, gradient)]
 
 
 def assert_equals_torchvision(arguments: list[Tensor], tolerance: float = 1e-4) -> None:
-    """The result and the gradients are torchvision's in float64, and have the dtypes of what they belong to."""
-    found = results(fused_deform_conv2d, arguments)
-    exact = results(theirs, [x.double() for x in arguments])
-    for ours, plain, like in zip(found, exact, (arguments[0], *arguments), strict=True):
-        assert ours.dtype == like.dtype
-        assert ours.shape == plain.shape
+    """Assert that result and gradients equal torchvision's in float64 and have the dtypes of their tensors."""
+    actual = results(fused_deform_conv2d, arguments)
+    exact = results(reference, [x.double() for x in arguments])
+    for result, plain, like in zip(actual, exact, (arguments[0], *arguments), strict=True):
+        assert result.dtype == like.dtype
+        assert result.shape == plain.shape
         scale = max(1.0, plain.abs().max().item())
-        torch.testing.assert_close(ours.double() / scale, plain / scale, atol=tolerance, rtol=tolerance)
+        torch.testing.assert_close(result.double() / scale, plain / scale, atol=tolerance, rtol=tolerance)
 
 
 @pytest.mark.parametrize(
@@ -127,8 +127,8 @@ def test_some_images_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     assert_equals_torchvision(arguments)
 
 
-def test_arguments_need_not_lie_in_order() -> None:
-    """Channels innermost, parts of one map, an expanded batch."""
+def test_arguments_need_not_be_contiguous() -> None:
+    """They may have channels innermost, be slices of one map, or an expanded batch."""
     x, offsets, weight, bias, mask = inputs(batch=2)
     joint = torch.cat([offsets, mask], 1).contiguous(memory_format=torch.channels_last)
     parts = joint.split([offsets.shape[1], mask.shape[1]], 1)
@@ -148,12 +148,12 @@ def test_samples_far_outside_are_zero(far: float) -> None:
 
 def test_without_offsets_it_is_a_convolution() -> None:
     x, offsets, weight, bias, mask = inputs()
-    ours = fused_deform_conv2d(x, torch.zeros_like(offsets), weight, bias, torch.ones_like(mask))
-    torch.testing.assert_close(ours, F.conv2d(x, weight, bias, padding=1))
+    result = fused_deform_conv2d(x, torch.zeros_like(offsets), weight, bias, torch.ones_like(mask))
+    torch.testing.assert_close(result, F.conv2d(x, weight, bias, padding=1))
 
 
 @pytest.mark.parametrize("changed", ["offsets", "mask", "weight", "groups"])
-def test_shapes_that_do_not_fit_are_refused(changed: str) -> None:
+def test_inconsistent_shapes_are_refused(changed: str) -> None:
     x, offsets, weight, bias, mask = inputs()
     wrong = {
         "offsets": (x, offsets[:, :-1], weight, bias, mask),
@@ -167,12 +167,12 @@ def test_shapes_that_do_not_fit_are_refused(changed: str) -> None:
 
 def operator_arguments(**shape) -> tuple:
     x, offsets, weight, _, mask = inputs((2, 2), **shape)
-    of_taps = weight.unflatten(1, (1, -1)).flatten(3).transpose(2, 3).flatten(1).contiguous()
-    tensors = (x.flatten(2).transpose(1, 2), offsets.flatten(2), mask.flatten(2), of_taps)
+    tap_weights = weight.unflatten(1, (1, -1)).flatten(3).transpose(2, 3).flatten(1).contiguous()
+    tensors = (x.flatten(2).transpose(1, 2), offsets.flatten(2), mask.flatten(2), tap_weights)
     return (*(t.detach().requires_grad_() for t in tensors), *x.shape[2:])
 
 
-def test_the_operators_keep_torchs_rules() -> None:
+def test_the_operators_pass_torchs_opcheck() -> None:
     for shape in ({}, {"dtype": torch.bfloat16}):
         arguments = operator_arguments(**shape)
         torch.library.opcheck(deformable_convolution_op, arguments)
@@ -194,10 +194,10 @@ def test_half_precision_is_the_autocasts() -> None:
     arguments = inputs((4, 5))
     expected = results(fused_deform_conv2d, arguments)
     with torch.autocast(DEVICE, LOW):
-        found = results(fused_deform_conv2d, arguments)
-    assert [x.dtype for x in found] == [LOW, *[torch.float32] * 5]
-    for ours, plain in zip(found, expected, strict=True):
-        assert (ours - plain).abs().max() < 0.03 * plain.abs().max()
+        actual = results(fused_deform_conv2d, arguments)
+    assert [x.dtype for x in actual] == [LOW, *[torch.float32] * 5]
+    for result, plain in zip(actual, expected, strict=True):
+        assert (result - plain).abs().max() < 0.03 * plain.abs().max()
 
 
 def test_feature_alignment_takes_it_under_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,10 +212,10 @@ def test_feature_alignment_takes_it_under_autocast(monkeypatch: pytest.MonkeyPat
     lateral, coarse = torch.randn(2, 1, 8, 4, 5, device=DEVICE)
     expected = layer(lateral, coarse)
     with torch.autocast(DEVICE, LOW):
-        found = layer(lateral, coarse)
+        actual = layer(lateral, coarse)
     assert [out.dtype for out in seen] == [torch.float32, LOW]
-    assert found.dtype == torch.float32  # the norms', as lateral is
-    assert (found - expected).abs().max() < 0.05 * expected.abs().max()
+    assert actual.dtype == torch.float32  # dtype of the norm, as for lateral
+    assert (actual - expected).abs().max() < 0.05 * expected.abs().max()
 
 
 def test_compiled_as_one_graph() -> None:
@@ -223,7 +223,7 @@ def test_compiled_as_one_graph() -> None:
     torch.testing.assert_close(results(compiled, inputs()), results(fused_deform_conv2d, inputs()))
 
 
-def test_serves_half_precision_and_fp32_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_supports_half_precision_and_fp32_if_forced(monkeypatch: pytest.MonkeyPatch) -> None:
     x = torch.zeros(1, device=DEVICE)
     monkeypatch.delenv(VARIABLE, raising=False)
     assert [triton_serves(x.to(dtype)) for dtype in (torch.float32, torch.bfloat16, torch.float16)] == [
@@ -237,12 +237,12 @@ def test_serves_half_precision_and_fp32_where_it_is_asked_for(monkeypatch: pytes
     assert not triton_serves(x.bfloat16())
     monkeypatch.setenv(VARIABLE, "triton")
     assert triton_serves(x)
-    with pytest.raises(UserError, match=f"{VARIABLE}=triton, but values of torch.float64"):
+    with pytest.raises(UserError, match=f"{VARIABLE}=triton, but torch.float64 is not one of"):
         triton_serves(x.double())
 
 
 @pytest.mark.parametrize(("part", "break_it", "reason"), BROKEN)
-def test_a_broken_kernel_means_standard_operators_and_one_warning(
+def test_a_broken_kernel_falls_back_with_one_warning(
     part: str, break_it: Callable, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     break_kernel(monkeypatch, kernels, part, break_it)
@@ -250,7 +250,7 @@ def test_a_broken_kernel_means_standard_operators_and_one_warning(
     with fresh_triton_state():
         with pytest.warns(UserWarning, match=f"deformable convolution fails on .*{reason}") as caught:
             assert [triton_serves(torch.zeros(1, dtype=LOW, device=DEVICE)) for _ in range(2)] == [False, False]
-        assert len([x for x in caught if "by standard operators" in str(x.message)]) == 1
+        assert len([x for x in caught if "uses standard operators" in str(x.message)]) == 1
         monkeypatch.setenv(VARIABLE, "triton")
         with pytest.raises(UserError, match=f"{VARIABLE}=triton, but Triton's deformable convolution fails on "):
             triton_serves(torch.zeros(1, device=DEVICE))

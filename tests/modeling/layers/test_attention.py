@@ -1,4 +1,4 @@
-"""Attention against its plain formula, and the multi-head layer against torch's own with the same weights."""
+"""Attention against its plain formula, and the multi-head layer against torch's with the same weights."""
 
 from __future__ import annotations
 
@@ -59,16 +59,16 @@ def has_denormals(x: Tensor) -> bool:
 
 
 def test_no_weight_and_no_gradient_is_denormal() -> None:
-    """A CPU multiplies denormal numbers a hundred times slower; logits of semantic attention are not scaled."""
+    """Denormal numbers are a hundred times slower on a CPU; logits of semantic attention are not scaled."""
     q, k, v = (factor * torch.randn(1, 1, 200, 30) for factor in (10, 10, 1))
-    weights = module.weights_of(q, k, None, slice(None), 1.0)
+    weights = module.attention_weights(q, k, None, slice(None), 1.0)
     expected = (q.double() @ k.double().transpose(2, 3)).softmax(-1)
     torch.testing.assert_close(weights.double(), expected, atol=1e-6, rtol=1e-3)
     inputs = [x.requires_grad_() for x in (q, k, v)]
     output = LeanSelfAttention.apply(*inputs, None, 1.0)
     gradients = torch.autograd.grad(output, inputs, 1e-8 * torch.randn_like(output))
     assert not any(map(has_denormals, (weights, *gradients)))
-    assert has_denormals(expected.float())  # else the test shows nothing
+    assert has_denormals(expected.float())  # otherwise this test proves nothing
 
 
 def test_gradcheck_of_lean_self_attention() -> None:
@@ -79,7 +79,7 @@ def test_gradcheck_of_lean_self_attention() -> None:
     assert torch.autograd.gradcheck(LeanSelfAttention.apply, inputs)
 
 
-def test_lean_self_attention_keeps_no_weights() -> None:
+def test_lean_self_attention_stores_no_weights() -> None:
     q, k, v = (torch.randn(2, 3, 50, 4, requires_grad=True) for _ in range(3))
     kept: list[int] = []
     with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.numel()) or x, lambda x: x):
@@ -88,17 +88,17 @@ def test_lean_self_attention_keeps_no_weights() -> None:
 
 
 def pair(dim: int, heads: int) -> tuple[MultiheadAttention, nn.MultiheadAttention]:
-    ours, theirs = MultiheadAttention(dim, heads), nn.MultiheadAttention(dim, heads, batch_first=True)
-    for parameter in theirs.parameters():
+    actual, other = MultiheadAttention(dim, heads), nn.MultiheadAttention(dim, heads, batch_first=True)
+    for parameter in other.parameters():
         nn.init.normal_(parameter, std=0.3)
-    ours.load_state_dict(theirs.state_dict())  # the same names and shapes
-    return ours.double(), theirs.double()
+    actual.load_state_dict(other.state_dict())  # the same names and shapes
+    return actual.double(), other.double()
 
 
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("heads", [1, 4])
 def test_equals_torch(heads: int, masked: bool) -> None:
-    ours, theirs = pair(16, heads)
+    actual, other = pair(16, heads)
     query = torch.randn(3, 5, 16, dtype=torch.float64, requires_grad=True)
     key = torch.randn(3, 7, 16, dtype=torch.float64, requires_grad=True)
     value = torch.randn(3, 7, 16, dtype=torch.float64, requires_grad=True)
@@ -107,23 +107,23 @@ def test_equals_torch(heads: int, masked: bool) -> None:
     if masked:
         attend[..., 0] |= ~attend.any(-1)
         blocked = (~attend).repeat_interleave(heads, dim=0)
-    mine = ours(query, key, value, attend)
-    reference = theirs(query, key, value, attn_mask=blocked, need_weights=False)[0]
-    torch.testing.assert_close(mine, reference)
-    upstream = torch.randn_like(mine)
-    mine_gradients = torch.autograd.grad(mine, (query, key, value, *ours.parameters()), upstream)
-    their_gradients = torch.autograd.grad(reference, (query, key, value, *theirs.parameters()), upstream)
-    for a, b in zip(mine_gradients, their_gradients, strict=True):
+    result = actual(query, key, value, attend)
+    reference = other(query, key, value, attn_mask=blocked, need_weights=False)[0]
+    torch.testing.assert_close(result, reference)
+    upstream = torch.randn_like(result)
+    actual_gradients = torch.autograd.grad(result, (query, key, value, *actual.parameters()), upstream)
+    reference_gradients = torch.autograd.grad(reference, (query, key, value, *other.parameters()), upstream)
+    for a, b in zip(actual_gradients, reference_gradients, strict=True):
         torch.testing.assert_close(a, b)
 
 
 def test_blocked_keys_have_no_influence() -> None:
-    ours, _ = pair(8, 2)
+    actual, _ = pair(8, 2)
     query, tokens = torch.randn(1, 2, 8, dtype=torch.float64), torch.randn(1, 4, 8, dtype=torch.float64)
     attend = torch.tensor([[[True, True, False, False], [True, True, True, True]]])
-    before = ours(query, tokens, tokens, attend)
+    before = actual(query, tokens, tokens, attend)
     tokens[:, 2:] += 5
-    after = ours(query, tokens, tokens, attend)
+    after = actual(query, tokens, tokens, attend)
     torch.testing.assert_close(before[:, 0], after[:, 0])
     assert not torch.allclose(before[:, 1], after[:, 1])
 

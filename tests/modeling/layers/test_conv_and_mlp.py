@@ -1,4 +1,4 @@
-"""The convolution with its norm and activation, and the small perceptron."""
+"""Convolution with norm and activation, and the small perceptron."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_conv_norm_equals_its_parts(kernel: int, norm: str, activation) -> None:
     assert {name for name, _ in layer.named_parameters()} == names
 
 
-def test_conv_norm_takes_a_norm_that_is_there_already() -> None:
+def test_conv_norm_accepts_an_existing_norm() -> None:
     norm = get_norm("GN", 32)
     layer = ConvNorm(4, 32, 1, norm=norm)
     assert layer.norm is norm

@@ -17,7 +17,7 @@ SIZES = [(2, 3), (4, 5), (1, 1)]
 
 
 def bilinear(level_map: Tensor, x: float, y: float) -> Tensor:
-    """The value of (H, W, D) at (x, y) in [0, 1]: pixel (i, j) has its center at ((j + .5) / W, (i + .5) / H)."""
+    """Sample (H, W, D) at (x, y) in [0, 1]; the center of pixel (i, j) is ((j + .5) / W, (i + .5) / H)."""
     height, width, dim = level_map.shape
     column, row = x * width - 0.5, y * height - 0.5
     value = level_map.new_zeros(dim)
@@ -46,7 +46,7 @@ def plain_deformable_attention(value: Tensor, sizes: list, locations: Tensor, we
 
 
 def inputs(sizes: list = SIZES, queries: int = 4, dtype: torch.dtype = torch.float64) -> list[Tensor]:
-    """Value, reference, offsets, logits; some samples are outside."""
+    """Return value, reference, offsets and logits; some samples lie outside of the maps."""
     tokens = sum(h * w for h, w in sizes)
     return [
         torch.randn(2, tokens, 2, 3, dtype=dtype),
@@ -60,22 +60,22 @@ WAYS = (deformable_attention, sampled_attention, gathered_attention, LeanAttenti
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.parametrize("way", WAYS)
-def test_equals_the_plain_loop(way: Callable[..., Tensor], dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("implementation", WAYS)
+def test_equals_the_plain_loop(implementation: Callable[..., Tensor], dtype: torch.dtype) -> None:
     value, reference, offsets, logits = inputs(queries=7, dtype=dtype)
     weights = logits.flatten(3).softmax(-1).view_as(logits)
     extent = torch.tensor([(w, h) for h, w in SIZES])[:, None]
     locations = reference[:, None, None, None] + offsets / extent
     expected = plain_deformable_attention(value, SIZES, locations, weights)
-    torch.testing.assert_close(way(value, SIZES, reference, offsets, logits), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(implementation(value, SIZES, reference, offsets, logits), expected, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("way", [sampled_attention, LeanAttention.apply])
-def test_gradients(way: Callable[..., Tensor]) -> None:
+@pytest.mark.parametrize("implementation", [sampled_attention, LeanAttention.apply])
+def test_gradients(implementation: Callable[..., Tensor]) -> None:
     sizes = [(2, 3), (3, 2)]
     value, reference, offsets, logits = inputs(sizes, queries=2)
     learned = [x.requires_grad_() for x in (value, offsets, logits)]
-    assert torch.autograd.gradcheck(lambda v, o, w: way(v, sizes, reference, o, w), learned)
+    assert torch.autograd.gradcheck(lambda v, o, w: implementation(v, sizes, reference, o, w), learned)
 
 
 def test_module_equals_the_formula() -> None:
@@ -110,7 +110,7 @@ def test_every_parameter_has_a_gradient() -> None:
 
 
 @pytest.mark.parametrize("heads", [4, 8])
-def test_starts_looking_in_one_direction_a_head(heads: int) -> None:
+def test_each_head_initially_looks_in_one_direction(heads: int) -> None:
     layer = MSDeformAttn(32, 3, heads, 4)
     assert not layer.sampling_offsets.weight.any()
     assert not layer.attention_weights.weight.any()

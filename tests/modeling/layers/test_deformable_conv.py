@@ -18,7 +18,7 @@ from semask_d2.modeling.layers.feature_alignment import FeatureAlignment
 
 
 def inputs(*, batch: int, channels: int, out: int, groups: int, size: tuple[int, int], spread: float) -> list[Tensor]:
-    """x, offsets, weight, bias, mask."""
+    """Return x, offsets, weight, bias and mask."""
     shapes = [
         (batch, channels, *size),
         (batch, groups * 18, *size),
@@ -38,26 +38,28 @@ def inputs(*, batch: int, channels: int, out: int, groups: int, size: tuple[int,
 def test_equals_torchvision(size: tuple[int, int], groups: int, spread: float) -> None:
     arguments = inputs(batch=2, channels=8, out=6, groups=groups, size=size, spread=spread)
     x, offsets, weight, bias, mask = arguments
-    ours = sampled_deform_conv2d(x, offsets, weight, bias, mask)
-    theirs = deform_conv2d(x, offsets, weight, bias, padding=1, mask=mask)
-    torch.testing.assert_close(ours, theirs)
-    upstream = torch.randn_like(ours)
-    our_gradients = torch.autograd.grad(ours, arguments, upstream)
-    their_gradients = torch.autograd.grad(theirs, arguments, upstream)
-    for name, a, b in zip(("x", "offsets", "weight", "bias", "mask"), our_gradients, their_gradients, strict=True):
+    actual = sampled_deform_conv2d(x, offsets, weight, bias, mask)
+    reference = deform_conv2d(x, offsets, weight, bias, padding=1, mask=mask)
+    torch.testing.assert_close(actual, reference)
+    upstream = torch.randn_like(actual)
+    actual_gradients = torch.autograd.grad(actual, arguments, upstream)
+    reference_gradients = torch.autograd.grad(reference, arguments, upstream)
+    for name, a, b in zip(
+        ("x", "offsets", "weight", "bias", "mask"), actual_gradients, reference_gradients, strict=True
+    ):
         torch.testing.assert_close(a, b, msg=lambda text, name=name: f"{name}: {text}")
 
 
 def test_without_offsets_it_is_a_convolution() -> None:
     x, offsets, weight, bias, mask = inputs(batch=1, channels=4, out=4, groups=2, size=(4, 5), spread=0)
-    ours = sampled_deform_conv2d(x, offsets, weight, bias, torch.ones_like(mask))
-    torch.testing.assert_close(ours, F.conv2d(x, weight, bias, padding=1))
+    actual = sampled_deform_conv2d(x, offsets, weight, bias, torch.ones_like(mask))
+    torch.testing.assert_close(actual, F.conv2d(x, weight, bias, padding=1))
 
 
-@pytest.mark.parametrize("way", [sampled_deform_conv2d, LeanConvolution.apply])
-def test_gradients(way: Callable[..., Tensor]) -> None:
+@pytest.mark.parametrize("implementation", [sampled_deform_conv2d, LeanConvolution.apply])
+def test_gradients(implementation: Callable[..., Tensor]) -> None:
     arguments = inputs(batch=2, channels=4, out=2, groups=2, size=(2, 3), spread=0.5)
-    assert torch.autograd.gradcheck(way, arguments)
+    assert torch.autograd.gradcheck(implementation, arguments)
 
 
 def test_module_reads_offsets_then_mask_from_the_guide() -> None:

@@ -1,4 +1,4 @@
-"""Stochastic depth: whole samples, the right part of them, the right expectation."""
+"""Stochastic depth: it drops full samples, the right fraction of them, and keeps the expectation."""
 
 from __future__ import annotations
 

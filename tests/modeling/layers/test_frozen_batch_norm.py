@@ -1,4 +1,4 @@
-"""Frozen batch norm beside torch's own in evaluation, whose statistics and affine parameters it takes."""
+"""Frozen batch norm against torch's in evaluation, with the same statistics and affine parameters."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def batch_norm() -> nn.BatchNorm2d:
 @pytest.mark.parametrize("needs_gradient", [False, True])
 def test_it_is_a_batch_norm_in_evaluation(needs_gradient: bool) -> None:
     norm = batch_norm()
-    frozen = FrozenBatchNorm.of(norm).train()  # which changes nothing
+    frozen = FrozenBatchNorm.from_batch_norm(norm).train()  # has no effect
     x = torch.randn(2, 5, 3, 4, requires_grad=needs_gradient)
-    found, expected = frozen(x), norm(x)
-    torch.testing.assert_close(found, expected)
+    actual, expected = frozen(x), norm(x)
+    torch.testing.assert_close(actual, expected)
     if needs_gradient:
-        (gradient,) = torch.autograd.grad((found**2).sum(), x)
+        (gradient,) = torch.autograd.grad((actual**2).sum(), x)
         torch.testing.assert_close(gradient, torch.autograd.grad((expected**2).sum(), x)[0])
     state = norm.state_dict()
     assert frozen.state_dict().keys() == state.keys()
@@ -35,11 +35,11 @@ def test_it_is_a_batch_norm_in_evaluation(needs_gradient: bool) -> None:
     assert not list(frozen.parameters())
 
 
-def test_it_keeps_the_dtype_of_what_it_gets() -> None:
+def test_it_keeps_the_dtype_of_its_input() -> None:
     x = torch.randn(1, 5, 2, 2, dtype=torch.bfloat16, requires_grad=True)
-    assert FrozenBatchNorm.of(batch_norm())(x).dtype == torch.bfloat16
+    assert FrozenBatchNorm.from_batch_norm(batch_norm())(x).dtype == torch.bfloat16
 
 
-def test_it_does_nothing_to_begin_with() -> None:
+def test_it_starts_as_the_identity() -> None:
     x = torch.randn(2, 3, 4, 4)
     torch.testing.assert_close(FrozenBatchNorm(3)(x), x)

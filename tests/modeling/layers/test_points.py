@@ -22,7 +22,7 @@ coordinates = st.one_of(
 
 
 def masked_samples(labels: Tensor, points: Tensor, classes: Tensor) -> Tensor:
-    """The samples of the explicit masks (M, H, W) at points (M, P, 2), in float64."""
+    """Sample explicit masks (M, H, W) at points (M, P, 2), in float64."""
     masks = (labels[None] == classes[:, None, None]).double()
     grid = (2 * points - 1).double()[:, None]
     return F.grid_sample(masks[:, None], grid, padding_mode="zeros", align_corners=False)[:, 0, 0]
@@ -43,12 +43,12 @@ def test_class_masks_equal_grid_samples_of_explicit_masks(height: int, width: in
     shared = sample_class_masks(labels, points, classes)
     expected = masked_samples(labels, points.expand(3, -1, -1), classes)
     torch.testing.assert_close(shared, expected, atol=1e-9, rtol=0)
-    own = torch.stack([points, points.flip(1), 1 - points])
-    for way in (sample_class_masks, class_shares):
-        expected = masked_samples(labels, own, classes)
-        torch.testing.assert_close(way(labels, own, classes), expected, atol=1e-9, rtol=0)
-        of_two_layers = way(labels, torch.stack([own, own.flip(1)]), classes)
-        torch.testing.assert_close(of_two_layers, torch.stack([expected, expected.flip(1)]), atol=1e-9, rtol=0)
+    mask_points = torch.stack([points, points.flip(1), 1 - points])
+    for implementation in (sample_class_masks, class_shares):
+        expected = masked_samples(labels, mask_points, classes)
+        torch.testing.assert_close(implementation(labels, mask_points, classes), expected, atol=1e-9, rtol=0)
+        two_layers = implementation(labels, torch.stack([mask_points, mask_points.flip(1)]), classes)
+        torch.testing.assert_close(two_layers, torch.stack([expected, expected.flip(1)]), atol=1e-9, rtol=0)
 
 
 def test_class_masks_without_classes() -> None:
@@ -58,7 +58,7 @@ def test_class_masks_without_classes() -> None:
 @settings(deadline=None, derandomize=True, max_examples=60)
 @given(height=sides, width=sides, x=coordinates, y=coordinates)
 def test_each_pixel_counts_by_its_distance(height: int, width: int, x: float, y: float) -> None:
-    every_pixel = torch.arange(height * width)  # each pixel is a class of its own
+    every_pixel = torch.arange(height * width)  # each pixel is a separate class
     point = torch.tensor([[x, y]], dtype=torch.float64)
     got = sample_class_masks(every_pixel.view(height, width), point, every_pixel)[:, 0]
     column, row = x * width - 0.5, y * height - 0.5

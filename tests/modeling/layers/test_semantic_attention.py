@@ -1,4 +1,4 @@
-"""Semantic attention against the paper's formula, and that it learns from both kinds of start."""
+"""Semantic attention against the paper's formula, and its training from each initialization."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from semask_d2.modeling.layers.semantic_attention import SemanticAttention, Sema
 
 
 def make_layer(dim: int, num_classes: int, *, window: int | None, **settings: object) -> SemanticLayer:
-    """The paper's layer, but for `settings`."""
+    """Build the layer of the paper, except for `settings`."""
     paper = {"num_blocks": 1, "init": "live", "kind": "pairwise", "residual": "normalized"}
     return SemanticLayer(dim, num_classes, window=window, **(paper | settings))
 
 
 def awake(layer: nn.Module) -> nn.Module:
-    """`layer` in float64 and evaluation mode with every parameter random, gamma and biases included."""
+    """Return `layer` in float64 and evaluation mode with random parameters, including gamma and biases."""
     for parameter in layer.parameters():
         nn.init.normal_(parameter, std=0.5)
     return layer.double().eval()
@@ -33,7 +33,7 @@ KINDS = ["pairwise", "scaled", "centers"]
 
 
 def plain_attention(block: SemanticAttention, x: Tensor) -> tuple[Tensor, Tensor]:
-    """gamma * mlp_res(y) for tokens (N, C) of one group, without batches and without torch's fused attention."""
+    """Compute gamma * mlp_res(y) for tokens (N, C) of one group, without batches or fused attention."""
     q, k, v = block.mlp_cls_q(x), block.mlp_cls_k(x), block.mlp_v(x)
     if block.kind == "centers":
         centers = [sum(torch.exp(q[n, c]) * v[n] for n in range(len(x))) / torch.exp(q[:, c]).sum() for c in range(5)]
@@ -45,7 +45,7 @@ def plain_attention(block: SemanticAttention, x: Tensor) -> tuple[Tensor, Tensor
 
 
 def plain_windows(layer: SemanticLayer, x: Tensor, blocks: list[SemanticAttention], residual: str) -> tuple:
-    """Each window of a map (or the map) on its own through blocks, which add to the tokens unless `residual` is raw."""
+    """Apply blocks to each window of a map (or the map) separately; they add to the tokens unless `residual` is raw."""
     b, h, w, c = x.shape
     size = layer.window
     rows, columns = (h, w) if size is None else (size, size)
@@ -68,7 +68,7 @@ def plain_windows(layer: SemanticLayer, x: Tensor, blocks: list[SemanticAttentio
 
 
 def plain_layer(layer: SemanticLayer, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Norm and all blocks; or where the residual is raw, block by block the norm and what it adds to the input."""
+    """Apply the norm and all blocks; with a raw residual, apply norm and block and add the result, block by block."""
 
     def norm(x: Tensor) -> Tensor:
         return F.layer_norm(x, x.shape[-1:], layer.norm1.weight, layer.norm1.bias, 1e-5)
@@ -106,14 +106,14 @@ def check_against_the_formula(layer: SemanticLayer, size: tuple[int, int]) -> No
     torch.testing.assert_close(semantics, expected_semantics)
 
 
-def test_windowed_and_global_share_parameters_and_differ_in_what_they_compute() -> None:
+def test_windowed_and_global_share_parameters_but_compute_different_results() -> None:
     whole = awake(make_layer(6, 5, window=None))
     windowed = make_layer(6, 5, window=2).double().eval()
     windowed.load_state_dict(whole.state_dict())
     x = torch.randn(1, 4, 4, 6, dtype=torch.float64)
     with torch.no_grad():
         assert not torch.allclose(whole(x)[0], windowed(x)[0])
-        torch.testing.assert_close(whole(x)[1], windowed(x)[1])  # the map of the first block is a linear of the input
+        torch.testing.assert_close(whole(x)[1], windowed(x)[1])  # the map of the first block is linear in the input
         windowed.window = 4  # one window that is the map
         torch.testing.assert_close(whole(x), windowed(x))
 
@@ -170,7 +170,7 @@ def test_a_raw_residual_starts_as_the_identity_and_has_a_gate_for_each_channel(k
         assert block.gamma.grad.abs().min() > 0
 
 
-def test_centers_are_of_the_whole_map_and_cost_as_much_as_there_are_tokens() -> None:
+def test_centers_cover_the_full_map_at_linear_cost() -> None:
     settings = with_defaults(SemanticSettings, window=2, windowed_stages=[0, 1], attention="centers")
     assert [settings.layer(stage, 6).window for stage in range(4)] == [None] * 4
     layer = settings.layer(0, 6)
@@ -182,25 +182,25 @@ def test_centers_are_of_the_whole_map_and_cost_as_much_as_there_are_tokens() -> 
 
 
 def train(init: str, steps: int, **options: str) -> tuple[SemanticLayer, SemanticLayer, list[dict[str, Tensor]]]:
-    """A layer before and after `steps` of AdamW on a loss of features and maps, and the gradients of each step."""
+    """Return a layer before and after `steps` of AdamW on features and maps, and the gradients of each step."""
     torch.manual_seed(0)
     layer = make_layer(8, 5, window=None, init=init, **options).double().eval()
     before = copy.deepcopy(layer)
     optimizer = torch.optim.AdamW(layer.parameters(), lr=0.01)
-    x, wanted = torch.randn(2, 4, 4, 8, dtype=torch.float64), torch.randn(2, 4, 4, 8, dtype=torch.float64)
+    x, target = torch.randn(2, 4, 4, 8, dtype=torch.float64), torch.randn(2, 4, 4, 8, dtype=torch.float64)
     labels = torch.randint(0, 5, (2, 4, 4))
     gradients = []
     for _ in range(steps):
         optimizer.zero_grad()
         features, semantics = layer(x)
-        loss = F.mse_loss(features, wanted) + F.cross_entropy(semantics.permute(0, 3, 1, 2), labels)
+        loss = F.mse_loss(features, target) + F.cross_entropy(semantics.permute(0, 3, 1, 2), labels)
         loss.backward()
         gradients.append({name: parameter.grad.clone() for name, parameter in layer.named_parameters()})
         optimizer.step()
     return before, layer, gradients
 
 
-def test_the_released_start_never_wakes_up() -> None:
+def test_the_released_init_never_learns_attention() -> None:
     before, after, gradients = train("released", steps=3)
     asleep = ("gamma", "mlp_res.weight", "mlp_v.weight", "mlp_v.bias", "mlp_cls_k.weight", "mlp_cls_k.bias")
     for name in (f"class_injection.0.{name}" for name in asleep):
@@ -209,12 +209,12 @@ def test_the_released_start_never_wakes_up() -> None:
     block = after.class_injection[0]
     assert not block.gamma.any()
     assert not block.mlp_res.weight.any()
-    assert not torch.equal(block.mlp_cls_q.weight, before.class_injection[0].mlp_cls_q.weight)  # the map's loss acts
+    assert not torch.equal(block.mlp_cls_q.weight, before.class_injection[0].mlp_cls_q.weight)  # the map has a loss
 
 
 @pytest.mark.parametrize("residual", ["normalized", "raw"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_live_start_learns_everywhere_within_two_steps(kind: str, residual: str) -> None:
+def test_the_live_init_trains_every_parameter_within_two_steps(kind: str, residual: str) -> None:
     """But in `mlp_cls_k.bias`: what it adds to a query's logits is the same for all keys, and softmax drops it.
 
     That is of pairs of tokens; of centers it weighs the classes.

@@ -1,4 +1,4 @@
-"""The semantic decoder's sum against interpolation row by row."""
+"""Sum of the semantic decoder against row-by-row interpolation."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from semask_d2.modeling.layers.semantic_decoder import decode_semantic_prior, su
 
 
 def resize(maps: np.ndarray, height: int, width: int, align_corners: bool) -> np.ndarray:
-    """Bilinear, rows then columns, of (..., h, w)."""
+    """Resize (..., h, w) bilinearly, rows first."""
     for axis, new in ((-2, height), (-1, width)):
         old = maps.shape[axis]
         at = np.linspace(0, old - 1, new) if align_corners else (np.arange(new) + 0.5) * old / new - 0.5
@@ -40,7 +40,7 @@ def test_equals_the_formula(sizes: tuple, align_corners: bool) -> None:
 
 
 def test_doubling_is_not_resizing_at_once() -> None:
-    """With aligned corners the steps matter: the released models' sum needs each of them."""
+    """With aligned corners each doubling matters, as in the released models."""
     features = make_maps((16, 24), (8, 12), (4, 6), (2, 3))
     at_once = features["sem2"].numpy() + sum(resize(features[f"sem{i}"].numpy(), 16, 24, True) for i in (3, 4, 5))
     assert np.abs(decode_semantic_prior(features, align_corners=True).numpy() - at_once).max() > 0.1

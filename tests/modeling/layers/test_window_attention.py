@@ -19,7 +19,7 @@ from semask_d2.modeling.layers.window_attention import (
 
 
 def make_attention(dim: int, num_heads: int, **settings: object) -> WindowAttention:
-    """Swin's layer without dropout, but for `settings`."""
+    """Build Swin's layer without dropout, except for `settings`."""
     plain = {"qkv_bias": True, "qk_scale": None, "attn_drop": 0.0, "proj_drop": 0.0}
     return WindowAttention(dim, num_heads, **(plain | settings))
 
@@ -35,7 +35,7 @@ def test_relative_position_index(window: int) -> None:
 
 
 def plain_window_attention(layer: WindowAttention, x: Tensor) -> Tensor:
-    """The same from explicit loops: pad, roll, softmax in each window between the tokens of one region, roll back."""
+    """Compute window attention in loops: pad, roll, softmax within each region of each window, roll back."""
     b, h, w, c = x.shape
     window, shift, heads = layer.window, layer.shift, layer.num_heads
     dim = c // heads
@@ -47,7 +47,7 @@ def plain_window_attention(layer: WindowAttention, x: Tensor) -> Tensor:
     out = torch.zeros_like(padded)
 
     def source(position: int, size: int) -> tuple[int, bool]:
-        """Where a position of the rolled map comes from, and whether the roll carried it around the edge."""
+        """Return the original position on the rolled map, and whether the roll wrapped it around the edge."""
         return (position + shift) % size, position + shift >= size
 
     for image in range(b):
@@ -58,7 +58,7 @@ def plain_window_attention(layer: WindowAttention, x: Tensor) -> Tensor:
                 for (y, wrapped_y), (x_, wrapped_x) in tokens:
                     logits = []
                     for (ky, key_wrapped_y), (kx, key_wrapped_x) in tokens:
-                        # distance in the window, that is on the rolled map
+                        # distance within the window, on the rolled map
                         dy, dx = (y - shift) % ph - (ky - shift) % ph, (x_ - shift) % pw - (kx - shift) % pw
                         row = (dy + window - 1) * (2 * window - 1) + dx + window - 1
                         logit = scale * (q[image, y, x_] * k[image, ky, kx]).sum(-1)

@@ -1,4 +1,4 @@
-"""Cutting maps into windows and putting them together again."""
+"""Partition of maps into windows, and its inverse."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The per-pixel loss in bands against its formula on whole maps."""
+"""Per-pixel loss in bands against its formula on full maps."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from semask_d2.modeling.losses.cross_entropy import BandedCrossEntropy, pixel_lo
 
 @pytest.fixture(autouse=True)
 def _narrow_bands(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Bands of a few rows: the small maps of these tests are made of many."""
+    """Use bands of a few rows, so that the small maps of these tests have many."""
     monkeypatch.setattr(cross_entropy, "BAND_ELEMENTS", 300)
 
 
@@ -28,7 +28,7 @@ def plain_loss(
     ohem_pixels: int = 0,
     class_weights: Tensor | None = None,
 ):
-    """Whole maps, as torch computes them."""
+    """Compute the loss on full maps with torch."""
     logits = F.interpolate(logits.float(), size=labels.shape[-2:], mode="bilinear", align_corners=align_corners)
     losses = F.cross_entropy(logits, labels, class_weights, ignore_index=ignore_label, reduction="none")
     valid = labels != ignore_label
@@ -62,10 +62,10 @@ def test_loss_and_gradient_equal_the_whole_maps(
     labels[torch.rand(labels.shape) < 0.3] = ignore_label
     options = {"align_corners": align_corners, "ohem_pixels": ohem_pixels}
     options["class_weights"] = None if class_weights is None else torch.tensor(class_weights)
-    ours = pixel_loss(logits, labels, ignore_label, **options)
-    theirs = plain_loss(logits, labels, ignore_label, **options)
-    torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
-    gradients = [torch.autograd.grad(3 * loss, logits)[0] for loss in (ours, theirs)]
+    actual = pixel_loss(logits, labels, ignore_label, **options)
+    reference = plain_loss(logits, labels, ignore_label, **options)
+    torch.testing.assert_close(actual, reference, atol=1e-6, rtol=1e-5)
+    gradients = [torch.autograd.grad(3 * loss, logits)[0] for loss in (actual, reference)]
     torch.testing.assert_close(*gradients, atol=1e-6, rtol=1e-4)
 
 
@@ -88,7 +88,7 @@ def test_the_formula_itself() -> None:
     torch.testing.assert_close(pixel_loss(logits, labels, 255, align_corners=False), expected)
 
 
-def test_nothing_valid_is_zero_and_has_zero_gradients() -> None:
+def test_without_valid_pixels_loss_and_gradients_are_zero() -> None:
     prior = torch.randn(2, 4, 3, 5, requires_grad=True)
     for ohem_pixels in (0, 10):
         loss = pixel_loss(prior, torch.full((2, 12, 20), 255), 255, align_corners=True, ohem_pixels=ohem_pixels)
@@ -113,7 +113,7 @@ def test_autocast_changes_nothing() -> None:
         assert torch.equal(pixel_loss(prior, labels, 255, align_corners=True), expected)
 
 
-def test_labels_of_a_byte_are_enough() -> None:
+def test_uint8_labels_are_supported() -> None:
     prior, labels = torch.randn(1, 4, 4, 4), torch.randint(0, 4, (1, 16, 16))
     labels[:, :3] = 255
     small = pixel_loss(prior, labels.to(torch.uint8), 255, align_corners=False)
@@ -126,7 +126,7 @@ def test_only_the_hardest_valid_pixels_count() -> None:
     losses = F.cross_entropy(logits, labels, ignore_index=255, reduction="none").flatten()
     hardest = losses.sort(descending=True).values[:10].mean()
     torch.testing.assert_close(pixel_loss(logits, labels, 255, align_corners=False, ohem_pixels=5), hardest)
-    labels[:, :, 1:] = 255  # fewer valid pixels than asked for
+    labels[:, :, 1:] = 255  # fewer valid pixels than `ohem_pixels`
     few = pixel_loss(logits, labels, 255, align_corners=False)
     torch.testing.assert_close(pixel_loss(logits, labels, 255, align_corners=False, ohem_pixels=12), few)
 

@@ -12,7 +12,7 @@ from semask_d2.modeling.losses.mask_losses import DenseMaskLoss, focal_terms
 
 
 def plain_terms(logits: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Focal loss, mean over the pixels, and dice of one (H, W) pair."""
+    """Return focal loss (mean over pixels) and dice of one (H, W) pair."""
     p = logits.sigmoid()
     right = torch.where(mask, p, 1 - p)
     alpha = torch.where(mask, 0.25, 0.75)
@@ -21,7 +21,7 @@ def plain_terms(logits: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def make(seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Embeddings (6, 5), features, labels of four times their size in blocks that nearest resizing keeps, classes."""
+    """Return embeddings (6, 5), features, labels in 4 x 4 blocks that nearest resizing preserves, and classes."""
     generator = torch.Generator().manual_seed(seed)
     embed = torch.randn(6, 5, generator=generator, dtype=torch.float64)
     features = torch.randn(5, 4, 6, generator=generator, dtype=torch.float64)
@@ -31,7 +31,7 @@ def make(seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def test_costs_equal_the_formula() -> None:
-    """At the masks' resolution, the labels resized to it: the upper left pixel of each 4 x 4 block."""
+    """Costs use the resolution of the masks, with labels from the upper left pixel of each 4 x 4 block."""
     embed, features, labels, classes = make()
     mask_cost, dice_cost = DenseMaskLoss().costs(embed, features, labels, classes)
     assert mask_cost.shape == dice_cost.shape == (6, 2)
@@ -44,7 +44,7 @@ def test_costs_equal_the_formula() -> None:
 
 
 def test_losses_and_their_gradients_equal_the_formula() -> None:
-    """At the labels' resolution, the masks upsampled to it; ignored pixels are outside every mask."""
+    """Losses use the resolution of the labels, with upsampled masks; ignored pixels are outside every mask."""
     embed, features, labels, classes = make()
     embed = embed.view(3, 2, 5).requires_grad_()
     features.requires_grad_()
@@ -56,11 +56,11 @@ def test_losses_and_their_gradients_equal_the_formula() -> None:
             logits = F.interpolate(logits[None, None], size=(16, 24), mode="bilinear")[0, 0]
             expected[:, layer, t] = torch.stack(plain_terms(logits, labels == c))
     weights = torch.rand(2, 3, 2, dtype=torch.float64)
-    for ours, theirs in zip(losses, expected, strict=True):
-        torch.testing.assert_close(ours, theirs)
-    ours = torch.autograd.grad(sum((w * x).sum() for w, x in zip(weights, losses, strict=True)), (embed, features))
-    theirs = torch.autograd.grad((weights * expected).sum(), (embed, features))
-    torch.testing.assert_close(ours, theirs)
+    for actual, reference in zip(losses, expected, strict=True):
+        torch.testing.assert_close(actual, reference)
+    actual = torch.autograd.grad(sum((w * x).sum() for w, x in zip(weights, losses, strict=True)), (embed, features))
+    reference = torch.autograd.grad((weights * expected).sum(), (embed, features))
+    torch.testing.assert_close(actual, reference)
 
 
 @pytest.mark.parametrize("scale", [1.0, 200.0])
@@ -75,5 +75,5 @@ def test_focal_terms_equal_torchvision_and_stay_finite(scale: float) -> None:
 
 def test_no_classes() -> None:
     embed, features, labels, _ = make()
-    none = torch.empty(0, dtype=torch.int64)
-    assert [x.shape for x in DenseMaskLoss().costs(embed, features, labels, none)] == [(6, 0), (6, 0)]
+    no_classes = torch.empty(0, dtype=torch.int64)
+    assert [x.shape for x in DenseMaskLoss().costs(embed, features, labels, no_classes)] == [(6, 0), (6, 0)]

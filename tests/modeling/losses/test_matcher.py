@@ -1,4 +1,4 @@
-"""The assignment against brute force, and its behavior on costs that are no numbers."""
+"""Assignment against brute force, and its behavior for costs that are not finite."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from semask_d2.modeling.losses.matcher import solve_assignments
 
 
 def cheapest(cost: np.ndarray) -> float:
-    """The least total cost over every way to give each target its own query (or each query its own target)."""
+    """Return the least total cost over all one-to-one assignments of targets and queries."""
     if cost.shape[0] < cost.shape[1]:
         cost = cost.T
     queries, targets = cost.shape
@@ -57,7 +57,7 @@ def test_non_finite_costs_do_not_stop_it(value: float) -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_query_whose_cost_overflowed_is_taken_last(value: float) -> None:
+def test_a_query_with_an_overflowed_cost_is_matched_last(value: float) -> None:
     costs = torch.tensor([[[value, value], [5.0, 1e4], [1e4, 7.0]]])
     (assignment,) = solve_assignments([costs])
     assert assignment.tolist() == [[1, 2]]

@@ -1,4 +1,4 @@
-"""Losses and costs of segments, as maps of ids and as masks that overlap, beside the formula on whole masks."""
+"""Losses and costs of segments, as maps of ids and as overlapping masks, against the formula on full masks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FORMS = ["map", "masks"]
 
 
 def make_targets(form: str) -> tuple[Tensor, Tensor]:
-    """What the criterion takes of an image of 10 x 12 pixels, and the same as whole masks (M, 10, 12)."""
+    """Return the targets of an image of 10 x 12 pixels, and the same as masks (M, 10, 12)."""
     if form == "map":
         ids = torch.zeros(10, 12, dtype=torch.uint8)
         ids[:4, :7], ids[5:, :7], ids[2:9, 8:] = 1, 2, 3
@@ -26,7 +26,7 @@ def make_targets(form: str) -> tuple[Tensor, Tensor]:
 
 
 def make_predictions(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
-    """Embeddings (L, M, C) and features (C, 5, 6)."""
+    """Return embeddings (L, M, C) and features (C, 5, 6)."""
     generator = torch.Generator().manual_seed(4)
     shapes = ((LAYERS, SEGMENTS, CHANNELS), (CHANNELS, 5, 6))
     embed, features = (torch.randn(shape, generator=generator, dtype=dtype) for shape in shapes)
@@ -34,12 +34,12 @@ def make_predictions(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor
 
 
 def at_points(maps: Tensor, points: Tensor) -> Tensor:
-    """Bilinear samples of maps (N, h, w) at points (N, P, 2), each map at its own."""
+    """Sample maps (N, h, w) bilinearly at points (N, P, 2), one set for each map."""
     return F.grid_sample(maps[:, None], 2 * points[:, None] - 1, align_corners=False)[:, 0, 0]
 
 
 def entropy_and_dice(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """The two terms of one mask, of its logits and targets (P,)."""
+    """Return the two loss terms of one mask from logits and targets (P,)."""
     p = logits.sigmoid()
     entropy = -(target * p.log() + (1 - target) * (1 - p).log()).mean()
     return entropy, 1 - (2 * (p * target).sum() + 1) / (p.sum() + target.sum() + 1)
@@ -47,7 +47,7 @@ def entropy_and_dice(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 
 @pytest.fixture
 def points(monkeypatch: pytest.MonkeyPatch) -> Tensor:
-    """The points (L, M, P, 2) at which the losses are computed; some lie on the image's edge."""
+    """Return the points (L, M, P, 2) of the losses; some lie on the edge of the image."""
     chosen = torch.rand(LAYERS, SEGMENTS, POINTS, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     chosen[:, :, 0], chosen[:, :, 1, 0] = 0, 1
     monkeypatch.setattr(PointMaskLoss, "choose_points", lambda self, logit_maps: chosen)
@@ -58,14 +58,16 @@ def points(monkeypatch: pytest.MonkeyPatch) -> Tensor:
 def test_point_losses_and_their_gradients_equal_the_formula(form: str, points: Tensor) -> None:
     labels, masks = make_targets(form)
     embed, features = make_predictions()
-    found = PointMaskLoss(POINTS, 3.0, 0.75).losses(embed, features, labels, torch.arange(1, SEGMENTS + 1))
+    actual = PointMaskLoss(POINTS, 3.0, 0.75).losses(embed, features, labels, torch.arange(1, SEGMENTS + 1))
     expected = torch.zeros(2, LAYERS, SEGMENTS, dtype=torch.float64)
     for layer in range(LAYERS):
         for m in range(SEGMENTS):
-            own = points[layer, m][None]
-            logits = at_points((embed[layer, m, :, None, None] * features).sum(0)[None], own)[0]
-            expected[:, layer, m] = torch.stack(entropy_and_dice(logits, at_points(masks[m][None].double(), own)[0]))
-    assert_equal_with_gradients(found, expected, embed, features)
+            mask_points = points[layer, m][None]
+            logits = at_points((embed[layer, m, :, None, None] * features).sum(0)[None], mask_points)[0]
+            expected[:, layer, m] = torch.stack(
+                entropy_and_dice(logits, at_points(masks[m][None].double(), mask_points)[0])
+            )
+    assert_equal_with_gradients(actual, expected, embed, features)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -80,7 +82,7 @@ def test_point_losses_pass_gradcheck(form: str, points: Tensor) -> None:
 def test_dense_losses_and_their_gradients_equal_the_formula(form: str) -> None:
     labels, masks = make_targets(form)
     embed, features = make_predictions()
-    found = DenseMaskLoss().losses(embed, features, labels, torch.arange(1, SEGMENTS + 1))
+    actual = DenseMaskLoss().losses(embed, features, labels, torch.arange(1, SEGMENTS + 1))
     expected = torch.zeros(2, LAYERS, SEGMENTS, dtype=torch.float64)
     for layer in range(LAYERS):
         for m in range(SEGMENTS):
@@ -90,14 +92,14 @@ def test_dense_losses_and_their_gradients_equal_the_formula(form: str) -> None:
             focal = (-alpha * (1 - right) ** 2 * right.log()).mean()
             dice = 1 - (2 * p[masks[m]].sum() + 1) / (p.sum() + masks[m].sum() + 1)
             expected[:, layer, m] = torch.stack([focal, dice])
-    assert_equal_with_gradients(found, expected, embed, features)
+    assert_equal_with_gradients(actual, expected, embed, features)
 
 
-def assert_equal_with_gradients(found: tuple[Tensor, Tensor], expected: Tensor, *leaves: Tensor) -> None:
-    ours = torch.stack(found)
-    torch.testing.assert_close(ours, expected)
+def assert_equal_with_gradients(actual: tuple[Tensor, Tensor], expected: Tensor, *leaves: Tensor) -> None:
+    result = torch.stack(actual)
+    torch.testing.assert_close(result, expected)
     weights = torch.rand(expected.shape, dtype=torch.float64)
-    gradients = [torch.autograd.grad((weights * x).sum(), leaves) for x in (ours, expected)]
+    gradients = [torch.autograd.grad((weights * x).sum(), leaves) for x in (result, expected)]
     torch.testing.assert_close(*gradients)
     assert all(x.abs().max() > 0 for x in gradients[0])
 
@@ -109,10 +111,10 @@ def test_costs_equal_the_formula(form: str) -> None:
     torch.manual_seed(7)
     where = torch.rand(POINTS, 2)
     torch.manual_seed(7)
-    found = PointMaskLoss(POINTS, 3.0, 0.75).costs(embed[0], features, labels, torch.arange(1, SEGMENTS + 1))
+    actual = PointMaskLoss(POINTS, 3.0, 0.75).costs(embed[0], features, labels, torch.arange(1, SEGMENTS + 1))
     for query in range(SEGMENTS):
         logits = at_points((embed[0, query, :, None, None] * features).sum(0)[None], where[None])[0]
         for m in range(SEGMENTS):
             terms = entropy_and_dice(logits, at_points(masks[m][None].float(), where[None])[0])
-            for ours, theirs in zip(found, terms, strict=True):
-                torch.testing.assert_close(ours[query, m], theirs)
+            for result, reference in zip(actual, terms, strict=True):
+                torch.testing.assert_close(result[query, m], reference)

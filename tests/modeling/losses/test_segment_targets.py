@@ -1,4 +1,4 @@
-"""Segments as targets: maps of ids and masks give one loss, that of the plain formula, and models learn of them."""
+"""Segments as targets: maps of ids and masks give the loss of the plain formula, and models train on them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NAMES = ["a.jpg", "b.jpg"]
 
 
 def make_segments(as_masks: bool) -> list[Segments]:
-    """Two images of different sizes: three segments, two of one class; and none."""
+    """Return two images of different sizes: one with three segments, two of the same class, and one without."""
     ids = torch.zeros(24, 32, dtype=torch.uint8)
     ids[:10, :12], ids[12:, :12], ids[4:20, 14:30] = 1, 2, 3
     masks = torch.stack([ids == i for i in (1, 2, 3)]).to(torch.uint8) if as_masks else ids
@@ -61,25 +61,25 @@ def test_maps_and_masks_give_the_same_losses(mask_loss: PointMaskLoss | DenseMas
 
 @pytest.mark.parametrize("as_masks", [False, True])
 def test_class_loss_and_matching_equal_the_plain_formula(as_masks: bool) -> None:
-    """With all points of the mask loss uniform, its mean over many draws is that over the whole plane."""
+    """With uniform points, the mean of the mask loss over many draws is its mean over the plane."""
     criterion, predictions = make_criterion(DenseMaskLoss()), make_predictions()
     targets = make_targets(make_segments(as_masks))
     matches = criterion.match(predictions, targets)
     assert [tuple(match.shape) for match in matches] == [(2, 3), (2, 0)]
-    wanted = torch.full((2, 2, 5), CLASSES)
+    target = torch.full((2, 2, 5), CLASSES)
     for layer in range(2):
         for segment, query in enumerate(matches[0][layer].tolist()):
-            wanted[layer, 0, query] = [4, 4, 1][segment]
+            target[layer, 0, query] = [4, 4, 1][segment]
     weight = torch.ones(CLASSES + 1)
     weight[-1] = 0.1
     for layer, suffix in ((0, "_0"), (1, "")):
-        logits, ids = predictions.class_logits[layer].flatten(0, 1), wanted[layer].flatten()
+        logits, ids = predictions.class_logits[layer].flatten(0, 1), target[layer].flatten()
         expected = 2 * torch.nn.functional.cross_entropy(logits, ids, weight=weight)
         torch.testing.assert_close(criterion(predictions, targets)[f"loss_ce{suffix}"], expected)
 
 
 def test_two_segments_of_one_class_have_two_queries() -> None:
-    """Logits that show each segment in a query of its own are matched to it."""
+    """Each segment is matched to the query whose logits show it."""
     (first, _) = make_segments(True)
     embed = torch.zeros(1, 1, 5, 8)
     embed[0, 0, [3, 0, 2], [0, 1, 2]] = 1
@@ -105,15 +105,15 @@ def test_samples_of_masks_that_overlap() -> None:
     masks = (torch.rand(3, 9, 7) < 0.6).to(torch.uint8)
     points = torch.rand(40, 2)
     torch.testing.assert_close(sample_class_masks(masks, points, torch.arange(3)), plain_samples(masks, points))
-    own = torch.rand(2, 3, 40, 2)
-    samples = sample_class_masks(masks, own, torch.arange(3))
+    mask_points = torch.rand(2, 3, 40, 2)
+    samples = sample_class_masks(masks, mask_points, torch.arange(3))
     for layer in range(2):
         for m in range(3):
-            expected = plain_samples(masks[m : m + 1], own[layer, m])[0]
+            expected = plain_samples(masks[m : m + 1], mask_points[layer, m])[0]
             torch.testing.assert_close(samples[layer, m], expected)
 
 
-def test_a_class_that_is_none_is_named() -> None:
+def test_an_unknown_class_is_named() -> None:
     segments = make_segments(False)
     segments[0] = segments[0]._replace(classes=torch.tensor([4, CLASSES, 1]))
     with pytest.raises(UserError, match=rf"segments of a\.jpg: classes \[{CLASSES}\] are outside"):
@@ -121,12 +121,12 @@ def test_a_class_that_is_none_is_named() -> None:
 
 
 @pytest.mark.parametrize("as_masks", [False, True])
-def test_a_model_learns_of_segments(as_masks: bool) -> None:
+def test_a_model_trains_on_segments(as_masks: bool) -> None:
     torch.manual_seed(0)
     model = build_model(tiny_cfg()).train()
     inputs = make_inputs((24, 32), (16, 20))
-    for x, own in zip(inputs, make_segments(as_masks), strict=True):
-        x["segments"] = own
+    for x, segments in zip(inputs, make_segments(as_masks), strict=True):
+        x["segments"] = segments
     losses = model(inputs)
     assert "loss_cate" in losses
     assert all(loss.isfinite() for loss in losses.values())

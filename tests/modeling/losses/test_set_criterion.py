@@ -1,4 +1,4 @@
-"""The set criterion against a plain one: an explicit mask a class, loops over layers, images, queries and targets."""
+"""Set criterion against a plain one with explicit masks and loops over layers, images, queries and targets."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def make_predictions(batch: int, scale: float = 1.0) -> MaskPredictions:
 
 
 def make_targets(present: list[list[int]], ignored: float = 0.1) -> SemanticTargets:
-    """Label maps of 32 x 40 in tiles, with these classes in each image."""
+    """Return tiled label maps of 32 x 40 with the given classes in each image."""
     maps = []
     for classes in present:
         ids = torch.tensor(classes or [255])
@@ -49,8 +49,8 @@ def make_targets(present: list[list[int]], ignored: float = 0.1) -> SemanticTarg
 
 
 @pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
-    """Every tensor that `torch.rand` gives from now on, in order."""
+def random_draws(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+    """Record the results of `torch.rand` in order."""
     tensors: list[Tensor] = []
     rand = torch.rand
 
@@ -63,7 +63,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
 
 
 def sample(plane: Tensor, points: Tensor) -> Tensor:
-    """Bilinear samples of one (h, w) plane at points (P, 2)."""
+    """Sample one (h, w) plane bilinearly at points (P, 2)."""
     grid = (2 * points - 1)[None, None]
     return F.grid_sample(plane[None, None], grid, padding_mode="zeros", align_corners=False)[0, 0, 0]
 
@@ -78,15 +78,17 @@ def dice_term(logits: Tensor, target: Tensor) -> Tensor:
     return 1 - (2 * (p * target).sum() + 1) / (p.sum() + target.sum() + 1)
 
 
-def plain_losses(predictions: MaskPredictions, targets: SemanticTargets, drawn: list[Tensor]) -> dict[str, Tensor]:
-    """The losses in float64 on the points that the criterion drew: costs' first, then candidates and fresh ones."""
-    draws = iter(x.double() for x in drawn)
+def plain_losses(
+    predictions: MaskPredictions, targets: SemanticTargets, random_draws: list[Tensor]
+) -> dict[str, Tensor]:
+    """Compute the losses in float64 on the points of the criterion: for costs, then candidates and new points."""
+    draws = iter(x.double() for x in random_draws)
     predictions = MaskPredictions(*(x.double() for x in predictions))
     layers, batch = predictions.class_logits.shape[:2]
     masks = [[(targets.labels[i] == c).double() for c in classes] for i, classes in enumerate(targets.classes)]
     logit_maps = [predictions.mask_logits(layer) for layer in range(layers)]
 
-    matches: dict[tuple[int, int], dict[int, int]] = {}  # of (layer, image): query by target
+    matches: dict[tuple[int, int], dict[int, int]] = {}  # by (layer, image): query of each target
     for i in range(batch):
         points = next(draws)
         for layer in range(layers):
@@ -127,11 +129,11 @@ def plain_losses(predictions: MaskPredictions, targets: SemanticTargets, drawn: 
     for layer in range(layers):
         total, weights = 0.0, 0.0
         for i in range(batch):
-            class_of_query = {q: targets.classes[i][t] for t, q in matches[layer, i].items()}
+            class_by_query = {q: targets.classes[i][t] for t, q in matches[layer, i].items()}
             for q in range(QUERIES):
-                wanted = class_of_query.get(q, CLASSES)
-                weight = WEIGHTS["no_object_weight"] if wanted == CLASSES else 1.0
-                total = total - weight * predictions.class_logits[layer, i, q].log_softmax(-1)[wanted]
+                target_class = class_by_query.get(q, CLASSES)
+                weight = WEIGHTS["no_object_weight"] if target_class == CLASSES else 1.0
+                total = total - weight * predictions.class_logits[layer, i, q].log_softmax(-1)[target_class]
                 weights += weight
         suffix = "" if layer == layers - 1 else f"_{layer}"
         losses[f"loss_ce{suffix}"] = WEIGHTS["class_weight"] * total / weights
@@ -150,31 +152,31 @@ PRESENT = {
 
 
 @pytest.mark.parametrize("present", PRESENT.values(), ids=PRESENT.keys())
-def test_equals_the_plain_criterion(present: list[list[int]], drawn: list[Tensor]) -> None:
+def test_equals_the_plain_criterion(present: list[list[int]], random_draws: list[Tensor]) -> None:
     predictions, targets = make_predictions(len(present)), make_targets(present)
-    drawn.clear()  # what made the targets
-    ours = make_criterion()(predictions, targets)
-    theirs = plain_losses(predictions, targets, drawn)
-    assert ours.keys() == theirs.keys()
-    for name, loss in ours.items():
+    random_draws.clear()  # discard the draws of the targets
+    actual = make_criterion()(predictions, targets)
+    reference = plain_losses(predictions, targets, random_draws)
+    assert actual.keys() == reference.keys()
+    for name, loss in actual.items():
         assert loss.dtype == torch.float32
-        assert loss.item() == pytest.approx(theirs[name].item(), rel=1e-4, abs=1e-6), name
+        assert loss.item() == pytest.approx(reference[name].item(), rel=1e-4, abs=1e-6), name
 
-    ours_gradients = torch.autograd.grad(sum(ours.values()), predictions)
-    theirs_gradients = torch.autograd.grad(sum(theirs.values()), predictions, allow_unused=True)
-    for a, b in zip(ours_gradients, theirs_gradients, strict=True):
+    actual_gradients = torch.autograd.grad(sum(actual.values()), predictions)
+    reference_gradients = torch.autograd.grad(sum(reference.values()), predictions, allow_unused=True)
+    for a, b in zip(actual_gradients, reference_gradients, strict=True):
         torch.testing.assert_close(a, torch.zeros_like(a) if b is None else b, atol=1e-5, rtol=1e-3)
 
 
-def test_without_deep_supervision_only_the_last_layer_counts(drawn: list[Tensor]) -> None:
+def test_without_deep_supervision_only_the_last_layer_counts(random_draws: list[Tensor]) -> None:
     predictions, targets = make_predictions(1), make_targets([[1, 2]])
-    drawn.clear()
-    ours = make_criterion(deep_supervision=False)(predictions, targets)
+    random_draws.clear()
+    actual = make_criterion(deep_supervision=False)(predictions, targets)
     last = MaskPredictions(predictions.class_logits[-1:], predictions.mask_embed[-1:], predictions.mask_features)
-    theirs = plain_losses(last, targets, drawn)
-    assert ours.keys() == {"loss_ce", "loss_mask", "loss_dice"} == theirs.keys()
-    for name, loss in ours.items():
-        assert loss.item() == pytest.approx(theirs[name].item(), rel=1e-4), name
+    reference = plain_losses(last, targets, random_draws)
+    assert actual.keys() == {"loss_ce", "loss_mask", "loss_dice"} == reference.keys()
+    for name, loss in actual.items():
+        assert loss.item() == pytest.approx(reference[name].item(), rel=1e-4), name
 
 
 @pytest.mark.parametrize("present", [[[], []], [[], [1]]])
@@ -187,14 +189,14 @@ def test_ignored_images_give_finite_losses_and_gradients_for_all(present: list[l
         assert tensor.grad is not None
         assert tensor.grad.isfinite().all()
     assert not predictions.mask_embed.grad[:, 0].any()  # no target in the first image
-    for i in range(LAYERS):  # each layer's mask losses are tied to the graph
+    for i in range(LAYERS):  # mask losses of each layer are connected to the graph
         suffix = "" if i == LAYERS - 1 else f"_{i}"
         assert losses[f"loss_mask{suffix}"].requires_grad
         assert losses[f"loss_dice{suffix}"].requires_grad
 
 
 @pytest.mark.parametrize("part", ["class_logits", "mask_embed", "mask_features"])
-def test_predictions_that_are_no_numbers_do_not_stop_the_matching(part: str) -> None:
+def test_nan_predictions_do_not_stop_matching(part: str) -> None:
     predictions = make_predictions(1)
     with torch.no_grad():
         getattr(predictions, part).view(-1)[::3] = float("nan")
@@ -222,7 +224,7 @@ def test_half_precision_predictions_are_compared_in_fp32() -> None:
 
 
 def test_mask_losses_are_divided_by_the_masks_of_all_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two processes, the other with 5 masks: the divisor is (3 + 5) / 2."""
+    """With 3 masks here and 5 in a second process, the divisor is (3 + 5) / 2."""
     predictions, targets, criterion = make_predictions(1), make_targets([[0, 1, 2]]), make_criterion()
     torch.manual_seed(5)
     alone = criterion(predictions, targets)
@@ -240,19 +242,19 @@ def test_class_weights_are_those_of_the_weighted_cross_entropy() -> None:
     weights = [1.0, 0.5, 4.0, 1.0, 0.0, 2.0]
     targets, matches = make_targets([[2, 5]]), [torch.tensor([[1, 3]])]
     loss = make_criterion(class_weights=weights).class_loss(logits, targets, matches)
-    wanted = torch.tensor([CLASSES, 2, CLASSES, 5])
-    expected = F.cross_entropy(logits[0, 0], wanted, torch.tensor([*weights, WEIGHTS["no_object_weight"]]))
+    target_class = torch.tensor([CLASSES, 2, CLASSES, 5])
+    expected = F.cross_entropy(logits[0, 0], target_class, torch.tensor([*weights, WEIGHTS["no_object_weight"]]))
     torch.testing.assert_close(loss, expected[None])
 
 
 @pytest.mark.parametrize("weights", [[1.0], [1.0, 2, 3, 4, 5, -6], ["auto", 1, 1, 1, 1, 1], [0] * 6, ["often"]])
 def test_class_weights_that_are_refused(weights: list) -> None:
-    with pytest.raises(ArgumentError, match=r"6 numbers of at least 0, one a class, or \[\"auto\"\]"):
+    with pytest.raises(ArgumentError, match=r"6 numbers of at least 0, one per class, or \[\"auto\"\]"):
         make_criterion(class_weights=weights)
 
 
 def test_class_loss_is_a_weighted_mean() -> None:
-    """One query matched to class 2, three unmatched: weights 1 and 3 times .1."""
+    """One query is matched to class 2 and three are unmatched, with weights 1 and 3 times 0.1."""
     logits = torch.randn(1, 1, QUERIES, CLASSES + 1)
     loss = make_criterion().class_loss(logits, make_targets([[2]]), [torch.tensor([[1]])])
     minus_log = -logits[0, 0].log_softmax(-1)
@@ -265,7 +267,7 @@ def test_class_loss_is_a_weighted_mean() -> None:
     [((), [[], []]), ([1.0, 0, 1, 1, 1, 1], [[1], []])],
     ids=["no targets", "targets of a class without weight"],
 )
-def test_a_batch_whose_targets_weigh_nothing_has_no_class_loss(weights: list, present: list[list[int]]) -> None:
+def test_targets_of_weight_zero_give_no_class_loss(weights: list, present: list[list[int]]) -> None:
     predictions, targets = make_predictions(2), make_targets(present)
     criterion = make_criterion(class_weights=weights)
     criterion.empty_weight[-1] = 0  # MODEL.MASK_FORMER.NO_OBJECT_WEIGHT
@@ -289,8 +291,8 @@ def test_dice() -> None:
 
 
 @pytest.mark.parametrize(("ratio", "uncertain"), [(0.0, 0), (0.75, 15), (1.0, 20)])
-def test_chosen_points_are_the_most_uncertain_and_fresh_ones(ratio: float, uncertain: int) -> None:
-    """On logits that grow from left to right through zero in the middle, uncertain points are those in the middle."""
+def test_chosen_points_are_uncertain_or_new(ratio: float, uncertain: int) -> None:
+    """Logits grow from left to right and cross zero in the middle, so uncertain points lie in the middle."""
     terms = PointMaskLoss(20, 3.0, ratio)
     logit_maps = torch.linspace(-1, 1, 40).expand(1, 2, 30, 40).clone()
     torch.manual_seed(1)
@@ -300,7 +302,7 @@ def test_chosen_points_are_the_most_uncertain_and_fresh_ones(ratio: float, uncer
     assert points.max() <= 1
     torch.manual_seed(1)
     candidates = torch.rand(60, 2)
-    # without the outermost half pixel, which zero padding makes uncertain too
+    # except the outermost half pixel, which zero padding makes uncertain too
     inner = candidates[((candidates - 0.5).abs() < 0.5 - 1 / 60).all(1)]
     distance = (points[:, :uncertain, 0] - 0.5).abs()
     nearest = (inner[:, 0] - 0.5).abs().sort().values[:uncertain]
@@ -312,7 +314,7 @@ def test_points_are_new_every_time() -> None:
     terms = PointMaskLoss(20, 3.0, 0.75)
     (a,), (b,) = (terms.choose_points(torch.randn(1, 2, 5, 5)) for _ in range(2))
     assert not torch.equal(a[:, -5:], b[:, -5:])
-    assert not torch.equal(a[0, -5:], a[1, -5:])  # each mask has its own fresh ones
+    assert not torch.equal(a[0, -5:], a[1, -5:])  # each mask has different new points
 
 
 def test_costs_in_parts_are_the_costs_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -327,16 +329,16 @@ def test_costs_in_parts_are_the_costs_at_once(monkeypatch: pytest.MonkeyPatch) -
         torch.testing.assert_close(other, results[0])
 
 
-def test_each_layer_has_candidates_of_its_own() -> None:
-    """With equal logits in all layers, the layers' losses differ: summed, their spread is that of independent draws."""
+def test_candidates_differ_between_layers() -> None:
+    """With equal logits in all layers, the losses differ, and their sum varies as for independent draws."""
     embed, features = torch.randn(1, 2, 5).expand(8, 2, 5), torch.randn(5, 8, 10)
     points = PointMaskLoss(40, 3.0, 1.0).choose_points(torch.einsum("lmc,chw->lmhw", embed, features))
     for a, b in pairwise(points):
         assert not torch.equal(a.sort(1).values, b.sort(1).values)
 
 
-def test_more_confident_predictions_of_the_truth_cost_less() -> None:
-    """A sanity check of signs: embeddings that draw the true masks with the true classes lower the loss."""
+def test_confident_correct_predictions_cost_less() -> None:
+    """Embeddings of the true masks with the true classes lower the loss, which checks signs."""
     targets = make_targets([[0, 1, 2]], ignored=0)
     features = torch.zeros(1, CHANNELS, 32, 40)
     for c in range(3):

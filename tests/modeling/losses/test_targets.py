@@ -1,4 +1,4 @@
-"""Batching label maps, and the message for an id that no class has."""
+"""Batches of label maps, and the error for an unknown class id."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""MODEL.COMPILE: graphs of backbone and head without a break, the names and the numbers of a model as they were."""
+"""MODEL.COMPILE: graphs of backbone and head without breaks, with the same names and results as uncompiled."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _fresh():
 
 
 def compile_parts(model: nn.Module) -> list[int]:
-    """Compile backbone and head as the key does, but only to graphs, a break being an error; counts the graphs."""
+    """Trace backbone and head as the key does, raising an error for graph breaks, and count the graphs."""
     counts = []
 
     def count(graph: torch.fx.GraphModule, _) -> torch.fx.GraphModule:
@@ -53,8 +53,8 @@ def compile_parts(model: nn.Module) -> list[int]:
 @pytest.mark.parametrize(
     ("family", "training"), [*((family, True) for family in FAMILIES), ("msfapn", False), ("mit", False)]
 )
-def test_one_graph_a_part_and_size(family: str, training: bool) -> None:
-    """And what they give, and gradients, are those of the model as it is; in fp64, where rounding hides nothing."""
+def test_one_graph_per_part_and_size(family: str, training: bool) -> None:
+    """Results and gradients equal those of the uncompiled model, in fp64 to exclude rounding."""
     cfg = tiny_cfg(MODEL__MASK_FORMER__DROPOUT=0.0, MODEL__SWIN__DROP_PATH_RATE=0.0, **FAMILIES[family])
     model = randomize(build_model(cfg)).double().train(training)
     for module in model.modules():
@@ -81,7 +81,7 @@ def test_one_graph_a_part_and_size(family: str, training: bool) -> None:
 
 
 @pytest.mark.slow
-def test_semantic_fpn_too() -> None:
+def test_semantic_fpn_compiles_too() -> None:
     model = build_model(get_cfg("toy_scenes/semask_swin_mini_fpn.yaml", ["MODEL.DEVICE", "cpu"]))
     graphs = compile_parts(model.train())
     sum(model(make_inputs((64, 64))).values()).backward()
@@ -91,7 +91,7 @@ def test_semantic_fpn_too() -> None:
 
 
 def test_the_key_compiles_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both parts, by the mode that is asked for; the names of the weights stay."""
+    """Both parts are compiled in the given mode; names of weights stay the same."""
     asked = []
     monkeypatch.setattr(nn.Module, "compile", lambda self, **options: asked.append((type(self).__name__, options)))
     plain = build_model(tiny_cfg())
@@ -102,13 +102,13 @@ def test_the_key_compiles_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
     assert model.state_dict().keys() == plain.state_dict().keys()
 
 
-def test_compiled_names_stay() -> None:
-    """torch's own compilation in place keeps them too."""
+def test_compiled_models_keep_their_names() -> None:
+    """In-place compilation by torch keeps them too."""
     model = build_model(tiny_cfg(MODEL__COMPILE="default"))
     assert model.state_dict().keys() == build_model(tiny_cfg()).state_dict().keys()
 
 
-def test_other_words_are_refused() -> None:
+def test_unknown_modes_are_refused() -> None:
     with pytest.raises(UserError, match=r"MODEL\.COMPILE: expected one of \('', 'default', .*got 'fast'"):
         build_model(tiny_cfg(MODEL__COMPILE="fast"))
     with pytest.raises(UserError, match=r'MODEL\.COMPILE: expected "" or "default" in training'):
@@ -120,7 +120,7 @@ def test_other_words_are_refused() -> None:
 def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.which", lambda name: None)
     monkeypatch.delenv("CXX", raising=False)
-    with pytest.raises(UserError, match=r"MODEL\.COMPILE: 'default' needs a C\+\+ compiler; there is none of g\+\+"):
+    with pytest.raises(UserError, match=r"MODEL\.COMPILE: 'default' needs a C\+\+ compiler; found none of g\+\+"):
         check_common(tiny_cfg(MODEL__COMPILE="default"))
     monkeypatch.setenv("CXX", "/opt/bin/g++")
     check_common(tiny_cfg(MODEL__COMPILE="default"))

@@ -1,4 +1,4 @@
-"""A model is run as the config says by trainer, evaluation and Predictor, and is right in anyone's autocast."""
+"""Trainer, evaluation and Predictor follow the config's precision, and models are correct under any autocast."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BF16 = Execution(precision="bf16", mixed_evaluation=False, compilation="")
 
 
 class Seen(list):
-    """The dtypes that a layer of a model's head, its last convolution, computes in."""
+    """Records the dtypes of the results of the last convolution in a model's head."""
 
     def __init__(self, model: nn.Module):
         super().__init__()
@@ -32,7 +32,7 @@ class Seen(list):
 
 
 class Foreign(nn.Module):
-    """A model of another project."""
+    """Model of another project."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class Foreign(nn.Module):
 
 
 class Counts(DatasetEvaluator):
-    """An evaluator of another project; it scores in the precision that it is written for."""
+    """Evaluator of another project, which expects its own precision."""
 
     def reset(self) -> None:
         self.images = 0
@@ -66,7 +66,7 @@ def test_a_predictor_runs_the_model_in_its_precision(sliding: bool) -> None:
     model = build_model(cfg).eval()
     seen = Seen(model)
     Predictor.of_model(cfg, model)(np.zeros((96, 96, 3), np.uint8))
-    assert seen == [torch.bfloat16] * (2 if sliding else 1)  # two rows of windows, of which the later are made later
+    assert seen == [torch.bfloat16] * (2 if sliding else 1)  # two rows of windows, computed at different times
     assert not torch.is_autocast_enabled("cpu")
 
 
@@ -83,7 +83,7 @@ def test_an_evaluation_runs_the_model_and_nothing_else_in_its_precision(toy_data
     assert {*seen} == {torch.bfloat16}
 
 
-def test_models_of_other_projects_run_as_their_caller_runs_them() -> None:
+def test_models_of_other_projects_keep_their_callers_precision() -> None:
     model = Foreign()
     inputs = make_inputs((8, 8), labels=False)
     cfg = tiny_cfg(MODEL__PRECISION="bf16", TEST__AMP__ENABLED=True)
@@ -97,7 +97,7 @@ def test_models_of_other_projects_run_as_their_caller_runs_them() -> None:
     assert all(module._compiled_call_impl is None for module in model.modules())
 
 
-def test_a_training_step_and_its_validation_loss_are_in_the_models_precision(tmp_path: Path) -> None:
+def test_training_and_validation_loss_use_the_precision_of_the_config(tmp_path: Path) -> None:
     model = build_model(tiny_cfg())
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     step = TrainingStep(
@@ -114,7 +114,7 @@ def test_a_training_step_and_its_validation_loss_are_in_the_models_precision(tmp
 
 @pytest.mark.parametrize("per_stage", [False, True])
 @pytest.mark.parametrize("head", ["mask", "fpn"])
-def test_no_loss_of_the_same_features_depends_on_the_callers_autocast(head: str, per_stage: bool) -> None:
+def test_losses_do_not_depend_on_the_callers_autocast(head: str, per_stage: bool) -> None:
     options = {"MODEL__MASK_FORMER__SEM_LOSS_PER_STAGE": per_stage}
     cfg = tiny_cfg(**options) if head == "mask" else get_cfg(FPN, ["MODEL.DEVICE", "cpu"])
     model = randomize(build_model(cfg)).train()
@@ -135,7 +135,7 @@ def test_no_loss_of_the_same_features_depends_on_the_callers_autocast(head: str,
         assert torch.equal(loss, results[1][name]), name
 
 
-def test_the_constructors_take_none_of_it() -> None:
+def test_constructors_take_no_execution_settings() -> None:
     parts = {"backbone": None, "sem_seg_head": None, "criterion": None, "normalizer": None}
     with pytest.raises(TypeError, match="unexpected keyword argument 'precision'"):
         with_defaults(SeMaskMaskFormer, **parts, precision="bf16")

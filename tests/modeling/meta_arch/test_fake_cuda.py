@@ -1,4 +1,4 @@
-"""Whole models on CUDA tensors without data, which need no GPU: devices, dtypes, and what crosses between devices.
+"""Complete models on fake CUDA tensors, without a GPU: devices, dtypes, and copies between devices.
 
 Only what asks the machine for a GPU or needs numbers is replaced: the test for one that autocast makes, the classes of
 a label map, and the costs that the assignment reads. Whatever else would wait for numbers raises an error in torch.
@@ -24,17 +24,17 @@ from semask_d2.modeling.losses import targets
 from tests.helpers.commands import ROOT
 from tests.helpers.tiny_model import OPTIONS
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*by standard operators, which are slower")  # no GPU is there
+pytestmark = pytest.mark.filterwarnings("ignore:.*uses standard operators, which are slower")  # there is no GPU
 
 PRECISIONS = [torch.bfloat16, *(pytest.param(x, marks=pytest.mark.slow) for x in (torch.float16, None))]
 SIZES = [(40, 64), (61, 33)]
-CLASSES = [0, 2, 5]  # of every image
+CLASSES = [0, 2, 5]  # classes of every image
 PACKED_LABELS = 2 * 64 * 64 + 2 * len(CLASSES)  # the padded maps and the class ids of both images, as one tensor
 BATCH = {(3, 40, 64), (3, 61, 33), (PACKED_LABELS,)}  # images and labels may cross
 
 
 class Copies(TorchDispatchMode):
-    """Counts the tensors that cross between host and device, by direction, size and the line that made them cross.
+    """Counts the tensors copied between host and device, by direction, size and line of code.
 
     `product_dtypes` are those that matrix products and convolutions were computed in.
     """
@@ -64,12 +64,12 @@ class Copies(TorchDispatchMode):
         return out
 
     def besides_batch(self, direction: str) -> list[str]:
-        """The shape and the line of each tensor that crossed, without images and labels, alone or as a padded batch."""
+        """Return shape and line of each copied tensor, except images and labels, single or as a padded batch."""
         return [f"{shape} at {line}" for kind, shape, line in self.found if kind == direction and shape not in BATCH]
 
 
 class Kernels(TorchDispatchMode):
-    """Counts the operators that compute on the device: neither views nor copies to it."""
+    """Counts the operators that compute on the device, without views and copies to it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -82,7 +82,7 @@ class Kernels(TorchDispatchMode):
 
 
 def line_of_package() -> str:
-    """The innermost line of the package that is running: file, number and text."""
+    """Return the innermost running line of the package: file, number and text."""
     package = str(ROOT / "semask_d2")
     for frame in reversed(traceback.extract_stack()):
         if frame.filename.startswith(package):
@@ -91,7 +91,7 @@ def line_of_package() -> str:
 
 
 def to_fake_cuda(model: nn.Module) -> None:
-    """Put tensors without data, on a CUDA device, into the places of a model's parameters and buffers."""
+    """Replace the parameters and buffers of a model by fake CUDA tensors."""
     fakes: dict[int, Tensor] = {}
     for module in model.modules():
         for table in (module._parameters, module._buffers):
@@ -106,7 +106,7 @@ def to_fake_cuda(model: nn.Module) -> None:
 
 @pytest.fixture(autouse=True)
 def _numbers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stand-ins for what needs a GPU, or numbers: autocast's questions, the classes of an image, costs on the host."""
+    """Replace functions that need a GPU or real data: autocast checks, classes of an image, costs on the host."""
     monkeypatch.setattr("torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
     monkeypatch.setattr(targets, "present_ids", lambda labels: CLASSES)
@@ -122,14 +122,14 @@ def _numbers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Limits(NamedTuple):
-    """The most tensors that may cross in a step with two images, besides the images and their labels."""
+    """Upper limits of copied tensors in a step with two images, besides images and labels."""
 
     training_to_device: int
     training_to_host: int
     evaluation_to_device: int
 
 
-# Mask models in training: costs come back once, and all matches go there as one tensor.
+# Mask models in training copy costs to the host once, and all matches to the device as one tensor.
 FAMILIES = {
     "semask_swin_mini_m2f": Limits(1, 1, 0),
     "semask_swin_mini_msfapn_m2f": Limits(1, 1, 0),
@@ -143,13 +143,13 @@ FAMILIES = {
 
 
 def build(family: str, **options: object) -> nn.Module:
-    wanted = OPTIONS | {"INPUT.SIZE_DIVISIBILITY": 64, "MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS": 2} | options
-    words = [word for item in wanted.items() for word in item]
+    expected = OPTIONS | {"INPUT.SIZE_DIVISIBILITY": 64, "MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS": 2} | options
+    words = [word for item in expected.items() for word in item]
     return build_model(semask_d2.get_cfg(ROOT / f"configs/toy_scenes/{family}.yaml", words))
 
 
 def make_batch(sizes: list[tuple[int, int]] = SIZES) -> list[dict]:
-    """Images and labels on the host, as a loader gives them."""
+    """Return images and labels on the host, as from a data loader."""
     return [
         {"image": torch.zeros(3, *size, dtype=torch.uint8), "sem_seg": torch.zeros(size, dtype=torch.uint8)}
         for size in sizes
@@ -163,7 +163,7 @@ def assert_at_most(limit: int, copies: list[str]) -> None:
 @pytest.mark.parametrize("precision", PRECISIONS, ids=str)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_training(family: str, precision: torch.dtype | None) -> None:
-    """Losses are on the device and in fp32, products in the wanted precision, and few tensors cross."""
+    """Losses are on the device in fp32, products have the expected precision, and few tensors are copied."""
     model = build(family).train()
     with FakeTensorMode(allow_non_fake_inputs=True):
         to_fake_cuda(model)
@@ -183,19 +183,19 @@ def test_training(family: str, precision: torch.dtype | None) -> None:
 @pytest.mark.parametrize("precision", PRECISIONS, ids=str)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_evaluation(family: str, precision: torch.dtype | None) -> None:
-    """Scores and labels have each image's size, scores are fp32, and nothing comes to the host."""
+    """Scores and labels have the size of each image, scores are fp32, and nothing is copied to the host."""
     model = build(family).eval()
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
         to_fake_cuda(model)
         batch = make_batch()
         with Copies() as copies, torch.autocast("cuda", precision or torch.float16, enabled=precision is not None):
             labels = model.predict_labels(batch)
-        for size, found in zip(SIZES, labels, strict=True):
-            assert (found.dtype, found.device.type, tuple(found.shape)) == (torch.int64, "cuda", size)
+        for size, actual in zip(SIZES, labels, strict=True):
+            assert (actual.dtype, actual.device.type, tuple(actual.shape)) == (torch.int64, "cuda", size)
         with torch.autocast("cuda", precision or torch.float16, enabled=precision is not None):
             scores = [x["sem_seg"] for x in model(batch)]
-        for size, found in zip(SIZES, scores, strict=True):
-            assert (found.dtype, found.device.type, tuple(found.shape[1:])) == (torch.float32, "cuda", size)
+        for size, actual in zip(SIZES, scores, strict=True):
+            assert (actual.dtype, actual.device.type, tuple(actual.shape[1:])) == (torch.float32, "cuda", size)
     assert (precision or torch.float32) in copies.product_dtypes
     assert_at_most(FAMILIES[family].evaluation_to_device, copies.besides_batch("to device"))
     assert_at_most(0, copies.besides_batch("to host"))
@@ -218,8 +218,8 @@ def test_variants_of_the_semantic_layer(attention: str, residual: str) -> None:
     assert_at_most(0, copies.besides_batch("to device") + copies.besides_batch("to host"))
 
 
-def test_images_and_labels_cross_as_bytes() -> None:
-    """Images of one size take as few kernels however many there are."""
+def test_images_and_labels_are_copied_as_bytes() -> None:
+    """The number of kernels does not depend on the number of images of one size."""
     model = build("semask_swin_mini_m2f").train()
     kernels = []
     for count in (2, 4):
@@ -230,14 +230,14 @@ def test_images_and_labels_cross_as_bytes() -> None:
                 model(batch)
             with Kernels() as launched:
                 model.normalizer([x["image"] for x in batch], 64)
-        of_batch = [shape for direction, shape, _ in copies.found if direction == "to device"][: count + 1]
-        assert of_batch == [(3, 40, 64)] * count + [(count * (64 * 64 + len(CLASSES)),)]
+        batch_copies = [shape for direction, shape, _ in copies.found if direction == "to device"][: count + 1]
+        assert batch_copies == [(3, 40, 64)] * count + [(count * (64 * 64 + len(CLASSES)),)]
         assert copies.dtypes[: count + 1] == [torch.uint8] * (count + 1)
         kernels.append(launched.count)
     assert kernels[0] == kernels[1] <= 4
 
 
-def test_hard_pixels_are_chosen_on_the_device() -> None:
+def test_hardest_pixels_are_selected_on_the_device() -> None:
     model = build("semask_swin_mini_fpn", **{"MODEL.SEM_SEG_HEAD.OHEM_PIXELS": 50}).train()
     with FakeTensorMode(allow_non_fake_inputs=True):
         to_fake_cuda(model)
@@ -246,8 +246,8 @@ def test_hard_pixels_are_chosen_on_the_device() -> None:
     assert_at_most(0, copies.besides_batch("to device") + copies.besides_batch("to host"))
 
 
-def test_copies_are_seen() -> None:
-    """Those that the tests above allow few of, whichever way they are written."""
+def test_copies_are_counted() -> None:
+    """Copies are counted in every way of writing them."""
     with FakeTensorMode(allow_non_fake_inputs=True), Copies() as copies:
         there = torch.zeros(7, device="cuda")
         torch.tensor([1, 2], device="cuda"), there.new_tensor([1, 2]), torch.from_numpy(np.ones(2)).cuda()

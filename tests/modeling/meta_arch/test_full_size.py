@@ -1,4 +1,4 @@
-"""The configs at full size: all are built, and one of each kind takes a training step on a small random image.
+"""Configs at full size: all can be built, and one of each kind runs a training step on a small random image.
 
 The slowest file of the suite (some 8 s a step) and the one that needs most memory (about 5 GB).
 """
@@ -19,7 +19,7 @@ KINDS = ("semask_swin_l_m2f", "semask_swin_l_msfapn_m2f", "semask_swin_l_mf", "s
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_every_recipe_can_be_built(path: Path) -> None:
-    """Without memory, on the meta device; its head has the config's classes."""
+    """Recipes are built on the meta device, without memory; the head has the number of classes of the config."""
     cfg = get_cfg(path, ["MODEL.DEVICE", "meta"])
     with torch.device("meta"):
         model = build_model(cfg)
@@ -37,11 +37,11 @@ def test_every_recipe_can_be_built(path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("config", KINDS)
 def test_forward_and_training_step(config: str) -> None:
-    options = ["MODEL.DEVICE", "cpu", "INPUT.SIZE_DIVISIBILITY", "-1"]  # Semantic FPN would pad to its crop
+    options = ["MODEL.DEVICE", "cpu", "INPUT.SIZE_DIVISIBILITY", "-1"]  # otherwise Semantic FPN pads to its crop
     cfg = get_cfg(ROOT / "configs/ade20k" / f"{config}.yaml", options)
     model = build_model(cfg)
     labels = torch.full((64, 64), 255, dtype=torch.uint8)
-    labels[:32], labels[32:, :32] = 149, 7  # few classes: the points of the loss are chosen for each
+    labels[:32], labels[32:, :32] = 149, 7  # few classes, because each needs points of the loss
     inputs = [{"image": torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8), "sem_seg": labels}]
     with torch.no_grad():
         scores = model.eval()(inputs)[0]["sem_seg"]

@@ -1,4 +1,4 @@
-"""The whole mask model: images of different sizes in, losses or scores of the wanted sizes out."""
+"""Complete mask model: from images of different sizes to losses, or scores of the requested sizes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_training_on_images_of_different_sizes(decoder: str) -> None:
         assert parameter.grad.isfinite().all(), name
 
 
-def test_the_prior_loss_is_weighted_and_sees_padded_labels() -> None:
+def test_the_prior_loss_is_weighted_and_uses_padded_labels() -> None:
     model = build(MODEL__MASK_FORMER__CATE_WEIGHT=0.7).eval()
     inputs = make_inputs((40, 64), (61, 33))
     features = {}
@@ -55,7 +55,7 @@ def test_the_prior_loss_is_weighted_and_sees_padded_labels() -> None:
     torch.testing.assert_close(loss, expected)
 
 
-def test_a_prior_loss_per_stage_is_the_mean_of_the_maps_own_and_teaches_each() -> None:
+def test_a_prior_loss_per_stage_is_a_mean_and_trains_each_map() -> None:
     model = build(MODEL__MASK_FORMER__CATE_WEIGHT=0.7, MODEL__MASK_FORMER__SEM_LOSS_PER_STAGE=True).train()
     inputs = make_inputs((64, 64), (64, 64))
     features = {}
@@ -74,7 +74,7 @@ def test_a_prior_loss_per_stage_is_the_mean_of_the_maps_own_and_teaches_each() -
 
 
 @pytest.mark.parametrize("ignored", [[0], [0, 1]])
-def test_images_whose_every_pixel_is_ignored(ignored: list[int]) -> None:
+def test_images_with_ignored_pixels_only(ignored: list[int]) -> None:
     model = build().train()
     inputs = make_inputs((40, 64), (64, 32))
     for i in ignored:
@@ -125,7 +125,7 @@ def test_losses_fall_on_one_batch() -> None:
 
 
 def plain_scores(model: nn.Module, inputs: list[dict], resize_masks_first: bool) -> list[Tensor]:
-    """The scores from the formula, query by query, on a batch padded by hand."""
+    """Compute scores by the formula, query by query, on a manually padded batch."""
     height = max(h for h, _ in image_sizes(inputs))
     width = max(w for _, w in image_sizes(inputs))
     batch = torch.zeros(len(inputs), 3, -(-height // 32) * 32, -(-width // 32) * 32)
@@ -158,7 +158,7 @@ def test_scores_equal_the_formula(resize_masks_first: bool) -> None:
     inputs = make_inputs((40, 64), (61, 33), labels=False)
     inputs[0] |= {"height": 80, "width": 100}
     inputs[1] |= {"height": 30, "width": 16}
-    inputs.append({"image": inputs[0]["image"][:, :33, :50].clone()})  # of no wanted size: its own
+    inputs.append({"image": inputs[0]["image"][:, :33, :50].clone()})  # without a requested size, the size of the image
     with torch.no_grad():
         outputs = model(inputs)
         expected = plain_scores(model, inputs, resize_masks_first)
@@ -181,8 +181,8 @@ def test_the_two_orders_of_postprocessing_differ() -> None:
 
 
 def test_padding_follows_the_config() -> None:
-    for wanted, padded in ((32, 64), (48, 48), (-1, 64)):
-        model = build(MODEL__MASK_FORMER__SIZE_DIVISIBILITY=wanted).eval()
+    for target, padded in ((32, 64), (48, 48), (-1, 64)):
+        model = build(MODEL__MASK_FORMER__SIZE_DIVISIBILITY=target).eval()
         seen = []
         model.backbone.register_forward_pre_hook(lambda module, args, seen=seen: seen.append(args[0].shape[-2:]))
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""MODEL.PRECISION bf16: backbone and head in bfloat16, losses and labels in fp32, close to fp32's."""
+"""MODEL.PRECISION bf16: backbone and head in bfloat16; losses and labels in fp32, close to full precision."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FAMILIES = {
 
 
 @pytest.mark.parametrize("options", FAMILIES.values(), ids=FAMILIES.keys())
-def test_half_of_the_bits_give_nearly_the_same(options: dict) -> None:
+def test_bf16_results_are_close_to_fp32(options: dict) -> None:
     results = {}
     for precision in ("fp32", "bf16"):
         torch.manual_seed(0)
@@ -52,7 +52,7 @@ def test_half_of_the_bits_give_nearly_the_same(options: dict) -> None:
     assert (scores[0] - scores[1]).abs().max() < 0.05 * scores[0].abs().max()
 
 
-def test_semantic_fpn_too() -> None:
+def test_semantic_fpn_in_bf16() -> None:
     cfg = get_cfg("toy_scenes/semask_swin_mini_fpn.yaml", ["MODEL.PRECISION", "bf16"])
     model = build_model(cfg)
     with Execution.from_config(cfg).autocast(model):
@@ -60,14 +60,14 @@ def test_semantic_fpn_too() -> None:
     assert all(loss.dtype == torch.float32 and loss.isfinite() for loss in losses.values())
 
 
-def test_another_word_is_refused() -> None:
+def test_an_unknown_precision_is_refused() -> None:
     with pytest.raises(UserError, match=r'MODEL\.PRECISION: expected "fp32" or "bf16", got \'fp8\''):
         build_model(get_cfg("toy_scenes/semask_swin_mini_m2f.yaml", ["MODEL.PRECISION", "fp8"]))
 
 
 @pytest.fixture(params=[True, False], ids=["bf16", "without bf16"])
 def gpu_dtype(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> torch.dtype:
-    """The dtype of mixed precision on a GPU that there is none of."""
+    """Return the dtype of mixed precision on a simulated GPU."""
     monkeypatch.setattr("torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
     monkeypatch.setattr(
         torch.cuda, "is_bf16_supported", lambda including_emulation=True: request.param or including_emulation
@@ -82,7 +82,7 @@ def test_mixed_evaluation_is_for_evaluation_on_a_gpu(gpu_dtype: torch.dtype) -> 
         assert not torch.is_autocast_enabled("cpu")
     with FakeTensorMode():
         model.normalizer.mean = torch.zeros(3, 1, 1, device="cuda")
-    with execution.autocast(with_sliding(tiny_cfg(TEST__SLIDING__ENABLED=True), model)):  # within a wrapper, too
+    with execution.autocast(with_sliding(tiny_cfg(TEST__SLIDING__ENABLED=True), model)):  # also within a wrapper
         assert torch.is_autocast_enabled("cuda")
         assert torch.get_autocast_dtype("cuda") == gpu_dtype
     with execution.autocast(model.train()):
@@ -103,7 +103,7 @@ def test_emulated_bf16_is_refused(gpu_dtype: torch.dtype, monkeypatch: pytest.Mo
     assert gpu_has_bf16() == (gpu_dtype == torch.bfloat16)
 
 
-def test_the_log_says_how_it_computes(gpu_dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_log_names_the_precision(gpu_dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
     options = {"MODEL__SEM_SEG_HEAD__PIXEL_DECODER_NAME": "MSDeformAttnPixelFANDecoder"}
     text = computation(tiny_cfg(**options), cpu, training=True)

@@ -1,4 +1,4 @@
-"""Scores and labels band by band, against resizing whole maps."""
+"""Scores and labels in bands, against resizing full maps."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ sizes = st.tuples(sides, sides)
 
 @pytest.fixture(autouse=True)
 def _narrow_bands(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Bands of a few rows: the small maps of these tests are made of many."""
+    """Use bands of a few rows, so that the small maps of these tests have many."""
     monkeypatch.setattr(score_maps, "BAND_ELEMENTS", 200)
 
 
@@ -33,7 +33,7 @@ def whole(maps: Tensor, size: tuple[int, int]) -> Tensor:
 
 @settings(deadline=None, derandomize=True, max_examples=100)
 @given(source=sizes, target=sizes, data=st.data())
-def test_rows_of_a_resized_map_equal_those_of_the_whole_one(source, target, data) -> None:
+def test_rows_of_a_resized_map_equal_those_of_the_full_map(source, target, data) -> None:
     torch.manual_seed(0)
     maps = torch.randn(3, *source)
     start = data.draw(st.integers(0, target[0] - 1))
@@ -44,7 +44,7 @@ def test_rows_of_a_resized_map_equal_those_of_the_whole_one(source, target, data
 
 @settings(deadline=None, derandomize=True, max_examples=100)
 @given(source=sizes, middle=sizes, target=sizes)
-def test_a_map_resized_twice_is_put_together_from_bands(source, middle, target) -> None:
+def test_a_map_resized_twice_is_assembled_from_bands(source, middle, target) -> None:
     torch.manual_seed(0)
     maps = torch.randn(5, *source)
     rows = resized(resized(rows_of(maps), source, middle), middle, target)
@@ -54,7 +54,7 @@ def test_a_map_resized_twice_is_put_together_from_bands(source, middle, target) 
     assert torch.equal(score_map.labels(), score_map.scores().argmax(0))
 
 
-def test_a_band_holds_no_more_than_it_may_and_every_row_comes_once() -> None:
+def test_bands_respect_the_limit_and_cover_every_row_once() -> None:
     asked = []
 
     def rows(start: int, stop: int) -> Tensor:
@@ -65,31 +65,31 @@ def test_a_band_holds_no_more_than_it_may_and_every_row_comes_once() -> None:
     assert [row for start, stop in asked for row in range(start, stop)] == list(range(23))
     assert max(stop - start for start, stop in asked) == 200 // (10 * 4)
     asked.clear()
-    ScoreMap(rows, (3, 10), 10000, torch.device("cpu")).labels()  # a row is the least
+    ScoreMap(rows, (3, 10), 10000, torch.device("cpu")).labels()  # one row is the minimum
     assert asked == [(0, 1), (1, 2), (2, 3)]
 
 
-def test_of_equal_scores_the_lowest_class_is_the_label() -> None:
+def test_ties_go_to_the_lowest_class() -> None:
     maps = torch.tensor([0.0, 2.0, 1.0, 2.0])[:, None, None].expand(4, 3, 5)
     labels = ScoreMap(rows_of(maps), (3, 5), 20, maps.device).labels()
     assert labels.dtype == torch.int64
     assert labels.tolist() == [[1] * 5] * 3
 
 
-def model_of(kind: str) -> nn.Module:
+def build_model_of_kind(kind: str) -> nn.Module:
     torch.manual_seed(0)
     cfg = tiny_cfg(MODEL__MASK_FORMER__TEST__SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE=kind == "masks first")
     if kind == "fpn":
         merge_file(cfg, ROOT / "configs/recipes/fpn.yaml")
         cfg.MODEL.SEM_SEG_HEAD.NORM = "BN"
     model = randomize(build_model(cfg)).eval()
-    if kind != "fpn":  # the queries of a fresh model are all alike, and one class wins everywhere
+    if kind != "fpn":  # queries of an untrained model are all alike, and one class would win everywhere
         model.sem_seg_head.register_forward_hook(lambda module, args, predictions: unlike_queries(predictions))
     return model
 
 
 def unlike_queries(predictions: MaskPredictions) -> MaskPredictions:
-    """`predictions` with random queries, the same ones each time."""
+    """Replace the queries of `predictions` by random ones with a fixed seed."""
     generator = torch.Generator().manual_seed(0)
     logits, embed = (
         torch.randn(x.shape, generator=generator) for x in (predictions.class_logits, predictions.mask_embed)
@@ -98,8 +98,8 @@ def unlike_queries(predictions: MaskPredictions) -> MaskPredictions:
 
 
 @pytest.mark.parametrize("kind", ["scores first", "masks first", "fpn"])
-def test_a_models_labels_are_its_scores_best(kind: str) -> None:
-    model = model_of(kind)
+def test_labels_are_the_argmax_of_the_scores(kind: str) -> None:
+    model = build_model_of_kind(kind)
     inputs = make_inputs((40, 64), (61, 33), labels=False)
     inputs[0] |= {"height": 80, "width": 100}
     with torch.no_grad():
@@ -110,7 +110,7 @@ def test_a_models_labels_are_its_scores_best(kind: str) -> None:
         assert torch.equal(x.argmax(0), y)
 
 
-def test_a_small_picture_of_a_large_map_reads_few_of_its_rows_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_small_result_of_a_large_map_reads_few_rows_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(score_maps, "BAND_ELEMENTS", 4 * 64 * 32)
     asked = []
 

@@ -1,4 +1,4 @@
-"""Panoptic maps and instances: beside the plain formulas on whole masks, and in a model in Detectron2's forms."""
+"""Panoptic maps and instances against plain formulas on full masks, and from models in Detectron2's format."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SEEDS = range(14)
 
 
 def make_queries(seed: int, *, count: int = 9, size: tuple[int, int] = (40, 52)) -> QueryMasks:
-    """Smooth random masks that overlap, with classes that repeat and some of none."""
+    """Return smooth, overlapping random masks, with repeated classes and some "no object"."""
     generator = torch.Generator().manual_seed(seed)
     classes = 3 * torch.randn(count, CLASSES + 1, generator=generator)
     masks = F.interpolate(torch.randn(1, count, 4, 4, generator=generator), (16, 16), mode="bicubic")[0] * 6
@@ -29,14 +29,14 @@ def make_queries(seed: int, *, count: int = 9, size: tuple[int, int] = (40, 52))
 
 
 def whole_masks(queries: QueryMasks) -> Tensor:
-    """All mask logits at the output's size."""
+    """Return all mask logits at the output size."""
     masks = F.interpolate(queries.mask_logits[None], queries.padded_size, mode="bilinear", align_corners=False)
     masks = masks[..., : queries.image_size[0], : queries.image_size[1]]
     return F.interpolate(masks, queries.output_size, mode="bilinear", align_corners=False)[0]
 
 
 def plain_panoptic(queries: QueryMasks, object_threshold: float, overlap: float) -> tuple[Tensor, list[tuple]]:
-    """The rule of the paper, a query after the other."""
+    """Apply the rule of the paper, query by query."""
     scores, classes = queries.class_logits.softmax(-1).max(-1)
     masks = whole_masks(queries).sigmoid()
     kept = [q for q in range(len(scores)) if classes[q] != CLASSES and scores[q] > object_threshold]
@@ -47,9 +47,9 @@ def plain_panoptic(queries: QueryMasks, object_threshold: float, overlap: float)
         return result, segments
     winner = torch.stack([scores[q] * masks[q] for q in kept]).argmax(0)
     for place, q in enumerate(kept):
-        own, category = masks[q] >= 0.5, int(classes[q])
-        painted = (winner == place) & own
-        if not painted.any() or (winner == place).sum() / own.sum() < overlap:
+        mask, category = masks[q] >= 0.5, int(classes[q])
+        painted = (winner == place) & mask
+        if not painted.any() or (winner == place).sum() / mask.sum() < overlap:
             continue
         if category not in THINGS and category in stuff:
             result[painted] = stuff[category]
@@ -65,7 +65,7 @@ def plain_panoptic(queries: QueryMasks, object_threshold: float, overlap: float)
 def test_panoptic_equals_the_plain_formula(
     thresholds: tuple[float, float], size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for elements in (2**21, 2000):  # in one band and in many
+    for elements in (2**21, 2000):  # in one band, and in many
         monkeypatch.setattr(score_maps, "BAND_ELEMENTS", elements)
         for seed in SEEDS:
             queries = make_queries(seed, size=size)
@@ -75,18 +75,18 @@ def test_panoptic_equals_the_plain_formula(
             expected, expected_segments = plain_panoptic(queries, *thresholds)
             assert panoptic.dtype == torch.int32
             assert [(x["id"], x["isthing"], x["category_id"]) for x in segments] == expected_segments
-            # a pixel on an edge may fall to either side, as bands sum in another order
+            # pixels on an edge may differ, because bands sum in a different order
             assert (panoptic != expected).float().mean() < 1e-3
 
 
-def test_the_synthetic_cases_hold_what_they_should() -> None:
+def test_the_synthetic_cases_cover_every_rule() -> None:
     cases = [plain_panoptic(make_queries(seed), 0.3, 0.5) for seed in SEEDS]
     assert any((result == 0).any() for result, _ in cases)
     assert any(len(segments) < len(make_queries(0).class_logits) for _, segments in cases)
     assert any(len({s[2] for s in segments if s[1]}) < sum(s[1] for s in segments) for _, segments in cases)
 
 
-def test_stuff_of_one_class_is_one_segment_and_things_are_not() -> None:
+def test_stuff_of_one_class_is_merged_and_things_are_not() -> None:
     masks = torch.full((4, 4, 8), -9.0)
     for q in range(4):
         masks[q, :, 2 * q : 2 * q + 2] = 9
@@ -105,20 +105,20 @@ def test_stuff_of_one_class_is_one_segment_and_things_are_not() -> None:
 @given(st.integers(0, 10**6), st.integers(1, 60), st.booleans())
 def test_instances_equal_the_plain_formula(seed: int, limit: int, things_only: bool) -> None:
     queries = make_queries(seed)
-    found = instance_segmentation(queries, classes=THINGS if things_only else None, limit=limit)
+    actual = instance_segmentation(queries, classes=THINGS if things_only else None, limit=limit)
     masks = whole_masks(queries)
     probability = queries.class_logits.softmax(-1)
     pairs = sorted(((float(probability[q, k]), q, k) for q in range(9) for k in range(CLASSES)), reverse=True)[:limit]
     pairs = [pair for pair in pairs if not things_only or pair[2] in THINGS]
-    assert found.pred_classes.tolist() == [k for _, _, k in pairs]
+    assert actual.pred_classes.tolist() == [k for _, _, k in pairs]
     for i, (score, q, _) in enumerate(pairs):
         mask = masks[q] > 0
-        assert (found.pred_masks[i] != mask).float().mean() < 1e-3
+        assert (actual.pred_masks[i] != mask).float().mean() < 1e-3
         mean = float(masks[q].sigmoid()[mask].sum() / (mask.sum() + 1e-6))
-        assert float(found.scores[i]) == pytest.approx(score * mean, abs=1e-3)
+        assert float(actual.scores[i]) == pytest.approx(score * mean, abs=1e-3)
 
 
-def test_boxes_hold_their_masks() -> None:
+def test_boxes_enclose_their_masks() -> None:
     masks = torch.zeros(3, 6, 9, dtype=torch.bool)
     masks[0, 2:4, 3:8] = True
     masks[1, 5, 8] = True
@@ -128,7 +128,7 @@ def test_boxes_hold_their_masks() -> None:
 
 @pytest.fixture
 def panoptic_data() -> str:
-    """The name of a data set that says which classes are things."""
+    """Return the name of a dataset with thing classes in its metadata."""
     name = "six_classes_of_which_three_are_things"
     MetadataCatalog.get(name).set(
         stuff_classes=list("abcdef"), thing_dataset_id_to_contiguous_id={7 * i: i for i in THINGS}
@@ -142,7 +142,7 @@ def build(data: str, **options: object) -> torch.nn.Module:
     return randomize(build_model(cfg)).eval()
 
 
-def test_a_model_gives_the_forms_of_the_tasks_that_are_on(panoptic_data: str) -> None:
+def test_a_model_returns_the_results_of_enabled_tasks(panoptic_data: str) -> None:
     prefix = "MODEL__MASK_FORMER__TEST__"
     model = build(panoptic_data, **{f"{prefix}PANOPTIC_ON": True, f"{prefix}INSTANCE_ON": True})
     inputs = make_inputs((40, 64), (61, 33), labels=False)
@@ -173,7 +173,7 @@ def test_without_a_panoptic_task_all_classes_are_instances(panoptic_data: str) -
     assert {*output["instances"].pred_classes.tolist()} == {*range(CLASSES)}
 
 
-def test_windows_are_for_semantic_segmentation_alone(panoptic_data: str) -> None:
+def test_windows_are_for_semantic_segmentation_only(panoptic_data: str) -> None:
     options = {"MODEL__MASK_FORMER__TEST__PANOPTIC_ON": True, "TEST__SLIDING__ENABLED": True}
     cfg = tiny_cfg(DATASETS__TRAIN=[panoptic_data], **options)
     with pytest.raises(UserError, match=r"TEST\.SLIDING\.ENABLED: expected False with .*PANOPTIC_ON True"):

@@ -1,4 +1,4 @@
-"""SeMask FPN: the head against its formula, losses and logits at any size."""
+"""SeMask FPN: head against its formula, losses and logits at any size."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def build(**options: object) -> nn.Module:
 
 
 def plain_head(head: nn.Module, features: dict[str, Tensor]) -> Tensor:
-    """In evaluation: norms use their running statistics, and nothing is dropped."""
+    """Compute the head in evaluation mode: running statistics in norms, no dropout."""
     total = torch.zeros(())
     for doublings, branch in enumerate(head.scale_heads):
         x = features[f"res{doublings + 2}"]
@@ -61,13 +61,13 @@ def test_head_equals_the_formula(size: tuple[int, int]) -> None:
         torch.testing.assert_close(model.sem_seg_head(features), expected, atol=1e-4, rtol=1e-3)
 
 
-OUTPUT_SIZES = ((80, 100), (61, 33), (31, 20), (64, 301))  # larger, the image's own, smaller, and both at once
+OUTPUT_SIZES = ((80, 100), (61, 33), (31, 20), (64, 301))  # larger than the image, equal, smaller, and mixed
 
 
-def test_logits_are_resized_to_the_input_then_to_the_image_and_images_are_not_padded(
+def test_logits_are_resized_twice_and_images_are_not_padded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """As published: two bilinear steps. Labels are made in bands, which never hold the whole of either map."""
+    """There are two bilinear steps, as published. Labels are computed in bands, never from a full map."""
     monkeypatch.setattr(score_maps, "BAND_ELEMENTS", 2000)
     model = randomize(build()).eval()
     inputs = make_inputs((40, 64), (61, 33), (61, 33), (61, 33), labels=False)
@@ -88,7 +88,7 @@ def test_logits_are_resized_to_the_input_then_to_the_image_and_images_are_not_pa
 
 
 @pytest.mark.parametrize("size", OUTPUT_SIZES)
-def test_a_band_of_labels_asks_for_few_rows_of_both_maps(size: tuple[int, int], monkeypatch) -> None:
+def test_a_band_of_labels_needs_few_rows_of_both_maps(size: tuple[int, int], monkeypatch) -> None:
     monkeypatch.setattr(score_maps, "BAND_ELEMENTS", 4000)
     model = randomize(build()).eval()
     (x,) = make_inputs((240, 200), labels=False)
@@ -105,7 +105,7 @@ def test_a_band_of_labels_asks_for_few_rows_of_both_maps(size: tuple[int, int], 
     monkeypatch.setattr(semantic_fpn, "resized", watched)
     with torch.no_grad():
         model.predict_labels([{**x, "height": size[0], "width": size[1]}])
-    smallest = CLASSES * 200 * max(1, -(-240 // size[0]) + 2)  # one row of the result needs so much of the input's
+    smallest = CLASSES * 200 * max(1, -(-240 // size[0]) + 2)  # input rows that one row of the result needs
     assert max(asked) <= max(smallest, 3 * 4000)
 
 
@@ -133,11 +133,11 @@ def test_the_hardest_pixels_make_a_larger_loss() -> None:
     losses = []
     for pixels in (0, 100, 10**9):
         model = build(OHEM_PIXELS=pixels).train()
-        torch.manual_seed(1)  # of the dropout
+        torch.manual_seed(1)  # for dropout
         losses.append(model(inputs))
     assert losses[1]["loss_ce"] > 1.05 * losses[0]["loss_ce"]
     torch.testing.assert_close(losses[2]["loss_ce"], losses[0]["loss_ce"])
-    torch.testing.assert_close(losses[1]["loss_cate"], losses[0]["loss_cate"])  # the prior's loss is on all pixels
+    torch.testing.assert_close(losses[1]["loss_cate"], losses[0]["loss_cate"])  # the prior loss uses all pixels
 
 
 def test_classifier_starts_small() -> None:
@@ -147,7 +147,7 @@ def test_classifier_starts_small() -> None:
 
 
 def test_training_images_are_padded_to_the_crop_with_zeros_after_normalization() -> None:
-    """The published recipe's padding, at any size of the sample; evaluation pads nothing."""
+    """Padding follows the published recipe for any sample size; evaluation pads nothing."""
     cfg = get_cfg("toy_scenes/semask_swin_mini_fpn.yaml")
     assert cfg.INPUT.SIZE_DIVISIBILITY == 128
     model = build_model(cfg).train()
@@ -165,7 +165,7 @@ def test_training_images_are_padded_to_the_crop_with_zeros_after_normalization()
     assert batches[1].shape[-2:] == (112, 96)
 
 
-def test_a_head_without_norms_has_biases_in_their_place() -> None:
+def test_a_head_without_norms_has_biases_instead() -> None:
     head = build(NORM="").sem_seg_head
     assert head.scale_heads[0][0].conv.bias is not None
     assert isinstance(head.scale_heads[0][0].bn, nn.Identity)

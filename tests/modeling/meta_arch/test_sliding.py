@@ -1,4 +1,4 @@
-"""Sliding windows, beside the plain sum over windows of whole score maps."""
+"""Sliding windows against the plain sum over windows of full score maps."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FPN = ROOT / "configs/toy_scenes/semask_swin_mini_fpn.yaml"
 
 
 class Corner(Segmenter):
-    """Scores that depend on the pixel, and on where it lies in the window; the semantic maps are the image's cells."""
+    """Segmenter whose scores depend on a pixel and its place in the window; semantic maps are cells of the image."""
 
     has_priors = True
 
@@ -50,7 +50,7 @@ class Corner(Segmenter):
 
 
 def blended(model: Corner, image: Tensor, size: tuple[int, int], overlap: float, blending: str) -> Tensor:
-    """The sum over windows of weighted whole maps, over the sum of the weights."""
+    """Compute the weighted mean of full maps over windows."""
     _, height, width = image.shape
     h, w = min(size[0], height), min(size[1], width)
     total, weights = torch.zeros(3, height, width, dtype=torch.float64), torch.zeros(height, width, dtype=torch.float64)
@@ -76,16 +76,16 @@ def test_scores_are_the_blended_windows(height, width, probabilities, blending, 
     sliding = with_defaults(SlidingWindows, model=model, size=(16, 20), overlap=0.4, blending=blending)
     (result,) = sliding.predict([inputs], scores=True)
     expected = blended(model, inputs["image"], (16, 20), 0.4, blending)
-    found = result.scores.double() if probabilities else result.scores.double().exp()
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    actual = result.scores.double() if probabilities else result.scores.double().exp()
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-6)
     model.windows = 0
     assert torch.equal(sliding.predict_labels([inputs])[0], result.labels)
     tops, lefts = (window_starts(n, min(n, s), 0.4) for n, s in ((height, 16), (width, 20)))
-    assert model.windows == len(tops) * len(lefts)  # each once, though bands cut through them
+    assert model.windows == len(tops) * len(lefts)  # each window once, although bands cut through them
     assert torch.equal(result.scores.argmax(0), result.labels)
 
 
-def test_scores_are_resized_to_the_size_that_is_asked_for() -> None:
+def test_scores_are_resized_to_the_requested_size() -> None:
     (inputs,) = make_inputs((37, 50), labels=False)
     model = Corner(probabilities=True)
     sliding = with_defaults(SlidingWindows, model=model, size=(16, 20))
@@ -96,22 +96,22 @@ def test_scores_are_resized_to_the_size_that_is_asked_for() -> None:
 
 
 @pytest.mark.parametrize("config", ["mask", "fpn"])
-def test_what_one_window_covers_is_segmented_as_a_whole(config: str) -> None:
+def test_an_image_within_one_window_is_segmented_directly(config: str) -> None:
     cfg = tiny_cfg() if config == "mask" else get_cfg(FPN, list(TINY))
     model = randomize(build_model(cfg)).eval()
     inputs = make_inputs((64, 96), (50, 70), labels=False)
     sliding = with_defaults(SlidingWindows, model=model, size=(64, 96))
     with torch.no_grad():
-        found, expected = (x.predict(inputs, scores=True, priors=True) for x in (sliding, model))
-        for ours, plain in zip(found, expected, strict=True):
-            assert torch.equal(ours.scores, plain.scores)
-            assert torch.equal(ours.labels, plain.labels)
-            assert all(torch.equal(ours.priors[name], plain.priors[name]) for name in plain.priors)
+        actual, expected = (x.predict(inputs, scores=True, priors=True) for x in (sliding, model))
+        for result, plain in zip(actual, expected, strict=True):
+            assert torch.equal(result.scores, plain.scores)
+            assert torch.equal(result.labels, plain.labels)
+            assert all(torch.equal(result.priors[name], plain.priors[name]) for name in plain.priors)
 
 
 @pytest.mark.parametrize("config", ["mask", "fpn"])
 def test_whole_models_in_windows(config: str) -> None:
-    """Interior pixels of a window of weight 1 have the scores that the window alone gives them."""
+    """Pixels that only one window covers have the scores of this window."""
     cfg = tiny_cfg() if config == "mask" else get_cfg(FPN, list(TINY))
     model = randomize(build_model(cfg)).eval()
     (inputs,) = make_inputs((64, 100), labels=False)
@@ -124,7 +124,7 @@ def test_whole_models_in_windows(config: str) -> None:
     torch.testing.assert_close(result.scores[:, :, :36], expected[:, :, :36], rtol=1e-4, atol=1e-5)
 
 
-def test_semantic_maps_of_windows_lie_where_the_wholes_do() -> None:
+def test_semantic_maps_of_windows_match_those_of_the_image() -> None:
     (inputs,) = make_inputs((128, 192), labels=False)
     model = Corner(probabilities=True)
     (result,) = with_defaults(SlidingWindows, model=model, size=(64, 64), overlap=0.5).predict([inputs], priors=True)
@@ -152,13 +152,15 @@ class Logits(nn.Module):
         return [{"sem_seg": x["image"].float()} for x in batch]
 
 
-def test_a_model_from_elsewhere_slides_too() -> None:
+def test_models_of_other_projects_use_windows_too() -> None:
     (inputs,) = make_inputs((40, 50), labels=False)
     (result,) = with_defaults(SlidingWindows, model=ForeignSegmenter(Logits()), size=(16, 16)).predict(
         [inputs], scores=True
     )
     assert result.scores.shape == (3, 40, 50)
-    assert (result.labels == inputs["image"].float().argmax(0)).float().mean() > 0.99  # but where it rounds to a tie
+    assert (
+        result.labels == inputs["image"].float().argmax(0)
+    ).float().mean() > 0.99  # except where rounding creates ties
 
 
 @pytest.mark.parametrize(
@@ -166,18 +168,18 @@ def test_a_model_from_elsewhere_slides_too() -> None:
     [
         ("SIZE", [0.5, 10], r"TEST\.SLIDING\.SIZE: expected two sides in pixels"),
         ("SIZE", [64], r"TEST\.SLIDING\.SIZE: expected two sides in pixels"),
-        ("OVERLAP", 0.95, r"TEST\.SLIDING\.OVERLAP: expected a share from 0 to 0\.9, got 0\.95"),
+        ("OVERLAP", 0.95, r"TEST\.SLIDING\.OVERLAP: expected a fraction from 0 to 0\.9, got 0\.95"),
         ("BLENDING", "max", r"TEST\.SLIDING\.BLENDING: expected \"linear\" or \"mean\", got 'max'"),
     ],
 )
-def test_wrong_settings_are_named(key: str, value: object, message: str) -> None:
+def test_invalid_settings_are_named(key: str, value: object, message: str) -> None:
     cfg = tiny_cfg(TEST__SLIDING__ENABLED=True)
     cfg.TEST.SLIDING[key] = value
     with pytest.raises(UserError, match=message):
         with_sliding(cfg, nn.Identity())
 
 
-def test_the_windows_are_of_the_crops_size_unless_said() -> None:
+def test_windows_have_the_crop_size_by_default() -> None:
     cfg = tiny_cfg(TEST__SLIDING__ENABLED=True, INPUT__CROP__SIZE=[48, 96])
     model = with_sliding(cfg, nn.Identity())
     assert isinstance(model, SlidingWindows)

@@ -1,4 +1,4 @@
-"""Models as functions of tensors: images in, logits or losses out, in anyone's training loop."""
+"""Models as functions of tensors: from images to logits or losses, in any training loop."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def make_images(*size: int) -> torch.Tensor:
 
 @torch.no_grad()
 @pytest.mark.parametrize("size", [(64, 64), (50, 70)])
-def test_logits_lead_to_the_scores_of_the_model(model: SemanticSegmenter, size: tuple[int, int]) -> None:
+def test_logits_give_the_scores_of_the_model(model: SemanticSegmenter, size: tuple[int, int]) -> None:
     images = make_images(*size)
     logits = model(images)
     expected = [output["sem_seg"] for output in model([{"image": image} for image in images])]
@@ -58,7 +58,7 @@ def test_a_plain_training_loop_learns(model: SemanticSegmenter) -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     values = []
     for _ in range(4):
-        torch.manual_seed(0)  # of the sampled points
+        torch.manual_seed(0)  # for the sampled points
         losses = model.loss(images, labels)
         loss = sum(losses.values())
         optimizer.zero_grad()
@@ -69,7 +69,7 @@ def test_a_plain_training_loop_learns(model: SemanticSegmenter) -> None:
     assert all(parameter.grad is not None for parameter in model.parameters() if parameter.requires_grad)
 
 
-def test_losses_are_those_of_detectron2s_form(model: SemanticSegmenter) -> None:
+def test_losses_equal_those_of_detectron2s_format(model: SemanticSegmenter) -> None:
     model = copy.deepcopy(model).train()
     for module in model.modules():
         module.training = module is model or not isinstance(module, torch.nn.Dropout)
@@ -95,17 +95,17 @@ def test_losses_are_those_of_detectron2s_form(model: SemanticSegmenter) -> None:
         (torch.randn(1, 3, 32, 32), "expected values from 0 to 255"),
     ],
 )
-def test_other_tensors(model: SemanticSegmenter, images: torch.Tensor, message: str) -> None:
+def test_invalid_images(model: SemanticSegmenter, images: torch.Tensor, message: str) -> None:
     with pytest.raises(UserError, match=message):
         model(images)
 
 
 @pytest.mark.parametrize("labels", [torch.zeros(2, 1, 32, 32, dtype=torch.int64), torch.zeros(2, 32, 32)])
-def test_other_labels(model: SemanticSegmenter, labels: torch.Tensor) -> None:
+def test_invalid_labels(model: SemanticSegmenter, labels: torch.Tensor) -> None:
     with pytest.raises(UserError, match=r"labels: expected integers \(B, H, W\)"):
         model.loss(make_images(32, 32), labels)
 
 
-def test_an_id_that_no_class_has(model: SemanticSegmenter) -> None:
+def test_an_unknown_class_id(model: SemanticSegmenter) -> None:
     with pytest.raises(UserError, match=r"labels of image 0 of the batch: ids \[77\]"):
         model.loss(make_images(32, 32), torch.full((2, 32, 32), 77))

@@ -1,4 +1,4 @@
-"""The top-down pixel decoders of MaskFormer and FaPN against their formulas."""
+"""Top-down pixel decoders of MaskFormer and FaPN against their formulas."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NAMES = ("BasePixelDecoder", "PixelFANDecoder")
 
 def build(name: str) -> nn.Module:
     shapes = {key: ShapeSpec(channels=c, stride=c // 4) for key, c in CHANNELS.items()}
-    # 64 channels: a group of the norm with a single value has no variance
+    # 64 channels, because a norm group with a single value has no variance
     cfg = tiny_cfg(MODEL__SEM_SEG_HEAD__PIXEL_DECODER_NAME=name, MODEL__SEM_SEG_HEAD__CONVS_DIM=64)
     return randomize(build_pixel_decoder(cfg, shapes))
 
@@ -47,8 +47,8 @@ def test_equals_the_formula(name: str, size: tuple[int, int]) -> None:
         expected = F.conv2d(maps[-1], decoder.mask_features.weight, decoder.mask_features.bias, padding=1)
         torch.testing.assert_close(output.mask_features, expected, atol=1e-4, rtol=1e-3)
         assert len(output.multi_scale) == 3
-        for ours, theirs in zip(output.multi_scale, maps, strict=False):
-            torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-3)
+        for actual, reference in zip(output.multi_scale, maps, strict=False):
+            torch.testing.assert_close(actual, reference, atol=1e-4, rtol=1e-3)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,4 +1,4 @@
-"""The deformable pixel decoders against their formulas, and FaPN's shared norm."""
+"""Deformable pixel decoders against their formulas, and FaPN's shared norm."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_equals_the_formula(name: str) -> None:
     features = make_features()
     with torch.no_grad():
         output = decoder(features)
-        # the encoder: tokens from low to high resolution; position and level go to the queries only
+        # encoder: tokens from low to high resolution; position and level are added to the queries only
         maps = [projection(features[key]) for projection, key in zip(decoder.input_proj, ("res5", "res4", "res3"))]  # noqa: B905
         assert [tuple(p[0].weight.shape) for p in decoder.input_proj] == [(32, c, 1, 1) for c in (128, 64, 32)]
         sizes = [tuple(m.shape[-2:]) for m in maps]
@@ -95,7 +95,7 @@ def test_alignment_shares_the_norm_of_its_layer() -> None:
     assert not hasattr(build(NAMES[0]), "align_1")
 
 
-def test_where_a_checkpoint_differs_between_the_two_names_the_layer_s_norm_counts() -> None:
+def test_the_layers_norm_wins_if_a_checkpoint_has_two_different_copies() -> None:
     decoder = build(NAMES[1])
     state = {name: tensor.clone() for name, tensor in decoder.state_dict().items()}
     state["align_1.offset.norm.weight"] += 5
@@ -121,8 +121,8 @@ def test_an_unknown_decoder_names_the_nearest() -> None:
 
 
 @pytest.mark.parametrize("levels", [1, 2, 4])
-def test_however_many_levels_the_encoder_has_three_maps_come_out(levels: int) -> None:
-    """The three coarsest: where the encoder has fewer, the top-down steps' follow."""
+def test_it_outputs_three_maps_for_any_number_of_encoder_levels(levels: int) -> None:
+    """They are the three coarsest maps; if the encoder has fewer, top-down steps provide the rest."""
     names = ["res5", "res4", "res3", "res2"]
     decoder = build(
         MODEL__SEM_SEG_HEAD__DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES=names[:levels],
@@ -140,12 +140,12 @@ def test_however_many_levels_the_encoder_has_three_maps_come_out(levels: int) ->
             lateral + F.interpolate(y, lateral.shape[-2:], mode="bilinear", align_corners=False)
         )
         encoded.append(y)
-    for found, expected in zip(output.multi_scale, encoded[:3], strict=True):
-        torch.testing.assert_close(found, expected)
+    for actual, expected in zip(output.multi_scale, encoded[:3], strict=True):
+        torch.testing.assert_close(actual, expected)
     torch.testing.assert_close(output.mask_features, decoder.mask_features(y))
 
 
-def test_levels_that_make_no_three_maps_are_refused() -> None:
+def test_too_few_levels_for_three_maps_are_refused() -> None:
     options = {
         "MODEL__SEM_SEG_HEAD__DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES": ["res5"],
         "MODEL__SEM_SEG_HEAD__COMMON_STRIDE": 16,
@@ -177,7 +177,7 @@ def test_the_encoder_drops_out_in_training_only_where_deformable_detr_does() -> 
     torch.testing.assert_close(result, layer.norm2(layer.norm1(tokens)))
 
 
-def test_the_encoders_heads_are_nheads_as_published() -> None:
+def test_the_encoder_uses_nheads_as_published() -> None:
     unread = "MODEL__SEM_SEG_HEAD__DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS"
     for options in ({}, {unread: 4}):
         decoder = build(MODEL__MASK_FORMER__NHEADS=4, **options)

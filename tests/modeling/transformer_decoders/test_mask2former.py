@@ -1,4 +1,4 @@
-"""Mask2Former's decoder against a plain one that resizes whole masks, with torch's own attention."""
+"""Mask2Former's decoder against a plain one that resizes full masks and uses torch's attention."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def make_maps(batch: int = 2) -> tuple[list[Tensor], Tensor]:
     return maps, torch.randn(batch, 16, 16, 24)
 
 
-def torch_attention(ours: nn.Module) -> nn.MultiheadAttention:
-    theirs = nn.MultiheadAttention(ours.out_proj.in_features, ours.num_heads, batch_first=True)
-    theirs.load_state_dict(ours.state_dict())
-    return theirs
+def torch_attention(result: nn.Module) -> nn.MultiheadAttention:
+    reference = nn.MultiheadAttention(result.out_proj.in_features, result.num_heads, batch_first=True)
+    reference.load_state_dict(result.state_dict())
+    return reference
 
 
 def plain_decoder(decoder: nn.Module, maps: list[Tensor], mask_features: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-    """Class logits and masks of every prediction, as section 5 of the paper's code does it: whole masks resized."""
+    """Return class logits and masks of every prediction, computed with resized full masks as in the paper's code."""
     tokens, positions = [], []
     for level, feature in enumerate(maps):
         x = decoder.input_proj[level](feature)
@@ -51,7 +51,7 @@ def plain_decoder(decoder: nn.Module, maps: list[Tensor], mask_features: Tensor)
     queries = decoder.query_feat.weight.repeat(len(mask_features), 1, 1)
     where = decoder.query_embed.weight
     predict(queries)
-    for i, (cross, own, feed_forward) in enumerate(
+    for i, (cross, self_attention, feed_forward) in enumerate(
         zip(
             decoder.transformer_cross_attention_layers,
             decoder.transformer_self_attention_layers,
@@ -72,8 +72,10 @@ def plain_decoder(decoder: nn.Module, maps: list[Tensor], mask_features: Tensor)
             need_weights=False,
         )[0]
         queries = cross.norm(queries + attended)
-        attended = torch_attention(own.self_attn)(queries + where, queries + where, queries, need_weights=False)[0]
-        queries = own.norm(queries + attended)
+        attended = torch_attention(self_attention.self_attn)(
+            queries + where, queries + where, queries, need_weights=False
+        )[0]
+        queries = self_attention.norm(queries + attended)
         hidden = F.relu(feed_forward.linear1(queries))
         queries = feed_forward.norm(queries + feed_forward.linear2(hidden))
         predict(queries)
@@ -96,7 +98,7 @@ def test_equals_the_plain_decoder(enforce_input_proj: bool) -> None:
 
 
 def test_resizing_features_is_resizing_masks() -> None:
-    """Up to rounding: where the two differ in sign, the mask's logit is zero but for the last bits."""
+    """They agree up to rounding: where the signs differ, the mask logit is zero up to the last bits."""
     embed, features = torch.randn(2, 50, 16), torch.randn(2, 16, 40, 56)
     masks = torch.einsum("bqc,bchw->bqhw", embed, features)
     for size in ((10, 14), (20, 28), (5, 7), (13, 9)):
@@ -147,7 +149,7 @@ def test_no_gradient_through_the_attention_masks_but_everywhere_else() -> None:
         assert parameter.grad.norm() > 0, name
 
 
-def test_predictions_multiply_masks_when_asked() -> None:
+def test_predictions_compute_masks_on_demand() -> None:
     predictions = MaskPredictions(torch.randn(2, 1, 3, 4), torch.randn(2, 1, 3, 5), torch.randn(1, 5, 2, 2))
     for layer in (0, 1, -1):
         expected = (predictions.mask_embed[layer][0] @ predictions.mask_features[0].flatten(1)).view(1, 3, 2, 2)
@@ -165,9 +167,9 @@ def test_an_unknown_decoder_names_the_nearest() -> None:
         build(MODEL__MASK_FORMER__TRANSFORMER_DECODER_NAME="MultiScaleMaskedTransformerDecode")
 
 
-def test_dropout_is_none_of_this_decoders() -> None:
+def test_this_decoder_has_no_dropout() -> None:
     decoder = build(MODEL__MASK_FORMER__DROPOUT=0.5)
     maps, mask_features = make_maps()
     expected = decoder(maps, mask_features)
-    found = decoder.train()(maps, mask_features)
-    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    actual = decoder.train()(maps, mask_features)
+    assert all(torch.equal(a, b) for a, b in zip(actual, expected, strict=True))

@@ -1,4 +1,4 @@
-"""MaskFormer's decoder against torch's own DETR-like layers, and the head that feeds it."""
+"""MaskFormer's decoder against torch's DETR-like layers, and the head that feeds it."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def build(channels: int = 48, **options: object) -> StandardTransformerDecoder:
     return randomize(build_transformer_decoder(tiny_cfg(**OPTIONS, **options), channels)).eval()
 
 
-def torch_attention(ours: nn.Module) -> nn.MultiheadAttention:
-    theirs = nn.MultiheadAttention(ours.out_proj.in_features, ours.num_heads, batch_first=True)
-    theirs.load_state_dict(ours.state_dict())
-    return theirs
+def torch_attention(actual: nn.Module) -> nn.MultiheadAttention:
+    reference = nn.MultiheadAttention(actual.out_proj.in_features, actual.num_heads, batch_first=True)
+    reference.load_state_dict(actual.state_dict())
+    return reference
 
 
 @pytest.mark.parametrize("channels", [48, 32])
@@ -38,7 +38,7 @@ def test_equals_the_plain_decoder(channels: int) -> None:
     assert isinstance(decoder.input_proj, nn.Identity if channels == 32 else nn.Conv2d)
     feature, mask_features = torch.randn(2, channels, 3, 5), torch.randn(2, 16, 12, 20)
     with torch.no_grad():
-        predictions = decoder([torch.randn(2, 7, 9, 9), feature], mask_features)  # the last map counts
+        predictions = decoder([torch.randn(2, 7, 9, 9), feature], mask_features)  # only the last map is used
         x = decoder.input_proj(feature)
         tokens = x.flatten(2).transpose(1, 2)
         keys = tokens + sine_position_encoding(3, 5, 32, x.device).flatten(1).T
@@ -82,7 +82,7 @@ def test_the_whole_model_trains_on_dense_losses_and_reads_the_backbone() -> None
         assert parameter.grad.isfinite().all(), name
 
 
-def test_an_unknown_in_feature_names_those_there_are() -> None:
+def test_an_unknown_in_feature_lists_the_known_ones() -> None:
     with pytest.raises(UserError) as caught:
         build_model(tiny_cfg(**OPTIONS | {"MODEL__MASK_FORMER__TRANSFORMER_IN_FEATURE": "res6"}))
     for text in ("MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE", "res6", "res5", "multi_scale_pixel_decoder"):
