@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Train or evaluate a model: `train_net.py --config-file FILE [--num-gpus N] [--resume] [--eval-only] [KEY VALUE ...]`."""
+"""Train or evaluate: `train_net.py --config-file FILE [--num-gpus N] [--resume] [--eval-only] [KEY VALUE ...]`."""
 
 import sys
 from functools import partial

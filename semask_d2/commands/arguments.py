@@ -1,4 +1,4 @@
-"""Options shared by the commands: `--weights`, `--config-file`, `--data`, `--device`, and KEY VALUE pairs at the end."""
+"""Options shared by the commands: `--weights`, `--config-file`, `--data`, `--device`, and trailing KEY VALUE pairs."""
 
 from __future__ import annotations
 

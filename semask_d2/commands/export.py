@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> None:
     )
     if not isinstance(predictor.model, SemanticSegmenter):
         raise UserError(
-            f"MODEL.META_ARCHITECTURE {predictor.cfg.MODEL.META_ARCHITECTURE}: only this project's models can be exported"
+            f"MODEL.META_ARCHITECTURE {predictor.cfg.MODEL.META_ARCHITECTURE}: only this project's models are exported"
         )
     agreements = export_model(
         predictor.model,
@@ -96,20 +96,20 @@ def run(args: argparse.Namespace) -> None:
 
 
 def image_batches(predictor: Predictor, words: Sequence[str], settings: GraphSettings) -> list[np.ndarray]:
-    """The pictures of a command line as batches (B, 3, H, W), as the graph takes them."""
-    pictures = []
+    """Return the images named on a command line as batches (B, 3, H, W), ready for the graph."""
+    batches = []
     for path in media.find_inputs(words) if words else []:
         if media.is_video(path):
-            raise UserError(f"--images {path}: expected pictures, not videos")
-        picture = predictor.read_image(path)
+            raise UserError(f"--images {path}: expected images, not videos")
+        pixels = predictor.read_image(path)
         if settings.resize:
-            image, when = image_tensor(picture, predictor.cfg.INPUT.FORMAT).numpy(), ""
+            image, when = image_tensor(pixels, predictor.cfg.INPUT.FORMAT).numpy(), ""
         else:
-            image, when = predictor.prepare(picture)["image"].numpy(), " after resizing by INPUT.MIN_SIZE_TEST"
+            image, when = predictor.prepare(pixels)["image"].numpy(), " after resizing by INPUT.MIN_SIZE_TEST"
         if settings.size is not None and image.shape[1:] != settings.size:
             raise UserError(
-                f"--images {path}: it is {image.shape[1]} x {image.shape[2]}{when}, --size is {settings.size[0]} x "
-                f"{settings.size[1]}; give pictures of that size, or leave --images out"
+                f"--images {path}: it is {image.shape[1]} x {image.shape[2]}{when}, but --size is {settings.size[0]} x "
+                f"{settings.size[1]}; give images of that size, or leave --images out"
             )
-        pictures.append(np.repeat(image[None], settings.batch or 1, axis=0))
-    return pictures
+        batches.append(np.repeat(image[None], settings.batch or 1, axis=0))
+    return batches

@@ -52,7 +52,7 @@ def test_models_of_several_tasks_are_in_one_table() -> None:
         Row("c", "c.pth", "segments", {"PQ": 30.0, "PQ_th": 31.0, "PQ-sky": 32.0}),
     ]
     lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in summary_table(rows).splitlines()]
-    assert lines[0] == ["model", "data set", "mIoU", "PQ", "PQ_th"]
+    assert lines[0] == ["model", "dataset", "mIoU", "PQ", "PQ_th"]
     assert lines[2:] == [
         ["a", "labels", "10.00", "", ""],
         ["b", "segments", "", "20.00", "21.00"],

@@ -124,7 +124,7 @@ def with_project() -> dict[str, str]:
 
 
 def test_a_toy_folder_overwrites_nothing(tmp_path: Path) -> None:
-    for words, message in (([tmp_path], f"{tmp_path} is there already"), ([tmp_path / "a", "--images", 3], "at least")):
+    for words, message in (([tmp_path], f"{tmp_path} exists already"), ([tmp_path / "a", "--images", 3], "at least")):
         with pytest.raises(UserError, match=message):
             toy_folder.main([str(word) for word in words])
     assert not list(tmp_path.iterdir())

@@ -65,7 +65,8 @@ def test_output_is_the_folder_of_what_is_written(name: str) -> None:
 def test_the_earlier_name_of_weights_works_with_a_line(name: str, capsys: pytest.CaptureFixture) -> None:
     args = parse_arguments(name, [*NEEDED.get(name, []), "--run", "output/run"])
     assert (args.weights, args.weights_option) == ("output/run", "--run")
-    assert capsys.readouterr().err == "warning: --run is now called --weights; it goes away next release\n"
+    warning = "warning: --run is deprecated and will be removed in the next release; use --weights\n"
+    assert capsys.readouterr().err == warning
     assert parse_arguments(name, [*NEEDED.get(name, []), "--weights", "x"]).weights_option == "--weights"
     assert capsys.readouterr().err == ""
 
@@ -142,7 +143,7 @@ def test_a_training_starts_from_a_runs_weights(tiny_run: Path, tmp_path: Path) -
     args = parse_arguments("train", ["--config-file", str(TOY_CONFIG), "--weights", str(tiny_run)])
     assert starting_weights(args) == ["MODEL.WEIGHTS", str(tiny_run / "model_best.pth")]
     args = parse_arguments("train", ["--weights", str(tiny_run), "MODEL.WEIGHTS", "x.pth"])
-    with pytest.raises(UserError, match=r"and MODEL[.]WEIGHTS: give one of them"):
+    with pytest.raises(UserError, match=r"and MODEL[.]WEIGHTS: give only one of them"):
         starting_weights(args)
 
 

@@ -190,4 +190,4 @@ def test_an_exported_file_takes_no_config(tmp_path: Path, capsys: pytest.Capture
     cv2.imwrite(str(tmp_path / "in.png"), picture(16, 16))
     words = ["--input", tmp_path / "in.png", "--output", tmp_path / "out", "--weights", tmp_path / "m.onnx"]
     assert main(["predict", *map(str, words), "--opts", "SEED", "1"]) == 1
-    assert "an exported file brings its own settings" in capsys.readouterr().err
+    assert "an exported file has its own settings" in capsys.readouterr().err

@@ -187,7 +187,7 @@ def test_users_mistakes_are_one_line(evaluated_run: Path, tmp_path: Path, capsys
     with pytest.raises(UserError, match=r"no config\.yaml there"):
         write_report(tmp_path)
     assert main(["report", "--weights", str(evaluated_run), "--images", "-1"]) == 1
-    assert capsys.readouterr().err == "error: --images -1: expected a number from 0 on\n"
+    assert capsys.readouterr().err == "error: --images -1: expected 0 or more\n"
     assert main(["report", "--weights", str(tmp_path / "nowhere")]) == 1
     missing = f"error: --weights {tmp_path}/nowhere: there is no such file or run folder"
     assert capsys.readouterr().err.startswith(missing)
