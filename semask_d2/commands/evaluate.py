@@ -78,7 +78,7 @@ def evaluation_config(args: argparse.Namespace) -> CfgNode:
 
 
 def require_config_file(args: argparse.Namespace) -> None:
-    """Raise `UserError` if `--config-file` is missing; suggest a YAML file that stands elsewhere on the command line."""
+    """Raise `UserError` if `--config-file` is missing; suggest a YAML file given elsewhere on the command line."""
     if args.config_file:
         return
     candidate = next((word for word in args.opts if word.endswith((".yaml", ".yml"))), None)

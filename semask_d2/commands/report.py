@@ -36,6 +36,6 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"--images {args.images}: expected 0 or more")
     source = choose_run() if args.weights is None else Path(args.weights)
     if not os.path.exists(source):
-        raise UserError(f"{args.weights_option} {source}: there is no such file or run folder")
+        raise UserError(f"{args.weights_option} {source}: no such file or run folder")
     folder = source if source.is_dir() else source.parent
     print(printable(str(write_report(folder, args.output, images=args.images, opts=args.opts))))

@@ -77,7 +77,7 @@ def test_messages_name_the_option_that_was_typed(name: str, option: str, tmp_pat
     needed = ["--output", str(tmp_path / "x.onnx")] if name == "export" else []
     assert main([name, *needed, option, "nowhere"]) == 1
     error = capsys.readouterr().err.splitlines()[-1]
-    assert error == f"error: {option} nowhere: there is no such file or run folder"
+    assert error == f"error: {option} nowhere: no such file or run folder"
 
 
 def test_the_help_of_eval_shows_its_own_options_and_takes_detectron2s(capsys: pytest.CaptureFixture) -> None:

@@ -299,7 +299,7 @@ def test_what_the_machine_refuses_is_one_line_of_an_export(
 
 def test_a_run_that_is_none_is_called_by_the_commands_option(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert main(["export", "--weights", str(tmp_path / "gone"), "--output", str(tmp_path / "a.onnx")]) == 1
-    assert f"error: --weights {tmp_path / 'gone'}: there is no such file or run folder" in capsys.readouterr().err
+    assert f"error: --weights {tmp_path / 'gone'}: no such file or run folder" in capsys.readouterr().err
 
 
 def test_changed_graphs_of_older_files_give_labels_or_one_line(tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def test_it_knows_classes_and_colors_by_itself(exported: dict[str, Path]) -> Non
     assert predictor.class_names == list(TOY_SCENES.classes.names)
     assert predictor.class_colors.tolist() == [list(color) for color in TOY_SCENES.classes.colors]
     assert predictor.ignore_label == 255
-    with pytest.raises(UserError, match="no semantic maps to show"):
+    with pytest.raises(UserError, match="an exported file has no semantic maps"):
         predictor(picture(64, 64), priors=True)
     with pytest.raises(UserError, match="gives labels alone; export it with --outputs scores or logits"):
         Predictor.from_export(exported["labels"])(picture(64, 64), scores=True)
