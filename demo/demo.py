@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Draw what a model sees in pictures, videos or a camera: `demo.py --input FILE... --output DIR`."""
+"""Segment images, videos or a camera stream and draw the results: `demo.py --input FILE... --output DIR`."""
 
 import sys
 from functools import partial

@@ -1,4 +1,4 @@
-"""`semask COMMAND ...`, also as `python -m semask_d2`."""
+"""`semask COMMAND ...`, which `python -m semask_d2` runs too."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from types import ModuleType
 
 from semask_d2.commands.arguments import parse
 
-COMMANDS = {  # name: the module in `commands` with `add_arguments(parser)` and `run(args)`, what it does
-    "train": ("train", "train a model that a config describes"),
+COMMANDS = {  # name: (module in `commands` with `add_arguments(parser)` and `run(args)`, one-line help)
+    "train": ("train", "train the model that a config describes"),
     "eval": ("evaluate", "evaluate a trained model"),
-    "compare": ("compare", "evaluate several trained models, in one table"),
-    "predict": ("predict", "draw what a model sees in pictures, videos or a camera"),
-    "export": ("export", "write a trained model for other runtimes, proved against the model"),
+    "compare": ("compare", "evaluate several trained models and print one table"),
+    "predict": ("predict", "segment images, videos or a camera stream and draw the results"),
+    "export": ("export", "write a trained model for other runtimes and verify the file"),
     "report": ("report", "write one HTML page about a run and its evaluations"),
-    "web": ("web", "serve a page where a picture is dropped and segmented"),
-    "init-data": ("init_data", "look at a folder of images and labels, and describe it in a file"),
-    "check": ("check", "tell all that is wrong with a data set of your own"),
-    "config": ("show_config", "print every setting of a config with the file that it comes from"),
+    "web": ("web", "serve a local drag-and-drop demo page"),
+    "init-data": ("init_data", "draft the YAML file of a folder of images and labels"),
+    "check": ("check", "find every fault in your own dataset"),
+    "config": ("show_config", "print every setting of a config with the file that set it"),
 }
 SHELLS = ("bash", "zsh", "tcsh")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns its exit code."""
+    """Run one command and return its exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     parser = argparse.ArgumentParser(
         prog="semask",
-        usage="semask COMMAND ... (semask COMMAND --help says more)",
+        usage="semask COMMAND ... (see semask COMMAND --help)",
         description="SeMask: semantic segmentation.",
         formatter_class=partial(argparse.HelpFormatter, max_help_position=32),
     )
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             command_parser(name, parsers[name])
         return print_completion(parser, words[1])
     if not words or words[0] not in COMMANDS:
-        parser.parse_args(words)  # prints the help, or says what is wrong, and exits
+        parser.parse_args(words)  # prints the help or an error, and exits
     return run(words[0], words[1:], parsers[words[0]])
 
 
@@ -59,26 +59,28 @@ def print_completion(parser: argparse.ArgumentParser, shell: str) -> int:
 
 
 def script(name: str, arguments: Sequence[str] | None = None) -> int:
-    """Run the command that a script of another name stands for, as train_net.py; returns its exit code."""
+    """Run the command behind a script such as train_net.py and return its exit code."""
     return run(name, sys.argv[1:] if arguments is None else arguments, argparse.ArgumentParser())
 
 
 def run(name: str, words: Sequence[str], parser: argparse.ArgumentParser) -> int:
-    """Run a command with the words after its name; a user's mistake is one line and exit code 1."""
+    """Run a command with the words after its name; a user's mistake prints one line and returns exit code 1."""
     module = command_module(name)
-    args = arguments_of(name, words, parser)
-    from semask_d2.engine.launch import guarded  # heavy, and not needed for help
+    args = parse_arguments(name, words, parser)
+    from semask_d2.engine.launch import guarded  # imported late: heavy, and --help does not need it
 
     return guarded(module.run, args, debug=args.debug)
 
 
-def arguments_of(name: str, words: Sequence[str], parser: argparse.ArgumentParser | None = None) -> argparse.Namespace:
-    """Return what a command makes of its words; ends the program where they are wrong."""
+def parse_arguments(
+    name: str, words: Sequence[str], parser: argparse.ArgumentParser | None = None
+) -> argparse.Namespace:
+    """Return the parsed arguments of a command; exit the program if they are wrong."""
     return parse(command_parser(name, parser), words)
 
 
 def command_parser(name: str, parser: argparse.ArgumentParser | None = None) -> argparse.ArgumentParser:
-    """Return the parser of a command, by default a new one."""
+    """Return `parser`, by default a new one, with the arguments of a command."""
     parser = argparse.ArgumentParser(prog=f"semask {name}") if parser is None else parser
     command_module(name).add_arguments(parser)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
@@ -86,7 +88,7 @@ def command_parser(name: str, parser: argparse.ArgumentParser | None = None) -> 
 
 
 def command_module(name: str) -> ModuleType:
-    """Return the module of a command."""
+    """Import and return the module of a command."""
     return import_module(f"semask_d2.commands.{COMMANDS[name][0]}")
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from semask_d2 import get_cfg
 from semask_d2.__main__ import COMMANDS as SUBCOMMANDS
-from semask_d2.__main__ import arguments_of
+from semask_d2.__main__ import parse_arguments
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "README.md").read_text()
@@ -51,7 +51,7 @@ def test_commands_parse(command: str) -> None:
         assert (ROOT / program).is_file()
     name = SCRIPTS.get(program, program)
     if name in SUBCOMMANDS:
-        args = arguments_of(name, arguments)
+        args = parse_arguments(name, arguments)
         if name in ("train", "eval", "config"):
             get_cfg(args.config_file or getattr(args, "file", None), args.opts)
     else:

@@ -1,4 +1,4 @@
-"""The commands of `semask`: each module has `add_arguments(parser)` and `run(args)`, and `__main__` lists them.
+"""Commands of `semask`: each module has `add_arguments(parser)` and `run(args)`, and `__main__` lists them.
 
-train_net.py is `semask train` and demo/demo.py is `semask predict`.
+train_net.py runs `semask train`, and demo/demo.py runs `semask predict`.
 """

@@ -1,4 +1,4 @@
-"""The options that commands share: `--weights`, `--config-file`, `--data`, `--device`, and KEY VALUE at the end."""
+"""Options shared by the commands: `--weights`, `--config-file`, `--data`, `--device`, and trailing KEY VALUE pairs."""
 
 from __future__ import annotations
 
@@ -12,20 +12,23 @@ KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)*(=.*)?")
 
 
 class OldName(argparse.Action):
-    """An option's earlier name, which goes on working for one release and says so in a line."""
+    """Deprecated name of an option: it still works for one release and prints a warning."""
 
     def __init__(self, option_strings: Sequence[str], dest: str, new_name: str, default: object = None):
         super().__init__(option_strings, dest, default=default, help=argparse.SUPPRESS)
         self.new_name = new_name
 
     def __call__(self, parser, namespace, values, option_string=None) -> None:
-        print(f"warning: {option_string} is now called {self.new_name}; it goes away next release", file=sys.stderr)
+        print(
+            f"warning: {option_string} is deprecated and will be removed in the next release; use {self.new_name}",
+            file=sys.stderr,
+        )
         setattr(namespace, self.dest, values)
         setattr(namespace, f"{self.dest}_option", option_string)
 
 
 def add_weights(parser: argparse.ArgumentParser, text: str, *, old_name: str | None = None) -> None:
-    """Add `--weights SOURCE`, the model that a command is about; `weights_option` is what the user has called it."""
+    """Add `--weights SOURCE`, the model to use; `args.weights_option` is the option's name as the user typed it."""
     parser.add_argument("--weights", metavar="SOURCE", help=text)
     if old_name is not None:
         parser.add_argument(old_name, dest="weights", action=OldName, new_name="--weights", default=argparse.SUPPRESS)
@@ -33,55 +36,60 @@ def add_weights(parser: argparse.ArgumentParser, text: str, *, old_name: str | N
 
 
 def add_config_file(
-    parser: argparse.ArgumentParser, text: str = "config (default: the one that the weights come with)"
+    parser: argparse.ArgumentParser, text: str = "config (default: the config saved with the weights)"
 ) -> None:
-    """Add `--config-file FILE`, what a model is made of."""
+    """Add `--config-file FILE`, the config of the model."""
     parser.add_argument("--config-file", metavar="FILE", help=text)
 
 
-def add_data(parser: argparse.ArgumentParser, text: str = "your own data set, as a YAML file describes it") -> None:
+def add_data(parser: argparse.ArgumentParser, text: str = "your own dataset, described in a YAML file") -> None:
     """Add `--data FILE`."""
     parser.add_argument("--data", metavar="FILE", help=text)
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
-    """Add `--device`, for MODEL.DEVICE."""
-    parser.add_argument("--device", metavar="NAME", help="cpu, cuda or cuda:N (default: a GPU if there is one)")
+    """Add `--device`, which sets MODEL.DEVICE."""
+    parser.add_argument("--device", metavar="NAME", help="cpu, cuda or cuda:N (default: a GPU if available)")
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
-    """Add the settings that end a command line; `parse` splits them off."""
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config settings, last")
+    """Add the KEY VALUE pairs that end a command line; `parse` splits them off."""
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config settings, after all options")
 
 
 def parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:
-    """Return the arguments of a command line; its `opts` are the settings, what options set before KEY VALUE pairs."""
+    """Return the arguments of a command line; `opts` holds its settings.
+
+    Settings from options such as `--device` come before the KEY VALUE pairs, which therefore win.
+    """
     words, settings = split_settings(parser, words)
     args = parser.parse_args(words)
-    options = {"device": "MODEL.DEVICE", "output_dir": "OUTPUT_DIR"}
-    named = [word for name, key in options.items() if getattr(args, name, None) for word in (key, getattr(args, name))]
-    args.opts = [*named, *getattr(args, "opts", []), *settings]
+    keys = {"device": "MODEL.DEVICE", "output_dir": "OUTPUT_DIR"}
+    from_options = [
+        word for name, key in keys.items() if getattr(args, name, None) for word in (key, getattr(args, name))
+    ]
+    args.opts = [*from_options, *getattr(args, "opts", []), *settings]
     return args
 
 
 def split_settings(parser: argparse.ArgumentParser, words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Split a command line before its KEY VALUE pairs, which no option that takes many words shall swallow.
+    """Split a command line before its KEY VALUE pairs, so that no option with several values consumes them.
 
-    They begin with the first word that reads as a config key, is no option's value and no file; or after Detectron2's
-    `--opts`, which is left out.
+    The pairs begin with the first word that looks like a config key and is neither an option's value nor a file, or
+    after Detectron2's `--opts`, which is dropped.
     """
     if all(action.dest != "opts" for action in parser._actions):
         return list(words), []
-    number = 0
-    while number < len(words):
-        word = words[number]
+    index = 0
+    while index < len(words):
+        word = words[index]
         if word == "--opts":
-            return list(words[:number]), list(words[number + 1 :])
+            return list(words[:index]), list(words[index + 1 :])
         action = parser._option_string_actions.get(word)
         if action is not None:
-            least = {None: 1, "+": 1}  # words that are the option's own, whatever they read like
-            number += action.nargs if isinstance(action.nargs, int) else least.get(action.nargs, 0)
+            value_count = {None: 1, "+": 1}  # words that are always the option's value, even if they look like a key
+            index += action.nargs if isinstance(action.nargs, int) else value_count.get(action.nargs, 0)
         elif KEY.fullmatch(word) and not os.path.lexists(word):
-            return list(words[:number]), list(words[number:])
-        number += 1
+            return list(words[:index]), list(words[index:])
+        index += 1
     return list(words), []

@@ -1,4 +1,4 @@
-"""`semask check FILE`: all that is wrong with a data set of one's own, before a training meets it."""
+"""`semask check FILE`: find every fault in a custom dataset before training starts."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from semask_d2.utils.files import atomic_write, is_written_through
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Describe the command line."""
-    parser.description = "Read every image and label file of a data set, and tell all that is wrong with them."
-    parser.add_argument("file", metavar="FILE", help="the data set's YAML file")
-    parser.add_argument("--html", metavar="PAGE", help="also write a page with class histogram and sample pictures")
+    """Define the arguments of the command."""
+    parser.description = "Read every image and label file of a dataset, and list everything that is wrong with them."
+    parser.add_argument("file", metavar="FILE", help="the dataset's YAML file")
+    parser.add_argument("--html", metavar="PAGE", help="also write a page with a class histogram and sample images")
     parser.add_argument(
-        "--list", metavar="TXT", help="write the good pairs of each split, as NAME_train.txt and NAME_val.txt"
+        "--list", metavar="TXT", help="write the good pairs of each split to NAME_train.txt and NAME_val.txt"
     )
-    parser.add_argument("--workers", type=int, metavar="N", help="processes (default: one a core)")
+    parser.add_argument("--workers", type=int, metavar="N", help="number of processes (default: one per core)")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Check, print and write; raise `UserError` where there is any fault."""
+    """Check the dataset and print the result; raise `UserError` if there is any fault."""
     if args.workers is not None and args.workers < 0:
-        raise UserError(f"--workers {args.workers}: expected 0, to use this process alone, or more")
+        raise UserError(f"--workers {args.workers}: expected 0 (use only this process) or more")
     cfg = get_cfg(data=args.file)
     dataset = CustomDataset.from_section(cfg.DATASETS.CUSTOM)
     check = check_data(dataset, value_range=cfg.INPUT.VALUE_RANGE, workers=args.workers)
@@ -41,21 +41,21 @@ def run(args: argparse.Namespace) -> None:
     if args.list is not None:
         write_lists(Path(args.list), dataset, check)
     if check.faults:
-        goes_on = bool(check.dicts) and all(map(check.good, check.dicts))
-        advice = ", or go on with the good pairs that --list writes" if goes_on else ""
-        raise UserError(f"{args.file}: {len(check.faults)} fault(s), listed above; mend them{advice}")
+        has_good_pairs = bool(check.dicts) and all(map(check.good, check.dicts))
+        advice = ", or train on the good pairs that --list writes" if has_good_pairs else ""
+        raise UserError(f"{args.file}: {len(check.faults)} fault(s), listed above; fix them{advice}")
 
 
 def write_lists(path: Path, dataset: CustomDataset, check: DataCheck) -> None:
-    """Write the good pairs of each split to a text file, which a data set's file can name in the place of patterns."""
+    """Write the good pairs of each split to a text file, which a dataset's YAML file can name instead of patterns."""
     if not path.name:
-        raise UserError(f"--list {path}: expected a file's name, as good.txt")
+        raise UserError(f"--list {path}: expected a file name such as good.txt")
     for split in check.dicts:
-        to_device = path.exists() and not path.is_dir() and is_written_through(path)  # a pipe or device, or the output
-        target = path if to_device else path.with_name(f"{path.stem}_{split}.txt")
+        is_stream = path.exists() and not path.is_dir() and is_written_through(path)  # a pipe, a device or the output
+        target = path if is_stream else path.with_name(f"{path.stem}_{split}.txt")
         lines = [list_line((x["file_name"], x["sem_seg_file_name"]), dataset.root) for x in check.good(split)]
         if not lines:
-            raise UserError(f"--list {path}: no good pair of files in {split} to write")
+            raise UserError(f"--list {path}: split {split} has no good pair of files to write")
         with atomic_write(target) as file:
             file.writelines(lines)
-        print(printable(f"Wrote {target}, {len(lines)} pairs: `{split}: {os.path.abspath(target)}` uses it"))
+        print(printable(f"Wrote {target}, {len(lines)} pairs; to use it: `{split}: {os.path.abspath(target)}`"))

@@ -1,4 +1,4 @@
-"""`semask compare`: several checkpoints evaluated on their test sets, in one table."""
+"""`semask compare`: evaluate several checkpoints on their test sets and print one table."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from semask_d2.utils.files import atomic_write
 
 
 class Row(NamedTuple):
-    """One model on one data set, its metrics in percent."""
+    """Metrics of one model on one dataset, in percent."""
 
     model: str
     checkpoint: str
@@ -36,42 +36,46 @@ class Row(NamedTuple):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Describe the command line."""
-    parser.description = "Evaluate several trained models, in one table."
-    text = "run folders, checkpoints or folders of transformers"
+    """Define the arguments of the command."""
+    parser.description = "Evaluate several trained models and print one table."
+    text = "run folders, checkpoints or transformers folders"
     parser.add_argument("sources", nargs="*", metavar="SOURCE", help=text)
-    parser.add_argument("--weights", nargs="+", default=[], metavar="SOURCE", help=f"{text}, too")
-    arguments.add_config_file(parser, "config of all (default: those that they come with)")
+    parser.add_argument("--weights", nargs="+", default=[], metavar="SOURCE", help=f"more {text}")
+    arguments.add_config_file(parser, "config for all models (default: the config saved with each)")
     arguments.add_data(parser)
     arguments.add_device(parser)
-    parser.add_argument("--output", metavar="DIR", default="output/compare", help="folder (default output/compare)")
+    parser.add_argument(
+        "--output", metavar="DIR", default="output/compare", help="output folder (default: output/compare)"
+    )
     parser.add_argument("--per-class", action="store_true", help="also print the metric of each class")
     arguments.add_settings(parser)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Evaluate each, print the table, and write it as `compare.csv` and `compare.json`."""
-    words = [(word, "") for word in args.sources] + [(word, "--weights") for word in args.weights]
-    if not words:
-        raise UserError("nothing to compare: name run folders or checkpoints, as semask compare output/a output/b")
-    names = distinct_names([Path(os.path.abspath(word)) for word, _ in words])
+    """Evaluate each model, print the table, and write `compare.csv` and `compare.json`."""
+    sources = [(source, "") for source in args.sources] + [(source, "--weights") for source in args.weights]
+    if not sources:
+        raise UserError(
+            "nothing to compare: name run folders or checkpoints, for example semask compare output/a output/b"
+        )
+    names = distinct_names([Path(os.path.abspath(source)) for source, _ in sources])
     configs = []
-    for name, (word, option) in zip(names, words, strict=True):
-        cfg = choose_config(args.config_file, word, args.opts, data=args.data, option=option)
+    for name, (source, option) in zip(names, sources, strict=True):
+        cfg = choose_config(args.config_file, source, args.opts, data=args.data, option=option)
         cfg.OUTPUT_DIR = os.path.join(args.output, name)
         check_evaluation(cfg)
         configs.append(cfg)
     rows: list[Row] = []
-    for name, cfg in zip(names, configs, strict=True):  # once all configs are there: an evaluation takes long
-        rows += evaluated(name, cfg)
+    for name, cfg in zip(names, configs, strict=True):  # only now: a wrong config shows before the first evaluation
+        rows += evaluate_model(name, cfg)
     print(summary_table(rows))
     if args.per_class:
         print(f"\n{class_table(rows)}")
     write(rows, Path(args.output))
 
 
-def evaluated(name: str, cfg: CfgNode) -> list[Row]:
-    """The rows of one model."""
+def evaluate_model(name: str, cfg: CfgNode) -> list[Row]:
+    """Evaluate one model and return its rows, one per test set."""
     register_custom(cfg)
     setup(cfg, training=False, resume=False)
     results = evaluate(cfg, resume=False)
@@ -82,40 +86,40 @@ def evaluated(name: str, cfg: CfgNode) -> list[Row]:
 
 
 def summary_table(rows: Sequence[Row]) -> str:
-    """Every model's metrics but those of single classes."""
+    """Return a table of every model's metrics, without those of single classes."""
     names = [name for name in metric_names(rows) if "-" not in name]
     lines = [(row.model, row.dataset, *(row.metrics.get(name) for name in names)) for row in rows]
-    return tabulate(lines, headers=["model", "data set", *names], floatfmt=".2f", tablefmt="github")
+    return tabulate(lines, headers=["model", "dataset", *names], floatfmt=".2f", tablefmt="github")
 
 
 def class_table(rows: Sequence[Row]) -> str:
-    """For each task the metric of each class, a column per model."""
+    """Return a table for each task: the metric of each class, with one column per model."""
     tables = []
     for task in TASKS.values():
-        start = f"{task.class_metric}-"
-        names = [name for name in metric_names(rows) if name.startswith(start)]
-        own = [row for row in rows if task.metric in row.metrics]
-        lines = [(name.removeprefix(start), *(row.metrics.get(name) for row in own)) for name in names]
-        headers = [task.class_metric, *(row.model for row in own)]
-        if own:
+        prefix = f"{task.class_metric}-"
+        names = [name for name in metric_names(rows) if name.startswith(prefix)]
+        task_rows = [row for row in rows if task.metric in row.metrics]
+        lines = [(name.removeprefix(prefix), *(row.metrics.get(name) for row in task_rows)) for name in names]
+        headers = [task.class_metric, *(row.model for row in task_rows)]
+        if task_rows:
             tables.append(tabulate(lines, headers=headers, floatfmt=".2f", tablefmt="github"))
     return "\n\n".join(tables)
 
 
 def metric_names(rows: Sequence[Row]) -> list[str]:
-    """The names of the metrics that any of the rows has, in order."""
+    """Return the names of all metrics that occur in `rows`, in order."""
     return list(dict.fromkeys(name for row in rows for name in row.metrics))
 
 
 def write(rows: Sequence[Row], folder: Path) -> None:
-    """Write the table of all metrics."""
+    """Write all metrics to `compare.csv` and `compare.json`."""
     names = metric_names(rows)
     fields = ["model", "checkpoint", "dataset"]
     with atomic_write(folder / "compare.csv") as file:
-        table = csv.DictWriter(file, [*fields, *names], lineterminator="\n")
-        table.writeheader()
+        writer = csv.DictWriter(file, [*fields, *names], lineterminator="\n")
+        writer.writeheader()
         for row in rows:
             values: dict[str, Any] = row._asdict() | row.metrics
             del values["metrics"]
-            table.writerow({name: "" if is_nan(value) else value for name, value in values.items()})
+            writer.writerow({name: "" if is_nan(value) else value for name, value in values.items()})
     write_json(folder / "compare.json", [row._asdict() for row in rows])

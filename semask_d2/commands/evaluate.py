@@ -1,4 +1,4 @@
-"""`semask eval`, which is also `train_net.py --eval-only`: a trained model on the test sets of its config."""
+"""`semask eval`, also run by `train_net.py --eval-only`: evaluate a trained model on the test sets of its config."""
 
 from __future__ import annotations
 
@@ -25,35 +25,38 @@ logger = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Describe the command line."""
-    parser.description = "Evaluate a trained model on the test sets of its config, or on those of --data."
+    """Define the arguments of the command."""
+    parser.description = "Evaluate a trained model on the test sets of its config, or on the dataset of --data."
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = f"""examples:
   {parser.prog} --weights output/run
   {parser.prog} --weights output/run --data my.yaml TEST.AUG.ENABLED True
   {parser.prog} --weights weights.pth --config-file ade20k/semask_swin_l_m2f.yaml --num-gpus 8
 """
-    arguments.add_weights(parser, "run folder, checkpoint, or folder of transformers", old_name="--run")
+    arguments.add_weights(parser, "run folder, checkpoint, or transformers folder", old_name="--run")
     arguments.add_config_file(parser)
     arguments.add_data(parser)
     parser.add_argument(
-        "--output", dest="output_dir", metavar="DIR", help="folder of results (default: the run folder, or OUTPUT_DIR)"
+        "--output",
+        dest="output_dir",
+        metavar="DIR",
+        help="folder for the results (default: the run folder, or OUTPUT_DIR)",
     )
     arguments.add_device(parser)
     launch.add_job_arguments(parser)
     arguments.add_settings(parser)
-    for name in ("--resume", "--eval-only"):  # of Detectron2's command line
+    for name in ("--resume", "--eval-only"):  # accepted because Detectron2's command line has them
         parser.add_argument(name, action="store_true", help=argparse.SUPPRESS)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Evaluate, in as many processes as are asked for."""
+    """Evaluate in as many processes as the user asked for."""
     launch.start(job, args)
 
 
 def job(args: argparse.Namespace) -> None:
     """Evaluate in one process of the job."""
-    cfg = config_of(args)
+    cfg = evaluation_config(args)
     cfg.freeze()
     register_custom(cfg)
     check_evaluation(cfg)
@@ -61,30 +64,30 @@ def job(args: argparse.Namespace) -> None:
     print_results(cfg, evaluate(cfg, resume=args.resume))
 
 
-def config_of(args: argparse.Namespace) -> CfgNode:
-    """Return the config of the model that is named; results go into its run folder, where it lies in one."""
+def evaluation_config(args: argparse.Namespace) -> CfgNode:
+    """Return the config of the chosen model; if it lies in a run folder, the results go there."""
     if args.weights is None:
         require_config_file(args)
         return get_cfg(args.config_file, args.opts, data=args.data)
     source = find_source(args.weights, args.weights_option)
-    folder = []
+    output_dir = []
     if not args.config_file and source.config_file and source.config_file != args.weights:
-        folder = ["OUTPUT_DIR", str(Path(source.config_file).parent)]
-    opts = [*folder, *args.opts]
+        output_dir = ["OUTPUT_DIR", str(Path(source.config_file).parent)]
+    opts = [*output_dir, *args.opts]
     return choose_config(args.config_file, args.weights, opts, data=args.data, option=args.weights_option)
 
 
 def require_config_file(args: argparse.Namespace) -> None:
-    """Raise `UserError` without `--config-file`, naming the file that was perhaps meant as it."""
+    """Raise `UserError` if `--config-file` is missing; suggest a YAML file given elsewhere on the command line."""
     if args.config_file:
         return
-    given = next((word for word in args.opts if word.endswith((".yaml", ".yml"))), None)
+    candidate = next((word for word in args.opts if word.endswith((".yaml", ".yml"))), None)
     example = "name a config, such as configs/toy_scenes/semask_swin_mini_msfapn_m2f.yaml"
-    raise UserError(f"--config-file is missing: {f'write --config-file {given}' if given else example}")
+    raise UserError(f"--config-file is missing: {f'write --config-file {candidate}' if candidate else example}")
 
 
 def evaluate(cfg: CfgNode, *, resume: bool) -> dict[str, Any]:
-    """Evaluate MODEL.WEIGHTS, or with `resume` the newest checkpoint of OUTPUT_DIR, on the config's test sets."""
+    """Evaluate MODEL.WEIGHTS, or with `resume` the newest checkpoint in OUTPUT_DIR, on the config's test sets."""
     if not (cfg.MODEL.WEIGHTS or resume):
         raise UserError(
             "an evaluation needs trained weights: add --weights SOURCE (a run folder or file) or MODEL.WEIGHTS FILE, "
@@ -92,8 +95,8 @@ def evaluate(cfg: CfgNode, *, resume: bool) -> dict[str, Any]:
         )
     if not cfg.DATASETS.TEST:
         raise UserError(
-            "DATASETS.TEST is empty: there is nothing to evaluate on; name a data set there, or `val` in the file that "
-            "--data takes"
+            "DATASETS.TEST is empty: there is nothing to evaluate on; name a dataset there, or add `val` to the file "
+            "given with --data"
         )
     counts = require_data(cfg, cfg.DATASETS.TEST)
     model = Trainer.build_model(cfg)
@@ -108,11 +111,11 @@ def evaluate(cfg: CfgNode, *, resume: bool) -> dict[str, Any]:
 
 
 def print_results(cfg: CfgNode, results: dict[str, Any]) -> None:
-    """Print the main metric of each test set, from the main process."""
+    """Print the main metric of each test set, in the main process only."""
     if not (comm.is_main_process() and results):
         return
-    for kind, of_kind in ((f" {AVERAGED}", results.get(AVERAGED, {})), ("", results)):
-        for name in cfg.DATASETS.TEST if of_kind else ():
-            metrics = of_kind.get(name, of_kind)  # the results of a single set come without its name
+    for suffix, model_results in ((f" {AVERAGED}", results.get(AVERAGED, {})), ("", results)):
+        for name in cfg.DATASETS.TEST if model_results else ():
+            metrics = model_results.get(name, model_results)  # with a single test set, its name is left out
             group, metric = main_metric(name)
-            print(f"{name}{kind} {metric} {metrics[group][metric]:.2f}", flush=True)
+            print(f"{name}{suffix} {metric} {metrics[group][metric]:.2f}", flush=True)

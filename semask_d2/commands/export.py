@@ -1,4 +1,4 @@
-"""`semask export`: a trained model as one file of standard operators, proved against the model."""
+"""`semask export`: write a trained model as one file of standard operators, and verify the file against the model."""
 
 from __future__ import annotations
 
@@ -18,36 +18,49 @@ from semask_d2.inference.sources import choose_config
 from semask_d2.modeling.meta_arch.base import SemanticSegmenter
 from semask_d2.utils.errors import UserError, printable
 
-# what is written is one graph in full precision
-PLAIN = ("MODEL.DEVICE", "cpu", "MODEL.PRECISION", "fp32", "MODEL.COMPILE", "", "TEST.SLIDING.ENABLED", "False")
+# exporting needs a single graph in full precision
+EXPORT_SETTINGS = (
+    "MODEL.DEVICE",
+    "cpu",
+    "MODEL.PRECISION",
+    "fp32",
+    "MODEL.COMPILE",
+    "",
+    "TEST.SLIDING.ENABLED",
+    "False",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Describe the command line."""
-    parser.description = "Write a trained model for other runtimes, and compare what the file says with the model."
-    text = "run folder, checkpoint, or folder of transformers (default: newest run in output/)"
+    """Define the arguments of the command."""
+    parser.description = "Write a trained model for other runtimes, and compare the outputs of the file and the model."
+    text = "run folder, checkpoint, or transformers folder (default: newest run in output/)"
     arguments.add_weights(parser, text, old_name="--run")
     arguments.add_config_file(parser)
     parser.add_argument("--format", choices=("onnx", "openvino", "torch_export"), default="onnx")
-    parser.add_argument("--output", required=True, metavar="FILE", help="ends in .onnx, .xml (OpenVINO) or .pt2")
+    parser.add_argument("--output", required=True, metavar="FILE", help="output file: .onnx, .xml (OpenVINO) or .pt2")
     sizes = parser.add_mutually_exclusive_group()
-    sizes.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="pictures have this one size")
-    sizes.add_argument("--dynamic", action="store_true", help="pictures have any size (the default)")
-    parser.add_argument("--batch", default="1", metavar="N", help="pictures in a batch, or any (default 1)")
+    sizes.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="fixed input size")
+    sizes.add_argument("--dynamic", action="store_true", help="inputs of any size (the default)")
+    parser.add_argument("--batch", default="1", metavar="N", help="batch size, or any (default: 1)")
     parser.add_argument("--outputs", choices=("labels", "scores", "logits"), default="labels")
-    parser.add_argument("--input", choices=("uint8", "float"), default="uint8", help="type of the pictures, 0 to 255")
     parser.add_argument(
-        "--resize", action="store_true", help="the graph resizes, as INPUT.MIN_SIZE_TEST says (default: its caller)"
+        "--input", choices=("uint8", "float"), default="uint8", help="type of the input images, 0 to 255"
     )
-    parser.add_argument("--no-normalize", action="store_true", help="pictures come normalized (needs --input float)")
-    parser.add_argument("--no-grid-sample", action="store_true", help="gathers and products in place of GridSample")
-    parser.add_argument("--fp16", action="store_true", help="weights in half precision: half the file")
-    parser.add_argument("--images", nargs="+", metavar="FILE", help="compare on these pictures (default: random ones)")
+    parser.add_argument(
+        "--resize",
+        action="store_true",
+        help="resize in the graph, by INPUT.MIN_SIZE_TEST (default: the caller resizes)",
+    )
+    parser.add_argument("--no-normalize", action="store_true", help="expect normalized images (needs --input float)")
+    parser.add_argument("--no-grid-sample", action="store_true", help="use gathers and products instead of GridSample")
+    parser.add_argument("--fp16", action="store_true", help="half-precision weights: half the file size")
+    parser.add_argument("--images", nargs="+", metavar="FILE", help="compare on these images (default: random ones)")
     arguments.add_settings(parser)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Write the file; `UserError` where it cannot be written or does not do what the model does."""
+    """Write the file; raise `UserError` if it cannot be written or if its outputs differ from the model's."""
     if args.batch != "any" and not args.batch.isdecimal():
         raise UserError(f"--batch {args.batch}: expected a whole number of at least 1, or any")
     settings = GraphSettings(
@@ -60,7 +73,7 @@ def run(args: argparse.Namespace) -> None:
     )
     check_settings(args.format, settings, args.outputs, normalize=not args.no_normalize)
     predictor = Predictor(
-        choose_config(args.config_file, args.weights, [*args.opts, *PLAIN], option=args.weights_option)
+        choose_config(args.config_file, args.weights, [*args.opts, *EXPORT_SETTINGS], option=args.weights_option)
     )
     if not isinstance(predictor.model, SemanticSegmenter):
         raise UserError(
@@ -75,28 +88,28 @@ def run(args: argparse.Namespace) -> None:
         settings,
         outputs=args.outputs,
         normalize=not args.no_normalize,
-        images=given_pictures(predictor, args.images or [], settings),
+        images=image_batches(predictor, args.images or [], settings),
     )
     for agreement in agreements:
         print(agreement)
     print(printable(f"Wrote {args.output}, {size_of(Path(args.output)) / 2**20:.1f} MB"))
 
 
-def given_pictures(predictor: Predictor, words: Sequence[str], settings: GraphSettings) -> list[np.ndarray]:
-    """The pictures of a command line as batches (B, 3, H, W), as the graph takes them."""
-    pictures = []
+def image_batches(predictor: Predictor, words: Sequence[str], settings: GraphSettings) -> list[np.ndarray]:
+    """Return the images named on a command line as batches (B, 3, H, W), ready for the graph."""
+    batches = []
     for path in media.find_inputs(words) if words else []:
         if media.is_video(path):
-            raise UserError(f"--images {path}: expected pictures, not videos")
-        picture = predictor.read_image(path)
+            raise UserError(f"--images {path}: expected images, not videos")
+        pixels = predictor.read_image(path)
         if settings.resize:
-            image, when = image_tensor(picture, predictor.cfg.INPUT.FORMAT).numpy(), ""
+            image, when = image_tensor(pixels, predictor.cfg.INPUT.FORMAT).numpy(), ""
         else:
-            image, when = predictor.prepare(picture)["image"].numpy(), " after resizing by INPUT.MIN_SIZE_TEST"
+            image, when = predictor.prepare(pixels)["image"].numpy(), " after resizing by INPUT.MIN_SIZE_TEST"
         if settings.size is not None and image.shape[1:] != settings.size:
             raise UserError(
-                f"--images {path}: it is {image.shape[1]} x {image.shape[2]}{when}, --size is {settings.size[0]} x "
-                f"{settings.size[1]}; give pictures of that size, or leave --images out"
+                f"--images {path}: it is {image.shape[1]} x {image.shape[2]}{when}, but --size is {settings.size[0]} x "
+                f"{settings.size[1]}; give images of that size, or leave --images out"
             )
-        pictures.append(np.repeat(image[None], settings.batch or 1, axis=0))
-    return pictures
+        batches.append(np.repeat(image[None], settings.batch or 1, axis=0))
+    return batches

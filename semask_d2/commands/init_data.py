@@ -1,4 +1,4 @@
-"""`semask init-data FOLDER`: a first description of a data set, to be completed by hand."""
+"""`semask init-data FOLDER`: draft the YAML file of a dataset, to be completed by hand."""
 
 from __future__ import annotations
 
@@ -14,36 +14,38 @@ from semask_d2.utils import foreign
 from semask_d2.utils.errors import UserError, printable
 from semask_d2.utils.files import atomic_write, folder_name
 
-DEFAULT_NAME = "my_data"  # of the file, where the folder's own name can be none
+DEFAULT_NAME = "my_data"  # of the dataset, if the folder's name is not a valid one
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Describe the command line."""
+    """Define the arguments of the command."""
     parser.description = (
-        "Look at a folder of images and label files, and write the YAML file that --data takes. Where two "
-        "folders could be the images, or the labels, it names both, and --images or --labels says which is meant. "
-        "Negative ids and 65535 are proposed as ignored, 255 too where two other ids are left; `ignore` is 65535 for "
+        "Inspect a folder of images and label files, and draft the YAML file that --data takes. If two folders could "
+        "hold the images or the labels, the command names both; choose one with --images or --labels. Negative ids "
+        "and 65535 are proposed as ignored, and so is 255 if at least two other ids remain; `ignore` is 65535 for "
         "more than 255 classes."
     )
-    parser.add_argument("folder", metavar="FOLDER", help="where images and label files are, in any folders in it")
-    parser.add_argument("--images", metavar="PATTERN", default="", help='the images, below FOLDER, as "images/*.jpg"')
+    parser.add_argument("folder", metavar="FOLDER", help="folder with images and label files, also in its subfolders")
     parser.add_argument(
-        "--labels", metavar="PATTERN", default="", help='the label files, as "masks/*_ids.png", or a COCO .json file'
+        "--images", metavar="PATTERN", default="", help='images, relative to FOLDER, such as "images/*.jpg"'
     )
-    parser.add_argument("--output", metavar="FILE", help="the file to write (default: the folder's name, as .yaml)")
+    parser.add_argument(
+        "--labels", metavar="PATTERN", default="", help='label files, such as "masks/*_ids.png", or a COCO .json file'
+    )
+    parser.add_argument("--output", metavar="FILE", help="file to write (default: the folder's name with .yaml)")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Look, and write a file that is not there yet."""
+    """Inspect the folder and write the YAML file; raise `UserError` if the file already exists."""
     folder = Path(args.folder)
     output = Path(args.output or f"{default_name(folder)}.yaml")
     if os.path.lexists(output):
-        raise UserError(f"{output} is there already; remove it, or name another file with --output")
+        raise UserError(f"{output} already exists; remove it, or name another file with --output")
     guessed = guess(folder, images=args.images, labels=args.labels)
     lists = {split: output.with_name(f"{output.stem}_{split}.txt") for split, x in guessed.splits.items() if x.pairs}
     for path in lists.values():
         if os.path.lexists(path):
-            raise UserError(f"{path} is there already; remove it, or name another file with --output")
+            raise UserError(f"{path} already exists; remove it, or name another file with --output")
     text = as_yaml(guessed, folder, free_name(output), lists)
     contents = {
         lists[split]: "".join(list_line(x, Path(os.path.abspath(folder))) for x in guessed.splits[split].pairs)
@@ -52,23 +54,22 @@ def run(args: argparse.Namespace) -> None:
     try:
         "".join([text, *contents.values()]).encode()
     except UnicodeEncodeError as error:
-        raise UserError(f"{printable(str(folder))}: names of files in it are not in UTF-8; rename them") from error
+        raise UserError(f"{printable(str(folder))}: it holds file names that are not UTF-8; rename them") from error
     for path, content in {**contents, output: text}.items():
         with atomic_write(path) as file:
             file.write(content)
-    advice = "see that its names are right" if guessed.classes.are_named else "put the classes' names in"
-    seen = f"{', '.join(guessed.splits)}; label files hold {guessed.held}"
-    named = f"./{output}" if str(output).startswith("-") else str(output)
-    written = f"Wrote {output} ({seen}): {advice}, then semask check {shlex.quote(named)}"
-    listed = [
-        f"Wrote {path}, pairs of images and labels, as one folder holds those of several splits"
-        for path in lists.values()
+    advice = "check the class names" if guessed.classes.are_named else "fill in the class names"
+    contents_summary = f"{', '.join(guessed.splits)}; label files hold {guessed.held}"
+    argument = f"./{output}" if str(output).startswith("-") else str(output)
+    first_line = f"Wrote {output} ({contents_summary}): {advice}, then run semask check {shlex.quote(argument)}"
+    list_lines = [
+        f"Wrote {path}, pairs of images and labels, because one folder holds several splits" for path in lists.values()
     ]
-    print(printable("\n".join([written, *listed, *guessed.remarks])))
+    print(printable("\n".join([first_line, *list_lines, *guessed.remarks])))
 
 
 def default_name(folder: Path) -> str:
-    """Return the name of a folder, where it can be that of a data set."""
+    """Return a folder's name if it is a valid dataset name, else DEFAULT_NAME."""
     try:
         return foreign.text(folder_name(folder.resolve().name, "name"), "name")
     except UserError:
@@ -76,9 +77,9 @@ def default_name(folder: Path) -> str:
 
 
 def free_name(output: Path) -> str:
-    """Return a name for the data set of a file where the file's own cannot be it; "" where it can.
+    """Return a dataset name to write into the file `output`, or "" if the file's own name can serve.
 
-    The name can be none of a path's part, or be that of a data set that there is.
+    It cannot if it is not a valid folder name, or if a registered dataset already has it.
     """
     try:
         name = foreign.text(folder_name(output.stem, "name"), "name")

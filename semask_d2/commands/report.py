@@ -1,4 +1,4 @@
-"""`semask report`: a run's evaluation as one HTML page."""
+"""`semask report`: write the evaluations of a run as one HTML page."""
 
 from __future__ import annotations
 
@@ -14,24 +14,28 @@ from semask_d2.utils.errors import UserError, printable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Describe the command line."""
-    parser.description = "Write one HTML page about a run and its evaluations, which opens from disk."
-    text = "run folder with an evaluation in it, or a checkpoint there (default: newest run in output/)"
+    """Define the arguments of the command."""
+    parser.description = "Write one self-contained HTML page about a run and its evaluations."
+    text = "evaluated run folder, or a checkpoint in it (default: newest run in output/)"
     arguments.add_weights(parser, text, old_name="--run")
-    parser.add_argument("--output", metavar="FILE", help="the page (default: report.html in the run folder)")
+    parser.add_argument("--output", metavar="FILE", help="file to write (default: report.html in the run folder)")
     parser.add_argument(
-        "--images", type=int, default=IMAGES, metavar="N", help=f"of each kind: worst, best, ... (default {IMAGES})"
+        "--images",
+        type=int,
+        default=IMAGES,
+        metavar="N",
+        help=f"images per group (worst, best, ...) (default: {IMAGES})",
     )
     arguments.add_device(parser)
     arguments.add_settings(parser)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Write the page and say where."""
+    """Write the page and print its path."""
     if args.images < 0:
-        raise UserError(f"--images {args.images}: expected a number from 0 on")
+        raise UserError(f"--images {args.images}: expected 0 or more")
     source = choose_run() if args.weights is None else Path(args.weights)
     if not os.path.exists(source):
-        raise UserError(f"{args.weights_option} {source}: there is no such file or run folder")
+        raise UserError(f"{args.weights_option} {source}: no such file or run folder")
     folder = source if source.is_dir() else source.parent
     print(printable(str(write_report(folder, args.output, images=args.images, opts=args.opts))))

@@ -1,4 +1,4 @@
-"""`semask train`, which is also train_net.py: the training that a config describes."""
+"""`semask train`, also run by train_net.py: train the model that a config describes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from semask_d2.utils.errors import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Describe the command line, which is Detectron2's with a few options more."""
+    """Define the arguments of the command: Detectron2's, and a few more."""
     parser.description = "Train the model that a config describes."
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = f"""examples:
@@ -21,19 +21,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   {parser.prog} --config-file ade20k/semask_swin_l_m2f.yaml --num-gpus 8 SOLVER.BASE_LR 0.00005
   {parser.prog} --config-file camvid/semask_timm_lite0_m2f.yaml --data my.yaml --output output/mine
 """
-    arguments.add_config_file(parser, "a path, or a name as ade20k/semask_swin_l_m2f.yaml")
+    arguments.add_config_file(parser, "a path, or a name such as ade20k/semask_swin_l_m2f.yaml")
     arguments.add_data(parser)
-    arguments.add_weights(parser, "what to start from: checkpoint, run folder, folder of transformers (MODEL.WEIGHTS)")
+    arguments.add_weights(parser, "initial weights: checkpoint, run folder or transformers folder (MODEL.WEIGHTS)")
     parser.add_argument("--output", dest="output_dir", metavar="DIR", help="run folder (OUTPUT_DIR)")
-    parser.add_argument("--resume", action="store_true", help="go on after the run folder's last checkpoint")
-    parser.add_argument("--eval-only", action="store_true", help="evaluate, do not train (semask eval)")
+    parser.add_argument("--resume", action="store_true", help="continue from the run folder's last checkpoint")
+    parser.add_argument("--eval-only", action="store_true", help="evaluate instead of training, as semask eval does")
     arguments.add_device(parser)
     launch.add_job_arguments(parser)
     arguments.add_settings(parser)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Train, in as many processes as are asked for."""
+    """Train in as many processes as the user asked for."""
     launch.start(evaluate.job if args.eval_only else job, args)
 
 
@@ -46,9 +46,9 @@ def job(args: argparse.Namespace) -> None:
 
 
 def starting_weights(args: argparse.Namespace) -> list[str]:
-    """Return the setting that `--weights` stands for; `UserError` where MODEL.WEIGHTS is set as well."""
+    """Return the setting that `--weights` stands for; raise `UserError` if MODEL.WEIGHTS is set as well."""
     if args.weights is None:
         return []
     if "MODEL.WEIGHTS" in args.opts[::2]:
-        raise UserError(f"{args.weights_option} {args.weights} and MODEL.WEIGHTS: give one of them")
+        raise UserError(f"{args.weights_option} {args.weights} and MODEL.WEIGHTS: give only one of them")
     return ["MODEL.WEIGHTS", find_source(args.weights, args.weights_option).weights]

@@ -1,4 +1,4 @@
-"""`semask web`: a page on this machine where a picture is dropped and segmented."""
+"""`semask web`: serve a local drag-and-drop demo page."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ PORT = 7860
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Describe the command line."""
-    parser.description = "Serve a page where a picture is dropped and segmented. Ctrl-C ends it."
-    text = f"run folder, checkpoint or folder of transformers to begin with (default: newest run in {RUNS}/)"
+    """Define the arguments of the command."""
+    parser.description = "Serve a local page that segments images dropped on it. Press Ctrl-C to stop."
+    text = f"run folder, checkpoint or transformers folder to show first (default: newest run in {RUNS}/)"
     arguments.add_weights(parser, text, old_name="--run")
     arguments.add_device(parser)
-    parser.add_argument("--port", type=int, default=PORT, metavar="N", help=f"(default {PORT})")
+    parser.add_argument("--port", type=int, default=PORT, metavar="N", help=f"port (default: {PORT})")
     parser.add_argument(
-        "--host", default="127.0.0.1", metavar="ADDRESS", help="127.0.0.1 (default): for this machine alone"
+        "--host", default="127.0.0.1", metavar="ADDRESS", help="address to serve at (default: this machine only)"
     )
     arguments.add_settings(parser)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Serve the page until the user ends it."""
+    """Serve the page until the user stops it."""
     if not 0 < args.port < 65536:
         raise UserError(f"--port {args.port}: expected a number from 1 to 65535")
     page = build_page(choose_sources(args.weights, args.opts, option=args.weights_option), args.opts)
     address = serve(page, args.host, args.port)
-    print(printable(f"The page is at {address} (Ctrl-C ends it)"), flush=True)
+    print(printable(f"The page is at {address} (press Ctrl-C to stop)"), flush=True)
     page.block_thread()
 
 
 def choose_sources(first: str | None, opts: Sequence[str] = (), *, option: str = "--weights") -> list[Path]:
-    """The models to offer: `first`, and the trained runs under `output`, the newest first.
+    """Return the models to offer: `first`, then the trained runs under `output`, newest first.
 
-    Raises `UserError` where there is none, and where the first one cannot be built.
+    Raises `UserError` if there is none, or if the first one cannot be built.
     """
     sources = trained_runs(RUNS)
     if first is not None:
@@ -50,5 +50,5 @@ def choose_sources(first: str | None, opts: Sequence[str] = (), *, option: str =
         sources = [chosen, *(run for run in sources if run.resolve() != chosen.resolve())]
     if not sources:
         raise UserError(f"no trained run under {Path(RUNS).resolve()}: name one with {option} DIR, or train one")
-    current_predictor(sources[0], tuple(opts), option=option)  # what is wrong with it shows now
+    current_predictor(sources[0], tuple(opts), option=option)  # report its faults now, not in the browser
     return sources

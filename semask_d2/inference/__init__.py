@@ -1,4 +1,4 @@
-"""Using trained models: the predictor, the media that it reads and writes, and the job that draws them."""
+"""Inference with trained models: the predictor, the media it reads and writes, and the job that draws results."""
 
 from semask_d2.inference.prediction import Prediction
 from semask_d2.inference.predictor import Predictor

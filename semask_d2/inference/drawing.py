@@ -1,4 +1,4 @@
-"""The demo's job: from inputs to drawn files or a window."""
+"""Drawing job of `semask predict`: from inputs to result files or a window."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ from semask_d2.utils.visualization import draw_panels, draw_segmentation
 
 TASKS = ("semantic", "instance", "panoptic")
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
-FRAME = re.compile(r"\d{6,}\.png")  # the label file of a video's frame
+FRAME = re.compile(r"\d{6,}\.png")  # name of the label file of a video frame
 
 
 def set_task(cfg: CfgNode, task: str | None) -> str:
-    """Set a config to predict for one task, None for what it is made for; return the task's name."""
+    """Set a config to predict one task, by default its own, and return the task's name."""
     test = cfg.MODEL.MASK_FORMER.TEST
     if task is None:
         task = "panoptic" if test.PANOPTIC_ON else "instance" if test.INSTANCE_ON else "semantic"
     if task != "semantic" and cfg.MODEL.META_ARCHITECTURE != "SeMaskMaskFormer":
         raise UserError(
-            f"--task {task}: MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE} finds no segments; it takes a mask "
+            f"--task {task}: MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE} predicts no segments; use a mask "
             "model (SeMaskMaskFormer)"
         )
     frozen = cfg.is_frozen()
@@ -48,10 +48,10 @@ def set_task(cfg: CfgNode, task: str | None) -> str:
 
 
 class DrawingJob:
-    """Draws pictures, videos or a camera into files, or where there is no `output` into a window.
+    """Draw the results for images, videos or a camera into files, or without `output` into a window.
 
-    `source` are a command line's words for files (`media.find_inputs`), or a camera's number. Raises `UserError` at
-    once for what cannot work: no file to read, nowhere to draw, a result that would overwrite what is read.
+    `source` is a list of paths and globs (`media.find_inputs`) or a camera number. The constructor raises `UserError`
+    if there is no file to read, nowhere to draw, or if a result would overwrite an input.
     """
 
     def __init__(
@@ -74,83 +74,87 @@ class DrawingJob:
         self.output = None if output is None else Path(output)
         if self.compare is not None:
             if not os.path.isdir(self.compare):
-                raise UserError(f"--compare {compare}: no such folder; expected one of label files NAME.png")
+                raise UserError(f"--compare {compare}: no such folder; expected a folder of label files NAME.png")
             if self.camera is not None or any(map(media.is_video, self.inputs)):
-                raise UserError("--compare works for pictures, not for videos or a camera")
-            self._require_own_labels()
+                raise UserError("--compare works for images, not for videos or a camera")
+            self._require_distinct_label_files()
         if self.output is None:
             if labels:
                 raise UserError("--labels writes files: add --output DIR")
             if not media.has_display():
-                raise UserError("there is no display to open a window on: add --output DIR")
+                raise UserError("no display to open a window on: add --output DIR")
             self.targets: list[Path] = []
         else:
             self.targets = self._targets(self.output)
-            self._require_apart()
+            self._require_inputs_kept()
             require_writable(self.targets[0].parent, "--output")
 
     def draw_task(self, task: str) -> None:
-        """Draw what a predictor whose config is set to `task` (`set_task`) finds; at first that is "semantic".
+        """Choose the task to draw, initially "semantic"; the predictor's config must be set to it (`set_task`).
 
-        Raises `UserError` for what is drawn or written of classes alone.
+        Raises `UserError` for options that only the semantic task supports.
         """
-        for word, value in (("--labels", self.labels), ("--compare", self.compare), ("--semantic-priors", self.priors)):
+        options = (("--labels", self.labels), ("--compare", self.compare), ("--semantic-priors", self.priors))
+        for option, value in options:
             if value and task != "semantic":
-                raise UserError(f"{word} is for --task semantic, not for {task}; leave one of them out")
+                raise UserError(f"{option} is for --task semantic, not for {task}; leave one of them out")
         self.task = task
 
     def _targets(self, output: Path) -> list[Path]:
-        """The file that each input is drawn into; the camera's is the only one."""
-        moving = [True] if self.camera is not None else [media.is_video(path) for path in self.inputs]
+        """Return the output file of each input; a camera has one."""
+        are_videos = [True] if self.camera is not None else [media.is_video(path) for path in self.inputs]
         suffix = output.suffix.lower()
         if suffix in media.IMAGE_SUFFIXES and suffix not in PICTURE_SUFFIXES and not os.path.isdir(output):
-            raise UserError(f"--output {output}: pictures are written as {' or '.join(PICTURE_SUFFIXES)}")
+            raise UserError(f"--output {output}: images are written as {' or '.join(PICTURE_SUFFIXES)}")
         if suffix in (*PICTURE_SUFFIXES, *media.VIDEO_SUFFIXES) and not os.path.isdir(output):
-            expected = (".mp4",) if moving[0] else PICTURE_SUFFIXES
-            if len(moving) > 1:
-                raise UserError(f"--output {output}: {len(moving)} inputs need a folder, not a file")
+            expected = (".mp4",) if are_videos[0] else PICTURE_SUFFIXES
+            if len(are_videos) > 1:
+                raise UserError(f"--output {output}: {len(are_videos)} inputs need a folder, not a file")
             if suffix not in expected:
                 raise UserError(f"--output {output}: expected a folder, or a file that ends in {' or '.join(expected)}")
             return [output]
         names = ["camera"] if self.camera is not None else media.distinct_names(self.inputs)
-        return [output / f"{name}{'.mp4' if moves else '.png'}" for name, moves in zip(names, moving, strict=True)]
+        return [
+            output / f"{name}{'.mp4' if is_video else '.png'}" for name, is_video in zip(names, are_videos, strict=True)
+        ]
 
     def _label_files(self) -> Iterator[Path]:
-        """What --labels writes, a video's folder of numbered files as one path."""
+        """Yield the files that --labels writes; for a video, its folder of numbered files."""
         if self.labels:
             folder = self.targets[0].parent / "labels"
             yield folder / "classes.txt"
             yield from (folder / (t.stem if media.is_video(t) else f"{t.stem}.png") for t in self.targets)
 
-    def _require_own_labels(self) -> None:
-        """Raise `UserError` where two pictures would be compared with one label file."""
-        pictures: dict[Path, Path] = {}
+    def _require_distinct_label_files(self) -> None:
+        """Raise `UserError` if two images would be compared with the same label file."""
+        image_of_file: dict[Path, Path] = {}
         for path in self.inputs:
             file = self._truth_file(path)
-            if (other := pictures.setdefault(file, path)) != path:
+            if (other := image_of_file.setdefault(file, path)) != path:
                 raise UserError(
                     f"--compare {self.compare}: {other} and {path} would both be compared with {file}; draw them in "
                     "two runs, each with its own --compare folder"
                 )
 
-    def _require_apart(self) -> None:
-        """Raise `UserError` where anything that will be written is a file that is read, by whatever path."""
-        read = {os.path.realpath(path): "an input" for path in self.inputs}
+    def _require_inputs_kept(self) -> None:
+        """Raise `UserError` if an output would overwrite a file that is read, even through another path."""
+        roles = {os.path.realpath(path): "an input" for path in self.inputs}
         if self.compare is not None:
             for file in self.compare.iterdir():
-                read.setdefault(os.path.realpath(file), f"a file of --compare {self.compare}")
-        numbered = {os.path.dirname(file): file for file in read if FRAME.fullmatch(os.path.basename(file))}
+                roles.setdefault(os.path.realpath(file), f"a file of --compare {self.compare}")
+        numbered = {os.path.dirname(file): file for file in roles if FRAME.fullmatch(os.path.basename(file))}
         for target in (*self.targets, *self._label_files()):
-            real = os.path.realpath(target)
-            file = real if real in read else numbered.get(real)
+            real_path = os.path.realpath(target)
+            file = real_path if real_path in roles else numbered.get(real_path)
             if file is not None:
-                written = target if file == real else target / os.path.basename(file)
+                overwritten = target if file == real_path else target / os.path.basename(file)
                 raise UserError(
-                    f"--output {self.output}: {written} is {read[file]} and would be overwritten; choose another"
+                    f"--output {self.output}: {overwritten} is {roles[file]} and would be overwritten; choose another "
+                    "path"
                 )
 
     def run(self, predictor: Predictor) -> None:
-        """Draw all; at the end raise `UserError` naming the inputs that could not be drawn."""
+        """Draw all inputs; at the end raise `UserError` that names those that could not be drawn."""
         files = (*self.targets, *self._label_files())
         for folder in {path.parent for path in files} | {path for path in files if os.path.isdir(path)}:
             remove_stale(folder)
@@ -158,14 +162,14 @@ class DrawingJob:
             with atomic_write(self.targets[0].parent / "labels" / "classes.txt") as file:
                 file.writelines(f"{i} {name}\n" for i, name in enumerate(predictor.classes.names))
         if self.camera is not None:
-            self._input(predictor, self.camera, self.targets[0] if self.targets else None)
+            self._draw_input(predictor, self.camera, self.targets[0] if self.targets else None)
             return
         failures: list[str] = []
         targets = self.targets or [None] * len(self.inputs)
         bar = tqdm(zip(self.inputs, targets, strict=True), total=len(targets), disable=len(targets) < 2, unit="file")
         for path, target in bar:
             try:
-                if not self._input(predictor, path, target):
+                if not self._draw_input(predictor, path, target):
                     break
             except UserError as error:
                 failures.append(str(error))
@@ -175,51 +179,51 @@ class DrawingJob:
         if failures:
             raise UserError(f"{len(failures)} of {len(targets)} inputs could not be drawn:\n  " + "\n  ".join(failures))
 
-    def _input(self, predictor: Predictor, source: Path | int, target: Path | None) -> bool:
-        """Draw one input; False where the user closes the window. Want of memory is a `UserError` of this input."""
+    def _draw_input(self, predictor: Predictor, source: Path | int, target: Path | None) -> bool:
+        """Draw one input; return False if the user closed the window. Raises `UserError` if memory runs out."""
         try:
             if isinstance(source, int) or media.is_video(source):
-                return self._video(predictor, source, target)
-            return self._picture(predictor, source, target)
+                return self._draw_video(predictor, source, target)
+            return self._draw_image(predictor, source, target)
         except Exception as error:
             if not out_of_memory(error):
                 raise
             name = f"--webcam {source}" if isinstance(source, int) else source
             raise UserError(
                 f"{name}: out of memory; lower INPUT.MIN_SIZE_TEST and INPUT.MAX_SIZE_TEST (KEY VALUE at the end "
-                "of the command), or make it smaller"
+                "of the command), or reduce the size of the input"
             ) from error
 
-    def _picture(self, predictor: Predictor, path: Path, target: Path | None) -> bool:
-        """Draw one picture; False where the user closes the window."""
+    def _draw_image(self, predictor: Predictor, path: Path, target: Path | None) -> bool:
+        """Draw one image; return False if the user closed the window."""
         image = predictor.read_image(path)
-        truth = None if self.compare is None else self._truth(predictor, path, image.shape[:2])
-        picture, labels = self._draw(predictor, image, truth)
+        truth = None if self.compare is None else self._read_truth(predictor, path, image.shape[:2])
+        drawing, labels = self._draw(predictor, image, truth)
         if target is None:
-            return media.show(str(path), picture, 0)
-        save_picture(target, picture)
+            return media.show(str(path), drawing, 0)
+        save_picture(target, drawing)
         if self.labels:
             save_picture(target.parent / "labels" / f"{target.stem}.png", labels)
         return True
 
-    def _video(self, predictor: Predictor, source: Path | int, target: Path | None) -> bool:
-        """Draw a video or a camera frame by frame; False where the user closes the window."""
+    def _draw_video(self, predictor: Predictor, source: Path | int, target: Path | None) -> bool:
+        """Draw a video or camera stream frame by frame; return False if the user closed the window."""
         video = media.Video(source)
         frames = tqdm(video, total=video.count, unit="frame", leave=False)
         with nullcontext() if target is None else media.VideoFile(target, video.fps) as file:
             for number, frame in enumerate(frames):
-                picture, labels = self._draw(predictor, frame, None)
+                drawing, labels = self._draw(predictor, frame, None)
                 if file is None or target is None:
-                    if not media.show(str(source), picture, 1):
+                    if not media.show(str(source), drawing, 1):
                         return False
                     continue
-                file.write(picture)
+                file.write(drawing)
                 if self.labels:
                     save_picture(target.parent / "labels" / target.stem / f"{number:06d}.png", labels)
         return True
 
     def _draw(self, predictor: Predictor, image: np.ndarray, truth: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-        """The picture of one image, and its class ids."""
+        """Return the drawing of one image and its class ids."""
         prediction = predictor(image, priors=self.priors)
         if self.task != "semantic":
             ids, segments = shown_segments(prediction, self.task)
@@ -232,11 +236,12 @@ class DrawingJob:
         return panels, prediction.labels
 
     def _truth_file(self, path: Path) -> Path:
-        """The label file that --compare has for a picture."""
+        """Return the path of the label file in the --compare folder for an image."""
         assert self.compare is not None
         return self.compare / f"{path.stem}.png"
 
-    def _truth(self, predictor: Predictor, path: Path, shape: tuple[int, int]) -> np.ndarray:
+    def _read_truth(self, predictor: Predictor, path: Path, shape: tuple[int, int]) -> np.ndarray:
+        """Return the ground truth (H, W) of an image; raise `UserError` if it is missing or does not fit."""
         file = self._truth_file(path)
         if not os.path.isfile(file):
             raise UnreadableFile(f"{path}: no label file {file} to compare with")

@@ -1,7 +1,7 @@
-"""An image, its ground truth, prediction, error and semantic maps as HTML: the photograph once, colors as layers on it.
+"""HTML panels of an image: ground truth, prediction, error and semantic maps.
 
-The layers are transparent pictures over one background, so that their opacity is a matter of the page's style
-(`panels.css`, custom property --opacity), and a page holds the photograph once.
+The colors are transparent layers over one background. So the page embeds the photograph only once, and its style
+sets the opacity (`panels.css`, custom property --opacity).
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from semask_d2.utils.classes import Classes
 from semask_d2.utils.pages import asset, data_uri, render
 from semask_d2.utils.visualization import WRONG, error_share, resize, resize_ids, short, spread_maps
 
-LONGER_SIDE = 640  # of the pictures in a page
+LONGER_SIDE = 640  # of an image in a page, at most
 JPEG_QUALITY = 82
-MAIN_CLASSES = 3  # that a picture's alternative text names
+MAIN_CLASSES = 3  # number of classes named in an image's alternative text
 OPAQUE = 255
 
 
 @dataclass(frozen=True)
 class Example:
-    """An RGB image (H, W, 3) with its class ids (H, W), and where they are there its ground truth (H, W) and priors.
+    """RGB image (H, W, 3) with its class ids (H, W) and, if available, its ground truth (H, W) and priors.
 
-    Segments have numbers in the place of class ids, below 0 what is in none.
+    For segments, the ids are segment numbers; pixels outside all segments are negative.
     """
 
     title: str
@@ -38,12 +38,12 @@ class Example:
 
 
 def panels_css() -> str:
-    """The style sheet that the panels need."""
+    """Return the style sheet of the panels."""
     return asset("inference/assets/panels.css")
 
 
 def panels_html(example: Example, classes: Classes) -> Markup:
-    """An element with a figure for each of image, ground truth, prediction, error and semantic map that is there."""
+    """Return an element with one figure per available panel: image, ground truth, prediction, error, semantic maps."""
     scale = min(1.0, LONGER_SIDE / max(example.image.shape[:2]))
     size = (max(1, round(example.image.shape[1] * scale)), max(1, round(example.image.shape[0] * scale)))
     labels, title = resize_ids(example.labels, size), example.title
@@ -66,25 +66,25 @@ def panels_html(example: Example, classes: Classes) -> Markup:
 
 
 def class_shares(labels: np.ndarray, classes: Classes) -> dict[int, float]:
-    """The share of the image of each class that is in it, the largest first."""
+    """Return the share of the image that each class in it covers, largest first."""
     counts = {int(i): int(count) for i, count in zip(*count_ids(labels), strict=True)}
     shares = {i: count / labels.size for i, count in counts.items() if 0 <= i < len(classes)}
     return dict(sorted(shares.items(), key=lambda item: -item[1]))
 
 
 def main_classes(labels: np.ndarray, classes: Classes) -> str:
-    """The largest classes of an image in words."""
+    """Return the largest classes of an image as text."""
     largest = list(class_shares(labels, classes).items())[:MAIN_CLASSES]
     return ", ".join(f"{short(classes.names[i])} {100 * share:.0f} %" for i, share in largest) or "no class"
 
 
 def _panel(caption: str, layer: str | None, text: str, frame: str = "frame") -> dict[str, str | None]:
-    """One panel; `layer` is the picture over the photograph, `text` what the panel shows to those who cannot see it."""
+    """Return the values of one panel; `layer` lies over the photograph, and `text` is the alternative text."""
     return {"caption": caption, "layer": layer, "text": text, "frame": frame}
 
 
 def _color_layer(labels: np.ndarray, colors: np.ndarray) -> str:
-    """Classes in their colors; ignored pixels, and whatever else has no color, stay transparent."""
+    """Return a PNG of the classes in their colors; ignored pixels and ids without a color are transparent."""
     known = (labels >= 0) & (labels < len(colors))
     layer = np.zeros((*labels.shape, 4), np.uint8)
     layer[known, :3] = colors[labels[known]]
@@ -93,7 +93,7 @@ def _color_layer(labels: np.ndarray, colors: np.ndarray) -> str:
 
 
 def _error_layer(labels: np.ndarray, truth: np.ndarray, ignore_label: int) -> str:
-    """Wrong pixels red, ignored ones black, the others transparent."""
+    """Return a PNG with wrong pixels in red, ignored pixels in black, and all others transparent."""
     ignored = truth == ignore_label
     layer = np.zeros((*labels.shape, 4), np.uint8)
     layer[labels != truth] = (*WRONG, OPAQUE)

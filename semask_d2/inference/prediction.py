@@ -1,4 +1,4 @@
-"""What a model predicts for one image, and its drawing."""
+"""Prediction of a model for one image, and its drawing."""
 
 from __future__ import annotations
 
@@ -17,13 +17,15 @@ from semask_d2.utils.errors import UserError
 from semask_d2.utils.segment_drawing import draw_segments, drawn_segments, map_of_masks
 from semask_d2.utils.visualization import draw_segmentation
 
-LEAST_SCORE = 0.5  # of an instance that is drawn
+LEAST_SCORE = 0.5  # instances with a lower score are not drawn
 OPACITY = 0.6
 
 
 class PanopticSegments(NamedTuple):
-    """`ids` (H, W) int32 of an image's segments, 0 for void, and of each segment its `id`, `category_id` (its class),
-    `isthing` and `score`.
+    """Panoptic segments of an image.
+
+    `ids` (H, W) int32 holds segment ids, 0 for void. `info` holds the `id`, `category_id` (class), `isthing` and
+    `score` of each segment.
     """
 
     ids: np.ndarray
@@ -31,8 +33,9 @@ class PanopticSegments(NamedTuple):
 
 
 class PredictedInstances(NamedTuple):
-    """N objects, the highest score first: `masks` (N, H, W) bool, `boxes` (N, 4) of x0, y0, x1, y1, `classes` (N,) and
-    `scores` (N,).
+    """Instances of an image, highest score first.
+
+    `masks` (N, H, W) bool, `boxes` (N, 4) as x0, y0, x1, y1, `classes` (N,) and `scores` (N,).
     """
 
     masks: np.ndarray
@@ -42,21 +45,21 @@ class PredictedInstances(NamedTuple):
 
     @classmethod
     def from_detectron2(cls, instances: Instances) -> PredictedInstances:
-        """Return the instances of a model's output, in the order of their scores."""
+        """Return the instances of a model's output, sorted by score."""
         ordered = instances[instances.scores.argsort(descending=True, stable=True)].to("cpu")
         fields = (ordered.pred_masks, ordered.pred_boxes.tensor, ordered.pred_classes, ordered.scores)
         return cls(*(field.numpy() for field in fields))
 
 
 class Prediction(NamedTuple):
-    """What a model predicts for one image, on the CPU.
+    """Prediction of a model for one image, on the CPU.
 
-    `labels` (H, W) are class ids. Where asked for, `scores` is (K, H, W), whose highest is the label: no calibrated
-    probabilities, but sums over queries of class times mask probability, or Semantic FPN's logits (`Segmentation`);
-    and `priors` maps "sem2".."sem5" to the class ids (ceil(h / stride), ceil(w / stride)) of the backbone's semantic
-    maps at strides 4, 8, 16 and 32 of the resized image (h, w). `segments` is there where
-    MODEL.MASK_FORMER.TEST.PANOPTIC_ON is True and `instances` where INSTANCE_ON is. A `Predictor` also gives the
-    `image` (H, W, 3) and the `classes`, with which a prediction draws itself.
+    `labels` (H, W) holds class ids. On request, `scores` (K, H, W) holds the class scores, whose argmax is `labels`.
+    They are not calibrated probabilities, but sums over queries of class times mask probability, or the logits of
+    Semantic FPN (`Segmentation`). On request, `priors` maps "sem2".."sem5" to class ids of the backbone's semantic
+    maps, (ceil(h / stride), ceil(w / stride)) at strides 4, 8, 16 and 32 of the resized image (h, w). `segments` is
+    set if MODEL.MASK_FORMER.TEST.PANOPTIC_ON is True, and `instances` if INSTANCE_ON is. A `Predictor` also sets the
+    `image` (H, W, 3) and the `classes`, which are needed for drawing.
     """
 
     labels: np.ndarray
@@ -69,21 +72,21 @@ class Prediction(NamedTuple):
 
     @property
     def task(self) -> str:
-        """What it is drawn as: "panoptic" or "instance" where there are such segments, else "semantic"."""
+        """Task that is drawn: "panoptic" or "instance" if there are such segments, else "semantic"."""
         return "panoptic" if self.segments is not None else "instance" if self.instances is not None else "semantic"
 
     @property
     def shares(self) -> dict[str, float]:
-        """The share of the image's pixels, in percent, of each class in `labels` by its name, the largest first."""
+        """Percentage of the image's pixels by class name, for the classes in `labels`, largest first."""
         classes = self._drawable()[1]
         counts = np.bincount(self.labels.ravel(), minlength=len(classes))
         order = np.argsort(-counts, kind="stable")
         return {classes.names[i]: 100 * float(counts[i]) / self.labels.size for i in order if counts[i]}
 
     def draw(self, *, opacity: float = OPACITY) -> np.ndarray:
-        """Return the image under its classes or segments, with names and for classes a legend: RGB uint8.
+        """Return the image overlaid with its classes or segments and their names, as RGB uint8.
 
-        Small images are enlarged. Raises `UserError` for an opacity outside 0..1.
+        Classes also get a legend. Small images are enlarged. Raises `UserError` for an opacity outside 0..1.
         """
         if not 0 <= opacity <= 1:
             raise UserError(f"opacity: expected a number from 0 to 1, got {opacity}")
@@ -94,7 +97,7 @@ class Prediction(NamedTuple):
         return draw_segments(image, drawn_segments(ids, segments, classes), opacity=opacity)
 
     def save(self, path: str | os.PathLike, *, opacity: float = OPACITY) -> None:
-        """Write the drawing as .png or .jpg, whole or not at all; `UserError` for another ending."""
+        """Write the drawing atomically as .png or .jpg; raise `UserError` for another suffix."""
         save_picture(Path(path), self.draw(opacity=opacity))
 
     def _repr_png_(self) -> bytes | None:
@@ -107,21 +110,21 @@ class Prediction(NamedTuple):
 
     def _drawable(self) -> tuple[np.ndarray, Classes]:
         if self.image is None or self.classes is None:
-            raise UserError("the prediction has no image and classes to be drawn with; take one that a Predictor gives")
+            raise UserError("the prediction has no image and classes to draw; use a prediction returned by a Predictor")
         return self.image, self.classes
 
 
 def shown_segments(prediction: Prediction, task: str) -> tuple[np.ndarray, list[tuple[int, int, bool]]]:
-    """Return a map (H, W) of ids, 0 for none, and the id, the class and `isthing` of each segment to be shown.
+    """Return a map (H, W) of segment ids, 0 for none, and the (id, class, `isthing`) of each segment to draw.
 
-    For "panoptic" its segments, for "instance" its instances of a score of `LEAST_SCORE` or more, the highest on top.
-    Raises `UserError` where the model did not look for them.
+    For "instance", only instances with a score of at least `LEAST_SCORE` are drawn, the highest on top. Raises
+    `UserError` if the model did not predict segments of this task.
     """
     panoptic, instances = prediction.segments, prediction.instances
     if task == "panoptic" and panoptic is not None:
         return panoptic.ids, [(x["id"], x["category_id"], x["isthing"]) for x in panoptic.info]
     if task == "instance" and instances is not None:
         ids = map_of_masks(instances.masks, instances.scores, LEAST_SCORE)
-        seen = set(np.unique(ids).tolist())
-        return ids, [(i + 1, int(category), True) for i, category in enumerate(instances.classes) if i + 1 in seen]
-    raise UserError(f"the model finds no segments: set MODEL.MASK_FORMER.TEST.{task.upper()}_ON True")
+        visible = set(np.unique(ids).tolist())
+        return ids, [(i + 1, int(category), True) for i, category in enumerate(instances.classes) if i + 1 in visible]
+    raise UserError(f"the model predicts no segments: set MODEL.MASK_FORMER.TEST.{task.upper()}_ON True")

@@ -1,4 +1,4 @@
-"""A trained model as a function of images, for notebooks, services and the demo."""
+"""Predictor: a trained model as a function of images, for notebooks, services and the demo."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ from semask_d2.utils.errors import UserError
 from semask_d2.utils.runs import CONFIG_NAME, require_run
 
 BATCH_SIZE = 4
-FAR_SMALLER = 4  # times that a picture's sides shrink before that is worth a word
+MAX_SHRINKAGE = 4  # an image whose sides shrink by more than this factor causes a warning
 
-Picture = str | os.PathLike | Image.Image | np.ndarray | Tensor
+ImageInput = str | os.PathLike | Image.Image | np.ndarray | Tensor
 
 logger = logging.getLogger(__name__)
 
 
 def model_classes(cfg: CfgNode, recorded: Classes | None) -> Classes:
-    """Return the classes of a config's dataset, else those that a checkpoint has `recorded`, else numbered ones.
+    """Return the classes of the config's dataset, else those `recorded` in the checkpoint, else numbered classes.
 
-    Recorded ones of another number than NUM_CLASSES count as none. Numbered ones are for a dataset that only the
-    training program registers, with a checkpoint without names.
+    Recorded classes are ignored if their number is not NUM_CLASSES. Numbered classes serve datasets that only the
+    training program registers, if the checkpoint has no names.
     """
     count = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
     if (classes := config_classes(cfg)) is not None:
@@ -56,22 +56,22 @@ def model_classes(cfg: CfgNode, recorded: Classes | None) -> Classes:
 
 
 class Predictor:
-    """A trained model as a function of an image, or of a list of them.
+    """Trained model as a function of one image or of a list of images.
 
-    `source` is a run folder, a checkpoint in one, a file of `semask export`, a folder of transformers, a repository
-    "owner/name" of the Hugging Face hub (see `semask_d2.from_pretrained`), or a config with its MODEL.WEIGHTS; it runs
-    on `device`, or the config's MODEL.DEVICE. Raises `UserError` for a source that is missing or damaged.
+    `source` is a run folder, a checkpoint in one, a file from `semask export`, a transformers folder, a repository
+    "owner/name" on the Hugging Face hub (see `semask_d2.from_pretrained`), or a config with MODEL.WEIGHTS. The model
+    runs on `device`, by default on MODEL.DEVICE. Raises `UserError` if the source is missing or damaged.
 
-    With TEST.SLIDING an image larger than a window is segmented in windows, whatever its size. Threads may share one: a
-    call changes nothing in it but whether a warning was given. `classes` are those of the config's first test set, else
-    those that the checkpoint records; `label_format` reads the label files of the config's own data set.
+    With TEST.SLIDING, images larger than a window are segmented in windows. A predictor is thread-safe: a call only
+    records that a warning was given. `classes` are those of the config's first test set, else those recorded in the
+    checkpoint; `label_format` is the format of the label files of the config's custom dataset.
     """
 
     def __init__(self, source: CfgNode | str | os.PathLike, *, device: str | None = None):
         if isinstance(source, (str, os.PathLike)):
             path = local_source(source)
             if path.endswith(EXPORTED):
-                self._take_export(path)
+                self._set_exported_model(path)
                 return
             cfg = choose_config(None, path, ["MODEL.DEVICE", device] if device else [], option="")
         else:
@@ -83,41 +83,42 @@ class Predictor:
         model = build_model(cfg)
         data = read_checkpoint(cfg.MODEL.WEIGHTS)
         load_checkpoint(model, data, cfg.MODEL.WEIGHTS)
-        self._take(cfg, model.eval(), classes_of_file(data))
+        self._set_model(cfg, model.eval(), classes_of_file(data))
 
     @classmethod
     def from_run(
         cls, run: str | os.PathLike, weights: str | os.PathLike | None = None, opts: Sequence[str] = ()
     ) -> Predictor:
-        """The predictor of a run folder: its config.yaml with `weights`, or with the best checkpoint that it holds.
+        """Return the predictor of a run folder: its config.yaml with `weights`, by default its best checkpoint.
 
         `opts` are settings as KEY VALUE pairs.
 
-        Raises `UserError` for a folder without a config or a checkpoint.
+        Raises `UserError` if the folder has no config or no checkpoint.
         """
         weights = require_run(run) if weights is None else weights
         return cls(get_cfg(os.path.join(run, CONFIG_NAME), [*opts, "MODEL.WEIGHTS", str(weights)]))
 
     @classmethod
     def of_model(cls, cfg: CfgNode, model: nn.Module) -> Predictor:
-        """A predictor around a model that is there already; the caller puts it into evaluation mode."""
+        """Return a predictor that uses an existing model, which the caller has put into evaluation mode."""
         predictor = cls.__new__(cls)
-        predictor._take(cfg, model)
+        predictor._set_model(cfg, model)
         return predictor
 
     @classmethod
     def from_export(cls, file: str | os.PathLike) -> Predictor:
-        """The predictor of a file that `semask export` wrote, ONNX or OpenVINO, with nothing else; on the CPU.
+        """Return the predictor of an ONNX or OpenVINO file from `semask export`, which runs on the CPU.
 
-        Scores where the file gives scores or logits, no priors. A file of one size takes pictures that the size rule
-        brings to it. Raises `UserError` for a file that is none, and where its runtime is not installed.
+        No other file is needed. Scores are available if the file outputs scores or logits; priors are not. A file of
+        fixed size takes only images that the resizing rule brings to that size. Raises `UserError` if the file is
+        invalid or its runtime is not installed.
         """
         predictor = cls.__new__(cls)
-        predictor._take_export(file)
+        predictor._set_exported_model(file)
         return predictor
 
-    def _take_export(self, file: str | os.PathLike) -> None:
-        """Take an exported file and the settings that it holds."""
+    def _set_exported_model(self, file: str | os.PathLike) -> None:
+        """Set up the predictor from an exported file and the settings in it."""
         exported = open_exported(Path(file))
         metadata = exported.metadata
         cfg = get_cfg(opts=["DATASETS.TEST", "()", "DATASETS.TRAIN", "()", "MODEL.DEVICE", "cpu"])
@@ -125,10 +126,10 @@ class Predictor:
         cfg.INPUT.FORMAT, cfg.INPUT.VALUE_RANGE = metadata.channel_order, metadata.value_range
         cfg.MODEL.META_ARCHITECTURE = metadata.architecture
         cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = len(metadata.classes)
-        self._take(cfg, ExportedSegmenter(exported), metadata.classes)
+        self._set_model(cfg, ExportedSegmenter(exported), metadata.classes)
 
-    def _take(self, cfg: CfgNode, model: nn.Module, recorded: Classes | None = None) -> None:
-        """Take a config and its model; `recorded` is what the checkpoint says of its classes."""
+    def _set_model(self, cfg: CfgNode, model: nn.Module, recorded: Classes | None = None) -> None:
+        """Set the config and its model; `recorded` are the classes recorded in the checkpoint."""
         self.cfg = cfg.clone()
         self.model = with_sliding(cfg, model)
         self._execution = Execution.from_config(cfg)
@@ -139,30 +140,29 @@ class Predictor:
 
     @overload
     def __call__(
-        self, images: Picture, *, scores: bool = False, priors: bool = False, batch_size: int = BATCH_SIZE
+        self, images: ImageInput, *, scores: bool = False, priors: bool = False, batch_size: int = BATCH_SIZE
     ) -> Prediction: ...
 
     @overload
     def __call__(
-        self, images: Sequence[Picture], *, scores: bool = False, priors: bool = False, batch_size: int = BATCH_SIZE
+        self, images: Sequence[ImageInput], *, scores: bool = False, priors: bool = False, batch_size: int = BATCH_SIZE
     ) -> list[Prediction]: ...
 
     def __call__(
         self,
-        images: Picture | Sequence[Picture],
+        images: ImageInput | Sequence[ImageInput],
         *,
         scores: bool = False,
         priors: bool = False,
         batch_size: int = BATCH_SIZE,
     ) -> Prediction | list[Prediction]:
-        """Segment one image, or each of a list, at its own size.
+        """Segment one image, or each image of a list, at its original size.
 
-        An image is a file's path, a PIL image, a uint8 RGB array (H, W, 3) or a uint8 RGB tensor (3, H, W). Images that
-        have one size after resizing go through the model together, at most `batch_size` at a time, on which memory
-        depends; the others by themselves, as none is padded to the size of another. Beside others a prediction is the
-        same but for rounding, as products of other shapes sum in another order: scores differ by up to 2e-6 (float32),
-        and labels where two classes are as close as that. With a `batch_size` of 1 they are equal. Raises `UserError`
-        for anything that is no image.
+        An image is a path, a PIL image, a uint8 RGB array (H, W, 3) or a uint8 RGB tensor (3, H, W). Images that have
+        the same size after resizing form batches of at most `batch_size`, which bounds memory; no image is padded to
+        the size of another. Batching changes a prediction only by rounding: scores differ by up to 2e-6 (float32), and
+        labels only where two classes are that close. With a `batch_size` of 1 there is no difference. Raises
+        `UserError` for a value that is not an image.
         """
         if isinstance(images, (str, os.PathLike, Image.Image, np.ndarray, Tensor)):
             return self([images], scores=scores, priors=priors)[0]
@@ -180,8 +180,8 @@ class Predictor:
                 predictions.update(zip(members, batch, strict=True))
         return [predictions[i]._replace(image=image, classes=self.classes) for i, image in enumerate(arrays)]
 
-    def _array(self, image: Picture) -> np.ndarray:
-        """Return an image of any kind as an array; other values as they are, which `_resized_shape` refuses."""
+    def _array(self, image: ImageInput) -> np.ndarray:
+        """Return an image of any kind as an array; other values unchanged, for `_resized_shape` to refuse."""
         if isinstance(image, (str, os.PathLike)):
             return self.read_image(image)
         if isinstance(image, Image.Image):
@@ -189,15 +189,15 @@ class Predictor:
         if isinstance(image, Tensor):
             if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3:
                 raise UserError(
-                    f"expected a uint8 RGB image (3, H, W) as a tensor, got {image.dtype} {tuple(image.shape)}; a "
-                    "model itself takes batches of tensors"
+                    f"expected a uint8 RGB image (3, H, W) as a tensor, got {image.dtype} {tuple(image.shape)}; for "
+                    "batches of tensors, call the model itself"
                 )
             return image.permute(1, 2, 0).contiguous().cpu().numpy()
         return image
 
     @property
     def class_names(self) -> list[str]:
-        """Names of the classes, for programs that use a predictor; this project uses `classes`."""
+        """Names of the classes, for user programs; this project uses `classes`."""
         return list(self.classes.names)
 
     @property
@@ -207,24 +207,24 @@ class Predictor:
 
     @property
     def ignore_label(self) -> int:
-        """The id of pixels that do not count; see `class_names`."""
+        """Id of ignored pixels; see `class_names`."""
         return self.classes.ignore_label
 
     @property
     def has_priors(self) -> bool:
-        """Whether the model has semantic maps to show."""
+        """True if the model has semantic maps."""
         return self.model.has_priors
 
     @torch.inference_mode()
     def _segment(self, inputs: list[dict], *, scores: bool, priors: bool) -> list[Prediction]:
-        """Predictions of inputs that have one size."""
+        """Return the predictions of inputs of the same size."""
         if priors and isinstance(self.model, ExportedSegmenter):
-            raise UserError("an exported file has no semantic maps to show; they come with the checkpoint")
+            raise UserError("an exported file has no semantic maps; use the checkpoint instead")
         if priors and not self.has_priors:
             raise UserError(
                 f"MODEL.META_ARCHITECTURE {self.cfg.MODEL.META_ARCHITECTURE} with MODEL.BACKBONE.NAME "
-                f"{self.cfg.MODEL.BACKBONE.NAME}: this model has no semantic maps to show; they come with this "
-                "project's models and a NUM_SEM_BLOCKS of at least 1"
+                f"{self.cfg.MODEL.BACKBONE.NAME}: this model has no semantic maps; use a model of this project with a "
+                "NUM_SEM_BLOCKS of at least 1"
             )
         predictions = []
         with self._execution.autocast(self.model):
@@ -245,25 +245,25 @@ class Predictor:
         return predictions
 
     def read_image(self, path: str | os.PathLike) -> np.ndarray:
-        """Read a file as the model's training did, with INPUT.VALUE_RANGE; errors as in `semask_d2.read_image`."""
+        """Read an image file as in training, with INPUT.VALUE_RANGE; errors as in `semask_d2.read_image`."""
         return read_image(path, value_range=self.cfg.INPUT.VALUE_RANGE)
 
     def prepare(self, image: np.ndarray) -> dict:
-        """The model's input for one image: resized as in evaluation, in the config's channel order."""
+        """Return the model's input for one image: resized as in evaluation, in the config's channel order."""
         shape = self._resized_shape(image)
         height, width = image.shape[:2]
-        if min(shape) * FAR_SMALLER < min(height, width) and not self._warned:
+        if min(shape) * MAX_SHRINKAGE < min(height, width) and not self._warned:
             self._warned = True
             logger.warning(
-                "A picture of %d x %d pixels is segmented at a short side of %d (INPUT.MIN_SIZE_TEST); for its details "
-                "set TEST.SLIDING.ENABLED True and INPUT.MIN_SIZE_TEST to a larger side, or 0 for its own",
+                "An image of %d x %d pixels is segmented at a short side of %d (INPUT.MIN_SIZE_TEST); to keep its "
+                "details, set TEST.SLIDING.ENABLED True and INPUT.MIN_SIZE_TEST to a larger side (0: full size)",
                 *(width, height, min(shape)),
             )
         pixels = resize_image(Image.fromarray(image), View.whole(*shape))
         return {"image": image_tensor(pixels, self.cfg.INPUT.FORMAT), "height": height, "width": width}
 
     def _resized_shape(self, image: np.ndarray) -> tuple[int, int]:
-        """The height and width that an image goes through the model at; `UserError` for what is no image."""
+        """Return the height and width of an image after resizing; raise `UserError` if it is not an image."""
         if not isinstance(image, np.ndarray) or image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
             got = f"{image.dtype} of shape {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
             raise UserError(f"expected a uint8 RGB image (H, W, 3) as a NumPy array, got {got}")

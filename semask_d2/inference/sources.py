@@ -1,4 +1,4 @@
-"""Which model a user means: from `--weights SOURCE` and `--config-file FILE` to a config with its weights."""
+"""Choice of the model: from `--weights SOURCE` and `--config-file FILE` to a config with its weights."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ PACKAGED_MODEL = Path(__file__).parent / "assets/clothing"  # what `predict` use
 
 
 class Source(NamedTuple):
-    """A model that a user has named: what MODEL.WEIGHTS takes, and the config that comes with it, if any."""
+    """Model named by the user: a value for MODEL.WEIGHTS, and the config saved with it, if any."""
 
     weights: str
     config_file: str | None
 
 
 def find_source(source: str, option: str = "--weights") -> Source:
-    """Return the weights and config of a checkpoint, a run folder (its best weights) or a folder of transformers.
+    """Return the weights and config of a checkpoint, a run folder (its best weights) or a transformers folder.
 
-    The name "owner/name" of a repository of the Hugging Face hub means a copy of it, which is such a folder. Another
-    address, such as timm://NAME, is for MODEL.WEIGHTS to read and has no config. Raises `UserError`, with the option
-    as the user typed it, "" for a plain word, where there is nothing at `source`.
+    The name "owner/name" of a repository on the Hugging Face hub stands for a local copy of its files. Another
+    address, such as timm://NAME, goes to MODEL.WEIGHTS and has no config. Raises `UserError` if nothing is found at
+    `source`; the message names `option`, the option as the user typed it ("" for a positional argument).
     """
     try:
         source = local_source(source)
@@ -42,7 +42,7 @@ def find_source(source: str, option: str = "--weights") -> Source:
         return Source(source, None)
     path = Path(source)
     if not os.path.exists(path):
-        raise UserError(f"{_named(option, source)}: there is no such file or run folder")
+        raise UserError(f"{_named(option, source)}: no such file or run folder")
     if is_transformers_folder(path):
         return Source(source, source)
     folder = path if path.is_dir() else path.parent
@@ -64,25 +64,25 @@ def choose_config(
     option: str = "--weights",
     packaged: bool = False,
 ) -> CfgNode:
-    """Return the config, with MODEL.WEIGHTS, of the model that the user means; `data` is a data set's file.
+    """Return the config of the chosen model, with MODEL.WEIGHTS; `data` is the YAML file of a dataset.
 
-    `weights` is what `find_source` takes. A config file without weights uses those beside it. Without either, the
-    newest trained run under `output` is used and named, or if there is none and `packaged`, the packaged model. A model of
-    transformers with the classes of a dataset of ours gets its colors and things, too. Raises `UserError`, which calls
-    `weights` by `option`, where nothing trained is found.
+    `weights` is a source as in `find_source`. A config file without weights uses the weights beside it. Without either,
+    the newest trained run under `output` is used, and its name is printed; if there is none and `packaged`, the packaged
+    model. A transformers model whose classes are those of a built-in dataset also gets that dataset's colors and things.
+    Raises `UserError` if no trained model is found; the message calls `weights` by `option`.
     """
     if "MODEL.WEIGHTS" in opts[::2]:
         if weights is not None:
             in_settings = dict(zip(opts[::2], opts[1::2], strict=False))["MODEL.WEIGHTS"]
-            raise UserError(f"{_named(option, weights)} and MODEL.WEIGHTS {in_settings}: give one of them")
+            raise UserError(f"{_named(option, weights)} and MODEL.WEIGHTS {in_settings}: give only one of them")
         if config_file:
             return get_cfg(config_file, list(opts), data=data)
     if weights is not None:
         chosen = find_source(weights, option)
         config_file = config_file or chosen.config_file
         if config_file is None:
-            place = Path(weights).parent / CONFIG_NAME
-            missing = "comes with it" if "://" in weights else f"at {place}"
+            expected_path = Path(weights).parent / CONFIG_NAME
+            missing = "comes with it" if "://" in weights else f"at {expected_path}"
             raise UserError(f"{_named(option, weights)}: no config {missing}; add --config-file FILE")
         path = chosen.weights
     elif config_file:
@@ -90,19 +90,21 @@ def choose_config(
     else:
         run = choose_run(option, packaged=packaged)
         path, config_file = require_run(run), str(run / CONFIG_NAME)
-    named = [] if path is None else ["MODEL.WEIGHTS", str(path)]
-    cfg = get_cfg(config_file, [*opts, *named], data=data)
+    weights_setting = [] if path is None else ["MODEL.WEIGHTS", str(path)]
+    cfg = get_cfg(config_file, [*opts, *weights_setting], data=data)
     weights = cfg.MODEL.WEIGHTS
-    if weights and is_transformers_folder(weights) and not cfg.DATASETS.TEST:  # which has neither things nor colors
-        known = with_classes(classes_of_folder(weights).names)
-        cfg.DATASETS.TEST = (known,) if known else ()
+    if (
+        weights and is_transformers_folder(weights) and not cfg.DATASETS.TEST
+    ):  # the folder has neither things nor colors
+        dataset = with_classes(classes_of_folder(weights).names)
+        cfg.DATASETS.TEST = (dataset,) if dataset else ()
     return cfg
 
 
 def choose_run(option: str = "--weights", *, packaged: bool = False) -> Path:
-    """Return the newest trained run under `output`, and name it on the terminal.
+    """Return the newest trained run under `output` and print its name.
 
-    Where there is none, return the packaged model if `packaged`, else raise `UserError`.
+    If there is none, return the packaged model if `packaged`, else raise `UserError`.
     """
     run = newest_run(RUNS)
     if run is None and packaged:

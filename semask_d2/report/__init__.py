@@ -1,4 +1,4 @@
-"""One HTML page about a run: its settings, curves, and for each evaluation classes, confusion and telling images."""
+"""HTML report of a run: settings, curves and, for each evaluation, classes, confusion matrix and example images."""
 
 from semask_d2.report.page import REPORT_NAME, write_report
 

@@ -1,4 +1,4 @@
-"""Which images a report shows: the worst, the best, and for the weakest classes the image that fails each most."""
+"""Choice of a report's images: the worst, the best, and the worst image for each of the weakest classes."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Iterator
 
 from semask_d2.evaluation.results import Evaluation, ImageResult
 
-FAILED = 50.0  # percent of the class's metric below which an image fails a class
+FAILED = 50.0  # percent; an image fails a class if the class's metric is lower there
 Groups = dict[str, list[ImageResult]]
 
 
 def choose_images(evaluation: Evaluation, count: int) -> Groups:
-    """At most `count` images for each heading, none twice; empty groups are left out."""
+    """Return at most `count` images for each heading, none twice; empty groups are left out."""
     ranked = evaluation.worst_images(len(evaluation.images))
     worst = ranked[: min(count, math.ceil(len(ranked) / 2))]
     best = ranked[len(worst) :][::-1][:count]
@@ -27,7 +27,7 @@ def choose_images(evaluation: Evaluation, count: int) -> Groups:
 
 
 def worst_of_each_class(evaluation: Evaluation) -> Iterator[ImageResult]:
-    """For each class that an image fails, the weakest class first, the image where its metric is lowest."""
+    """Yield the image with the lowest metric for each class that some image fails, weakest class first."""
     scores = [(evaluation.class_score(result), result) for result in evaluation.class_results]
     for _, result in sorted((x for x in scores if not math.isnan(x[0])), key=lambda x: x[0]):
         failed = [image for image in evaluation.images if image.classes.get(result.name, math.nan) < FAILED]

@@ -1,4 +1,4 @@
-"""The images of a report: predicted anew, each with ground truth, prediction, error and semantic maps."""
+"""Images of a report: predicted again, each with ground truth, prediction, error and semantic maps."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from semask_d2.utils.pages import render
 
 logger = logging.getLogger(__name__)
 
-COUNTS = ("matched", "wrong", "missed")  # of an image's segments; its other metrics are percentages
-LISTED_CLASSES = 12  # of an image, the weakest
-LINKED_IMAGES = 4  # of a class
+COUNTS = ("matched", "wrong", "missed")  # numbers of segments; an image's other metrics are percentages
+LISTED_CLASSES = 12  # classes listed per image, the weakest ones
+LINKED_IMAGES = 4  # images linked per class
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """The HTML of the shown images, and (anchor, title) of those that fail each class, by the class's name."""
+    """HTML of the shown images, and for each class name the (anchor, title) of the images that fail it."""
 
     html: Markup
     failing: dict[str, list[tuple[str, str]]]
@@ -39,9 +39,9 @@ class Gallery:
 def make_gallery(
     evaluation: Evaluation, groups: Groups, prefix: str, predictor: Predictor, seconds: float = math.inf
 ) -> Gallery:
-    """Predict and draw the images of `groups`; after so many seconds the rest is left out, which the page says.
+    """Predict and draw the images of `groups`; images left after `seconds` are skipped, and the page says so.
 
-    An image that cannot be read or does not fit its labels is a line in the page and in the log.
+    An image that cannot be read or does not fit its labels is reported in the page and in the log.
     """
     try:
         make = example_maker(evaluation, predictor)
@@ -53,14 +53,14 @@ def make_gallery(
     cards: dict[str, list[Markup]] = {title: [] for title in groups}
     problems: list[str] = []
     deadline = time.monotonic() + seconds
-    left = len(numbered)
+    remaining = len(numbered)
     for number, (title, image) in enumerate(
         tqdm(numbered, desc=f"report, {evaluation.dataset}", unit="image", disable=None, leave=False)
     ):
         if time.monotonic() > deadline:
-            problems.append(f"{left} more were left out to save time; semask report draws them.")
+            problems.append(f"{remaining} more images were left out to save time; semask report draws them.")
             break
-        left -= 1
+        remaining -= 1
         anchor = f"{prefix}-image-{number}"
         try:
             cards[title].append(_card(evaluation, image, anchor, prefix, panels_html(*make(image))))
@@ -70,15 +70,15 @@ def make_gallery(
             problems.append(str(error))
     html = _gallery([(title, cards[title]) for title in groups if cards[title]], problems)
     images = [entry for entries in shown.values() for entry in entries]
-    return Gallery(html, {result.name: _fails(result.name, images) for result in evaluation.class_results})
+    return Gallery(html, {result.name: _failing_images(result.name, images) for result in evaluation.class_results})
 
 
 def _gallery(groups: list[tuple[str, list[Markup]]], problems: list[str]) -> Markup:
     return render("report/assets/gallery.html", groups=groups, problems=problems)
 
 
-def _fails(name: str, images: list[tuple[str, ImageResult]]) -> list[tuple[str, str]]:
-    """Anchor and title of the shown images that fail a class, the worst first."""
+def _failing_images(name: str, images: list[tuple[str, ImageResult]]) -> list[tuple[str, str]]:
+    """Return the anchor and title of the shown images that fail a class, worst first."""
     failed = [entry for entry in images if entry[1].classes.get(name, math.nan) < FAILED]
     failed.sort(key=lambda entry: entry[1].classes[name])
     return [
@@ -88,7 +88,7 @@ def _fails(name: str, images: list[tuple[str, ImageResult]]) -> list[tuple[str, 
 
 
 def _card(evaluation: Evaluation, image: ImageResult, anchor: str, prefix: str, panels: Markup) -> Markup:
-    """One image's article."""
+    """Return the article about one image."""
     classes = _scored_classes(evaluation, image, prefix)
     return render(
         "report/assets/example.html",
@@ -104,17 +104,17 @@ def _card(evaluation: Evaluation, image: ImageResult, anchor: str, prefix: str, 
 
 
 def figures(image: ImageResult) -> str:
-    """The metrics of an image in words, percentages before counts."""
+    """Return the metrics of an image as text, percentages before counts."""
     shares = [(name, value) for name, value in image.metrics.items() if name not in COUNTS]
-    words = [f"{name.replace('_', ' ')} {percent(value)}" for name, value in shares]
+    percentages = [f"{name.replace('_', ' ')} {percent(value)}" for name, value in shares]
     counts = [f"{image.metrics[name]:.0f} {name}" for name in COUNTS if name in image.metrics]
-    return ", ".join(words) + (f"; segments: {', '.join(counts)}" if counts else "")
+    return ", ".join(percentages) + (f"; segments: {', '.join(counts)}" if counts else "")
 
 
 def _scored_classes(evaluation: Evaluation, image: ImageResult, prefix: str) -> list[dict[str, Any]]:
-    """The classes of an image with their metric, the weakest first, each with the anchor of its row."""
+    """Return the classes of an image with their metric and the anchor of their table row, weakest first."""
     numbers = {result.name: number for number, result in enumerate(evaluation.class_results)}
-    measured = [(score, name) for name, score in image.classes.items() if name in numbers and not math.isnan(score)]
+    scored = [(score, name) for name, score in image.classes.items() if name in numbers and not math.isnan(score)]
     return [
         {
             "name": name,
@@ -123,5 +123,5 @@ def _scored_classes(evaluation: Evaluation, image: ImageResult, prefix: str) -> 
             "color": evaluation.classes.colors[numbers[name]],
             "anchor": class_id(prefix, numbers[name]),
         }
-        for score, name in sorted(measured)
+        for score, name in sorted(scored)
     ]

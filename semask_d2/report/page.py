@@ -1,4 +1,4 @@
-"""The page as a whole: from a run folder to one HTML file that needs nothing else, not even a network."""
+"""Report page: from a run folder to one self-contained HTML file that needs no network."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from semask_d2.utils.runs import CONFIG_NAME, FINAL_NAME, METRICS_NAME, read_met
 logger = logging.getLogger(__name__)
 
 REPORT_NAME = "report.html"
-IMAGES = 6  # of each kind: worst, best, worst for a class
+IMAGES = 6  # per group: worst, best, worst for a class
 
 
 def write_report(
@@ -42,11 +42,11 @@ def write_report(
     seconds: float = math.inf,
     opts: Sequence[str] = (),
 ) -> Path:
-    """Write a run folder's report, by default as its `report.html`, and return the path.
+    """Write the report of a run folder, by default as its `report.html`, and return the path.
 
-    `images` of each kind are predicted anew by `predictor`, by default the run's own with the settings `opts`, for at
-    most `seconds` or so.
-    Raises `UserError` for a folder that is no run or holds no evaluation; without weights the page has no images.
+    `predictor`, by default the run's with the settings `opts`, predicts `images` images per group again, for about
+    `seconds` at most. Without weights the page has no images. Raises `UserError` if the folder is not a run or holds
+    no evaluation.
     """
     run, config = Path(run), require_config(run)
     evaluations = read_evaluations(run)
@@ -57,7 +57,7 @@ def write_report(
         except UserError as error:
             logger.warning("The report has no images: %s", error)
             note = f"No images: {error}"
-    data_sets = [
+    sections = [
         {
             "anchor": f"d{number}",
             "title": evaluation.title,
@@ -69,25 +69,25 @@ def write_report(
     cfg = get_cfg(str(config), list(opts)) if predictor is None else predictor.cfg
     path = run / REPORT_NAME if output is None else Path(output)
     with atomic_write(path) as file:
-        file.write(_page(run, cfg, evaluations, data_sets))
+        file.write(_page(run, cfg, evaluations, sections))
     return path
 
 
 def _predictor(run: Path, checkpoint: str | None, opts: Sequence[str] = ()) -> Predictor:
-    """The run's model with the weights that were evaluated: a file, or those of the training's end where none is named.
+    """Return a predictor with the evaluated weights: `checkpoint`, or the final weights if None.
 
-    Where they are gone it is the best that the run holds.
+    If they are gone, the run's best weights are used.
     """
     weights = checkpoint or str(run / FINAL_NAME)
     return Predictor.from_run(run, weights if os.path.isfile(weights) else None, opts)
 
 
-def _page(run: Path, cfg: CfgNode, evaluations: list[Evaluation], data_sets: list[dict[str, str]]) -> Markup:
+def _page(run: Path, cfg: CfgNode, evaluations: list[Evaluation], sections: list[dict[str, str]]) -> Markup:
     return render(
         "report/assets/page.html",
         name=run.resolve().name,
         headline=", ".join(_headline(evaluation) for evaluation in evaluations),
-        data_sets=data_sets,
+        sections=sections,
         summary=_summary(run, cfg, evaluations),
         config=(run / CONFIG_NAME).read_text(encoding="utf-8", errors="replace"),
         curves=_curves(run),
@@ -101,15 +101,15 @@ def _headline(evaluation: Evaluation) -> str:
 
 
 def _summary(run: Path, cfg: CfgNode, evaluations: list[Evaluation]) -> dict[str, str]:
-    """What was trained, how and with what."""
+    """Return a summary of the training: the model, its data and its settings."""
     solver = cfg.SOLVER
     checkpoints = {
         f"{evaluation.model.checkpoint or 'the model at the end of training'}"
         + ("" if evaluation.model.iteration is None else f", iteration {evaluation.model.iteration}")
         for evaluation in evaluations
     }
-    pictured = sizes_in_words(cfg)
-    tested = "; ".join(dict.fromkeys(evaluation.model.sizes or pictured for evaluation in evaluations))
+    example_sizes = sizes_in_words(cfg)
+    tested = "; ".join(dict.fromkeys(evaluation.model.sizes or example_sizes for evaluation in evaluations))
     return {
         "run": str(run.resolve()),
         "model": f"{cfg.MODEL.META_ARCHITECTURE} on {cfg.MODEL.BACKBONE.NAME}, "
@@ -117,15 +117,15 @@ def _summary(run: Path, cfg: CfgNode, evaluations: list[Evaluation]) -> dict[str
         "trained on": ", ".join(cfg.DATASETS.TRAIN) or "nothing",
         "evaluated on": ", ".join(dict.fromkeys(evaluation.dataset for evaluation in evaluations)),
         "weights": "; ".join(sorted(checkpoints)),
-        "training": f"{solver.MAX_ITER} iterations of {solver.IMS_PER_BATCH} images, {solver.OPTIMIZER} at rate "
-        f"{solver.BASE_LR:g}",
-        "tested at": tested if tested == pictured else f"{tested} (the pictures below: {pictured})",
+        "training": f"{solver.MAX_ITER} iterations of {solver.IMS_PER_BATCH} images, {solver.OPTIMIZER} with learning "
+        f"rate {solver.BASE_LR:g}",
+        "tested at": tested if tested == example_sizes else f"{tested} (images below: {example_sizes})",
         "written": f"{datetime.datetime.now():%Y-%m-%d %H:%M}",
     }
 
 
 def _curves(run: Path) -> Markup | None:
-    """The curves of a run as SVG, in which matplotlib has escaped all text; None without metrics."""
+    """Return the curves of a run as SVG, or None without metrics; matplotlib has escaped all text in it."""
     path = run / METRICS_NAME
     records = read_metrics(path) if path.is_file() else {}
     return Markup(curves_as_svg(records)) if records else None
@@ -134,13 +134,13 @@ def _curves(run: Path) -> Markup | None:
 def _section(
     evaluation: Evaluation, anchor: str, images: int, predictor: Predictor | None, seconds: float, note: str
 ) -> Markup:
-    """One data set's section."""
+    """Return the section of one evaluation."""
     gallery = Gallery(Markup(), {})
     if predictor is not None and not evaluation.model.averaged:
         gallery = make_gallery(evaluation, choose_images(evaluation, images), anchor, predictor, seconds)
     confusion, classes = evaluation.confusion, evaluation.class_results
     return render(
-        "report/assets/data_set.html",
+        "report/assets/evaluation.html",
         anchor=anchor,
         title=evaluation.title,
         class_table=class_table(evaluation, anchor, gallery.failing),

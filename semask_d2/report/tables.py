@@ -1,4 +1,4 @@
-"""A data set's figures as HTML: the results in large, the table of classes, the confusion matrix."""
+"""Results of an evaluation as HTML: metric tiles, the table of classes, the confusion matrix."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ TITLES = {
     "APm": "AP of medium objects",
     "APl": "AP of large objects",
 }
-OF_A_CLASS = ("IoU-", "ACC-", "BoundaryIoU-", "TrimapIoU-", "PQ-", "AP-")  # metrics that the table of classes has
-MATRIX_CLASSES = 30  # more make a matrix that nobody reads
-CONFUSIONS = 8  # pairs of classes that are listed
-WHITE_FROM = 0.55  # share from which a cell's figure is white
+CLASS_METRICS = ("IoU-", "ACC-", "BoundaryIoU-", "TrimapIoU-", "PQ-", "AP-")  # prefixes; shown in the class table
+MATRIX_CLASSES = 30  # a larger matrix is unreadable
+CONFUSIONS = 8  # number of listed pairs of classes
+WHITE_FROM = 0.55  # share above which the text of a cell is white
 
 
 def percent(value: float) -> str:
-    """A percentage with two digits; a dash where there is none."""
+    """Return a percentage with two decimals, or a dash for NaN."""
     return "–" if math.isnan(value) else f"{value:.2f}"
 
 
 def tiles(evaluation: Evaluation) -> Markup:
-    """The metrics of the whole data set, the main one first."""
+    """Return the metrics of the whole dataset, the main one first."""
     known = [name for name in TITLES if name in evaluation.metrics]
-    others = [name for name in evaluation.metrics if name not in TITLES and not name.startswith(OF_A_CLASS)]
+    others = [name for name in evaluation.metrics if name not in TITLES and not name.startswith(CLASS_METRICS)]
     metrics = [
         (TITLES.get(name, name.replace("_", " ")), percent(evaluation.metrics[name])) for name in (*known, *others)
     ]
@@ -54,19 +54,19 @@ def tiles(evaluation: Evaluation) -> Markup:
 
 
 def class_id(prefix: str, number: int) -> str:
-    """The anchor of a class's row."""
+    """Return the anchor of a class's row."""
     return f"{prefix}-class-{number}"
 
 
 def class_table(evaluation: Evaluation, prefix: str, failing: Mapping[str, Iterable[tuple[str, str]]]) -> Markup:
-    """A row for each class; `failing` are the anchor and the title of the shown images that fail a class, by name."""
+    """Return a table with a row per class; `failing` maps class names to (anchor, title) of images that fail them."""
     metrics = list(dict.fromkeys(name for result in evaluation.class_results for name in result.metrics))
     counted, bar_metric = evaluation.task.counted, evaluation.task.class_metric
     total = max(1, sum(result.count for result in evaluation.class_results))
     rows = []
     for number, result in enumerate(evaluation.class_results):
         cells = [_number_cell(result.metrics.get(name, math.nan), bar=name == bar_metric) for name in metrics]
-        if counted == "pixels":  # of which nobody can read the number
+        if counted == "pixels":  # shown as a share: their number is too large to read
             cells.append(_number_cell(100 * result.count / total))
         else:
             cells.append({"value": result.count, "text": result.count, "share": None})
@@ -85,13 +85,13 @@ def class_table(evaluation: Evaluation, prefix: str, failing: Mapping[str, Itera
 
 
 def _number_cell(value: float, *, bar: bool = False) -> dict[str, Any]:
-    """A percentage, what it sorts by, and the length of its bar."""
+    """Return a cell with a percentage: its text, the value to sort by, and the length of its bar."""
     number = "" if math.isnan(value) else f"{value:.6g}"
     return {"value": number, "text": percent(value), "share": f"{value:.1f}" if bar and number else None}
 
 
 def confusions(confusion: np.ndarray, classes: Sequence[ClassResult]) -> Markup:
-    """The pairs of classes between which most pixels go wrong, of a confusion matrix (K, K), as a list."""
+    """Return a list of the most frequent confusions in a confusion matrix (K, K)."""
     wrong = confusion * (1 - np.eye(len(classes), dtype=np.int64))
     total = confusion.sum()
     order = np.argsort(-wrong, axis=None, kind="stable")[:CONFUSIONS]
@@ -111,7 +111,7 @@ def confusions(confusion: np.ndarray, classes: Sequence[ClassResult]) -> Markup:
 
 
 def confusion_matrix(counts: np.ndarray, classes: Sequence[ClassResult]) -> Markup:
-    """A confusion matrix (K, K) by row in percent; of many classes those with the most wrong pixels."""
+    """Return a confusion matrix (K, K) in percent of each row; of many classes, those with the most wrong pixels."""
     true_counts = counts.sum(1)
     wrong = true_counts + counts.sum(0) - 2 * counts.diagonal()
     chosen = np.sort(np.argsort(-wrong, kind="stable")[:MATRIX_CLASSES])
@@ -134,6 +134,6 @@ def _matrix_cell(count: int, true_count: int, truth: str, predicted: str, *, rig
     return {
         "css_class": " ".join(filter(None, ("right" if right else "", "strong" if share >= WHITE_FROM else ""))),
         "share": f"{100 * share:.1f}",
-        "words": f"{truth} taken for {predicted}: {100 * share:.2f} %, {count:,} pixels",
+        "words": f"{truth} predicted as {predicted}: {100 * share:.2f} %, {count:,} pixels",
         "text": f"{100 * share:.0f}" if share >= 0.005 else "",
     }

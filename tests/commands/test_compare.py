@@ -52,7 +52,7 @@ def test_models_of_several_tasks_are_in_one_table() -> None:
         Row("c", "c.pth", "segments", {"PQ": 30.0, "PQ_th": 31.0, "PQ-sky": 32.0}),
     ]
     lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in summary_table(rows).splitlines()]
-    assert lines[0] == ["model", "data set", "mIoU", "PQ", "PQ_th"]
+    assert lines[0] == ["model", "dataset", "mIoU", "PQ", "PQ_th"]
     assert lines[2:] == [
         ["a", "labels", "10.00", "", ""],
         ["b", "segments", "", "20.00", "21.00"],
@@ -66,7 +66,7 @@ def test_models_of_several_tasks_are_in_one_table() -> None:
 
 def test_what_is_no_run_is_named_before_anything_is_evaluated(tiny_run: Path, tmp_path: Path, capsys) -> None:
     assert compare(tiny_run, tmp_path / "missing", "--output", tmp_path / "table") == 1
-    assert f"error: {tmp_path / 'missing'}: there is no such file or run folder" in capsys.readouterr().err
+    assert f"error: {tmp_path / 'missing'}: no such file or run folder" in capsys.readouterr().err
     assert not (tmp_path / "table").exists()
 
 
@@ -86,7 +86,7 @@ def test_a_run_stands_for_its_config_its_weights_and_its_folder(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--weights", "nowhere"], "--weights nowhere: there is no such file or run folder"),
+        (["--weights", "nowhere"], "--weights nowhere: no such file or run folder"),
         (["--weights", "nowhere", "--config-file", "some.yaml"], "--weights nowhere: there is no such file"),
         (["--weights", "configs"], "--weights configs: no config.yaml there; expected a run folder"),
         (["--weights", "README.md", "MODEL.WEIGHTS", "b.pth"], "--weights README.md and MODEL.WEIGHTS b.pth: give one"),

@@ -222,7 +222,7 @@ def test_one_unreadable_file_does_not_stop_the_others(demo, home: Path) -> None:
     Path("photos/broken.mp4").write_text("no video")
     result = demo("--input", "photos", "gone.jpg", "--output", "out")
     assert_refused(
-        result, "3 of 5 inputs", "0000b.jpg cannot be read", "broken.mp4 is no video", "gone.jpg does not exist"
+        result, "3 of 5 inputs", "0000b.jpg cannot be read", "broken.mp4 is not a video", "gone.jpg does not exist"
     )
     assert files("out") == ["0000.png", "0001.png"]
 
@@ -335,7 +335,7 @@ def test_what_is_left_out_of_a_folder_is_said(demo, home: Path, caplog: pytest.L
     Path("photos/deep").mkdir()
     Path("photos/a.HEIC").touch()
     assert demo("--input", "photos", "--output", "out")[0] == 0
-    assert "photos: left out 1 file(s) of other kinds (.heic) and 1 folder(s) in it" in caplog.text
+    assert "photos: skipped 1 file(s) of other kinds (.heic) and 1 subfolder(s)" in caplog.text
     assert files("out") == ["0000.png", "0001.png"]
 
 
@@ -412,4 +412,4 @@ def test_a_window_needs_opencv_with_windows(demo, home: Path, monkeypatch: pytes
 
     monkeypatch.setenv("DISPLAY", ":0")
     monkeypatch.setattr(cv2, "imshow", refuse)
-    assert_refused(demo("--input", "photo.jpg"), "install opencv-python in its place")
+    assert_refused(demo("--input", "photo.jpg"), "install opencv-python instead")

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from semask_d2.__main__ import COMMANDS, arguments_of, main
-from semask_d2.commands.evaluate import config_of
+from semask_d2.__main__ import COMMANDS, main, parse_arguments
+from semask_d2.commands.evaluate import evaluation_config
 from semask_d2.commands.train import starting_weights
 from semask_d2.inference.sources import choose_config, find_source
 from semask_d2.utils.errors import UserError
@@ -32,15 +32,15 @@ def help_of(name: str, capsys: pytest.CaptureFixture) -> str:
 def test_settings_end_every_command_of_a_model(name: str) -> None:
     words = NEEDED.get(name, [])
     for written in (SETTINGS, ["--opts", *SETTINGS]):
-        args = arguments_of(name, [*words, *written])
+        args = parse_arguments(name, [*words, *written])
         assert args.opts == SETTINGS
-        plain = arguments_of(name, words)
+        plain = parse_arguments(name, words)
         assert {**vars(args), "opts": []} == {**vars(plain), "opts": []}
 
 
 @pytest.mark.parametrize("name", OF_MODELS)
 def test_a_model_is_named_by_weights_everywhere(name: str, capsys: pytest.CaptureFixture) -> None:
-    args = arguments_of(name, [*NEEDED.get(name, []), "--weights", "SOURCE", *SETTINGS])
+    args = parse_arguments(name, [*NEEDED.get(name, []), "--weights", "SOURCE", *SETTINGS])
     assert args.weights == (["SOURCE"] if name == "compare" else "SOURCE")
     assert args.opts == SETTINGS
     text = help_of(name, capsys)
@@ -53,20 +53,21 @@ def test_a_model_is_named_by_weights_everywhere(name: str, capsys: pytest.Captur
 @pytest.mark.parametrize("name", [name for name in OF_MODELS if name != "export"])
 def test_the_device_is_an_option_that_a_later_setting_overrides(name: str) -> None:
     words = [*NEEDED.get(name, []), "--device", "cuda:1", "MODEL.DEVICE", "cpu"]
-    assert arguments_of(name, words).opts == ["MODEL.DEVICE", "cuda:1", "MODEL.DEVICE", "cpu"]
+    assert parse_arguments(name, words).opts == ["MODEL.DEVICE", "cuda:1", "MODEL.DEVICE", "cpu"]
 
 
 @pytest.mark.parametrize("name", ["train", "eval"])
 def test_output_is_the_folder_of_what_is_written(name: str) -> None:
-    assert arguments_of(name, ["--output", "OUT", "SEED", "1"]).opts == ["OUTPUT_DIR", "OUT", "SEED", "1"]
+    assert parse_arguments(name, ["--output", "OUT", "SEED", "1"]).opts == ["OUTPUT_DIR", "OUT", "SEED", "1"]
 
 
 @pytest.mark.parametrize("name", ["eval", "export", "report", "web"])
 def test_the_earlier_name_of_weights_works_with_a_line(name: str, capsys: pytest.CaptureFixture) -> None:
-    args = arguments_of(name, [*NEEDED.get(name, []), "--run", "output/run"])
+    args = parse_arguments(name, [*NEEDED.get(name, []), "--run", "output/run"])
     assert (args.weights, args.weights_option) == ("output/run", "--run")
-    assert capsys.readouterr().err == "warning: --run is now called --weights; it goes away next release\n"
-    assert arguments_of(name, [*NEEDED.get(name, []), "--weights", "x"]).weights_option == "--weights"
+    warning = "warning: --run is deprecated and will be removed in the next release; use --weights\n"
+    assert capsys.readouterr().err == warning
+    assert parse_arguments(name, [*NEEDED.get(name, []), "--weights", "x"]).weights_option == "--weights"
     assert capsys.readouterr().err == ""
 
 
@@ -76,27 +77,27 @@ def test_messages_name_the_option_that_was_typed(name: str, option: str, tmp_pat
     needed = ["--output", str(tmp_path / "x.onnx")] if name == "export" else []
     assert main([name, *needed, option, "nowhere"]) == 1
     error = capsys.readouterr().err.splitlines()[-1]
-    assert error == f"error: {option} nowhere: there is no such file or run folder"
+    assert error == f"error: {option} nowhere: no such file or run folder"
 
 
 def test_the_help_of_eval_shows_its_own_options_and_takes_detectron2s(capsys: pytest.CaptureFixture) -> None:
     text = help_of("eval", capsys)
     assert "--resume" not in text
     assert "--eval-only" not in text
-    args = arguments_of("eval", ["--eval-only", "--resume", "--config-file", "x.yaml"])
+    args = parse_arguments("eval", ["--eval-only", "--resume", "--config-file", "x.yaml"])
     assert args.resume
 
 
 def test_settings_are_found_behind_options_that_take_many_words(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    args = arguments_of("predict", ["--weights", "RUN", "--input", "a.jpg", "b.jpg", "SEED", "1"])
+    args = parse_arguments("predict", ["--weights", "RUN", "--input", "a.jpg", "b.jpg", "SEED", "1"])
     assert (args.weights, args.input, args.opts) == ("RUN", ["a.jpg", "b.jpg"], ["SEED", "1"])
-    args = arguments_of("compare", ["a", "b", "--per-class", "TSET.AUG", "True"])  # a slip in a key is one of a key
+    args = parse_arguments("compare", ["a", "b", "--per-class", "TSET.AUG", "True"])  # a slip in a key is one of a key
     assert (args.sources, args.per_class, args.opts) == (["a", "b"], True, ["TSET.AUG", "True"])
     (tmp_path / "SEED").touch()  # a file
-    assert arguments_of("predict", ["--input", "SEED", "SOLVER.BASE_LR=1"]).input == ["SEED"]
+    assert parse_arguments("predict", ["--input", "SEED", "SOLVER.BASE_LR=1"]).input == ["SEED"]
     words = ["--output", "X.onnx", "--size", "64", "96", "SEED", "1"]
-    args = arguments_of("export", words)
+    args = parse_arguments("export", words)
     assert (args.output, args.size, args.opts) == ("X.onnx", [64, 96], ["SEED", "1"])
 
 
@@ -121,7 +122,7 @@ def test_every_command_is_a_module_of_two_functions() -> None:
     for name in COMMANDS:
         parser = argparse.ArgumentParser()
         needed = {"check": ["x"], "init-data": ["x"], **NEEDED}.get(name, [])
-        assert arguments_of(name, needed, parser).debug is False
+        assert parse_arguments(name, needed, parser).debug is False
 
 
 def test_sources(tiny_run: Path, tmp_path: Path) -> None:
@@ -139,10 +140,10 @@ def test_sources(tiny_run: Path, tmp_path: Path) -> None:
 
 
 def test_a_training_starts_from_a_runs_weights(tiny_run: Path, tmp_path: Path) -> None:
-    args = arguments_of("train", ["--config-file", str(TOY_CONFIG), "--weights", str(tiny_run)])
+    args = parse_arguments("train", ["--config-file", str(TOY_CONFIG), "--weights", str(tiny_run)])
     assert starting_weights(args) == ["MODEL.WEIGHTS", str(tiny_run / "model_best.pth")]
-    args = arguments_of("train", ["--weights", str(tiny_run), "MODEL.WEIGHTS", "x.pth"])
-    with pytest.raises(UserError, match=r"and MODEL[.]WEIGHTS: give one of them"):
+    args = parse_arguments("train", ["--weights", str(tiny_run), "MODEL.WEIGHTS", "x.pth"])
+    with pytest.raises(UserError, match=r"and MODEL[.]WEIGHTS: give only one of them"):
         starting_weights(args)
 
 
@@ -151,7 +152,7 @@ def test_results_go_into_the_run_but_where_output_says_otherwise(tiny_run: Path,
     shutil.copytree(tiny_run, run)
 
     def folder(*words: object) -> str:
-        return config_of(arguments_of("eval", ["--weights", *map(str, words)])).OUTPUT_DIR
+        return evaluation_config(parse_arguments("eval", ["--weights", *map(str, words)])).OUTPUT_DIR
 
     assert folder(run) == folder(run / "model_best.pth") == str(run)
     assert folder(run, "--output", tmp_path / "x") == folder(run, "OUTPUT_DIR", tmp_path / "x") == str(tmp_path / "x")

@@ -80,7 +80,7 @@ def test_a_model_without_queries_finds_no_segments(in_process, toy_data: Path, t
         "demo/demo.py", *words, "--task", "instance", "--opts", "MODEL.META_ARCHITECTURE", "SeMaskFPN"
     )
     assert code == 1
-    assert "--task instance: MODEL.META_ARCHITECTURE SeMaskFPN finds no segments" in err
+    assert "--task instance: MODEL.META_ARCHITECTURE SeMaskFPN predicts no segments" in err
 
 
 def test_each_thing_has_a_color_and_a_number_of_its_own() -> None:
@@ -109,6 +109,6 @@ def test_pictures_of_one_size_are_drawn_in_one_size() -> None:
 def test_the_surest_mask_is_on_top() -> None:
     masks = np.array([[[1, 1, 0]], [[0, 1, 1]], [[1, 1, 1]]], bool)
     assert map_of_masks(masks, np.array([0.9, 0.6, 0.4]), 0.5).tolist() == [[1, 1, 2]]
-    # the third, of which surer ones hide two thirds, is left out, and not so where it is surer itself
+    # the third instance is dropped if instances with higher scores cover two thirds of it
     assert map_of_masks(masks, np.array([0.9, 0.4, 0.6]), 0.5).tolist() == [[1, 1, 0]]
     assert map_of_masks(masks, np.array([0.6, 0.4, 0.9]), 0.5).tolist() == [[3, 3, 3]]

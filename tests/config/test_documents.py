@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from semask_d2 import get_cfg
-from semask_d2.__main__ import arguments_of
+from semask_d2.__main__ import parse_arguments
 from semask_d2.config.checks import check_training
 from tests.helpers.commands import ROOT
 
@@ -46,7 +46,7 @@ def test_commands_parse(command: str) -> None:
     name, *words = words
     if "--help" in words or name.startswith("--"):
         return
-    args = arguments_of(name, words)
+    args = parse_arguments(name, words)
     if name in ("train", "eval", "config"):
         config_file = getattr(args, "file", None) or args.config_file
         get_cfg(config_file if config_file and "/" in config_file else MODEL, args.opts)

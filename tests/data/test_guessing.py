@@ -68,7 +68,7 @@ def test_folders_that_tell_nothing(tmp_path: Path, capsys: pytest.CaptureFixture
         assert message in capsys.readouterr().err
     file = write_data(tmp_path)
     assert main(["init-data", str(tmp_path / "photos"), "--output", str(file)]) == 1
-    assert "is there already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
 
 
 # Ids that mean something
@@ -208,7 +208,7 @@ def test_names_that_are_no_unicode(tmp_path: Path, capsys: pytest.CaptureFixture
     folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/data/\xff"))
     with_ids(folder, IDS)
     assert main(["init-data", str(tmp_path / "data"), "--output", str(tmp_path / "new.yaml")]) == 1
-    assert "names of files in it are not in UTF-8; rename them" in capsys.readouterr().err
+    assert "it holds file names that are not UTF-8; rename them" in capsys.readouterr().err
     folder.rename(tmp_path / "data/renamed")
     follow(tmp_path / "data", tmp_path, [])
 

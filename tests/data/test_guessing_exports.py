@@ -179,7 +179,7 @@ def test_ids_written_as_floats_are_named(tmp_path: Path, capsys: pytest.CaptureF
     assert main(["check", str(tmp_path / "mine.yaml"), "--workers", "0"]) == 1
     out, err = capsys.readouterr()
     assert "a.tif holds floats, but a label file holds one class id" in out
-    assert err.endswith("listed above; mend them\n")  # there is no good pair for --list
+    assert err.endswith("listed above; fix them\n")  # there is no good pair for --list
 
 
 @pytest.mark.parametrize("place", ["masks/{name}_{kind}.png", "masks/{kind}/{name}.png"])

@@ -99,7 +99,7 @@ def test_splits_of_one_folder_of_images_become_lists(kind: str, tmp_path: Path, 
     assert "left out: 1 files of images/*.jpg, which have no labels" in out
     (tmp_path / "new.yaml").unlink()
     assert main(["init-data", str(tmp_path / "data"), "--output", str(tmp_path / "new.yaml")]) == 1
-    assert "new_train.txt is there already" in capsys.readouterr().err
+    assert "new_train.txt already exists" in capsys.readouterr().err
 
 
 def test_coco_files_of_parts_of_a_folder_are_taken_together(tmp_path: Path) -> None:

@@ -299,7 +299,7 @@ def test_system_errors_during_export_are_one_line(
 
 def test_a_missing_run_names_the_option(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert main(["export", "--weights", str(tmp_path / "gone"), "--output", str(tmp_path / "a.onnx")]) == 1
-    assert f"error: --weights {tmp_path / 'gone'}: there is no such file or run folder" in capsys.readouterr().err
+    assert f"error: --weights {tmp_path / 'gone'}: no such file or run folder" in capsys.readouterr().err
 
 
 def test_damaged_older_files_give_labels_or_one_line(tmp_path: Path) -> None:

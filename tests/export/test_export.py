@@ -70,7 +70,7 @@ def test_it_contains_classes_and_colors(exported: dict[str, Path]) -> None:
     assert predictor.class_names == list(TOY_SCENES.classes.names)
     assert predictor.class_colors.tolist() == [list(color) for color in TOY_SCENES.classes.colors]
     assert predictor.ignore_label == 255
-    with pytest.raises(UserError, match="no semantic maps to show"):
+    with pytest.raises(UserError, match="an exported file has no semantic maps"):
         predictor(random_image(64, 64), priors=True)
     with pytest.raises(UserError, match="outputs labels only; export it with --outputs scores or logits"):
         Predictor.from_export(exported["labels"])(random_image(64, 64), scores=True)
@@ -190,4 +190,4 @@ def test_an_exported_file_takes_no_config(tmp_path: Path, capsys: pytest.Capture
     cv2.imwrite(str(tmp_path / "in.png"), random_image(16, 16))
     words = ["--input", tmp_path / "in.png", "--output", tmp_path / "out", "--weights", tmp_path / "m.onnx"]
     assert main(["predict", *map(str, words), "--opts", "SEED", "1"]) == 1
-    assert "an exported file brings its own settings" in capsys.readouterr().err
+    assert "an exported file has its own settings" in capsys.readouterr().err

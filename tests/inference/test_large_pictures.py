@@ -36,7 +36,7 @@ def test_a_picture_far_larger_than_the_test_size_is_worth_one_warning(tiny_run: 
     predictor([picture(250, 256)])
     assert "TEST.SLIDING" not in caplog.text
     predictor([picture(300, 400), picture(310, 400)])
-    assert caplog.text.count("A picture of 400 x 300 pixels is segmented at a short side of 64") == 1
+    assert caplog.text.count("An image of 400 x 300 pixels is segmented at a short side of 64") == 1
     assert caplog.text.count("TEST.SLIDING.ENABLED True") == 1
 
 

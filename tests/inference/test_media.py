@@ -56,10 +56,10 @@ def test_what_is_left_out_of_a_folder_is_counted(folder: Path, caplog: pytest.Lo
     assert not caplog.text
     (folder / "phone.HEIC").touch()
     found(folder, "")
-    assert caplog.text.count("left out 2 file(s) of other kinds (.heic, .txt) and 1 folder(s) in it") == 1
+    assert caplog.text.count("skipped 2 file(s) of other kinds (.heic, .txt) and 1 subfolder(s)") == 1
     caplog.clear()
     found(folder, "*")
-    assert "left out 2 file(s) of other kinds (.heic, .txt)" in caplog.text  # of a pattern, too
+    assert "skipped 2 file(s) of other kinds (.heic, .txt)" in caplog.text  # for a pattern, too
     caplog.clear()
     found(folder, "sub/deep")
     assert not caplog.text
@@ -225,7 +225,7 @@ def test_what_is_no_video_is_named(tmp_path: Path) -> None:
     with pytest.raises(UnreadableFile, match=r"pipe\.mp4: not a regular file"):
         Video(tmp_path / "pipe.mp4")
     (tmp_path / "text.mp4").write_text("no video")
-    with pytest.raises(UnreadableFile, match=r"text\.mp4 is no video"):
+    with pytest.raises(UnreadableFile, match=r"text\.mp4 is not a video"):
         Video(tmp_path / "text.mp4")
 
 
@@ -242,7 +242,7 @@ def test_a_window_without_opencvs_is_one_line(monkeypatch: pytest.MonkeyPatch) -
         raise cv2.error("The function is not implemented")
 
     monkeypatch.setattr(cv2, "imshow", refuse)
-    with pytest.raises(UserError, match=r"install opencv-python in its place$"):
+    with pytest.raises(UserError, match=r"install opencv-python instead$"):
         show("title", np.zeros((4, 4, 3), np.uint8), 1)
 
 

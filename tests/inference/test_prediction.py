@@ -51,7 +51,7 @@ def test_a_photo_of_pil_is_turned_upright(predictor: Predictor, tmp_path: Path) 
     ("image", "message"),
     [
         (torch.zeros(3, 8, 8), r"expected a uint8 RGB image \(3, H, W\) as a tensor, got torch.float32"),
-        (torch.zeros(1, 3, 8, 8, dtype=torch.uint8), r"got torch.uint8 \(1, 3, 8, 8\); a model itself takes batches"),
+        (torch.zeros(1, 3, 8, 8, dtype=torch.uint8), r"got torch.uint8 \(1, 3, 8, 8\); for batches of tensors, call"),
         (np.zeros((8, 8), np.uint8), r"expected a uint8 RGB image \(H, W, 3\)"),
         ("no_such_file.jpg", "no_such_file.jpg"),
         ([7], "got int"),
@@ -63,7 +63,7 @@ def test_what_is_no_image(predictor: Predictor, image: object, message: str) -> 
 
 
 def test_sources_that_are_none(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="there is no such file or run folder"):
+    with pytest.raises(UserError, match="no such file or run folder"):
         Predictor(tmp_path / "nowhere" / "at" / "all")
 
 
@@ -110,5 +110,5 @@ def test_segments_are_drawn_where_there_are_any() -> None:
 def test_without_an_image_it_says_so() -> None:
     prediction = Prediction(np.zeros((2, 2), np.int64))
     assert prediction._repr_png_() is None
-    with pytest.raises(UserError, match="no image and classes to be drawn with"):
+    with pytest.raises(UserError, match="no image and classes to draw"):
         prediction.draw()

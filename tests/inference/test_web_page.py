@@ -77,7 +77,7 @@ def test_slips_are_one_line(tmp_path: Path, monkeypatch, capsys: pytest.CaptureF
     assert main(["web"]) == 1
     assert f"no trained run under {tmp_path}/output: name one with --weights DIR" in capsys.readouterr().err
     assert main(["web", "--weights", "nowhere"]) == 1
-    assert "error: --weights nowhere: there is no such file or run folder" in capsys.readouterr().err
+    assert "error: --weights nowhere: no such file or run folder" in capsys.readouterr().err
     assert main(["web", "--port", "99999"]) == 1
     assert "--port 99999: expected a number from 1 to 65535" in capsys.readouterr().err
 
@@ -143,7 +143,7 @@ def test_the_server_is_this_machines_alone_and_lets_no_other_be_asked(served: tu
         assert answer.headers["Content-Security-Policy"].encode() == POLICY
     page = build_page(served[1])
     port = int(address.rstrip("/").rsplit(":", 1)[1])
-    with pytest.raises(UserError, match=rf"--port {port}: no page can be served there .*; name another"):
+    with pytest.raises(UserError, match=rf"--port {port}: cannot serve a page there .*; choose another"):
         serve(page, "127.0.0.1", port)
 
 
@@ -158,8 +158,8 @@ def test_a_dropped_picture_is_segmented_in_a_browser(
             return browser.find_elements("css selector", selector)
 
         browser.get(address)
-        upload = wait_for(lambda: find("#picture input[type=file]"))[0]
-        assert "Drop a picture" in find("#result")[0].text
+        upload = wait_for(lambda: find("#image input[type=file]"))[0]
+        assert "Drop an image" in find("#result")[0].text
         upload.send_keys(str(picture))
         wait_for(lambda: len(find("#result .panel")) == 6)
         captions = [element.text for element in find("#result figcaption")]
@@ -181,8 +181,8 @@ def test_a_dropped_picture_is_segmented_in_a_browser(
         wait_for(lambda: find("#result .panels") and find("#result")[0].get_attribute("innerHTML") != old)
 
         (tmp_path / "broken.jpg").write_bytes(picture.read_bytes()[:2000])
-        find("#picture button[aria-label*=Clear], #picture button[aria-label*=Remove]")[0].click()
-        wait_for(lambda: "Drop a picture" in find("#result")[0].text)
-        wait_for(lambda: find("#picture input[type=file]"))[0].send_keys(str(tmp_path / "broken.jpg"))
+        find("#image button[aria-label*=Clear], #image button[aria-label*=Remove]")[0].click()
+        wait_for(lambda: "Drop an image" in find("#result")[0].text)
+        wait_for(lambda: find("#image input[type=file]"))[0].send_keys(str(tmp_path / "broken.jpg"))
         wait_for(lambda: "cannot be read as an image" in find("body")[0].text)
         assert all(url.startswith(address) for url in asked_addresses(browser))

@@ -81,7 +81,7 @@ def test_panels_grow_by_key_and_by_click(browser) -> None:
 def test_a_cell_of_the_matrix_is_read_out(browser) -> None:
     cell = find(browser, ".confusion tbody td")[1]
     browser.execute_script("arguments[0].dispatchEvent(new MouseEvent('mouseover', {bubbles: true}))", cell)
-    assert re.fullmatch(r".* taken for .*: [\d.]+ %, [\d,]+ pixels", find(browser, ".readout")[0].text)
+    assert re.fullmatch(r".* predicted as .*: [\d.]+ %, [\d,]+ pixels", find(browser, ".readout")[0].text)
 
 
 def test_a_narrow_window_scrolls_tables_and_not_the_page(browser) -> None:

@@ -22,7 +22,7 @@ from semask_d2.data.segments import read_true_segments
 from semask_d2.evaluation import InstanceEvaluator, PanopticEvaluator
 from semask_d2.inference.prediction import PanopticSegments, PredictedInstances, Prediction
 from semask_d2.report import examples, write_report
-from semask_d2.report.examples import IGNORED, NO_SEGMENT, numbered_alike, segment_example
+from semask_d2.report.examples import IGNORED, NO_SEGMENT, number_segments, segment_example
 from semask_d2.utils.classes import Classes
 from semask_d2.utils.errors import UserError
 from tests.helpers.commands import ROOT, TINY
@@ -44,7 +44,7 @@ def test_what_is_one_has_one_number_and_stuff_its_class() -> None:
     predicted = np.array([[1, 1, 2, 3], [4, 4, 4, 4], [1, 0, 3, 3]])
     found = [(1, 1, True), (2, 2, True), (3, 2, True), (4, 0, False)]
     classes = replace(CLASSES, things=frozenset({1, 2}))
-    ours, theirs, style = numbered_alike((predicted, found), (true, truth), classes, void=IGNORED)
+    ours, theirs, style = number_segments((predicted, found), (true, truth), classes, void=IGNORED)
     # 1 is ball 5 (IoU 2/3); of the cats 3 is 9 (2/3), and 2 is none
     assert theirs.tolist() == [[3, 3, 4, 4], [0, 0, 0, IGNORED], [IGNORED, IGNORED, 5, 5]]
     assert ours.tolist() == [[3, 3, 6, 5], [0, 0, 0, 0], [3, NO_SEGMENT, 5, 5]]
@@ -56,7 +56,7 @@ def test_what_is_one_has_one_number_and_stuff_its_class() -> None:
 def test_without_a_thing_the_classes_are_all_there_is() -> None:
     nothing = np.zeros((2, 2), np.int64)
     classes = replace(CLASSES, things=frozenset({1}))
-    ours, theirs, style = numbered_alike((nothing, []), (nothing, []), classes, void=NO_SEGMENT)
+    ours, theirs, style = number_segments((nothing, []), (nothing, []), classes, void=NO_SEGMENT)
     assert {*np.unique(ours), *np.unique(theirs)} == {NO_SEGMENT}
     assert style.names == CLASSES.names
 
@@ -124,7 +124,7 @@ def test_the_page_of_segments(segment_run: Path) -> None:
     assert cards >= 2
     assert len(parsed.values("alt")) == 7 * cards  # truth, prediction, error, four maps
     assert words in shown
-    assert "An object has one color in ground truth and prediction" in shown
+    assert "An object has the same color in ground truth and prediction" in shown
     entries = json.loads(next((segment_run / "inference").glob("*/images.json")).read_text())
     worst = min((x for x in entries if x[metric] is not None), key=lambda x: (x[metric], x["file_name"]))
     assert "<h4>Worst images</h4>\n<article" in text
@@ -136,14 +136,14 @@ def test_what_the_page_cannot_show_is_a_line_in_it(segment_run: Path) -> None:
     predictor = task_predictor("panoptic")
     predictor.model.panoptic_on, predictor.model.semantic_on = False, True
     text = write_report(segment_run, images=1, predictor=predictor).read_text(encoding="utf-8")
-    assert "the model does not predict segments: set MODEL.MASK_FORMER.TEST.PANOPTIC_ON True" in text
+    assert "the model predicts no segments: set MODEL.MASK_FORMER.TEST.PANOPTIC_ON True" in text
     folder = segment_run / "inference/toy_scenes_panoptic_val"
     images = json.loads((folder / "images.json").read_text())
     for image in images:
         image["file_name"] = "elsewhere.jpg"
     (folder / "images.json").write_text(json.dumps(images))
     text = write_report(segment_run, images=1, predictor=predictor).read_text(encoding="utf-8")
-    assert "elsewhere.jpg is no image of toy_scenes_panoptic_val; evaluate again" in text
+    assert "elsewhere.jpg is not an image of toy_scenes_panoptic_val; evaluate again" in text
     shutil.move(folder / "metrics.json", folder / "x.json")
     content = (folder / "x.json").read_text().replace("toy_scenes_panoptic_val", "toy_scenes_gone")
     (folder / "metrics.json").write_text(content)

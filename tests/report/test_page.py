@@ -157,7 +157,7 @@ def test_without_weights_the_page_has_no_images_and_says_why(evaluated_run: Path
 
 def test_when_the_time_is_up_the_rest_is_left_out(evaluated_run: Path, tmp_path: Path) -> None:
     text = write_report(evaluated_run, tmp_path / "report.html", images=2, seconds=-1).read_text(encoding="utf-8")
-    assert re.search(r"[45] more were left out to save time", text)
+    assert re.search(r"[45] more images were left out to save time", text)
     assert "<article" not in text
 
 
@@ -187,9 +187,9 @@ def test_users_mistakes_are_one_line(evaluated_run: Path, tmp_path: Path, capsys
     with pytest.raises(UserError, match=r"no config\.yaml there"):
         write_report(tmp_path)
     assert main(["report", "--weights", str(evaluated_run), "--images", "-1"]) == 1
-    assert capsys.readouterr().err == "error: --images -1: expected a number from 0 on\n"
+    assert capsys.readouterr().err == "error: --images -1: expected 0 or more\n"
     assert main(["report", "--weights", str(tmp_path / "nowhere")]) == 1
-    missing = f"error: --weights {tmp_path}/nowhere: there is no such file or run folder"
+    missing = f"error: --weights {tmp_path}/nowhere: no such file or run folder"
     assert capsys.readouterr().err.startswith(missing)
 
 

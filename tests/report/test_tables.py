@@ -29,7 +29,7 @@ def test_the_matrix_shows_each_cell_in_percent_of_its_row(tmp_path: Path) -> Non
     for i, truth in enumerate(names):
         for j, predicted in enumerate(names):
             share = 100 * confusion[i, j] / confusion[i].sum() if confusion[i].sum() else 0
-            expected.append(f"{truth} taken for {predicted}: {share:.2f} %, {confusion[i, j]} pixels")
+            expected.append(f"{truth} predicted as {predicted}: {share:.2f} %, {confusion[i, j]} pixels")
     assert cells(confusion_matrix(*of(make_evaluation(tmp_path, confusion, names)))) == expected
 
 
@@ -50,8 +50,8 @@ def test_confusions_are_the_largest_wrong_entries(tmp_path: Path) -> None:
     items = re.findall(r"<li>(.*?)</li>", confusions(*of(make_evaluation(tmp_path, confusion, ["a", "b", "c"]))))
     texts = [" ".join(re.sub(r"<[^>]*>", "", item).split()) for item in items]
     assert texts == [
-        "b taken for a: 75.0 % of the class, 30.00 % of all pixels",
-        "a taken for b: 16.7 % of the class, 10.00 % of all pixels",
+        "b predicted as a: 75.0 % of the class, 30.00 % of all pixels",
+        "a predicted as b: 16.7 % of the class, 10.00 % of all pixels",
     ]
     assert "No pixel is wrong" in confusions(*of(make_evaluation(tmp_path, 3 * np.eye(2, dtype=int), ["a", "b"])))
 

@@ -1,5 +1,5 @@
 "use strict";
-// Without this script the page shows all it has; it sorts, sets the opacity, enlarges panels and reads cells out.
+// Optional: sorts tables, sets the opacity, enlarges panels and shows details of matrix cells. The page works without.
 
 const slider = document.getElementById("opacity");
 slider.parentElement.hidden = false;
