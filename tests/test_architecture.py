@@ -42,18 +42,6 @@ LINE_OF_FOLDER = {folder: number for number, folders in enumerate(LINES) for fol
 MAX_LINES = 400
 # first words of a docstring that opens with neither a verb nor a noun
 WRONG_OPENINGS = ("As", "How", "That", "Those", "What", "When", "Where", "Whether", "Which", "Who")
-TEMPORARY = (  # files and folders whose docstrings are still to be reworded
-    "docs/lazy_model.py",
-    "semask_d2/checkpoint",
-    "semask_d2/config/checks.py",
-    *(f"semask_d2/data/{name}.py" for name in ("check_page", "checking", "image_io", "labels", "mapper", "sampler")),
-    *(f"semask_d2/data/{name}.py" for name in ("segment_mapper", "statistics", "workers")),
-    *(f"semask_d2/engine/{name}.py" for name in ("hooks", "launch", "step")),
-    "semask_d2/evaluation",
-    "semask_d2/export",
-    "semask_d2/modeling",
-    *(f"semask_d2/utils/{name}.py" for name in ("memory", "segment_drawing")),
-)
 
 
 def label(path: Path) -> str:
@@ -194,9 +182,7 @@ def wrong_openings(text: str) -> list[str]:
     return [docstring.split("\n")[0] for docstring in docstrings if docstring and pattern.match(docstring)]
 
 
-@pytest.mark.parametrize(
-    "path", [path for path in (*MODULES, *SCRIPTS) if not label(path).startswith(TEMPORARY)], ids=label
-)
+@pytest.mark.parametrize("path", [*MODULES, *SCRIPTS], ids=label)
 def test_docstrings_open_with_a_verb_or_a_noun(path: Path) -> None:
     assert not wrong_openings(path.read_text(encoding="utf-8"))
 

@@ -49,8 +49,8 @@ def write_shared_folder(
 ) -> None:
     """Write the model's files into `folder`, each atomically; existing files of these names are replaced.
 
-    `license` is an identifier that the hub knows, such as "apache-2.0", for the model card. `half` writes half-precision
-    weights.
+    `license` is an identifier that the hub knows, such as "apache-2.0", for the model card. `half` writes half
+    precision.
     """
     folder = Path(folder)
     require_writable(folder, "save_pretrained")

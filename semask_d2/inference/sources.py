@@ -66,10 +66,10 @@ def choose_config(
 ) -> CfgNode:
     """Return the config of the chosen model, with MODEL.WEIGHTS; `data` is the YAML file of a dataset.
 
-    `weights` is a source as in `find_source`. A config file without weights uses the weights beside it. Without either,
-    the newest trained run under `output` is used, and its name is printed; if there is none and `packaged`, the packaged
-    model. A transformers model whose classes are those of a built-in dataset also gets that dataset's colors and things.
-    Raises `UserError` if no trained model is found; the message calls `weights` by `option`.
+    `weights` is a source as in `find_source`. A config file without weights uses the weights beside it. Without
+    either, the newest trained run under `output` is used, and its name is printed; if there is none and `packaged`, the
+    packaged model. A transformers model whose classes are those of a built-in dataset also gets that dataset's colors
+    and things. Raises `UserError` if no trained model is found; the message calls `weights` by `option`.
     """
     if "MODEL.WEIGHTS" in opts[::2]:
         if weights is not None:

@@ -81,7 +81,7 @@ def test_a_folder_computes_the_same_here(family: str, backbone: str, tmp_path: P
     assert report.unexpected == []
     for size in ((64, 96), (50, 71)):
         images = 2 * torch.randn(2, 3, *size)
-        for found, expected in zip(project_logits(model, images), reference_logits(reference, images), strict=True):
+        for actual, expected in zip(project_logits(model, images), reference_logits(reference, images), strict=True):
             assert expected.std() > 0.1
             torch.testing.assert_close(actual, expected, atol=1e-4, rtol=1e-4)
     classes = classes_of_file(read_checkpoint(folder))
@@ -153,7 +153,7 @@ def test_names_and_shapes_of_the_published_sizes(family: str, size: str) -> None
         cfg = config_of(config.to_dict())
         ours = META_ARCH_REGISTRY.get("SeMaskMaskFormer")(cfg).state_dict()
     state, _ = recognize(reference, {}).convert(reference, {})
-    found, expected = (
+    actual, expected = (
         {name: value.shape for name, value in x.items() if not name.endswith(COMPUTED)} for x in (state, ours)
     )
     assert actual == expected
