@@ -152,20 +152,20 @@ def test_imports_by_name_are_seen(tmp_path: Path) -> None:
     "path", sorted(x for name in ("kernels", "layers") for x in (PACKAGE / "modeling" / name).glob("*.py")), ids=label
 )
 def test_kernels_and_layers_know_only_torch(path: Path) -> None:
-    """And kernels Triton, which comes with torch on Linux; of the project, themselves and the user's errors."""
+    """Kernels may also import Triton, which comes with torch on Linux; both may import UserError and themselves."""
     allowed = {"torch", "torchvision", *sys.stdlib_module_names}
-    ours = ["semask_d2.modeling.kernels", "semask_d2.utils.errors"]
+    project_modules = ["semask_d2.modeling.kernels", "semask_d2.utils.errors"]
     if path.parent.name == "kernels":
         allowed |= {"triton"}
     else:
-        ours += ["semask_d2.modeling.layers"]
+        project_modules += ["semask_d2.modeling.layers"]
     for name in imports(path):
-        assert name.split(".")[0] in allowed or name.startswith(tuple(ours)), name
+        assert name.split(".")[0] in allowed or name.startswith(tuple(project_modules)), name
 
 
 @pytest.mark.parametrize("path", sorted((PACKAGE / "modeling/kernels").glob("plain_*.py")), ids=label)
 def test_formulas_read_alone(path: Path) -> None:
-    """Of the kernels they use the samples that they are made of, and no faster way to compute the same."""
+    """A plain formula may import `grid_sample`, but no faster implementation of itself."""
     used = {name for name in imports(path) if name.startswith("semask_d2")}
     assert used == {"semask_d2.modeling.kernels.grid_sample"}
 
