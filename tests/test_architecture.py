@@ -152,7 +152,7 @@ def test_imports_by_name_are_seen(tmp_path: Path) -> None:
     "path", sorted(x for name in ("kernels", "layers") for x in (PACKAGE / "modeling" / name).glob("*.py")), ids=label
 )
 def test_kernels_and_layers_know_only_torch(path: Path) -> None:
-    """Kernels may also import Triton, which comes with torch on Linux; both may import UserError and themselves."""
+    """Check imports: kernels may also use Triton, which comes with torch on Linux, and both UserError and themselves."""
     allowed = {"torch", "torchvision", *sys.stdlib_module_names}
     project_modules = ["semask_d2.modeling.kernels", "semask_d2.utils.errors"]
     if path.parent.name == "kernels":
@@ -165,7 +165,7 @@ def test_kernels_and_layers_know_only_torch(path: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted((PACKAGE / "modeling/kernels").glob("plain_*.py")), ids=label)
 def test_formulas_read_alone(path: Path) -> None:
-    """A plain formula may import `grid_sample`, but no faster implementation of itself."""
+    """Check that a plain formula imports `grid_sample` and no faster implementation of itself."""
     used = {name for name in imports(path) if name.startswith("semask_d2")}
     assert used == {"semask_d2.modeling.kernels.grid_sample"}
 

@@ -155,7 +155,7 @@ def test_priors_need_a_model_with_semantic_maps(tiny_run: Path) -> None:
     plain = Predictor.of_model(cfg, build_model(cfg).eval())
     assert not plain.has_priors
     assert plain(make_image(64, 64)).labels.shape == (64, 64)
-    with pytest.raises(UserError, match=r"D2SeMaskSwinTransformer: this model has no semantic maps .* NUM_SEM_BLOCKS"):
+    with pytest.raises(UserError, match=r"D2SeMaskSwinTransformer: this model has no semantic maps; .* NUM_SEM_BLOCKS"):
         plain(make_image(64, 64), priors=True)
 
 
