@@ -17,7 +17,7 @@ import semask_d2
 from semask_d2.utils.errors import UserError
 from tests.helpers.commands import TINY
 from tests.helpers.hub_server import Hub, serve_hub
-from tests.helpers.transformers_models import their_model
+from tests.helpers.transformers_models import reference_model
 
 NAME = "toy_scenes/semask_swin_mini_m2f"
 TINY_SETTINGS = dict(zip(TINY[::2], TINY[1::2], strict=True))
@@ -144,7 +144,7 @@ def test_the_hub_and_back(hub: Hub, tiny_run: Path) -> None:
 @pytest.mark.parametrize("family", ["mask2former", "maskformer"])
 def test_repositories_of_transformers(hub: Hub, family: str, tmp_path: Path) -> None:
     folder = tmp_path / "transformers"
-    their_model(family).save_pretrained(folder)
+    reference_model(family).save_pretrained(folder)
     hub.repositories["facebook/model"] = {path.name: path.read_bytes() for path in folder.iterdir()}
     model = semask_d2.from_pretrained("facebook/model")
     assert_same(model, semask_d2.from_pretrained(folder))

@@ -14,7 +14,7 @@ from PIL import Image
 import semask_d2
 from tests.helpers.commands import ROOT, TINY
 from tests.helpers.own_data import write_data
-from tests.helpers.transformers_models import their_model
+from tests.helpers.transformers_models import reference_model
 
 PAGE = (ROOT / "docs/python.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
@@ -82,7 +82,7 @@ def test_postprocessing_in_transformers() -> None:
     segment = run(example("Mask2FormerImageProcessor"))["segment"]
     processor = transformers.Mask2FormerImageProcessor(size={"height": 64, "width": 96})
     image = Image.new("RGB", (90, 60), (10, 200, 90))
-    model = their_model("mask2former").eval()
+    model = reference_model("mask2former").eval()
     with torch.inference_mode():
         labels = segment(model, processor, image)
         outputs = model(**processor(image, return_tensors="pt"))
