@@ -1,4 +1,4 @@
-"""What all tests share: a small toy data set, and the command lines of the project run as a user would."""
+"""Fixtures for all tests: a small toy dataset, and the project's command lines run as a user would run them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run in parallel, and threads would fight for the cores
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run in parallel, so more threads would compete for the cores
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ from tests.helpers.loggers import reset_loggers, restored_loggers
 
 @pytest.fixture(scope="session")
 def toy_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data root with a small toy_scenes."""
+    """Generate a small toy_scenes and return its dataset root."""
     root = tmp_path_factory.mktemp("datasets")
     toy_scenes.generate(root / "toy_scenes", {"training": 12, "validation": 5})
     return root
@@ -30,14 +30,14 @@ def toy_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def toy_data(toy_root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The small toy_scenes as this test's data root."""
+    """Set the dataset root of this test to the small toy_scenes."""
     monkeypatch.setenv("DETECTRON2_DATASETS", str(toy_root))
     return toy_root
 
 
 @pytest.fixture(scope="session")
 def command(toy_root: Path):
-    """A function that starts one of the project's scripts in a process of its own, one thread, on the small data."""
+    """Return a function that starts a script of the project in a separate process on the small dataset."""
 
     def start(
         *arguments: object, env: dict[str, str] | None = None, launcher: tuple[str, ...] = ()
@@ -56,7 +56,7 @@ def command(toy_root: Path):
 
 @pytest.fixture(scope="session")
 def run(command):
-    """As `command`, but waits: returns (exit code, standard output, standard error)."""
+    """Return a function like `command` that waits and returns (exit code, standard output, standard error)."""
 
     def wait(*arguments: object, **kwargs: object) -> tuple[int, str, str]:
         process = command(*arguments, **kwargs)
@@ -68,7 +68,7 @@ def run(command):
 
 @pytest.fixture(scope="session")
 def train(run):
-    """Run `train_net.py` with the tiny model on the small toy data: (exit code, standard output, standard error)."""
+    """Return a function that runs `train_net.py` with the tiny model on the small dataset; results as of `run`."""
 
     def start(*arguments: object, flags: tuple[str, ...] = (), **kwargs: object) -> tuple[int, str, str]:
         return run("train_net.py", "--config-file", TOY_CONFIG, *flags, *TINY, *arguments, **kwargs)
@@ -78,9 +78,9 @@ def train(run):
 
 @pytest.fixture
 def in_process(toy_data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
-    """As `run`, but calls the script's command line in this process: (exit code, standard output, standard error).
+    """Return a function like `run` that calls the script's command line in this process.
 
-    It is quicker, and a test can put obstacles in the way.
+    This is faster, and a test can patch what the script uses.
     """
 
     def call(script: str, *arguments: object, env: dict[str, str] | None = None) -> tuple[int, str, str]:
@@ -98,7 +98,7 @@ def in_process(toy_data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
 
 @pytest.fixture
 def train_in_process(in_process):
-    """As `train`, but in this process, which is seconds quicker."""
+    """Return a function like `train` that runs in this process, which saves seconds."""
 
     def start(*arguments: object, flags: tuple[str, ...] = (), **kwargs: object) -> tuple[int, str, str]:
         return in_process("train_net.py", "--config-file", TOY_CONFIG, *flags, *TINY, *arguments, **kwargs)
@@ -108,7 +108,7 @@ def train_in_process(in_process):
 
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run folder with the tiny model as `model_best.pth`; its weights are random, but the same in every session."""
+    """Return a run folder with the tiny model as `model_best.pth`; its random weights are the same in every session."""
     folder = tmp_path_factory.mktemp("runs") / "run"
     folder.mkdir()
     torch.manual_seed(0)

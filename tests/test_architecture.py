@@ -140,20 +140,20 @@ def test_imports_by_name_are_seen(tmp_path: Path) -> None:
     "path", sorted(x for name in ("kernels", "layers") for x in (PACKAGE / "modeling" / name).glob("*.py")), ids=label
 )
 def test_kernels_and_layers_know_only_torch(path: Path) -> None:
-    """And kernels Triton, which comes with torch on Linux; of the project, themselves and the user's errors."""
+    """Check imports: kernels may also use Triton, which comes with torch on Linux, and both UserError and themselves."""
     allowed = {"torch", "torchvision", *sys.stdlib_module_names}
-    ours = ["semask_d2.modeling.kernels", "semask_d2.utils.errors"]
+    project_modules = ["semask_d2.modeling.kernels", "semask_d2.utils.errors"]
     if path.parent.name == "kernels":
         allowed |= {"triton"}
     else:
-        ours += ["semask_d2.modeling.layers"]
+        project_modules += ["semask_d2.modeling.layers"]
     for name in imports(path):
-        assert name.split(".")[0] in allowed or name.startswith(tuple(ours)), name
+        assert name.split(".")[0] in allowed or name.startswith(tuple(project_modules)), name
 
 
 @pytest.mark.parametrize("path", sorted((PACKAGE / "modeling/kernels").glob("plain_*.py")), ids=label)
 def test_formulas_read_alone(path: Path) -> None:
-    """Of the kernels they use the samples that they are made of, and no faster way to compute the same."""
+    """Check that a plain formula imports `grid_sample` and no faster implementation of itself."""
     used = {name for name in imports(path) if name.startswith("semask_d2")}
     assert used == {"semask_d2.modeling.kernels.grid_sample"}
 
@@ -192,11 +192,6 @@ def test_wrong_openings_are_recognized() -> None:
     source = f'"""How it works."""\n{functions}'
     assert wrong_openings(source) == ["How it works.", "Whether.", "As `g`."]
     assert not wrong_openings('"""Assets of a page."""\ndef f():\n    """Return whether it is."""\n')
-
-
-@pytest.mark.parametrize("path", TEMPORARY)
-def test_temporary_exemptions_exist(path: str) -> None:
-    assert (ROOT / path).exists()
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=label)

@@ -17,7 +17,7 @@ import semask_d2
 from semask_d2.utils.errors import UserError
 from tests.helpers.commands import TINY
 from tests.helpers.hub_server import Hub, serve_hub
-from tests.helpers.transformers_models import their_model
+from tests.helpers.transformers_models import reference_model
 
 NAME = "toy_scenes/semask_swin_mini_m2f"
 TINY_SETTINGS = dict(zip(TINY[::2], TINY[1::2], strict=True))
@@ -117,7 +117,7 @@ def test_saved_and_read_again(tiny_run: Path, tmp_path: Path) -> None:
     assert np.array_equal(*labels)
 
 
-def test_own_classes_travel_and_own_paths_do_not(tmp_path: Path) -> None:
+def test_a_model_with_numbered_classes_is_saved_and_loaded(tmp_path: Path) -> None:
     model = semask_d2.create_model(NAME, num_classes=2, **TINY_SETTINGS)
     model.save_pretrained(tmp_path / "one")
     again = semask_d2.from_pretrained(tmp_path / "one")
@@ -147,13 +147,13 @@ def test_the_hub_and_back(hub: Hub, tiny_run: Path) -> None:
 
 @pytest.mark.parametrize("family", ["mask2former", "maskformer"])
 def test_repositories_of_transformers(hub: Hub, family: str, tmp_path: Path) -> None:
-    theirs = their_model(family)
-    theirs.save_pretrained(tmp_path / "theirs")
-    hub.repositories["facebook/model"] = {path.name: path.read_bytes() for path in (tmp_path / "theirs").iterdir()}
+    folder = tmp_path / "transformers"
+    reference_model(family).save_pretrained(folder)
+    hub.repositories["facebook/model"] = {path.name: path.read_bytes() for path in folder.iterdir()}
     model = semask_d2.from_pretrained("facebook/model")
-    assert_same(model, semask_d2.from_pretrained(tmp_path / "theirs"))
+    assert_same(model, semask_d2.from_pretrained(folder))
     assert list(model.description.classes.names) == list(
-        json.loads((tmp_path / "theirs/config.json").read_text())["id2label"].values()
+        json.loads((folder / "config.json").read_text())["id2label"].values()
     )
 
 

@@ -1,4 +1,4 @@
-"""Importing the package changes nothing in the process that imports it."""
+"""Import of the package: it changes nothing in the process."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from tests.helpers.commands import ROOT
 
-# the libraries that the package imports come first: what they change is theirs (OpenCV the environment, SciPy filters)
+# third-party libraries are imported first, because some change the process (OpenCV the environment, SciPy filters)
 PROGRAM = """
 import logging, os, random, signal, sys, warnings
 import cv2, matplotlib, numpy, PIL.Image, scipy.ndimage, scipy.optimize, scipy.sparse, timm, torch, torchvision
@@ -18,7 +18,7 @@ import cv2, matplotlib, numpy, PIL.Image, scipy.ndimage, scipy.optimize, scipy.s
 def state():
     return {
         "filters of warnings": list(warnings.filters),
-        "what shows warnings": warnings.showwarning,
+        "display of warnings": warnings.showwarning,
         "raiseExceptions of logging": logging.raiseExceptions,
         "root logger": (list(logging.root.handlers), logging.root.level, logging.root.manager.disable),
         "class of loggers": logging.getLoggerClass(),

@@ -1,4 +1,4 @@
-"""What the project shows to those who contribute: the workflow runs the scripts, and documents name what exists."""
+"""Files for contributors: the workflow runs the scripts, and the documents name only files that exist."""
 
 from __future__ import annotations
 
@@ -75,14 +75,14 @@ def test_the_citation_is_of_the_newest_version() -> None:
 
 def test_the_versions_of_linter_and_type_checker_stand_in_one_place() -> None:
     patterns = ("*.toml", "*.txt", "*.py", "*.md", ".*.yaml", ".ci/*", ".github/**/*.yml", "docs/*")
-    found = []
+    pins = []
     for path in [path for pattern in patterns for path in ROOT.glob(pattern) if path.is_file()]:
         if path.suffix == ".png":
             continue
         text = path.read_text(encoding="utf-8")
-        pins = re.findall(r"\b(ruff|pyright)(?:-pre-commit)?(?:\[\w+\])?\s*(?:[=~<>!]=|@|rev:)\s*v?\d", text)
-        found += [(label(path), name) for name in pins]
-    assert sorted(found) == [("pyproject.toml", "pyright"), ("pyproject.toml", "ruff")]
+        names = re.findall(r"\b(ruff|pyright)(?:-pre-commit)?(?:\[\w+\])?\s*(?:[=~<>!]=|@|rev:)\s*v?\d", text)
+        pins += [(label(path), name) for name in names]
+    assert sorted(pins) == [("pyproject.toml", "pyright"), ("pyproject.toml", "ruff")]
 
 
 def test_pre_commit_runs_the_same_script() -> None:
@@ -102,8 +102,8 @@ def test_issue_forms_ask_for_something(path: Path) -> None:
     if path.stem != "config":
         assert form["name"]
         assert form["description"]
-        asked = [field for field in form["body"] if field["type"] != "markdown"]
-        assert len({field["id"] for field in asked}) == len(asked) > 0
+        questions = [field for field in form["body"] if field["type"] != "markdown"]
+        assert len({field["id"] for field in questions}) == len(questions) > 0
 
 
 @pytest.mark.parametrize("path", PAGES, ids=label)
@@ -121,7 +121,7 @@ def test_files_that_are_named_are_there(path: Path) -> None:
 
 
 def test_ci_installs_the_tools_of_the_site() -> None:
-    """Without them the site's tests skip themselves."""
+    """Check the `dev` extra: without the tools, the site's tests would skip themselves."""
     (dev,) = re.findall(r'^dev = \[\n +"semask_d2\[([\w,-]+)\]"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     assert {"docs", "lint"} <= set(dev.split(","))
     assert 'python -m pip install -e ".[dev]"' in COMMANDS

@@ -1,4 +1,4 @@
-"""Every example of docs/python.md is run: small models and data in the place of those that it names."""
+"""Run every example of docs/python.md, with small models and data instead of those it names."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from PIL import Image
 import semask_d2
 from tests.helpers.commands import ROOT, TINY
 from tests.helpers.own_data import write_data
-from tests.helpers.transformers_models import their_model
+from tests.helpers.transformers_models import reference_model
 
 PAGE = (ROOT / "docs/python.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
@@ -22,7 +22,7 @@ TINY_SETTINGS = dict(zip(TINY[::2], TINY[1::2], strict=True))
 
 
 def example(words: str) -> str:
-    """The one example that holds these words."""
+    """Return the only example that contains these words."""
     (code,) = [code for code in EXAMPLES if words in code]
     return code
 
@@ -39,7 +39,7 @@ def tiny_model() -> torch.nn.Module:
 
 @pytest.fixture
 def workplace(tmp_path: Path, tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the run and the image that the page names."""
+    """Create and enter a folder with the run and the image that the page names."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(tiny_run, tmp_path / "output/run")
     Image.new("RGB", (70, 50), (90, 120, 200)).save("image.jpg")
@@ -82,7 +82,7 @@ def test_postprocessing_in_transformers() -> None:
     segment = run(example("Mask2FormerImageProcessor"))["segment"]
     processor = transformers.Mask2FormerImageProcessor(size={"height": 64, "width": 96})
     image = Image.new("RGB", (90, 60), (10, 200, 90))
-    model = their_model("mask2former").eval()
+    model = reference_model("mask2former").eval()
     with torch.inference_mode():
         labels = segment(model, processor, image)
         outputs = model(**processor(image, return_tensors="pt"))

@@ -1,4 +1,4 @@
-"""The README's commands name what exists: programs, options, configs. (The first two are run whole by .ci/run.)"""
+"""Commands in the README: their programs, options and configs exist. (.ci/run executes the first two.)"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The documentation site: it builds without a warning and loads nothing from the network; links keep their meaning."""
+"""Documentation site: it builds without warnings, loads nothing from the network, and its links are correct."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytest.importorskip("mkdocstrings", reason='the site\'s tools are not installed:
 
 pages = load_script("tools/site_pages.py")
 ENVIRONMENT = os.environ | {"NO_MKDOCS_2_WARNING": "1", "PYTHONPATH": str(ROOT)}
-# what a browser fetches by itself when it shows a page
+# elements that make a browser fetch something when it shows a page
 FETCHED = re.compile(
     r"<(?:script|img|iframe|source|video)\b[^>]*\ssrc=[\"']?(?:https?:)?//[^>]*>"
     r"|<link\b(?=[^>]*rel=[\"']?(?:stylesheet|preconnect|preload|icon))[^>]*href=[\"']?(?:https?:)?//[^>]*>"

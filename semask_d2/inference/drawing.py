@@ -30,7 +30,7 @@ FRAME = re.compile(r"\d{6,}\.png")  # name of the label file of a video frame
 
 
 def set_task(cfg: CfgNode, task: str | None) -> str:
-    """Set a config to predict one task, by default its own, and return the task's name."""
+    """Set a config to predict one task, by default the config's task, and return the task's name."""
     test = cfg.MODEL.MASK_FORMER.TEST
     if task is None:
         task = "panoptic" if test.PANOPTIC_ON else "instance" if test.INSTANCE_ON else "semantic"

@@ -212,7 +212,7 @@ class Predictor:
 
     @property
     def has_priors(self) -> bool:
-        """True if the model has semantic maps."""
+        """Return whether the model has semantic maps."""
         return self.model.has_priors
 
     @torch.inference_mode()

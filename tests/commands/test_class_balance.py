@@ -1,4 +1,4 @@
-"""What rare-class sampling and class weights are for: a class that few images show is learned, and not without them."""
+"""Rare-class sampling and class weights: each lets the model learn a class that few images show."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TRAINING = (
 
 
 def draw(folder: Path, split: str, number: int, *, sign: bool) -> None:
-    """Sky over road, and a red disc of 5% of the picture where there is a `sign`."""
+    """Write an image of sky over road, with a red disc on 5% of its area if it has a `sign`."""
     rng = np.random.default_rng([number, split == "b"])
     labels = np.zeros((SIDE, SIDE), np.uint8)
     labels[rng.integers(24, 40) :] = 1

@@ -1,4 +1,4 @@
-"""`semask compare`, and what `semask eval` leaves, from the command line."""
+"""Commands `semask compare` and `semask eval`: their tables, result files and errors."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_runs_and_files_in_one_table(toy_data, tiny_run: Path, tmp_path: Path, c
     written = json.loads((output / rows[0]["model"] / "inference/toy_scenes_val/metrics.json").read_text())
     assert written["metrics"] == rows[0]["metrics"]
     assert written["checkpoint"] == str(tiny_run / "model_best.pth")
-    for row in rows:  # each has a log of its own
+    for row in rows:  # each model has its log
         log = (output / row["model"] / "log.txt").read_text()
         assert log.count("Written to") == 1
         assert row["checkpoint"] in log
@@ -64,7 +64,7 @@ def test_models_of_several_tasks_are_in_one_table() -> None:
     assert second[2].split() == ["|", "sky", "|", "22.00", "|", "32.00", "|"]
 
 
-def test_what_is_no_run_is_named_before_anything_is_evaluated(tiny_run: Path, tmp_path: Path, capsys) -> None:
+def test_a_missing_run_is_named_before_anything_is_evaluated(tiny_run: Path, tmp_path: Path, capsys) -> None:
     assert compare(tiny_run, tmp_path / "missing", "--output", tmp_path / "table") == 1
     assert f"error: {tmp_path / 'missing'}: no such file or run folder" in capsys.readouterr().err
     assert not (tmp_path / "table").exists()
@@ -87,13 +87,16 @@ def test_a_run_stands_for_its_config_its_weights_and_its_folder(
     ("words", "message"),
     [
         (["--weights", "nowhere"], "--weights nowhere: no such file or run folder"),
-        (["--weights", "nowhere", "--config-file", "some.yaml"], "--weights nowhere: there is no such file"),
+        (["--weights", "nowhere", "--config-file", "some.yaml"], "--weights nowhere: no such file"),
         (["--weights", "configs"], "--weights configs: no config.yaml there; expected a run folder"),
-        (["--weights", "README.md", "MODEL.WEIGHTS", "b.pth"], "--weights README.md and MODEL.WEIGHTS b.pth: give one"),
+        (
+            ["--weights", "README.md", "MODEL.WEIGHTS", "b.pth"],
+            "--weights README.md and MODEL.WEIGHTS b.pth: give only one",
+        ),
         ([], "--config-file is missing"),
     ],
 )
-def test_what_is_no_run_is_not_evaluated(words: list[str], message: str, capsys, monkeypatch) -> None:
+def test_invalid_sources_are_not_evaluated(words: list[str], message: str, capsys, monkeypatch) -> None:
     monkeypatch.chdir(ROOT)
     assert main(["eval", *words]) == 1
     err = capsys.readouterr().err

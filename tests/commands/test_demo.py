@@ -1,4 +1,4 @@
-"""`demo/demo.py` as a user runs it: what it draws from which inputs, with which model, and what it refuses."""
+"""Demo script as a user runs it: its inputs, models and outputs, and the inputs it refuses."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PROGRAM = re.search(r"```python\n(.*?)```", PAGE, re.S)[1]
 
 @pytest.fixture
 def home(tiny_run: Path, toy_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with a trained run, pictures and a video, on a machine without a display."""
+    """Create and enter a folder with trained runs, images and a video, on a machine without a display."""
     shutil.copytree(tiny_run, tmp_path / "output/run")
     panoptic_run(tiny_run, tmp_path / "output/panoptic_run")
     images = sorted((toy_root / "toy_scenes/images/validation").iterdir())
@@ -50,7 +50,7 @@ def home(tiny_run: Path, toy_root: Path, tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def panoptic_run(run: Path, folder: Path) -> None:
-    """A run of a panoptic config with the weights of `run`, older than it."""
+    """Write a run folder with a panoptic config and the weights of `run`, dated before `run`."""
     shutil.copytree(run, folder)
     config = ROOT / "configs/toy_scenes_panoptic/semask_swin_mini_msfapn_m2f.yaml"
     (folder / "config.yaml").write_text(get_cfg(config, list(TINY)).dump())
@@ -76,7 +76,7 @@ def assert_refused(result: tuple[int, str, str], *expected: str) -> None:
 
 
 class Camera:
-    """Stands for a camera of two frames."""
+    """Fake camera with two frames."""
 
     def __init__(self, *_: object):
         self.frames = 2
@@ -107,8 +107,8 @@ def test_documented_commands(demo, home: Path, monkeypatch: pytest.MonkeyPatch, 
         monkeypatch.setenv("DISPLAY", ":0")
     code, _, err = demo(*words[2:])
     assert code == 0, err
-    made = [path for folder in ("pictures", "predictions", "errors") if Path(folder).exists() for path in files(folder)]
-    assert made or shown
+    folders = [folder for folder in ("pictures", "predictions", "errors") if Path(folder).exists()]
+    assert shown or any(map(files, folders))
     assert len(shown) in (0, 2)
 
 
@@ -136,7 +136,7 @@ def test_the_first_models_program(home: Path, capsys: pytest.CaptureFixture) -> 
     assert capsys.readouterr().out.startswith("(128, 128) ['")
 
 
-def test_the_newest_run_is_taken_and_named(demo, home: Path) -> None:
+def test_the_newest_run_is_used_and_named(demo, home: Path) -> None:
     code, out, err = demo("--input", "photo.jpg", "--output", "pictures")
     assert code == 0, err
     assert "output/run/model_best.pth" in out.splitlines()[0]
@@ -144,7 +144,7 @@ def test_the_newest_run_is_taken_and_named(demo, home: Path) -> None:
     assert Image.open("pictures/photo.png").height == 512
 
 
-def test_without_a_trained_run_it_says_how_to_get_one(demo, home: Path) -> None:
+def test_a_missing_run_is_an_error_with_advice(demo, home: Path) -> None:
     for file in Path("output").glob("*/model_best.pth"):
         file.unlink()
     result = demo("--input", "photo.jpg", "--output", "pictures")
@@ -166,7 +166,7 @@ def test_weights_without_a_config_beside_them_need_one(demo, home: Path) -> None
     assert demo(*words, "--output", "a")[0] == 0
 
 
-def test_a_config_takes_the_weights_beside_it_or_the_options(demo, home: Path) -> None:
+def test_a_config_uses_the_weights_beside_it_or_those_in_settings(demo, home: Path) -> None:
     assert demo("--config-file", "output/run/config.yaml", "--input", "photo.jpg", "--output", "a")[0] == 0
     assert_refused(demo("--config-file", TOY_CONFIG, "--input", "photo.jpg", "--output", "a"), "MODEL.WEIGHTS is empty")
     Path("output/run/model_best.pth").rename("lone.pth")
@@ -182,10 +182,10 @@ def test_all_kinds_of_inputs_and_outputs(demo, home: Path) -> None:
     words = ("--input", "photos", "album/*", "photo.jpg", "drive.mp4", "--output", "out", "--labels")
     code, _, err = demo(*words)
     assert code == 0, err
-    pictures = ["0.png", "0000.png", "0001.png", "1.png", "album_photo.png", "photo_jpg.png"]
+    drawings = ["0.png", "0000.png", "0001.png", "1.png", "album_photo.png", "photo_jpg.png"]
     frames = [f"labels/drive/00000{i}.png" for i in range(3)]
-    labels = [f"labels/{name}" for name in pictures]
-    assert files("out") == sorted([*pictures, *labels, "drive.mp4", *frames, "labels/classes.txt"])
+    labels = [f"labels/{name}" for name in drawings]
+    assert files("out") == sorted([*drawings, *labels, "drive.mp4", *frames, "labels/classes.txt"])
     assert Path("out/labels/classes.txt").read_text().splitlines()[:2] == ["0 sky", "1 water"]
     assert "7/7" in err  # the progress bar
 
@@ -194,7 +194,7 @@ def test_all_kinds_of_inputs_and_outputs(demo, home: Path) -> None:
     assert np.array_equal(np.asarray(Image.open("out/labels/0000.png")), expected)
 
 
-def test_a_video_becomes_a_video_of_the_same_pace(demo, home: Path) -> None:
+def test_a_drawn_video_has_the_same_frame_rate(demo, home: Path) -> None:
     code, _, err = demo("--input", "drive.mp4", "--output", "drawn.mp4", "--opacity", "0")
     assert code == 0, err
     video = Video("drawn.mp4")
@@ -207,8 +207,8 @@ def test_a_video_becomes_a_video_of_the_same_pace(demo, home: Path) -> None:
     assert shades == pytest.approx([0, 80, 160], abs=8)
 
 
-def test_the_camera_is_written_where_an_output_is_given(demo, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    capture = cv2.VideoCapture  # of files: what was written is read back
+def test_the_camera_is_recorded_if_an_output_is_given(demo, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    capture = cv2.VideoCapture  # the real one, to read the result back
     with monkeypatch.context() as patch:
         patch.setattr(cv2, "VideoCapture", lambda source: Camera() if isinstance(source, int) else capture(source))
         code, _, err = demo("--webcam", "1", "--output", "out")
@@ -227,7 +227,7 @@ def test_one_unreadable_file_does_not_stop_the_others(demo, home: Path) -> None:
     assert files("out") == ["0000.png", "0001.png"]
 
 
-def test_a_picture_beyond_the_limit_or_without_exif_does_not_stop_the_others(
+def test_a_huge_image_or_damaged_exif_does_not_stop_the_others(
     demo, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("semask_d2.data.image_io.MAX_PIXELS", 300_000)
@@ -238,7 +238,7 @@ def test_a_picture_beyond_the_limit_or_without_exif_does_not_stop_the_others(
     assert files("out") == ["0000.png", "0001.png", "noexif.png"]
 
 
-def test_very_thin_pictures_are_drawn(demo, home: Path) -> None:
+def test_very_thin_images_are_drawn(demo, home: Path) -> None:
     Path("thin").mkdir()
     Image.new("RGB", (6000, 1)).save("thin/wide.png")
     Image.new("RGB", (1, 6000)).save("thin/tall.png")
@@ -258,7 +258,7 @@ def test_very_thin_pictures_are_drawn(demo, home: Path) -> None:
         MemoryError(),
     ],
 )
-def test_one_input_that_is_too_large_for_the_memory_does_not_stop_the_others(
+def test_one_input_too_large_for_memory_does_not_stop_the_others(
     demo, home: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     prepare = Predictor.prepare
@@ -276,7 +276,7 @@ def test_one_input_that_is_too_large_for_the_memory_does_not_stop_the_others(
     assert files("out") == ["0000.png", "0001.png"]
 
 
-def test_an_error_of_the_program_is_no_failure_of_an_input(demo, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bug_is_not_reported_as_a_failed_input(demo, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("a bug")
 
@@ -298,7 +298,7 @@ def test_an_error_of_the_program_is_no_failure_of_an_input(demo, home: Path, mon
         ("--input photo.jpg --output new --labels --compare new/labels", "labels/classes.txt is a file of --compare"),
     ],
 )
-def test_nothing_that_is_read_is_overwritten(demo, home: Path, words: str, expected: str) -> None:
+def test_inputs_are_never_overwritten(demo, home: Path, words: str, expected: str) -> None:
     for i in range(2):
         shutil.copy("labels/0000.png", f"labels/{i}.png")
     Path("new/labels/drive").mkdir(parents=True)
@@ -311,7 +311,7 @@ def test_nothing_that_is_read_is_overwritten(demo, home: Path, words: str, expec
     assert {path: path.read_bytes() for path in home.rglob("*") if path.is_file()} == before
 
 
-def test_two_pictures_do_not_share_a_label_file(demo, home: Path) -> None:
+def test_two_images_do_not_share_a_label_file(demo, home: Path) -> None:
     Path("more").mkdir()
     shutil.copy("photos/0001.jpg", "more/0000.jpg")
     result = demo("--input", "photos", "more", "--output", "out", "--compare", "labels")
@@ -319,7 +319,7 @@ def test_two_pictures_do_not_share_a_label_file(demo, home: Path) -> None:
     assert not Path("out").exists()
 
 
-def test_what_killed_runs_left_is_removed(demo, home: Path) -> None:
+def test_leftovers_of_killed_runs_are_removed(demo, home: Path) -> None:
     for folder in ("out", "out/labels", "out/labels/drive"):
         Path(folder).mkdir()
         for name in (".old.png.x.semask-tmp", ".clip.mp4.y.semask-tmp.mp4"):
@@ -327,11 +327,11 @@ def test_what_killed_runs_left_is_removed(demo, home: Path) -> None:
             os.utime(Path(folder, name), (0, 0))
         Path(folder, ".new.png.x.semask-tmp").touch()
     assert demo("--input", "photo.jpg", "drive.mp4", "--output", "out", "--labels")[0] == 0
-    left = [name for name in files("out") if "semask-tmp" in name]
-    assert left == [f"{folder}.new.png.x.semask-tmp" for folder in ("", "labels/", "labels/drive/")]
+    remaining = [name for name in files("out") if "semask-tmp" in name]
+    assert remaining == [f"{folder}.new.png.x.semask-tmp" for folder in ("", "labels/", "labels/drive/")]
 
 
-def test_what_is_left_out_of_a_folder_is_said(demo, home: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_skipped_files_of_a_folder_are_reported(demo, home: Path, caplog: pytest.LogCaptureFixture) -> None:
     Path("photos/deep").mkdir()
     Path("photos/a.HEIC").touch()
     assert demo("--input", "photos", "--output", "out")[0] == 0
@@ -346,7 +346,7 @@ def test_what_is_left_out_of_a_folder_is_said(demo, home: Path, caplog: pytest.L
         ("--input photo.jpg --output NAME/out", "File name too long"),
         ("--input photo.jpg --output NAME.png", "nnn.png: cannot be written: File name too long; choose a shorter"),
         ("--input photo.jpg --output out --compare NAME", "nnn: no such folder"),
-        ("--input photo.jpg --output out --weights NAME", "nnn: there is no such file"),
+        ("--input photo.jpg --output out --weights NAME", "nnn: no such file"),
     ],
 )
 def test_a_name_that_is_too_long_is_one_line(demo, home: Path, words: str, expected: str) -> None:
@@ -369,7 +369,7 @@ def test_images_of_every_mode_are_drawn(demo, home: Path) -> None:
     assert Image.open("out/labels/turned.png").size == (32, 64)
 
 
-def test_comparing_shows_more_and_names_what_is_missing(demo, home: Path) -> None:
+def test_comparing_adds_panels_and_names_missing_labels(demo, home: Path) -> None:
     Path("labels/0001.png").unlink()
     result = demo("--input", "photos", "--output", "out", "--compare", "labels", "--semantic-priors")
     assert_refused(result, "1 of 2 inputs", "0001.jpg: no label file labels/0001.png")
@@ -402,7 +402,7 @@ def test_comparing_shows_more_and_names_what_is_missing(demo, home: Path) -> Non
         (["--input", "photo.jpg", "--output", "out", "--weights", "photos"], ["photos", "config.yaml"]),
     ],
 )
-def test_what_cannot_work_is_one_line(demo, home: Path, words: list[str], expected: list[str]) -> None:
+def test_impossible_commands_are_one_line(demo, home: Path, words: list[str], expected: list[str]) -> None:
     assert_refused(demo(*words), *expected)
 
 

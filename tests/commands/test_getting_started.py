@@ -1,4 +1,4 @@
-"""docs/getting_started.md as a new user follows it: every command is run, in order; and its notebook is executed."""
+"""Getting-started page (docs/getting_started.md) as a new user follows it, and its notebook executed."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ tool, toy_folder = load_script("tools/getting_started_notebook.py"), load_script
 
 BLOCKS = tool.BLOCK.findall(tool.PAGE.read_text(encoding="utf-8"))
 COMMANDS = [block.strip().replace("\\\n    ", "") for language, block in BLOCKS if language == "bash"]
-# what makes a command quick is put behind it
+# appended to the commands to make them quick
 TINY = {**TINY_MODEL, "SOLVER.MAX_ITER": 2, "SOLVER.IMS_PER_BATCH": 2, "DATALOADER.NUM_WORKERS": 0}
 TRAINING = " ".join(shlex.quote(str(word)) for pair in TINY.items() for word in pair)
 SHORTER = {f"python {SCRIPT}": "--images 8", "semask train": TRAINING}
 
 
 def shortened(command: str) -> str:
-    """The command with the words that make it quick."""
+    """Return the command with the arguments that make it quick."""
     return command + "".join(f" {words}" for start, words in SHORTER.items() if command.startswith(start))
 
 
@@ -45,7 +45,7 @@ def copy_script(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def followed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
-    """A folder where all blocks but the first and the last were run, and what each command printed."""
+    """Run all blocks but the first and the last; return the folder, and the output of each command."""
     folder = tmp_path_factory.mktemp("start")
     copy_script(folder)
     printed = {}
@@ -107,7 +107,7 @@ def test_the_last_command_serves_the_page(followed: tuple[Path, dict[str, str]])
         words, cwd=followed[0], env=with_project(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     try:
-        address = next((found[1] for line in process.stdout if (found := re.search(r"page is at (\S+)", line))), None)
+        address = next((match[1] for line in process.stdout if (match := re.search(r"page is at (\S+)", line))), None)
         assert address, "the command ended without a page"
         with urllib.request.urlopen(address, timeout=60) as answer:
             assert answer.status == 200
@@ -117,7 +117,7 @@ def test_the_last_command_serves_the_page(followed: tuple[Path, dict[str, str]])
 
 
 def with_project() -> dict[str, str]:
-    """The environment of a process in another folder, where `semask` is that of this Python."""
+    """Return the environment of a process in another folder that runs `semask` with this Python."""
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     programs = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     return {**os.environ, "PYTHONPATH": path, "PATH": programs}

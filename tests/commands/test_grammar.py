@@ -1,4 +1,4 @@
-"""The grammar of the commands: the same options with one meaning, settings last, and earlier spellings."""
+"""Grammar of the commands: options with one meaning everywhere, settings last, and deprecated names."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from semask_d2.utils.errors import UserError
 from tests.helpers.commands import TOY_CONFIG, load_script
 from tests.helpers.loggers import restored_loggers
 
-OF_MODELS = ("train", "eval", "compare", "predict", "export", "report", "web")
+MODEL_COMMANDS = ("train", "eval", "compare", "predict", "export", "report", "web")
 NEEDED = {"predict": ["--input", "x.jpg"], "export": ["--output", "x.onnx"], "compare": ["a", "b"]}
 SETTINGS = ["SEED", "7", "INPUT.CROP.SIZE", "[64, 64]"]
 
 
-def help_of(name: str, capsys: pytest.CaptureFixture) -> str:
+def help_text(name: str, capsys: pytest.CaptureFixture) -> str:
     with pytest.raises(SystemExit):
         main([name, "--help"])
     return capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", OF_MODELS)
-def test_settings_end_every_command_of_a_model(name: str) -> None:
+@pytest.mark.parametrize("name", MODEL_COMMANDS)
+def test_settings_may_end_every_command_with_a_model(name: str) -> None:
     words = NEEDED.get(name, [])
     for written in (SETTINGS, ["--opts", *SETTINGS]):
         args = parse_arguments(name, [*words, *written])
@@ -38,31 +38,31 @@ def test_settings_end_every_command_of_a_model(name: str) -> None:
         assert {**vars(args), "opts": []} == {**vars(plain), "opts": []}
 
 
-@pytest.mark.parametrize("name", OF_MODELS)
+@pytest.mark.parametrize("name", MODEL_COMMANDS)
 def test_a_model_is_named_by_weights_everywhere(name: str, capsys: pytest.CaptureFixture) -> None:
     args = parse_arguments(name, [*NEEDED.get(name, []), "--weights", "SOURCE", *SETTINGS])
     assert args.weights == (["SOURCE"] if name == "compare" else "SOURCE")
     assert args.opts == SETTINGS
-    text = help_of(name, capsys)
+    text = help_text(name, capsys)
     assert "--weights SOURCE" in text
     assert "KEY VALUE" in text
     assert "--run" not in text
     assert "--opts" not in text
 
 
-@pytest.mark.parametrize("name", [name for name in OF_MODELS if name != "export"])
-def test_the_device_is_an_option_that_a_later_setting_overrides(name: str) -> None:
+@pytest.mark.parametrize("name", [name for name in MODEL_COMMANDS if name != "export"])
+def test_settings_override_the_device_option(name: str) -> None:
     words = [*NEEDED.get(name, []), "--device", "cuda:1", "MODEL.DEVICE", "cpu"]
     assert parse_arguments(name, words).opts == ["MODEL.DEVICE", "cuda:1", "MODEL.DEVICE", "cpu"]
 
 
 @pytest.mark.parametrize("name", ["train", "eval"])
-def test_output_is_the_folder_of_what_is_written(name: str) -> None:
+def test_output_sets_the_output_folder(name: str) -> None:
     assert parse_arguments(name, ["--output", "OUT", "SEED", "1"]).opts == ["OUTPUT_DIR", "OUT", "SEED", "1"]
 
 
 @pytest.mark.parametrize("name", ["eval", "export", "report", "web"])
-def test_the_earlier_name_of_weights_works_with_a_line(name: str, capsys: pytest.CaptureFixture) -> None:
+def test_the_deprecated_name_of_weights_works_with_a_warning(name: str, capsys: pytest.CaptureFixture) -> None:
     args = parse_arguments(name, [*NEEDED.get(name, []), "--run", "output/run"])
     assert (args.weights, args.weights_option) == ("output/run", "--run")
     warning = "warning: --run is deprecated and will be removed in the next release; use --weights\n"
@@ -81,18 +81,18 @@ def test_messages_name_the_option_that_was_typed(name: str, option: str, tmp_pat
 
 
 def test_the_help_of_eval_shows_its_own_options_and_takes_detectron2s(capsys: pytest.CaptureFixture) -> None:
-    text = help_of("eval", capsys)
+    text = help_text("eval", capsys)
     assert "--resume" not in text
     assert "--eval-only" not in text
     args = parse_arguments("eval", ["--eval-only", "--resume", "--config-file", "x.yaml"])
     assert args.resume
 
 
-def test_settings_are_found_behind_options_that_take_many_words(tmp_path: Path, monkeypatch) -> None:
+def test_settings_are_recognized_after_options_with_several_values(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     args = parse_arguments("predict", ["--weights", "RUN", "--input", "a.jpg", "b.jpg", "SEED", "1"])
     assert (args.weights, args.input, args.opts) == ("RUN", ["a.jpg", "b.jpg"], ["SEED", "1"])
-    args = parse_arguments("compare", ["a", "b", "--per-class", "TSET.AUG", "True"])  # a slip in a key is one of a key
+    args = parse_arguments("compare", ["a", "b", "--per-class", "TSET.AUG", "True"])  # a misspelled key is still a key
     assert (args.sources, args.per_class, args.opts) == (["a", "b"], True, ["TSET.AUG", "True"])
     (tmp_path / "SEED").touch()  # a file
     assert parse_arguments("predict", ["--input", "SEED", "SOLVER.BASE_LR=1"]).input == ["SEED"]
@@ -105,9 +105,9 @@ def test_detectron2s_words_work_with_the_scripts(in_process, toy_data, tiny_run:
     words = ("--config-file", tiny_run / "config.yaml", "--num-gpus", "1", "--eval-only", "--resume")
     code, out, err = in_process("train_net.py", *words, "OUTPUT_DIR", tmp_path)
     assert code == 1
-    assert "no checkpoint there" in err
-    picture = toy_data / "toy_scenes/images/validation/0000.jpg"
-    drawing = ("--config-file", tiny_run / "config.yaml", "--input", picture, "--output", tmp_path / "a.png")
+    assert "holds no checkpoint" in err
+    image_path = toy_data / "toy_scenes/images/validation/0000.jpg"
+    drawing = ("--config-file", tiny_run / "config.yaml", "--input", image_path, "--output", tmp_path / "a.png")
     code, out, err = in_process("demo/demo.py", *drawing, "--opts", "MODEL.WEIGHTS", tiny_run / "model_best.pth")
     assert code == 0, out + err
     assert (tmp_path / "a.png").exists()
@@ -147,7 +147,7 @@ def test_a_training_starts_from_a_runs_weights(tiny_run: Path, tmp_path: Path) -
         starting_weights(args)
 
 
-def test_results_go_into_the_run_but_where_output_says_otherwise(tiny_run: Path, tmp_path: Path) -> None:
+def test_results_go_into_the_run_folder_unless_output_is_given(tiny_run: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(tiny_run, run)
 

@@ -1,4 +1,4 @@
-"""A user's mistake ends with one clear line and a non-zero exit code, through the real entry point."""
+"""Error messages of the real entry point: a user's mistake gives one clear line and a non-zero exit code."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def assert_one_line(result: tuple[int, str, str], *expected: str) -> None:
     assert "Traceback" not in out + err
 
 
-def test_missing_data_set(train, tmp_path: Path) -> None:
+def test_missing_dataset(train, tmp_path: Path) -> None:
     result = train("DATASETS.TRAIN", "('camvid_sem_seg_train',)", "OUTPUT_DIR", tmp_path / "out",
                    "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "11", env={"DETECTRON2_DATASETS": str(tmp_path)})  # fmt: skip
     assert_one_line(result, "camvid_sem_seg_train", str(tmp_path), "DETECTRON2_DATASETS")
 
 
-def test_unknown_data_set_names_the_nearest(train, tmp_path: Path) -> None:
+def test_unknown_dataset_names_the_nearest(train, tmp_path: Path) -> None:
     result = train("DATASETS.TRAIN", "('toy_scenes_trian',)", "OUTPUT_DIR", tmp_path)
     assert_one_line(result, "toy_scenes_trian", "toy_scenes_train")
 
@@ -110,7 +110,7 @@ def test_a_batch_that_does_not_divide(train, tmp_path: Path) -> None:
     assert_one_line(result, "SOLVER.IMS_PER_BATCH", "SOLVER.GRADIENT_ACCUMULATION_STEPS")
 
 
-def test_class_count_against_the_data_set(train, tmp_path: Path) -> None:
+def test_class_count_against_the_dataset(train, tmp_path: Path) -> None:
     result = train("MODEL.SEM_SEG_HEAD.NUM_CLASSES", "11", "OUTPUT_DIR", tmp_path)
     assert_one_line(result, "NUM_CLASSES", "11", "12")
 
@@ -133,7 +133,7 @@ def test_an_error_in_one_of_two_processes(run, tmp_path: Path) -> None:
 
 
 def make_pairs(root: Path, *, labels: np.ndarray | Image.Image | None = None) -> Path:
-    """A toy_scenes of one image a.jpg of 64 x 64 per split, with its labels: the folder of the data set."""
+    """Write a toy_scenes with one 64 x 64 image a.jpg per split and its labels; return the dataset's folder."""
     home = root / "toy_scenes"
     if labels is None:
         labels = np.repeat(np.arange(4, dtype=np.uint8), 16)[None].repeat(64, axis=0)
@@ -163,9 +163,9 @@ def test_a_label_file_in_colors(train, tmp_path: Path) -> None:
 
 
 def test_a_palette_label_file_is_read_as_its_indices(train, tmp_path: Path) -> None:
-    picture = Image.fromarray(np.full((64, 64), 99, np.uint8), mode="P")
-    picture.putpalette([3, 3, 3] * 256)  # colors that would pass for ids
-    make_pairs(tmp_path, labels=picture)
+    labels = Image.fromarray(np.full((64, 64), 99, np.uint8), mode="P")
+    labels.putpalette([3, 3, 3] * 256)  # colors that would be valid ids
+    make_pairs(tmp_path, labels=labels)
     result = train("OUTPUT_DIR", tmp_path / "out", env={"DETECTRON2_DATASETS": str(tmp_path)})
     assert_one_line(result, "annotations/training/a.png", "99", "NUM_CLASSES")
 
@@ -182,7 +182,7 @@ def test_labels_of_another_size(train, tiny_run: Path, tmp_path: Path) -> None:
 def test_an_unreadable_image_stops_training_but_not_evaluation(train, tiny_run: Path, tmp_path: Path) -> None:
     home = make_pairs(tmp_path)
     (home / "images/training/a.jpg").write_bytes((home / "images/training/a.jpg").read_bytes()[:300])
-    (home / "images/validation/b.jpg").write_bytes(b"no image")
+    (home / "images/validation/b.jpg").write_bytes(b"not an image")
     (home / "annotations/validation/b.png").write_bytes((home / "annotations/validation/a.png").read_bytes())
     env = {"DETECTRON2_DATASETS": str(tmp_path)}
     assert_one_line(train("OUTPUT_DIR", tmp_path / "out", env=env), "training/a.jpg", "cannot be read")
@@ -193,7 +193,7 @@ def test_an_unreadable_image_stops_training_but_not_evaluation(train, tiny_run: 
     assert "validation/b.jpg" in out
     assert "1 images, each class" in out
 
-    (home / "images/validation/a.jpg").write_bytes(b"no image")
+    (home / "images/validation/a.jpg").write_bytes(b"not an image")
     assert_one_line(train(*evaluation, flags=("--eval-only",), env=env), "toy_scenes_val", "no labeled pixel")
 
 
@@ -207,7 +207,7 @@ def test_an_unreadable_image_stops_training_but_not_evaluation(train, tiny_run: 
         (b"\x80\x04cbuiltins\nprint\n(Vhello\ntR.", "refused"),
     ],
 )
-def test_weights_that_are_no_weights(train, tmp_path: Path, content: bytes, expected: str) -> None:
+def test_files_without_weights(train, tmp_path: Path, content: bytes, expected: str) -> None:
     path = tmp_path / "weights.pth"
     path.write_bytes(content)
     result = train("MODEL.WEIGHTS", path, "OUTPUT_DIR", tmp_path, flags=("--eval-only",))
@@ -246,7 +246,7 @@ def test_a_port_in_use(train, tmp_path: Path) -> None:
 
 
 def fill_the_disk(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """From now on a file whose name holds `name` meets a full disk when it is written out."""
+    """Make writing fail as on a full disk for files whose name contains `name`."""
     sync = os.fsync
 
     def refuse(descriptor: int) -> None:
@@ -276,7 +276,7 @@ def test_no_permission_to_write(train, tmp_path: Path, monkeypatch: pytest.Monke
     def refuse(**_: object) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
-    monkeypatch.setattr(tempfile, "mkstemp", refuse)  # root, as whom tests may run, may write anywhere
+    monkeypatch.setattr(tempfile, "mkstemp", refuse)  # patched, because tests may run as root, who may write anywhere
     assert_one_line(train("OUTPUT_DIR", tmp_path / "out"), "OUTPUT_DIR", "Permission denied")
 
 
@@ -302,7 +302,7 @@ def test_out_of_memory(train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, e
     )
 
 
-def test_an_error_of_the_program_keeps_its_traceback(train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bug_keeps_its_traceback(train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise ZeroDivisionError("a bug")
 
@@ -329,5 +329,5 @@ def test_an_error_of_the_program_keeps_its_traceback(train, tmp_path: Path, monk
         ("MODEL.DEVICE", "gpu"),
     ],
 )
-def test_a_value_that_means_nothing(train, tmp_path: Path, key: str, value: str) -> None:
+def test_invalid_values(train, tmp_path: Path, key: str, value: str) -> None:
     assert_one_line(train("OUTPUT_DIR", tmp_path, key, value), key, value)

@@ -1,4 +1,4 @@
-"""A data set of one's own through the commands: trained, evaluated and drawn in processes that know nothing of it."""
+"""Custom dataset through the commands: trained, evaluated and drawn in processes that have not registered it."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ TINY_RUN = (*TINY, "SOLVER.MAX_ITER", "2", "SOLVER.IMS_PER_BATCH", "2", "TEST.EV
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, run) -> tuple[Path, str]:
-    """The folder with a data set and its run, and what the training said."""
-    folder = tmp_path_factory.mktemp("own")
+    """Train on a custom dataset; return the folder with the dataset and the run, and the training's output."""
+    folder = tmp_path_factory.mktemp("custom")
     file = write_data(
         folder, TEXT + "map: {0: 0, 1: 1, 2: 2}\ncolors: [[1, 1, 1], [2, 2, 2], [3, 3, 3]]\n", size=(64, 80)
     )
@@ -33,14 +33,14 @@ def trained(tmp_path_factory: pytest.TempPathFactory, run) -> tuple[Path, str]:
 
 
 @pytest.mark.slow
-def test_training_says_what_it_checked_and_measures(trained: tuple[Path, str]) -> None:
+def test_training_reports_its_checks_and_evaluates(trained: tuple[Path, str]) -> None:
     _, out = trained
     assert "mine_train: 4 pairs; checked the sizes of 4 and the ids of 4" in out
     assert "mine_val mIoU" in out
 
 
 @pytest.mark.slow
-def test_a_run_is_evaluated_and_drawn_alone(trained: tuple[Path, str], run, tmp_path: Path) -> None:
+def test_a_run_is_evaluated_and_drawn_without_the_data_file(trained: tuple[Path, str], run, tmp_path: Path) -> None:
     folder, out = trained
     line = next(line for line in out.splitlines() if line.startswith("mine_val mIoU"))
     words = ("--config-file", folder / "run/config.yaml", "--eval-only", "OUTPUT_DIR", tmp_path / "evaluation")
@@ -64,7 +64,7 @@ def test_names_are_in_the_checkpoint_and_its_export(trained: tuple[Path, str], r
     assert classes_of_file(read_checkpoint(exported)).as_dict() == expected
     with safe_open(exported, framework="pt") as file:
         assert '"sky"' in file.metadata()["semask_d2"]
-    # a config of a data set that is not registered here: the names come from the checkpoint
+    # the dataset of this config is not registered here, so the names come from the checkpoint
     cfg = get_cfg(TOY_CONFIG, [*TINY, "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "3", "DATASETS.TEST", "('elsewhere_val',)",
                                "MODEL.WEIGHTS", str(exported)])  # fmt: skip
     predictor = Predictor(cfg)

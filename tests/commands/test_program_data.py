@@ -1,4 +1,4 @@
-"""Data sets that a program registers, as Detectron2's tutorial does, with dicts that lack what COCO's files have."""
+"""Datasets registered by a program, as in Detectron2's tutorial, whose dicts have less than COCO's files."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ POLYGON = [10.0, 10.0, 30.0, 10.0, 30.0, 40.0, 10.0, 40.0]
 
 @pytest.fixture
 def register() -> Iterator[Callable[..., None]]:
-    """Register a list of dicts with metadata under a name."""
+    """Yield a function that registers a list of dicts with metadata under a name."""
     names = []
 
     def add(name: str, dicts: list[dict], **metadata: Any) -> None:
@@ -43,8 +43,8 @@ def register() -> Iterator[Callable[..., None]]:
         MetadataCatalog.remove(name)
 
 
-def trained(name: str, task: str, num_classes: int, folder: Path) -> dict[str, Any]:
-    """The results after two steps of a tiny model."""
+def train_and_evaluate(name: str, task: str, num_classes: int, folder: Path) -> dict[str, Any]:
+    """Train a tiny model for two steps and return its results."""
     cfg = get_cfg(f"toy_scenes_{task}/semask_swin_mini_msfapn_m2f.yaml", [*TINY, "SOLVER.MAX_ITER", "2"])
     cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = (name,)
     cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = num_classes
@@ -55,7 +55,7 @@ def trained(name: str, task: str, num_classes: int, folder: Path) -> dict[str, A
 
 
 def balloons(folder: Path) -> list[dict[str, Any]]:
-    """Dicts of five images: as in the tutorial, with arrays, run lengths, without sizes, and without an object."""
+    """Return dicts of five images: as in the tutorial, with arrays, run lengths, without sizes, without an object."""
     mask = np.zeros((64, 80), np.uint8, order="F")
     mask[10:40, 10:30] = 1
     shapes: list[Any] = [[POLYGON], [np.array(POLYGON)], coco_mask.encode(mask), [POLYGON]]
@@ -90,18 +90,18 @@ def test_values_of_numpy_and_pytorch_are_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"annotations": [5]}, "annotations[0]: expected a mapping"),
         ({"height": "64"}, "height: expected a whole number of at least 1, got '64', a text"),
         ({"annotations": [{"category_id": "cat", "segmentation": [POLYGON]}]}, "category_id: expected a whole number"),
     ],
 )
-def test_values_that_are_none_are_named(change: dict, told: str, tmp_path: Path) -> None:
+def test_invalid_values_are_named(change: dict, message: str, tmp_path: Path) -> None:
     sample = balloons(tmp_path)[0] | change
     with pytest.raises(UserError, match=r"0\.jpg") as caught:
         true_instances(sample)
-    assert told in str(caught.value)
+    assert message in str(caught.value)
 
 
 @pytest.mark.parametrize("entry", [5, {}, {"file_name": None}, {"image_id": 3}])
@@ -111,7 +111,7 @@ def test_entries_without_an_image_are_named(entry: object, register: Callable[..
         get_dataset_dicts("test_entries")
 
 
-def test_a_label_file_of_none_is_none(tmp_path: Path, register: Callable[..., None]) -> None:
+def test_a_label_file_may_be_none(tmp_path: Path, register: Callable[..., None]) -> None:
     register("test_unlabeled", [x | {"sem_seg_file_name": None} for x in balloons(tmp_path)], thing_classes=["a"])
     cfg = get_cfg("toy_scenes_instance/semask_swin_mini_msfapn_m2f.yaml")
     cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = ("test_unlabeled",)
@@ -119,18 +119,18 @@ def test_a_label_file_of_none_is_none(tmp_path: Path, register: Callable[..., No
 
 
 @pytest.mark.slow
-def test_the_tutorials_instances_are_trained_and_measured(
+def test_the_tutorials_instances_are_trained_and_evaluated(
     tmp_path: Path, register: Callable[..., None], caplog: pytest.LogCaptureFixture
 ) -> None:
     register("test_balloon", balloons(tmp_path), thing_classes=["balloon"])  # without an evaluator_type
     assert dataset_task("test_balloon") == "instance"
-    results = trained("test_balloon", "instance", 1, tmp_path / "run")
+    results = train_and_evaluate("test_balloon", "instance", 1, tmp_path / "run")
     assert results["segm"]["AP"] >= 0
     assert (tmp_path / "run/report.html").is_file()
     assert "No report" not in caplog.text
 
 
-def test_every_form_of_a_mask_is_the_same_truth(tmp_path: Path, register: Callable[..., None]) -> None:
+def test_every_form_of_a_mask_gives_the_same_ground_truth(tmp_path: Path, register: Callable[..., None]) -> None:
     register("test_balloon", balloons(tmp_path), thing_classes=["balloon"], evaluator_type="coco")
     evaluator = InstanceEvaluator("test_balloon")
     truth = [evaluator.true_annotations(i) for i in range(5)]
@@ -166,7 +166,7 @@ def test_panoptic_dicts_may_name_a_segment_zero_and_one_without_a_pixel(
         ignore_label=255,
         evaluator_type="coco_panoptic_seg",
     )
-    results = trained("test_fields", "panoptic", 3, tmp_path / "run")["panoptic_seg"]
+    results = train_and_evaluate("test_fields", "panoptic", 3, tmp_path / "run")["panoptic_seg"]
     assert all(0 <= results[f"PQ-{name}"] <= 100 for name in names)
     assert np.isfinite(results["PQ"])
 

@@ -1,4 +1,4 @@
-"""Training, evaluation and drawing for panoptic and instance segmentation, as a user runs them."""
+"""Panoptic and instance segmentation as a user runs them: training, evaluation and drawing."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CASES = {"panoptic": ("PQ", "panoptic_seg/PQ"), "instance": ("AP", "segm/AP")}
 
 @pytest.mark.slow
 @pytest.mark.parametrize("task", CASES)
-def test_a_run_is_trained_measured_and_drawn(in_process, toy_data: Path, tmp_path: Path, task: str) -> None:
+def test_a_run_is_trained_evaluated_and_drawn(in_process, toy_data: Path, tmp_path: Path, task: str) -> None:
     metric, scalar = CASES[task]
     config = f"toy_scenes_{task}/semask_swin_mini_msfapn_m2f.yaml"
     run = tmp_path / "run"
@@ -48,8 +48,8 @@ def test_a_run_is_trained_measured_and_drawn(in_process, toy_data: Path, tmp_pat
     assert new["checkpoint"] == str(run / "model_final.pth")
     assert kept["metrics"] == new["metrics"]
 
-    picture = next((toy_data / "toy_scenes/images/validation").iterdir())
-    drawing = ("demo/demo.py", "--input", picture, "--weights", run / "model_final.pth", "--output")
+    image_path = next((toy_data / "toy_scenes/images/validation").iterdir())
+    drawing = ("demo/demo.py", "--input", image_path, "--weights", run / "model_final.pth", "--output")
     code, out, err = in_process(*drawing, tmp_path / "a.png")
     assert code == 0, err
     assert Image.open(tmp_path / "a.png").height == 512
@@ -60,7 +60,7 @@ def test_a_run_is_trained_measured_and_drawn(in_process, toy_data: Path, tmp_pat
     assert f"--labels is for --task semantic, not for {task}" in err
 
     cfg = get_cfg(run / "config.yaml", ["MODEL.WEIGHTS", str(run / "model_final.pth")])
-    prediction = Predictor(cfg)(read_image(picture))
+    prediction = Predictor(cfg)(read_image(image_path))
     if task == "panoptic":
         assert prediction.instances is None
         ids, info = prediction.segments
@@ -68,14 +68,16 @@ def test_a_run_is_trained_measured_and_drawn(in_process, toy_data: Path, tmp_pat
         assert {0, *(x["id"] for x in info)} == {0, *np.unique(ids).tolist()}
     else:
         assert prediction.segments is None
-        found = prediction.instances
-        assert found.masks.shape == (len(found.scores), 128, 128)
-        assert (np.diff(found.scores) <= 0).all()
+        instances = prediction.instances
+        assert instances.masks.shape == (len(instances.scores), 128, 128)
+        assert (np.diff(instances.scores) <= 0).all()
 
 
-def test_a_model_without_queries_finds_no_segments(in_process, toy_data: Path, tiny_run: Path, tmp_path: Path) -> None:
-    picture = next((toy_data / "toy_scenes/images/validation").iterdir())
-    words = ("--input", picture, "--weights", tiny_run / "model_best.pth", "--output", tmp_path / "a.png")
+def test_a_model_without_queries_predicts_no_segments(
+    in_process, toy_data: Path, tiny_run: Path, tmp_path: Path
+) -> None:
+    image_path = next((toy_data / "toy_scenes/images/validation").iterdir())
+    words = ("--input", image_path, "--weights", tiny_run / "model_best.pth", "--output", tmp_path / "a.png")
     code, _, err = in_process(
         "demo/demo.py", *words, "--task", "instance", "--opts", "MODEL.META_ARCHITECTURE", "SeMaskFPN"
     )
@@ -83,7 +85,7 @@ def test_a_model_without_queries_finds_no_segments(in_process, toy_data: Path, t
     assert "--task instance: MODEL.META_ARCHITECTURE SeMaskFPN predicts no segments" in err
 
 
-def test_each_thing_has_a_color_and_a_number_of_its_own() -> None:
+def test_each_thing_has_a_distinct_color_and_number() -> None:
     ids = np.array([[0, 4, 4], [5, 9, 9]])
     segments = [(4, 1, True), (5, 1, True), (9, 0, False)]
     drawn = drawn_segments(ids, segments, Classes(("sky", "ball"), ((1, 2, 3), (4, 5, 6))))
@@ -93,7 +95,7 @@ def test_each_thing_has_a_color_and_a_number_of_its_own() -> None:
     assert len(set(drawn.segments.colors)) == 3
 
 
-def test_pictures_of_one_size_are_drawn_in_one_size() -> None:
+def test_images_of_one_size_are_drawn_at_one_size() -> None:
     image, classes = np.zeros((40, 60, 3), np.uint8), Classes(("sky", "balloon"), ((0, 0, 0), (0, 0, 0)))
     ids = np.ones((40, 60), int)
     several = np.arange(40)[:, None].repeat(60, 1) // 10
@@ -103,10 +105,10 @@ def test_pictures_of_one_size_are_drawn_in_one_size() -> None:
         draw_segments(image, drawn_segments(0 * ids, [], classes)),
     ]
     assert len({frame.shape for frame in frames}) == 1
-    assert not frames[2][:, :480].any()  # what has no segment stays as it is
+    assert not frames[2][:, :480].any()  # pixels without a segment stay unchanged
 
 
-def test_the_surest_mask_is_on_top() -> None:
+def test_the_mask_with_the_highest_score_is_on_top() -> None:
     masks = np.array([[[1, 1, 0]], [[0, 1, 1]], [[1, 1, 1]]], bool)
     assert map_of_masks(masks, np.array([0.9, 0.6, 0.4]), 0.5).tolist() == [[1, 1, 2]]
     # the third instance is dropped if instances with higher scores cover two thirds of it

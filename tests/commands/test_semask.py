@@ -1,4 +1,4 @@
-"""The command `semask`: the same functions as the scripts, and what a config is made of."""
+"""Command `semask`: its help, the sources of a config's settings, and one-line errors."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ CONFIG = ("--config-file", "toy_scenes/semask_swin_mini_m2f.yaml")
 
 def test_every_command_has_help(capsys: pytest.CaptureFixture) -> None:
     for words in ([], *([name] for name in COMMANDS)):
-        with pytest.raises(SystemExit) as ended:
+        with pytest.raises(SystemExit) as exit_info:
             main([*words, "--help"])
-        assert ended.value.code == 0
+        assert exit_info.value.code == 0
         assert capsys.readouterr().out.startswith(f"usage: semask {words[0] if words else 'COMMAND'}")
 
 
 def test_an_unknown_command_is_refused(capsys: pytest.CaptureFixture) -> None:
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit) as exit_info:
         main(["trian"])
-    assert ended.value.code == 2
+    assert exit_info.value.code == 2
     assert "invalid choice: 'trian'" in capsys.readouterr().err
 
 
@@ -86,7 +86,7 @@ def test_train_eval_and_predict_from_another_folder(toy_root: Path, tmp_path: Pa
     assert (tmp_path / "pictures/0000.png").exists()
 
 
-def test_a_base_that_is_not_beside_a_file_comes_with_the_package(tmp_path: Path) -> None:
+def test_a_base_missing_beside_a_file_is_taken_from_the_package(tmp_path: Path) -> None:
     bases = "[data/ade20k.yaml, backbones/swin_s.yaml, recipes/m2f_ade20k_512.yaml]"
     (tmp_path / "mine.yaml").write_text(f"_BASE_: {bases}\nSEED: 3\n")
     _, sources = config_with_sources(tmp_path / "mine.yaml")
@@ -96,14 +96,14 @@ def test_a_base_that_is_not_beside_a_file_comes_with_the_package(tmp_path: Path)
     assert config_with_sources(tmp_path / "mine.yaml")[1]["MODEL.SEM_SEG_HEAD.NUM_CLASSES"] == "default"
 
 
-def test_what_the_machine_changes_is_not_put_down_to_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_changed_for_the_machine_name_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     cfg, sources = config_with_sources("ade20k/semask_swin_t_fpn.yaml")
     assert cfg.MODEL.SEM_SEG_HEAD.NORM == "BN"
     assert sources["MODEL.SEM_SEG_HEAD.NORM"] == sources["MODEL.DEVICE"] == "what this machine has"
 
 
-def test_output_that_nobody_reads_is_no_error() -> None:
+def test_a_closed_output_pipe_is_no_error() -> None:
     code = f"{sys.executable} -m semask_d2 config ade20k/semask_swin_l_m2f.yaml | head -n 1"
     done = subprocess.run(["bash", "-c", code], capture_output=True, text=True, check=False)
     assert "Traceback" not in done.stderr
@@ -124,14 +124,16 @@ def test_output_that_nobody_reads_is_no_error() -> None:
         (["eval", "--config-file", "toy_scenes/semask_swin_mini_m2f.yaml"], "an evaluation needs trained weights"),
     ],
 )
-def test_slips_of_the_command_line(words: list[str], expected: str, toy_data, tmp_path, monkeypatch, capsys) -> None:
+def test_mistakes_on_the_command_line(words: list[str], expected: str, toy_data, tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(words) == 1
     assert expected in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("iterations", "warned"), [(30, True), (100, False)])
-def test_a_run_that_is_mostly_warm_up_is_told(iterations: int, warned: bool, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_run_that_is_mostly_warm_up_causes_a_warning(
+    iterations: int, warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
     cfg = get_cfg(TOY_CONFIG, ["SOLVER.WARMUP_ITERS", "50", "SOLVER.MAX_ITER", str(iterations)])
     warn_of_long_warmup(cfg)
     assert ("WARMUP_ITERS 50 is more than half of SOLVER.MAX_ITER 30" in caplog.text) is warned
@@ -144,7 +146,7 @@ def test_an_evaluation_of_nothing_is_refused(toy_data, tmp_path: Path, capsys: p
     assert "no checkpoint there; add MODEL.WEIGHTS FILE" in capsys.readouterr().err
 
 
-def test_a_config_that_is_wrong_leaves_an_earlier_run_where_it_is(toy_data, tmp_path: Path) -> None:
+def test_an_invalid_config_does_not_move_an_earlier_run(toy_data, tmp_path: Path) -> None:
     (tmp_path / "model_final.pth").write_bytes(b"precious")
     wrong = ("MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME", "PixelFanDecoder", "OUTPUT_DIR", str(tmp_path))
     assert main(["train", "--config-file", "toy_scenes/semask_swin_mini_m2f.yaml", *wrong]) == 1

@@ -1,4 +1,4 @@
-"""Runs that are stopped, killed, resumed with other settings: nothing is lost, nobody is left behind."""
+"""Runs that are stopped, killed, or resumed with other settings: no result is lost and no process is left."""
 
 from __future__ import annotations
 
@@ -37,22 +37,22 @@ def wait_for(condition, process: subprocess.Popen) -> None:
             return
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
-    pytest.fail("it never came")
+    pytest.fail("timed out")
 
 
-def trains(folder: Path) -> bool:
-    """Whether a run is past its first twenty iterations."""
+def is_training(folder: Path) -> bool:
+    """Return whether a run is past its first twenty iterations."""
     return (folder / "metrics.json").exists() and (folder / "metrics.json").stat().st_size > 0
 
 
-def children_of(pid: int) -> list[int]:
-    """The processes that a process started, on Linux."""
+def child_processes(pid: int) -> list[int]:
+    """Return the child processes of a process, on Linux."""
     return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def ranks_of(process: subprocess.Popen) -> list[int]:
-    """The processes of a launcher that train."""
-    return [pid for pid in children_of(process.pid) if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+def training_processes(process: subprocess.Popen) -> list[int]:
+    """Return the training processes of a launcher."""
+    return [pid for pid in child_processes(process.pid) if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
 def alive(pid: int) -> bool:
@@ -69,14 +69,14 @@ def start(command):
 
 @pytest.fixture
 def train(train_in_process):
-    """What is neither killed nor stopped needs no process of its own."""
+    """Return a function that trains in this process: these runs are neither killed nor stopped."""
     return train_in_process
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
-def test_a_signal_stops_after_a_checkpoint_from_which_the_run_goes_on(start, train, tmp_path: Path, number) -> None:
+def test_a_signal_stops_after_a_checkpoint_from_which_the_run_resumes(start, train, tmp_path: Path, number) -> None:
     process = start(tmp_path, *LONG)
-    wait_for(lambda: trains(tmp_path), process)
+    wait_for(lambda: is_training(tmp_path), process)
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 128 + number, err
@@ -93,7 +93,7 @@ def test_a_signal_stops_after_a_checkpoint_from_which_the_run_goes_on(start, tra
 
 @pytest.mark.skipif(not hasattr(os, "killpg"), reason="this system has no process groups")
 def test_a_signal_to_the_whole_job_reaches_no_data_loading_process(toy_root: Path, tmp_path: Path) -> None:
-    """As `timeout` and job schedulers send it."""
+    """Send the signal to the process group, as `timeout` and job schedulers do."""
     words = ("train_net.py", "--config-file", TOY_CONFIG, *TINY, *LONG, "DATALOADER.NUM_WORKERS", "2")
     process = subprocess.Popen(
         [sys.executable, *map(str, words), "OUTPUT_DIR", str(tmp_path)],
@@ -104,7 +104,7 @@ def test_a_signal_to_the_whole_job_reaches_no_data_loading_process(toy_root: Pat
         stderr=subprocess.PIPE,
         text=True,
     )
-    wait_for(lambda: trains(tmp_path), process)
+    wait_for(lambda: is_training(tmp_path), process)
     os.killpg(process.pid, signal.SIGTERM)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM, err
@@ -115,8 +115,8 @@ def test_a_signal_to_the_whole_job_reaches_no_data_loading_process(toy_root: Pat
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="child processes are found in Linux's /proc")
 def test_ctrl_c_at_the_launcher_alone_stops_all_ranks(start, tmp_path: Path) -> None:
     process = start(tmp_path, *LONG, flags=("--num-gpus", "2", "--dist-url", "auto"))
-    wait_for(lambda: trains(tmp_path), process)
-    ranks = ranks_of(process)
+    wait_for(lambda: is_training(tmp_path), process)
+    ranks = training_processes(process)
     assert len(ranks) == 2
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
@@ -129,8 +129,8 @@ def test_ctrl_c_at_the_launcher_alone_stops_all_ranks(start, tmp_path: Path) -> 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="child processes are found in Linux's /proc")
 def test_a_killed_rank_is_named_with_its_signal(start, tmp_path: Path) -> None:
     process = start(tmp_path, *LONG, flags=("--num-gpus", "2", "--dist-url", "auto"))
-    wait_for(lambda: trains(tmp_path), process)
-    ranks = ranks_of(process)
+    wait_for(lambda: is_training(tmp_path), process)
+    ranks = training_processes(process)
     subprocess.run(["kill", "-9", str(ranks[-1])], check=True)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 1
@@ -141,7 +141,7 @@ def test_a_missed_evaluation_is_run_on_resume(train, tmp_path: Path) -> None:
     options = ("SOLVER.MAX_ITER", "4", "SOLVER.CHECKPOINT_PERIOD", "2", "TEST.EVAL_PERIOD", "2")
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert train(*options, "OUTPUT_DIR", whole)[0] == 0
-    killed.mkdir()  # as a kill leaves it after the checkpoint and before the end of the evaluation
+    killed.mkdir()  # as if killed after the checkpoint and before the end of the evaluation
     shutil.copy(whole / "model_0000001.pth", killed)
     (killed / "last_checkpoint").write_text("model_0000001.pth")
     code, _, err = train(*options, "OUTPUT_DIR", killed, flags=("--resume",))
@@ -161,7 +161,7 @@ def test_a_missed_evaluation_is_run_on_resume(train, tmp_path: Path) -> None:
 
 def test_a_second_training_in_a_folder_is_refused_until_the_first_has_ended(start, train, tmp_path: Path) -> None:
     process = start(tmp_path, *LONG)
-    wait_for(lambda: trains(tmp_path), process)
+    wait_for(lambda: is_training(tmp_path), process)
     for flags in ((), ("--resume",)):
         code, out, err = train(*LONG, "OUTPUT_DIR", tmp_path, flags=flags)
         assert code == 1, out
@@ -177,7 +177,7 @@ def test_a_second_training_in_a_folder_is_refused_until_the_first_has_ended(star
     assert not (tmp_path / "training.lock").exists()
 
 
-def test_of_a_finished_run_only_the_end_is_done_again(train, tmp_path: Path) -> None:
+def test_resuming_a_finished_run_repeats_only_the_evaluation(train, tmp_path: Path) -> None:
     options = ("SOLVER.MAX_ITER", "2", "OUTPUT_DIR", tmp_path)
     assert train(*options)[0] == 0
     before = weights(tmp_path / "model_final.pth")
@@ -188,7 +188,7 @@ def test_of_a_finished_run_only_the_end_is_done_again(train, tmp_path: Path) -> 
     assert all(torch.equal(before[name], value) for name, value in weights(tmp_path / "model_final.pth").items())
 
 
-def test_a_resume_obeys_what_its_config_says_now(train, tmp_path: Path) -> None:
+def test_a_resumed_run_uses_the_current_config(train, tmp_path: Path) -> None:
     options = ("SOLVER.CHECKPOINT_PERIOD", "2", "DATASETS.TEST", "()", "OUTPUT_DIR", tmp_path)
     assert train(*options, "SOLVER.MAX_ITER", "2", "SOLVER.BASE_LR", "0.001")[0] == 0
     code, _, err = train(*options, "SOLVER.MAX_ITER", "4", "SOLVER.BASE_LR", "0.0", flags=("--resume",))
@@ -207,7 +207,7 @@ def test_a_resume_with_another_optimizer_is_refused_in_one_line(train, tmp_path:
     assert "optimizer state does not fit" in line
 
 
-def test_a_run_killed_again_and_again_ends_with_the_weights_of_a_whole_one(start, train, tmp_path: Path) -> None:
+def test_a_repeatedly_killed_run_ends_with_the_same_weights(start, train, tmp_path: Path) -> None:
     options = ("SOLVER.MAX_ITER", "9", "SOLVER.CHECKPOINT_PERIOD", "2", "TEST.EVAL_PERIOD", "2")
     assert train(*options, "OUTPUT_DIR", tmp_path / "whole")[0] == 0
     killed, rng = tmp_path / "killed", random.Random(0)

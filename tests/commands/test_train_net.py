@@ -1,4 +1,4 @@
-"""`train_net.py` as a user runs it: training, resuming, evaluating, several processes."""
+"""Training script as a user runs it: training, resuming, evaluating, several processes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def last_miou(out: str) -> str:
 
 @pytest.fixture(scope="module")
 def trained(train, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a short run."""
+    """Train a short run and return its folder."""
     folder = tmp_path_factory.mktemp("trained")
     code, out, err = train(*SHORT, "OUTPUT_DIR", folder)
     assert code == 0, err
@@ -36,14 +36,14 @@ def trained(train, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_training_leaves_a_whole_run_folder_and_eval_only_repeats_its_miou(train, trained: Path) -> None:
+def test_training_writes_a_complete_run_folder_and_eval_only_repeats_its_miou(train, trained: Path) -> None:
     names = {path.name for path in trained.iterdir()}
     assert {"model_final.pth", "model_best.pth", "config.yaml", "metrics.json", "log.txt", "last_checkpoint"} <= names
     assert any(name.startswith("events.out.tfevents") for name in names)
     drawn = {path.name for path in (trained / "pictures").iterdir()}
-    even = {f"{i:07d}_{stem}.png" for i in (3, 6) for stem in ("0000", "0002", "0004")}
-    worst = sorted(name.rpartition("_")[0] for name in drawn - even - {"curves.png"})
-    assert drawn > even
+    evenly_spaced = {f"{i:07d}_{stem}.png" for i in (3, 6) for stem in ("0000", "0002", "0004")}
+    worst = sorted(name.rpartition("_")[0] for name in drawn - evenly_spaced - {"curves.png"})
+    assert drawn > evenly_spaced
     assert worst == [f"{i:07d}_worst{place}" for i in (3, 6) for place in (1, 2, 3)]
     assert (trained / "report.html").is_file()
     log = (trained / "log.txt").read_text()
@@ -105,13 +105,13 @@ def test_two_processes_train_evaluate_and_agree_with_torchrun(train, train_in_pr
     a, b = weights(spawned / "model_final.pth"), weights(elastic / "model_final.pth")
     assert all(torch.equal(a[name], b[name]) for name in a)
 
-    # the matrix of two processes is that of one
+    # one process computes the same confusion matrix as two
     evaluation = ("MODEL.WEIGHTS", spawned / "model_final.pth", "OUTPUT_DIR", spawned)
     assert last_miou(train_in_process(*evaluation, flags=("--eval-only",))[1]) == last_miou(out)
 
 
 @pytest.mark.slow
-def test_gradient_accumulation_takes_the_same_images(train_in_process, tmp_path: Path) -> None:
+def test_gradient_accumulation_trains(train_in_process, tmp_path: Path) -> None:
     options = ("SOLVER.MAX_ITER", "1", "DATASETS.TEST", "()", "MODEL.SWIN.DROP_PATH_RATE", "0.0")
     code, _, err = train_in_process(*options, "OUTPUT_DIR", tmp_path, "SOLVER.GRADIENT_ACCUMULATION_STEPS", "2")
     assert code == 0, err

@@ -1,4 +1,4 @@
-"""A folder of transformers in the place of a run: drawn with as it is, its config derived, its classes named."""
+"""Transformers folder instead of a run: used for drawing, with its config derived and its classes named."""
 
 from __future__ import annotations
 
@@ -32,51 +32,51 @@ BACKBONES = {
 
 
 @pytest.fixture(params=BACKBONES)
-def ours(request: pytest.FixtureRequest) -> tuple[CfgNode, dict]:
-    """The config of a small plain model of ours, and its weights."""
+def native_model(request: pytest.FixtureRequest) -> tuple[CfgNode, dict]:
+    """Return the config and the weights of a small native model without semantic attention."""
     decoder = {"MODEL__SEM_SEG_HEAD__PIXEL_DECODER_NAME": "MSDeformAttnPixelDecoder", "INPUT__MIN_SIZE_TEST": 96}
     cfg = tiny_cfg(**decoder, **BACKBONES[request.param])
     return cfg, randomize(build_model(cfg)).state_dict()
 
 
 @pytest.fixture
-def folder(ours: tuple[CfgNode, dict], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """That model as transformers has it, and a picture in the current folder."""
-    cfg, state = ours
-    write_folder(tmp_path / "theirs", state, config_for_transformers(cfg, NAMES), processor_for_transformers(cfg))
+def folder(native_model: tuple[CfgNode, dict], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Write `native_model` as a transformers folder, and an image beside it; enter their folder."""
+    cfg, state = native_model
+    write_folder(tmp_path / "converted", state, config_for_transformers(cfg, NAMES), processor_for_transformers(cfg))
     blocks = np.random.default_rng(0).integers(0, 256, (4, 6, 3), np.uint8)
     Image.fromarray(blocks.repeat(30, 0).repeat(30, 1)).save(tmp_path / "x.png")
     monkeypatch.chdir(tmp_path)
-    return tmp_path / "theirs"
+    return tmp_path / "converted"
 
 
-def test_it_draws_as_the_model_that_it_was(in_process, folder: Path, ours: tuple[CfgNode, dict]) -> None:
+def test_it_draws_like_the_converted_model(in_process, folder: Path, native_model: tuple[CfgNode, dict]) -> None:
     code, _, err = in_process(
-        "demo/demo.py", "--weights", "theirs", "--input", "x.png", "--output", "pictures", "--labels"
+        "demo/demo.py", "--weights", "converted", "--input", "x.png", "--output", "pictures", "--labels"
     )
     assert code == 0, err
     assert Image.open("pictures/x.png").width
     lines = Path("pictures/labels/classes.txt").read_text().splitlines()
     assert lines == [f"{i} {name}" for i, name in enumerate(NAMES)]
-    cfg, state = ours
+    cfg, state = native_model
     model = build_model(cfg).eval()
     model.load_state_dict(state)
     image = np.array(Image.open("x.png"))
     expected = Predictor.of_model(cfg, model)(image, scores=True)
     assert np.array_equal(np.array(Image.open("pictures/labels/x.png")), expected.labels)
-    found = Predictor(choose_config(None, "theirs"))(image, scores=True).scores
-    assert np.ptp(expected.scores, (1, 2)).min() > 1e-3  # somewhere else, another score
-    np.testing.assert_allclose(found, expected.scores, atol=1e-5)
+    scores = Predictor(choose_config(None, "converted"))(image, scores=True).scores
+    assert np.ptp(expected.scores, (1, 2)).min() > 1e-3  # the scores vary over the image
+    np.testing.assert_allclose(scores, expected.scores, atol=1e-5)
 
 
-def test_its_config_is_derived(folder: Path, ours: tuple[CfgNode, dict], capsys: pytest.CaptureFixture) -> None:
+def test_its_config_is_derived(folder: Path, native_model: tuple[CfgNode, dict], capsys: pytest.CaptureFixture) -> None:
     cfg = get_cfg(folder)
     assert (str(folder), 96) == (cfg.MODEL.WEIGHTS, cfg.INPUT.MIN_SIZE_TEST)
     for section in ("RESNETS", "SEM_SEG_HEAD") if "resnet" in cfg.MODEL.BACKBONE.NAME else ("SWIN",):
         for key, value in cfg.MODEL[section].items():
             if not key.startswith("SEM_"):
-                assert value == ours[0].MODEL[section][key], key
-    assert main(["config", "--set", "theirs"]) == 0
+                assert value == native_model[0].MODEL[section][key], key
+    assert main(["config", "--set", "converted"]) == 0
     printed = capsys.readouterr().out.splitlines()
     assert f"# {folder}" in next(line for line in printed if line.startswith("MODEL.SEM_SEG_HEAD.NUM_CLASSES "))
     assert any("# configs/recipes/m2f.yaml" in line for line in printed)
@@ -84,19 +84,19 @@ def test_its_config_is_derived(folder: Path, ours: tuple[CfgNode, dict], capsys:
 
 def test_settings_over_it_and_a_config_without_weights(in_process, folder: Path) -> None:
     words = ("--input", "x.png", "--opts", "INPUT.MIN_SIZE_TEST", "64")
-    code, _, err = in_process("demo/demo.py", "--weights", "theirs", "--output", "a.png", *words)
+    code, _, err = in_process("demo/demo.py", "--weights", "converted", "--output", "a.png", *words)
     assert code == 0, err
-    code, _, err = in_process("demo/demo.py", "--config-file", "theirs", "--output", "b.png", *words)
+    code, _, err = in_process("demo/demo.py", "--config-file", "converted", "--output", "b.png", *words)
     assert code == 0, err
     assert Path("a.png").read_bytes() == Path("b.png").read_bytes()
 
 
-def test_classes_of_a_known_data_set_have_its_colors_and_things(
-    in_process, folder: Path, ours: tuple[CfgNode, dict]
+def test_classes_of_a_known_dataset_have_its_colors_and_things(
+    in_process, folder: Path, native_model: tuple[CfgNode, dict]
 ) -> None:
-    """Here the toy data set's, as a model of COCO has COCO's; of other classes nothing says which are things."""
+    """Use the classes of the toy dataset, as those of COCO would be; other classes have no known things."""
     words = ("demo/demo.py", "--weights", "again", "--input", "x.png", "--output", "a.png", "--task", "panoptic")
-    cfg, state = ours
+    cfg, state = native_model
     metadata = MetadataCatalog.get("toy_scenes_panoptic_val")
     for names, known in ((metadata.stuff_classes, True), (NAMES + NAMES, False)):
         cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = len(names)
@@ -114,21 +114,24 @@ def test_classes_of_a_known_data_set_have_its_colors_and_things(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model_type": "segformer"}, "theirs/config.json: model_type: expected one of mask2former, maskformer, got"),
+        (
+            {"model_type": "segformer"},
+            "converted/config.json: model_type: expected one of mask2former, maskformer, got",
+        ),
         (
             {"backbone_config": {"model_type": "bit"}},
-            "theirs/config.json: backbone_config.model_type: expected swin or",
+            "converted/config.json: backbone_config.model_type: expected swin or",
         ),
-        (None, "--weights theirs: no config.yaml there; expected a run folder"),
+        (None, "--weights converted: no config.yaml there; expected a run folder"),
     ],
 )
-def test_what_is_none_is_said(in_process, folder: Path, change: dict | None, message: str) -> None:
+def test_invalid_folders_are_refused(in_process, folder: Path, change: dict | None, message: str) -> None:
     path = folder / "config.json"
     if change is None:
         path.unlink()
     else:
         path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    code, out, err = in_process("demo/demo.py", "--weights", "theirs", "--input", "x.png", "--output", "a.png")
+    code, out, err = in_process("demo/demo.py", "--weights", "converted", "--input", "x.png", "--output", "a.png")
     assert code == 1
     assert f"error: {message}" in err
     assert "Traceback" not in out + err

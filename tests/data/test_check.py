@@ -92,7 +92,7 @@ def test_the_lists_of_good_pairs_make_a_good_data_set(planted: Path, tmp_path: P
 def test_a_list_needs_a_name(tmp_path: Path, capsys: pytest.CaptureFixture, target: str) -> None:
     file = write_data(tmp_path)
     assert main(["check", str(file), "--workers", "0", "--list", target]) == 1
-    assert re.fullmatch(r"error: --list [./]: expected a file's name, as good.txt\n", capsys.readouterr().err)
+    assert re.fullmatch(r"error: --list [./]: expected a file name such as good.txt\n", capsys.readouterr().err)
     assert main(["check", str(file), "--workers", "0", "--html", target]) == 1
     assert "there is a folder with this name" in capsys.readouterr().err
 

@@ -98,7 +98,7 @@ def test_advice_works_for_names_that_begin_with_a_dash(
     assert main(["init-data", "./-data"]) == 1
     words = shlex.split(capsys.readouterr().err.partition("choose with ")[2])
     assert main(["init-data", "./-data", *words]) == 0
-    (advice,) = re.findall("then semask (check .*)", capsys.readouterr().out)
+    (advice,) = re.findall("then run semask (check .*)", capsys.readouterr().out)
     assert main([*shlex.split(advice), "--workers", "0"]) == 0
 
 

@@ -118,7 +118,7 @@ def test_given_images_are_compared(tiny_run: Path, tmp_path: Path, capsys: pytes
     assert main(["export", *map(str, words), "--resize"]) == 0
     assert "1 x 128 x 160: maximal error" in capsys.readouterr().out
     assert main(["export", *map(str, words), "--resize", "--size", "64", "80"]) == 1
-    assert "it is 128 x 160, --size is 64 x 80" in capsys.readouterr().err
+    assert "it is 128 x 160, but --size is 64 x 80" in capsys.readouterr().err
 
 
 @pytest.mark.slow

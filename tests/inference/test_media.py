@@ -1,4 +1,4 @@
-"""Finding inputs, naming results, writing pictures and videos whole."""
+"""Media files: finding inputs, naming results, writing images and videos atomically."""
 
 from __future__ import annotations
 
@@ -29,48 +29,51 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def found(folder: Path, *words: str) -> list[str]:
+def names_of_inputs(folder: Path, *words: str) -> list[str]:
     return [str(path.relative_to(folder)) for path in find_inputs([str(folder / word) for word in words])]
 
 
 def test_files_folders_and_globs(folder: Path) -> None:
-    assert found(folder, "") == ["a.PNG", "b.jpg", "clip.mp4", "w[1].jpg"]
-    assert found(folder, "sub/c.jpg", "b.jpg") == ["sub/c.jpg", "b.jpg"]
-    assert found(folder, "*.jpg") == ["b.jpg", "w[1].jpg"]
-    assert found(folder, "sub/**/*.jpg") == ["sub/c.jpg", "sub/deep/d.jpg"]
-    assert found(folder, "w[1].jpg") == ["w[1].jpg"]
-    assert found(folder, "b.jpg", "*.jpg", "") == ["b.jpg", "w[1].jpg", "a.PNG", "clip.mp4"]
-    assert found(folder, "gone.jpg", "notes.txt") == ["gone.jpg", "notes.txt"]  # their reader complains
+    assert names_of_inputs(folder, "") == ["a.PNG", "b.jpg", "clip.mp4", "w[1].jpg"]
+    assert names_of_inputs(folder, "sub/c.jpg", "b.jpg") == ["sub/c.jpg", "b.jpg"]
+    assert names_of_inputs(folder, "*.jpg") == ["b.jpg", "w[1].jpg"]
+    assert names_of_inputs(folder, "sub/**/*.jpg") == ["sub/c.jpg", "sub/deep/d.jpg"]
+    assert names_of_inputs(folder, "w[1].jpg") == ["w[1].jpg"]
+    assert names_of_inputs(folder, "b.jpg", "*.jpg", "") == ["b.jpg", "w[1].jpg", "a.PNG", "clip.mp4"]
+    assert names_of_inputs(folder, "gone.jpg", "notes.txt") == [
+        "gone.jpg",
+        "notes.txt",
+    ]  # reading them reports the error
 
 
-def test_nothing_to_draw_is_said_at_once(folder: Path) -> None:
+def test_inputs_without_media_are_refused(folder: Path) -> None:
     with pytest.raises(UserError, match=r"\*\.tif: matches no image"):
-        found(folder, "*.tif")
+        names_of_inputs(folder, "*.tif")
     (folder / "empty").mkdir()
     with pytest.raises(UserError, match="empty: no image or video in this folder"):
-        found(folder, "empty")
+        names_of_inputs(folder, "empty")
 
 
-def test_what_is_left_out_of_a_folder_is_counted(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    found(folder, "b.jpg", "*.jpg")
+def test_skipped_files_and_subfolders_are_counted(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    names_of_inputs(folder, "b.jpg", "*.jpg")
     assert not caplog.text
     (folder / "phone.HEIC").touch()
-    found(folder, "")
+    names_of_inputs(folder, "")
     assert caplog.text.count("skipped 2 file(s) of other kinds (.heic, .txt) and 1 subfolder(s)") == 1
     caplog.clear()
-    found(folder, "*")
+    names_of_inputs(folder, "*")
     assert "skipped 2 file(s) of other kinds (.heic, .txt)" in caplog.text  # for a pattern, too
     caplog.clear()
-    found(folder, "sub/deep")
+    names_of_inputs(folder, "sub/deep")
     assert not caplog.text
     (folder / "heic").mkdir()
     (folder / "heic/phone.heic").touch()
     with pytest.raises(UserError, match=r"heic: no image or video .*; it holds 1 file\(s\) of other kinds \(\.heic\)"):
-        found(folder, "heic")
+        names_of_inputs(folder, "heic")
 
 
 def test_a_name_that_is_too_long_is_a_missing_file(folder: Path) -> None:
-    assert found(folder, 300 * "n") == [300 * "n"]
+    assert names_of_inputs(folder, 300 * "n") == [300 * "n"]
     with pytest.raises(UnreadableFile, match="does not exist"):
         Video(300 * "n" + ".mp4")
 
@@ -82,7 +85,7 @@ def test_names_of_results_do_not_collide() -> None:
     assert distinct_names([Path("A.jpg"), Path("a.png")]) == ["A_jpg", "a_png"]  # one file where case is ignored
 
 
-def test_pictures_and_ids_are_read_back_as_they_were(tmp_path: Path) -> None:
+def test_images_and_ids_are_read_back_unchanged(tmp_path: Path) -> None:
     ids = np.array([[0, 255], [3, 4]])
     save_picture(tmp_path / "new/ids.png", ids)
     assert np.array_equal(np.asarray(Image.open(tmp_path / "new/ids.png")), ids)
@@ -92,7 +95,7 @@ def test_pictures_and_ids_are_read_back_as_they_were(tmp_path: Path) -> None:
     assert Image.open(tmp_path / "photo.jpg").format == "JPEG"
 
 
-def test_a_video_is_read_back_as_it_was(tmp_path: Path) -> None:
+def test_a_video_is_read_back_unchanged(tmp_path: Path) -> None:
     colors = [(200, 30, 30), (30, 200, 30), (30, 30, 200)]
     with VideoFile(tmp_path / "clip.mp4", 12) as file:
         for color in colors:
@@ -129,7 +132,7 @@ REAL_WRITER = cv2.VideoWriter
 
 
 class CutWriter:
-    """A writer whose file ends too early, as on a full disk; OpenCV's, too, says nothing of it."""
+    """Writer whose file ends too early, as on a full disk; like OpenCV's, it reports nothing."""
 
     fourcc = staticmethod(REAL_WRITER.fourcc)
 
@@ -163,7 +166,7 @@ def test_a_video_that_lacks_frames_does_not_replace_an_older_one(
     assert os.listdir(tmp_path) == ["clip.mp4"]
 
 
-def test_a_frame_of_another_size_is_not_lost_in_silence(tmp_path: Path) -> None:
+def test_a_frame_of_another_size_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="only 1 of 2 frames"):
         write_video(tmp_path / "clip.mp4", [(48, 64), (48, 66)])
     assert os.listdir(tmp_path) == []
@@ -196,7 +199,7 @@ def test_a_video_that_the_system_cuts_does_not_replace_an_older_one(tmp_path: Pa
     assert os.listdir(tmp_path) == ["clip.mp4"]
 
 
-def test_a_full_disk_at_the_end_of_a_video_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_at_the_end_of_a_video_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(_: int) -> None:
         raise OSError(28, "No space left on device")
 
@@ -213,12 +216,12 @@ def test_the_temporary_file_of_a_killed_video_is_known(tmp_path: Path) -> None:
     )
     command = [sys.executable, "-c", program, str(tmp_path / (240 * "n" + ".mp4"))]
     assert subprocess.run(command, cwd=ROOT, capture_output=True).returncode == 9
-    (left,) = tmp_path.iterdir()
-    assert not is_media(left)  # it is no input of the next run
-    assert remove_stale(tmp_path, older_than_seconds=-1) == [left]
+    (leftover,) = tmp_path.iterdir()
+    assert not is_media(leftover)  # the next run does not take it as an input
+    assert remove_stale(tmp_path, older_than_seconds=-1) == [leftover]
 
 
-def test_what_is_no_video_is_named(tmp_path: Path) -> None:
+def test_invalid_videos_are_named(tmp_path: Path) -> None:
     with pytest.raises(UnreadableFile, match=r"gone\.mp4 does not exist"):
         Video(tmp_path / "gone.mp4")
     os.mkfifo(tmp_path / "pipe.mp4")
@@ -237,7 +240,7 @@ def test_a_video_of_frames_too_large_is_refused_before_one_is_decoded(tmp_path: 
         Video(tmp_path / "a.mp4")
 
 
-def test_a_window_without_opencvs_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_opencv_without_windows_is_a_one_line_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise cv2.error("The function is not implemented")
 
@@ -246,7 +249,7 @@ def test_a_window_without_opencvs_is_one_line(monkeypatch: pytest.MonkeyPatch) -
         show("title", np.zeros((4, 4, 3), np.uint8), 1)
 
 
-def test_a_display_is_what_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_tells_if_there_is_a_display(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.platform", "linux")
     monkeypatch.delenv("DISPLAY", raising=False)
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)

@@ -1,4 +1,4 @@
-"""Panels as HTML: what the layers hold, decoded again."""
+"""HTML panels, with their layers decoded again."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ IMAGE = np.zeros((2, 4, 3), np.uint8)
 
 
 def layers(html: str) -> list[np.ndarray]:
-    pictures = re.findall(r'src="data:image/png;base64,([^"]+)"', html)
-    return [np.asarray(Image.open(io.BytesIO(base64.b64decode(picture)))) for picture in pictures]
+    encoded = re.findall(r'src="data:image/png;base64,([^"]+)"', html)
+    return [np.asarray(Image.open(io.BytesIO(base64.b64decode(text)))) for text in encoded]
 
 
 def test_layers_are_colors_with_transparent_gaps_and_errors() -> None:

@@ -1,4 +1,4 @@
-"""Predictions of every kind of image, and a prediction that draws and saves itself."""
+"""Predictions for every kind of image, and drawing and saving a prediction."""
 
 from __future__ import annotations
 
@@ -57,12 +57,12 @@ def test_a_photo_of_pil_is_turned_upright(predictor: Predictor, tmp_path: Path) 
         ([7], "got int"),
     ],
 )
-def test_what_is_no_image(predictor: Predictor, image: object, message: str) -> None:
+def test_invalid_images_are_refused(predictor: Predictor, image: object, message: str) -> None:
     with pytest.raises(UserError, match=message):
         predictor(image)
 
 
-def test_sources_that_are_none(tmp_path: Path) -> None:
+def test_a_missing_source_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file or run folder"):
         Predictor(tmp_path / "nowhere" / "at" / "all")
 
@@ -85,7 +85,7 @@ def test_it_draws_and_saves_itself(predictor: Predictor, tmp_path: Path) -> None
         prediction.draw(opacity=2)
 
 
-def test_segments_are_drawn_where_there_are_any() -> None:
+def test_segments_are_drawn_if_there_are_any() -> None:
     classes = Classes.of(["sky", "car"], things=[1])
     labels = np.zeros((40, 60), np.int64)
     ids = np.zeros((40, 60), np.int32)
@@ -107,7 +107,7 @@ def test_segments_are_drawn_where_there_are_any() -> None:
         assert not np.array_equal(drawn[: 40 * zoom, : 60 * zoom], plain.draw(opacity=1)[: 40 * zoom, : 60 * zoom])
 
 
-def test_without_an_image_it_says_so() -> None:
+def test_drawing_needs_an_image() -> None:
     prediction = Prediction(np.zeros((2, 2), np.int64))
     assert prediction._repr_png_() is None
     with pytest.raises(UserError, match="no image and classes to draw"):

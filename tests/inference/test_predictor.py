@@ -1,4 +1,4 @@
-"""`Predictor`: one image or many, their scores and the backbone's maps, from a config or a run folder."""
+"""Predictor on one image or many: labels, scores and semantic maps, from a config or a run folder."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def predictor(tiny_run: Path) -> Predictor:
     return Predictor.from_run(tiny_run)
 
 
-def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
+def make_image(height: int, width: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
 
 
@@ -35,31 +35,31 @@ def assert_equal(a: Prediction, b: Prediction) -> None:
 
 
 def test_one_image_gives_labels_at_its_size(predictor: Predictor) -> None:
-    prediction = predictor(picture(50, 70))
+    prediction = predictor(make_image(50, 70))
     assert prediction.labels.shape == (50, 70)
     assert prediction.scores is None
     assert prediction.priors is None
 
 
 def test_scores_are_those_of_the_labels(predictor: Predictor) -> None:
-    prediction = predictor(picture(50, 70), scores=True)
+    prediction = predictor(make_image(50, 70), scores=True)
     assert prediction.scores.shape == (12, 50, 70)
     assert np.array_equal(prediction.scores.argmax(0), prediction.labels)
 
 
 def test_priors_cover_the_image_without_its_padding(predictor: Predictor) -> None:
-    prediction = predictor(picture(80, 65), priors=True)  # 79 x 64 after resizing, padded to 96 x 64
+    prediction = predictor(make_image(80, 65), priors=True)  # 79 x 64 after resizing, padded to 96 x 64
     assert {name: prior.shape for name, prior in prediction.priors.items()} == {
         "sem2": (20, 16),
         "sem3": (10, 8),
         "sem4": (5, 4),
         "sem5": (3, 2),
     }
-    assert np.array_equal(prediction.labels, predictor(picture(80, 65)).labels)
+    assert np.array_equal(prediction.labels, predictor(make_image(80, 65)).labels)
 
 
 def test_priors_are_the_backbones_maps(predictor: Predictor) -> None:
-    image = picture(64, 96)
+    image = make_image(64, 96)
     with torch.no_grad():
         pixels = predictor.prepare(image)["image"]
         features = predictor.model.backbone(predictor.model.normalizer([pixels], 32).tensor)
@@ -68,7 +68,7 @@ def test_priors_are_the_backbones_maps(predictor: Predictor) -> None:
 
 
 def test_a_list_of_several_sizes_predicts_as_its_images_alone(predictor: Predictor) -> None:
-    images = [picture(50, 70), picture(80, 40), picture(128, 64)]
+    images = [make_image(50, 70), make_image(80, 40), make_image(128, 64)]
     together = predictor(images, scores=True, priors=True)
     assert len(together) == 3
     for image, prediction in zip(images, together, strict=True):
@@ -77,27 +77,28 @@ def test_a_list_of_several_sizes_predicts_as_its_images_alone(predictor: Predict
 
 
 def test_images_of_one_size_go_together_and_differ_by_rounding(predictor: Predictor) -> None:
-    images = [picture(50, 70, seed=seed) for seed in range(6)]
-    images.insert(3, picture(80, 40))
+    images = [make_image(50, 70, seed=seed) for seed in range(6)]
+    images.insert(3, make_image(80, 40))
     alone = [predictor(image, scores=True) for image in images]
-    for found, expected in zip(predictor(images, scores=True), alone, strict=True):
-        np.testing.assert_allclose(found.scores, expected.scores, rtol=0, atol=5e-6)  # 2e-6 was measured
+    for batched, expected in zip(predictor(images, scores=True), alone, strict=True):
+        np.testing.assert_allclose(batched.scores, expected.scores, rtol=0, atol=5e-6)  # 2e-6 was measured
         first, second = np.sort(expected.scores, 0)[-2:][::-1]
-        assert np.array_equal(found.labels[first - second > 1e-5], expected.labels[first - second > 1e-5])
-    for found, expected in zip(predictor(images, scores=True, batch_size=1), alone, strict=True):
-        assert np.array_equal(found.scores, expected.scores)
+        is_clear = first - second > 1e-5
+        assert np.array_equal(batched.labels[is_clear], expected.labels[is_clear])
+    for single, expected in zip(predictor(images, scores=True, batch_size=1), alone, strict=True):
+        assert np.array_equal(single.scores, expected.scores)
 
 
 def test_threads_share_a_predictor(predictor: Predictor) -> None:
-    images = [picture(40 + 8 * i, 64, seed=i) for i in range(6)]
+    images = [make_image(40 + 8 * i, 64, seed=i) for i in range(6)]
     expected = [predictor(image, scores=True, priors=True) for image in images]
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda image: predictor(image, scores=True, priors=True), images * 3))
-    for a, b in zip(found, expected * 3, strict=True):
+        predictions = list(pool.map(lambda image: predictor(image, scores=True, priors=True), images * 3))
+    for a, b in zip(predictions, expected * 3, strict=True):
         assert_equal(a, b)
 
 
-def test_names_and_colors_are_the_data_sets(predictor: Predictor, tiny_run: Path) -> None:
+def test_names_and_colors_are_the_datasets(predictor: Predictor, tiny_run: Path) -> None:
     assert predictor.class_names == list(TOY_SCENES.classes.names)
     assert predictor.class_colors.tolist() == [list(color) for color in TOY_SCENES.classes.colors]
     assert predictor.ignore_label == 255
@@ -114,12 +115,12 @@ def test_colors_of_classes_that_have_none_differ() -> None:
 def test_bgr_models_get_their_channels(predictor: Predictor, tiny_run: Path) -> None:
     options = ["MODEL.WEIGHTS", str(tiny_run / "model_best.pth"), "INPUT.FORMAT", "BGR"]
     bgr = Predictor(get_cfg(tiny_run / "config.yaml", options))
-    image = picture(64, 64)
+    image = make_image(64, 64)
     assert torch.equal(bgr.prepare(image)["image"], predictor.prepare(image)["image"].flip(0))
 
 
-@pytest.mark.parametrize("image", [picture(8, 8)[:, :, 0], picture(8, 8) / 255, picture(8, 8)[:0], [[1, 2]]])
-def test_what_is_no_image_is_refused(predictor: Predictor, image: object) -> None:
+@pytest.mark.parametrize("image", [make_image(8, 8)[:, :, 0], make_image(8, 8) / 255, make_image(8, 8)[:0], [[1, 2]]])
+def test_invalid_images_are_refused(predictor: Predictor, image: object) -> None:
     with pytest.raises(UserError, match="expected a uint8 RGB image"):
         predictor([image])
 
@@ -139,7 +140,7 @@ def test_a_run_folder_gives_its_best_then_final_then_last_checkpoint(tiny_run: P
     assert str(final) == Predictor.from_run(tmp_path, weights=final).cfg.MODEL.WEIGHTS
 
 
-def test_what_is_no_run_folder_is_refused(tmp_path: Path) -> None:
+def test_invalid_run_folders_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no config\.yaml there"):
         Predictor.from_run(tmp_path)
 
@@ -149,18 +150,18 @@ def test_it_never_predicts_from_random_weights() -> None:
         Predictor(get_cfg(TOY_CONFIG))
 
 
-def test_a_model_without_semantic_maps_says_so(tiny_run: Path) -> None:
+def test_priors_need_a_model_with_semantic_maps(tiny_run: Path) -> None:
     cfg = get_cfg(tiny_run / "config.yaml", ["MODEL.SWIN.NUM_SEM_BLOCKS", "0"])
     plain = Predictor.of_model(cfg, build_model(cfg).eval())
     assert not plain.has_priors
-    assert plain(picture(64, 64)).labels.shape == (64, 64)
-    with pytest.raises(UserError, match=r"D2SeMaskSwinTransformer: this model has no semantic maps .* NUM_SEM_BLOCKS"):
-        plain(picture(64, 64), priors=True)
+    assert plain(make_image(64, 64)).labels.shape == (64, 64)
+    with pytest.raises(UserError, match=r"D2SeMaskSwinTransformer: this model has no semantic maps; .* NUM_SEM_BLOCKS"):
+        plain(make_image(64, 64), priors=True)
 
 
 def test_semantic_fpn_has_priors_too() -> None:
     fpn = Predictor.of_model(cfg := get_cfg(FPN_CONFIG, ["MODEL.DEVICE", "cpu"]), build_model(cfg).eval())
-    image = picture(70, 130)  # 128 x 238 after resizing, not padded to a multiple
+    image = make_image(70, 130)  # 128 x 238 after resizing, not padded to a multiple
     prediction = fpn(image, scores=True, priors=True)
     assert {name: prior.shape for name, prior in prediction.priors.items()} == {
         "sem2": (32, 60),

@@ -1,4 +1,4 @@
-"""What the server of `semask web` answers, and what it refuses by a request's headers."""
+"""Guard of the server of `semask web`: requests that it answers, and those it refuses by their headers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from semask_d2.inference.web_guard import FORM, MAX_UPLOAD, POLICY, PageGuard
 
 
 def answer(headers: dict[str, str], method: str = "GET", *, host: str = "127.0.0.1", kind: str = "http") -> list[dict]:
-    """The messages that a guarded application sends to a request; the application itself answers 200."""
+    """Return the messages that a guarded application sends for a request; the application itself answers 200."""
     sent: list[dict] = []
 
     async def application(scope: dict, receive: object, send) -> None:
@@ -25,18 +25,18 @@ def answer(headers: dict[str, str], method: str = "GET", *, host: str = "127.0.0
     return sent
 
 
-OWN = "127.0.0.1:7860"
+SERVER = "127.0.0.1:7860"
 
 
 @pytest.mark.parametrize(
     ("headers", "method"),
     [
-        ({"Host": OWN}, "GET"),
+        ({"Host": SERVER}, "GET"),
         ({"Host": "localhost:7860"}, "GET"),
         ({"Host": "LOCALHOST"}, "GET"),
         ({"Host": "[::1]:7860"}, "GET"),
-        ({"Host": OWN, "Origin": f"http://{OWN}"}, "GET"),
-        ({"Host": OWN, "Origin": f"http://{OWN}", "Content-Length": str(MAX_UPLOAD)}, "POST"),
+        ({"Host": SERVER, "Origin": f"http://{SERVER}"}, "GET"),
+        ({"Host": SERVER, "Origin": f"http://{SERVER}", "Content-Length": str(MAX_UPLOAD)}, "POST"),
         ({"Host": "page.example", "Origin": "https://page.example", "Content-Length": "0"}, "POST"),
     ],
 )
@@ -55,14 +55,14 @@ def test_its_own_page_is_answered(headers: dict[str, str], method: str) -> None:
         ({"Host": "[::1"}, "GET", 403, "Host"),
         ({"Host": "\xe9"}, "GET", 403, "Host"),
         ({}, "GET", 403, "Host"),
-        ({"Host": OWN, "Origin": "http://other.example"}, "GET", 403, "Origin"),
-        ({"Host": OWN, "Origin": "http://127.0.0.1:7861", "Content-Length": "1"}, "POST", 403, "Origin"),
-        ({"Host": OWN, "Origin": "null", "Content-Length": "1"}, "POST", 403, "Origin"),
-        ({"Host": OWN, "Origin": f"http://{OWN}@other.example"}, "GET", 403, "Origin"),
-        ({"Host": OWN, "Content-Length": str(MAX_UPLOAD + FORM + 1)}, "POST", 413, "64 MB"),
-        ({"Host": OWN, "Content-Length": "9" * 5000}, "PUT", 413, "64 MB"),
-        ({"Host": OWN, "Transfer-Encoding": "chunked"}, "POST", 411, "Content-Length"),
-        ({"Host": OWN, "Content-Length": "-1"}, "POST", 411, "Content-Length"),
+        ({"Host": SERVER, "Origin": "http://other.example"}, "GET", 403, "Origin"),
+        ({"Host": SERVER, "Origin": "http://127.0.0.1:7861", "Content-Length": "1"}, "POST", 403, "Origin"),
+        ({"Host": SERVER, "Origin": "null", "Content-Length": "1"}, "POST", 403, "Origin"),
+        ({"Host": SERVER, "Origin": f"http://{SERVER}@other.example"}, "GET", 403, "Origin"),
+        ({"Host": SERVER, "Content-Length": str(MAX_UPLOAD + FORM + 1)}, "POST", 413, "64 MB"),
+        ({"Host": SERVER, "Content-Length": "9" * 5000}, "PUT", 413, "64 MB"),
+        ({"Host": SERVER, "Transfer-Encoding": "chunked"}, "POST", 411, "Content-Length"),
+        ({"Host": SERVER, "Content-Length": "-1"}, "POST", 411, "Content-Length"),
     ],
 )
 def test_others_are_refused_in_one_line(headers: dict[str, str], method: str, status: int, word: str) -> None:
@@ -74,7 +74,7 @@ def test_others_are_refused_in_one_line(headers: dict[str, str], method: str, st
 
 def test_sockets_are_guarded_too() -> None:
     assert answer({"Host": "rebound.example"}, kind="websocket") == [{"type": "websocket.close", "code": 1008}]
-    assert answer({"Host": OWN}, kind="websocket")[0]["status"] == 200
+    assert answer({"Host": SERVER}, kind="websocket")[0]["status"] == 200
 
 
 def test_a_page_for_all_addresses_is_known_by_the_machines_name(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""The page of `semask web`: its parts, its messages, and the whole in a browser."""
+"""Page of `semask web`: its parts, its messages, and the whole page in a browser."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def free_port() -> int:
 
 
 @pytest.fixture
-def picture(toy_root: Path) -> Path:
+def image_path(toy_root: Path) -> Path:
     return toy_root / "toy_scenes/images/validation/0000.jpg"
 
 
@@ -42,25 +42,27 @@ def served(tiny_run: Path, tmp_path: Path) -> Iterator[tuple[str, list[Path]]]:
     other = tmp_path / "other"
     shutil.copytree(tiny_run, other)
     config = (other / "config.yaml").read_text()
-    (other / "config.yaml").write_text(config.replace("MIN_SIZE_TEST: 64", "MIN_SIZE_TEST: 96"))  # sees otherwise
+    (other / "config.yaml").write_text(
+        config.replace("MIN_SIZE_TEST: 64", "MIN_SIZE_TEST: 96")
+    )  # so that its results differ
     runs = [tiny_run, other]
     page = build_page(runs)
     yield serve(page, "127.0.0.1", free_port()), runs
     page.close(verbose=False)
 
 
-def test_the_result_names_the_classes_by_share_and_has_the_four_maps(tiny_run: Path, picture: Path) -> None:
+def test_the_result_names_the_classes_by_share_and_has_the_four_maps(tiny_run: Path, image_path: Path) -> None:
     predictor = Predictor.from_run(tiny_run)
     names = tuple(f"<b>{name}</b>" for name in predictor.classes.names)
     predictor.classes = replace(predictor.classes, names=names)
-    html = result_html(predictor, picture)
-    labels = predictor(np.asarray(Image.open(picture))).labels
+    html = result_html(predictor, image_path)
+    labels = predictor(np.asarray(Image.open(image_path))).labels
     ids, counts = np.unique(labels, return_counts=True)
     largest = int(counts.argmax())
     name = names[ids[largest]].replace("<", "&lt;").replace(">", "&gt;")
     assert f"</span> {name} {100 * counts[largest] / labels.size:.1f} %</li>" in html
     assert html.count("<li>") == len(ids)
-    assert html.count("semantic map, stride") == 2 * 4  # caption and words for those who cannot see it
+    assert html.count("semantic map, stride") == 2 * 4  # in the caption and in the alternative text
     assert "<b>" not in html
 
 
@@ -72,7 +74,7 @@ def test_without_gradio_the_extra_is_named(tiny_run: Path, monkeypatch, capsys: 
     assert error.endswith("): pip install gradio\n")
 
 
-def test_slips_are_one_line(tmp_path: Path, monkeypatch, capsys: pytest.CaptureFixture) -> None:
+def test_mistakes_are_one_line(tmp_path: Path, monkeypatch, capsys: pytest.CaptureFixture) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["web"]) == 1
     assert f"no trained run under {tmp_path}/output: name one with --weights DIR" in capsys.readouterr().err
@@ -91,19 +93,19 @@ def test_the_run_that_is_named_comes_first_and_the_others_after_it(tiny_run: Pat
     assert choose_sources(str(tiny_run))[0] == tiny_run
 
 
-def test_weights_that_are_written_anew_are_loaded(tiny_run: Path, tmp_path: Path) -> None:
+def test_rewritten_weights_are_reloaded(tiny_run: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(tiny_run, run)
     first = current_predictor(run)
     assert current_predictor(run) is first
     state = torch.load(run / "model_best.pth")
     torch.save({"model": {name: value + 1 for name, value in state["model"].items()}}, run / "newer.pth")
-    (run / "newer.pth").replace(run / "model_best.pth")  # as a training writes it
+    (run / "newer.pth").replace(run / "model_best.pth")  # as training writes it
     second = current_predictor(run)
     assert second is not first
     before, after = (next(iter(x.model.parameters())) for x in (first, second))
     assert not torch.equal(before, after)
-    (run / "model_best.pth").replace(run / "model_final.pth")  # another name for the best that there is
+    (run / "model_best.pth").replace(run / "model_final.pth")  # now the best checkpoint has another name
     assert current_predictor(run).cfg.MODEL.WEIGHTS.endswith("model_final.pth")
     (run / "model_final.pth").unlink()
     with pytest.raises(UserError, match="no checkpoint there"):
@@ -111,8 +113,8 @@ def test_weights_that_are_written_anew_are_loaded(tiny_run: Path, tmp_path: Path
 
 
 @pytest.mark.slow
-def test_other_pages_large_uploads_and_damaged_pictures_are_refused(
-    served: tuple[str, list[Path]], tmp_path: Path, picture: Path, capfd: pytest.CaptureFixture
+def test_other_pages_large_uploads_and_damaged_images_are_refused(
+    served: tuple[str, list[Path]], tmp_path: Path, image_path: Path, capfd: pytest.CaptureFixture
 ) -> None:
     import gradio_client  # comes with gradio
     import httpx
@@ -125,18 +127,18 @@ def test_other_pages_large_uploads_and_damaged_pictures_are_refused(
     assert httpx.post(upload, files={"files": ("x.jpg", bytes(MAX_UPLOAD + 2**17))}).status_code == 413
     assert httpx.post(upload, files=form).status_code == 200
     client = gradio_client.Client(address, verbose=False)
-    (tmp_path / "broken.jpg").write_bytes(picture.read_bytes()[:2000])
-    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "broken.jpg").write_bytes(image_path.read_bytes()[:2000])
+    (tmp_path / "text.png").write_text("not an image")
     for file in ("broken.jpg", "text.png"):
         with pytest.raises(gradio_client.exceptions.AppError, match=rf"{file} cannot be read as an image \(.*\): .*"):
             client.predict(gradio_client.handle_file(tmp_path / file), str(runs[0]), api_name="/segment")
-    assert "chips" in client.predict(gradio_client.handle_file(picture), str(runs[0]), api_name="/segment")
+    assert "chips" in client.predict(gradio_client.handle_file(image_path), str(runs[0]), api_name="/segment")
     out, err = capfd.readouterr()
     assert "Traceback" not in out + err
 
 
 @pytest.mark.slow
-def test_the_server_is_this_machines_alone_and_lets_no_other_be_asked(served: tuple[str, list[Path]]) -> None:
+def test_the_server_is_local_and_its_page_loads_nothing_else(served: tuple[str, list[Path]]) -> None:
     address, _ = served
     assert address.startswith("http://127.0.0.1:")
     with urllib.request.urlopen(address) as answer:
@@ -148,8 +150,8 @@ def test_the_server_is_this_machines_alone_and_lets_no_other_be_asked(served: tu
 
 
 @pytest.mark.slow
-def test_a_dropped_picture_is_segmented_in_a_browser(
-    served: tuple[str, list[Path]], picture: Path, tmp_path: Path
+def test_a_dropped_image_is_segmented_in_a_browser(
+    served: tuple[str, list[Path]], image_path: Path, tmp_path: Path
 ) -> None:
     address, runs = served
     with open_browser() as browser:
@@ -160,7 +162,7 @@ def test_a_dropped_picture_is_segmented_in_a_browser(
         browser.get(address)
         upload = wait_for(lambda: find("#image input[type=file]"))[0]
         assert "Drop an image" in find("#result")[0].text
-        upload.send_keys(str(picture))
+        upload.send_keys(str(image_path))
         wait_for(lambda: len(find("#result .panel")) == 6)
         captions = [element.text for element in find("#result figcaption")]
         assert captions == ["image", "prediction", *(f"semantic map, stride {stride}" for stride in (4, 8, 16, 32))]
@@ -172,7 +174,7 @@ def test_a_dropped_picture_is_segmented_in_a_browser(
 
         find("#run input")[0].click()
 
-        def choices() -> dict[str, Any]:  # by their texts, which are empty until the opened list is visible
+        def choices() -> dict[str, Any]:  # by text, which is empty until the list is visible
             return {element.text.removeprefix("✓").strip(): element for element in find("[role=option]")}
 
         wait_for(lambda: set(choices()) == {str(run) for run in runs})
@@ -180,7 +182,7 @@ def test_a_dropped_picture_is_segmented_in_a_browser(
         choices()[str(runs[1])].click()
         wait_for(lambda: find("#result .panels") and find("#result")[0].get_attribute("innerHTML") != old)
 
-        (tmp_path / "broken.jpg").write_bytes(picture.read_bytes()[:2000])
+        (tmp_path / "broken.jpg").write_bytes(image_path.read_bytes()[:2000])
         find("#image button[aria-label*=Clear], #image button[aria-label*=Remove]")[0].click()
         wait_for(lambda: "Drop an image" in find("#result")[0].text)
         wait_for(lambda: find("#image input[type=file]"))[0].send_keys(str(tmp_path / "broken.jpg"))

@@ -1,4 +1,4 @@
-"""What the interoperation tests share: running documented examples, a small model, and a small data set."""
+"""Fixtures of the interoperation tests: documented examples, a small model, and a small dataset."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from tests.helpers.examples import EXAMPLES
 
 @pytest.fixture
 def example(monkeypatch: pytest.MonkeyPatch):
-    """A function that runs the documented example under a heading, in the project's folder; returns its names.
+    """Return a function that runs the documented example under a heading and returns the names it defines.
 
-    `names` are those that the example takes for granted.
+    It runs in the project's folder; `names` are the variables that the example expects.
     """
 
     def run_example(heading: str, folder: Path = ROOT, **names: object) -> dict[str, object]:
@@ -32,7 +32,7 @@ def example(monkeypatch: pytest.MonkeyPatch):
 
 @pytest.fixture
 def cfg(tmp_path: Path, toy_data: Path) -> CfgNode:
-    """The config of the tiny model, with an output folder of its own."""
+    """Return the config of the tiny model with a temporary output folder."""
     return get_cfg(
         TOY_CONFIG, [*TINY, "SOLVER.MAX_ITER", "2", "SOLVER.IMS_PER_BATCH", "2", "OUTPUT_DIR", str(tmp_path)]
     )
@@ -40,7 +40,7 @@ def cfg(tmp_path: Path, toy_data: Path) -> CfgNode:
 
 @pytest.fixture
 def batch() -> list[dict]:
-    """Two images of 64 x 64 with labels of three classes and ignored pixels, as Detectron2's mappers give them."""
+    """Return two 64 x 64 images with three classes and ignored pixels, in the format of Detectron2's mappers."""
     labels = torch.zeros(64, 64, dtype=torch.int64)
     labels[20:], labels[40:], labels[60:] = 3, 7, 255
     return [{"image": torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8), "sem_seg": labels} for _ in range(2)]
@@ -48,7 +48,7 @@ def batch() -> list[dict]:
 
 @pytest.fixture
 def boxes(tmp_path: Path):
-    """A folder that holds the data set `boxes`: four images of a white box and their labels, not registered."""
+    """Yield a folder with the unregistered dataset `boxes`: four images of a white box, and their labels."""
     for kind in ("images", "labels"):
         (tmp_path / "boxes" / kind).mkdir(parents=True)
     for i in range(4):

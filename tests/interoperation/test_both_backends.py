@@ -1,4 +1,4 @@
-"""The native backend and Detectron2 do the same: from the same seed, and with each other's run folders."""
+"""Native backend and Detectron2: equal results from the same seed, and with each other's run folders."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.helpers.examples import NEEDS_DETECTRON2
 pytestmark = [NEEDS_DETECTRON2, pytest.mark.slow]
 
 BACKENDS = ("native", "detectron2")
-# prints what a run with these options starts from, and its first losses
+# prints a run's initial weights, first batch and first losses
 FIRST_STEP = """
 import hashlib, json, sys
 from semask_d2 import get_cfg
@@ -69,16 +69,16 @@ ITERATIONS = 4
 
 @pytest.fixture(scope="module")
 def runs(train, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, str]]:
-    """A short run on each backend, with a checkpoint on the way: its folder, and the line of its mIoU."""
-    made = {}
+    """Train a short run with two checkpoints on each backend; return its folder and the line with its mIoU."""
+    runs = {}
     for backend in BACKENDS:
         folder = tmp_path_factory.mktemp(backend)
         options = ("SOLVER.MAX_ITER", ITERATIONS, "SOLVER.CHECKPOINT_PERIOD", "2", "OUTPUT_DIR", folder)
         code, out, err = train(*options, env={"SEMASK_D2_BACKEND": backend})
         assert code == 0, err
         assert f"semask_d2 on the {backend} backend" in (folder / "log.txt").read_text()
-        made[backend] = folder, out.splitlines()[-1]
-    return made
+        runs[backend] = folder, out.splitlines()[-1]
+    return runs
 
 
 def checkpoint(folder: Path) -> dict:
@@ -86,7 +86,7 @@ def checkpoint(folder: Path) -> dict:
 
 
 def assert_equal(one: object, other: object, where: str = "checkpoint") -> None:
-    """Two checkpoints are the same, but for the times in them."""
+    """Assert that two checkpoints are equal."""
     if isinstance(one, dict):
         assert one.keys() == other.keys(), where
         for key, value in one.items():
@@ -101,19 +101,19 @@ def assert_equal(one: object, other: object, where: str = "checkpoint") -> None:
         assert one == other, where
 
 
-def test_a_short_run_ends_alike_on_both_sides(runs: dict[str, tuple[Path, str]]) -> None:
-    native, real = (runs[backend] for backend in BACKENDS)
-    assert native[1] == real[1]
-    ends = checkpoint(native[0]), checkpoint(real[0])
-    assert ends[0]["iteration"] == ITERATIONS - 1
-    assert_equal(*ends)
+def test_a_short_run_ends_equally_on_both_backends(runs: dict[str, tuple[Path, str]]) -> None:
+    native, detectron2 = (runs[backend] for backend in BACKENDS)
+    assert native[1] == detectron2[1]
+    final = checkpoint(native[0])
+    assert final["iteration"] == ITERATIONS - 1
+    assert_equal(final, checkpoint(detectron2[0]))
     early = torch.load(native[0] / "model_0000001.pth", weights_only=True)["model"]
-    trained = [name for name, x in ends[0]["model"].items() if not torch.equal(x, early[name])]
+    trained = [name for name, x in final["model"].items() if not torch.equal(x, early[name])]
     assert len(trained) > len(early) / 2  # two iterations later
 
 
 @pytest.mark.parametrize(("made_on", "read_on"), [BACKENDS, BACKENDS[::-1]])
-def test_a_run_resumes_on_the_other_side(
+def test_a_run_resumes_on_the_other_backend(
     train, runs: dict[str, tuple[Path, str]], tmp_path: Path, made_on: str, read_on: str
 ) -> None:
     folder, line = runs[made_on]
@@ -131,7 +131,7 @@ def test_a_run_resumes_on_the_other_side(
 
 
 @pytest.mark.parametrize(("made_on", "read_on"), [BACKENDS, BACKENDS[::-1]])
-def test_a_run_folder_evaluates_alike_on_the_other_side(
+def test_a_run_folder_evaluates_equally_on_the_other_backend(
     run, runs: dict[str, tuple[Path, str]], tmp_path: Path, made_on: str, read_on: str
 ) -> None:
     folder, line = runs[made_on]

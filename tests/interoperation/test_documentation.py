@@ -1,4 +1,7 @@
-"""Each documented example is run by a test, and the named commit is the required one. This needs no Detectron2."""
+"""Documentation of Detectron2: a test runs each example, and the named commit is the required one.
+
+These tests do not need Detectron2.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from tests.helpers.examples import EXAMPLES, INSTALL, PAGE, README, SECTIONS
 
 def test_every_example_is_run_by_a_test() -> None:
     tests = "".join(path.read_text(encoding="utf-8") for path in Path(__file__).parent.glob("test_*.py"))
-    assert len(EXAMPLES) == PAGE.count("\n## ") > 6  # one under each heading of the page
+    assert len(EXAMPLES) == PAGE.count("\n## ") > 6  # one example per heading of the page
     assert all(section.count("```python") == 1 for section in SECTIONS.values())
     assert not [heading for heading in EXAMPLES if f'= "{heading}"' not in tests]
 

@@ -1,4 +1,4 @@
-"""Trainings that mix Detectron2's parts with ours: data sets, hooks and evaluators of the user, and his trainer."""
+"""Training with parts of Detectron2 and of this project: a user's dataset, hooks, evaluators and trainer."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ TRAINER = "Your dataset, hooks and evaluators in our Trainer"
 
 
 class BoxShare(DatasetEvaluator):
-    """An evaluator of the user: the share of pixels that are called box, in percent, and the images it saw."""
+    """User's evaluator: the percentage of pixels predicted as a box, and the number of images."""
 
     def reset(self) -> None:
-        self.pixels, self.found, self.images = 0, 0, 0
+        self.pixels, self.box_pixels, self.images = 0, 0, 0
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
         for output in outputs:
             labels = output["sem_seg"].argmax(0)
             self.images += 1
             self.pixels += labels.numel()
-            self.found += (labels == 1).sum().item()
+            self.box_pixels += (labels == 1).sum().item()
 
     def evaluate(self) -> dict[str, dict[str, float]]:
-        return {"boxes": {"share": 100 * self.found / self.pixels, "images": self.images}}
+        return {"boxes": {"share": 100 * self.box_pixels / self.pixels, "images": self.images}}
 
 
-def test_a_users_data_set_hooks_and_evaluators_in_our_trainer(example, cfg, boxes) -> None:
+def test_a_users_dataset_hooks_and_evaluators_in_our_trainer(example, cfg, boxes) -> None:
     names = example(TRAINER, folder=boxes, cfg=cfg, YourEvaluator=BoxShare)
     trainer, evaluator = names["trainer"], names["evaluator"]
     assert trainer.iter == 2
@@ -68,7 +68,9 @@ def test_a_users_data_set_hooks_and_evaluators_in_our_trainer(example, cfg, boxe
 
 def test_our_models_in_a_plain_default_trainer(example, cfg, tmp_path) -> None:
     (tmp_path / "configs/toy_scenes").mkdir(parents=True)
-    (tmp_path / "configs/toy_scenes/semask_swin_mini_msfapn_m2f.yaml").write_text(cfg.dump())  # small, under that name
+    (tmp_path / "configs/toy_scenes/semask_swin_mini_msfapn_m2f.yaml").write_text(
+        cfg.dump()
+    )  # the small config under the documented name
     names = example(PROJECT, folder=tmp_path)
     trainer = names["trainer"]
     assert names["YourTrainer"].__mro__[1].__module__ == "detectron2.engine.defaults"
@@ -88,13 +90,13 @@ def test_our_models_in_a_plain_default_trainer(example, cfg, tmp_path) -> None:
     assert {"sem_seg/mIoU", "loss_cate", "lr"} <= {name for line in lines for name in line}
 
 
-def test_another_trainer_does_not_accumulate_and_is_told_so(cfg) -> None:
+def test_gradient_accumulation_in_another_trainer_is_refused(cfg) -> None:
     cfg.SOLVER.GRADIENT_ACCUMULATION_STEPS = 2
     with pytest.raises(UserError, match=r"SOLVER\.GRADIENT_ACCUMULATION_STEPS is 2.*set it to 1"):
         next(iter(Trainer.build_train_loader(cfg)))
 
 
-def test_our_trainer_goes_on_from_anothers_run_and_takes_its_loader(example, cfg, tmp_path) -> None:
+def test_our_trainer_resumes_another_trainers_run_with_its_loader(example, cfg, tmp_path) -> None:
     (tmp_path / "configs/toy_scenes").mkdir(parents=True)
     (tmp_path / "configs/toy_scenes/semask_swin_mini_msfapn_m2f.yaml").write_text(cfg.dump())
     example(PROJECT, folder=tmp_path)
@@ -105,7 +107,7 @@ def test_our_trainer_goes_on_from_anothers_run_and_takes_its_loader(example, cfg
             return build_detection_train_loader(cfg, mapper=SemanticMapper(cfg, is_train=True))
 
         @classmethod
-        def build_test_loader(cls, cfg, dataset_name):  # whose mapper keeps no label file
+        def build_test_loader(cls, cfg, dataset_name):  # its mapper drops the path of the label file
             return build_detection_test_loader(cfg, dataset_name, mapper=DatasetMapper(cfg, False))
 
     from detectron2.data import DatasetMapper, build_detection_test_loader, build_detection_train_loader
@@ -120,7 +122,7 @@ def test_our_trainer_goes_on_from_anothers_run_and_takes_its_loader(example, cfg
     assert results == Trainer.test(cfg, trainer.model, expected)
 
 
-def test_our_trainer_talks_in_anybodys_script(cfg, capsys) -> None:
+def test_our_trainer_logs_in_any_script(cfg, capsys) -> None:
     for name in ("detectron2", "semask_d2"):
         logging.getLogger(name).setLevel(logging.NOTSET)
         logging.getLogger(name).handlers.clear()
@@ -137,10 +139,10 @@ def test_our_trainer_talks_in_anybodys_script(cfg, capsys) -> None:
 def test_a_forgotten_add_semask_config_is_named(cfg) -> None:
     from detectron2.config import get_cfg
 
-    theirs = get_cfg()
-    theirs.MODEL.META_ARCHITECTURE = "SeMaskMaskFormer"
+    plain_cfg = get_cfg()
+    plain_cfg.MODEL.META_ARCHITECTURE = "SeMaskMaskFormer"
     with pytest.raises(UserError, match=r"the config lacks \S+: call semask_d2\.add_semask_config\(cfg\)"):
-        build_model(theirs)
+        build_model(plain_cfg)
 
 
 def test_the_readmes_lines_execute_nothing_in_a_config(example, tmp_path) -> None:

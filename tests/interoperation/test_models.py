@@ -1,4 +1,4 @@
-"""Our backbone and heads among Detectron2's, and its tools on our models."""
+"""Models that combine this project's backbone and heads with Detectron2's, and Detectron2's tools on our models."""
 
 from __future__ import annotations
 
@@ -28,8 +28,11 @@ DECODER = "Your pixel decoder in our head"
 
 
 def losses_of_a_step(model: nn.Module, batch: list[dict]) -> dict[str, float]:
-    """Backpropagate one batch; every parameter that is trained must take part, as DistributedDataParallel asks."""
-    with EventStorage():  # Detectron2's RPN asks for one
+    """Backpropagate one batch and return its losses.
+
+    Every trainable parameter must receive a gradient, as DistributedDataParallel requires.
+    """
+    with EventStorage():  # Detectron2's RPN needs one
         losses = model.train()(batch)
     sum(losses.values()).backward()
     assert not [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
@@ -39,7 +42,7 @@ def losses_of_a_step(model: nn.Module, batch: list[dict]) -> dict[str, float]:
 
 
 def small_panoptic(cfg) -> None:
-    """Make Detectron2's Panoptic FPN of the example quick to run."""
+    """Shrink the Panoptic FPN of the example, so that it runs quickly."""
     cfg.merge_from_list(
         [
             *("MODEL.DEVICE", "cpu", "MODEL.SWIN.EMBED_DIM", 16, "MODEL.SWIN.DEPTHS", [1, 1, 1, 1]),
@@ -52,7 +55,7 @@ def small_panoptic(cfg) -> None:
 
 
 def add_instances(batch: list[dict]) -> list[dict]:
-    """Give each image one object."""
+    """Add one object to each image and return the batch."""
     from detectron2.structures import BitMasks, Boxes, Instances
 
     for x in batch:
@@ -101,7 +104,7 @@ def test_detectron2s_backbone_under_our_heads(example, cfg, batch) -> None:
 
 def test_a_users_pixel_decoder_in_our_head(example, cfg, batch) -> None:
     names = example(DECODER, cfg=cfg)
-    cfg.MODEL.MASK_FORMER.DEC_LAYERS = 4  # a layer for each of its three maps
+    cfg.MODEL.MASK_FORMER.DEC_LAYERS = 4  # one layer for each of its three maps
     try:
         model = build_model(cfg)
         assert type(model.sem_seg_head.pixel_decoder) is names["YourPixelDecoder"]
@@ -120,7 +123,7 @@ def test_a_head_without_masks_is_refused(cfg) -> None:
 
 def test_detectron2s_predictor_visualizer_and_counters(example, cfg, tmp_path, capsys) -> None:
     model = build_model(cfg)
-    with torch.no_grad():  # a fresh model sees one class everywhere
+    with torch.no_grad():  # a fresh model predicts one class everywhere
         for embed in (model.sem_seg_head.predictor.class_embed, model.sem_seg_head.pixel_decoder.mask_features):
             embed.weight.mul_(30)
     cfg.MODEL.WEIGHTS = str(tmp_path / "model_best.pth")
@@ -145,7 +148,7 @@ def test_detectron2s_predictor_visualizer_and_counters(example, cfg, tmp_path, c
     model, flops = names["predictor"].model, names["flops"].by_module()
     assert 0 < flops["model.backbone"] < flops[""]
     smaller = names["FlopCountAnalysis"](model, [{"image": torch.zeros(3, 256, 256)}]).by_module()
-    # linear in the number of pixels, as attention's products are not counted
+    # linear in the number of pixels, because the products of attention are not counted
     for part in ("backbone.patch_embed", "backbone.layers.3.semantic_layer", "sem_seg_head.pixel_decoder"):
         assert flops[f"model.{part}"] == 4 * smaller[f"model.{part}"] > 0
     printed = capsys.readouterr().out
@@ -169,7 +172,7 @@ def test_a_lazy_config_builds_our_model(example, cfg, batch) -> None:
     assert torch.equal(*outputs)
 
 
-def test_a_loop_of_ones_own_runs_a_model_in_the_configs_precision(example, cfg, batch) -> None:
+def test_a_custom_loop_runs_a_model_in_the_configs_precision(example, cfg, batch) -> None:
     cfg.MODEL.PRECISION = "bf16"
     model = build_model(cfg).eval()
     dtypes = []

@@ -1,4 +1,4 @@
-"""Beside a package of the Mask2Former kind: it has config keys and component names that ours have too."""
+"""Coexistence with a package like Mask2Former, which has config keys and component names in common with this one."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from tests.helpers.examples import NEEDS_DETECTRON2
 
 pytestmark = NEEDS_DETECTRON2
 
-THEIR_VALUES = {
+OTHER_VALUES = {
     "MODEL.MASK_FORMER.DEC_LAYERS": 3,
     "MODEL.MASK_FORMER.NO_OBJECT_WEIGHT": 0.5,
-    "MODEL.MASK_FORMER.THEIR_OWN": "x",
+    "MODEL.MASK_FORMER.UNKNOWN_KEY": "x",
     "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME": "MSDeformAttnPixelDecoder",
     "SOLVER.BACKBONE_MULTIPLIER": 0.7,
 }
-# registers names of ours, and of the models that ours are like, where Detectron2's other projects put theirs
-THEIR_PACKAGE = """
+# registers component names of this package and of related models in Detectron2's registries, as other projects do
+OTHER_PACKAGE = """
 from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY
 from detectron2.utils.registry import Registry
 
@@ -37,13 +37,13 @@ for registry, names in (
     (TRANSFORMER_DECODERS, "StandardTransformerDecoder MultiScaleMaskedTransformerDecoder"),
 ):
     for name in names.split():
-        registry.register(type(name, (), {"theirs": True}))
+        registry.register(type(name, (), {"is_other": True}))
 """
 CHECK = """
 from tests.helpers.commands import TINY, TOY_CONFIG
 
 for name in ("MaskFormerHead", "MSDeformAttnPixelDecoder"):
-    assert SEM_SEG_HEADS_REGISTRY.get(name).theirs
+    assert SEM_SEG_HEADS_REGISTRY.get(name).is_other
 cfg = semask_d2.get_cfg(TOY_CONFIG, [*TINY, "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME", "MSDeformAttnPixelDecoder"])
 decoder = semask_d2.build_model(cfg).sem_seg_head.pixel_decoder
 assert type(decoder).__module__ == "semask_d2.modeling.pixel_decoders.msdeform", type(decoder)
@@ -52,7 +52,7 @@ print("both are there")
 
 
 def set_key(cfg: CfgNode, key: str, value: object) -> None:
-    """Set a dotted key, making the sections that are missing."""
+    """Set a dotted key, adding missing sections."""
     *sections, leaf = key.split(".")
     for section in sections:
         if section not in cfg:
@@ -67,22 +67,22 @@ def get_key(cfg: CfgNode, key: str) -> object:
     return cfg
 
 
-def add_their_config(cfg: CfgNode, *, replace_section: bool = True) -> None:
-    """As such packages do it: a section of their own, which replaces one that is there, and single keys."""
+def add_other_config(cfg: CfgNode, *, replace_section: bool = True) -> None:
+    """Add config keys as such packages do: a section, which replaces an existing one, and single keys."""
     if replace_section:
         cfg.MODEL.MASK_FORMER = CfgNode()
-    for key, value in THEIR_VALUES.items():
+    for key, value in OTHER_VALUES.items():
         set_key(cfg, key, value)
 
 
 def check_complete(cfg: CfgNode) -> None:
-    assert {key: get_key(cfg, key) for key in THEIR_VALUES} == THEIR_VALUES
+    assert {key: get_key(cfg, key) for key in OTHER_VALUES} == OTHER_VALUES
     assert set(DEFAULTS) <= set(all_keys(cfg))
 
 
 def test_keys_of_a_package_that_came_first_keep_their_values() -> None:
     cfg = get_detectron2_cfg()
-    add_their_config(cfg)
+    add_other_config(cfg)
     add_semask_config(cfg)
     check_complete(cfg)
     add_semask_config(cfg)
@@ -92,14 +92,14 @@ def test_keys_of_a_package_that_came_first_keep_their_values() -> None:
 def test_a_package_that_comes_later_sets_its_values() -> None:
     cfg = get_detectron2_cfg()
     add_semask_config(cfg)
-    add_their_config(cfg, replace_section=False)
+    add_other_config(cfg, replace_section=False)
     check_complete(cfg)
 
 
 def test_a_section_that_a_later_package_replaced_is_completed_by_a_second_call() -> None:
     cfg = get_detectron2_cfg()
     add_semask_config(cfg)
-    add_their_config(cfg)
+    add_other_config(cfg)
     assert "CATE_WEIGHT" not in cfg.MODEL.MASK_FORMER
     add_semask_config(cfg)
     check_complete(cfg)
@@ -108,22 +108,23 @@ def test_a_section_that_a_later_package_replaced_is_completed_by_a_second_call()
 def test_deeplabs_keys_and_ours_go_together() -> None:
     from detectron2.projects.deeplab import add_deeplab_config
 
-    ours = get_cfg()
-    add_deeplab_config(ours)
-    theirs = get_detectron2_cfg()
-    add_deeplab_config(theirs)
-    add_semask_config(theirs)
-    ours.MODEL.DEVICE = theirs.MODEL.DEVICE
-    # where get_cfg has the published defaults, and add_semask_config leaves what another project's config says
-    theirs.SOLVER.LR_SCHEDULER_NAME, theirs.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = "WarmupPolyLR", "full_model"
-    assert ours == theirs
+    semask_first = get_cfg()
+    add_deeplab_config(semask_first)
+    deeplab_first = get_detectron2_cfg()
+    add_deeplab_config(deeplab_first)
+    add_semask_config(deeplab_first)
+    semask_first.MODEL.DEVICE = deeplab_first.MODEL.DEVICE
+    # get_cfg sets these to the published defaults, while add_semask_config keeps existing values
+    deeplab_first.SOLVER.LR_SCHEDULER_NAME = "WarmupPolyLR"
+    deeplab_first.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = "full_model"
+    assert semask_first == deeplab_first
 
 
-@pytest.mark.parametrize("first", ["theirs", "ours"])
-def test_names_clash_in_no_order_of_imports(first: str, tmp_path: Path) -> None:
-    imports = [THEIR_PACKAGE, "import semask_d2\n"]
+@pytest.mark.parametrize("first", ["other", "semask_d2"])
+def test_names_do_not_clash_in_any_order_of_imports(first: str, tmp_path: Path) -> None:
+    imports = [OTHER_PACKAGE, "import semask_d2\n"]
     script = tmp_path / "both.py"
-    script.write_text("".join(imports if first == "theirs" else reversed(imports)) + CHECK)
+    script.write_text("".join(imports if first == "other" else reversed(imports)) + CHECK)
     paths = f"import sys\nsys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'tests')!r}]\n"
     script.write_text(paths + script.read_text())
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=300)

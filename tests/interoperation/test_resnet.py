@@ -1,4 +1,4 @@
-"""Our ResNet beside Detectron2's: the same names in the same order, the same parts that learn, the same features."""
+"""ResNet of this project, compared with Detectron2's: the same names and order, trainable parts, and features."""
 
 from __future__ import annotations
 
@@ -28,34 +28,34 @@ CASES = [
 
 @pytest.mark.parametrize(("name", "settings"), CASES)
 @pytest.mark.parametrize("freeze_at", [0, 2])
-def test_both_are_the_same(name: str, settings: dict[str, object], freeze_at: int) -> None:
+def test_both_backends_have_the_same_resnet(name: str, settings: dict[str, object], freeze_at: int) -> None:
     cfg = get_cfg("backbones/r50.yaml", ["MODEL.DEVICE", "cpu", "MODEL.BACKBONE.FREEZE_AT", str(freeze_at)])
     cfg.merge_from_list([word for key, value in settings.items() for word in (f"MODEL.RESNETS.{key}", value)])
-    theirs = BACKBONE_REGISTRY.get(name)(cfg, ShapeSpec(channels=3))
-    ours = getattr(resnet, name)(cfg, ShapeSpec(channels=3))
-    assert type(theirs).__module__.startswith("detectron2.")
-    assert type(ours) is resnet.ResNet
+    detectron2_model = BACKBONE_REGISTRY.get(name)(cfg, ShapeSpec(channels=3))
+    native_model = getattr(resnet, name)(cfg, ShapeSpec(channels=3))
+    assert type(detectron2_model).__module__.startswith("detectron2.")
+    assert type(native_model) is resnet.ResNet
 
     def facts(model: torch.nn.Module) -> list[tuple]:
-        learning = {name for name, p in model.named_parameters() if p.requires_grad}
-        return [(name, value.shape, name in learning) for name, value in model.state_dict().items()]
+        trainable = {name for name, p in model.named_parameters() if p.requires_grad}
+        return [(name, value.shape, name in trainable) for name, value in model.state_dict().items()]
 
-    assert facts(ours) == facts(theirs)
-    assert [n for n, _ in ours.named_parameters()] == [n for n, _ in theirs.named_parameters()]
-    assert ours.output_shape() == theirs.output_shape()
-    assert ours.size_divisibility == theirs.size_divisibility
-    ours.load_state_dict(with_statistics(theirs).state_dict())
+    assert facts(native_model) == facts(detectron2_model)
+    assert [n for n, _ in native_model.named_parameters()] == [n for n, _ in detectron2_model.named_parameters()]
+    assert native_model.output_shape() == detectron2_model.output_shape()
+    assert native_model.size_divisibility == detectron2_model.size_divisibility
+    native_model.load_state_dict(with_statistics(detectron2_model).state_dict())
     image = torch.randn(2, 3, 64, 96)
     for training in (False, True):
-        found, expected = ours.train(training)(image), theirs.train(training)(image)
-        assert list(found) == list(expected)
+        features, expected = native_model.train(training)(image), detectron2_model.train(training)(image)
+        assert list(features) == list(expected)
         for key in expected:
-            torch.testing.assert_close(found[key], expected[key])
-    sum(x.square().mean() for x in found.values()).backward()
+            torch.testing.assert_close(features[key], expected[key])
+    sum(x.square().mean() for x in features.values()).backward()
     sum(x.square().mean() for x in expected.values()).backward()
-    for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
-        assert (mine.grad is None) == (other.grad is None)
-        if mine.grad is not None:
-            torch.testing.assert_close(mine.grad, other.grad)
-    for key, value in theirs.state_dict().items():
-        torch.testing.assert_close(ours.state_dict()[key], value)
+    for parameter, reference in zip(native_model.parameters(), detectron2_model.parameters(), strict=True):
+        assert (parameter.grad is None) == (reference.grad is None)
+        if parameter.grad is not None:
+            torch.testing.assert_close(parameter.grad, reference.grad)
+    for key, value in detectron2_model.state_dict().items():
+        torch.testing.assert_close(native_model.state_dict()[key], value)

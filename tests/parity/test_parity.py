@@ -1,7 +1,7 @@
-"""The models against what the released ones compute: small cases with weights made from names, and full-size shapes.
+"""Parity with the released models: small cases with weights derived from their names, and full-size shapes.
 
-`SEMASK_D2_PARITY=FOLDER pytest tests/parity` runs another folder of cases (`FOLDER/cases`, or FOLDER itself) and of
-manifests (`FOLDER/manifests`) instead of the copies here.
+`SEMASK_D2_PARITY=FOLDER pytest tests/parity` uses the cases in `FOLDER/cases` (or FOLDER itself) and the manifests in
+`FOLDER/manifests` instead of the copies here.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ CASES = FOLDER / "cases" if (FOLDER / "cases").is_dir() else FOLDER
 MANIFESTS = FOLDER / "manifests"
 SEEDS = 64
 
-# the config of the released model that a case's "source" names
+# config of the released model that the "source" of a case names
 CONFIG_OF_SOURCE = {
     "SeMask-L Mask2Former, ADE20K": "ade20k/semask_swin_l_m2f.yaml",
     "SeMask-L Mask2Former FaPN, ADE20K": "ade20k/semask_swin_l_fapn_m2f.yaml",
@@ -51,7 +51,7 @@ CONFIG_OF_HEAD = {
     "Mask2Former-MSFaPN": "msfapn_m2f",
 }
 FOLDER_OF_DATA = {"ADE20K": "ade20k", "Cityscapes": "cityscapes", "COCO-Stuff-10k": "coco_stuff10k"}
-# Semantic FPN's cases name their keys shorter
+# the cases of Semantic FPN have shorter keys
 FPN_KEYS = {
     "embed": "MODEL.SWIN.EMBED_DIM",
     "depths": "MODEL.SWIN.DEPTHS",
@@ -61,7 +61,7 @@ FPN_KEYS = {
     "n_cls": "MODEL.SEM_SEG_HEAD.NUM_CLASSES",
     "channels": "MODEL.SEM_SEG_HEAD.CONVS_DIM",
 }
-DROPS = ("p", "dropout", "attn_drop")  # attributes of modules that hold the probability of dropping something
+DROPS = ("p", "dropout", "attn_drop")  # attributes of modules that hold a dropout probability
 
 case_names = sorted(path.stem for path in CASES.glob("*.json") if path.with_suffix(".npz").is_file())
 manifest_names = sorted(path.stem for path in MANIFESTS.glob("*.json"))
@@ -79,20 +79,20 @@ def load_config(relative: str | None, what: str, options: dict[str, object]) -> 
 
 
 def published_values(state: dict[str, Tensor], published_names: dict) -> dict[str, Tensor]:
-    """What every tensor of our `state` holds in the case; integers keep what the model computes."""
+    """Return the values of the case for every tensor of `state`; integer tensors keep the model's values."""
     values = dict(state)
     for published in published_names:
-        own = state.get(released_fpn_name(published))
-        if own is not None and own.is_floating_point():
-            # the norm that FaPN shares has the value of its name in `layer_k`
+        tensor = state.get(released_fpn_name(published))
+        if tensor is not None and tensor.is_floating_point():
+            # the norm that FaPN shares has the value for its name in `layer_k`
             shared = published.replace("align_", "layer_").replace("offset.norm", "norm")
             source = shared if "offset.norm" in published else published
-            values[released_fpn_name(published)] = torch.from_numpy(fill.tensor(source, tuple(own.shape)))
+            values[released_fpn_name(published)] = torch.from_numpy(fill.tensor(source, tuple(tensor.shape)))
     return values
 
 
 class Case(NamedTuple):
-    """A case, our model with its weights, and the model's outputs for its images, computed once."""
+    """A case: its values, the model with its weights, and the model's outputs for its images, computed once."""
 
     spec: dict
     arrays: dict[str, np.ndarray]
@@ -112,7 +112,7 @@ def load_case(name: str) -> Case:
     spec = read_spec(name)
     with np.load(CASES / f"{name}.npz") as file:
         arrays = dict(file)
-    options = {"MODEL.DEVICE": "cpu", "INPUT.SIZE_DIVISIBILITY": -1}  # its losses are of images not padded to a crop
+    options = {"MODEL.DEVICE": "cpu", "INPUT.SIZE_DIVISIBILITY": -1}  # the losses are of unpadded images
     options |= {FPN_KEYS.get(key, key): value for key, value in spec["config"].items()}
     source = spec["source"]
     cfg = load_config(CONFIG_OF_SOURCE.get(source), f'source "{source}"', options)
@@ -130,8 +130,8 @@ def labels_of(arrays: dict[str, np.ndarray], image: int) -> np.ndarray:
     return arrays["labels"][image] if "labels" in arrays else arrays[f"labels.{image}"]
 
 
-def our_arrays(case: Case) -> dict[str, Tensor]:
-    """Our values under the cases' names, whole."""
+def output_arrays(case: Case) -> dict[str, Tensor]:
+    """Return the model's complete outputs under the names of the cases."""
     arrays = {f"feature.res{i}": case.features[f"res{i}"] for i in range(2, 6)}
     arrays |= {f"prior.res{i}": case.features[f"sem{i}"] for i in range(2, 6)}
     arrays |= {f"sem_seg.{i}": output["sem_seg"] for i, output in enumerate(case.outputs)}
@@ -150,13 +150,13 @@ def our_arrays(case: Case) -> dict[str, Tensor]:
 
 
 def train_losses(case: Case) -> Callable[[], dict[str, Tensor]]:
-    """The model's training step on the features and predictions that it computed once, all its dropout off."""
+    """Return the model's training step on the stored features and predictions, computed without dropout."""
     model = case.model
 
     def step() -> dict[str, Tensor]:
         forwards = {"backbone": lambda x: case.features, "sem_seg_head": lambda x: case.predictions}
         for part, forward in forwards.items():
-            setattr(getattr(model, part), "forward", forward)  # noqa: B010 - over the class's, for this instance
+            setattr(getattr(model, part), "forward", forward)  # noqa: B010 - overrides the method of this instance
         try:
             with torch.no_grad():
                 return model.train()(case.inputs)
@@ -183,15 +183,15 @@ def test_parameters_have_the_published_names_and_shapes(name: str) -> None:
 @each_case
 def test_outputs(name: str) -> None:
     case = load_case(name)
-    ours = our_arrays(case)
+    outputs = output_arrays(case)
     compared = 0
-    for key, theirs in case.arrays.items():
+    for key, expected in case.arrays.items():
         if key.startswith("labels") or key.endswith("argmax"):
             continue
         stride = case.spec["stride"].get(key, 1)
-        mine = ours[key][..., ::stride, ::stride].numpy()
-        assert mine.shape == theirs.shape, key
-        assert np.abs(mine - theirs).max() <= 1e-3 * max(1, np.abs(theirs).max()), key
+        output = outputs[key][..., ::stride, ::stride].numpy()
+        assert output.shape == expected.shape, key
+        assert np.abs(output - expected).max() <= 1e-3 * max(1, np.abs(expected).max()), key
         compared += 1
     assert compared >= 10
 
@@ -200,24 +200,24 @@ def test_outputs(name: str) -> None:
 def test_segmentation(name: str) -> None:
     case = load_case(name)
     for i, output in enumerate(case.outputs):
-        theirs = case.arrays["sem_seg.argmax"][i] if case.is_fpn else case.arrays[f"sem_seg.{i}.argmax"]
-        mine = output["sem_seg"].argmax(0).numpy()
-        assert mine.shape == theirs.shape
-        assert (mine == theirs).mean() >= 0.999
+        expected = case.arrays["sem_seg.argmax"][i] if case.is_fpn else case.arrays[f"sem_seg.{i}.argmax"]
+        labels = output["sem_seg"].argmax(0).numpy()
+        assert labels.shape == expected.shape
+        assert (labels == expected).mean() >= 0.999
 
 
 @pytest.mark.slow
 @each_case
 def test_losses(name: str) -> None:
-    """Exact ones to 1e-3; those on random points in the mean of 64 seeds."""
+    """Compare exact losses to 1e-3, and losses on random points as the mean over 64 seeds."""
     case = load_case(name)
     step = train_losses(case)
     if case.is_fpn:
-        # mmsegmentation divides by all pixels, ignored ones too
+        # mmsegmentation divides by the number of all pixels, including ignored ones
         valid = np.mean([labels_of(case.arrays, i) != 255 for i in range(len(case.inputs))])
-        for key, theirs in case.spec["losses"].items():
-            mine = step()[key.split(" ")[0]].item() * valid
-            assert mine == pytest.approx(theirs, rel=1e-3), key
+        for key, expected in case.spec["losses"].items():
+            loss = step()[key.split(" ")[0]].item() * valid
+            assert loss == pytest.approx(expected, rel=1e-3), key
         return
     drawn = [seeded(step, seed) for seed in range(SEEDS if case.spec["losses"]["loss_ce"][2] > 1 else 1)]
     published = {
@@ -227,9 +227,9 @@ def test_losses(name: str) -> None:
     }
     assert drawn[0].keys() == published.keys()
     for key, (mean, deviation, seeds) in published.items():
-        mine = np.mean([losses[key].item() for losses in drawn])
+        loss = np.mean([losses[key].item() for losses in drawn])
         tolerance = 1e-3 * mean + (4 * deviation * (2 / SEEDS) ** 0.5 if seeds > 1 else 0)
-        assert abs(mine - mean) <= tolerance, f"{key}: {mine} instead of {mean}"
+        assert abs(loss - mean) <= tolerance, f"{key}: {loss} instead of {mean}"
 
 
 def seeded(step: Callable[[], dict[str, Tensor]], seed: int) -> dict[str, Tensor]:
@@ -239,7 +239,7 @@ def seeded(step: Callable[[], dict[str, Tensor]], seed: int) -> dict[str, Tensor
 
 @pytest.mark.parametrize("name", [name for name in case_names if "grad_norms" in read_spec(name)])
 def test_gradient_norms(name: str) -> None:
-    """Only of cases whose losses are not on random points."""
+    """Compare gradient norms for the cases whose losses do not use random points."""
     case = load_case(name)
     model = case.model.train()
     drops = [(m, a, getattr(m, a)) for m in model.modules() for a in DROPS if isinstance(getattr(m, a, None), float)]
@@ -255,15 +255,14 @@ def test_gradient_norms(name: str) -> None:
         model.zero_grad()
         model.eval()
     assert norms.keys() == case.spec["grad_norms"].keys()
-    for key, theirs in case.spec["grad_norms"].items():
-        assert norms[key] == (pytest.approx(theirs, rel=1e-2) if theirs > 1e-3 else pytest.approx(theirs, abs=1e-4)), (
-            key
-        )
+    for key, expected in case.spec["grad_norms"].items():
+        tolerance = {"rel": 1e-2} if expected > 1e-3 else {"abs": 1e-4}
+        assert norms[key] == pytest.approx(expected, **tolerance), key
 
 
 @pytest.mark.parametrize("name", manifest_names)
 def test_manifest(name: str) -> None:
-    """The full-size model, built without memory, has the released checkpoint's names and shapes."""
+    """Check names and shapes of the full-size model, built on the meta device, against the released checkpoint."""
     manifest = json.loads((MANIFESTS / f"{name}.json").read_text())
     _, size, head = name.split("-", 2)
     data = next((data for data in FOLDER_OF_DATA if head.endswith(f"-{data}")), None)

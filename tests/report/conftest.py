@@ -1,4 +1,4 @@
-"""A run folder with an evaluation, and results that are made up."""
+"""Fixtures of the report tests: a run folder with an evaluation, and made-up results."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DATASET = "toy_scenes_val"
 
 @pytest.fixture(scope="session")
 def evaluated_run(tiny_run: Path, toy_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny run with the evaluation of its five images; tests leave it as it is."""
+    """Return the tiny run with an evaluation of five images; tests must not change it."""
     run = tmp_path_factory.mktemp("evaluated") / "run"
     shutil.copytree(tiny_run, run)
     with pytest.MonkeyPatch.context() as patch:
@@ -31,7 +31,7 @@ def evaluated_run(tiny_run: Path, toy_root: Path, tmp_path_factory: pytest.TempP
 
 
 def make_evaluation(folder: Path, confusion: np.ndarray, names: list[str], images: list[dict] = ()) -> Evaluation:
-    """Results of a confusion matrix, written and read back."""
+    """Write the results of a confusion matrix, and return them read back."""
     truth, predicted, right = confusion.sum(1), confusion.sum(0), confusion.diagonal()
     ious = [100 * r / (t + p - r) if t else float("nan") for t, p, r in zip(truth, predicted, right, strict=True)]
     classes = [
@@ -43,7 +43,7 @@ def make_evaluation(folder: Path, confusion: np.ndarray, names: list[str], image
 
 
 def make_panoptic_evaluation(folder: Path, images: list[dict]) -> Evaluation:
-    """Results of panoptic segmentation with a thing and with stuff that there is none of, written and read back."""
+    """Write panoptic results with a thing class and an absent stuff class, and return them read back."""
     classes = [
         {"name": "ball", "color": [200, 0, 0], "PQ": 40.0, "SQ": 80.0, "RQ": 50.0, "segments": 7},
         {"name": "sky", "color": [0, 0, 200], "PQ": None, "SQ": None, "RQ": None, "segments": 0},
@@ -58,7 +58,7 @@ def make_panoptic_evaluation(folder: Path, images: list[dict]) -> Evaluation:
 
 
 def make_image(name: str, miou: float, **classes: float) -> dict:
-    """An entry of `images.json`."""
+    """Return an entry of `images.json`."""
     return {
         "file_name": name,
         "sem_seg_file_name": None,

@@ -1,4 +1,4 @@
-"""The report as a browser shows it: from disk, with its script and without."""
+"""Report in a browser: opened from disk, with and without its script."""
 
 from __future__ import annotations
 

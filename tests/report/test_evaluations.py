@@ -1,4 +1,4 @@
-"""What an evaluation left, read back."""
+"""Evaluation results, read back from their files."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_images_of_each_kind_are_chosen_and_none_twice(tmp_path: Path) -> None:
     images.append(make_image("ignored.jpg", math.nan))
     evaluation = make_evaluation(tmp_path, CONFUSION, ["a", "b", "c"], images)
     chosen = {title: [x.file_name for x in group] for title, group in choose_images(evaluation, 2).items()}
-    # of b (the better of both) 3 is worst; of a it is 7, which is shown as one of the best already
+    # image 3 is the worst for class b; the worst for class a is 7, which is already among the best images
     assert chosen == {
         "Worst images": ["0.jpg", "1.jpg"],
         "Worst for a class": ["3.jpg"],
@@ -118,7 +118,7 @@ def test_segments_rank_images_by_their_quality(tmp_path: Path) -> None:
         make_panoptic_evaluation(tmp_path, images)
 
 
-def test_a_task_that_there_is_not_is_named(tmp_path: Path) -> None:
+def test_an_unknown_task_is_named(tmp_path: Path) -> None:
     make_panoptic_evaluation(tmp_path, [])
     path = tmp_path / "inference/made_up/metrics.json"
     path.write_text(path.read_text().replace("panoptic", "depth"))

@@ -1,4 +1,4 @@
-"""Segments in numbers and colors that say which are one, and a page of them."""
+"""Numbers and colors of segments, equal for a match of prediction and ground truth, and a page of them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from tests.report.test_page import Page
 CLASSES = Classes(("sky", "ball", "cat"), ((0, 0, 9), (9, 0, 0), (0, 9, 0)))
 
 
-def test_what_is_one_has_one_number_and_stuff_its_class() -> None:
+def test_matched_things_share_a_number_and_stuff_keeps_its_class() -> None:
     true = np.array([[5, 5, 6, 6], [7, 7, 7, 0], [8, 8, 9, 9]])
     truth = [
         {"id": 5, "category_id": 1, "iscrowd": 0},
@@ -42,12 +42,14 @@ def test_what_is_one_has_one_number_and_stuff_its_class() -> None:
         {"id": 9, "category_id": 2, "iscrowd": 0},
     ]
     predicted = np.array([[1, 1, 2, 3], [4, 4, 4, 4], [1, 0, 3, 3]])
-    found = [(1, 1, True), (2, 2, True), (3, 2, True), (4, 0, False)]
+    segments = [(1, 1, True), (2, 2, True), (3, 2, True), (4, 0, False)]
     classes = replace(CLASSES, things=frozenset({1, 2}))
-    ours, theirs, style = number_segments((predicted, found), (true, truth), classes, void=IGNORED)
-    # 1 is ball 5 (IoU 2/3); of the cats 3 is 9 (2/3), and 2 is none
-    assert theirs.tolist() == [[3, 3, 4, 4], [0, 0, 0, IGNORED], [IGNORED, IGNORED, 5, 5]]
-    assert ours.tolist() == [[3, 3, 6, 5], [0, 0, 0, 0], [3, NO_SEGMENT, 5, 5]]
+    predicted_numbers, true_numbers, style = number_segments(
+        (predicted, segments), (true, truth), classes, void=IGNORED
+    )
+    # segment 1 matches ball 5 (IoU 2/3) and segment 3 matches cat 9 (2/3); segment 2 matches nothing
+    assert true_numbers.tolist() == [[3, 3, 4, 4], [0, 0, 0, IGNORED], [IGNORED, IGNORED, 5, 5]]
+    assert predicted_numbers.tolist() == [[3, 3, 6, 5], [0, 0, 0, 0], [3, NO_SEGMENT, 5, 5]]
     assert style.names == ("sky", "ball", "cat", "ball 1", "ball 2", "cat 1", "cat 2")
     assert style.colors[:3] == CLASSES.colors
     assert len(set(style.colors)) == 7
@@ -56,13 +58,13 @@ def test_what_is_one_has_one_number_and_stuff_its_class() -> None:
 def test_without_a_thing_the_classes_are_all_there_is() -> None:
     nothing = np.zeros((2, 2), np.int64)
     classes = replace(CLASSES, things=frozenset({1}))
-    ours, theirs, style = number_segments((nothing, []), (nothing, []), classes, void=NO_SEGMENT)
-    assert {*np.unique(ours), *np.unique(theirs)} == {NO_SEGMENT}
+    predicted, true, style = number_segments((nothing, []), (nothing, []), classes, void=NO_SEGMENT)
+    assert {*np.unique(predicted), *np.unique(true)} == {NO_SEGMENT}
     assert style.names == CLASSES.names
 
 
 def task_predictor(task: str) -> Predictor:
-    """A tiny model of random weights for a task of toy_scenes."""
+    """Return a predictor with a tiny model of random weights for a task of toy_scenes."""
     cfg = get_cfg(ROOT / f"configs/toy_scenes_{task}/semask_swin_mini_msfapn_m2f.yaml", list(TINY))
     return Predictor.of_model(cfg, build_model(cfg).eval())
 
@@ -80,9 +82,9 @@ def test_a_perfect_prediction_is_the_truth(toy_data: Path, task: str, monkeypatc
         else:
             masks = np.array([ids == x["id"] for x in truth], bool).reshape(-1, *ids.shape)
             classes = np.array([x["category_id"] for x in truth], int)
-            found = PredictedInstances(masks, np.zeros((len(truth), 4)), classes, np.linspace(0.9, 0.6, len(truth)))
-            prediction = Prediction(ids, instances=found)
-        monkeypatch.setattr(Predictor, "__call__", lambda *_, found=prediction, **__: found)
+            boxes, scores = np.zeros((len(truth), 4)), np.linspace(0.9, 0.6, len(truth))
+            prediction = Prediction(ids, instances=PredictedInstances(masks, boxes, classes, scores))
+        monkeypatch.setattr(Predictor, "__call__", lambda *_, result=prediction, **__: result)
         example, style = segment_example(sample, dataset, task, predictor)
         assert example.truth is not None
         known = example.truth != IGNORED
@@ -94,7 +96,7 @@ def test_a_perfect_prediction_is_the_truth(toy_data: Path, task: str, monkeypatc
 
 @pytest.fixture
 def segment_run(toy_data: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Path:
-    """A run folder with an evaluation of random weights."""
+    """Return a run folder with an evaluation of random weights."""
     task = request.param
     predictor = task_predictor(task)
     dataset = f"toy_scenes_{task}_val"
@@ -132,7 +134,7 @@ def test_the_page_of_segments(segment_run: Path) -> None:
 
 
 @pytest.mark.parametrize("segment_run", ["panoptic"], indirect=True)
-def test_what_the_page_cannot_show_is_a_line_in_it(segment_run: Path) -> None:
+def test_the_page_reports_what_it_cannot_show(segment_run: Path) -> None:
     predictor = task_predictor("panoptic")
     predictor.model.panoptic_on, predictor.model.semantic_on = False, True
     text = write_report(segment_run, images=1, predictor=predictor).read_text(encoding="utf-8")
@@ -153,7 +155,7 @@ def test_what_the_page_cannot_show_is_a_line_in_it(segment_run: Path) -> None:
 
 @pytest.fixture
 def labels_of_coco(tmp_path: Path):
-    """The name of a data set of one gray image, whose labels a COCO file has: the left half is of class 2."""
+    """Register a dataset of one gray image with labels in a COCO file (the left half is class 2); yield its dict."""
     box = [[0, 0, 8, 0, 8, 16, 0, 16]]
     sample = {
         "file_name": str(tmp_path / "gray.png"),
@@ -168,7 +170,7 @@ def labels_of_coco(tmp_path: Path):
     MetadataCatalog.remove("made_up")
 
 
-def test_true_labels_are_read_as_the_data_set_has_them(labels_of_coco: dict, tmp_path: Path) -> None:
+def test_ground_truth_is_read_in_the_datasets_format(labels_of_coco: dict, tmp_path: Path) -> None:
     predictor = task_predictor("panoptic")
     predictor.label_format = LabelFormat(id_map=((7, 0), (9, 1)))
     Image.fromarray(np.array([[7, 9]], np.uint8).repeat(16, 0).repeat(8, 1)).save(tmp_path / "labels.png")

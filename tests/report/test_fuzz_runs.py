@@ -1,4 +1,4 @@
-"""Run folders with changed files, by a seeded generator: each is a report, or a user's error of one line."""
+"""Run folders with files damaged by a seeded generator: each gives a report or a one-line error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The report as a page: whole, self-contained, and deaf to what names could say."""
+"""Report page: complete, self-contained, and safe against markup in names."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ HOSTILE = ["</script><script>alert(1)</script>", '"><img src=x onerror=alert(2)>
 
 
 class Page(HTMLParser):
-    """A page's elements; fails where one is not closed in its turn."""
+    """Elements of a page; parsing fails if an element is not closed properly."""
 
     def __init__(self, text: str):
         super().__init__()
@@ -52,7 +52,7 @@ class Page(HTMLParser):
         self.text.append(data)
 
     def values(self, name: str) -> list[str]:
-        """All values of an attribute."""
+        """Return all values of an attribute."""
         return [attributes[name] or "" for _, attributes in self.elements if name in attributes]
 
 
@@ -103,18 +103,24 @@ def test_each_image_has_its_panels_with_words_for_each(report: str, evaluated_ru
     assert Image.open(io.BytesIO(layer)).mode == "RGBA"
 
 
-def test_names_of_strangers_stay_text(evaluated_run: Path, tmp_path: Path) -> None:
+def test_markup_in_names_stays_text(evaluated_run: Path, tmp_path: Path) -> None:
     run = tmp_path / "run <b>bold</b>"
     shutil.copytree(evaluated_run, run)
     folder = run / "inference/toy_scenes_val"
     source = json.loads((folder / "images.json").read_text())[0]
     shutil.rmtree(run / "inference")
-    picture = tmp_path / "</style><script>alert(3)<" / "script>.jpg"
-    picture.parent.mkdir(parents=True)
-    shutil.copy(source["file_name"], picture)
+    hostile_path = tmp_path / "</style><script>alert(3)<" / "script>.jpg"
+    hostile_path.parent.mkdir(parents=True)
+    shutil.copy(source["file_name"], hostile_path)
     classes = [{"name": name, "color": [1, 2, 3], "IoU": 10.0, "accuracy": 20.0, "pixels": 5} for name in HOSTILE]
     ious = dict.fromkeys(HOSTILE, 5.0)
-    image = {"file_name": str(picture), "sem_seg_file_name": None, "mIoU": 1.0, "pixel_accuracy": 2.0, "classes": ious}
+    image = {
+        "file_name": str(hostile_path),
+        "sem_seg_file_name": None,
+        "mIoU": 1.0,
+        "pixel_accuracy": 2.0,
+        "classes": ious,
+    }
     confusion = np.full((3, 3), 4)
     write_files(run, "made_up", {HOSTILE[0]: 3.0}, classes, confusion, [image])
     text = write_report(run).read_text(encoding="utf-8")
@@ -161,19 +167,18 @@ def test_when_the_time_is_up_the_rest_is_left_out(evaluated_run: Path, tmp_path:
     assert "<article" not in text
 
 
-def test_averaged_weights_have_a_section_of_their_own(evaluated_run: Path, tmp_path: Path) -> None:
+def test_averaged_weights_have_a_separate_section(evaluated_run: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(evaluated_run, run)
-    own = run / "inference/toy_scenes_val"
     averaged = run / "inference/ema/toy_scenes_val"
-    shutil.copytree(own, averaged)
+    shutil.copytree(run / "inference/toy_scenes_val", averaged)
     content = json.loads((averaged / "metrics.json").read_text())
     (averaged / "metrics.json").write_text(json.dumps({**content, "averaged": True}))
     text = write_report(run, images=1).read_text(encoding="utf-8")
     Page(text)
     assert re.findall("<h2>([^<]*)", text)[2:] == ["toy_scenes_val", "toy_scenes_val, averaged weights"]
     assert '<article id="d0-' in text
-    assert '<article id="d1-' not in text  # the weights at hand are the others
+    assert '<article id="d1-' not in text  # the loaded weights are not the averaged ones
 
 
 def test_a_run_without_metrics_has_no_curves(evaluated_run: Path, tmp_path: Path) -> None:
@@ -193,9 +198,9 @@ def test_users_mistakes_are_one_line(evaluated_run: Path, tmp_path: Path, capsys
     assert capsys.readouterr().err.startswith(missing)
 
 
-def test_the_evaluated_weights_are_taken_where_they_are_there(tmp_path: Path, monkeypatch) -> None:
-    taken: list = []
-    monkeypatch.setattr(page.Predictor, "from_run", lambda run, weights, opts: taken.append(weights))
+def test_the_evaluated_weights_are_used_if_they_exist(tmp_path: Path, monkeypatch) -> None:
+    used: list = []
+    monkeypatch.setattr(page.Predictor, "from_run", lambda run, weights, opts: used.append(weights))
     weights, final = tmp_path / "weights.pth", tmp_path / "model_final.pth"
     weights.touch()
     page._predictor(tmp_path, str(weights))
@@ -203,4 +208,4 @@ def test_the_evaluated_weights_are_taken_where_they_are_there(tmp_path: Path, mo
     page._predictor(tmp_path, "")
     final.touch()
     page._predictor(tmp_path, "")
-    assert taken == [str(weights), None, None, str(final)]
+    assert used == [str(weights), None, None, str(final)]
