@@ -127,7 +127,7 @@ def test_a_model_with_numbered_classes_is_saved_and_loaded(tmp_path: Path) -> No
 
 def test_a_model_of_build_model_has_no_description(tmp_path: Path) -> None:
     model = semask_d2.build_model(semask_d2.get_cfg(f"{NAME}.yaml", list(TINY)))
-    with pytest.raises(UserError, match=r"save_pretrained: .* make it with semask_d2.create_model"):
+    with pytest.raises(UserError, match=r"save_pretrained: .* create it with semask_d2.create_model"):
         model.save_pretrained(tmp_path)
 
 

@@ -105,7 +105,7 @@ def test_detectron2s_words_work_with_the_scripts(in_process, toy_data, tiny_run:
     words = ("--config-file", tiny_run / "config.yaml", "--num-gpus", "1", "--eval-only", "--resume")
     code, out, err = in_process("train_net.py", *words, "OUTPUT_DIR", tmp_path)
     assert code == 1
-    assert "holds no checkpoint" in err
+    assert "no checkpoint there" in err
     image_path = toy_data / "toy_scenes/images/validation/0000.jpg"
     drawing = ("--config-file", tiny_run / "config.yaml", "--input", image_path, "--output", tmp_path / "a.png")
     code, out, err = in_process("demo/demo.py", *drawing, "--opts", "MODEL.WEIGHTS", tiny_run / "model_best.pth")

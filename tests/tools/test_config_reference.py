@@ -25,7 +25,7 @@ def test_it_holds_every_key_once_and_in_order() -> None:
 
 def test_rows_agree_with_the_code() -> None:
     """One key of each kind: a comment beside it, above it, or from a shared function; a range; two components."""
-    assert "| of the training images, in the place of VAL |" in ROWS["DATASETS.CUSTOM.VAL_FRACTION"]
+    assert "| fraction of the training images to use instead of VAL |" in ROWS["DATASETS.CUSTOM.VAL_FRACTION"]
     assert '"bf16": backbone and head compute in bfloat16 autocast' in ROWS["MODEL.PRECISION"]
     assert (
         "| `[0, 1]` | the others attend globally | `D2SeMaskMixTransformer` |" in ROWS["MODEL.MIT.SEM_WINDOWED_STAGES"]
@@ -39,5 +39,5 @@ def test_rows_agree_with_the_code() -> None:
 
 def test_headings_are_the_comments_of_the_table() -> None:
     sections = {section.title: section for section in tool.sections()}
-    assert sections["DeepLab"].text.startswith("Published files hold these keys")
+    assert sections["DeepLab"].text.startswith("Published config files have these keys")
     assert "MODEL.SEM_SEG_HEAD.OHEM_PIXELS" in [key.name for key in sections["Heads"].keys]
