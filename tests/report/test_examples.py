@@ -136,7 +136,7 @@ def test_what_the_page_cannot_show_is_a_line_in_it(segment_run: Path) -> None:
     predictor = task_predictor("panoptic")
     predictor.model.panoptic_on, predictor.model.semantic_on = False, True
     text = write_report(segment_run, images=1, predictor=predictor).read_text(encoding="utf-8")
-    assert "the model does not predict segments: set MODEL.MASK_FORMER.TEST.PANOPTIC_ON True" in text
+    assert "the model finds no segments: set MODEL.MASK_FORMER.TEST.PANOPTIC_ON True" in text
     folder = segment_run / "inference/toy_scenes_panoptic_val"
     images = json.loads((folder / "images.json").read_text())
     for image in images:
