@@ -70,9 +70,7 @@ def read_checkpoint(source: str | os.PathLike) -> dict[str, Any]:
             f"{first_line(error)}"
         ) from error
     except Exception as error:  # each reader raises its own errors for bytes that are not a weight file
-        raise UserError(
-            f"{source}: truncated, or not a weight file; download it again ({first_line(error)})"
-        ) from error
+        raise UserError(f"{source}: truncated or not a weight file; download it again ({first_line(error)})") from error
     if not isinstance(data, dict):
         raise UserError(f"{source}: expected a dict of tensors, got a {type(data).__name__}")
     data.update(metadata)

@@ -43,7 +43,7 @@ def test_labels_and_scores_give_the_same_metrics(cfg, model, monkeypatch: pytest
     with monkeypatch.context() as patch:
         patch.setattr("semask_d2.engine.trainer.LabelsOnly", lambda model: model)
         from_scores = Trainer.test(cfg, model)
-    monkeypatch.setattr(type(model), "score_map", None)  # used to compute scores
+    monkeypatch.setattr(type(model), "score_maps", None)  # used to compute scores
     with pytest.raises(TypeError):
         Trainer.test(cfg, model)
     assert from_labels["sem_seg"].keys() == from_scores["sem_seg"].keys()

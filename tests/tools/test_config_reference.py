@@ -26,7 +26,7 @@ def test_it_holds_every_key_once_and_in_order() -> None:
 def test_rows_agree_with_the_code() -> None:
     """One key of each kind: a comment beside it, above it, or from a shared function; a range; two components."""
     assert "| fraction of the training images to use instead of VAL |" in ROWS["DATASETS.CUSTOM.VAL_FRACTION"]
-    assert '"bf16": backbone and head compute in bfloat16 autocast' in ROWS["MODEL.PRECISION"]
+    assert '"bf16": bfloat16 autocast of backbone and head' in ROWS["MODEL.PRECISION"]
     assert (
         "| `[0, 1]` | the others attend globally | `D2SeMaskMixTransformer` |" in ROWS["MODEL.MIT.SEM_WINDOWED_STAGES"]
     )
