@@ -152,7 +152,7 @@ def test_imports_by_name_are_seen(tmp_path: Path) -> None:
     "path", sorted(x for name in ("kernels", "layers") for x in (PACKAGE / "modeling" / name).glob("*.py")), ids=label
 )
 def test_kernels_and_layers_know_only_torch(path: Path) -> None:
-    """Check imports: kernels may also use Triton, which comes with torch on Linux, and both UserError and themselves."""
+    """Check imports: kernels may also use Triton, which comes with torch on Linux, and both may use UserError."""
     allowed = {"torch", "torchvision", *sys.stdlib_module_names}
     project_modules = ["semask_d2.modeling.kernels", "semask_d2.utils.errors"]
     if path.parent.name == "kernels":

@@ -89,7 +89,10 @@ def test_a_run_stands_for_its_config_its_weights_and_its_folder(
         (["--weights", "nowhere"], "--weights nowhere: no such file or run folder"),
         (["--weights", "nowhere", "--config-file", "some.yaml"], "--weights nowhere: no such file"),
         (["--weights", "configs"], "--weights configs: no config.yaml there; expected a run folder"),
-        (["--weights", "README.md", "MODEL.WEIGHTS", "b.pth"], "--weights README.md and MODEL.WEIGHTS b.pth: give only one"),
+        (
+            ["--weights", "README.md", "MODEL.WEIGHTS", "b.pth"],
+            "--weights README.md and MODEL.WEIGHTS b.pth: give only one",
+        ),
         ([], "--config-file is missing"),
     ],
 )
