@@ -14,7 +14,7 @@ from semask_d2.utils import foreign
 from semask_d2.utils.errors import UserError, printable
 from semask_d2.utils.files import atomic_write, folder_name
 
-DEFAULT_NAME = "my_data"  # of the dataset, if the folder's name is not a valid one
+DEFAULT_NAME = "my_data"  # of the file and the dataset, if the folder's name is invalid
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,9 @@ from torch import nn
 import semask_d2
 from semask_d2 import Predictor
 from semask_d2.d2 import CfgNode
+from semask_d2.export import writing
 from semask_d2.export.exporting import export_model
+from semask_d2.export.graph import SegmentationGraph
 from semask_d2.export.writing import SUFFIXES, GraphSettings
 from semask_d2.utils.classes import Classes
 from semask_d2.utils.errors import UserError
@@ -38,6 +42,31 @@ NAMED = Classes.of([f"class {i}" for i in range(CLASSES)], [[i] * 3 for i in ran
 ANY = GraphSettings(size=None, batch=None)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _shared_traces() -> Iterator[None]:
+    """Trace each graph once: OpenVINO converts the ONNX graph that the test of ONNX has traced, which takes longest."""
+    traces: dict[tuple, bytes] = {}
+
+    def trace_once(graph: SegmentationGraph, path: Path, outputs: list[str], settings: GraphSettings) -> None:
+        key = (graph.model, graph.outputs, graph.normalize, graph.size_rule, *outputs, settings)
+        if key not in traces:
+            trace(graph, path, outputs, settings)
+            traces[key] = path.read_bytes()
+        path.write_bytes(traces[key])
+
+    trace = writing.trace
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(writing, "trace", trace_once)
+        yield
+    plain_family.cache_clear()
+
+
+@functools.cache
+def plain_family(config: str) -> tuple[nn.Module, CfgNode]:
+    """Return `family` without options, the same model in every test, so that its traces are shared."""
+    return family(config, {})
+
+
 def family(config: str, options: dict[str, object]) -> tuple[nn.Module, CfgNode]:
     timm = {"MODEL.TIMM.NAME": "test_resnet"} if "timm" in config else {}  # the smallest model in timm, for tests
     words = [word for pair in (SMALL | timm | options).items() for word in pair]
@@ -53,7 +82,7 @@ def export(
     options: dict[str, object] | None = None,
     **kwargs: object,
 ) -> list:
-    model, cfg = family(config, options or {})
+    model, cfg = family(config, options) if options else plain_family(config)
     return export_model(model, cfg, NAMED, kind, path, settings, **kwargs)
 
 
@@ -129,7 +158,7 @@ def test_graphs_that_resize(config: str, kind: str, settings: GraphSettings, mas
 
 @pytest.mark.parametrize("kind", ["onnx", "openvino"])
 def test_half_weights_halve_the_file(kind: str, tmp_path: Path) -> None:
-    model, _ = family(FAMILIES["Swin FPN"], {})
+    model, _ = plain_family(FAMILIES["Swin FPN"])
     path = tmp_path / f"model{SUFFIXES[kind]}"
     export(FAMILIES["Swin FPN"], kind, path, GraphSettings(size=(64, 96), half_weights=True))
     full = 4 * sum(parameter.numel() for parameter in model.parameters())

@@ -33,6 +33,7 @@ pytest.importorskip("triton")
 from semask_d2.modeling.kernels import deformable_conv_kernels as kernels
 
 DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
+EXAMPLES, SIDE = (3, 6) if DEVICE == "cuda" else (2, 3)  # interpreted, each example takes seconds
 LOW = torch.bfloat16 if DEVICE == "cpu" else torch.float16  # dtype of autocast
 
 
@@ -98,9 +99,9 @@ def test_equals_torchvision(shape: dict) -> None:
     assert_equals_torchvision(inputs(**shape))
 
 
-@settings(deadline=None, derandomize=True, max_examples=3)
+@settings(max_examples=EXAMPLES, deadline=None, derandomize=True)
 @given(
-    size=st.tuples(st.integers(1, 6), st.integers(1, 6)),
+    size=st.tuples(st.integers(1, SIDE), st.integers(1, SIDE)),
     batch=st.integers(1, 2),
     groups=st.integers(1, 2),
     dim=st.integers(1, 5),
@@ -172,6 +173,8 @@ def operator_arguments(**shape) -> tuple:
     return (*(t.detach().requires_grad_() for t in tensors), *x.shape[2:])
 
 
+# torch's own opcheck reads gradients of tensors that are not leaves
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf Tensor:UserWarning")
 def test_the_operators_pass_torchs_opcheck() -> None:
     for shape in ({}, {"dtype": torch.bfloat16}):
         arguments = operator_arguments(**shape)
