@@ -252,8 +252,6 @@ def flat_arguments(requires_grad: bool = False, **shape: object) -> tuple:
     return value, [x for size in sizes for x in size], reference, offsets, logits
 
 
-# torch's own opcheck reads gradients of tensors that are not leaves
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf Tensor:UserWarning")
 def test_the_operators_pass_torchs_opcheck() -> None:
     for shape in ({}, {"value_dtype": torch.bfloat16}):
         torch.library.opcheck(deformable_attention_op, flat_arguments(requires_grad=True, **shape))

@@ -173,8 +173,6 @@ def operator_arguments(**shape) -> tuple:
     return (*(t.detach().requires_grad_() for t in tensors), *x.shape[2:])
 
 
-# torch's own opcheck reads gradients of tensors that are not leaves
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf Tensor:UserWarning")
 def test_the_operators_pass_torchs_opcheck() -> None:
     for shape in ({}, {"dtype": torch.bfloat16}):
         arguments = operator_arguments(**shape)
