@@ -98,7 +98,8 @@ def takers() -> dict[str, list[str]]:
     }
     names_by_key = defaultdict(set)
     for cls in classes:
-        if hasattr(cls, "from_config") or not any(other is not cls and issubclass(other, cls) for other in classes):
+        is_base = cls.__module__.endswith(".base") and any(x is not cls and issubclass(x, cls) for x in classes)
+        if not is_base:
             for key in cls.config_keys.values():
                 names_by_key[key].add(cls.__name__)
     return {key: sorted(names) for key, names in names_by_key.items()}

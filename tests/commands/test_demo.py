@@ -144,12 +144,13 @@ def test_the_newest_run_is_used_and_named(demo, home: Path) -> None:
     assert Image.open("pictures/photo.png").height == 512
 
 
-def test_a_missing_run_is_an_error_with_advice(demo, home: Path) -> None:
+def test_without_a_run_the_packaged_model_is_used_and_named(demo, home: Path) -> None:
     for file in Path("output").glob("*/model_best.pth"):
         file.unlink()
-    result = demo("--input", "photo.jpg", "--output", "pictures")
-    assert_refused(result, "no trained model under", "semask train --config-file", "--weights")
-    assert not files("pictures")
+    code, out, err = demo("--input", "photo.jpg", "--output", "pictures")
+    assert code == 0, err
+    assert "No trained model under output/: using the packaged one" in out.splitlines()[0]
+    assert files("pictures") == ["photo.png"]
 
 
 @pytest.mark.parametrize("weights", ["output/run/model_best.pth", "output/run"])
@@ -378,7 +379,7 @@ def test_comparing_adds_panels_and_names_missing_labels(demo, home: Path) -> Non
     assert_refused(
         demo("--input", "photos", "--output", "out", "--compare", "labels"),
         "label file labels/0001.png is 3 x 3",
-        "one size",
+        "the same size",
     )
     Image.fromarray(np.full_like(np.asarray(Image.open("labels/0000.png")), 99)).save("labels/0001.png")
     assert_refused(demo("--input", "photos/0001.jpg", "--output", "out", "--compare", "labels"), "label id 99")

@@ -105,7 +105,7 @@ def test_classes_of_a_known_dataset_have_its_colors_and_things(
         write_folder("again", state, config_for_transformers(cfg, names), processor_for_transformers(cfg))
         code, out, err = in_process(*words)
         assert code == (0 if known else 1), err
-        assert known or "which classes are things" in err
+        assert known or "whose metadata define thing classes" in err
         assert "Traceback" not in out + err
     cfg = choose_config(None, "again")
     assert Predictor(cfg).class_names == NAMES + NAMES

@@ -215,7 +215,7 @@ def test_the_order_is_by_the_masks(tmp_path: Path, area: object, capsys: pytest.
         file.with_name("labels.json").write_text(file.with_name("labels.json").read_text().replace('"area"', '"_"'))
     code, out = checked(file, capsys)
     assert code == 0
-    assert "2 annotations have no area, which is computed from their masks: 1, 2" in out
+    assert "2 annotations have no area; their masks give it: 1, 2" in out
     assert painted(file) == {"a.png": {0: PIXELS - 400, 1: 375, 2: 25}}
 
 

@@ -134,7 +134,7 @@ def test_an_image_without_its_label_and_the_reverse(camvid):
 
 def test_an_empty_folder_and_a_doubled_stem(camvid):
     Image.new("L", (4, 4)).save(camvid / "images/val/a.png")
-    with pytest.raises(UserError, match=r"a\.jpg and \S+a\.png have one name; names must differ in their stems"):
+    with pytest.raises(UserError, match=r"a\.jpg and \S+a\.png have the same name; names must differ in their stems"):
         get_dataset_dicts("camvid_sem_seg_val")
     for path in (camvid / "images/val").iterdir():
         path.unlink()

@@ -128,7 +128,7 @@ def test_a_dataset_name_that_is_a_path_is_refused(tmp_path: Path, name: str) -> 
     MetadataCatalog.get(name).set(stuff_classes=["a", "b"], ignore_label=255)
     try:
         SemanticEvaluator(name)  # without a folder it writes nothing
-        with pytest.raises(UserError, match=r"name of a data set: .* is not a plain name"):
+        with pytest.raises(UserError, match=r"name of a dataset: .* is not a plain name"):
             SemanticEvaluator(name, output_dir=tmp_path)
     finally:
         MetadataCatalog.remove(name)

@@ -140,7 +140,7 @@ def test_a_file_with_different_results_is_removed(
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"nothing\.onnx: there is no such file"):
+    with pytest.raises(UserError, match=r"nothing\.onnx: no such file"):
         open_exported(tmp_path / "nothing.onnx")
     (tmp_path / "a.bin").touch()
     for name in ("a.onnx", "a.xml"):

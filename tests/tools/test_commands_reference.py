@@ -33,6 +33,6 @@ def test_it_holds_every_command_and_option() -> None:
 def test_values_and_defaults_are_shown() -> None:
     assert "| `--size H W` |" in PAGE
     assert "| `--webcam [N]` |" in PAGE
-    assert "(default 7860)" in PAGE
+    assert "(default: 7860)" in PAGE
     assert "| `--output FILE` |" in PAGE
     assert "(required)" in PAGE

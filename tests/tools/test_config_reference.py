@@ -28,7 +28,8 @@ def test_rows_agree_with_the_code() -> None:
     assert "| fraction of the training images to use instead of VAL |" in ROWS["DATASETS.CUSTOM.VAL_FRACTION"]
     assert '"bf16": bfloat16 autocast of backbone and head' in ROWS["MODEL.PRECISION"]
     assert (
-        "| `[0, 1]` | the others attend globally | `D2SeMaskMixTransformer` |" in ROWS["MODEL.MIT.SEM_WINDOWED_STAGES"]
+        "| `[0, 1]` | the other stages attend globally | `D2SeMaskMixTransformer` |"
+        in ROWS["MODEL.MIT.SEM_WINDOWED_STAGES"]
     )
     assert "at least 0" in ROWS["SOLVER.BACKBONE_MULTIPLIER"]
     assert (
