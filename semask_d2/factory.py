@@ -65,10 +65,10 @@ def create_model(
     if num_classes is not None:
         words += ["MODEL.SEM_SEG_HEAD.NUM_CLASSES", num_classes]
     cfg = get_cfg(f"{full_name}.yaml", words)
-    if weights is not None:
-        cfg.MODEL.WEIGHTS = cfg.MODEL.WEIGHTS if weights == CONFIG_START else local_source(weights)
+    if weights != CONFIG_START:
+        cfg.MODEL.WEIGHTS = "" if weights is None else local_source(weights)
     model = build_model(cfg)
-    if weights is not None and cfg.MODEL.WEIGHTS:
+    if cfg.MODEL.WEIGHTS:
         load_weights(model, cfg.MODEL.WEIGHTS, training_start=True, drop_class_layers=weights != CONFIG_START)
     return described(model, cfg, None)
 
