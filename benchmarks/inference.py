@@ -32,7 +32,7 @@ def standard_operators() -> ExitStack:
     for module in ("deformable_attention", "deformable_conv"):
         name = f"semask_d2.modeling.layers.{module}.is_supported"
         stack.enter_context(mock.patch(name, return_value=False))
-    for module in ("layers.linear", "layers.attention", "kernels.cpu_deformable_conv", "meta_arch.mask_former"):
+    for module in ("layers.linear", "layers.attention", "kernels.cpu_deformable_conv", "meta_arch.score_maps"):
         stack.enter_context(mock.patch(f"semask_d2.modeling.{module}.linear", F.linear))
     return stack
 

@@ -299,6 +299,7 @@ def test_exported() -> None:
     torch.testing.assert_close(program.module()(other, reference, offsets, logits), expected)
 
 
+@pytest.mark.filterwarnings("ignore:torch.float64 is not one of:UserWarning")  # once per process
 def test_it_supports_the_dtypes_of_its_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     value = torch.zeros(1, device=DEVICE)
     monkeypatch.delenv(VARIABLE, raising=False)
