@@ -111,7 +111,9 @@ def test_a_users_pixel_decoder_in_our_head(example, cfg, batch) -> None:
         assert losses_of_a_step(model, batch).keys() >= {"loss_ce", "loss_cate"}
     finally:
         del PIXEL_DECODER_REGISTRY._obj_map["YourPixelDecoder"]
-    with pytest.raises(UserError, match=r"PIXEL_DECODER_NAME.*registry semask_d2\.modeling\.pixel_decoders\.PIXEL_DEC"):
+    with pytest.raises(
+        UserError, match=r"PIXEL_DECODER_NAME.*component of your own in semask_d2\.modeling\.pixel_decoders\.PIXEL_DEC"
+    ):
         build_model(cfg)
 
 
