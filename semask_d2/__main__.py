@@ -10,6 +10,7 @@ from importlib import import_module
 from types import ModuleType
 
 from semask_d2.commands.arguments import parse
+from semask_d2.utils.extras import install_command
 
 COMMANDS = {  # name: (module in `commands` with `add_arguments(parser)` and `run(args)`, one-line help)
     "train": ("train", "train the model that a config describes"),
@@ -52,7 +53,7 @@ def print_completion(parser: argparse.ArgumentParser, shell: str) -> int:
     try:
         import shtab
     except ImportError:
-        print("error: --print-completion needs shtab: pip install shtab", file=sys.stderr)
+        print(f"error: --print-completion needs shtab: {install_command('completion')}", file=sys.stderr)
         return 1
     print(shtab.complete(parser, shell))
     return 0

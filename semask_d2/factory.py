@@ -9,8 +9,6 @@ from typing import Any
 
 from torch import nn
 
-from semask_d2.checkpoint import load_checkpoint, read_checkpoint
-from semask_d2.checkpoint.class_metadata import classes_of_file
 from semask_d2.checkpoint.hub import local_source
 from semask_d2.checkpoint.loading import load_weights
 from semask_d2.checkpoint.shared_folder import ModelDescription
@@ -21,7 +19,7 @@ from semask_d2.data.datasets.custom import register_custom
 from semask_d2.evaluation.result_files import FOLDER, read_evaluations
 from semask_d2.export.running import EXPORTED, open_exported
 from semask_d2.export.segmenter import ExportedSegmenter
-from semask_d2.inference.predictor import model_classes
+from semask_d2.inference.predictor import model_classes, trained_model
 from semask_d2.inference.sources import choose_config
 from semask_d2.modeling.meta_arch import SemanticSegmenter, build_model
 from semask_d2.utils.classes import Classes
@@ -87,10 +85,8 @@ def from_pretrained(
     if path.endswith(EXPORTED):
         return ExportedSegmenter(open_exported(Path(path)))
     cfg = choose_config(None, path, settings_words(settings, device), option="")
-    model = build_model(cfg)
-    data = read_checkpoint(cfg.MODEL.WEIGHTS)
-    load_checkpoint(model, data, cfg.MODEL.WEIGHTS)
-    return described(model.eval(), cfg, classes_of_file(data), measured(path))
+    model, recorded = trained_model(cfg)
+    return described(model, cfg, recorded, measured(path))
 
 
 def described(

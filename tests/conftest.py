@@ -12,11 +12,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run in parallel, so more 
 
 import pytest
 import torch
+from huggingface_hub import constants
 
 from semask_d2.config import get_cfg
 from semask_d2.d2 import build_model
 from semask_d2.data.datasets import toy_scenes
 from tests.helpers.commands import ROOT, TINY, TOY_CONFIG, load_script
+from tests.helpers.hub_server import Hub, serve_hub
 from tests.helpers.loggers import reset_loggers, restored_loggers
 
 
@@ -116,6 +118,20 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.save({"model": build_model(cfg).state_dict()}, folder / "model_best.pth")
     (folder / "config.yaml").write_text(cfg.dump())
     return folder
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """Serve an empty Hugging Face hub on loopback, which `huggingface_hub` uses with a new cache, in a new folder."""
+    with serve_hub() as hub:
+        monkeypatch.setattr(constants, "ENDPOINT", hub.address)
+        monkeypatch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.address + "/{repo_id}/resolve/{revision}/{filename}"
+        )
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setenv("HF_TOKEN", "hf_token")
+        monkeypatch.chdir(tmp_path)
+        yield hub
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,25 +14,12 @@ from safetensors import safe_open
 
 import semask_d2
 from semask_d2.utils.errors import UserError
-from tests.helpers.commands import TINY
-from tests.helpers.hub_server import Hub, serve_hub
+from tests.helpers.commands import TINY, TINY_MODEL, TINY_TRAINING
+from tests.helpers.hub_server import Hub
 from tests.helpers.transformers_models import reference_model
 
 NAME = "toy_scenes/semask_swin_mini_m2f"
-TINY_SETTINGS = dict(zip(TINY[::2], TINY[1::2], strict=True))
-
-
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    with serve_hub() as hub:
-        monkeypatch.setattr(constants, "ENDPOINT", hub.address)
-        monkeypatch.setattr(
-            constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.address + "/{repo_id}/resolve/{revision}/{filename}"
-        )
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setenv("HF_TOKEN", "hf_token")
-        monkeypatch.chdir(tmp_path)
-        yield hub
+TINY_SETTINGS = TINY_MODEL | TINY_TRAINING
 
 
 def make_images() -> torch.Tensor:

@@ -12,13 +12,13 @@ import torch
 from PIL import Image
 
 import semask_d2
-from tests.helpers.commands import ROOT, TINY
+from tests.helpers.commands import ROOT, TINY_MODEL, TINY_TRAINING
 from tests.helpers.own_data import write_data
 from tests.helpers.transformers_models import reference_model
 
 PAGE = (ROOT / "docs/python.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-TINY_SETTINGS = dict(zip(TINY[::2], TINY[1::2], strict=True))
+TINY_SETTINGS = TINY_MODEL | TINY_TRAINING
 
 
 def example(words: str) -> str:
@@ -78,7 +78,7 @@ def test_tensors(workplace: Path) -> None:
 
 
 def test_postprocessing_in_transformers() -> None:
-    transformers = pytest.importorskip("transformers")
+    transformers = pytest.importorskip("transformers", reason="needs transformers, of the extra dev")
     segment = run(example("Mask2FormerImageProcessor"))["segment"]
     processor = transformers.Mask2FormerImageProcessor(size={"height": 64, "width": 96})
     image = Image.new("RGB", (90, 60), (10, 200, 90))
@@ -126,7 +126,7 @@ def copied(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("words", ["epochs=1", "Accelerator"])
 def test_loops(words: str) -> None:
     if words == "Accelerator":
-        pytest.importorskip("accelerate")
+        pytest.importorskip("accelerate", reason="needs accelerate, of the extra loops")
     model = tiny_model()
     before = copied(model)
     run(example(words))["train"](model, torch.utils.data.DataLoader(Pairs(), batch_size=2))
@@ -135,7 +135,7 @@ def test_loops(words: str) -> None:
 
 @pytest.mark.slow
 def test_lightning(tmp_path: Path) -> None:
-    lightning = pytest.importorskip("lightning")
+    lightning = pytest.importorskip("lightning", reason="needs lightning, of the extra loops")
     model = tiny_model()
     before = copied(model)
     options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}

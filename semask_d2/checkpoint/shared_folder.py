@@ -19,11 +19,12 @@ from semask_d2.checkpoint.hub import CARD_NAME
 from semask_d2.checkpoint.model_card import model_card
 from semask_d2.checkpoint.saving import write_safetensors
 from semask_d2.checkpoint.semantic_windows import RECORD, windows_of_model
-from semask_d2.config import all_keys, get_cfg
+from semask_d2.config import get_cfg
 from semask_d2.d2 import CfgNode
 from semask_d2.utils.arguments import value_of
 from semask_d2.utils.classes import Classes
 from semask_d2.utils.files import atomic_write, require_writable
+from semask_d2.utils.nested import flattened, set_nested
 from semask_d2.utils.runs import CONFIG_NAME, WEIGHTS_NAME
 
 # keys that reveal the machine and the folders of the person who trained the model
@@ -76,17 +77,12 @@ def shared_config(cfg: CfgNode) -> str:
     defaults = get_cfg(fit=False)
     values: dict[str, Any] = {"VERSION": cfg.VERSION}
     custom = cfg.DATASETS.CUSTOM.NAME
-    for key in all_keys(cfg):
-        value = value_of(cfg, key)
+    for key, value in flattened(cfg).items():
         if key.startswith(PRIVATE) or value == value_of(defaults, key):
             continue
         if custom and key in ("DATASETS.TRAIN", "DATASETS.TEST"):  # these names are registered on this machine only
             continue
-        section = values
-        *parents, leaf = key.split(".")
-        for parent in parents:
-            section = section.setdefault(parent, {})
-        section[leaf] = list(value) if isinstance(value, tuple) else value
+        set_nested(values, key, list(value) if isinstance(value, tuple) else value)
     if custom:
         values.setdefault("DATASETS", {}).update({"TRAIN": [], "TEST": []})
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)

@@ -18,6 +18,7 @@ from semask_d2.d2 import CfgNode
 from semask_d2.utils.arguments import value_of
 from semask_d2.utils.errors import UserError
 from semask_d2.utils.foreign import Section, flag, integer, shown, text
+from semask_d2.utils.nested import set_nested
 
 
 class Family(NamedTuple):
@@ -190,10 +191,10 @@ def config_for_transformers(cfg: CfgNode, names: Sequence[str] | None = None) ->
         "backbone_config": {"model_type": backbone_name},
     }
     for key, value in (backbone.fixed | family.fixed | backbone.write(cfg)).items():
-        put(config, key, value)
+        set_nested(config, key, value)
     for setting in (*backbone.settings, *family.settings):
         value = value_of(cfg, setting.key)
-        put(config, setting.name, list(value) if isinstance(value, tuple) else value)
+        set_nested(config, setting.name, list(value) if isinstance(value, tuple) else value)
     return config
 
 
@@ -244,11 +245,3 @@ def setting_at(section: Section, key: str, default: Any) -> Any:
             return default
         section = nested
     return section.get(leaf, default)
-
-
-def put(config: dict[str, Any], key: str, value: Any) -> None:
-    """Set a dotted key of a config.json."""
-    *sections, leaf = key.split(".")
-    for section in sections:
-        config = config.setdefault(section, {})
-    config[leaf] = value

@@ -7,9 +7,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-from semask_d2.config.transformers_config import FAMILIES, backbone_kind, put, values_from_transformers
+from semask_d2.config.transformers_config import FAMILIES, backbone_kind, values_from_transformers
 from semask_d2.utils.errors import UserError
 from semask_d2.utils.files import require_regular
+from semask_d2.utils.nested import set_nested
 from semask_d2.utils.runs import CONFIG_NAME
 
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
@@ -33,7 +34,7 @@ def config_of_folder(folder: str | os.PathLike) -> tuple[list[str], dict[str, An
     nested: dict[str, Any] = {}
     values = values_from_transformers(settings, processor, str(path), str(processor_path))
     for key, value in (values | {"MODEL.WEIGHTS": os.fspath(folder)}).items():
-        put(nested, key, value)
+        set_nested(nested, key, value)
     return [backbone_kind(settings, str(path)).file, FAMILIES[settings["model_type"]].recipe], nested
 
 

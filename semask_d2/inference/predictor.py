@@ -55,6 +55,14 @@ def model_classes(cfg: CfgNode, recorded: Classes | None) -> Classes:
     return Classes.of(f"class {i}" for i in range(count))
 
 
+def trained_model(cfg: CfgNode) -> tuple[nn.Module, Classes | None]:
+    """Return a config's model with all of its MODEL.WEIGHTS, in evaluation mode, and the classes recorded with them."""
+    model = build_model(cfg)
+    data = read_checkpoint(cfg.MODEL.WEIGHTS)
+    load_checkpoint(model, data, cfg.MODEL.WEIGHTS)
+    return model.eval(), classes_of_file(data)
+
+
 class Predictor:
     """Trained model as a function of one image or of a list of images.
 
@@ -80,10 +88,7 @@ class Predictor:
             cfg.MODEL.DEVICE = device or cfg.MODEL.DEVICE
         if not cfg.MODEL.WEIGHTS:
             raise UserError("MODEL.WEIGHTS is empty: predictions need trained weights; add MODEL.WEIGHTS FILE")
-        model = build_model(cfg)
-        data = read_checkpoint(cfg.MODEL.WEIGHTS)
-        load_checkpoint(model, data, cfg.MODEL.WEIGHTS)
-        self._set_model(cfg, model.eval(), classes_of_file(data))
+        self._set_model(cfg, *trained_model(cfg))
 
     @classmethod
     def from_run(

@@ -15,3 +15,11 @@ def flattened(values: Mapping[Any, Any], separator: str = ".") -> dict[str, Any]
         else:
             flat[f"{key}"] = value
     return flat
+
+
+def set_nested(values: dict[str, Any], key: str, value: Any) -> None:
+    """Set the dotted `key` of nested dicts, making those that are missing."""
+    *sections, leaf = key.split(".")
+    for section in sections:
+        values = values.setdefault(section, {})
+    values[leaf] = value

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,22 +10,9 @@ from huggingface_hub import constants
 
 from semask_d2.checkpoint.hub import Repository, fetch_repository, local_source, repository_of, upload_folder
 from semask_d2.utils.errors import UserError
-from tests.helpers.hub_server import COMMIT, Hub, serve_hub
+from tests.helpers.hub_server import COMMIT, Hub
 
 FILES = {"config.yaml": b"VERSION: 2\n", "model.safetensors": b"tensors", "README.md": b"# A model"}
-
-
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    with serve_hub() as hub:
-        monkeypatch.setattr(constants, "ENDPOINT", hub.address)
-        monkeypatch.setattr(
-            constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.address + "/{repo_id}/resolve/{revision}/{filename}"
-        )
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setenv("HF_TOKEN", "hf_token")
-        monkeypatch.chdir(tmp_path)
-        yield hub
 
 
 @pytest.mark.parametrize(

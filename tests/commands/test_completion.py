@@ -10,7 +10,7 @@ import pytest
 
 from semask_d2.__main__ import COMMANDS, main
 
-pytest.importorskip("shtab")
+pytest.importorskip("shtab", reason="needs shtab, of the extra completion")
 
 
 @pytest.fixture(scope="module")

@@ -93,7 +93,7 @@ def reference_outputs(class_logits: Tensor, mask_logits: Tensor) -> SimpleNamesp
 
 def test_the_rule_of_transformers_for_semantic_maps() -> None:
     """The processor of Mask2Former resizes masks to 384 x 384 for any input."""
-    transformers = pytest.importorskip("transformers")
+    transformers = pytest.importorskip("transformers", reason="needs transformers, of the extra dev")
     processor = transformers.Mask2FormerImageProcessor()
     logits = make_logits(16, 24)
     size = (130, 90)
@@ -108,7 +108,7 @@ def test_the_rule_of_transformers_for_semantic_maps() -> None:
 
 def test_the_rule_of_transformers_for_maskformer() -> None:
     """The processor of MaskFormer computes scores at the size of the masks and resizes these."""
-    transformers = pytest.importorskip("transformers")
+    transformers = pytest.importorskip("transformers", reason="needs transformers, of the extra dev")
     logits = make_logits(16, 24)
     size = (130, 90)
     processor = transformers.MaskFormerImageProcessor()

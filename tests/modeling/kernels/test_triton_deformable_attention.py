@@ -86,6 +86,21 @@ def python(*arguments: object, **env: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900)
 
 
+def compiled_kernels(text: str, folder: Path, *arguments: object) -> str:
+    """Return what the script `text` prints of the kernels that it compiles, with a new cache in `folder`."""
+    from triton.backends import backends
+
+    if "nvidia" not in backends:
+        pytest.skip("this Triton compiles for no GPU of NVIDIA")
+    script = folder / "compile.py"
+    script.write_text(text)
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    cache = str(folder / "cache")
+    done = python(script, *arguments, TRITON_INTERPRET="", TRITON_CACHE_DIR=cache, PYTHONPATH=path)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
 @needs_triton
 @pytest.mark.slow
 @pytest.mark.parametrize("device", ["interpreter", "gpu"])
@@ -107,17 +122,9 @@ def test_cases(device: str) -> None:
 )
 def test_kernels_compile_for_gpus(capability: int, dtype: str, dim: int, tmp_path: Path) -> None:
     """Kernels compile to machine code without a GPU, once for images of all sizes."""
-    from triton.backends import backends
-
-    if "nvidia" not in backends:
-        pytest.skip("this Triton compiles for no GPU of NVIDIA")
-    script = tmp_path / "compile.py"
-    script.write_text(COMPILE)
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
-    cache = str(tmp_path / "cache")
-    done = python(script, capability, dtype, dim, TRITON_INTERPRET="", TRITON_CACHE_DIR=cache, PYTHONPATH=path)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == str({"forward_kernel": 1, "backward_kernel": 1})
+    assert compiled_kernels(COMPILE, tmp_path, capability, dtype, dim) == str(
+        {"forward_kernel": 1, "backward_kernel": 1}
+    )
 
 
 def test_tensors_without_data() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -16,8 +15,7 @@ from semask_d2.modeling.kernels.triton_deformable_conv import (
     triton_serves,
 )
 from semask_d2.modeling.layers.feature_alignment import FeatureAlignment
-from tests.helpers.commands import ROOT
-from tests.modeling.kernels.test_triton_deformable_attention import COMPILER, needs_triton, python
+from tests.modeling.kernels.test_triton_deformable_attention import COMPILER, compiled_kernels, needs_triton, python
 
 CASES = "tests/modeling/kernels/triton_deformable_conv_cases.py"
 COMPILE = (
@@ -57,17 +55,9 @@ def test_cases(device: str) -> None:
 )
 def test_kernels_compile_for_gpus(capability: int, dtype: str, channels: int, tmp_path: Path) -> None:
     """Kernels compile to machine code without a GPU, few times for images of all sizes."""
-    from triton.backends import backends
-
-    if "nvidia" not in backends:
-        pytest.skip("this Triton compiles for no GPU of NVIDIA")
-    script = tmp_path / "compile.py"
-    script.write_text(COMPILE)
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
-    cache = str(tmp_path / "cache")
-    done = python(script, capability, dtype, channels, TRITON_INTERPRET="", TRITON_CACHE_DIR=cache, PYTHONPATH=path)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == str({"sampling_kernel": 1, "gradient_kernel": 1})
+    assert compiled_kernels(COMPILE, tmp_path, capability, dtype, channels) == str(
+        {"sampling_kernel": 1, "gradient_kernel": 1}
+    )
 
 
 def test_tensors_without_data() -> None:
