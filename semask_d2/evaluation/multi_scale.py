@@ -27,7 +27,7 @@ class MultiScaleFlip(Segmenter):
     """
 
     scores_are_probabilities = True
-    has_priors = False  # pyright: ignore[reportAssignmentType, reportIncompatibleMethodOverride]
+    prior_strides: ClassVar[dict[str, int]] = {}  # pyright: ignore[reportAssignmentType, reportIncompatibleMethodOverride]
 
     def __init__(
         self,
