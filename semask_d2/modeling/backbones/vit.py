@@ -148,8 +148,9 @@ class SeMaskViT(HierarchicalBackbone):
         positioned = self.body._pos_embed(embedded)
         sequence, rope = positioned if isinstance(positioned, tuple) else (positioned, None)
         blocks = len(self.body.blocks)
-        per_block = rope is not None and getattr(self.body, "rope_mixed", False)
-        ropes = [*rope[:blocks]] if per_block else [rope] * blocks
+        ropes: list[Tensor | None] = [rope] * blocks
+        if rope is not None and getattr(self.body, "rope_mixed", False):  # learned for each block
+            ropes = [*rope[:blocks]]
         return Tokens.of_sequence(self.body.norm_pre(sequence), grid), ropes
 
     def frozen_context(self) -> AbstractContextManager[Any]:
