@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from semask_d2.data.annotations import EmptyAnnotation, UnusableAnnotation, flat_mask, run_length_counts
-from semask_d2.data.image_io import picture_size, read_colors, read_labels, warn_once
+from semask_d2.data.image_io import picture_size, read_colors, read_labels
 from semask_d2.data.label_checks import size_mismatch
+from semask_d2.data.opening import warn_once
 from semask_d2.utils.errors import UserError
 from semask_d2.utils.excerpts import few
 

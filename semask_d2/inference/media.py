@@ -14,7 +14,7 @@ from types import TracebackType
 import cv2
 import numpy as np
 
-from semask_d2.data.image_io import MAX_PIXELS
+from semask_d2.data.opening import MAX_PIXELS
 from semask_d2.utils.errors import UnreadableFile, UserError
 from semask_d2.utils.files import put_in_place, require_regular, temporary_beside
 
