@@ -124,8 +124,10 @@ class SemanticMapper:
             )
         if settings.RANDOM_FLIP not in ("horizontal", "none"):
             raise UserError(f'INPUT.RANDOM_FLIP is "{settings.RANDOM_FLIP}"; expected "horizontal" or "none"')
-        if settings.COLOR_AUG_SSD and settings.CHANNELS != RGB:
-            logger.info("INPUT.COLOR_AUG_SSD has no effect on images of %d channel(s)", settings.CHANNELS)
+        settings_of_rgb = [x for x in ("COLOR_AUG_SSD", "FORMAT") if settings[x] in (True, "BGR")]
+        if settings.CHANNELS != RGB and settings_of_rgb:
+            keys = " and ".join(f"INPUT.{key} {settings[key]}" for key in settings_of_rgb)
+            logger.info("No effect on images of %d channel(s): %s", settings.CHANNELS, keys)
         return arguments | {
             "short_edges": edges,
             "max_size": settings.MAX_SIZE_TRAIN,
