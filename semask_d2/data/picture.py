@@ -27,15 +27,13 @@ class Picture:
     def of_pillow(cls, image: Image.Image, channels: int) -> Picture | None:
         """Return the picture of a decoded Pillow image of 8 bits; None if it does not have `channels`.
 
-        Any image is converted to RGB for three channels, dropping transparency, and a gray one to gray for one.
+        Any image is converted to RGB for three channels, dropping transparency, and a gray one to mode L for one.
         """
         if channels == RGB:
             return cls([image if image.mode == "RGB" else image.convert("RGB")])
-        if channels == 1 and image.mode in ("1", "LA", "La"):
+        if channels == 1 and (bands_of(image) == 1 or image.mode in ("LA", "La")):
             image = image.convert("L")
-        if image.mode == "P" or len(image.getbands()) != channels:
-            return None
-        return cls(image.split())
+        return cls(image.split()) if bands_of(image) == channels else None
 
     @property
     def size(self) -> tuple[int, int]:
