@@ -35,7 +35,7 @@ from semask_d2.data.pixel_values import (
     span_of,
     unread_bands,
 )
-from semask_d2.data.rasters import Raster, is_array, is_tiff, wrong_channels
+from semask_d2.data.rasters import Raster, has_tifffile, is_array, is_tiff, wrong_channels
 from semask_d2.utils.errors import UnreadableFile, UserError
 from semask_d2.utils.files import atomic_write, require_regular
 
@@ -88,18 +88,21 @@ def value_span(path: Path, channels: int = RGB) -> ValueSpan | None:
 def count_channels(path: Path) -> int:
     """Return the number of channels to read an image with: 3 for gray and RGB, transparent or not, else the file's.
 
-    Pages of a TIFF count as channels unless the file calls them slices or times. Errors as in `read_image`.
+    The pages of a TIFF count as channels unless the file calls them slices or times, or nothing. Errors as in
+    `read_image`.
     """
 
     def by_header(image: Image.Image) -> bool:
-        return not is_tiff(path) or (not unread_bands(image) and int(getattr(image, "n_frames", 1)) == 1)
+        return not unread_bands(image) and int(getattr(image, "n_frames", 1)) == 1
 
     def by_raster(raster: Raster) -> int:
         count = raster.shape[2] if raster.letter in "SCQ?" else 1
         return RGB if count == 1 else count
 
-    if _read_image(path, RGB, by_header, lambda _: False):
-        return RGB
+    if not is_array(path):
+        is_plain = not is_tiff(path) or _read_image(path, RGB, by_header, lambda _: None)
+        if is_plain or (is_plain is False and not has_tifffile()):  # None: only tifffile reads it
+            return RGB
     return read_raster(path, None, by_raster)
 
 

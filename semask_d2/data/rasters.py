@@ -80,6 +80,15 @@ def open_raster(path: Path, channels: int | None) -> Iterator[Raster]:
             yield arranged(shape, axes, channels, series.dtype, path, turn, load)
 
 
+def has_tifffile() -> bool:
+    """Return whether tifffile is installed."""
+    try:
+        import_tifffile("")
+    except UserError:
+        return False
+    return True
+
+
 def import_tifffile(path: Path) -> Any:
     """Import tifffile; raise `UserError` that names the file and the extra if it is not installed."""
     try:
