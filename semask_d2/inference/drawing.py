@@ -212,7 +212,7 @@ class DrawingJob:
         if predictor.channels != RGB:
             name = f"--webcam {source}" if isinstance(source, int) else source
             raise UserError(
-                f"{name}: a video has 3 channels, but the model takes {predictor.channels} (INPUT.CHANNELS)"
+                f"{name}: a video has 3 channels, the model takes {predictor.channels} (INPUT.CHANNELS)"
             )
         video = media.Video(source)
         frames = tqdm(video, total=video.count, unit="frame", leave=False)
