@@ -211,9 +211,7 @@ class DrawingJob:
         """Draw a video or camera stream frame by frame; return False if the user closed the window."""
         if predictor.channels != RGB:
             name = f"--webcam {source}" if isinstance(source, int) else source
-            raise UserError(
-                f"{name}: a video has 3 channels, the model takes {predictor.channels} (INPUT.CHANNELS)"
-            )
+            raise UserError(f"{name}: a video has 3 channels, the model takes {predictor.channels} (INPUT.CHANNELS)")
         video = media.Video(source)
         frames = tqdm(video, total=video.count, unit="frame", leave=False)
         with nullcontext() if target is None else media.VideoFile(target, video.fps) as file:

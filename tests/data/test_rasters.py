@@ -18,6 +18,7 @@ from semask_d2.data.image_io import count_channels, picture_size, read_image_fac
 from semask_d2.data.picture import Picture
 from semask_d2.data.pixel_values import ValueSpan
 from semask_d2.utils.errors import UnreadableFile, UserError
+from tests.helpers.refusals import refusal
 
 RNG = np.random.default_rng(0)
 
@@ -218,6 +219,30 @@ def test_damaged_files_are_named_and_large_ones_refused_by_their_header(
     for name in ("a.tif", "a.npy"):
         with pytest.raises(UnreadableFile, match=r"is 16 x 12 pixels of 4 channels, but the limit"):
             read_image(tmp_path / name, channels=4)
+
+
+@pytest.mark.parametrize("name", ["interleaved.tif", "planes.tif", "compressed.tif", "a.npy"])
+def test_damaged_bytes_give_an_image_or_one_line(tmp_path: Path, name: str) -> None:
+    values = image(4, np.uint16)
+    if name == "a.npy":
+        np.save(tmp_path / name, values)
+    else:
+        LAYOUTS[name.removesuffix(".tif")](tmp_path / name, values)
+    content, rng, refused = (tmp_path / name).read_bytes(), np.random.default_rng(0), 0
+    for _ in range(150):
+        damaged = bytearray(content)
+        for place in rng.integers(0, min(len(content), 600), rng.integers(1, 4)):
+            damaged[place] = rng.integers(256)
+        (tmp_path / name).write_bytes(damaged)
+        pictures: list[np.ndarray] = []
+        message = refusal(lambda pictures=pictures: pictures.append(read_image(tmp_path / name, channels=4)))
+        if message is None:
+            assert pictures[0].shape[2:] == (4,)
+        else:
+            refused += 1
+            assert name in message
+            assert "\n" not in message
+    assert refused
 
 
 def test_a_missing_library_is_named_with_its_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
