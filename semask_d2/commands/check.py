@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> None:
     if args.workers is not None and args.workers < 0:
         raise UserError(f"--workers {args.workers}: expected 0 (use only this process) or more")
     cfg = get_cfg(data=args.file)
-    dataset = CustomDataset.from_section(cfg.DATASETS.CUSTOM)
+    dataset = CustomDataset.from_section(cfg.DATASETS.CUSTOM, cfg.INPUT.CHANNELS)
     reading = {"value_range": cfg.INPUT.VALUE_RANGE, "channels": cfg.INPUT.CHANNELS}
     check = check_data(dataset, **reading, workers=args.workers)
     print(printable(as_text(dataset, check)))

@@ -15,8 +15,13 @@ from PIL import Image
 
 from semask_d2 import Predictor, get_cfg, read_image
 from semask_d2.__main__ import main
+from semask_d2.config.transformers_config import config_for_transformers
+from semask_d2.data import get_dataset_dicts, register_custom
+from semask_d2.data.labels import read_sample_labels
+from semask_d2.data.quick_check import quick_check
 from semask_d2.export.running import open_exported
 from semask_d2.inference.sources import choose_config
+from semask_d2.inference.web_page import result_html
 from semask_d2.utils.errors import UserError
 from tests.helpers.commands import TINY, TOY_CONFIG
 from tests.helpers.loggers import restored_loggers
@@ -119,6 +124,36 @@ def test_check_names_every_image_of_other_channels(tmp_path: Path, capsys: pytes
     assert "missing or unreadable (2)" in out
 
 
+def test_annotations_of_coco_are_painted_at_the_size_of_the_image(tmp_path: Path) -> None:
+    """Pillow takes an array (H, W, C) that was written without a word for H pages of W x C pixels."""
+    (tmp_path / "img").mkdir()
+    tifffile.imwrite(tmp_path / "img/0.tif", np.zeros((*SIZE, 4), np.uint8), photometric="minisblack")
+    annotation = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 9, 9], "area": 81, "iscrowd": 0,
+                  "segmentation": [[0, 0, 9, 0, 9, 9, 0, 9]]}  # fmt: skip
+    coco = {
+        "images": [{"id": 1, "file_name": "0.tif", "height": SIZE[0], "width": SIZE[1]}],
+        "annotations": [annotation],
+        "categories": [{"id": 1, "name": "car"}],
+    }
+    (tmp_path / "a.json").write_text(json.dumps(coco))
+    (tmp_path / "mine.yaml").write_text(
+        "val: {images: img, labels: a.json}\nnames: [background, car]\n"
+        "channels: 4\nmean: [1, 2, 3, 4]\nstd: [1, 1, 1, 1]"
+    )
+    register_custom(get_cfg(data=tmp_path / "mine.yaml"))
+    (sample,) = get_dataset_dicts("mine_val")
+    labels = read_sample_labels(sample)
+    assert labels.shape == SIZE
+    assert (labels == 1).sum() == 81
+    quick_check(get_cfg(data=tmp_path / "mine.yaml"))
+
+
+def test_transformers_has_no_such_models() -> None:
+    cfg = get_cfg("ade20k/swin_t_m2f.yaml", ["INPUT.CHANNELS", "4"])
+    with pytest.raises(UserError, match=r"INPUT\.CHANNELS: transformers does not support 4, only 3"):
+        config_for_transformers(cfg)
+
+
 @pytest.fixture(scope="module", params=KINDS)
 def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Kind]:
     """Train on a dataset; return the folder with the dataset and the run."""
@@ -163,6 +198,7 @@ def test_images_are_drawn_by_the_channels_chosen(trained: tuple[Path, Kind], tmp
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "labels/0.png")), prediction.labels)
     for other in (pixels, torch.from_numpy(pixels).permute(2, 0, 1)):
         np.testing.assert_array_equal(predictor(other).labels, prediction.labels)
+    assert "data:image/jpeg" in result_html(predictor, source)  # of `semask web`
     for wrong in (pixels[:, :, :3], torch.zeros(3, 8, 8, dtype=torch.uint8), Image.new("RGB", (8, 8))):
         with pytest.raises(UserError, match=rf"{kind.channels}.*got"):
             predictor(wrong)
