@@ -67,7 +67,13 @@ def create_model(
         cfg.MODEL.WEIGHTS = "" if weights is None else local_source(weights)
     model = build_model(cfg)
     if cfg.MODEL.WEIGHTS:
-        load_weights(model, cfg.MODEL.WEIGHTS, training_start=True, drop_class_layers=weights != CONFIG_START)
+        load_weights(
+            model,
+            cfg.MODEL.WEIGHTS,
+            training_start=True,
+            drop_class_layers=weights != CONFIG_START,
+            bgr=cfg.INPUT.FORMAT == "BGR",
+        )
     return described(model, cfg, None)
 
 

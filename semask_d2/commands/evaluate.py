@@ -18,7 +18,7 @@ from semask_d2.engine import Trainer, launch
 from semask_d2.engine.setup import setup, summary
 from semask_d2.evaluation import EvaluatedModel, MultiScaleFlip, main_metric
 from semask_d2.evaluation.results import AVERAGED
-from semask_d2.inference.sources import choose_config, find_source
+from semask_d2.inference.sources import choose_config, find_source, is_trained
 from semask_d2.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ def evaluation_config(args: argparse.Namespace) -> CfgNode:
     """Return the config of the chosen model; if it lies in a run folder, the results go there."""
     if args.weights is None:
         require_config_file(args)
-        return get_cfg(args.config_file, args.opts, data=args.data)
+        return get_cfg(args.config_file, args.opts, data=args.data, trained=is_trained(args.config_file))
     source = find_source(args.weights, args.weights_option)
     output_dir = []
     if not args.config_file and source.config_file and source.config_file != args.weights:

@@ -96,7 +96,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def image_batches(predictor: Predictor, words: Sequence[str], settings: GraphSettings) -> list[np.ndarray]:
-    """Return the images named on a command line as batches (B, 3, H, W), ready for the graph."""
+    """Return the images named on a command line as batches (B, C, H, W), ready for the graph."""
     batches = []
     for path in media.find_inputs(words) if words else []:
         if media.is_video(path):

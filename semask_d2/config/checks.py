@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 
 MAX_WORKERS = 1000  # each worker is a process
 MAX_SEED = 2**32 - 2**16  # NumPy seeds have 32 bits, and each rank adds its number
+MAX_CHANNELS = 1000  # hyperspectral images have hundreds
 MAY_BE_INFINITE = ("NORM_TYPE",)  # infinity is the maximum norm of gradients
 
 
@@ -85,6 +86,7 @@ COMMON: dict[str, Range] = {
     "SEED": Range(lambda seed: seed <= MAX_SEED, f"at most {MAX_SEED}, or a negative number for a random one"),
     "INPUT.MAX_SIZE_TEST": at_least(1),
     "INPUT.MIN_SIZE_TEST": at_least(0),  # 0 keeps the size of images
+    "INPUT.CHANNELS": from_to(1, MAX_CHANNELS),
     "INPUT.VALUE_RANGE": Range(is_value_range, "[], or the values of black and white, such as [0, 4095]"),
     "FLOAT32_PRECISION": one_of("", "highest", "high", "medium"),
     "OUTPUT_DIR": Range(bool, "the name of a folder"),
@@ -151,10 +153,27 @@ def check_values(values: Any, source: str = "", key: str = "") -> None:
         foreign.number(values, f"{source}{key}")
 
 
+def check_channels(cfg: CfgNode) -> None:
+    """Raise `UserError` for numbers of channels that contradict each other."""
+    channels = cfg.INPUT.CHANNELS
+    for key in ("MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD"):
+        if len(numbers := value_of(cfg, key)) != channels:
+            raise UserError(
+                f"{key}: expected as many numbers as INPUT.CHANNELS, {channels}, got {list(numbers)}; `channels`, "
+                "`mean` and `std` in the dataset's file set them (semask init-data measures them)"
+            )
+    shown = cfg.INPUT.DISPLAY_CHANNELS
+    if len(shown) not in (0, 1, 3) or not all(type(x) is int and 0 <= x < channels for x in shown):
+        raise UserError(
+            f"INPUT.DISPLAY_CHANNELS: expected [], one or three channels from 0 to {channels - 1}, got {list(shown)}"
+        )
+
+
 def check_common(cfg: CfgNode) -> None:
     """Raise `UserError` for settings that are invalid in training and evaluation."""
     check_values(cfg)
     check_ranges(cfg, COMMON)
+    check_channels(cfg)
     if cfg.MODEL.COMPILE and not (os.environ.get("CXX") or any(map(shutil.which, COMPILERS))):
         raise UserError(
             f"MODEL.COMPILE: {cfg.MODEL.COMPILE!r} needs a C++ compiler; found none of {', '.join(COMPILERS)} on "

@@ -46,6 +46,12 @@ DEFAULTS: dict[str, Any] = {
     "INPUT.MAX_SCALE": 2.0,
     "INPUT.COLOR_AUG_SSD": False,
     "INPUT.CROP.SINGLE_CATEGORY_MAX_AREA": 1.0,  # largest fraction of a crop that one class may fill
+    # channels of images; other numbers than 3 come from TIFF and .npy files, gray images and RGBA, and need as many
+    # numbers in MODEL.PIXEL_MEAN and PIXEL_STD. `channels` in a dataset's file sets it
+    "INPUT.CHANNELS": 3,
+    # channels that are drawn as red, green and blue, or one drawn as gray, counted from 0; []: the first three, or the
+    # first one of fewer
+    "INPUT.DISPLAY_CHANNELS": [],
     # in images of more than 8 bits, the values of black and white, such as [0, 4095]; []: by the type, [0, 65535] for
     # integers and [0, 1] for floats. `value_range` in a dataset's file sets it
     "INPUT.VALUE_RANGE": [],

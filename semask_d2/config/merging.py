@@ -31,15 +31,17 @@ def get_cfg(
     *,
     data: str | os.PathLike | None = None,
     fit: bool = True,
+    trained: bool = False,
 ) -> CfgNode:
     """Return a complete config: the defaults of Detectron2 and the project, then `config_file`, `data` and `opts`.
 
     `config_file` is a path, the name of a config of the package ("ade20k/semask_swin_l_m2f.yaml"), or the folder of a
     Mask2Former or MaskFormer of transformers, whose `config.json` is read and whose weights become MODEL.WEIGHTS.
-    `data` is a dataset's YAML file, which sets DATASETS, NUM_CLASSES and IGNORE_VALUE (`register_custom` registers the
-    dataset). `opts` alternates keys and values. With `fit` the device defaults to the best one available, and settings
-    that this machine does not support (CUDA, SyncBN without CUDA) are replaced with a warning. Raises `UserError` for a
-    missing file, a YAML tag, an unknown key, a value of the wrong type or a number that is not finite.
+    `data` is a dataset's YAML file, which sets DATASETS, NUM_CLASSES, IGNORE_VALUE (`register_custom` registers the
+    dataset) and, unless the config is that of a `trained` model, the channels of images and their mean. `opts`
+    alternates keys and values. With `fit` the device defaults to the best one available, and settings that this machine
+    does not support (CUDA, SyncBN without CUDA) are replaced with a warning. Raises `UserError` for a missing file, a
+    YAML tag, an unknown key, a value of the wrong type or a number that is not finite.
     """
     cfg = get_detectron2_cfg()
     add_semask_config(cfg)
@@ -50,7 +52,7 @@ def get_cfg(
     if config_file:
         merge_file(cfg, config_file)
     if data:
-        apply_data(cfg, data)
+        apply_data(cfg, data, trained=trained)
     merge_opts(cfg, opts)
     check_values(cfg)
     if fit:

@@ -38,7 +38,11 @@ class Family(NamedTuple):
 NAME, HEAD, MASKS = "MODEL.BACKBONE.NAME", "MODEL.SEM_SEG_HEAD", "MODEL.MASK_FORMER"
 WIDTH, LAYERS, QUERIES, WEIGHT = whole(1, 2**13), whole(1, 100), whole(1, 10_000), real(0, 1e6)
 MAX_CLASSES = 100_000
-HEAD_VALUES = {f"{HEAD}.NORM": "GN", f"{HEAD}.IN_FEATURES": ["res2", "res3", "res4", "res5"]}
+HEAD_VALUES = {
+    "INPUT.CHANNELS": 3,
+    f"{HEAD}.NORM": "GN",
+    f"{HEAD}.IN_FEATURES": ["res2", "res3", "res4", "res5"],
+}
 FAMILIES = {
     "mask2former": Family(
         "Mask2FormerForUniversalSegmentation",

@@ -24,6 +24,7 @@ from semask_d2.data.datasets import config_classes
 from semask_d2.data.datasets.custom import register_custom
 from semask_d2.data.image_io import read_image
 from semask_d2.data.labels import LabelFormat
+from semask_d2.data.picture import RGB, Picture
 from semask_d2.export.running import EXPORTED, open_exported
 from semask_d2.export.segmenter import ExportedSegmenter
 from semask_d2.inference.prediction import PanopticSegments, PredictedInstances, Prediction
@@ -32,6 +33,7 @@ from semask_d2.modeling.meta_arch import Execution, build_model, with_sliding
 from semask_d2.utils.classes import Classes
 from semask_d2.utils.errors import UserError
 from semask_d2.utils.runs import CONFIG_NAME, require_run
+from semask_d2.utils.visualization import displayed
 
 BATCH_SIZE = 4
 MAX_SHRINKAGE = 4  # an image whose sides shrink by more than this factor causes a warning
@@ -129,6 +131,8 @@ class Predictor:
         cfg = get_cfg(opts=["DATASETS.TEST", "()", "DATASETS.TRAIN", "()", "MODEL.DEVICE", "cpu"])
         cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = metadata.min_size, metadata.max_size
         cfg.INPUT.FORMAT, cfg.INPUT.VALUE_RANGE = metadata.channel_order, metadata.value_range
+        cfg.INPUT.CHANNELS, cfg.INPUT.DISPLAY_CHANNELS = metadata.channels, metadata.display_channels
+        cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = metadata.pixel_mean, metadata.pixel_std
         cfg.MODEL.META_ARCHITECTURE = metadata.architecture
         cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = len(metadata.classes)
         self._set_model(cfg, ExportedSegmenter(exported), metadata.classes)
@@ -163,7 +167,8 @@ class Predictor:
     ) -> Prediction | list[Prediction]:
         """Segment one image, or each image of a list, at its original size.
 
-        An image is a path, a PIL image, a uint8 RGB array (H, W, 3) or a uint8 RGB tensor (3, H, W). Images that have
+        An image is a path, a PIL image, a uint8 RGB array (H, W, 3) or a uint8 RGB tensor (3, H, W); arrays and tensors
+        have INPUT.CHANNELS channels if that is not 3, with values scaled to 0..255. Images that have
         the same size after resizing form batches of at most `batch_size`, which bounds memory; no image is padded to
         the size of another. Batching changes a prediction only by rounding: scores differ by up to 2e-6 (float32), and
         labels only where two classes are that close. With a `batch_size` of 1 there is no difference. Raises
@@ -183,19 +188,34 @@ class Predictor:
                 members = group[start : start + batch_size]
                 batch = self._segment([self.prepare(arrays[i]) for i in members], scores=scores, priors=priors)
                 predictions.update(zip(members, batch, strict=True))
-        return [predictions[i]._replace(image=image, classes=self.classes) for i, image in enumerate(arrays)]
+        return [predictions[i]._replace(image=self.shown(x), classes=self.classes) for i, x in enumerate(arrays)]
+
+    @property
+    def channels(self) -> int:
+        """Number of channels of the images."""
+        return self.cfg.INPUT.CHANNELS
+
+    def shown(self, image: np.ndarray) -> np.ndarray:
+        """Return the RGB (H, W, 3) by which an image (H, W, C) is drawn, from INPUT.DISPLAY_CHANNELS."""
+        return displayed(image, self.cfg.INPUT.DISPLAY_CHANNELS)
 
     def _array(self, image: ImageInput) -> np.ndarray:
         """Return an image of any kind as an array; other values unchanged, for `_resized_shape` to refuse."""
         if isinstance(image, (str, os.PathLike)):
             return self.read_image(image)
         if isinstance(image, Image.Image):
-            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-        if isinstance(image, Tensor):
-            if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3:
+            picture = Picture.of_pillow(ImageOps.exif_transpose(image), self.channels)
+            if picture is None:
                 raise UserError(
-                    f"expected a uint8 RGB image (3, H, W) as a tensor, got {image.dtype} {tuple(image.shape)}; for "
-                    "batches of tensors, call the model itself"
+                    f"expected an image of {self.channels} channel(s) (INPUT.CHANNELS), got a PIL image of mode "
+                    f"{image.mode}"
+                )
+            return picture.pixels()
+        if isinstance(image, Tensor):
+            if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != self.channels:
+                raise UserError(
+                    f"expected {self._expected_image('({}, H, W)')} as a tensor, got {image.dtype} "
+                    f"{tuple(image.shape)}; for batches of tensors, call the model itself"
                 )
             return image.permute(1, 2, 0).contiguous().cpu().numpy()
         return image
@@ -250,8 +270,8 @@ class Predictor:
         return predictions
 
     def read_image(self, path: str | os.PathLike) -> np.ndarray:
-        """Read an image file as in training, with INPUT.VALUE_RANGE; errors as in `semask_d2.read_image`."""
-        return read_image(path, value_range=self.cfg.INPUT.VALUE_RANGE)
+        """Read an image file as in training, with the config's INPUT; errors as in `semask_d2.read_image`."""
+        return read_image(path, value_range=self.cfg.INPUT.VALUE_RANGE, channels=self.channels)
 
     def prepare(self, image: np.ndarray) -> dict:
         """Return the model's input for one image: resized as in evaluation, in the config's channel order."""
@@ -264,15 +284,21 @@ class Predictor:
                 "details, set TEST.SLIDING.ENABLED True and INPUT.MIN_SIZE_TEST to a larger side (0: full size)",
                 *(width, height, min(shape)),
             )
-        pixels = resize_image(Image.fromarray(image), View.whole(*shape))
+        pixels = resize_image(Picture.of_pixels(image), View.whole(*shape))
         return {"image": image_tensor(pixels, self.cfg.INPUT.FORMAT), "height": height, "width": width}
+
+    def _expected_image(self, shape: str) -> str:
+        """Return the kind of images that the model takes, for messages; `shape` has a place for their channels."""
+        return f"a uint8 {'RGB ' if self.channels == RGB else ''}image {shape.format(self.channels)}"
 
     def _resized_shape(self, image: np.ndarray) -> tuple[int, int]:
         """Return the height and width of an image after resizing; raise `UserError` if it is not an image."""
-        if not isinstance(image, np.ndarray) or image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-            got = f"{image.dtype} of shape {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-            raise UserError(f"expected a uint8 RGB image (H, W, 3) as a NumPy array, got {got}")
+        expected = self._expected_image("(H, W, {})")
+        is_array = isinstance(image, np.ndarray)
+        if not is_array or image.ndim != 3 or image.shape[2] != self.channels or image.dtype != np.uint8:
+            got = f"{image.dtype} of shape {image.shape}" if is_array else type(image).__name__
+            raise UserError(f"expected {expected} as a NumPy array, got {got}")
         if image.size == 0:
-            raise UserError(f"expected a uint8 RGB image (H, W, 3), got an empty one of shape {image.shape}")
+            raise UserError(f"expected {expected}, got an empty one of shape {image.shape}")
         settings = self.cfg.INPUT
         return resized_shape(image.shape[0], image.shape[1], settings.MIN_SIZE_TEST, settings.MAX_SIZE_TEST)

@@ -76,7 +76,7 @@ def choose_config(
             in_settings = dict(zip(opts[::2], opts[1::2], strict=False))["MODEL.WEIGHTS"]
             raise UserError(f"{_named(option, weights)} and MODEL.WEIGHTS {in_settings}: give only one of them")
         if config_file:
-            return get_cfg(config_file, list(opts), data=data)
+            return get_cfg(config_file, list(opts), data=data, trained=is_trained(config_file))
     if weights is not None:
         chosen = find_source(weights, option)
         config_file = config_file or chosen.config_file
@@ -91,7 +91,7 @@ def choose_config(
         run = choose_run(option, packaged=packaged)
         path, config_file = require_run(run), str(run / CONFIG_NAME)
     weights_setting = [] if path is None else ["MODEL.WEIGHTS", str(path)]
-    cfg = get_cfg(config_file, [*opts, *weights_setting], data=data)
+    cfg = get_cfg(config_file, [*opts, *weights_setting], data=data, trained=is_trained(config_file))
     weights = cfg.MODEL.WEIGHTS
     if (
         weights and is_transformers_folder(weights) and not cfg.DATASETS.TEST
@@ -99,6 +99,11 @@ def choose_config(
         dataset = with_classes(classes_of_folder(weights).names)
         cfg.DATASETS.TEST = (dataset,) if dataset else ()
     return cfg
+
+
+def is_trained(config_file: str) -> bool:
+    """Return whether a config file describes a trained model, as those in run folders do, not one to be trained."""
+    return Path(config_file).name == CONFIG_NAME or is_transformers_folder(config_file)
 
 
 def choose_run(option: str = "--weights", *, packaged: bool = False) -> Path:

@@ -34,14 +34,15 @@ class Normalizer(nn.Module):
 
     def __init__(self, pixel_mean: Sequence[float], pixel_std: Sequence[float]):
         super().__init__()
-        require(len(pixel_mean) == 3, self, "pixel_mean", "three numbers", list(pixel_mean))
-        expected = "three numbers above 0"
-        require(len(pixel_std) == 3 and min(pixel_std) > 0, self, "pixel_std", expected, list(pixel_std))
+        count = len(pixel_mean)
+        require(count > 0, self, "pixel_mean", "a number for each channel", list(pixel_mean))
+        expected = f"{count} numbers above 0"
+        require(len(pixel_std) == count and min(pixel_std) > 0, self, "pixel_std", expected, list(pixel_std))
         self.register_buffer("mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
 
     def forward(self, images: Sequence[Tensor], size_divisibility: int) -> ImageList:
-        """Normalize images (3, H_i, W_i) in 0..255 and zero-pad them right and bottom to one batch."""
+        """Normalize images (C, H_i, W_i) in 0..255 and zero-pad them right and bottom to one batch."""
         images = [
             image.to(self.mean.device, non_blocking=True) for image in images
         ]  # copy bytes, and all images at once
@@ -54,7 +55,7 @@ class Normalizer(nn.Module):
         if len(set(sizes)) == 1:
             batch = F.pad((torch.stack(images) - self.mean) / self.std, (0, right, 0, bottom))
         else:
-            batch = self.mean.new_zeros(len(images), 3, height + bottom, width + right)
+            batch = self.mean.new_zeros(len(images), len(self.mean), height + bottom, width + right)
             for x, image, (image_height, image_width) in zip(batch, images, sizes, strict=True):
                 x[:, :image_height, :image_width] = (image - self.mean) / self.std
         return ImageList(batch, sizes)
@@ -100,10 +101,10 @@ class PixelLogits(NamedTuple):
     logits: Tensor
 
 
-def require_images(images: Tensor) -> None:
-    """Raise `UserError` unless a tensor holds images (B, 3, H, W), uint8 or floats in 0..255."""
-    if images.ndim != 4 or images.shape[1] != 3 or not images.numel():
-        raise UserError(f"images: expected (B, 3, H, W), got {tuple(images.shape)}")
+def require_images(images: Tensor, channels: int) -> None:
+    """Raise `UserError` unless a tensor holds images (B, `channels`, H, W), uint8 or floats in 0..255."""
+    if images.ndim != 4 or images.shape[1] != channels or not images.numel():
+        raise UserError(f"images: expected (B, {channels}, H, W), got {tuple(images.shape)}")
     if images.dtype != torch.uint8 and not images.is_floating_point():
         raise UserError(f"images: expected uint8 or floating point, got {images.dtype}")
     if in_graph() or images.dtype == torch.uint8:
@@ -174,14 +175,19 @@ class SemanticSegmenter(Segmenter, ShareableModel):
         shapes = self.backbone.output_shape()
         return {name: known(shapes[name].stride) for name in SEMANTIC_MAPS if name in shapes}
 
+    @property
+    def channels(self) -> int:
+        """Number of channels of its images."""
+        return len(self.normalizer.mean)
+
     def forward(
         self, inputs: list[dict] | Tensor, labels: Tensor | None = None
     ) -> dict[str, Tensor] | list[dict[str, Any]] | MaskLogits | PixelLogits:
         """Run the model on a tensor of images or on Detectron2's list of dicts.
 
-        For a tensor (B, 3, H, W) in 0..255, RGB, it returns `logits`, or with `labels` (B, H, W) the losses of `loss`.
+        For a tensor (B, C, H, W) in 0..255, it returns `logits`, or with `labels` (B, H, W) the losses of `loss`.
 
-        Each dict has `image` (3, H, W) and in training its labels `sem_seg` (H, W); optional `segments` (`Segments`)
+        Each dict has `image` (C, H, W) and in training its labels `sem_seg` (H, W); optional `segments` (`Segments`)
         replace the classes as target masks. In training it returns weighted losses by name. Otherwise, per image,
         `sem_seg`: scores (K, height, width), at `height` and `width` of the dict or else at the size of the image.
         """
@@ -201,11 +207,11 @@ class SemanticSegmenter(Segmenter, ShareableModel):
         return {**self.head_losses(predictions, targets), **prior_loss}
 
     def loss(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Return the weighted losses by name of `images` (B, 3, H, W) in 0..255 and integer `labels` (B, H, W).
+        """Return the weighted losses by name of `images` (B, C, H, W) in 0..255 and integer `labels` (B, H, W).
 
         Training minimizes their sum. Raises `UserError` for other shapes or types and for unknown ids.
         """
-        require_images(images)
+        require_images(images, self.channels)
         if labels.shape != images.shape[:1] + images.shape[2:] or labels.is_floating_point():
             raise UserError(
                 f"labels: expected integers (B, H, W) for images {tuple(images.shape)}, got {labels.dtype} "
@@ -214,12 +220,12 @@ class SemanticSegmenter(Segmenter, ShareableModel):
         return self.losses([{"image": image, "sem_seg": x} for image, x in zip(images, labels, strict=True)])
 
     def logits(self, images: Tensor) -> MaskLogits | PixelLogits:
-        """Return the head's final logits for `images` (B, 3, H, W) in 0..255, which the model normalizes.
+        """Return the head's final logits for `images` (B, C, H, W) in 0..255, which the model normalizes.
 
         They cover the images padded right and bottom to a multiple of `size_divisibility`. Raises `UserError` for other
         shapes or types.
         """
-        require_images(images)
+        require_images(images, self.channels)
         padded = self.normalizer(list(images), self.size_divisibility)
         return self.final_logits(self.sem_seg_head(self.backbone(padded.tensor)))
 
