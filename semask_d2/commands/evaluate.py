@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
-from pathlib import Path
+import os
 from typing import Any
 
 from semask_d2.checkpoint import Checkpointer
@@ -15,11 +15,13 @@ from semask_d2.d2 import CfgNode, comm
 from semask_d2.data import register_custom, require_data
 from semask_d2.data.datasets import config_classes
 from semask_d2.engine import Trainer, launch
+from semask_d2.engine.run_folder import write_config
 from semask_d2.engine.setup import setup, summary
 from semask_d2.evaluation import EvaluatedModel, MultiScaleFlip, main_metric
 from semask_d2.evaluation.results import AVERAGED
 from semask_d2.inference.sources import choose_config, find_source
 from semask_d2.utils.errors import UserError
+from semask_d2.utils.runs import CONFIG_NAME
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output",
         dest="output_dir",
         metavar="DIR",
-        help="folder for the results (default: the run folder, or OUTPUT_DIR)",
+        help="folder for the results (default: the run folder, output/OWNER/NAME for a repository of the hub)",
     )
     arguments.add_device(parser)
     launch.add_job_arguments(parser)
@@ -61,18 +63,18 @@ def job(args: argparse.Namespace) -> None:
     register_custom(cfg)
     check_evaluation(cfg)
     setup(cfg, training=False, resume=args.resume)
+    if comm.is_main_process() and not os.path.lexists(os.path.join(cfg.OUTPUT_DIR, CONFIG_NAME)):
+        write_config(cfg)  # for `semask report`
     print_results(cfg, evaluate(cfg, resume=args.resume))
 
 
 def evaluation_config(args: argparse.Namespace) -> CfgNode:
-    """Return the config of the chosen model; if it lies in a run folder, the results go there."""
+    """Return the config of the chosen model; without a config file of the user, the results go to its own folder."""
     if args.weights is None:
         require_config_file(args)
         return get_cfg(args.config_file, args.opts, data=args.data)
     source = find_source(args.weights, args.weights_option)
-    output_dir = []
-    if not args.config_file and source.config_file and source.config_file != args.weights:
-        output_dir = ["OUTPUT_DIR", str(Path(source.config_file).parent)]
+    output_dir = ["OUTPUT_DIR", source.results] if source.results and not args.config_file else []
     opts = [*output_dir, *args.opts]
     return choose_config(args.config_file, args.weights, opts, data=args.data, option=args.weights_option)
 

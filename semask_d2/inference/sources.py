@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from semask_d2.checkpoint.hub import local_source
+from semask_d2.checkpoint.hub import local_source, repository_of
 from semask_d2.checkpoint.transformers_folder import classes_of_folder
 from semask_d2.config import get_cfg
 from semask_d2.config.transformers_folders import is_transformers_folder
@@ -21,10 +21,16 @@ PACKAGED_MODEL = Path(__file__).parent / "assets/clothing"  # what `predict` use
 
 
 class Source(NamedTuple):
-    """Model named by the user: a value for MODEL.WEIGHTS, and the config saved with it, if any."""
+    """Model named by the user: a value for MODEL.WEIGHTS, the config saved with it, and the folder for its results.
+
+    Results go into the run folder itself. For models of others they go into the working directory, so that nothing is
+    written into a cache: output/OWNER/NAME for a repository of the hub, output/NAME for a folder of transformers.
+    Config and folder are None if unknown.
+    """
 
     weights: str
     config_file: str | None
+    results: str | None = None
 
 
 def find_source(source: str, option: str = "--weights") -> Source:
@@ -35,6 +41,7 @@ def find_source(source: str, option: str = "--weights") -> Source:
     `source`; the message names `option`, the option as the user typed it ("" for a positional argument).
     """
     try:
+        repository = repository_of(source)
         source = local_source(source)
     except UserError as error:
         raise UserError(f"{option} {error}".strip()) from error
@@ -43,8 +50,9 @@ def find_source(source: str, option: str = "--weights") -> Source:
     path = Path(source)
     if not os.path.exists(path):
         raise UserError(f"{_named(option, source)}: no such file or run folder")
+    elsewhere = os.path.join(RUNS, repository.name if repository else path.resolve().name)
     if is_transformers_folder(path):
-        return Source(source, source)
+        return Source(source, source, elsewhere)
     folder = path if path.is_dir() else path.parent
     config = folder / CONFIG_NAME
     if path.is_dir():
@@ -52,7 +60,9 @@ def find_source(source: str, option: str = "--weights") -> Source:
             path = require_run(path)
         except UserError as error:
             raise UserError(f"{option} {error}".strip()) from error
-    return Source(str(path), str(config) if config.is_file() else None)
+    if not config.is_file():
+        return Source(str(path), None)
+    return Source(str(path), str(config), elsewhere if repository else str(folder))
 
 
 def choose_config(
