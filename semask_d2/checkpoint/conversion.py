@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 import torch.nn.functional as F
@@ -15,9 +16,11 @@ VERSION_1 = r"sem_seg_head\.(?!pixel_decoder\.|predictor\.)"  # the prefix of th
 SWIN_LEFT_OUT = r"norm\.|head\.|.*\.(relative_position_index|attn_mask)$"
 MIT_LEFT_OUT = r"head\."
 RESNET_LEFT_OUT = r"(stem\.)?fc\.|linear\."
-TIMM_LEFT_OUT = r"(head|fc|classifier|norm|conv_head|bn2)\."  # layers after the last feature
+# layers after the last feature, and what only the pretraining of ViTs uses
+TIMM_LEFT_OUT = r"(head|fc|classifier|norm|conv_head|bn2|fc_norm|attn_pool|head_dist)\.|mask_token$"
 
 TIMM_BODY = "backbone.body."
+MAX_PREFIX = 16  # class and register tokens with position embeddings
 
 
 def released_mask_name(name: str) -> str | None:
@@ -71,12 +74,57 @@ def timm_body_name(name: str) -> str | None:
 
 
 def fit_timm_body(state: State, model_state: State) -> tuple[State, list[str]]:
-    """Rename the tensors of a timm model to their names in a backbone, where `stages.0` becomes `stages_0`."""
+    """Rename the tensors of a timm model to their names in a backbone, where `stages.0` becomes `stages_0`.
+
+    The position embeddings and the patch kernel of a ViT are resampled to the model's; returns notes for the log.
+    """
     fitted = {}
     for name, value in state.items():
         flat = TIMM_BODY + name.replace(".", "_", 1)
         fitted[flat if flat in model_state else TIMM_BODY + name] = value
-    return fitted, []
+    return fit_vit(fitted, model_state)
+
+
+def fit_vit(state: State, model_state: State) -> tuple[State, list[str]]:
+    """Resample position embeddings and patch kernel of a ViT to the model's shapes; also return notes for the log.
+
+    The kernel is resampled so that patches of resized images keep their embeddings (FlexiViT, arXiv 2212.08013).
+    """
+    from timm.layers.patch_embed import resample_patch_embed
+    from timm.layers.pos_embed import resample_abs_pos_embed
+
+    fitted, notes = dict(state), []
+    positions, kernel = f"{TIMM_BODY}pos_embed", f"{TIMM_BODY}patch_embed.proj.weight"
+    old, new = state.get(positions), model_state.get(positions)
+    if old is not None and new is not None and old.shape != new.shape and old.shape[2:] == new.shape[2:]:
+        sides = grid_sides(old.shape[1], new.shape[1])
+        if sides is not None:
+            prefix = old.shape[1] - sides[0] ** 2
+            fitted[positions] = resample_abs_pos_embed(old, [sides[1]] * 2, [sides[0]] * 2, num_prefix_tokens=prefix)
+            notes.append(f"position embeddings resampled from {sides[0]} x {sides[0]} to {sides[1]} x {sides[1]}")
+    old, new = state.get(kernel), model_state.get(kernel)
+    if (
+        old is not None
+        and new is not None
+        and old.ndim == 4
+        and old.shape != new.shape
+        and old.shape[:2] == new.shape[:2]
+    ):
+        fitted[kernel] = resample_patch_embed(old, list(new.shape[2:]))
+        notes.append(f"patch kernel resampled from {old.shape[-1]} to {new.shape[-1]} pixels")
+    return fitted, notes
+
+
+def grid_sides(old: int, new: int) -> tuple[int, int] | None:
+    """Return the sides of two square grids of `old` and `new` position embeddings, which share their prefix tokens.
+
+    None if there are no such grids with at most MAX_PREFIX prefix tokens.
+    """
+    for prefix in range(min(old, new, MAX_PREFIX + 1)):
+        sides = math.isqrt(old - prefix), math.isqrt(new - prefix)
+        if sides[0] ** 2 == old - prefix and sides[1] ** 2 == new - prefix:
+            return sides
+    return None
 
 
 def efficientnet_name(name: str) -> str | None:

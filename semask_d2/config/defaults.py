@@ -120,6 +120,18 @@ DEFAULTS: dict[str, Any] = {
     "MODEL.TIMM.NAME": "",
     "MODEL.TIMM.DROP_PATH_RATE": 0.1,
     **semantic_defaults("TIMM"),
+    # SeMask on a plain ViT of timm; numbers that are 0 are those of the timm model NAME
+    "MODEL.VIT.NAME": "",
+    "MODEL.VIT.OUT_INDICES": [],  # the four blocks whose outputs are used, from 0; []: the last ones of the quarters
+    "MODEL.VIT.IMG_SIZE": 0,  # side of the images whose position embeddings are stored (and resampled to any size)
+    "MODEL.VIT.PATCH_SIZE": 0,  # a checkpoint's patch kernel is resampled; larger patches are faster, less accurate
+    "MODEL.VIT.EMBED_DIM": 0,
+    "MODEL.VIT.DEPTH": 0,
+    "MODEL.VIT.NUM_HEADS": 0,
+    "MODEL.VIT.DROP_PATH_RATE": 0.1,
+    **semantic_defaults("VIT"),
+    "MODEL.VIT.SEM_WINDOWED_STAGES": [],
+    "MODEL.VIT.SEM_RESIDUAL": "raw",  # keeps the scale of the residual stream, which later blocks expect
     # Mask models
     "MODEL.MASK_FORMER.DEEP_SUPERVISION": True,
     "MODEL.MASK_FORMER.NO_OBJECT_WEIGHT": 0.1,

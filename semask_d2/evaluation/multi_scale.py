@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -27,7 +28,7 @@ class MultiScaleFlip(Segmenter):
     """
 
     scores_are_probabilities = True
-    has_priors = False  # pyright: ignore[reportAssignmentType, reportIncompatibleMethodOverride]
+    prior_strides: ClassVar[dict[str, int]] = {}  # pyright: ignore[reportAssignmentType, reportIncompatibleMethodOverride]
 
     def __init__(
         self,

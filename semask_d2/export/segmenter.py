@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import cast
+from typing import ClassVar, cast
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ class ExportedSegmenter(Segmenter):
     to the nearest pixel.
     """
 
-    has_priors = False  # pyright: ignore[reportAssignmentType, reportIncompatibleMethodOverride]
+    prior_strides: ClassVar[dict[str, int]] = {}  # pyright: ignore[reportAssignmentType, reportIncompatibleMethodOverride]
 
     def __init__(self, exported: ExportedModel):
         super().__init__()

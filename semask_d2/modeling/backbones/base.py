@@ -130,14 +130,25 @@ class HierarchicalBackbone(Backbone):
             require(heads >= 1 and dim % heads == 0, self, "num_heads", expected, list(num_heads))
 
     def declare_outputs(
-        self, dims: Sequence[int], strides: Sequence[int], out_features: Collection[str] | None = None
+        self,
+        dims: Sequence[int],
+        strides: Sequence[int],
+        out_features: Collection[str] | None = None,
+        *,
+        semantic_strides: Sequence[int] | None = None,
     ) -> None:
-        """Declare the outputs in `out_features` (None: all), with width and stride, and all semantic maps."""
+        """Declare the outputs in `out_features` (None: all), with width and stride, and all semantic maps.
+
+        `semantic_strides` None means that semantic maps have the strides of the features.
+        """
         outputs = [(f"res{i}", dim, stride) for i, (dim, stride) in enumerate(zip(dims, strides, strict=True), 2)]
         if out_features is not None:
             outputs = [output for output in outputs if output[0] in out_features]
         if self.semantic.num_blocks:
-            outputs += [(f"sem{i}", self.semantic.num_classes, stride) for i, stride in enumerate(strides, 2)]
+            outputs += [
+                (f"sem{i}", self.semantic.num_classes, stride)
+                for i, stride in enumerate(semantic_strides or strides, 2)
+            ]
         for name, channels, stride in outputs:
             self._out_features.append(name)
             self._out_feature_channels[name] = channels

@@ -9,10 +9,10 @@ SEMANTIC_MAPS = ("sem2", "sem3", "sem4", "sem5")
 
 
 def decode_semantic_prior(features: dict[str, Tensor], *, align_corners: bool) -> Tensor | None:
-    """Return the sum of the semantic maps `sem2`..`sem5` (B, K, h_i, w_i) at stride 4: (B, K, h_2, w_2).
+    """Return the sum of the semantic maps `sem2`..`sem5` (B, K, h_i, w_i) at the size of `sem2`: (B, K, h_2, w_2).
 
-    Coarser maps are doubled up to stride 4, then resized to the size of `sem2`, bilinearly. None if the backbone has no
-    semantic maps. Mask heads use `align_corners` True, Semantic FPN False.
+    Coarser maps are doubled up to its stride, then resized to its size, bilinearly; the maps of a plain ViT all have
+    that size. None if the backbone has no semantic maps. Mask heads use `align_corners` True, Semantic FPN False.
     """
     if SEMANTIC_MAPS[0] not in features:
         return None
@@ -20,9 +20,11 @@ def decode_semantic_prior(features: dict[str, Tensor], *, align_corners: bool) -
     total = finest
     for doublings, name in enumerate(SEMANTIC_MAPS[1:], start=1):
         x = features[name]
-        for _ in range(doublings):
-            x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=align_corners)
-        total = total + F.interpolate(x, size=finest.shape[-2:], mode="bilinear", align_corners=align_corners)
+        if x.shape != finest.shape:
+            for _ in range(doublings):
+                x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=align_corners)
+            x = F.interpolate(x, size=finest.shape[-2:], mode="bilinear", align_corners=align_corners)
+        total = total + x
     return total
 
 

@@ -21,7 +21,7 @@ from semask_d2.modeling.losses.targets import Targets, build_segment_targets, bu
 from semask_d2.modeling.meta_arch.score_maps import ScoreMap
 from semask_d2.modeling.meta_arch.segmenter import Priors, Segmenter
 from semask_d2.modeling.meta_arch.sharing import ShareableModel
-from semask_d2.utils.arguments import require, value_of
+from semask_d2.utils.arguments import known, require, value_of
 from semask_d2.utils.errors import UserError
 
 
@@ -169,9 +169,10 @@ class SemanticSegmenter(Segmenter, ShareableModel):
         return self.normalizer.mean.device
 
     @property
-    def has_priors(self) -> bool:
-        """True if the backbone outputs semantic maps."""
-        return SEMANTIC_MAPS[0] in self.backbone.output_shape()
+    def prior_strides(self) -> dict[str, int]:
+        """Strides of the backbone's semantic maps by name, {} if it has none."""
+        shapes = self.backbone.output_shape()
+        return {name: known(shapes[name].stride) for name in SEMANTIC_MAPS if name in shapes}
 
     def forward(
         self, inputs: list[dict] | Tensor, labels: Tensor | None = None

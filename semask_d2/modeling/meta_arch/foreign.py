@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -17,7 +18,7 @@ class ForeignSegmenter(Segmenter):
     """
 
     scores_are_probabilities = False
-    has_priors = False  # pyright: ignore[reportAssignmentType, reportIncompatibleMethodOverride]
+    prior_strides: ClassVar[dict[str, int]] = {}  # pyright: ignore[reportAssignmentType, reportIncompatibleMethodOverride]
 
     def __init__(self, model: nn.Module):
         super().__init__()

@@ -43,8 +43,13 @@ class Segmenter(nn.Module, metaclass=ABCMeta):
 
     @property
     @abstractmethod
+    def prior_strides(self) -> dict[str, int]:
+        """Strides of the semantic maps by name, {} for a model without them."""
+
+    @property
     def has_priors(self) -> bool:
         """True if the model has semantic maps."""
+        return bool(self.prior_strides)
 
     @abstractmethod
     def lazy_predictions(

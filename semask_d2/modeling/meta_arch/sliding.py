@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from semask_d2.d2 import CfgNode
-from semask_d2.modeling.layers.semantic_decoder import SEMANTIC_MAPS
 from semask_d2.modeling.meta_arch.foreign import as_segmenter
 from semask_d2.modeling.meta_arch.score_maps import ScoreMap, resized
 from semask_d2.modeling.meta_arch.segmenter import Priors, Segmenter, in_batches
@@ -55,9 +54,9 @@ class SlidingWindows(Segmenter):
         self.blending = blending
 
     @property
-    def has_priors(self) -> bool:
+    def prior_strides(self) -> dict[str, int]:
         """True if the model has semantic maps."""
-        return self.model.has_priors
+        return self.model.prior_strides
 
     def forward(self, batched_inputs: list[dict]) -> list[dict[str, Tensor]]:
         """Return per image `sem_seg`: scores (K, height, width)."""
@@ -140,8 +139,8 @@ class SlidingWindows(Segmenter):
                 window = {"image": image[:, top : top + height, left : left + width]}
                 ((_, priors),) = self.model.lazy_predictions([window], priors=True)
                 assert priors is not None  # requested above
-                for stage, name in enumerate(SEMANTIC_MAPS):
-                    stride, prior = 4 * 2**stage, priors[name]
+                for name, stride in self.prior_strides.items():
+                    prior = priors[name]
                     cells = [-(-side // stride) for side in image.shape[-2:]]
                     if name not in whole:
                         whole[name] = prior.new_zeros(len(prior), *cells)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import ClassVar
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from semask_d2 import build_model, get_cfg
 from semask_d2.config import with_defaults
+from semask_d2.modeling.layers.semantic_decoder import SEMANTIC_MAPS
 from semask_d2.modeling.meta_arch import ForeignSegmenter, Segmenter, SlidingWindows, score_maps, with_sliding
 from semask_d2.modeling.meta_arch.score_maps import ScoreMap, row_elements, rows_of
 from semask_d2.modeling.meta_arch.sliding import window_starts, window_weights
@@ -26,7 +28,7 @@ FPN = ROOT / "configs/toy_scenes/semask_swin_mini_fpn.yaml"
 class Corner(Segmenter):
     """Segmenter whose scores depend on a pixel and its place in the window; semantic maps are cells of the image."""
 
-    has_priors = True
+    prior_strides: ClassVar[dict[str, int]] = {name: 4 * 2**i for i, name in enumerate(SEMANTIC_MAPS)}
 
     def __init__(self, *, probabilities: bool):
         super().__init__()
