@@ -63,7 +63,9 @@ def export_to_transformers(args: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Write the weights of a checkpoint for other programs.")
+    parser = argparse.ArgumentParser(
+        description="Write the weights of a checkpoint for other programs.", allow_abbrev=False
+    )
     parser.add_argument("--weights", required=True, metavar="FILE", help="weight file, as for MODEL.WEIGHTS")
     parser.add_argument("--output", required=True, metavar="OUT", help="safetensors file; for transformers, a folder")
     parser.add_argument("--format", choices=["safetensors", "transformers"], default="safetensors")

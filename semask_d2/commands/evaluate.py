@@ -17,7 +17,7 @@ from semask_d2.data.datasets import config_classes
 from semask_d2.engine import Trainer, launch
 from semask_d2.engine.run_folder import write_config
 from semask_d2.engine.setup import setup, summary
-from semask_d2.evaluation import EvaluatedModel, MultiScaleFlip, main_metric
+from semask_d2.evaluation import EvaluatedModel, MultiScaleFlip, main_metric, sizes_in_words
 from semask_d2.evaluation.results import AVERAGED
 from semask_d2.inference.sources import choose_config, find_source
 from semask_d2.utils.errors import UserError
@@ -80,12 +80,11 @@ def evaluation_config(args: argparse.Namespace) -> CfgNode:
 
 
 def require_config_file(args: argparse.Namespace) -> None:
-    """Raise `UserError` if `--config-file` is missing; suggest a YAML file given elsewhere on the command line."""
-    if args.config_file:
-        return
-    candidate = next((word for word in args.opts if word.endswith((".yaml", ".yml"))), None)
-    example = "name a config, such as configs/toy_scenes/semask_swin_mini_msfapn_m2f.yaml"
-    raise UserError(f"--config-file is missing: {f'write --config-file {candidate}' if candidate else example}")
+    """Raise `UserError` if `--config-file` is missing."""
+    if not args.config_file:
+        raise UserError(
+            "--config-file is missing: name a config, such as toy_scenes/semask_swin_mini_msfapn_m2f.yaml"
+        )
 
 
 def evaluate(cfg: CfgNode, *, resume: bool) -> dict[str, Any]:
@@ -109,6 +108,8 @@ def evaluate(cfg: CfgNode, *, resume: bool) -> dict[str, Any]:
     done = min(iteration + 1, cfg.SOLVER.MAX_ITER) if isinstance(iteration, int) else None
     evaluated = EvaluatedModel(file or cfg.MODEL.WEIGHTS, done)
     tested = MultiScaleFlip.from_config(cfg, model) if cfg.TEST.AUG.ENABLED else model
+    if isinstance(tested, MultiScaleFlip):
+        logger.info("Test-time augmentation: %s, %d passes per image", sizes_in_words(cfg, tested), tested.passes())
     return Trainer.test(cfg, tested, evaluated=evaluated)
 
 

@@ -37,7 +37,7 @@ def test_settings_may_end_every_command_with_a_model(name: str) -> None:
         args = parse_arguments(name, [*words, *written])
         assert args.opts == SETTINGS
         plain = parse_arguments(name, words)
-        assert {**vars(args), "opts": []} == {**vars(plain), "opts": []}
+        assert {**vars(args), "opts": [], "settings": []} == {**vars(plain), "opts": [], "settings": []}
 
 
 @pytest.mark.parametrize("name", MODEL_COMMANDS)
