@@ -24,20 +24,26 @@ from semask_d2.d2 import CfgNode
 from semask_d2.utils.arguments import value_of
 from semask_d2.utils.classes import Classes
 from semask_d2.utils.files import atomic_write, require_writable
+from semask_d2.utils.foreign import MAX_INTEGER
 from semask_d2.utils.nested import flattened, set_nested
 from semask_d2.utils.runs import CONFIG_NAME, WEIGHTS_NAME
 
+ITERATION = "iteration"  # the last one, in checkpoints and in the header of shared weights
 # keys that reveal the machine and the folders of the person who trained the model
 PRIVATE = ("OUTPUT_DIR", "DATASETS.CUSTOM.", "MODEL.WEIGHTS", "MODEL.DEVICE", "TRACKERS", "DATALOADER.NUM_WORKERS")
 
 
 @dataclass(frozen=True)
 class ModelDescription:
-    """A shared model without its weights: config, classes, and metrics in percent by dataset and name."""
+    """A shared model without its weights: config, classes, and metrics in percent by dataset and name.
+
+    `iterations` is the number of training iterations of the run that wrote the weights; None if no run did.
+    """
 
     cfg: CfgNode
     classes: Classes
     metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    iterations: int | None = None
 
 
 def write_shared_folder(
@@ -55,7 +61,9 @@ def write_shared_folder(
     """
     folder = Path(folder)
     require_writable(folder, "save_pretrained")
-    header = {RECORD: windows_of_model(model), METADATA: description.classes.as_dict()}
+    header: dict[str, Any] = {RECORD: windows_of_model(model), METADATA: description.classes.as_dict()}
+    if description.iterations is not None:
+        header[ITERATION] = description.iterations - 1
     state = model.state_dict()
     if half:
         state = {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
@@ -65,11 +73,18 @@ def write_shared_folder(
         description.classes.names,
         name=folder.resolve().name,
         metrics=description.metrics,
+        iterations=description.iterations,
         license=license,
     )
     for file_name, text in ((CONFIG_NAME, shared_config(description.cfg)), (CARD_NAME, card)):
         with atomic_write(folder / file_name) as file:
             file.write(text)
+
+
+def iterations_of(data: Mapping[str, Any]) -> int | None:
+    """Return the number of training iterations that a checkpoint records; None if it records none."""
+    last = data.get(ITERATION)
+    return last + 1 if type(last) is int and 0 <= last <= MAX_INTEGER else None
 
 
 def shared_config(cfg: CfgNode) -> str:

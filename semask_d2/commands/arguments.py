@@ -78,7 +78,7 @@ def parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Nam
 
 def require_settings(settings: Sequence[str]) -> None:
     """Raise `UserError` unless the words of a user that follow the options are KEY VALUE pairs."""
-    keys = [word for word in settings[::2]]
+    keys = list(settings[::2])
     if any("=" in word for word in keys) or any(word.startswith("--") for word in settings):
         return  # `merge_opts` names them
     if any(not KEY.fullmatch(word) for word in keys[:1]):

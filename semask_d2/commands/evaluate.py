@@ -25,6 +25,8 @@ from semask_d2.utils.runs import CONFIG_NAME
 
 logger = logging.getLogger(__name__)
 
+ADD_DATA = "add --data my.yaml, the file that describes your images and labels (semask init-data drafts it)"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Define the arguments of the command."""
@@ -82,9 +84,7 @@ def evaluation_config(args: argparse.Namespace) -> CfgNode:
 def require_config_file(args: argparse.Namespace) -> None:
     """Raise `UserError` if `--config-file` is missing."""
     if not args.config_file:
-        raise UserError(
-            "--config-file is missing: name a config, such as toy_scenes/semask_swin_mini_msfapn_m2f.yaml"
-        )
+        raise UserError("--config-file is missing: name a config, such as toy_scenes/semask_swin_mini_msfapn_m2f.yaml")
 
 
 def evaluate(cfg: CfgNode, *, resume: bool) -> dict[str, Any]:
@@ -95,10 +95,9 @@ def evaluate(cfg: CfgNode, *, resume: bool) -> dict[str, Any]:
             f"or --resume for the newest checkpoint in OUTPUT_DIR ({cfg.OUTPUT_DIR})"
         )
     if not cfg.DATASETS.TEST:
-        raise UserError(
-            "DATASETS.TEST is empty: there is nothing to evaluate on; name a dataset there, or add `val` to the file "
-            "given with --data"
-        )
+        name = cfg.DATASETS.CUSTOM.NAME
+        advice = f"add `val` to the file of the dataset {name} (--data)" if name else ADD_DATA
+        raise UserError(f"no dataset to evaluate on: {advice}, or name a registered one with DATASETS.TEST")
     counts = require_data(cfg, cfg.DATASETS.TEST)
     model = Trainer.build_model(cfg)
     logger.info("Evaluation:\n%s", summary(cfg, model, counts, training=False))

@@ -46,7 +46,7 @@ def follow_timm(cfg: CfgNode, layers: Sequence[Mapping[str, object]]) -> None:
 
 
 def published_pixels(cfg: CfgNode, name: str) -> dict[str, list[float]]:
-    """Return mean and standard deviation, by our keys, of MODEL.WEIGHTS, if they are timm's `name`, else of its default."""
+    """Return timm's mean and standard deviation, by our keys: those of MODEL.WEIGHTS if they are `name`'s."""
     import timm  # imported late: it takes seconds
 
     tagged = cfg.MODEL.WEIGHTS.removeprefix(WEIGHTS)  # with the tag of a training, such as resnet18.a1_in1k

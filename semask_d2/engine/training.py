@@ -20,10 +20,12 @@ from semask_d2.factory import full_model_name, settings_words
 from semask_d2.inference.sources import find_source
 from semask_d2.modeling.meta_arch import build_model
 from semask_d2.utils import locking
+from semask_d2.utils.errors import user_errors_alone
 
 logger = logging.getLogger(__name__)
 
 
+@user_errors_alone()
 def train(
     config: str | os.PathLike,
     *,

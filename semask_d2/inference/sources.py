@@ -111,6 +111,29 @@ def choose_config(
     return cfg
 
 
+def predictor_config(source: CfgNode | str | None, weights: str | os.PathLike | None, device: str | None) -> CfgNode:
+    """Return the config of a `Predictor`; `UserError` for a source that is none, such as an image."""
+    words = ["MODEL.DEVICE", device] if device else []
+    if isinstance(source, CfgNode):
+        cfg = source.clone()
+        cfg.defrost()
+        cfg.MODEL.DEVICE = device or cfg.MODEL.DEVICE
+        if weights is not None:
+            cfg.MODEL.WEIGHTS = find_source(os.fspath(weights), "").weights
+        return cfg
+    if source is not None and not isinstance(source, str):
+        raise UserError(f"Predictor: expected a model, a config or the name of a source, got a {type(source).__name__}")
+    from semask_d2.inference.media import IMAGE_SUFFIXES, VIDEO_SUFFIXES  # imported late: it imports OpenCV
+
+    if source is not None and source.lower().endswith((*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)):
+        raise UserError(f"{source}: Predictor takes a model, and the predictor then images: Predictor()({source!r})")
+    is_config = source is not None and (weights is not None or source.endswith((".yaml", ".yml")))
+    if is_config:
+        named = source if source.endswith((".yaml", ".yml")) or os.path.lexists(source) else f"{source}.yaml"
+        return choose_config(named, None if weights is None else os.fspath(weights), words, option="")
+    return choose_config(None, source, words, option="", packaged=True)
+
+
 def choose_run(option: str = "--weights", *, packaged: bool = False) -> Path:
     """Return the newest trained run under `output` and print its name.
 

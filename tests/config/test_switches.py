@@ -95,7 +95,7 @@ def test_the_normalization_follows_timms_weights(config: str, words: list[str], 
 
     if "timm://tf_efficientnet_b0.ap_in1k" in words:
         mean = [255 * x for x in timm.get_pretrained_cfg("tf_efficientnet_b0.ap_in1k").mean]
-    assert get_cfg(config, words).MODEL.PIXEL_MEAN == pytest.approx(mean, abs=0.01)
+    assert pytest.approx(mean, abs=0.01) == get_cfg(config, words).MODEL.PIXEL_MEAN
 
 
 def test_the_users_file_may_name_the_backbone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

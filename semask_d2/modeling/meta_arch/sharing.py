@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import nn
 
 from semask_d2.checkpoint.hub import upload_folder
+from semask_d2.checkpoint.load_report import LoadReport
 from semask_d2.checkpoint.shared_folder import ModelDescription, write_shared_folder
 from semask_d2.utils.errors import UserError
 
@@ -16,10 +17,12 @@ from semask_d2.utils.errors import UserError
 class ShareableModel(nn.Module):
     """Model with `save_pretrained` and `push_to_hub`.
 
-    `create_model` and `from_pretrained` set its `description`.
+    `create_model` and `from_pretrained` set its `description`, and `load_report`, the names of the tensors that were
+    loaded from the weights and of those that were not.
     """
 
     description: ModelDescription | None = None
+    load_report: LoadReport | None = None
 
     def save_pretrained(self, folder: str | os.PathLike, *, license: str | None = None, half: bool = False) -> None:
         """Write `config.yaml`, `model.safetensors` and a model card into `folder`, for `from_pretrained`.
