@@ -9,6 +9,7 @@ from semask_d2.config import add_semask_config, get_cfg
 from semask_d2.data import read_image, register_custom
 from semask_d2.engine import Trainer, train
 from semask_d2.factory import create_model, from_pretrained, list_models
+from semask_d2.inference.exporting import export_model
 from semask_d2.inference.prediction import Prediction
 from semask_d2.inference.predictor import Predictor
 from semask_d2.modeling import backbones, heads, postprocessing  # noqa: F401 - backbones and heads register themselves
@@ -25,6 +26,7 @@ __all__ = [
     "add_semask_config",
     "build_model",
     "create_model",
+    "export_model",
     "from_pretrained",
     "get_cfg",
     "list_models",

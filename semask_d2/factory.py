@@ -20,7 +20,7 @@ from semask_d2.data.datasets.custom import register_custom
 from semask_d2.evaluation.result_files import FOLDER, read_evaluations
 from semask_d2.export.running import EXPORTED, open_exported
 from semask_d2.export.segmenter import ExportedSegmenter
-from semask_d2.inference.sources import choose_config
+from semask_d2.inference.sources import choose_config, require_no_image
 from semask_d2.inference.trained_model import TrainedModel, model_classes, trained_model
 from semask_d2.modeling.meta_arch import SemanticSegmenter, build_model
 from semask_d2.utils.classes import Classes
@@ -101,10 +101,11 @@ def from_pretrained(
     if not isinstance(source, (str, os.PathLike)):
         raise UserError(f"from_pretrained: expected the name or path of a source, got a {type(source).__name__}")
     require_no_config_name(os.fspath(source))
+    require_no_image(os.fspath(source))
     path = local_source(source, revision)
     if path.endswith(EXPORTED):
         return ExportedSegmenter(open_exported(Path(path)))
-    cfg = choose_config(None, path, settings_words(settings, device), option="")
+    cfg = choose_config(None, path, settings_words(settings, device), option=None)
     return described(cfg, trained_model(cfg), measured(path))
 
 

@@ -19,10 +19,13 @@ from semask_d2.checkpoint.hub import CARD_NAME
 from semask_d2.checkpoint.model_card import model_card
 from semask_d2.checkpoint.saving import write_safetensors
 from semask_d2.checkpoint.semantic_windows import RECORD, windows_of_model
+from semask_d2.checkpoint.transformers_folder import write_folder
 from semask_d2.config import get_cfg
+from semask_d2.config.transformers_config import config_for_transformers, processor_for_transformers
 from semask_d2.d2 import CfgNode
 from semask_d2.utils.arguments import value_of
 from semask_d2.utils.classes import Classes
+from semask_d2.utils.errors import UserError
 from semask_d2.utils.files import atomic_write, require_writable
 from semask_d2.utils.foreign import MAX_INTEGER
 from semask_d2.utils.nested import flattened, set_nested
@@ -79,6 +82,18 @@ def write_shared_folder(
     for file_name, text in ((CONFIG_NAME, shared_config(description.cfg)), (CARD_NAME, card)):
         with atomic_write(folder / file_name) as file:
             file.write(text)
+
+
+def write_transformers_model(folder: str | os.PathLike, model: nn.Module, cfg: CfgNode, classes: Classes) -> None:
+    """Write a Mask2Former or MaskFormer on Swin or ResNet without semantic layers as a folder of transformers.
+
+    Raises `UserError`, naming the key, for a model that transformers does not have.
+    """
+    if os.path.lexists(Path(folder, CONFIG_NAME)):
+        raise UserError(f"{os.fspath(folder)}: it holds a model of this project ({CONFIG_NAME}); name another folder")
+    settings = config_for_transformers(cfg, classes.names)
+    require_writable(Path(folder), "folder")
+    write_folder(folder, model.state_dict(), settings, processor_for_transformers(cfg))
 
 
 def iterations_of(data: Mapping[str, Any]) -> int | None:

@@ -14,6 +14,7 @@ from semask_d2.config.checks import check_values
 from semask_d2.config.custom_data import apply_data
 from semask_d2.config.defaults import add_semask_config
 from semask_d2.config.finding import configs_folder, find_config
+from semask_d2.config.foreign_keys import foreign_hint
 from semask_d2.config.switches import warn_of_settings_without_effect
 from semask_d2.config.timm_pixels import follow_timm
 from semask_d2.config.transformers_folders import is_transformers_folder
@@ -146,7 +147,7 @@ def check_keys(cfg: CfgNode, values: dict, source: str, prefix: str = "") -> Non
             if prefix + key in all_keys(cfg, prefix):  # a dotted key instead of nested sections
                 nested = ": {".join(key.split(".")) + ": ..." + "}" * key.count(".")
                 raise UserError(f'{source}: "{prefix}{key}" is written with dots; in YAML, sections nest: {nested}')
-            near = suggestion(prefix + key, [prefix + known for known in cfg] + all_keys(cfg, prefix))
+            near = foreign_hint(key) or suggestion(prefix + key, [prefix + x for x in cfg] + all_keys(cfg, prefix))
             raise UserError(f'{source}: unknown config key "{prefix}{key}".{near or " Correct or remove it."}')
         if isinstance(cfg[key], CfgNode):
             if not isinstance(value, dict):

@@ -46,7 +46,7 @@ def train(
     config_file = os.fspath(config) if is_file else f"{full_model_name(os.fspath(config))}.yaml"
     words = settings_words(settings, device)
     words += ["OUTPUT_DIR", os.fspath(output)] if output is not None else []
-    words += ["MODEL.WEIGHTS", find_source(os.fspath(weights), "").weights] if weights is not None else []
+    words += ["MODEL.WEIGHTS", find_source(os.fspath(weights), None).weights] if weights is not None else []
     cfg = get_cfg(config_file, words, data=data)
     train_config(cfg, config_file, resume=resume)
     return Path(cfg.OUTPUT_DIR)

@@ -62,15 +62,16 @@ class Predictor:
     ):
         with user_errors_alone():
             if isinstance(source, nn.Module):
+                if weights is not None:
+                    raise UserError("Predictor: a model has its weights; leave the second argument out")
                 self._set_model_in_memory(source if device is None else source.to(device))
                 return
-            path = os.fspath(source) if isinstance(source, (str, os.PathLike)) else ""
-            if weights is None:
-                path = local_source(path) if path else path
-                if path.endswith(EXPORTED):
-                    self._set_exported_model(path)
-                    return
-            cfg = predictor_config(path if path or source is None else source, weights, device)
+            if isinstance(source, (str, os.PathLike)):
+                source = local_source(source) if weights is None else os.fspath(source)
+            if isinstance(source, str) and weights is None and source.endswith(EXPORTED):
+                self._set_exported_model(source)
+                return
+            cfg = predictor_config(source, weights, device)
             if not cfg.MODEL.WEIGHTS:
                 raise UserError(
                     "MODEL.WEIGHTS is empty: predictions need trained weights; name them as Predictor(config, weights)"
@@ -178,7 +179,7 @@ class Predictor:
         if batch_size < 1:
             raise UserError(f"batch_size: expected at least 1, got {batch_size}")
         groups: dict[tuple[int, int], list[int]] = defaultdict(list)
-        arrays = [self._array(image) for image in images]
+        arrays = [self.as_array(image) for image in images]
         for i, image in enumerate(arrays):
             groups[self._resized_shape(image)].append(i)
         predictions: dict[int, Prediction] = {}
@@ -189,7 +190,7 @@ class Predictor:
                 predictions.update(zip(members, batch, strict=True))
         return [predictions[i]._replace(image=image, classes=self.classes) for i, image in enumerate(arrays)]
 
-    def _array(self, image: ImageInput) -> np.ndarray:
+    def as_array(self, image: ImageInput) -> np.ndarray:
         """Return an image of any kind as an array; other values unchanged, for `_resized_shape` to refuse."""
         if isinstance(image, (str, os.PathLike)):
             return self.read_image(image)
