@@ -6,7 +6,7 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NoReturn
 
 CONFIGS, WEIGHTS = (".yaml", ".yml"), (".pth", ".pt", ".pkl", ".bin", ".safetensors", ".onnx", ".xml")
@@ -56,9 +56,9 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, *args, **options):
         super().__init__(*args, **{"allow_abbrev": False, **options})
 
-    def parse_args(self, args: Sequence[str] | None = None, namespace=None):
+    def parse_args(self, args: Iterable[str] | None = None, namespace=None):
         self.words = list(sys.argv[1:] if args is None else args)
-        return super().parse_args(args, namespace)
+        return super().parse_args(self.words, namespace)
 
     def error(self, message: str) -> NoReturn:
         unknown = [word.partition("=")[0] for word in self.words if word.startswith("--")]

@@ -137,9 +137,9 @@ def predictor_config(source: CfgNode | str | None, weights: str | os.PathLike | 
         raise UserError(f"Predictor: expected a model, a config or the name of a source, got a {type(source).__name__}")
     if source is not None:
         require_no_image(source)
-    is_config = source is not None and (weights is not None or source.endswith((".yaml", ".yml")))
-    if is_config:
-        named = source if source.endswith((".yaml", ".yml")) or os.path.lexists(source) else f"{source}.yaml"
+    is_file = source is not None and source.endswith((".yaml", ".yml"))
+    if source is not None and (is_file or weights is not None):
+        named = source if is_file or os.path.lexists(source) else f"{source}.yaml"
         return choose_config(named, None if weights is None else os.fspath(weights), words, option=None)
     return choose_config(None, source, words, option=None, packaged=True)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -206,8 +206,10 @@ class SemanticSegmenter(Segmenter, ShareableModel):
         replace the classes as target masks. In training it returns weighted losses by name. Otherwise, per image,
         `sem_seg`: scores (K, height, width), at `height` and `width` of the dict or else at the size of the image.
         """
-        if isinstance(inputs, Tensor) or labels is not None:
-            return self.logits(inputs) if labels is None else self.loss(inputs, labels)
+        if labels is not None:
+            return self.loss(cast(Tensor, inputs), labels)  # which refuses other inputs
+        if isinstance(inputs, Tensor):
+            return self.logits(inputs)
         require_dicts(inputs)
         if self.training:
             return self.losses(inputs)
