@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Sequence
 
-from semask_d2.commands.foreign_options import misplaced
+from semask_d2.commands.foreign_options import Parser, misplaced
 from semask_d2.utils.errors import UserError
 
 KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)*(=.*)?")
@@ -66,6 +66,8 @@ def parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Nam
     Settings from options such as `--device` come before the KEY VALUE pairs, which therefore win.
     """
     words, settings = split_settings(parser, words)
+    if isinstance(parser, Parser):
+        parser.words = words
     args = parser.parse_args(words)
     keys = {"device": "MODEL.DEVICE", "output_dir": "OUTPUT_DIR"}
     from_options = [

@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
-import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NoReturn
 
 CONFIGS, WEIGHTS = (".yaml", ".yml"), (".pth", ".pt", ".pkl", ".bin", ".safetensors", ".onnx", ".xml")
@@ -51,14 +50,10 @@ OPTIONS = {
 class Parser(argparse.ArgumentParser):
     """Parser that accepts no abbreviations, and names what to write instead of an option of another program."""
 
-    words: Sequence[str] = ()
+    words: Sequence[str] = ()  # to be parsed, set by `arguments.parse`
 
     def __init__(self, *args, **options):
         super().__init__(*args, **{"allow_abbrev": False, **options})
-
-    def parse_args(self, args: Iterable[str] | None = None, namespace=None):
-        self.words = list(sys.argv[1:] if args is None else args)
-        return super().parse_args(self.words, namespace)
 
     def error(self, message: str) -> NoReturn:
         unknown = [word.partition("=")[0] for word in self.words if word.startswith("--")]
