@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from semask_d2.data import read_image, register_custom
     from semask_d2.engine import Trainer, train
     from semask_d2.factory import create_model, from_pretrained, list_models
+    from semask_d2.inference.exporting import export_model
     from semask_d2.inference.prediction import Prediction
     from semask_d2.inference.predictor import Predictor
     from semask_d2.modeling import postprocessing
@@ -30,6 +31,7 @@ __all__ = [
     "add_semask_config",
     "build_model",
     "create_model",
+    "export_model",
     "from_pretrained",
     "get_cfg",
     "list_models",
@@ -45,6 +47,7 @@ MODULES = {  # that define the names above
     "semask_d2.data": ("read_image", "register_custom"),
     "semask_d2.engine": ("Trainer", "train"),
     "semask_d2.factory": ("create_model", "from_pretrained", "list_models"),
+    "semask_d2.inference.exporting": ("export_model",),
     "semask_d2.inference.prediction": ("Prediction",),
     "semask_d2.inference.predictor": ("Predictor",),
     "semask_d2.modeling": ("postprocessing",),

@@ -204,4 +204,12 @@ def hint(report: LoadReport, kind: Kind, training_start: bool) -> str:
                 "MODEL.WEIGHTS_DROP_CLASS_LAYERS True"
             )
         return f"; they were trained with another number of {what}: check {key}"
+    unmatched, matched = (
+        sum(name.startswith("backbone.") for name in names) for names in ([*report.missing, *wrong], report.matched)
+    )
+    if training_start and unmatched > matched:
+        return (
+            "; they are of another backbone: set MODEL.WEIGHTS to weights of this one (timm://NAME for the name in "
+            'MODEL.TIMM.NAME or MODEL.VIT.NAME), or to "" to start from random weights'
+        )
     return ""

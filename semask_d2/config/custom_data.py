@@ -42,6 +42,10 @@ def read_data_file(path: str | os.PathLike) -> dict[str, Any]:
     Raises `UserError` naming the file, the key and what was expected.
     """
     path = Path(path)
+    if path.is_dir():
+        raise UserError(
+            f"{path}: this is a folder, and a dataset is described by a YAML file: semask init-data {path} drafts one"
+        )
     values = read_values(path, (), None)
     known_keys(values, KEYS, str(path))
     file = Section(values, str(path))

@@ -123,11 +123,11 @@ DEFAULTS: dict[str, Any] = {
     "MODEL.MIT.DROP_PATH_RATE": 0.1,
     **semantic_defaults("MIT"),
     # SeMask on a timm backbone
-    "MODEL.TIMM.NAME": "",
+    "MODEL.TIMM.NAME": "",  # a name of timm.list_models() whose stages form a chain, such as resnet50 or convnext_tiny
     "MODEL.TIMM.DROP_PATH_RATE": 0.1,
     **semantic_defaults("TIMM"),
     # SeMask on a plain ViT of timm; numbers that are 0 are those of the timm model NAME
-    "MODEL.VIT.NAME": "",
+    "MODEL.VIT.NAME": "",  # a name of timm.list_models() for a plain ViT, such as vit_small_patch16_224
     "MODEL.VIT.OUT_INDICES": [],  # the four blocks whose outputs are used, from 0; []: the last ones of the quarters
     "MODEL.VIT.IMG_SIZE": 0,  # side of the images whose position embeddings are stored (and resampled to any size)
     "MODEL.VIT.PATCH_SIZE": 0,  # a checkpoint's patch kernel is resampled; larger patches are faster, less accurate

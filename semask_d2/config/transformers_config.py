@@ -46,7 +46,7 @@ HEAD_VALUES = {
 FAMILIES = {
     "mask2former": Family(
         "Mask2FormerForUniversalSegmentation",
-        "recipes/m2f.yaml",
+        "recipes/m2f_ade20k_512.yaml",
         (
             Setting("feature_size", f"{HEAD}.CONVS_DIM", 256, WIDTH),
             Setting("mask_feature_size", f"{HEAD}.MASK_DIM", 256, WIDTH),
@@ -84,7 +84,7 @@ FAMILIES = {
     ),
     "maskformer": Family(
         "MaskFormerForInstanceSegmentation",
-        "recipes/mf.yaml",
+        "recipes/mf_ade20k_512.yaml",
         (
             Setting("fpn_feature_size", f"{HEAD}.CONVS_DIM", 256, WIDTH),
             Setting("mask_feature_size", f"{HEAD}.MASK_DIM", 256, WIDTH),

@@ -14,6 +14,7 @@ from semask_d2.utils.nested import set_nested
 from semask_d2.utils.runs import CONFIG_NAME
 
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
+TEST_SIZES = {"INPUT.MIN_SIZE_TEST": 800, "INPUT.MAX_SIZE_TEST": 1333}  # where the processor names none
 MAX_CONFIG = 2**24  # bytes
 
 
@@ -25,7 +26,8 @@ def is_transformers_folder(path: str | os.PathLike) -> bool:
 def config_of_folder(folder: str | os.PathLike) -> tuple[list[str], dict[str, Any]]:
     """Return the package's config files that a folder's model is based on, and the values to set on top of them.
 
-    The values include MODEL.WEIGHTS. Raises `UserError` for a model that this project does not have.
+    The values include MODEL.WEIGHTS and OUTPUT_DIR; schedule, crops and augmentation are those of an ADE20K recipe.
+    Raises `UserError` for a model that this project does not have.
     """
     path = Path(folder, CONFIG)
     settings = read_json(path)
@@ -33,7 +35,12 @@ def config_of_folder(folder: str | os.PathLike) -> tuple[list[str], dict[str, An
     processor = read_json(processor_path) if processor_path.is_file() else {}
     nested: dict[str, Any] = {}
     values = values_from_transformers(settings, processor, str(path), str(processor_path))
-    for key, value in (values | {"MODEL.WEIGHTS": os.fspath(folder)}).items():
+    values = (
+        TEST_SIZES
+        | values
+        | {"MODEL.WEIGHTS": os.fspath(folder), "OUTPUT_DIR": f"output/{Path(folder).resolve().name}"}
+    )
+    for key, value in values.items():
         set_nested(nested, key, value)
     return [backbone_kind(settings, str(path)).file, FAMILIES[settings["model_type"]].recipe], nested
 

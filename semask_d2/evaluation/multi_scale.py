@@ -78,6 +78,10 @@ class MultiScaleFlip(Segmenter):
         """Return for each image `sem_seg`, the mean scores (K, height, width)."""
         return self.scored(batched_inputs)
 
+    def passes(self) -> int:
+        """Return how often the model runs for each image."""
+        return len(self.short_sides) * (1 + self.flip)
+
     def lazy_predictions(
         self, batched_inputs: list[dict], *, priors: bool = False
     ) -> Iterator[tuple[ScoreMap, Priors | None]]:

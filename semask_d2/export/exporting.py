@@ -75,7 +75,7 @@ def check_settings(kind: str, settings: GraphSettings, outputs: Outputs, *, norm
         )
 
 
-def export_model(
+def write_verified(
     model: SemanticSegmenter,
     cfg: CfgNode,
     classes: Classes,

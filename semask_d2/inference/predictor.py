@@ -14,24 +14,22 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 
-from semask_d2.checkpoint import load_checkpoint, read_checkpoint
-from semask_d2.checkpoint.class_metadata import classes_of_file
 from semask_d2.checkpoint.hub import local_source
 from semask_d2.config import get_cfg
 from semask_d2.d2 import CfgNode
 from semask_d2.data.augmentation import View, image_tensor, resize_image, resized_shape
-from semask_d2.data.datasets import config_classes
 from semask_d2.data.datasets.custom import register_custom
 from semask_d2.data.image_io import read_image
 from semask_d2.data.labels import LabelFormat
 from semask_d2.data.picture import RGB, Picture
-from semask_d2.export.running import EXPORTED, open_exported
+from semask_d2.export.running import EXPORTED, ExportedModel, open_exported
 from semask_d2.export.segmenter import ExportedSegmenter
 from semask_d2.inference.prediction import PanopticSegments, PredictedInstances, Prediction
-from semask_d2.inference.sources import choose_config
-from semask_d2.modeling.meta_arch import Execution, build_model, with_sliding
+from semask_d2.inference.sources import predictor_config
+from semask_d2.inference.trained_model import model_classes, trained_model
+from semask_d2.modeling.meta_arch import Execution, SemanticSegmenter, with_sliding
 from semask_d2.utils.classes import Classes
-from semask_d2.utils.errors import UserError
+from semask_d2.utils.errors import UserError, user_errors_alone
 from semask_d2.utils.runs import CONFIG_NAME, require_run
 from semask_d2.utils.visualization import displayed
 
@@ -43,54 +41,61 @@ ImageInput = str | os.PathLike | Image.Image | np.ndarray | Tensor
 logger = logging.getLogger(__name__)
 
 
-def model_classes(cfg: CfgNode, recorded: Classes | None) -> Classes:
-    """Return the classes of the config's dataset, else those `recorded` in the checkpoint, else numbered classes.
-
-    Recorded classes are ignored if their number is not NUM_CLASSES. Numbered classes serve datasets that only the
-    training program registers, if the checkpoint has no names.
-    """
-    count = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
-    if (classes := config_classes(cfg)) is not None:
-        return classes
-    if recorded is not None and len(recorded) == count:
-        return recorded
-    return Classes.of(f"class {i}" for i in range(count))
-
-
-def trained_model(cfg: CfgNode) -> tuple[nn.Module, Classes | None]:
-    """Return a config's model with all of its MODEL.WEIGHTS, in evaluation mode, and the classes recorded with them."""
-    model = build_model(cfg)
-    data = read_checkpoint(cfg.MODEL.WEIGHTS)
-    load_checkpoint(model, data, cfg.MODEL.WEIGHTS)
-    return model.eval(), classes_of_file(data)
-
-
 class Predictor:
     """Trained model as a function of one image or of a list of images.
 
     `source` is a run folder, a checkpoint in one, a file from `semask export`, a transformers folder, a repository
-    "owner/name" on the Hugging Face hub (see `semask_d2.from_pretrained`), or a config with MODEL.WEIGHTS. The model
-    runs on `device`, by default on MODEL.DEVICE. Raises `UserError` if the source is missing or damaged.
+    "owner/name" on the Hugging Face hub (see `semask_d2.from_pretrained`), a model of `create_model` or
+    `from_pretrained`, which is put into evaluation mode, or a config: with MODEL.WEIGHTS, or a file or name with
+    `weights`. Without a source it is the newest run under `output`, else the packaged model, as in `semask predict`.
+    The model runs on `device`, by default on MODEL.DEVICE. Raises `UserError` if the source is missing or damaged.
 
     With TEST.SLIDING, images larger than a window are segmented in windows. A predictor is thread-safe: a call only
     records that a warning was given. `classes` are those of the config's first test set, else those recorded in the
     checkpoint; `label_format` is the format of the label files of the config's custom dataset.
     """
 
-    def __init__(self, source: CfgNode | str | os.PathLike, *, device: str | None = None):
-        if isinstance(source, (str, os.PathLike)):
-            path = local_source(source)
-            if path.endswith(EXPORTED):
-                self._set_exported_model(path)
+    def __init__(
+        self,
+        source: CfgNode | nn.Module | str | os.PathLike | None = None,
+        weights: str | os.PathLike | None = None,
+        *,
+        device: str | None = None,
+    ):
+        with user_errors_alone():
+            if isinstance(source, nn.Module):
+                if weights is not None:
+                    raise UserError("Predictor: a model has its weights; leave the second argument out")
+                self._set_model_in_memory(source if device is None else source.to(device))
                 return
-            cfg = choose_config(None, path, ["MODEL.DEVICE", device] if device else [], option="")
+            if isinstance(source, (str, os.PathLike)):
+                source = local_source(source) if weights is None else os.fspath(source)
+            if isinstance(source, str) and weights is None and source.endswith(EXPORTED):
+                self._set_exported_model(source)
+                return
+            cfg = predictor_config(source, weights, device)
+            if not cfg.MODEL.WEIGHTS:
+                raise UserError(
+                    "MODEL.WEIGHTS is empty: predictions need trained weights; name them as Predictor(config, weights)"
+                )
+            if cfg.TEST.AUG.ENABLED:
+                logger.warning("TEST.AUG.ENABLED has no effect here; semask eval and compare average several sizes")
+            trained = trained_model(cfg)
+            self._set_model(cfg, trained.model, trained.classes)
+
+    def _set_model_in_memory(self, model: nn.Module) -> None:
+        """Set up the predictor from a model of `create_model` or `from_pretrained`."""
+        if isinstance(model, ExportedSegmenter):
+            self._set_exported_model(model.exported)
+        elif not isinstance(model, SemanticSegmenter) or model.description is None:
+            raise UserError(
+                f"{type(model).__name__}: the config and classes of this model are unknown; create it with "
+                "semask_d2.create_model or from_pretrained, or use Predictor.of_model(cfg, model)"
+            )
         else:
-            cfg = source.clone()
-            cfg.defrost()
-            cfg.MODEL.DEVICE = device or cfg.MODEL.DEVICE
-        if not cfg.MODEL.WEIGHTS:
-            raise UserError("MODEL.WEIGHTS is empty: predictions need trained weights; add MODEL.WEIGHTS FILE")
-        self._set_model(cfg, *trained_model(cfg))
+            cfg = model.description.cfg.clone()
+            cfg.MODEL.DEVICE = str(model.device)
+            self._set_model(cfg, model.eval(), model.description.classes)
 
     @classmethod
     def from_run(
@@ -124,9 +129,9 @@ class Predictor:
         predictor._set_exported_model(file)
         return predictor
 
-    def _set_exported_model(self, file: str | os.PathLike) -> None:
+    def _set_exported_model(self, file: str | os.PathLike | ExportedModel) -> None:
         """Set up the predictor from an exported file and the settings in it."""
-        exported = open_exported(Path(file))
+        exported = open_exported(Path(file)) if isinstance(file, (str, os.PathLike)) else file
         metadata = exported.metadata
         cfg = get_cfg(opts=["DATASETS.TEST", "()", "DATASETS.TRAIN", "()", "MODEL.DEVICE", "cpu"])
         cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = metadata.min_size, metadata.max_size
@@ -179,7 +184,7 @@ class Predictor:
         if batch_size < 1:
             raise UserError(f"batch_size: expected at least 1, got {batch_size}")
         groups: dict[tuple[int, int], list[int]] = defaultdict(list)
-        arrays = [self._array(image) for image in images]
+        arrays = [self.as_array(image) for image in images]
         for i, image in enumerate(arrays):
             groups[self._resized_shape(image)].append(i)
         predictions: dict[int, Prediction] = {}
@@ -199,7 +204,7 @@ class Predictor:
         """Return the RGB (H, W, 3) by which an image (H, W, C) is drawn, from INPUT.DISPLAY_CHANNELS."""
         return displayed(image, self.cfg.INPUT.DISPLAY_CHANNELS)
 
-    def _array(self, image: ImageInput) -> np.ndarray:
+    def as_array(self, image: ImageInput) -> np.ndarray:
         """Return an image of any kind as an array; other values unchanged, for `_resized_shape` to refuse."""
         if isinstance(image, (str, os.PathLike)):
             return self.read_image(image)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -43,9 +43,10 @@ class Normalizer(nn.Module):
 
     def forward(self, images: Sequence[Tensor], size_divisibility: int) -> ImageList:
         """Normalize images (C, H_i, W_i) in 0..255 and zero-pad them right and bottom to one batch."""
-        images = [
-            image.to(self.mean.device, non_blocking=True) for image in images
-        ]  # copy bytes, and all images at once
+        images = [  # copy bytes, and all images at once
+            image.to(self.mean.device, self.mean.dtype if image.is_floating_point() else None, non_blocking=True)
+            for image in images
+        ]
         if in_graph():
             return ImageList.from_tensors([(image - self.mean) / self.std for image in images], size_divisibility)
         sizes = [(image.shape[-2], image.shape[-1]) for image in images]
@@ -101,8 +102,29 @@ class PixelLogits(NamedTuple):
     logits: Tensor
 
 
+def require_dicts(inputs: Any, channels: int) -> None:
+    """Raise `UserError` unless a model's input is Detectron2's list of dicts with an `image`."""
+    if not isinstance(inputs, (list, tuple)) or not all(isinstance(x, Mapping) and "image" in x for x in inputs):
+        raise UserError(f"input of the model: {no_images(inputs, channels)}")
+
+
+def no_images(inputs: Any, channels: int) -> str:
+    """Return what a model expects instead of `inputs`."""
+    first = inputs[0] if isinstance(inputs, (list, tuple)) and inputs else None
+    advice = "; a Predictor takes paths, PIL images and arrays, also in lists: semask_d2.Predictor(model)"
+    if isinstance(first, Tensor):
+        advice = "; torch.stack joins tensors of one size, and a Predictor takes a list of others"
+    elif type(inputs).__module__ == "numpy":
+        advice = "; torch.from_numpy(array).permute(0, 3, 1, 2) makes one of arrays (B, H, W, C), or use a Predictor"
+    kind = type(inputs).__name__ + (f" of {type(first).__name__}" if first is not None else "")
+    expected = f"a tensor (B, {channels}, H, W) of images in 0..255, or Detectron2's list of dicts"
+    return f"expected {expected}, got a {kind}{advice}"
+
+
 def require_images(images: Tensor, channels: int) -> None:
     """Raise `UserError` unless a tensor holds images (B, `channels`, H, W), uint8 or floats in 0..255."""
+    if not isinstance(images, Tensor):
+        raise UserError(f"images: {no_images(images, channels)}")
     if images.ndim != 4 or images.shape[1] != channels or not images.numel():
         raise UserError(f"images: expected (B, {channels}, H, W), got {tuple(images.shape)}")
     if images.dtype != torch.uint8 and not images.is_floating_point():
@@ -191,8 +213,11 @@ class SemanticSegmenter(Segmenter, ShareableModel):
         replace the classes as target masks. In training it returns weighted losses by name. Otherwise, per image,
         `sem_seg`: scores (K, height, width), at `height` and `width` of the dict or else at the size of the image.
         """
+        if labels is not None:
+            return self.loss(cast(Tensor, inputs), labels)  # which refuses other inputs
         if isinstance(inputs, Tensor):
-            return self.logits(inputs) if labels is None else self.loss(inputs, labels)
+            return self.logits(inputs)
+        require_dicts(inputs, self.channels)
         if self.training:
             return self.losses(inputs)
         return [self.output(score_map) for score_map, _ in self.lazy_predictions(inputs)]
@@ -212,6 +237,8 @@ class SemanticSegmenter(Segmenter, ShareableModel):
         Training minimizes their sum. Raises `UserError` for other shapes or types and for unknown ids.
         """
         require_images(images, self.channels)
+        if not isinstance(labels, Tensor):
+            raise UserError(f"labels: expected a tensor of integers (B, H, W), got a {type(labels).__name__}")
         if labels.shape != images.shape[:1] + images.shape[2:] or labels.is_floating_point():
             raise UserError(
                 f"labels: expected integers (B, H, W) for images {tuple(images.shape)}, got {labels.dtype} "
