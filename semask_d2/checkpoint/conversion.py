@@ -106,7 +106,7 @@ def resampled_positions(old: Tensor, new: Tensor) -> tuple[Tensor, str] | None:
     sides = grid_sides(old.shape[1], new.shape[1]) if old.ndim == 3 and old.shape != new.shape else None
     if sides is None or old.shape[2] != new.shape[2]:
         return None
-    from timm.layers import resample_abs_pos_embed  # imported late: it takes seconds
+    from timm.layers.pos_embed import resample_abs_pos_embed  # imported late: it takes seconds
 
     prefix = old.shape[1] - sides[0] ** 2
     positions = resample_abs_pos_embed(old, [sides[1]] * 2, [sides[0]] * 2, num_prefix_tokens=prefix)
@@ -117,7 +117,7 @@ def resampled_kernel(old: Tensor, new: Tensor) -> tuple[Tensor, str] | None:
     """Return a patch kernel (C, channels, p, p) resampled to the patch size of `new`, and a note; None if unneeded."""
     if old.ndim != 4 or len(old) != len(new) or old.shape[2:] == new.shape[2:]:
         return None
-    from timm.layers import resample_patch_embed
+    from timm.layers.patch_embed import resample_patch_embed
 
     kernel = resample_patch_embed(old, list(new.shape[2:]))
     return kernel, f"patch kernel resampled from {old.shape[-1]} to {new.shape[-1]} pixels"
