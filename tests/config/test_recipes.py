@@ -132,13 +132,13 @@ def test_a_foundation_backbone_has_the_values_of_timms_config(name: str, head: s
     cfg = get_cfg(CONFIGS / f"ade20k/semask_{name}_{head}.yaml", ["MODEL.DEVICE", "cpu"])
     architecture, tag = FOUNDATION[name]
     section = cfg.MODEL[SECTIONS[cfg.MODEL.BACKBONE.NAME]]
-    assert (section.NAME, cfg.MODEL.WEIGHTS) == (architecture, f"timm://{architecture}.{tag}")
+    assert (architecture, f"timm://{architecture}.{tag}") == (section.NAME, cfg.MODEL.WEIGHTS)
     published = timm.get_pretrained_cfg(f"{architecture}.{tag}")
     assert published.hf_hub_id
     assert published.license == ("apache-2.0" if "dinov2" in name else "dinov3-license")
     assert pytest.approx([255 * x for x in published.mean]) == cfg.MODEL.PIXEL_MEAN
     assert pytest.approx([255 * x for x in published.std]) == cfg.MODEL.PIXEL_STD
-    assert section.SEM_RESIDUAL == ("raw" if "vit" in name else "normalized")
+    assert ("raw" if "vit" in name else "normalized") == section.SEM_RESIDUAL
     assert list(cfg.INPUT.CROP.SIZE) == [640 if name.endswith("_l") else 512] * 2
     rates = (cfg.SOLVER.BASE_LR, cfg.SOLVER.BACKBONE_MULTIPLIER, cfg.SOLVER.WEIGHT_DECAY, cfg.SOLVER.WARMUP_ITERS)
     assert rates == (1e-4, 0.1, 0.05, 1500)
