@@ -13,7 +13,7 @@ import safetensors.torch
 import timm
 import torch
 
-from semask_d2 import Predictor, get_cfg
+from semask_d2 import Predictor, UserError, get_cfg
 from tests.helpers.commands import ROOT, load_script
 from tests.helpers.hub_server import Hub
 from tests.helpers.pages import command_of, follow
@@ -97,3 +97,7 @@ def test_a_folder_is_the_backbone_of_a_config(tmp_path: Path) -> None:
     assert (f"{NAME}_qkvb", 48, 4, 3) == (vit.NAME, vit.EMBED_DIM, vit.DEPTH, vit.NUM_HEADS)
     assert vit.PATCH_SIZE == 8
     assert cfg.MODEL.META_ARCHITECTURE == "SeMaskFPN"
+    with pytest.raises(UserError, match=rf"{folder}: a backbone without a head, .* MODEL.WEIGHTS {folder}, or name it"):
+        get_cfg(folder)
+    with pytest.raises(UserError, match="a backbone without a head"):
+        Predictor(folder)
