@@ -17,6 +17,7 @@ from semask_d2.checkpoint.plain_values import NUMBERS
 from semask_d2.checkpoint.readers import read_checkpoint
 from semask_d2.checkpoint.semantic_windows import check_windows, windows_of_file, windows_of_released
 from semask_d2.checkpoint.stems import RGB, fit_stem, stem_of
+from semask_d2.checkpoint.vit_sizes import check_heads, sizes_hint
 from semask_d2.utils.errors import UserError
 from semask_d2.utils.excerpts import few
 
@@ -69,7 +70,11 @@ def load_checkpoint(
     model_state = model.state_dict()
     kind = recognize(state, model_state)
     dropped = kind.left_out(state)
-    converted, notes = kind.convert(state, model_state)
+    check_heads(data, model, str(source))
+    try:
+        converted, notes = kind.convert(state, model_state)
+    except UserError as error:
+        raise UserError(f"{source} ({kind.name}): {error}") from error
     stem = stem_of(converted, model_state)
     if training_start:
         converted, fitted = fit_stem(converted, model_state, flip=bgr)
@@ -90,10 +95,10 @@ def load_checkpoint(
         fresh = [name for name in report.missing if explained(name, kind, drop_class_layers) or name in queries]
     if report.misshaped or len(fresh) < len(report.missing):
         unexplained = replace(report, missing=[name for name in report.missing if name not in set(fresh)])
+        advice = sizes_hint(converted, model_state) or hint(unexplained, kind, training_start)
         raise UserError(
             f"{source} ({kind.name}): these weights do not fit the model of this config"
-            f"{hint(unexplained, kind, training_start) or stem_hint(stem, state=converted, model_state=model_state)}: "
-            f"{unexplained}"
+            f"{advice or stem_hint(stem, state=converted, model_state=model_state)}: {unexplained}"
         )
     copy_into(model_state, converted, report.matched)
     broken = [name for name in report.matched if not converted[name].isfinite().all()]
