@@ -29,11 +29,14 @@ DINOV2_BLOCK = [
     *((f"{LAYER}attention.{letter}_proj.{{x}}", f"attn.qkv.{{x}}#{part}") for part, (letter, _) in enumerate(QKV)),
     (f"{LAYER}attention.out_proj.{{x}}", "attn.proj.{x}"),
     *((f"{LAYER}layer_scale{n}.lambda1", f"ls{n}.gamma") for n in (1, 2)),
-    (f"{LAYER}mlp.fc{{j}}.{{x}}", "mlp.fc{j}.{x}"),
-    (f"{LAYER}mlp.(gate_proj|weights_gate).{{x}}", "mlp.fc1.{x}#0/2"),
-    (f"{LAYER}mlp.(up_proj|weights_up).{{x}}", "mlp.fc1.{x}#1/2"),
+]
+PLAIN_MLP = [(f"{LAYER}mlp.fc{{j}}.{{x}}", "mlp.fc{j}.{x}")]
+GATED_MLP = [
+    (f"{LAYER}mlp.gate_proj.{{x}}", "mlp.fc1.{x}#0/2"),
+    (f"{LAYER}mlp.up_proj.{{x}}", "mlp.fc1.{x}#1/2"),
     (f"{LAYER}mlp.(down_proj|weights_out).{{x}}", "mlp.fc2.{x}"),
 ]
+JOINED_MLP = [(f"{LAYER}mlp.weights_in.{{x}}", "mlp.fc1.{x}")]  # only read: the names of transformers 4
 DINOV3_BLOCK = [
     *BLOCK_NORMS,
     *((f"{LAYER}attention.{letter}_proj.weight", f"attn.qkv.weight#{part}") for part, (letter, _) in enumerate(QKV)),
@@ -50,14 +53,14 @@ def block_rows(rows: Rows) -> Rows:
     return [(foreign, f"{place}{ours}") for place in BLOCKS for foreign, ours in rows]
 
 
-EOMT = TensorNames(
-    (
-        *COMMON_ROWS,
-        ("embeddings.patch_embeddings.projection.{x}", f"{BODY}patch_embed.proj.{{x}}"),
-        (POSITIONS, f"{BODY}pos_embed"),
-        *block_rows(DINOV2_BLOCK),
-    )
-)
+def eomt_dinov2(*mlp: Rows) -> TensorNames:
+    """Return the table for DINOv2 with these rows of the MLPs, of which the first that matches is written."""
+    stem = [("embeddings.patch_embeddings.projection.{x}", f"{BODY}patch_embed.proj.{{x}}")]
+    stem += [(POSITIONS, f"{BODY}pos_embed")]
+    return TensorNames((*COMMON_ROWS, *stem, *block_rows([*DINOV2_BLOCK, *(row for rows in mlp for row in rows)])))
+
+
+EOMT, EOMT_GATED = eomt_dinov2(PLAIN_MLP, GATED_MLP, JOINED_MLP), eomt_dinov2(GATED_MLP)
 
 
 EOMT_DINOV3 = TensorNames(

@@ -10,7 +10,7 @@ from typing import Any
 import safetensors.torch
 import torch
 
-from semask_d2.checkpoint.eomt_names import EOMT, EOMT_DINOV3, to_eomt
+from semask_d2.checkpoint.eomt_names import EOMT, EOMT_DINOV3, EOMT_GATED, to_eomt
 from semask_d2.checkpoint.load_report import COMPUTED
 from semask_d2.checkpoint.transformers_names import (
     ENCODER,
@@ -53,7 +53,8 @@ def write_folder(folder: str | os.PathLike, state: State, config: dict[str, Any]
 
     `config` is the result of `config_for_transformers`. Raises `UserError` for tensors that transformers' model lacks.
     """
-    foreign_state, unmatched = split_names(FAMILIES[config["model_type"]], state)
+    family = EOMT_GATED if config.get("use_swiglu_ffn") else FAMILIES[config["model_type"]]
+    foreign_state, unmatched = split_names(family, state)
     unmatched = [name for name in unmatched if not name.endswith(COMPUTED)]
     if unmatched:
         raise UserError(

@@ -10,7 +10,7 @@ from semask_d2.config.transformers_backbones import RATE, Setting, TransformersB
 from semask_d2.d2 import CfgNode
 from semask_d2.utils.arguments import value_of
 from semask_d2.utils.errors import UserError
-from semask_d2.utils.foreign import Section, flag, integer, shown
+from semask_d2.utils.foreign import Section, shown
 
 VIT = "MODEL.VIT"
 NAME_KEY = f"{VIT}.NAME"
@@ -51,11 +51,12 @@ def upscalings(patch: int) -> int:
 def read_common(config: dict[str, Any], source: str) -> dict[str, Any]:
     """Return the values that follow from the image size: the model sees images and windows of it alone."""
     section = Section(config, source)
-    patch, doublings = section.get("patch_size", 16), section.get("num_upscale_blocks", 2)
-    expected = upscalings(integer(patch, f"{source}: patch_size", 1, 256))
+    patch, side = section.integer("patch_size", 16, 1, 256), section.integer("image_size", 640, 1, 2**16)
+    expected, doublings = upscalings(patch), section.get("num_upscale_blocks", 2)
     if doublings != expected:
-        raise UserError(f"{source}: num_upscale_blocks: expected {expected} for patches of {patch}, got {doublings!r}")
-    side = integer(section.get("image_size", 640), f"{source}: image_size", 1, 2**16)
+        raise UserError(
+            f"{source}: num_upscale_blocks: expected {expected} for patches of {patch}, got {shown(doublings)}"
+        )
     if side % patch:
         raise UserError(f"{source}: image_size: expected a multiple of patch_size {patch}, got {side}")
     return {"MODEL.MASK_FORMER.SIZE_DIVISIBILITY": side, "TEST.SLIDING.SIZE": [side, side]}
@@ -71,7 +72,7 @@ def write_common(cfg: CfgNode) -> dict[str, Any]:
 
 def read_dinov2(config: dict[str, Any], source: str) -> dict[str, Any]:
     """Return the values of a DINOv2 that no single setting determines."""
-    swiglu = flag(config.get("use_swiglu_ffn", False), f"{source}: use_swiglu_ffn")
+    swiglu = Section(config, source).flag("use_swiglu_ffn", False)
     return {NAME_KEY: f"vit_{'giant' if swiglu else 'large'}_patch14_reg4_dinov2", **read_common(config, source)}
 
 
@@ -86,11 +87,12 @@ def write_dinov2(cfg: CfgNode) -> dict[str, Any]:
 
 def read_dinov3(config: dict[str, Any], source: str) -> dict[str, Any]:
     """Return the values of a DINOv3 that no single setting determines."""
-    query, value = (flag(config.get(name, True), f"{source}: {name}") for name in ("query_bias", "value_bias"))
+    section = Section(config, source)
+    query, value = section.flag("query_bias", True), section.flag("value_bias", True)
     if query != value:
         raise UserError(f"{source}: value_bias: expected {query} as query_bias, got {value}")
-    width, hidden = config.get("hidden_size", 1024), config.get("intermediate_size", 4096)
-    if hidden != 4 * integer(width, f"{source}: hidden_size", 1, 2**14):
+    width, hidden = section.integer("hidden_size", 1024, 1, 2**14), section.get("intermediate_size", 4096)
+    if hidden != 4 * width:
         raise UserError(f"{source}: intermediate_size: expected 4 times hidden_size, {4 * width}, got {shown(hidden)}")
     return {NAME_KEY: DINOV3_NAMES[query], **read_common(config, source)}
 

@@ -238,8 +238,10 @@ def build_body(
 
     Raises `ArgumentError` for impossible sizes, and for a model that is no plain ViT.
     """
-    for argument, value in {**sizes, "norm_eps": norm_eps}.items():
-        require(value >= 0, component, argument, "a number above 0, or 0 for that of the timm model", value)
+    for argument, value in sizes.items():
+        require(value >= 0, component, argument, "at least 1, or 0 for that of the timm model", value)
+    expected = "at least 0 and below 1; 0 means that of the timm model"
+    require(0 <= norm_eps < 1, component, "norm_eps", expected, norm_eps)
     try:
         body = create_vit(name, in_channels, drop_path_rate, {key: value for key, value in sizes.items() if value})
     except ValueError as error:

@@ -127,9 +127,10 @@ class EncoderOnlyMaskHead(nn.Module):
     def forward(self, features: dict[str, Tensor]) -> MaskPredictions:
         """Predict from the tokens of the backbone: L + 1 times in training, else once."""
         patches, prefix = features["patches"], features["prefix"]
-        batch, grid = len(patches), (patches.shape[-2], patches.shape[-1])
-        queries = self.query_embed.weight.expand(batch, -1, -1)
-        tokens = torch.cat([prefix.flatten(2).mT, queries.to(patches.dtype), patches.flatten(2).mT], dim=1)
+        grid = (patches.shape[-2], patches.shape[-1])
+        # the batch size of `patches` would become a constant in an ONNX file
+        queries = self.query_embed.weight.expand(prefix.shape[0], -1, -1)
+        tokens = torch.cat([prefix.flatten(2).transpose(1, 2), queries.to(patches.dtype), patches.flatten(2).transpose(1, 2)], dim=1)
         start = prefix.shape[2]
         rope = self.rope_with_queries(features["rope"]) if "rope" in features else None
         layers = []
@@ -145,8 +146,11 @@ class EncoderOnlyMaskHead(nn.Module):
 
     def decode(self, tokens: Tensor, start: int, grid: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
         """Return the queries, their mask embeddings, and the mask features (B, C, H/4, W/4) of tokens (B, T, C)."""
-        _, queries, patches = self.backbone.norm(tokens).tensor_split([start, start + self.num_queries], dim=1)
-        return queries, self.mask_embed(queries), self.upscale(patches.mT.unflatten(2, grid))
+        normalized, end = self.backbone.norm(tokens), start + self.num_queries
+        queries, patches = normalized[:, start:end], normalized[:, end:]
+        # a reshape, because an ONNX file would take the sides after an unflatten for constants
+        maps = patches.transpose(1, 2).reshape(tokens.shape[0], tokens.shape[2], *grid)
+        return queries, self.mask_embed(queries), self.upscale(maps)
 
     @torch.no_grad()
     def attention_mask(
