@@ -76,8 +76,8 @@ def from_pretrained(
 ) -> nn.Module:
     """Return a trained model in evaluation mode.
 
-    `source` is a run folder, a checkpoint in one, a folder of `save_pretrained`, a folder of transformers' Mask2Former
-    or MaskFormer, a file of `semask export` (ONNX, OpenVINO), or "owner/name", a repository of the Hugging Face hub;
+    `source` is a run folder, a checkpoint in one, a folder of `save_pretrained`, a folder of transformers' Mask2Former,
+    MaskFormer or EoMT, a file of `semask export` (ONNX, OpenVINO), or "owner/name", a repository of the Hugging Face hub;
     `revision` is its branch, tag or commit. `settings` are config keys as for `create_model`. Raises `UserError` for a
     source that is missing, damaged or of another kind.
     """

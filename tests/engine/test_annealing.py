@@ -26,6 +26,7 @@ RUN = {
 def run(folder: Path, iterations: int, *, resume: bool = False, stop: int | None = None) -> Trainer:
     """Train up to `iterations`; `stop` ends the run early, with a checkpoint."""
     cfg = eomt_cfg(**RUN, SOLVER__MAX_ITER=iterations, SOLVER__CHECKPOINT_PERIOD=2, OUTPUT_DIR=str(folder))
+    torch.manual_seed(0)
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=resume)
     if stop is not None:
