@@ -77,9 +77,9 @@ def from_pretrained(
     """Return a trained model in evaluation mode.
 
     `source` is a run folder, a checkpoint in one, a folder of `save_pretrained`, a folder of transformers' Mask2Former,
-    MaskFormer or EoMT, a file of `semask export` (ONNX, OpenVINO), or "owner/name", a repository of the Hugging Face hub;
-    `revision` is its branch, tag or commit. `settings` are config keys as for `create_model`. Raises `UserError` for a
-    source that is missing, damaged or of another kind.
+    MaskFormer or EoMT, a file of `semask export` (ONNX, OpenVINO), or "owner/name", a repository of the Hugging Face
+    hub; `revision` is its branch, tag or commit. `settings` are config keys as for `create_model`. Raises `UserError`
+    for a source that is missing, damaged or of another kind.
     """
     path = local_source(source, revision)
     if path.endswith(EXPORTED):

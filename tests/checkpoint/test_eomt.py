@@ -131,9 +131,7 @@ def test_fractions_of_averaged_weights_are_written_as_evaluated(tmp_path: Path) 
     cfg = get_cfg(tmp_path / "first", ["MODEL.DEVICE", "cpu"])
     model = build_model(cfg)
     model.sem_seg_head.mask_probability.copy_(torch.tensor([1e-6, 0.4, 0.7]))
-    write_folder(
-        tmp_path / "out", model.state_dict(), config_for_transformers(cfg), processor_for_transformers(cfg)
-    )
+    write_folder(tmp_path / "out", model.state_dict(), config_for_transformers(cfg), processor_for_transformers(cfg))
     other = from_pretrained(tmp_path / "out", device="cpu")
     assert other.sem_seg_head.mask_probability.tolist() == [0, 0, 1]
     assert other.sem_seg_head.masked_blocks == [False, False, True]
@@ -270,7 +268,10 @@ def test_settings_of_no_model_of_ours_are_named(variant: str, changed: dict[str,
     ("options", "message"),
     [
         ({"MODEL__VIT__NAME": "vit_tiny_patch16_224"}, "MODEL.VIT.NAME: transformers' EoMT needs a DINOv2"),
-        ({"MODEL__VIT__NAME": "vit_small_plus_patch16_dinov3"}, "MODEL.VIT.NAME: expected a DINOv3 of timm without gated"),
+        (
+            {"MODEL__VIT__NAME": "vit_small_plus_patch16_dinov3"},
+            "MODEL.VIT.NAME: expected a DINOv3 of timm without gated",
+        ),
         ({"MODEL__VIT__NUM_SEM_BLOCKS": 1}, "MODEL.VIT.NUM_SEM_BLOCKS: transformers does not support 1, only 0"),
         (
             {"MODEL__VIT__NAME": "vit_small_patch14_reg4_dinov2", "MODEL__VIT__DEPTH": 0},

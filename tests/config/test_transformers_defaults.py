@@ -10,7 +10,6 @@ from semask_d2.config import DEFAULTS
 from semask_d2.config.transformers_backbones import RESNET_BACKBONE, SWIN_BACKBONE, Setting
 from semask_d2.config.transformers_config import FAMILIES
 
-
 MODELS = {
     "mask2former": "Mask2FormerConfig",
     "maskformer": "MaskFormerConfig",

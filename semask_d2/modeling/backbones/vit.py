@@ -179,9 +179,7 @@ class SeMaskViT(HierarchicalBackbone):
         """
         return self.encode(x)[0]
 
-    def encode(
-        self, x: Tensor
-    ) -> tuple[list[tuple[Tensor, Tensor | None]], Tokens, Sequence[Tensor | None]]:
+    def encode(self, x: Tensor) -> tuple[list[tuple[Tensor, Tensor | None]], Tokens, Sequence[Tensor | None]]:
         """Return `taps`, the tokens after the last block, and the rotary positions of the joint blocks."""
         with self.frozen_context():
             tokens, ropes = self.embed(x)

@@ -130,7 +130,9 @@ class EncoderOnlyMaskHead(nn.Module):
         grid = (patches.shape[-2], patches.shape[-1])
         # the batch size of `patches` would become a constant in an ONNX file
         queries = self.query_embed.weight.expand(prefix.shape[0], -1, -1)
-        tokens = torch.cat([prefix.flatten(2).transpose(1, 2), queries.to(patches.dtype), patches.flatten(2).transpose(1, 2)], dim=1)
+        tokens = torch.cat(
+            [prefix.flatten(2).transpose(1, 2), queries.to(patches.dtype), patches.flatten(2).transpose(1, 2)], dim=1
+        )
         start = prefix.shape[2]
         rope = self.rope_with_queries(features["rope"]) if "rope" in features else None
         layers = []

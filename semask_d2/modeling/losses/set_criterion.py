@@ -92,9 +92,7 @@ class SetCriterion(nn.Module):
         costs = []
         for i, ids in enumerate(targets.class_ids):
             groups = [
-                self.mask_loss.costs(
-                    embed[:, i].flatten(0, 1), features[i], targets.masks[i], targets.segment_ids[i]
-                )
+                self.mask_loss.costs(embed[:, i].flatten(0, 1), features[i], targets.masks[i], targets.segment_ids[i])
                 for embed, features in predictions.groups()
             ]
             mask_cost, dice_cost = (torch.cat(parts) for parts in zip(*groups, strict=True))

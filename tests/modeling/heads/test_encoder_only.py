@@ -203,7 +203,10 @@ def test_a_vit_without_prefix_tokens() -> None:
         ({"MODEL__VIT__JOINT_BLOCKS": 4}, "JOINT_BLOCKS: expected from 0 to 3, because at least four"),
         ({"MODEL__VIT__JOINT_BLOCKS": -1}, "JOINT_BLOCKS: expected from 0 to 3"),
         ({"MODEL__VIT__OUT_INDICES": "[0, 1, 2]"}, "four increasing blocks from 0 to 3"),
-        ({"MODEL__VIT__DEPTH": 8, "MODEL__VIT__OUT_INDICES": "[0, 1, 2, 3]"}, "expected 4, the last block before JOINT"),
+        (
+            {"MODEL__VIT__DEPTH": 8, "MODEL__VIT__OUT_INDICES": "[0, 1, 2, 3]"},
+            "expected 4, the last block before JOINT",
+        ),
         ({"MODEL__MASK_FORMER__SIZE_DIVISIBILITY": 24}, "expected a multiple of the patch size 16, or 0 .*got 24"),
         ({"MODEL__MASK_FORMER__NUM_OBJECT_QUERIES": 0}, "NUM_OBJECT_QUERIES: expected at least 1"),
         ({"MODEL__VIT__NORM_EPS": -1.0}, "NORM_EPS: expected at least 0"),

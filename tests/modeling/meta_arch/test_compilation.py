@@ -53,7 +53,8 @@ def compile_parts(model: nn.Module) -> list[int]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("family", "training"), [*((family, True) for family in FAMILIES), ("msfapn", False), ("mit", False), ("eomt", False)]
+    ("family", "training"),
+    [*((family, True) for family in FAMILIES), ("msfapn", False), ("mit", False), ("eomt", False)],
 )
 def test_one_graph_per_part_and_size(family: str, training: bool) -> None:
     """Results and gradients equal those of the uncompiled model, in fp64 to exclude rounding."""
