@@ -17,7 +17,7 @@ SWIN_LEFT_OUT = r"norm\.|head\.|.*\.(relative_position_index|attn_mask)$"
 MIT_LEFT_OUT = r"head\."
 RESNET_LEFT_OUT = r"(stem\.)?fc\.|linear\."
 # layers after the last feature, and what only the pretraining of ViTs uses
-TIMM_LEFT_OUT = r"(head|fc|classifier|conv_head|bn2|fc_norm|attn_pool|head_dist)\.|mask_token$"
+TIMM_LEFT_OUT = r"(head|fc|classifier|conv_head|bn2|fc_norm|attn_pool|head_dist|lm_head)\.|mask_token$"
 
 TIMM_BODY = "backbone.body."
 JOINT_BLOCKS = "sem_seg_head.backbone."  # the last blocks and the norm of a ViT whose head contains them
@@ -99,29 +99,37 @@ def fit_vit(state: State, model_state: State) -> tuple[State, list[str]]:
 
     The kernel is resampled so that patches of resized images keep their embeddings (FlexiViT, arXiv 2212.08013).
     """
-    from timm.layers.patch_embed import resample_patch_embed
-    from timm.layers.pos_embed import resample_abs_pos_embed
-
     fitted, notes = dict(state), []
-    positions, kernel = f"{TIMM_BODY}pos_embed", f"{TIMM_BODY}patch_embed.proj.weight"
-    old, new = state.get(positions), model_state.get(positions)
-    if old is not None and new is not None and old.shape != new.shape and old.shape[2:] == new.shape[2:]:
-        sides = grid_sides(old.shape[1], new.shape[1])
-        if sides is not None:
-            prefix = old.shape[1] - sides[0] ** 2
-            fitted[positions] = resample_abs_pos_embed(old, [sides[1]] * 2, [sides[0]] * 2, num_prefix_tokens=prefix)
-            notes.append(f"position embeddings resampled from {sides[0]} x {sides[0]} to {sides[1]} x {sides[1]}")
-    old, new = state.get(kernel), model_state.get(kernel)
-    if (
-        old is not None
-        and new is not None
-        and old.ndim == 4
-        and old.shape != new.shape
-        and old.shape[:2] == new.shape[:2]
-    ):
-        fitted[kernel] = resample_patch_embed(old, list(new.shape[2:]))
-        notes.append(f"patch kernel resampled from {old.shape[-1]} to {new.shape[-1]} pixels")
+    for name, resampled in (("pos_embed", resampled_positions), ("patch_embed.proj.weight", resampled_kernel)):
+        old, new = state.get(TIMM_BODY + name), model_state.get(TIMM_BODY + name)
+        if old is not None and new is not None and old.ndim == new.ndim:
+            result = resampled(old, new)
+            if result is not None:
+                fitted[TIMM_BODY + name], note = result
+                notes.append(note)
     return fitted, notes
+
+
+def resampled_positions(old: Tensor, new: Tensor) -> tuple[Tensor, str] | None:
+    """Return position embeddings (1, P + N, C) resampled to the square grid of `new`, and a note; None if unneeded."""
+    sides = grid_sides(old.shape[1], new.shape[1]) if old.ndim == 3 and old.shape != new.shape else None
+    if sides is None or old.shape[2] != new.shape[2]:
+        return None
+    from timm.layers.pos_embed import resample_abs_pos_embed  # imported late: it takes seconds
+
+    prefix = old.shape[1] - sides[0] ** 2
+    positions = resample_abs_pos_embed(old, [sides[1]] * 2, [sides[0]] * 2, num_prefix_tokens=prefix)
+    return positions, f"position embeddings resampled from {sides[0]} x {sides[0]} to {sides[1]} x {sides[1]}"
+
+
+def resampled_kernel(old: Tensor, new: Tensor) -> tuple[Tensor, str] | None:
+    """Return a patch kernel (C, channels, p, p) resampled to the patch size of `new`, and a note; None if unneeded."""
+    if old.ndim != 4 or len(old) != len(new) or old.shape[2:] == new.shape[2:]:
+        return None
+    from timm.layers.patch_embed import resample_patch_embed
+
+    kernel = resample_patch_embed(old, list(new.shape[2:]))
+    return kernel, f"patch kernel resampled from {old.shape[-1]} to {new.shape[-1]} pixels"
 
 
 def grid_sides(old: int, new: int) -> tuple[int, int] | None:

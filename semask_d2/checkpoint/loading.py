@@ -16,6 +16,7 @@ from semask_d2.checkpoint.load_report import SHOWN, LoadReport, report_load
 from semask_d2.checkpoint.plain_values import NUMBERS
 from semask_d2.checkpoint.readers import read_checkpoint
 from semask_d2.checkpoint.semantic_windows import check_windows, windows_of_file, windows_of_released
+from semask_d2.checkpoint.vit_sizes import check_heads, sizes_hint
 from semask_d2.utils.errors import UserError
 from semask_d2.utils.excerpts import few
 
@@ -60,7 +61,11 @@ def load_checkpoint(
     model_state = model.state_dict()
     kind = recognize(state, model_state)
     dropped = kind.left_out(state)
-    converted, notes = kind.convert(state, model_state)
+    check_heads(data, model, str(source))
+    try:
+        converted, notes = kind.convert(state, model_state)
+    except UserError as error:
+        raise UserError(f"{source} ({kind.name}): {error}") from error
     queries: list[str] = []
     if drop_class_layers:
         queries = mismatched_queries(converted, model_state)
@@ -79,7 +84,7 @@ def load_checkpoint(
         unexplained = replace(report, missing=[name for name in report.missing if name not in set(fresh)])
         raise UserError(
             f"{source} ({kind.name}): these weights do not fit the model of this config"
-            f"{hint(unexplained, kind, training_start)}: {unexplained}"
+            f"{sizes_hint(converted, model_state) or hint(unexplained, kind, training_start)}: {unexplained}"
         )
     copy_into(model_state, converted, report.matched)
     broken = [name for name in report.matched if not converted[name].isfinite().all()]

@@ -11,11 +11,10 @@ from typing import Any
 
 import safetensors
 
-from semask_d2.checkpoint.class_metadata import METADATA
 from semask_d2.checkpoint.hub import local_source
 from semask_d2.checkpoint.integrity import Damaged, Unsound, check_safetensors, safetensors_header
 from semask_d2.checkpoint.ownership import Owner, Repeated
-from semask_d2.checkpoint.transformers_folder import classes_of_folder, weights_of
+from semask_d2.checkpoint.transformers_folder import metadata_of_folder, weights_of
 from semask_d2.checkpoint.unpickling import load_pickle, load_torch
 from semask_d2.config.transformers_folders import is_transformers_folder
 from semask_d2.d2 import PathManager
@@ -51,7 +50,7 @@ def read_checkpoint(source: str | os.PathLike) -> dict[str, Any]:
     metadata = {}
     if os.path.isdir(path):
         if is_transformers_folder(path):
-            metadata = {METADATA: classes_of_folder(path).as_dict()}
+            metadata = metadata_of_folder(path)
             path = weights_of(path)
         else:
             path = require_run(path)

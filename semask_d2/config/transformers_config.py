@@ -158,13 +158,15 @@ def values_from_transformers(
     return values | values_from_processor(Section(processor, processor_source))
 
 
-def values_from_processor(processor: Section) -> dict[str, Any]:
-    """Return values by our config keys for a `preprocessor_config.json`."""
+def values_from_processor(processor: Section, *, sizes: bool = True) -> dict[str, Any]:
+    """Return values by our config keys for a `preprocessor_config.json`, with the `sizes` of resized images or not."""
     values: dict[str, Any] = {}
     for name, (key, read) in PIXELS.items():
         numbers = processor.entries(name, None, 3)
         if numbers is not None:
             values[key] = [PIXEL_SCALE * read(x, f"{processor.source}: {name}") for x in numbers]
+    if not sizes:
+        return values
     size = processor.get("size", {})
     nested = Section(size if isinstance(size, dict) else {}, processor.source)
     for name, (key, older) in SIDES.items():

@@ -224,6 +224,22 @@ def test_all_blocks_of_a_timm_model_start_a_training(name: str, patch: int, tmp_
         load_weights(model, tmp_path / "short.pth", training_start=True)
 
 
+def test_a_backbone_of_transformers_starts_one_too(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers", reason="needs transformers, of the extra dev")
+    sizes = {"hidden_size": 48, "num_hidden_layers": 7, "num_attention_heads": 3, "intermediate_size": 192}
+    reference = randomize(transformers.DINOv3ViTModel(transformers.DINOv3ViTConfig(**sizes, num_register_tokens=4)))
+    reference.save_pretrained(tmp_path)
+    model = build_model(eomt_cfg(MODEL__VIT__NAME="vit_small_patch16_dinov3_qkvb"))
+    report = load_weights(model, tmp_path, training_start=True)
+    assert {name.split(".")[1] for name in report.missing} == {
+        *("query_embed", "class_embed", "mask_embed", "upscale", "mask_probability")
+    }
+    assert report.unexpected == []
+    state = reference.state_dict()
+    norm = next(value for name, value in state.items() if name.endswith("norm.weight") and "layer." not in name)
+    assert torch.equal(model.sem_seg_head.backbone.norm.weight, norm)
+
+
 def test_fine_tuning_on_other_classes_with_semantic_layers(tmp_path: Path) -> None:
     reference_eomt("DINOv2").save_pretrained(tmp_path)
     words = ["MODEL.DEVICE", "cpu", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", 9, "MODEL.VIT.NUM_SEM_BLOCKS", 1]

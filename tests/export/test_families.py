@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from torch import nn
 
 import semask_d2
@@ -36,6 +37,10 @@ SMALL = OPTIONS | {
     "MODEL.MIT.EMBED_DIMS": [16, 16, 32, 32],
     "MODEL.MIT.DEPTHS": [1, 1, 1, 1],
     "MODEL.MIT.NUM_HEADS": [1, 1, 2, 2],
+    "MODEL.VIT.IMG_SIZE": 64,  # smaller than the images, so that the graph resamples position embeddings
+    "MODEL.VIT.EMBED_DIM": 32,
+    "MODEL.VIT.DEPTH": 6,
+    "MODEL.VIT.NUM_HEADS": 2,
 }
 SAMPLING = {config for config in FAMILIES.values() if config.endswith("m2f")}  # models with deformable layers
 NAMED = Classes.of([f"class {i}" for i in range(CLASSES)], [[i] * 3 for i in range(CLASSES)])
@@ -120,6 +125,21 @@ def test_openvino(config: str, tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.bin", "model.xml"]
 
 
+VITS = {  # position embeddings, patch size and rotary positions unlike those of the table's models
+    "DINOv2": ("vit_small_patch14_reg4_dinov2", 14),
+    "EVA-02": ("eva02_tiny_patch14_224", 14),
+    "mixed rotary": ("vit_small_patch16_rope_mixed_224", 16),
+}
+
+
+@pytest.mark.parametrize(("kind", "suffix"), [("onnx", "onnx"), ("openvino", "xml")])
+@pytest.mark.parametrize(("name", "patch"), VITS.values(), ids=VITS)
+def test_vits_of_other_families(name: str, patch: int, kind: str, suffix: str, tmp_path: Path) -> None:
+    options = {"MODEL.VIT.NAME": name, "MODEL.VIT.PATCH_SIZE": patch, "MODEL.VIT.IMG_SIZE": 5 * patch}
+    agreements = export(FAMILIES["DINOv3 ViT FPN"], kind, tmp_path / f"model.{suffix}", ANY, options)
+    assert len({agreement.shape[2:] for agreement in agreements}) > 3
+
+
 def test_torch_export(tmp_path: Path) -> None:
     export(FAMILIES["Swin MaskFormer"], "torch_export", tmp_path / "model.pt2", GraphSettings(size=(64, 96)))
 
@@ -163,3 +183,14 @@ def test_half_weights_halve_the_file(kind: str, tmp_path: Path) -> None:
     export(FAMILIES["Swin FPN"], kind, path, GraphSettings(size=(64, 96), half_weights=True))
     full = 4 * sum(parameter.numel() for parameter in model.parameters())
     assert (path.with_suffix(".bin") if kind == "openvino" else path).stat().st_size < 0.75 * full
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "vit_small_patch16_dinov3"])
+def test_the_encoder_only_head_with_and_without_masks(name: str, tmp_path: Path) -> None:
+    """After annealing no mask is in the graph. The seed is one where no mask logit is so near 0 that rounding counts."""
+    torch.manual_seed(0)
+    model, cfg = family("eomt_vit_tiny", {"MODEL.VIT.NAME": name})
+    for progress in (1.0, 0.0):
+        model.sem_seg_head.anneal(progress)
+        export_model(model, cfg, NAMED, "onnx", tmp_path / "model.onnx", ANY)
+        assert ("Greater" in operators(tmp_path / "model.onnx")) == (progress == 0)

@@ -139,8 +139,9 @@ class EncoderOnlyMaskHead(nn.Module):
         for i, block in enumerate(self.backbone.blocks.values()):
             arguments = {} if rope is None else {"rope": rope[min(i, len(rope) - 1)]}
             if self.training or self.masked_blocks[i]:
-                layers.append(self.decode(tokens, start, grid))
-                arguments["attn_mask"] = self.attention_mask(*layers[-1][1:], i, start, grid)
+                decoded, embed, maps = self.decode(tokens, start, grid)
+                layers.append((decoded, embed, maps))
+                arguments["attn_mask"] = self.attention_mask(embed, maps, i, start, grid)
             tokens = block(tokens, **arguments)
         layers = [*layers, self.decode(tokens, start, grid)] if self.training else [self.decode(tokens, start, grid)]
         decoded, embeddings, maps = zip(*layers, strict=True)
