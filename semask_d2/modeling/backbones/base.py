@@ -149,10 +149,14 @@ class HierarchicalBackbone(Backbone):
                 (f"sem{i}", self.semantic.num_classes, stride)
                 for i, stride in enumerate(semantic_strides or strides, 2)
             ]
-        for name, channels, stride in outputs:
-            self._out_features.append(name)
-            self._out_feature_channels[name] = channels
-            self._out_feature_strides[name] = stride
+        for output in outputs:
+            self.declare(*output)
+
+    def declare(self, name: str, channels: int, stride: int) -> None:
+        """Declare one output."""
+        self._out_features.append(name)
+        self._out_feature_channels[name] = channels
+        self._out_feature_strides[name] = stride
 
     def freeze(self, parts: Sequence[Sequence[nn.Module]]) -> None:
         """Freeze the first `freeze_at` of `parts`: the stem and the blocks of each stage."""
