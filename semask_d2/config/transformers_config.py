@@ -38,11 +38,15 @@ class Family(NamedTuple):
 NAME, HEAD, MASKS = "MODEL.BACKBONE.NAME", "MODEL.SEM_SEG_HEAD", "MODEL.MASK_FORMER"
 WIDTH, LAYERS, QUERIES, WEIGHT = whole(1, 2**13), whole(1, 100), whole(1, 10_000), real(0, 1e6)
 MAX_CLASSES = 100_000
-HEAD_VALUES = {f"{HEAD}.NORM": "GN", f"{HEAD}.IN_FEATURES": ["res2", "res3", "res4", "res5"]}
+HEAD_VALUES = {
+    "INPUT.CHANNELS": 3,
+    f"{HEAD}.NORM": "GN",
+    f"{HEAD}.IN_FEATURES": ["res2", "res3", "res4", "res5"],
+}
 FAMILIES = {
     "mask2former": Family(
         "Mask2FormerForUniversalSegmentation",
-        "recipes/m2f.yaml",
+        "recipes/m2f_ade20k_512.yaml",
         (
             Setting("feature_size", f"{HEAD}.CONVS_DIM", 256, WIDTH),
             Setting("mask_feature_size", f"{HEAD}.MASK_DIM", 256, WIDTH),
@@ -80,7 +84,7 @@ FAMILIES = {
     ),
     "maskformer": Family(
         "MaskFormerForInstanceSegmentation",
-        "recipes/mf.yaml",
+        "recipes/mf_ade20k_512.yaml",
         (
             Setting("fpn_feature_size", f"{HEAD}.CONVS_DIM", 256, WIDTH),
             Setting("mask_feature_size", f"{HEAD}.MASK_DIM", 256, WIDTH),
