@@ -19,7 +19,7 @@ import torch
 
 from semask_d2 import build_model, get_cfg
 from semask_d2.d2 import CfgNode
-from semask_d2.export.exporting import export_model
+from semask_d2.export.exporting import write_verified
 from semask_d2.export.proof import Agreement
 from semask_d2.export.writing import SUFFIXES, GraphSettings
 from semask_d2.modeling.meta_arch.base import SemanticSegmenter
@@ -83,7 +83,7 @@ def exported(model: SemanticSegmenter, cfg: CfgNode, column: Column) -> list[Agr
     classes = Classes.of(map(str, range(count)))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, f"model{SUFFIXES[column.kind]}")
-        return export_model(model, cfg, classes, column.kind, path, column.settings, outputs="scores")
+        return write_verified(model, cfg, classes, column.kind, path, column.settings, outputs="scores")
 
 
 def worst(agreements: list[Agreement]) -> str:

@@ -44,12 +44,13 @@ class Checkpointer(FvcoreCheckpointer):
         *,
         training_start: bool = False,
         drop_class_layers: bool = False,
+        bgr: bool = False,
         classes: Classes | None = None,
         **checkpointables: Any,
     ):
         super().__init__(model, save_dir, save_to_disk=comm.is_main_process(), **checkpointables)
         self.classes = classes
-        self.start_allowances = {"training_start": training_start, "drop_class_layers": drop_class_layers}
+        self.start_allowances = {"training_start": training_start, "drop_class_layers": drop_class_layers, "bgr": bgr}
 
     def save(self, name: str, **kwargs: Any) -> None:
         """Write `NAME.pth`, with `kwargs` in addition to the model's state, and point `last_checkpoint` to it."""

@@ -153,7 +153,8 @@ def fit_efficientnet(state: State, model_state: State) -> tuple[State, list[str]
     """Rename the tensors of an efficientnet_pytorch model to timm's names: the same tensors in the same order."""
     body = [name for name in model_state if name.startswith(TIMM_BODY)]
     same = len(body) == len(state) and all(
-        model_state[name].shape == value.shape for name, value in zip(body, state.values(), strict=True)
+        model_state[name].shape == value.shape or takes_other_channels(value, model_state[name])
+        for name, value in zip(body, state.values(), strict=True)
     )
     return (dict(zip(body, state.values(), strict=True)) if same else state), []
 
@@ -188,3 +189,10 @@ def fit_swin(state: State, model_state: State) -> tuple[State, list[str]]:
         return fitted, []
     old, new = ((round(len(table) ** 0.5) + 1) // 2 for table in tables[0])
     return fitted, [f"{len(tables)} bias tables interpolated from window {old} to {new}"]
+
+
+def takes_other_channels(weight: Tensor, model_weight: Tensor) -> bool:
+    """Return whether two weights of convolutions differ in the number of input channels only."""
+    if weight.ndim != 4 or model_weight.ndim != 4 or weight.shape[1] == model_weight.shape[1]:
+        return False
+    return weight.shape[0] == model_weight.shape[0] and weight.shape[2:] == model_weight.shape[2:]

@@ -50,11 +50,15 @@ LOSSES = (
     Setting("oversample_ratio", f"{MASKS}.OVERSAMPLE_RATIO", 3.0, real(1, 1000)),
     Setting("importance_sample_ratio", f"{MASKS}.IMPORTANCE_SAMPLE_RATIO", 0.75, RATE),
 )
-HEAD_VALUES = {f"{HEAD}.NORM": "GN", f"{HEAD}.IN_FEATURES": ["res2", "res3", "res4", "res5"]}
+HEAD_VALUES = {
+    "INPUT.CHANNELS": 3,
+    f"{HEAD}.NORM": "GN",
+    f"{HEAD}.IN_FEATURES": ["res2", "res3", "res4", "res5"],
+}
 FAMILIES = {
     "mask2former": Family(
         "Mask2FormerForUniversalSegmentation",
-        "recipes/m2f.yaml",
+        "recipes/m2f_ade20k_512.yaml",
         (
             Setting("feature_size", f"{HEAD}.CONVS_DIM", 256, WIDTH),
             Setting("mask_feature_size", f"{HEAD}.MASK_DIM", 256, WIDTH),
@@ -86,7 +90,7 @@ FAMILIES = {
     ),
     "maskformer": Family(
         "MaskFormerForInstanceSegmentation",
-        "recipes/mf.yaml",
+        "recipes/mf_ade20k_512.yaml",
         (
             Setting("fpn_feature_size", f"{HEAD}.CONVS_DIM", 256, WIDTH),
             Setting("mask_feature_size", f"{HEAD}.MASK_DIM", 256, WIDTH),

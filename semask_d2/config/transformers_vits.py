@@ -137,5 +137,5 @@ def convnext_values(settings: Section) -> tuple[str, dict[str, Any]]:
     for size, known in CONVNEXTS.items():
         if sizes == known:
             return f"backbones/dinov3_convnext_{size[0]}.yaml", {"MODEL.TIMM.NAME": f"convnext_{size}"}
-    expected = " or ".join(f"those of ConvNeXt {size}" for size in CONVNEXTS)
+    expected = f"those of ConvNeXt {', '.join(CONVNEXTS)}"
     raise UserError(f"{settings.source}: hidden_sizes and depths: expected {expected}, got {shown(list(sizes))}")

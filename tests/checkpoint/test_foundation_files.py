@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import random
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,9 @@ from semask_d2.modeling.backbones.base import SemanticSettings
 from semask_d2.modeling.backbones.timm_backbone import SeMaskTimm
 from tests.checkpoint.test_vit_files import SMALL, last_map, published, timms_map, vit_model, write
 from tests.helpers.hub_server import Hub
+from tests.helpers.refusals import refusal
 from tests.helpers.small_models import HEADS, SmallModel
+from tests.helpers.strange_values import damage
 from tests.helpers.tiny_model import randomize
 
 transformers = pytest.importorskip("transformers", reason="needs transformers, of the extra dev")
@@ -285,7 +289,9 @@ def test_a_convnext_is_known_by_its_sizes(size: str) -> None:
     with torch.device("meta"):
         body = timm.create_model(f"convnext_{size}", features_only=True)
     assert (body.feature_info.channels(), [len(body[f"stages_{i}"].blocks) for i in range(4)]) == (widths, depths)
-    with pytest.raises(UserError, match=r"config.json: hidden_sizes and depths: expected those of ConvNeXt tiny or"):
+    with pytest.raises(
+        UserError, match=r"config.json: hidden_sizes and depths: expected those of ConvNeXt tiny, small,"
+    ):
         backbone_values(config | {"depths": [1, 1, 1, 1]}, "config.json")
 
 
@@ -299,6 +305,23 @@ def test_a_repository_of_the_hub_is_a_folder(hub: Hub, tmp_path: Path) -> None:
     hub.gated.add("facebook/dinov3-vitb16-pretrain-lvd1689m")
     with pytest.raises(UserError, match="access must be granted first: accept its terms at"):
         read_checkpoint("facebook/dinov3-vitb16-pretrain-lvd1689m")
+
+
+@pytest.mark.parametrize("model_type", [*VITS, "dinov3_convnext"])
+def test_changed_settings_are_values_or_one_line(model_type: str) -> None:
+    generator = random.Random(model_type)
+    whole = transformers.AutoConfig.for_model(model_type, num_register_tokens=4).to_dict()
+    outcomes = []
+    for number in range(200):
+        config = json.loads(json.dumps(whole))
+        for _ in range(generator.randint(1, 3) if number else 0):
+            damage(config, generator)
+        config["model_type"] = model_type
+        message = refusal(partial(backbone_values, config, "config.json"))
+        assert message is None or ("\n" not in message and message.startswith("config.json: ")), message
+        outcomes.append(message is None)
+    assert outcomes[0]
+    assert 0 < sum(outcomes) < 200
 
 
 def test_damaged_settings_give_one_line(tmp_path: Path) -> None:

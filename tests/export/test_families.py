@@ -14,7 +14,7 @@ import semask_d2
 from semask_d2 import Predictor
 from semask_d2.d2 import CfgNode
 from semask_d2.export import writing
-from semask_d2.export.exporting import export_model
+from semask_d2.export.exporting import write_verified
 from semask_d2.export.graph import SegmentationGraph
 from semask_d2.export.writing import SUFFIXES, GraphSettings
 from semask_d2.utils.classes import Classes
@@ -87,7 +87,7 @@ def export(
     **kwargs: object,
 ) -> list:
     model, cfg = family(config, options) if options else plain_family(config)
-    return export_model(model, cfg, NAMED, kind, path, settings, **kwargs)
+    return write_verified(model, cfg, NAMED, kind, path, settings, **kwargs)
 
 
 def operators(path: Path) -> set[str]:

@@ -17,9 +17,9 @@ Grid = tuple[int, int]
 
 
 def add_absolute(prefix: Tensor, patches: Tensor, embedding: Tensor, old: Grid) -> tuple[Tensor, Tensor]:
-    """Add position embeddings (1, p + H W, C) of the grid `old` (H, W) to prefix (B, P, C) and patches (B, h, w, C).
+    """Add position embeddings (1, p + H W, C) of the grid `old` to prefix tokens (B, P, C) and patches (B, h, w, C).
 
-    `p` is 0 if only patches have positions, else P.
+    The grid is (H, W). `p` is 0 if only patches have positions, else P.
     """
     with_positions = embedding.shape[1] - old[0] * old[1]
     grid = embedding[0, with_positions:].unflatten(0, old)
