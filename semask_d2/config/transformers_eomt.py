@@ -33,6 +33,7 @@ FIXED = {
     "num_register_tokens": 4,
 }
 REQUIRED = {
+    "INPUT.CHANNELS": 3,
     "MODEL.BACKBONE.NAME": "SeMaskViT",
     f"{VIT}.NUM_SEM_BLOCKS": 0,
     f"{VIT}.OUT_INDICES": [],
