@@ -118,7 +118,7 @@ FAMILIES = {
     **{
         name: Family(
             architecture,
-            "recipes/eomt.yaml",
+            "recipes/eomt_ade20k_512.yaml",
             (Setting("num_queries", f"{MASKS}.NUM_OBJECT_QUERIES", 200, QUERIES), *LOSSES),
             {},
             {f"{HEAD}.NAME": ENCODER_ONLY},
