@@ -114,7 +114,7 @@ def test_what_is_written_loads_there_and_here(variant: str, tmp_path: Path) -> N
     again = get_cfg(tmp_path / "out", ["MODEL.DEVICE", "cpu"])
     assert pytest.approx(cfg.MODEL.PIXEL_MEAN) == again.MODEL.PIXEL_MEAN
     again.MODEL.PIXEL_MEAN, again.MODEL.PIXEL_STD = cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD
-    again.MODEL.WEIGHTS, again.OUTPUT_DIR = cfg.MODEL.WEIGHTS, cfg.OUTPUT_DIR
+    again.MODEL.WEIGHTS, again.OUTPUT_DIR = cfg.MODEL.WEIGHTS, cfg.OUTPUT_DIR  # they name the folder
     for key in ("MIN_SIZE_TEST", "MAX_SIZE_TEST"):
         assert again.INPUT[key] == cfg.INPUT[key]
     assert again == cfg

@@ -13,6 +13,7 @@ import torch
 from semask_d2 import build_model, get_cfg
 from semask_d2.checkpoint.transformers_folder import classes_of_folder
 from semask_d2.config.transformers_config import config_for_transformers, processor_for_transformers
+from tests.helpers.encoder_only import eomt_cfg
 from tests.helpers.refusals import refusal
 from tests.helpers.strange_values import damage
 from tests.helpers.tiny_model import tiny_cfg
@@ -36,10 +37,16 @@ def build(folder: Path) -> None:
         build_model(get_cfg(folder, ["MODEL.DEVICE", "meta"]))
 
 
+VITS = {"eomt": "vit_large_patch14_reg4_dinov2", "eomt_dinov3": "vit_large_patch16_dinov3_qkvb"}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("family", DECODERS)
+@pytest.mark.parametrize("family", [*DECODERS, *VITS])
 def test_changed_settings_are_a_model_or_one_line(family: str, tmp_path: Path) -> None:
-    cfg = tiny_cfg(MODEL__SWIN__NUM_SEM_BLOCKS=0, **DECODERS[family])
+    if family in VITS:
+        cfg = eomt_cfg(MODEL__VIT__NAME=VITS[family])
+    else:
+        cfg = tiny_cfg(MODEL__SWIN__NUM_SEM_BLOCKS=0, **DECODERS[family])
     generator = random.Random(family)
     whole = json.dumps(
         {"config": config_for_transformers(cfg, NAMES), "preprocessor_config": processor_for_transformers(cfg)}
