@@ -62,7 +62,7 @@ def test_the_commands_lead_to_an_exported_model(
     pytest.importorskip("onnx", reason="onnx is not installed")
     pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
     monkeypatch.setattr(sys, "path", list(sys.path))
-    load_script("datasets/make_toy_folder.py").main(["my_data", "--images", "8"])
+    load_script("datasets/make_toy_folder.py").main(["my_photos", "--images", "8"])
     words = " ".join(shlex.quote(str(word)) for pair in TINY.items() for word in pair)
     follow([("bash", command) for command in COMMANDS], {"semask train": words})
     log = (tmp_path / "output/dino/log.txt").read_text(encoding="utf-8")
