@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
@@ -14,6 +15,8 @@ import torch
 
 from tests.helpers.commands import ROOT
 
+sys.path.append(str(ROOT / "benchmarks"))  # the scripts import each other
+run_all = importlib.import_module("run_all")
 pytestmark = pytest.mark.slow
 PEERS_INSTALLED = all(find_spec(name) for name in ("transformers", "openvino"))
 EXPORTS_INSTALLED = all(find_spec(name) for name in ("onnx", "onnxruntime", "openvino"))
@@ -24,38 +27,60 @@ def start(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
 
 
-def test_all_of_them(tmp_path: Path) -> None:
-    peers = ["--peer"] if PEERS_INSTALLED else []
-    done = start("run_all", "--quick", *peers, "--json", str(tmp_path / "figures.json"))
-    assert done.returncode == 0, done.stderr
-    out = done.stdout
-    summary = out.partition("## Summary")[2]
-    figures = json.loads((tmp_path / "figures.json").read_text())
-    for title, figure in figures.items():
-        if not title.startswith("growth"):
-            assert f"| {title} | " in summary
-            assert all(len(values) == 1 for values in figure["seconds"].values())
-    for part in (
-        "start-up",
-        "criterion",
-        "labels",
-        "panoptic map",
-        "mapper",
-        "loader",
-        "inference",
+QUICK = [run for run in run_all.RUNS if run.quick is not None]
+# what the output of a script holds, with the libraries of its peers and of exported files
+EXPECTED = {
+    "startup": ["start-up"],
+    "layers": ["linear layer", "deformable attention", "feature alignment", "window attention", "3x3 convolution"],
+    "criterion": ["criterion"],
+    "postprocessing": ["labels", "| transformers |"],
+    "panoptic": ["panoptic map", "| transformers |"],
+    "mapper": ["mapper", "loader"],
+    "inference": ["| standard operators |", "| fast paths, bf16 |", "| transformers' Mask2Former |", "| OpenVINO, fp32 |"],
+    "export": [
         "exported files",
-        "training step",
-        "growth of inference by size",
-    ):
-        assert any(title.startswith(part) for title in figures), part
-    for layer in ("linear layer", "deformable attention", "feature alignment", "window attention", "3x3 convolution"):
-        assert f"| {layer}" in summary
-    ways = ["standard operators", "fast paths, bf16", "torch.export"]
-    ways += ["onnxruntime, fp32", "onnxruntime, int8", "OpenVINO, fp32"] if EXPORTS_INSTALLED else []
-    for way in [*ways, *(["transformers' Mask2Former", "transformers", "OpenVINO, fp32"] if PEERS_INSTALLED else [])]:
-        assert f"| {way} |" in out
-    plot = cv2.imread(str(tmp_path / "figures.png"))
-    assert plot.std() > 0
+        "| torch.export |",
+        "| onnxruntime, fp32 |",
+        "| onnxruntime, int8 |",
+        "| OpenVINO, fp32 |",
+    ],
+    "training_step": ["training step", "| transformers' Mask2Former |"],
+    "growth": ["inference by size"],
+}
+FOREIGN = ("transformers", "OpenVINO", "onnxruntime")
+
+
+@pytest.mark.parametrize("run", QUICK, ids=[run.script for run in QUICK])
+def test_each_of_them(run, tmp_path: Path) -> None:
+    figures, plot = tmp_path / "figures.json", tmp_path / "figures.png"
+    words = run.command(quick=True, peers=PEERS_INSTALLED)[2:]
+    plots = ["--plot", str(plot)] if run.script == "growth" else []
+    done = start(run.script, *words, *plots, "--json", str(figures))
+    assert done.returncode == 0, done.stderr
+    installed = PEERS_INSTALLED and EXPORTS_INSTALLED
+    for words_of_result in EXPECTED[run.script]:
+        if installed or not any(name in words_of_result for name in FOREIGN):
+            assert words_of_result in done.stdout
+    for title, figure in json.loads(figures.read_text()).items():
+        assert title.startswith("growth") or all(len(values) == 1 for values in figure["seconds"].values()), title
+    if plots:
+        assert cv2.imread(str(plot)).std() > 0
+
+
+def test_all_are_run_in_turn_and_summarized(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
+    figures = tmp_path / "figures.json"
+    small = ("--classes", "3", "--layers", "2", "--queries", "5", "--size", "64", "--points", "64")
+    monkeypatch.setattr(run_all, "RUNS", (run_all.Run("criterion", quick=small), run_all.Run("inference", quick=None)))
+    monkeypatch.setattr(sys, "argv", ["run_all.py", "--quick", "--json", str(figures)])
+    run_all.main()
+    out = capfd.readouterr().out
+    (title,) = json.loads(figures.read_text())
+    assert f"| {title} | " in out.partition("## Summary")[2]
+    monkeypatch.setattr(run_all, "RUNS", (run_all.Run("criterion", quick=small), run_all.Run("missing", quick=())))
+    with pytest.raises(SystemExit, match="failed: missing"):
+        run_all.main()
 
 
 @pytest.mark.skipif(not EXPORTS_INSTALLED, reason="no library for exported files")
