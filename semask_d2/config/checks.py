@@ -100,6 +100,7 @@ TRAINING: dict[str, Range] = {
     "SOLVER.EARLY_STOPPING.MIN_DELTA": at_least(0),
     "SOLVER.BACKBONE_MULTIPLIER": at_least(0),
     "SOLVER.SEMANTIC_MULTIPLIER": at_least(0),
+    "SOLVER.LAYER_DECAY": Range(lambda value: 0 < value <= 1, "a number above 0 and up to 1"),
     "SOLVER.WEIGHT_DECAY": at_least(0),
     "SOLVER.MOMENTUM": at_least(0),
     "SOLVER.GAMMA": at_least(0),
