@@ -10,6 +10,8 @@ import os
 import sys
 from pathlib import Path
 
+from semask_d2.checkpoint.backbone_training import RECORD as TRAINING
+from semask_d2.checkpoint.backbone_training import require_no_adapters
 from semask_d2.checkpoint.class_metadata import METADATA, classes_of_file
 from semask_d2.checkpoint.kinds import recognize
 from semask_d2.checkpoint.loading import tensors_of
@@ -39,8 +41,10 @@ def export_safetensors(args: argparse.Namespace) -> int:
         raise UserError(f"--output {args.output}: expected a name that ends with .safetensors")
     data = read_checkpoint(args.weights)
     state = tensors_of(data, args.weights)
+    require_no_adapters(data, state, args.weights)
     classes = classes_of_file(data)
     header = {RECORD: windows_of_file(data), METADATA: None if classes is None else classes.as_dict()}
+    header[TRAINING] = data.get(TRAINING)
     write_safetensors(args.output, state, {key: value for key, value in header.items() if value})
     return len(state)
 
@@ -56,6 +60,7 @@ def export_to_transformers(args: argparse.Namespace) -> int:
     cfg = get_cfg(config_file, fit=False)
     data = read_checkpoint(weights)
     state = tensors_of(data, weights)
+    require_no_adapters(data, state, args.weights)
     state, _ = recognize(state, {}).convert(state, {})
     classes = classes_of_file(data)
     names = None if classes is None else classes.names

@@ -17,10 +17,11 @@ from torch import nn
 from semask_d2.checkpoint.class_metadata import METADATA
 from semask_d2.checkpoint.hub import CARD_NAME
 from semask_d2.checkpoint.model_card import model_card
-from semask_d2.checkpoint.saving import write_safetensors
-from semask_d2.checkpoint.semantic_windows import RECORD, windows_of_model
+from semask_d2.checkpoint.saving import header_of, write_safetensors
 from semask_d2.config import get_cfg
 from semask_d2.d2 import CfgNode
+from semask_d2.modeling.backbones.base import TUNING_KEY
+from semask_d2.modeling.backbones.lora import merged_adapters
 from semask_d2.utils.arguments import value_of
 from semask_d2.utils.classes import Classes
 from semask_d2.utils.files import atomic_write, require_writable
@@ -29,6 +30,7 @@ from semask_d2.utils.runs import CONFIG_NAME, WEIGHTS_NAME
 
 # keys that reveal the machine and the folders of the person who trained the model
 PRIVATE = ("OUTPUT_DIR", "DATASETS.CUSTOM.", "MODEL.WEIGHTS", "MODEL.DEVICE", "TRACKERS", "DATALOADER.NUM_WORKERS")
+OF_ADAPTERS = ("MODEL.BACKBONE.LORA.", "MODEL.BACKBONE.SAVE_TRAINED_ONLY")  # which are merged, in complete weights
 
 
 @dataclass(frozen=True)
@@ -50,13 +52,15 @@ def write_shared_folder(
 ) -> None:
     """Write the model's files into `folder`, each atomically; existing files of these names are replaced.
 
+    Adapters (LoRA) are merged: the files are those of a plain model, with MODEL.BACKBONE.TRAIN full.
     `license` is an identifier that the hub knows, such as "apache-2.0", for the model card. `half` writes half
     precision.
     """
     folder = Path(folder)
     require_writable(folder, "save_pretrained")
-    header = {RECORD: windows_of_model(model), METADATA: description.classes.as_dict()}
-    state = model.state_dict()
+    with merged_adapters(model):
+        header = {**header_of(model), METADATA: description.classes.as_dict()}
+        state = model.state_dict()
     if half:
         state = {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
     write_safetensors(folder / WEIGHTS_NAME, state, header)
@@ -78,7 +82,9 @@ def shared_config(cfg: CfgNode) -> str:
     values: dict[str, Any] = {"VERSION": cfg.VERSION}
     custom = cfg.DATASETS.CUSTOM.NAME
     for key, value in flattened(cfg).items():
-        if key.startswith(PRIVATE) or value == value_of(defaults, key):
+        if key.startswith((*PRIVATE, *OF_ADAPTERS)) or value == value_of(defaults, key):
+            continue
+        if (key, value) == (TUNING_KEY, "lora"):
             continue
         if custom and key in ("DATASETS.TRAIN", "DATASETS.TEST"):  # these names are registered on this machine only
             continue

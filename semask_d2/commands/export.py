@@ -1,4 +1,4 @@
-"""`semask export`: write a trained model as one file of standard operators, and verify the file against the model."""
+"""`semask export`: write a trained model as a verified file of standard operators, or as a folder for this project."""
 
 from __future__ import annotations
 
@@ -12,12 +12,15 @@ from semask_d2.commands import arguments
 from semask_d2.data.augmentation import image_tensor
 from semask_d2.export.exporting import check_settings, export_model
 from semask_d2.export.writing import GraphSettings, size_of
+from semask_d2.factory import described
 from semask_d2.inference import media
-from semask_d2.inference.predictor import Predictor
+from semask_d2.inference.predictor import Predictor, trained_model
 from semask_d2.inference.sources import choose_config
 from semask_d2.modeling.meta_arch.base import SemanticSegmenter
 from semask_d2.utils.errors import UserError, printable
+from semask_d2.utils.runs import WEIGHTS_NAME
 
+FOLDER = "folder"  # a value of --format
 # exporting needs a single graph in full precision
 EXPORT_SETTINGS = (
     "MODEL.DEVICE",
@@ -37,8 +40,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "run folder, checkpoint, or transformers folder (default: newest run in output/)"
     arguments.add_weights(parser, text, old_name="--run")
     arguments.add_config_file(parser)
-    parser.add_argument("--format", choices=("onnx", "openvino", "torch_export"), default="onnx")
-    parser.add_argument("--output", required=True, metavar="FILE", help="output file: .onnx, .xml (OpenVINO) or .pt2")
+    parser.add_argument(
+        "--format",
+        choices=("onnx", "openvino", "torch_export", FOLDER),
+        default="onnx",
+        help="of a file of operators, or a folder for --weights of other commands, with adapters (LoRA) merged",
+    )
+    parser.add_argument(
+        "--output", required=True, metavar="FILE", help="output file: .onnx, .xml (OpenVINO) or .pt2; or the folder"
+    )
     sizes = parser.add_mutually_exclusive_group()
     sizes.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="fixed input size")
     sizes.add_argument("--dynamic", action="store_true", help="inputs of any size (the default)")
@@ -60,7 +70,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Write the file; raise `UserError` if it cannot be written or if its outputs differ from the model's."""
+    """Write the file or folder; raise `UserError` if it cannot be written or if outputs differ from the model's."""
+    if args.format == FOLDER:
+        write_folder(args)
+        return
     if args.batch != "any" and not args.batch.isdecimal():
         raise UserError(f"--batch {args.batch}: expected a whole number of at least 1, or any")
     settings = GraphSettings(
@@ -93,6 +106,31 @@ def run(args: argparse.Namespace) -> None:
     for agreement in agreements:
         print(agreement)
     print(printable(f"Wrote {args.output}, {size_of(Path(args.output)) / 2**20:.1f} MB"))
+
+
+def write_folder(args: argparse.Namespace) -> None:
+    """Write config, weights and model card; raise `UserError` for options that concern files of operators."""
+    options = {
+        "--size": args.size is not None,
+        "--dynamic": args.dynamic,
+        "--batch": args.batch != "1",
+        "--outputs": args.outputs != "labels",
+        "--input": args.input != "uint8",
+        "--resize": args.resize,
+        "--no-normalize": args.no_normalize,
+        "--no-grid-sample": args.no_grid_sample,
+        "--images": args.images is not None,
+    }
+    if given := [option for option, is_given in options.items() if is_given]:
+        raise UserError(f"{given[0]}: remove it with --format {FOLDER}, which writes weights and no operators")
+    cfg = choose_config(args.config_file, args.weights, args.opts, option=args.weights_option)
+    model, recorded = trained_model(cfg)
+    if not isinstance(model, SemanticSegmenter):
+        raise UserError(
+            f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE}: only this project's models are exported"
+        )
+    described(model, cfg, recorded).save_pretrained(args.output, half=args.fp16)
+    print(printable(f"Wrote {args.output}, {size_of(Path(args.output, WEIGHTS_NAME)) / 2**20:.1f} MB"))
 
 
 def image_batches(predictor: Predictor, words: Sequence[str], settings: GraphSettings) -> list[np.ndarray]:

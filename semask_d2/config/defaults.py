@@ -65,7 +65,7 @@ DEFAULTS: dict[str, Any] = {
     "SOLVER.OPTIMIZER": "ADAMW",
     "SOLVER.BACKBONE_MULTIPLIER": 0.1,
     "SOLVER.SEMANTIC_MULTIPLIER": 1.0,  # extra factor of the semantic layers' learning rate, beside BACKBONE_MULTIPLIER
-    # the learning rate of the backbone's last block is multiplied by it once, that of each layer below it once more, and
+    # the learning rate of the backbone's last block is multiplied by it once, that of each layer below once more, and
     # that of the stem most often; such as 0.8 for ViTs
     "SOLVER.LAYER_DECAY": 1.0,
     "SOLVER.WEIGHT_DECAY_EMBED": 0.0,
@@ -97,7 +97,7 @@ DEFAULTS: dict[str, Any] = {
     # "full"; "frozen": pretrained layers stay as they are, and semantic layers are a side network that feeds only the
     # outputs; or "lora": pretrained layers get low-rank adapters (docs/fine_tuning.md)
     "MODEL.BACKBONE.TRAIN": "full",
-    "MODEL.BACKBONE.SAVE_TRAINED_ONLY": False,  # checkpoints lack the frozen layers, and name the MODEL.WEIGHTS of these
+    "MODEL.BACKBONE.SAVE_TRAINED_ONLY": False,  # leave frozen layers out of checkpoints, which name their MODEL.WEIGHTS
     "MODEL.BACKBONE.LORA.RANK": 8,
     "MODEL.BACKBONE.LORA.ALPHA": 16.0,  # adapters are multiplied by ALPHA / RANK
     "MODEL.BACKBONE.LORA.DROPOUT": 0.0,

@@ -42,10 +42,10 @@ def parameter_groups(cfg: CfgNode, model: nn.Module) -> list[dict]:
     """Return the trainable parameters of `model`, grouped by learning rate and weight decay.
 
     The learning rate of the backbone is multiplied by SOLVER.BACKBONE_MULTIPLIER and by the `layer_factors`, that of
-    its semantic layers also by SEMANTIC_MULTIPLIER, and that of biases by BIAS_LR_FACTOR. The weight decay is WEIGHT_DECAY_NORM for norms,
-    WEIGHT_DECAY_EMBED for embeddings, WEIGHT_DECAY_BIAS for biases if it is set, zero for position tables, and
-    WEIGHT_DECAY for all others. SOLVER.NORM_PARAMETERS selects norms by "modules" (parameters of norm layers) or by
-    "names" (parameters with "norm" in their name, as in the Semantic FPN recipe).
+    its semantic layers also by SEMANTIC_MULTIPLIER, and that of biases by BIAS_LR_FACTOR. The weight decay is
+    WEIGHT_DECAY_NORM for norms, WEIGHT_DECAY_EMBED for embeddings, WEIGHT_DECAY_BIAS for biases if it is set, zero for
+    position tables, and WEIGHT_DECAY for all others. SOLVER.NORM_PARAMETERS selects norms by "modules" (parameters of
+    norm layers) or by "names" (parameters with "norm" in their name, as in the Semantic FPN recipe).
     """
     solver = cfg.SOLVER
     if solver.NORM_PARAMETERS not in ("modules", "names"):

@@ -56,11 +56,11 @@ def add_adapters(
     ]
     names = [name for name, module in matching if isinstance(module, (nn.Linear, nn.Conv2d))]
     if not names and not settings.targets:
-        model = getattr(backbone, "body", backbone)
         problem = (
-            f'expected "full" or "frozen", got "lora"; {type(model).__name__} has no attention layers for adapters'
+            'expected "full" or "frozen", got "lora": the backbone has no attention layers (named '
+            f"{', '.join(projections)}); for adapters of others, set MODEL.BACKBONE.LORA.TARGETS"
         )
-        raise ArgumentError(backbone, "tuning", f"{problem}, unless MODEL.BACKBONE.LORA.TARGETS names others")
+        raise ArgumentError(backbone, "tuning", problem)
     unmatched = [end for end in ends if not any(f".{name}".endswith(f".{end}") for name in names)]
     if settings.targets and unmatched:
         raise ArgumentError(

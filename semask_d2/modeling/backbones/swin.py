@@ -92,7 +92,8 @@ class SwinBlock(nn.Module):
 class SwinStage(nn.Module):
     """Swin blocks at one resolution, with plain and shifted windows in turn.
 
-    The backbone applies the semantic layer that follows them. `downsample` is the patch merging that starts the next stage (the released models' naming).
+    The backbone applies the semantic layer that follows them. `downsample` is the patch merging that starts the next
+    stage (the released models' naming).
     """
 
     def __init__(

@@ -57,11 +57,11 @@ class SeMaskViT(HierarchicalBackbone):
     """A plain ViT with a semantic layer after each of four blocks, and outputs of strides 4, 8, 16 and 32.
 
     `out_indices` are the four blocks, counted from 0; () means the last blocks of the four quarters. The output of a
-    semantic layer goes on to the next block, unless the ViT is frozen. Through a LayerNorm and `Rescale` it becomes a map of the simple feature
-    pyramid. All semantic maps have the stride of the patches. Images are zero-padded to a multiple of the patch
-    size; if that is no power of two, maps are resampled to the nearest one. `img_size` is the side of the images whose
-    position embeddings the model stores; they are resampled to the grid of each batch. Numbers that are 0 are those of
-    the timm model `name`. `shared` are the arguments of `HierarchicalBackbone`.
+    semantic layer goes on to the next block, unless the ViT is frozen. Through a LayerNorm and `Rescale` it becomes a
+    map of the simple feature pyramid. All semantic maps have the stride of the patches. Images are zero-padded to a
+    multiple of the patch size; if that is no power of two, maps are resampled to the nearest one. `img_size` is the
+    side of the images whose position embeddings the model stores; they are resampled to the grid of each batch. Numbers
+    that are 0 are those of the timm model `name`. `shared` are the arguments of `HierarchicalBackbone`.
     """
 
     config_keys: ClassVar = {

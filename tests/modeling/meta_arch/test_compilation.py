@@ -26,6 +26,8 @@ FAMILIES = {
         "MODEL__MASK_FORMER__TRANSFORMER_IN_FEATURE": "res5",
     },
     "mit": {"MODEL__BACKBONE__NAME": "D2SeMaskMixTransformer"},
+    "frozen": {"MODEL__BACKBONE__TRAIN": "frozen"},
+    "lora": {"MODEL__BACKBONE__TRAIN": "lora"},
 }
 
 
