@@ -53,6 +53,8 @@ from tests.helpers.commands import TINY, TOY_CONFIG
         ("MODEL.MASK_FORMER.NUM_OBJECT_QUERIES", "0", "at least 1"),
         ("MODEL.MASK_FORMER.NUM_OBJECT_QUERIES", "-1", "at least 1"),
         ("MODEL.BACKBONE.FREEZE_AT", "6", "from 0 to 5"),
+        ("MODEL.BACKBONE.TRAIN", "thawed", '"full" or "frozen" or "lora"'),
+        ("MODEL.BACKBONE.LORA.RANK", "0", "at least 1"),
         ("MODEL.SWIN.NUM_SEM_BLOCKS", "-1", "at least 0"),
         ("MODEL.SWIN.SEM_ATTENTION", "center", '"pairwise" or "scaled" or "centers"'),
         ("MODEL.SWIN.SEM_RESIDUAL", "none", '"normalized" or "raw"'),
