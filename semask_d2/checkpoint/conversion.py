@@ -90,7 +90,8 @@ def fit_vit(state: State, model_state: State) -> tuple[State, list[str]]:
 
     The kernel is resampled so that patches of resized images keep their embeddings (FlexiViT, arXiv 2212.08013).
     """
-    from timm.layers import resample_abs_pos_embed, resample_patch_embed
+    from timm.layers.patch_embed import resample_patch_embed
+    from timm.layers.pos_embed import resample_abs_pos_embed
 
     fitted, notes = dict(state), []
     positions, kernel = f"{TIMM_BODY}pos_embed", f"{TIMM_BODY}patch_embed.proj.weight"

@@ -16,7 +16,12 @@ from semask_d2.d2 import BACKBONE_REGISTRY, CfgNode
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 PARTS = ("data", "backbones", "recipes")  # folders of base files, in the order of `_BASE_`; other files are runs
 RUNS = sorted(path for path in CONFIGS.rglob("*.yaml") if path.parent.name not in PARTS)
-SECTIONS = {"D2SeMaskSwinTransformer": "SWIN", "D2SeMaskMixTransformer": "MIT", "SeMaskTimm": "TIMM"}
+SECTIONS = {
+    "D2SeMaskSwinTransformer": "SWIN",
+    "D2SeMaskMixTransformer": "MIT",
+    "SeMaskTimm": "TIMM",
+    "SeMaskViT": "VIT",
+}
 
 
 def name_of(path: Path) -> str:

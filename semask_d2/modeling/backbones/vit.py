@@ -64,6 +64,7 @@ class SeMaskViT(HierarchicalBackbone):
     that are 0 are those of the timm model `name`. `shared` are the arguments of `HierarchicalBackbone`.
     """
 
+    body: Any  # timm's VisionTransformer or Eva, which share the attributes used here
     config_keys: ClassVar = {
         **semantic_keys("VIT"),
         **SHARED_KEYS,
@@ -101,8 +102,9 @@ class SeMaskViT(HierarchicalBackbone):
         self.stride = 2 ** round(math.log2(self.patch_size))
         self.semantic_layers = nn.ModuleList(self.semantic.layer(i, dim) or nn.Identity() for i in range(4))
         self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in STRIDES)
-        self.pyramid = nn.ModuleList(Rescale(dim, round(math.log2(self.stride / stride))) for stride in STRIDES)
-        channels = [level.out_channels for level in self.pyramid]
+        levels = [Rescale(dim, round(math.log2(self.stride / stride))) for stride in STRIDES]
+        self.pyramid = nn.ModuleList(levels)
+        channels = [level.out_channels for level in levels]
         self.declare_outputs(channels, STRIDES, semantic_strides=[self.stride] * len(STRIDES))
         self.freeze([[self.body.patch_embed, self.body.norm_pre], *self.stages()])
 
@@ -145,7 +147,9 @@ class SeMaskViT(HierarchicalBackbone):
         positioned = self.body._pos_embed(embedded)
         sequence, rope = positioned if isinstance(positioned, tuple) else (positioned, None)
         blocks = len(self.body.blocks)
-        ropes = [*rope[:blocks]] if getattr(self.body, "rope_mixed", False) else [rope] * blocks
+        ropes: list[Tensor | None] = [rope] * blocks
+        if rope is not None and getattr(self.body, "rope_mixed", False):  # learned for each block
+            ropes = [*rope[:blocks]]
         return Tokens.of_sequence(self.body.norm_pre(sequence), grid), ropes
 
     def taps(self, x: Tensor) -> list[tuple[Tensor, Tensor | None]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import ClassVar
 
 import pytest
 import torch
@@ -27,7 +28,7 @@ FPN = ROOT / "configs/toy_scenes/semask_swin_mini_fpn.yaml"
 class Corner(Segmenter):
     """Segmenter whose scores depend on a pixel and its place in the window; semantic maps are cells of the image."""
 
-    prior_strides = {name: 4 * 2**i for i, name in enumerate(SEMANTIC_MAPS)}
+    prior_strides: ClassVar[dict[str, int]] = {name: 4 * 2**i for i, name in enumerate(SEMANTIC_MAPS)}
 
     def __init__(self, *, probabilities: bool):
         super().__init__()
