@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Benchmark of a training step, in seconds and peak memory: standard operators, this project, and a peer.
 
-    python benchmarks/training_step.py [--config-file FILE] [--size 256] [--batch 2] [--precision fp32 bf16]
-                                       [--train full frozen lora] [--peer transformers] [--repeats N] [--json FILE]
+    python benchmarks/training_step.py [--config-file FILE] [--train full frozen lora] [--precision fp32 bf16]
+                                       [--peer transformers] [--size 256] [--batch 2] [--repeats N] [--json FILE]
                                        [KEY VALUE ...]
 
 A step consists of forward pass, matching and losses, backward pass and AdamW, on random images with tiles of ten
@@ -14,6 +14,7 @@ Mask2Former with a Swin-T; compare it with an m2f config.
 from __future__ import annotations
 
 import argparse
+from contextlib import suppress
 from functools import partial
 from itertools import product
 from unittest import mock
@@ -28,6 +29,9 @@ from torch.nn import functional as F
 from semask_d2 import build_model, get_cfg
 from semask_d2.engine.optimizer import build_optimizer
 from semask_d2.modeling.meta_arch import Execution, base
+
+with suppress(ImportError):
+    import peft  # noqa: F401 - before memory is measured, because it takes much
 
 CLASSES_SHOWN = 10
 TILES = 8  # per side of an image

@@ -65,7 +65,10 @@ def sections() -> list[Section]:
             titles = next((i for i, text in enumerate(above) if not text[0].isupper()), len(above))
             if titles:
                 result.append(Section(above[0], " ".join(above[1:titles]), []))
-            result[-1].keys.append(Key(key["key"], " ".join([*above[titles:], *filter(None, [key["comment"]])])))
+            described = Key(key["key"], " ".join([*above[titles:], *filter(None, [key["comment"]])]))
+            keys = result[-1].keys
+            place = next((i for i, other in enumerate(keys) if other.name == described.name), len(keys))
+            keys[place : place + 1] = [described]  # a later default replaces a shared one, as in the table itself
             above = []
     return result
 

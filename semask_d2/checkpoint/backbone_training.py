@@ -90,7 +90,9 @@ def check_adapters(
             f"{source}: its adapters are for other layers ({len(in_file) // 2}) than those of the model "
             f"({len(in_model) // 2}): only one of them has {layer}; check MODEL.BACKBONE.LORA.TARGETS and FREEZE_AT"
         )
-    for key in ("rank", "alpha") if record is not None else ():
+    if record is None:
+        return
+    for key in ("rank", "alpha"):
         value = record.number(key, low=0)
         if value != ours[key]:
             raise UserError(

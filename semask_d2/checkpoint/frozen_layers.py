@@ -41,7 +41,7 @@ def frozen_checksum(state: dict[str, Tensor], names: set[str]) -> str:
     checksum = 0
     for name in sorted(names & state.keys()):
         if torch.is_floating_point(state[name]):
-            content = state[name].detach().to("cpu", torch.float32).contiguous().numpy()
+            content = state[name].detach().to("cpu", torch.float32).contiguous().numpy().tobytes()
             checksum = zlib.crc32(content, zlib.crc32(name.encode(), checksum))
     return f"{checksum:08x}"
 

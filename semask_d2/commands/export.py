@@ -71,9 +71,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Write the file or folder; raise `UserError` if it cannot be written or if outputs differ from the model's."""
-    if args.format == FOLDER:
-        write_folder(args)
-        return
     if args.batch != "any" and not args.batch.isdecimal():
         raise UserError(f"--batch {args.batch}: expected a whole number of at least 1, or any")
     settings = GraphSettings(
@@ -84,6 +81,12 @@ def run(args: argparse.Namespace) -> None:
         half_weights=args.fp16,
         resize=args.resize,
     )
+    if args.format == FOLDER:
+        graph = settings._replace(half_weights=False) != GraphSettings(None) or args.outputs != "labels"
+        if graph or args.no_normalize or args.images or args.dynamic:
+            raise UserError(f"--format {FOLDER}: leave the options of graphs out; the folder holds the whole model")
+        write_folder(args)
+        return
     check_settings(args.format, settings, args.outputs, normalize=not args.no_normalize)
     predictor = Predictor(
         choose_config(args.config_file, args.weights, [*args.opts, *EXPORT_SETTINGS], option=args.weights_option)
@@ -109,27 +112,15 @@ def run(args: argparse.Namespace) -> None:
 
 
 def write_folder(args: argparse.Namespace) -> None:
-    """Write config, weights and model card; raise `UserError` for options that concern files of operators."""
-    options = {
-        "--size": args.size is not None,
-        "--dynamic": args.dynamic,
-        "--batch": args.batch != "1",
-        "--outputs": args.outputs != "labels",
-        "--input": args.input != "uint8",
-        "--resize": args.resize,
-        "--no-normalize": args.no_normalize,
-        "--no-grid-sample": args.no_grid_sample,
-        "--images": args.images is not None,
-    }
-    if given := [option for option, is_given in options.items() if is_given]:
-        raise UserError(f"{given[0]}: remove it with --format {FOLDER}, which writes weights and no operators")
+    """Write a model with its config and card, with adapters merged; `UserError` if it is not of this project."""
     cfg = choose_config(args.config_file, args.weights, args.opts, option=args.weights_option)
     model, recorded = trained_model(cfg)
     if not isinstance(model, SemanticSegmenter):
         raise UserError(
             f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE}: only this project's models are exported"
         )
-    described(model, cfg, recorded).save_pretrained(args.output, half=args.fp16)
+    described(model, cfg, recorded)
+    model.save_pretrained(args.output, half=args.fp16)
     print(printable(f"Wrote {args.output}, {size_of(Path(args.output, WEIGHTS_NAME)) / 2**20:.1f} MB"))
 
 

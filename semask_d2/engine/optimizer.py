@@ -90,7 +90,7 @@ def layer_factors(cfg: CfgNode, model: nn.Module) -> dict[nn.Parameter, float]:
     decay = cfg.SOLVER.LAYER_DECAY
     if decay == 1:
         return {}
-    parts = [getattr(model, name, None) for name in ("backbone", "sem_seg_head")]
+    parts: list[Any] = [getattr(model, name, None) for name in ("backbone", "sem_seg_head")]
     layers = [layer for part in parts if hasattr(part, "pretrained_layers") for layer in part.pretrained_layers()]
     if not layers:
         raise UserError(

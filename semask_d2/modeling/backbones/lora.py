@@ -10,16 +10,13 @@ import copy
 import re
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from torch import Tensor, nn
+from torch import nn
 
 from semask_d2.utils.arguments import ArgumentError
 from semask_d2.utils.errors import UserError
 from semask_d2.utils.extras import install_command
-
-if TYPE_CHECKING:
-    from peft.tuners.lora import LoraLayer
 
 ADAPTER = re.compile(r"(.*\.)?lora_[AB]\.")
 BASE = ".base_layer."  # within peft's names of a wrapped layer's tensors
@@ -72,16 +69,13 @@ def add_adapters(
         from peft import LoraConfig, inject_adapter_in_model  # imported late: it takes seconds
     except ImportError as error:
         raise UserError(f'MODEL.BACKBONE.TRAIN: "lora" needs peft: {install_command("lora")}') from error
-    config = LoraConfig(
-        r=settings.rank,
-        lora_alpha=settings.alpha,  # pyright: ignore[reportArgumentType] - a float works
-        lora_dropout=settings.dropout,
-        target_modules="|".join(map(re.escape, names)),  # a regular expression for whole names
-    )
+    pattern = "|".join(map(re.escape, names))  # for whole names
+    alpha: Any = settings.alpha  # declared as an integer
+    config = LoraConfig(r=settings.rank, lora_alpha=alpha, lora_dropout=settings.dropout, target_modules=pattern)
     inject_adapter_in_model(config, backbone)
     for module in backbone.modules():
-        if hasattr(module, "qkv_bias_separate"):  # in timm; otherwise it passes the weight of `qkv` by the adapter
-            module.qkv_bias_separate = True
+        if hasattr(module, "qkv_bias_separate"):  # in timm; otherwise it multiplies by the weight of `qkv` itself
+            setattr(module, "qkv_bias_separate", True)  # noqa: B010 - not an attribute of every module
     backbone.register_state_dict_post_hook(_hide_base)
     backbone.register_load_state_dict_pre_hook(_show_base)
 
@@ -97,14 +91,14 @@ def _hide_base(module: nn.Module, state: dict[str, Any], prefix: str, metadata: 
 def _show_base(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
     """Give the tensors of wrapped layers peft's names in a state dict to load."""
     for layer in adapted_layers(module):
-        for name in [name for name in state if name.rpartition(".")[0] == f"{prefix}{layer}"]:
-            parent, _, leaf = name.rpartition(".")
-            state[f"{parent}{BASE}{leaf}"] = state.pop(name)
+        whole = f"{prefix}{layer}"
+        for name in [name for name in state if name.rpartition(".")[0] == whole]:
+            state[f"{whole}{BASE}{name.removeprefix(f'{whole}.')}"] = state.pop(name)
 
 
-def adapted_layers(model: nn.Module) -> dict[str, LoraLayer]:
-    """Return the layers with adapters by name."""
-    return {name: module for name, module in model.named_modules() if hasattr(module, "lora_A")}  # pyright: ignore
+def adapted_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """Return the layers with adapters, peft's `LoraLayer`s, by name."""
+    return {name: module for name, module in model.named_modules() if hasattr(module, "lora_A")}
 
 
 @contextmanager
@@ -123,12 +117,12 @@ def merged_adapters(model: nn.Module) -> Iterator[None]:
             model.set_submodule(name, layer)
 
 
-def merged(layer: LoraLayer) -> nn.Module:
-    """Return the plain layer that computes the same as a layer with an adapter."""
-    base = layer.get_base_layer()
+def merged(layer: Any) -> nn.Module:
+    """Return the plain layer that computes the same as a `LoraLayer`."""
+    base: nn.Module = layer.get_base_layer()
     plain = copy.copy(base)  # shares everything with the base layer, except for the weight
     plain._parameters = dict(base._parameters)
-    weight: Tensor = base.weight
+    weight: Any = base.weight
     for adapter in layer.active_adapters:
         weight = weight + layer.get_delta_weight(adapter)
     plain.weight = nn.Parameter(weight.detach(), requires_grad=False)

@@ -250,7 +250,8 @@ class D2SeMaskSwinTransformer(HierarchicalBackbone):
         for i, stage in enumerate(self.layers):
             with self.body_gradients():
                 x = stage(x)
-            x, features, semantics = self.refine(stage.semantic_layer, x)
+            layer = stage.semantic_layer if isinstance(stage.semantic_layer, nn.Module) else None
+            x, features, semantics = self.refine(layer, x)
             if f"res{i + 2}" in self._out_features:
                 outputs[f"res{i + 2}"] = getattr(self, f"norm{i}")(features).permute(0, 3, 1, 2)
             if semantics is not None:

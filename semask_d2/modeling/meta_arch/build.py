@@ -33,10 +33,11 @@ def build_model(cfg: CfgNode) -> nn.Module:
         built_model = d2.build_model(cfg)
     if execution is not None:
         execution.compile(built_model)
-    elif (tuning := model.BACKBONE.get("TRAIN", "full")) != "full":
-        if not any(isinstance(module, HierarchicalBackbone) for module in built_model.modules()):
-            raise UserError(
-                f'{TUNING_KEY}: expected "full", got "{tuning}"; MODEL.META_ARCHITECTURE {model.META_ARCHITECTURE} with '
-                f"MODEL.BACKBONE.NAME {model.BACKBONE.NAME} does not support it"
-            )
+        return built_model
+    tuning = model.BACKBONE.get("TRAIN", "full")
+    if tuning != "full" and not any(isinstance(module, HierarchicalBackbone) for module in built_model.modules()):
+        raise UserError(
+            f'{TUNING_KEY}: expected "full" with MODEL.META_ARCHITECTURE {model.META_ARCHITECTURE} and '
+            f'MODEL.BACKBONE.NAME {model.BACKBONE.NAME}, got "{tuning}"'
+        )
     return built_model

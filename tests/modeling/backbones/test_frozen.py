@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from semask_d2 import build_model, get_cfg
-from semask_d2.d2 import CfgNode
+from semask_d2.d2 import BACKEND, CfgNode
 from semask_d2.modeling.layers.semantic_attention import SemanticLayer
 from semask_d2.utils.errors import UserError
 from tests.helpers.tiny_model import make_inputs, randomize
@@ -154,3 +154,15 @@ def test_other_backbones_take_no_adapters() -> None:
 def test_unknown_modes_are_refused(value: str) -> None:
     with pytest.raises(UserError, match=r'^MODEL\.BACKBONE\.TRAIN: expected "full" or "frozen" or "lora", got'):
         build("toy_scenes/semask_swin_mini_m2f", "MODEL.BACKBONE.TRAIN", value)
+
+
+@pytest.mark.skipif(BACKEND != "detectron2", reason="Detectron2 is not in use")
+@pytest.mark.parametrize("tuning", ["frozen", "lora"])
+def test_other_architectures_need_a_backbone_of_this_project(tuning: str) -> None:
+    options = ["MODEL.DEVICE", "cpu", "MODEL.META_ARCHITECTURE", "SemanticSegmentor", "MODEL.BACKBONE.TRAIN", tuning]
+    options += ["MODEL.SEM_SEG_HEAD.NAME", "SemSegFPNHead", "MODEL.SEM_SEG_HEAD.NORM", "GN", "MODEL.RESNETS.NORM", "BN"]
+    with pytest.raises(UserError, match=r'^MODEL\.BACKBONE\.TRAIN: expected "full" with .* SemanticSegmentor and '):
+        build_model(get_cfg("ade20k/r50_m2f.yaml", options))
+    model = build_model(get_cfg("ade20k/semask_swin_t_m2f.yaml", options))
+    assert type(model).__name__ == "SemanticSegmentor"
+    assert model.backbone.tuning == tuning
