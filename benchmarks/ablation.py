@@ -109,7 +109,9 @@ def commit() -> str:
 
 def argument_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("experiments", nargs="+", type=Path, metavar="FILE", help="experiments as YAML files")
     parser.add_argument("--variants", nargs="+", metavar="NAME", help="run only these variants")
     parser.add_argument("--seeds", nargs="+", type=int, metavar="N", help="run only these seeds")

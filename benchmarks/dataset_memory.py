@@ -91,7 +91,9 @@ def measure(way: str, count: int, workers: int) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("--records", type=int, default=118_000)
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--way", choices=WAYS, help="measure only this variant, in this process")

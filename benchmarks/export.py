@@ -31,7 +31,7 @@ from semask_d2.d2 import CfgNode
 from semask_d2.engine import Trainer
 from semask_d2.evaluation import SemanticEvaluator
 from semask_d2.export.checksum import seal
-from semask_d2.export.exporting import export_model
+from semask_d2.export.exporting import write_verified
 from semask_d2.export.running import ExportedModel, OnnxModel, OpenVinoModel, TorchModel
 from semask_d2.export.segmenter import ExportedSegmenter
 from semask_d2.export.writing import GraphSettings, size_of
@@ -67,7 +67,7 @@ def quantize(source: Path, target: Path) -> None:
 
 def write_files(predictor: Predictor, folder: Path, size: int) -> dict[str, Exported]:
     """Export a model to `folder`, and return the files by variant."""
-    write = partial(export_model, predictor.model, predictor.cfg, predictor.classes)
+    write = partial(write_verified, predictor.model, predictor.cfg, predictor.classes)
     files = {"torch.export": Exported(folder / "model.pt2", TorchModel, any_size=False)}
     write("torch_export", folder / "model.pt2", ANY._replace(size=(size, size)))
     if find_spec("onnx") and find_spec("onnxruntime"):

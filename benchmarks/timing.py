@@ -20,7 +20,7 @@ Columns = Mapping[str, Mapping[str, float]]
 def parser(description: str | None) -> argparse.ArgumentParser:
     """Return the command-line parser of a benchmark."""
     command_line = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     command_line.add_argument("--repeats", type=int, default=7, help="timed runs of each variant")
     command_line.add_argument("--json", type=Path, metavar="FILE", help="also add the results to this file")

@@ -17,7 +17,9 @@ from semask_d2.utils.errors import UserError
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("folder", type=Path, help="folder to write; it must not exist yet")
     parser.add_argument("--images", type=int, default=80, metavar="N", help="training images; N/4 for validation")
     options = parser.parse_args(arguments)

@@ -22,7 +22,9 @@ NEW_IDS = {0: ADE20K.classes.ignore_label} | {i: i - 1 for i in range(1, len(ADE
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("--root", type=Path, default=datasets_root(), help="folder that contains ADEChallengeData2016")
     home = parser.parse_args(arguments).root / ADE20K.folder
     for split in ADE20K.splits.values():

@@ -25,7 +25,9 @@ NEW_IDS = {i: i for i in range(VOID)} | {VOID: CAMVID.classes.ignore_label}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("--source", type=Path, required=True, help="the folder CamVid of the SegNet tutorial")
     parser.add_argument("--output", type=Path, default=datasets_root() / CAMVID.folder, help="folder to write")
     options = parser.parse_args(arguments)

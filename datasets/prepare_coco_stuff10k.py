@@ -39,7 +39,9 @@ def convert(path: Path) -> np.ndarray:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("--source", type=Path, required=True, help="folder of the unpacked release")
     parser.add_argument("--root", type=Path, default=datasets_root(), help="folder that will hold coco_stuff10k")
     options = parser.parse_args(arguments)

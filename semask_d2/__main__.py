@@ -9,7 +9,8 @@ from functools import partial
 from importlib import import_module
 from types import ModuleType
 
-from semask_d2.commands.arguments import parse
+from semask_d2.commands.arguments import parse, require_settings
+from semask_d2.commands.foreign_options import Parser
 from semask_d2.utils.extras import install_command
 
 COMMANDS = {  # name: (module in `commands` with `add_arguments(parser)` and `run(args)`, one-line help)
@@ -30,7 +31,7 @@ SHELLS = ("bash", "zsh", "tcsh")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="semask",
         usage="semask COMMAND ... (see semask COMMAND --help)",
         description="SeMask: semantic segmentation.",
@@ -61,7 +62,7 @@ def print_completion(parser: argparse.ArgumentParser, shell: str) -> int:
 
 def script(name: str, arguments: Sequence[str] | None = None) -> int:
     """Run the command behind a script such as train_net.py and return its exit code."""
-    return run(name, sys.argv[1:] if arguments is None else arguments, argparse.ArgumentParser())
+    return run(name, sys.argv[1:] if arguments is None else arguments, Parser())
 
 
 def run(name: str, words: Sequence[str], parser: argparse.ArgumentParser) -> int:
@@ -70,7 +71,11 @@ def run(name: str, words: Sequence[str], parser: argparse.ArgumentParser) -> int
     args = parse_arguments(name, words, parser)
     from semask_d2.engine.launch import guarded  # imported late: heavy, and --help does not need it
 
-    return guarded(module.run, args, debug=args.debug)
+    def checked() -> None:
+        require_settings(args.settings)
+        module.run(args)
+
+    return guarded(checked, debug=args.debug)
 
 
 def parse_arguments(
@@ -82,7 +87,7 @@ def parse_arguments(
 
 def command_parser(name: str, parser: argparse.ArgumentParser | None = None) -> argparse.ArgumentParser:
     """Return `parser`, by default a new one, with the arguments of a command."""
-    parser = argparse.ArgumentParser(prog=f"semask {name}") if parser is None else parser
+    parser = Parser(prog=f"semask {name}") if parser is None else parser
     command_module(name).add_arguments(parser)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser

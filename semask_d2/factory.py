@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -13,17 +14,17 @@ from semask_d2.checkpoint.hub import local_source
 from semask_d2.checkpoint.loading import load_weights
 from semask_d2.checkpoint.shared_folder import ModelDescription
 from semask_d2.config import get_cfg
-from semask_d2.config.finding import configs_folder
+from semask_d2.config.finding import configs_folder, repository_hint
 from semask_d2.d2 import CfgNode
 from semask_d2.data.datasets.custom import register_custom
 from semask_d2.evaluation.result_files import FOLDER, read_evaluations
 from semask_d2.export.running import EXPORTED, open_exported
 from semask_d2.export.segmenter import ExportedSegmenter
-from semask_d2.inference.predictor import model_classes, trained_model
-from semask_d2.inference.sources import choose_config
+from semask_d2.inference.sources import choose_config, require_no_image
+from semask_d2.inference.trained_model import TrainedModel, model_classes, trained_model
 from semask_d2.modeling.meta_arch import SemanticSegmenter, build_model
 from semask_d2.utils.classes import Classes
-from semask_d2.utils.errors import UserError
+from semask_d2.utils.errors import UserError, user_errors_alone
 from semask_d2.utils.registry import suggestion
 
 PARTS = ("backbones", "data", "recipes")  # folders of partial configs, which are not complete models
@@ -42,11 +43,13 @@ def list_models(pattern: str = "*") -> list[str]:
     return [name for name in models if fnmatchcase(name if "/" in pattern else name.rpartition("/")[2], pattern)]
 
 
+@user_errors_alone()
 def create_model(
     name: str,
     num_classes: int | None = None,
     weights: str | os.PathLike | None = None,
     *,
+    class_names: Sequence[str] | None = None,
     device: str | None = None,
     **settings: Any,
 ) -> nn.Module:
@@ -54,23 +57,43 @@ def create_model(
 
     A name without a dataset means the ADE20K model if there is one. `weights` are the start of training: "config" for
     those that the model's config names (ImageNet); a source of `from_pretrained`, whose class layers are not loaded;
-    or None for random weights. `settings` are config keys, given as
-    `**{"MODEL.MASK_FORMER.NUM_OBJECT_QUERIES": 50}`. Raises `UserError` for unknown names and keys, and for weights
-    that do not match the model.
+    or None for random weights. `class_names` are recorded by `save_pretrained` and set `num_classes`. `settings` are
+    config keys, given as `**{"MODEL.MASK_FORMER.NUM_OBJECT_QUERIES": 50}`. The model's `load_report` says what was
+    loaded. Raises `UserError` for unknown names and keys, and for weights that do not match the model.
     """
     full_name = full_model_name(name)
+    if weights is not None and not isinstance(weights, (str, os.PathLike)):
+        raise UserError(f'weights: expected "{CONFIG_START}", a source such as "output/run", or None, got {weights!r}')
+    classes = None if class_names is None else named_classes(class_names, num_classes)
     words = [*settings_words(settings, device)]
-    if num_classes is not None:
-        words += ["MODEL.SEM_SEG_HEAD.NUM_CLASSES", num_classes]
+    if classes is not None or num_classes is not None:
+        words += ["MODEL.SEM_SEG_HEAD.NUM_CLASSES", num_classes if classes is None else len(classes)]
     cfg = get_cfg(f"{full_name}.yaml", words)
+    if weights == CONFIG_START and not cfg.MODEL.WEIGHTS:
+        raise UserError(
+            f'weights="{CONFIG_START}": the config of {full_name} names no weights; name a source, such as '
+            "timm://NAME for a timm backbone, or leave weights out for a random start"
+        )
     if weights != CONFIG_START:
         cfg.MODEL.WEIGHTS = "" if weights is None else local_source(weights)
+    if classes is not None:
+        if cfg.MODEL.MASK_FORMER.TEST.PANOPTIC_ON:
+            raise UserError("class_names: a panoptic model takes its classes, things and stuff, from DATASETS.TEST")
+        cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = ()  # their classes are others
     model = build_model(cfg)
+    report = None
     if cfg.MODEL.WEIGHTS:
-        load_weights(model, cfg.MODEL.WEIGHTS, training_start=True, drop_class_layers=weights != CONFIG_START)
-    return described(model, cfg, None)
+        report = load_weights(
+            model,
+            cfg.MODEL.WEIGHTS,
+            training_start=True,
+            drop_class_layers=weights != CONFIG_START,
+            bgr=cfg.INPUT.FORMAT == "BGR",
+        )
+    return described(cfg, TrainedModel(model, classes, None, report))
 
 
+@user_errors_alone()
 def from_pretrained(
     source: str | os.PathLike, revision: str | None = None, *, device: str | None = None, **settings: Any
 ) -> nn.Module:
@@ -81,22 +104,47 @@ def from_pretrained(
     `revision` is its branch, tag or commit. `settings` are config keys as for `create_model`. Raises `UserError` for a
     source that is missing, damaged or of another kind.
     """
+    if not isinstance(source, (str, os.PathLike)):
+        raise UserError(f"from_pretrained: expected the name or path of a source, got a {type(source).__name__}")
+    require_no_config_name(os.fspath(source))
+    require_no_image(os.fspath(source))
     path = local_source(source, revision)
     if path.endswith(EXPORTED):
         return ExportedSegmenter(open_exported(Path(path)))
-    cfg = choose_config(None, path, settings_words(settings, device), option="")
-    model, recorded = trained_model(cfg)
-    return described(model, cfg, recorded, measured(path))
+    cfg = choose_config(None, path, settings_words(settings, device), option=None)
+    return described(cfg, trained_model(cfg), measured(path))
 
 
-def described(
-    model: nn.Module, cfg: CfgNode, recorded: Classes | None, metrics: dict[str, dict[str, float]] | None = None
-) -> nn.Module:
-    """Set the `description` of a model of this project; `recorded` are the classes that its checkpoint records."""
+def described(cfg: CfgNode, trained: TrainedModel, metrics: dict[str, dict[str, float]] | None = None) -> nn.Module:
+    """Return the model, with its `description` and `load_report` if it is one of this project."""
+    model = trained.model
     if isinstance(model, SemanticSegmenter):
         register_custom(cfg)
-        model.description = ModelDescription(cfg.clone(), model_classes(cfg, recorded), metrics or {})
+        classes = model_classes(cfg, trained.classes)
+        model.description = ModelDescription(cfg.clone(), classes, metrics or {}, trained.iterations)
+        model.load_report = trained.report
     return model
+
+
+def named_classes(names: Sequence[str], num_classes: int | None) -> Classes:
+    """Return the classes with these names; `UserError` unless they are `num_classes` distinct names."""
+    if isinstance(names, str) or not all(isinstance(name, str) for name in names) or not names:
+        raise UserError(f'class_names: expected a list of names, such as ["sky", "road"], got {names!r}')
+    twice = next((name for name in names if list(names).count(name) > 1), None)
+    if twice is not None:
+        raise UserError(f"class_names: {twice!r} occurs twice")
+    if num_classes not in (None, len(names)):
+        raise UserError(f"class_names: {len(names)} names, but num_classes is {num_classes}; leave num_classes out")
+    return Classes.of(names)
+
+
+def require_no_config_name(source: str) -> None:
+    """Raise `UserError` if a source is the name of a config, whose model has no trained weights."""
+    name = source.removesuffix(".yaml")
+    if name in list_models() and not os.path.lexists(source):
+        raise UserError(
+            f'{source}: this is a config, not a trained model; semask_d2.create_model("{name}") makes its model'
+        )
 
 
 def measured(run: str | os.PathLike) -> dict[str, dict[str, float]]:
@@ -123,7 +171,8 @@ def full_model_name(name: str) -> str:
     if same:
         raise UserError(f"{name}: models of several datasets have this name; use one of {', '.join(same)}")
     near = suggestion(plain, known) or suggestion(plain, [full.rpartition("/")[2] for full in known])
-    raise UserError(f"{name}: the package has no model of this name.{near} semask_d2.list_models() lists all")
+    hint = near or repository_hint(name)
+    raise UserError(f"{name}: the package has no model of this name.{hint} semask_d2.list_models() lists all")
 
 
 def settings_words(settings: dict[str, Any], device: str | None) -> list[Any]:

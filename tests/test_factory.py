@@ -151,3 +151,102 @@ def test_sources_without_a_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
         semask_d2.from_pretrained("me/model")
     with pytest.raises(UserError, match="me/model: no such file or folder here"):
         semask_d2.create_model(NAME, weights="me/model")
+
+
+def test_the_configs_weights_must_exist() -> None:
+    with pytest.raises(UserError, match=rf'weights="config": the config of {NAME} names no weights'):
+        semask_d2.create_model(NAME, weights="config", **TINY_SETTINGS)
+
+
+@pytest.mark.parametrize("weights", [True, False, 3, torch.nn.Identity()])
+def test_weights_that_are_no_source(weights: object) -> None:
+    with pytest.raises(UserError, match='weights: expected "config", a source such as'):
+        semask_d2.create_model(NAME, weights=weights)
+
+
+def test_the_load_report_is_kept(tiny_run: Path) -> None:
+    whole = semask_d2.from_pretrained(tiny_run)
+    assert whole.load_report.complete
+    tuned = semask_d2.create_model(NAME, num_classes=5, weights=tiny_run, **TINY_SETTINGS)
+    assert any("class_embed" in name for name in tuned.load_report.dropped)
+    assert any("class_embed" in name for name in tuned.load_report.missing)
+    assert semask_d2.create_model(NAME, **TINY_SETTINGS).load_report is None
+
+
+def test_class_names_are_saved(tmp_path: Path) -> None:
+    names = [f"kind {i}" for i in range(12)]  # as many as the config's dataset has
+    model = semask_d2.create_model(NAME, class_names=names, **TINY_SETTINGS)
+    model.save_pretrained(tmp_path / "mine")
+    assert ", ".join(f"{i} {name}" for i, name in enumerate(names)) in (tmp_path / "mine/README.md").read_text()
+    assert list(semask_d2.from_pretrained(tmp_path / "mine").description.classes.names) == names
+    assert semask_d2.Predictor(tmp_path / "mine").class_names == names
+    assert semask_d2.create_model(NAME, class_names=["a", "b"], **TINY_SETTINGS).num_classes == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"class_names": ["a", "b"], "num_classes": 3}, "class_names: 2 names, but num_classes is 3"),
+        ({"class_names": ["a", "a"]}, "class_names: 'a' occurs twice"),
+        ({"class_names": "sky"}, "class_names: expected a list of names"),
+        ({"class_names": [1, 2]}, "class_names: expected a list of names"),
+        ({"class_names": []}, "class_names: expected a list of names"),
+    ],
+)
+def test_wrong_class_names(options: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        semask_d2.create_model(NAME, **options)
+
+
+def test_a_panoptic_model_takes_no_class_names() -> None:
+    with pytest.raises(UserError, match="class_names: a panoptic model takes its classes"):
+        semask_d2.create_model("toy_scenes_panoptic/semask_swin_mini_msfapn_m2f", class_names=["a", "b"])
+
+
+def test_a_card_tells_of_a_training_only_if_there_was_one(tiny_run: Path, tmp_path: Path) -> None:
+    created = semask_d2.create_model(NAME, **TINY_SETTINGS)
+    created.save_pretrained(tmp_path / "created")
+    text = (tmp_path / "created/README.md").read_text()
+    assert "iterations" not in text
+    assert "trained with" not in text
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.yaml").write_text((tiny_run / "config.yaml").read_text())
+    torch.save(torch.load(tiny_run / "model_best.pth") | {"iteration": 41}, run / "model_best.pth")
+    semask_d2.from_pretrained(run).save_pretrained(tmp_path / "shared")
+    semask_d2.from_pretrained(tmp_path / "shared").save_pretrained(tmp_path / "again")
+    for folder in ("shared", "again"):
+        text = (tmp_path / folder / "README.md").read_text()
+        assert "| training | 42 iterations of 4 images, crops of 64 x 64 |" in text
+        assert "trained with semask_d2" in text
+
+
+def test_a_config_is_no_trained_model() -> None:
+    for source in (NAME, f"{NAME}.yaml", "camvid/semask_timm_lite0_m2f"):
+        with pytest.raises(UserError, match=r"this is a config, not a trained model; semask_d2\.create_model"):
+            semask_d2.from_pretrained(source)
+    with pytest.raises(UserError, match="from_pretrained: expected the name or path of a source, got a Identity"):
+        semask_d2.from_pretrained(torch.nn.Identity())
+
+
+def test_weights_of_another_backbone_name_what_to_set(tmp_path: Path) -> None:
+    timm_model = semask_d2.create_model("toy_scenes/semask_timm_resnet18_m2f")
+    torch.save({"model": timm_model.state_dict()}, tmp_path / "w.pth")
+    with pytest.raises(UserError, match=r"of another backbone: set MODEL.WEIGHTS to weights of this one \(timm://NAME"):
+        semask_d2.create_model(
+            "toy_scenes/semask_timm_resnet18_m2f", weights=tmp_path / "w.pth", **{"MODEL.TIMM.NAME": "mobilenetv2_050"}
+        )
+
+
+def test_errors_of_a_user_have_no_causes(tmp_path: Path) -> None:
+    (tmp_path / "x.pth").write_bytes(b"not a checkpoint")
+    for call in (
+        lambda: semask_d2.create_model(NAME, weights=tmp_path / "x.pth", **TINY_SETTINGS),
+        lambda: semask_d2.create_model(NAME, **{"SEED": "x"}),
+        lambda: semask_d2.train(NAME, weights=tmp_path / "y.pth"),
+        lambda: semask_d2.Predictor(tmp_path / "x.pth"),
+    ):
+        with pytest.raises(UserError) as caught:
+            call()
+        assert caught.value.__cause__ is None
+        assert caught.value.__suppress_context__

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 import semask_d2
+from semask_d2.checkpoint import readers
 from tests.helpers.commands import ROOT, TINY_MODEL, TINY_TRAINING
 from tests.helpers.own_data import write_data
 from tests.helpers.transformers_models import reference_model
@@ -55,6 +56,7 @@ def test_nothing_is_left_out() -> None:
         "my.yaml",
     )
     shown += ("epochs=1", "LightningModule", "Accelerator", "save_pretrained")
+    shown += ("timm://resnet18.a1_in1k", "def differences", "export_model")
     assert len(EXAMPLES) == len(shown)
     assert {example(words) for words in shown} == set(EXAMPLES)
 
@@ -62,6 +64,31 @@ def test_nothing_is_left_out() -> None:
 @pytest.mark.slow
 def test_models_by_name() -> None:
     assert run(example("list_models"))["model"].num_classes == 5
+
+
+def test_any_timm_backbone(monkeypatch: pytest.MonkeyPatch) -> None:
+    import timm
+
+    published = timm.create_model("resnet18").state_dict()
+    monkeypatch.setattr(readers, "read_timm", lambda source: dict(published))
+    model = run(example("timm://resnet18.a1_in1k"))["model"]
+    assert torch.equal(model.state_dict()["backbone.body.conv1.weight"], published["conv1.weight"])
+    torch.testing.assert_close(model.normalizer.mean.flatten(), torch.tensor([123.675, 116.28, 103.53]))
+    assert not model.has_priors
+
+
+def test_logits_beside_transformers(tmp_path: Path) -> None:
+    reference_model("mask2former").save_pretrained(tmp_path / "model")
+    images = torch.randint(0, 256, (2, 3, 64, 96), generator=torch.Generator().manual_seed(0)).float()
+    for difference in run(example("def differences"))["differences"](tmp_path / "model", images):
+        assert difference < 1e-4 * 30  # the largest logit is about 30
+
+
+@pytest.mark.slow
+def test_export(workplace: Path) -> None:
+    pytest.importorskip("onnxruntime", reason="needs onnxruntime, of the extra export")
+    run(example("export_model"))
+    assert (workplace / "model.onnx").is_file()
 
 
 def test_predictions(workplace: Path) -> None:

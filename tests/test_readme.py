@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
+from PIL import Image
 
 from semask_d2 import get_cfg
 from semask_d2.__main__ import COMMANDS as SUBCOMMANDS
@@ -57,6 +59,22 @@ def test_commands_parse(command: str) -> None:
     else:
         help_text = (ROOT / program).read_text()
         assert all(word in help_text for word in arguments if word.startswith("--"))
+
+
+def test_the_python_example_runs_for_a_newcomer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (96, 128), (120, 130, 140)).save("photo.jpg")
+    (code,) = [block for language, block in BLOCKS if language == "python"]
+    names: dict[str, Any] = {}
+    exec(compile(code, "README.md", "exec"), names)
+    assert names["prediction"].labels.shape == (128, 96)
+    assert (tmp_path / "segmented.png").is_file()
+
+
+def test_the_quick_start_needs_no_clone() -> None:
+    quick_start = TEXT.partition("## Quick start")[2].partition("```bash\n")[2]
+    assert quick_start.startswith("semask predict --input photo.jpg --output predictions\n")
+    assert "demo/demo.py --input" in TEXT
 
 
 def test_links_lead_to_files() -> None:

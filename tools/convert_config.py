@@ -120,7 +120,9 @@ def transformers_text(folder: Path) -> str:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("config", type=Path, help="published config file, or folder with a config.json")
     parser.add_argument("--output", type=Path, required=True, help="file to write; it must not exist")
     options = parser.parse_args(arguments)

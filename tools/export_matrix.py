@@ -19,7 +19,7 @@ import torch
 
 from semask_d2 import build_model, get_cfg
 from semask_d2.d2 import CfgNode
-from semask_d2.export.exporting import export_model
+from semask_d2.export.exporting import write_verified
 from semask_d2.export.proof import Agreement
 from semask_d2.export.writing import SUFFIXES, GraphSettings
 from semask_d2.modeling.meta_arch.base import SemanticSegmenter
@@ -38,6 +38,8 @@ FAMILIES = {
     "MiT FPN": "semask_mit_b0_fpn",
     "MiT Mask2Former": "semask_mit_b0_m2f",
     "timm Mask2Former": "semask_timm_resnet18_m2f",
+    "ViT Mask2Former": "semask_vit_tiny_m2f",
+    "DINOv3 ViT FPN": "semask_dinov3_vit_tiny_fpn",
 }
 FIXED, DYNAMIC = GraphSettings(size=(70, 106)), GraphSettings(size=None, batch=None)
 
@@ -80,7 +82,7 @@ def exported(model: SemanticSegmenter, cfg: CfgNode, column: Column) -> list[Agr
     classes = Classes.of(map(str, range(count)))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, f"model{SUFFIXES[column.kind]}")
-        return export_model(model, cfg, classes, column.kind, path, column.settings, outputs="scores")
+        return write_verified(model, cfg, classes, column.kind, path, column.settings, outputs="scores")
 
 
 def worst(agreements: list[Agreement]) -> str:

@@ -49,7 +49,9 @@ def measure(path: str) -> tuple[float, float, tuple[int, int]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("configs", nargs="+", metavar="CONFIG", help="config files")
     arguments = parser.parse_args()
     logging.disable(logging.WARNING)

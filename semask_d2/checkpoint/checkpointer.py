@@ -48,6 +48,7 @@ class Checkpointer(FvcoreCheckpointer):
         *,
         training_start: bool = False,
         drop_class_layers: bool = False,
+        bgr: bool = False,
         classes: Classes | None = None,
         frozen_weights: str = "",
         **checkpointables: Any,
@@ -56,7 +57,7 @@ class Checkpointer(FvcoreCheckpointer):
         self.classes = classes
         self.frozen_weights = absolute(frozen_weights)
         self.frozen_checksum: str | None = None  # computed once, because frozen layers do not change
-        self.start_allowances = {"training_start": training_start, "drop_class_layers": drop_class_layers}
+        self.start_allowances = {"training_start": training_start, "drop_class_layers": drop_class_layers, "bgr": bgr}
 
     def save(self, name: str, **kwargs: Any) -> None:
         """Write `NAME.pth`, with `kwargs` in addition to the model's state, and point `last_checkpoint` to it."""

@@ -17,7 +17,7 @@ SWIN_LEFT_OUT = r"norm\.|head\.|.*\.(relative_position_index|attn_mask)$"
 MIT_LEFT_OUT = r"head\."
 RESNET_LEFT_OUT = r"(stem\.)?fc\.|linear\."
 # layers after the last feature, and what only the pretraining of ViTs uses
-TIMM_LEFT_OUT = r"(head|fc|classifier|norm|conv_head|bn2|fc_norm|attn_pool|head_dist)\.|mask_token$"
+TIMM_LEFT_OUT = r"(head|fc|classifier|norm|conv_head|bn2|fc_norm|attn_pool|head_dist|lm_head)\.|mask_token$"
 
 TIMM_BODY = "backbone.body."
 MAX_PREFIX = 16  # class and register tokens with position embeddings
@@ -90,29 +90,37 @@ def fit_vit(state: State, model_state: State) -> tuple[State, list[str]]:
 
     The kernel is resampled so that patches of resized images keep their embeddings (FlexiViT, arXiv 2212.08013).
     """
-    from timm.layers.patch_embed import resample_patch_embed
-    from timm.layers.pos_embed import resample_abs_pos_embed
-
     fitted, notes = dict(state), []
-    positions, kernel = f"{TIMM_BODY}pos_embed", f"{TIMM_BODY}patch_embed.proj.weight"
-    old, new = state.get(positions), model_state.get(positions)
-    if old is not None and new is not None and old.shape != new.shape and old.shape[2:] == new.shape[2:]:
-        sides = grid_sides(old.shape[1], new.shape[1])
-        if sides is not None:
-            prefix = old.shape[1] - sides[0] ** 2
-            fitted[positions] = resample_abs_pos_embed(old, [sides[1]] * 2, [sides[0]] * 2, num_prefix_tokens=prefix)
-            notes.append(f"position embeddings resampled from {sides[0]} x {sides[0]} to {sides[1]} x {sides[1]}")
-    old, new = state.get(kernel), model_state.get(kernel)
-    if (
-        old is not None
-        and new is not None
-        and old.ndim == 4
-        and old.shape != new.shape
-        and old.shape[:2] == new.shape[:2]
-    ):
-        fitted[kernel] = resample_patch_embed(old, list(new.shape[2:]))
-        notes.append(f"patch kernel resampled from {old.shape[-1]} to {new.shape[-1]} pixels")
+    for name, resampled in (("pos_embed", resampled_positions), ("patch_embed.proj.weight", resampled_kernel)):
+        old, new = state.get(TIMM_BODY + name), model_state.get(TIMM_BODY + name)
+        if old is not None and new is not None and old.ndim == new.ndim:
+            result = resampled(old, new)
+            if result is not None:
+                fitted[TIMM_BODY + name], note = result
+                notes.append(note)
     return fitted, notes
+
+
+def resampled_positions(old: Tensor, new: Tensor) -> tuple[Tensor, str] | None:
+    """Return position embeddings (1, P + N, C) resampled to the square grid of `new`, and a note; None if unneeded."""
+    sides = grid_sides(old.shape[1], new.shape[1]) if old.ndim == 3 and old.shape != new.shape else None
+    if sides is None or old.shape[2] != new.shape[2]:
+        return None
+    from timm.layers.pos_embed import resample_abs_pos_embed  # imported late: it takes seconds
+
+    prefix = old.shape[1] - sides[0] ** 2
+    positions = resample_abs_pos_embed(old, [sides[1]] * 2, [sides[0]] * 2, num_prefix_tokens=prefix)
+    return positions, f"position embeddings resampled from {sides[0]} x {sides[0]} to {sides[1]} x {sides[1]}"
+
+
+def resampled_kernel(old: Tensor, new: Tensor) -> tuple[Tensor, str] | None:
+    """Return a patch kernel (C, channels, p, p) resampled to the patch size of `new`, and a note; None if unneeded."""
+    if old.ndim != 4 or len(old) != len(new) or old.shape[2:] == new.shape[2:]:
+        return None
+    from timm.layers.patch_embed import resample_patch_embed
+
+    kernel = resample_patch_embed(old, list(new.shape[2:]))
+    return kernel, f"patch kernel resampled from {old.shape[-1]} to {new.shape[-1]} pixels"
 
 
 def grid_sides(old: int, new: int) -> tuple[int, int] | None:
@@ -136,7 +144,8 @@ def fit_efficientnet(state: State, model_state: State) -> tuple[State, list[str]
     """Rename the tensors of an efficientnet_pytorch model to timm's names: the same tensors in the same order."""
     body = [name for name in model_state if name.startswith(TIMM_BODY)]
     same = len(body) == len(state) and all(
-        model_state[name].shape == value.shape for name, value in zip(body, state.values(), strict=True)
+        model_state[name].shape == value.shape or takes_other_channels(value, model_state[name])
+        for name, value in zip(body, state.values(), strict=True)
     )
     return (dict(zip(body, state.values(), strict=True)) if same else state), []
 
@@ -171,3 +180,10 @@ def fit_swin(state: State, model_state: State) -> tuple[State, list[str]]:
         return fitted, []
     old, new = ((round(len(table) ** 0.5) + 1) // 2 for table in tables[0])
     return fitted, [f"{len(tables)} bias tables interpolated from window {old} to {new}"]
+
+
+def takes_other_channels(weight: Tensor, model_weight: Tensor) -> bool:
+    """Return whether two weights of convolutions differ in the number of input channels only."""
+    if weight.ndim != 4 or model_weight.ndim != 4 or weight.shape[1] == model_weight.shape[1]:
+        return False
+    return weight.shape[0] == model_weight.shape[0] and weight.shape[2:] == model_weight.shape[2:]

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from semask_d2.checkpoint.backbone_training import training_of_file
 from semask_d2.checkpoint.hub import repository_of
 from semask_d2.checkpoint.readers import PYPI, TIMM
+from semask_d2.checkpoint.stems import RGB
 from semask_d2.modeling.backbones.base import HierarchicalBackbone
 from semask_d2.utils.errors import UserError
 from semask_d2.utils.foreign import path
@@ -28,11 +29,20 @@ KEY = "MODEL.BACKBONE.SAVE_TRAINED_ONLY"
 
 
 def frozen_names(model: nn.Module) -> set[str]:
-    """Return the names of the tensors in a model's state dict that a frozen or adapted backbone does not change."""
+    """Return the names of the tensors in a model's state dict that a frozen or adapted backbone has from MODEL.WEIGHTS.
+
+    A first convolution of other channels than RGB, which was fitted at the start of training, is not among them.
+    """
     backbone = getattr(model, "backbone", None)
     if not isinstance(backbone, nn.Module):
         return set()
-    names = backbone.pretrained_names() if isinstance(backbone, HierarchicalBackbone) else set(backbone.state_dict())
+    state = backbone.state_dict()
+    names = backbone.pretrained_names() if isinstance(backbone, HierarchicalBackbone) else set(state)
+    mean = getattr(getattr(model, "normalizer", None), "mean", None)
+    channels = RGB if mean is None else len(mean)
+    if channels != RGB:
+        first = next(name for name, value in state.items() if name in names and value.ndim == 4)
+        names.remove(first)
     return {f"backbone.{name}" for name in names}
 
 

@@ -57,6 +57,13 @@ def repository_of(source: str | os.PathLike) -> Repository | None:
     return Repository(name)
 
 
+def hub_address(name: str) -> str:
+    """Return the address of a repository on the hub that is in use (HF_ENDPOINT)."""
+    from huggingface_hub import constants
+
+    return f"{constants.ENDPOINT}/{name}"
+
+
 def fetch_repository(repository: Repository) -> Path:
     """Return a folder with the repository's config and weights, from the cache or downloaded into it.
 
@@ -66,7 +73,7 @@ def fetch_repository(repository: Repository) -> Path:
     import huggingface_hub
     from huggingface_hub import constants, errors
 
-    address = f"{constants.ENDPOINT}/{repository.name}"
+    address = hub_address(repository.name)
     logger.info("Fetching %s or its copy in %s", address, constants.HF_HUB_CACHE)
     try:
         folder = Path(
@@ -129,6 +136,7 @@ def upload_folder(folder: Path, repository: str, *, private: bool, revision: str
     Raises `UserError` if the hub refuses, for example without a login.
     """
     import huggingface_hub
+    from huggingface_hub import errors
 
     if not NAME.fullmatch(repository):
         raise UserError(f"{repository}: expected the name of a repository, owner/name")
@@ -139,10 +147,11 @@ def upload_folder(folder: Path, repository: str, *, private: bool, revision: str
             api.create_branch(repository, branch=revision, exist_ok=True)
         api.upload_folder(repo_id=repository, folder_path=folder, revision=revision, commit_message=message)
     except Exception as error:
-        raise UserError(
-            f"{repository}: cannot be uploaded to {api.endpoint} ({reason(error)}); a token with write access is "
-            "needed: `hf auth login` or HF_TOKEN"
-        ) from error
+        refused = isinstance(error, (errors.HfHubHTTPError, errors.LocalTokenNotFoundError))
+        advice = "a token with write access is needed: `hf auth login` or HF_TOKEN"
+        if not refused:
+            advice = "check the connection, or set HF_ENDPOINT to a hub that can be reached"
+        raise UserError(f"{repository}: cannot be uploaded to {api.endpoint} ({reason(error)}); {advice}") from error
     return f"{api.endpoint}/{repository}"
 
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from semask_d2.checkpoint import conversion
+from semask_d2.checkpoint import foundation_names as foundation
 from semask_d2.checkpoint.transformers_names import MASK2FORMER, MASKFORMER, TensorNames, join_parts
 
 PLAIN = "plain state dict"  # of the model itself, or unknown: names are used unchanged
@@ -134,8 +135,10 @@ KINDS = (
     transformers_model("MaskFormer", MASKFORMER, "queries_embedder"),
     facebook_model("Mask2Former", MASKED_ATTENTION),
     facebook_model("MaskFormer", MASKFORMER_DECODER),
-    Kind("semask_d2 checkpoint", (SEMANTIC_LAYERS, r"sem_seg_head\.")),
-    plain_model("semask_d2 checkpoint without semantic layers", r"backbone\.", r"sem_seg_head\."),
+    Kind("semask_d2 checkpoint", (SEMANTIC_LAYERS, r"sem_seg_head\."), fit=conversion.fit_vit),
+    plain_model(
+        "semask_d2 checkpoint without semantic layers", r"backbone\.", r"sem_seg_head\.", fit=conversion.fit_vit
+    ),
     # Microsoft's first stage ends with a patch merging, timm's second begins with one
     imagenet_swin("Microsoft", conversion.swin_name, holds=r"layers\.0\.downsample\."),
     imagenet_swin(
@@ -157,8 +160,8 @@ def classifier(name: str, **fields: Any) -> Kind:
     """Return the kind of a classifier whose tensors fit the body of a timm backbone."""
     return Kind(
         name,
-        fresh=rf"{HEAD}|{SEMANTIC_LAYERS}|backbone\.norms\.",
-        fresh_words="semantic layers, output norms and head",
+        fresh=rf"{HEAD}|{SEMANTIC_LAYERS}|backbone\.(norms|pyramid)\.",
+        fresh_words="semantic layers, output norms, feature pyramid and head",
         **fields,
     )
 
@@ -170,6 +173,42 @@ CLASSIFIERS = (
         holds=(r"_conv_stem\.", r"_blocks\.0\._depthwise_conv\."),
         rename=conversion.efficientnet_name,
         fit=conversion.fit_efficientnet,
+    ),
+    classifier(
+        "DINOv3 of transformers",
+        holds=(r"(.*\.)?embeddings\.patch_embeddings\.weight$", r"(.*\.)?layer\.0\.attention\.q_proj\."),
+        rename=foundation.dinov3_name,
+        fit=foundation.fit_dinov3,
+    ),
+    classifier(
+        "DINOv2 of transformers",
+        holds=(r"(.*\.)?embeddings\.patch_embeddings\.projection\.", r"(.*\.)?encoder\.layer\.0\.layer_scale1\."),
+        rename=foundation.dinov2_name,
+        fit=foundation.fit_dinov2,
+    ),
+    classifier(
+        "DINOv3 ConvNeXt of transformers",
+        holds=(r"(.*\.)?stages\.0\.downsample_layers\.0\.", r"(.*\.)?stages\.0\.layers\.0\.depthwise_conv\."),
+        rename=foundation.dinov3_convnext_name,
+        fit=foundation.fit_convnext,
+    ),
+    classifier(
+        "DINOv3 of Meta",
+        holds=(r"storage_tokens$", r"blocks\.0\.ls1\."),
+        rename=foundation.meta_dinov3_name,
+        fit=foundation.fit_dinov3,
+    ),
+    classifier(
+        "DINOv2 of Meta",
+        holds=(r"mask_token$", r"pos_embed$", r"blocks\.0\.ls1\."),
+        rename=foundation.meta_dinov2_name,
+        fit=foundation.fit_dinov2,
+    ),
+    classifier(
+        "ConvNeXt of Meta",
+        holds=(r"downsample_layers\.0\.0\.", r"stages\.0\.0\.dwconv\."),
+        rename=foundation.meta_convnext_name,
+        fit=foundation.fit_convnext,
     ),
     classifier(
         "timm model",

@@ -18,6 +18,8 @@ from semask_d2.checkpoint.load_report import SHOWN, LoadReport, report_load
 from semask_d2.checkpoint.plain_values import NUMBERS
 from semask_d2.checkpoint.readers import read_checkpoint
 from semask_d2.checkpoint.semantic_windows import check_windows, windows_of_file, windows_of_released
+from semask_d2.checkpoint.stems import RGB, fit_stem, stem_of
+from semask_d2.checkpoint.vit_sizes import check_heads, sizes_hint
 from semask_d2.modeling.backbones.lora import is_adapter
 from semask_d2.utils.errors import UserError
 from semask_d2.utils.excerpts import few
@@ -31,14 +33,20 @@ CONTAINERS = ("model", "state_dict")  # the first is used by Detectron2, Microso
 
 
 def load_weights(
-    model: nn.Module, source: str | os.PathLike, *, training_start: bool = False, drop_class_layers: bool = False
+    model: nn.Module,
+    source: str | os.PathLike,
+    *,
+    training_start: bool = False,
+    drop_class_layers: bool = False,
+    bgr: bool = False,
 ) -> LoadReport:
     """Load the checkpoint at `source`, any source of `read_checkpoint`, into `model`, and log the result.
 
     Every tensor of the model must be in the file with the same shape. Only with `training_start` may tensors be missing
     that this kind of checkpoint lacks: adapters, and semantic layers, output norms and head after ImageNet pretraining.
     With `drop_class_layers`, also layers that depend on the classes, and queries if their number differs, are not
-    loaded, for fine-tuning on other classes.
+    loaded, for fine-tuning on other classes. At the start of training, the first convolution of an RGB model is fitted
+    to a model of other channels (`fit_stem`); `bgr` states that the weights are for BGR.
     Raises `UserError`, and leaves the model unchanged, if anything else is missing or has another shape.
     """
     return load_checkpoint(
@@ -47,6 +55,7 @@ def load_weights(
         source,
         training_start=training_start,
         drop_class_layers=drop_class_layers,
+        bgr=bgr,
     )
 
 
@@ -57,6 +66,7 @@ def load_checkpoint(
     *,
     training_start: bool = False,
     drop_class_layers: bool = False,
+    bgr: bool = False,
 ) -> LoadReport:
     """Load `data`, the result of `read_checkpoint(source)`, into `model`; otherwise like `load_weights`."""
     assert training_start or not drop_class_layers, "only a training start may leave layers out"
@@ -65,7 +75,15 @@ def load_checkpoint(
     check_training_of_backbone(str(source), data, state, model, training_start=training_start)
     kind = recognize(state, model_state)
     dropped = kind.left_out(state)
-    converted, notes = kind.convert(state, model_state)
+    check_heads(data, model, str(source))
+    try:
+        converted, notes = kind.convert(state, model_state)
+    except UserError as error:
+        raise UserError(f"{source} ({kind.name}): {error}") from error
+    stem = stem_of(converted, model_state)
+    if training_start:
+        converted, fitted = fit_stem(converted, model_state, flip=bgr)
+        notes = [*notes, *fitted]
     queries: list[str] = []
     if drop_class_layers:
         queries = mismatched_queries(converted, model_state)
@@ -82,9 +100,10 @@ def load_checkpoint(
         fresh = [name for name in report.missing if explained(name, kind, drop_class_layers) or name in queries]
     if report.misshaped or len(fresh) < len(report.missing):
         unexplained = replace(report, missing=[name for name in report.missing if name not in set(fresh)])
+        advice = sizes_hint(converted, model_state) or hint(unexplained, kind, training_start)
         raise UserError(
             f"{source} ({kind.name}): these weights do not fit the model of this config"
-            f"{hint(unexplained, kind, training_start)}: {unexplained}"
+            f"{advice or stem_hint(stem, state=converted, model_state=model_state)}: {unexplained}"
         )
     copy_into(model_state, converted, report.matched)
     broken = [name for name in report.matched if not converted[name].isfinite().all()]
@@ -97,6 +116,13 @@ def load_checkpoint(
         )
 
     logger.info("%s: %s: %s", source, kind.name, report)
+    if stem in report.matched and converted[stem].shape[1] > RGB and not model.get_parameter(stem).requires_grad:
+        logger.warning(
+            "%s: %s is frozen, so that channels with zero weights will never have an effect; set "
+            "MODEL.BACKBONE.FREEZE_AT 0 and MODEL.BACKBONE.TRAIN full",
+            source,
+            stem,
+        )
     if fresh:
         reasons = [f"which {kind.name} files lack ({kind.fresh_words})"] if kind.fresh else []
         reasons += ["as MODEL.WEIGHTS_DROP_CLASS_LAYERS requests"] if drop_class_layers else []
@@ -171,12 +197,12 @@ def complete_tensors(
         place = located(weights, source)
         logger.info("%s holds only what was trained; its frozen layers are those of %s", source, place)
         base = complete_tensors(model, model_state, read_checkpoint(place), place, depth + 1)
+        converted, _ = recognize(base, model_state).convert(base, model_state)
     except UserError as error:
         raise UserError(
             f"{source}: it holds only what was trained ({KEY}), and its frozen layers are those of {weights}: {error}; "
             "put that file there, or beside the checkpoint"
         ) from error
-    converted, _ = recognize(base, model_state).convert(base, model_state)
     names = frozen_names(model)
     frozen = {name: value for name, value in converted.items() if name in names}
     check_frozen(frozen, names, data, source, place)
@@ -190,6 +216,14 @@ def mismatched_queries(state: dict[str, Tensor], model_state: dict[str, Tensor])
         for name, value in state.items()
         if name in model_state and QUERIES.match(name) and len(value) != len(model_state[name])
     ]
+
+
+def stem_hint(stem: str | None, *, state: dict[str, Tensor], model_state: dict[str, Tensor]) -> str:
+    """Return advice on weights for images of other channels; "" if `stem`, their first convolution, fits."""
+    if stem is None or state[stem].shape == model_state[stem].shape:
+        return ""
+    in_file, in_model = (weights[stem].shape[1] for weights in (state, model_state))
+    return f"; they take images of {in_file} channel(s), the model of {in_model}: check INPUT.CHANNELS"
 
 
 def hint(report: LoadReport, kind: Kind, training_start: bool) -> str:
@@ -207,4 +241,12 @@ def hint(report: LoadReport, kind: Kind, training_start: bool) -> str:
                 "MODEL.WEIGHTS_DROP_CLASS_LAYERS True"
             )
         return f"; they were trained with another number of {what}: check {key}"
+    unmatched, matched = (
+        sum(name.startswith("backbone.") for name in names) for names in ([*report.missing, *wrong], report.matched)
+    )
+    if training_start and unmatched > matched:
+        return (
+            "; they are of another backbone: set MODEL.WEIGHTS to weights of this one (timm://NAME for the name in "
+            'MODEL.TIMM.NAME or MODEL.VIT.NAME), or to "" to start from random weights'
+        )
     return ""

@@ -46,11 +46,13 @@ def model_card(
     name: str,
     metrics: Mapping[str, Mapping[str, float]],
     license: str | None,
+    iterations: int | None = None,
 ) -> str:
     """Return the card of the model of `cfg`.
 
     `metrics` are in percent by dataset and metric; `license` is an identifier that the hub knows. The card names the
-    license of the backbone's pretrained weights if the config has any.
+    license of the backbone's pretrained weights if the config has any. `iterations` is the length of the run that
+    trained the model; without it the card tells nothing of a training, since the config's was not used.
     """
     tasks = [task for key, task in TASKS.items() if cfg.MODEL.MASK_FORMER.TEST[key]]
     header: dict[str, Any] = {
@@ -65,8 +67,8 @@ def model_card(
         "---",
         f"# {plain(name)}",
         "",
-        f"A model for {' and '.join(tasks or ['semantic'])} segmentation of {len(class_names)} classes, trained with "
-        f"semask_d2 (SeMask, {PAPER}).",
+        f"A model for {' and '.join(tasks or ['semantic'])} segmentation of {len(class_names)} classes, "
+        f"{'trained with' if iterations else 'in the format of'} semask_d2 (SeMask, {PAPER}).",
         "",
         "```python",
         "from semask_d2 import Predictor",
@@ -81,9 +83,8 @@ def model_card(
         f"| model | {cfg.MODEL.META_ARCHITECTURE} |",
         f"| backbone | {cfg.MODEL.BACKBONE.NAME} |",
         *([f"| pretrained backbone's license | {plain(backbone_license(cfg))} |"] if cfg.MODEL.WEIGHTS else []),
-        f"| image size in training | {' x '.join(map(str, cfg.INPUT.CROP.SIZE))} |",
         f"| shorter side in evaluation | {cfg.INPUT.MIN_SIZE_TEST} |",
-        f"| iterations, images each | {cfg.SOLVER.MAX_ITER}, {cfg.SOLVER.IMS_PER_BATCH} |",
+        *([] if iterations is None else training_rows(cfg, iterations)),
         "",
         "The full config is `config.yaml`.",
         "",
@@ -95,6 +96,13 @@ def model_card(
         "",
     ]
     return "\n".join(lines)
+
+
+def training_rows(cfg: CfgNode, iterations: int) -> list[str]:
+    """Return the rows about a run of `iterations` with the settings of `cfg`."""
+    sizes = f"shorter side {', '.join(map(str, cfg.INPUT.MIN_SIZE_TRAIN))}"
+    crop = f"crops of {' x '.join(map(str, cfg.INPUT.CROP.SIZE))}" if cfg.INPUT.CROP.ENABLED else sizes
+    return [f"| training | {iterations} iterations of {cfg.SOLVER.IMS_PER_BATCH} images, {crop} |"]
 
 
 def results(metrics: Mapping[str, Mapping[str, float]]) -> list[str]:

@@ -11,11 +11,10 @@ from typing import Any
 
 import safetensors
 
-from semask_d2.checkpoint.class_metadata import METADATA
-from semask_d2.checkpoint.hub import local_source
+from semask_d2.checkpoint.hub import hub_address, local_source
 from semask_d2.checkpoint.integrity import Damaged, Unsound, check_safetensors, safetensors_header
 from semask_d2.checkpoint.ownership import Owner, Repeated
-from semask_d2.checkpoint.transformers_folder import classes_of_folder, weights_of
+from semask_d2.checkpoint.transformers_folder import metadata_of_folder, weights_of
 from semask_d2.checkpoint.unpickling import load_pickle, load_torch
 from semask_d2.config.transformers_folders import is_transformers_folder
 from semask_d2.d2 import PathManager
@@ -51,7 +50,7 @@ def read_checkpoint(source: str | os.PathLike) -> dict[str, Any]:
     metadata = {}
     if os.path.isdir(path):
         if is_transformers_folder(path):
-            metadata = {METADATA: classes_of_folder(path).as_dict()}
+            metadata = metadata_of_folder(path)
             path = weights_of(path)
         else:
             path = require_run(path)
@@ -122,12 +121,13 @@ def read_timm(source: str) -> dict[str, Any]:
     if published is None or not published.hf_hub_id:
         near = suggestion(name, timm.list_pretrained())
         raise UserError(f'{source}: timm publishes no weights called "{name}".{near}')
-    logger.info("Fetching %s from huggingface.co/%s or its local cache", source, published.hf_hub_id)
+    address = hub_address(published.hf_hub_id)
+    logger.info("Fetching %s from %s or its local cache", source, address)
     try:
         return load_state_dict_from_hf(published.hf_hub_id, weights_only=True)
     except Exception as error:  # network and hub client raise errors of many types
         raise UserError(
-            f"{source}: could not be downloaded from huggingface.co/{published.hf_hub_id}: {first_line(error)}; "
+            f"{source}: could not be downloaded from {address}: {first_line(error)}; "
             "download it where there is a connection, and set MODEL.WEIGHTS to the file"
         ) from error
 

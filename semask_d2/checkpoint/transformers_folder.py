@@ -10,15 +10,27 @@ from typing import Any
 import safetensors.torch
 import torch
 
+from semask_d2.checkpoint.class_metadata import METADATA
 from semask_d2.checkpoint.load_report import COMPUTED
 from semask_d2.checkpoint.transformers_names import ENCODER, MASK2FORMER, MASKFORMER, State, split_names
+from semask_d2.checkpoint.vit_sizes import HEADS
 from semask_d2.config.transformers_config import names_by_id
 from semask_d2.config.transformers_folders import CONFIG, PROCESSOR, read_json
+from semask_d2.config.transformers_vits import heads_of, is_backbone
 from semask_d2.utils.classes import IGNORED, Classes
 from semask_d2.utils.errors import UserError
 from semask_d2.utils.files import atomic_write
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+
+
+def metadata_of_folder(folder: str | os.PathLike) -> dict[str, Any]:
+    """Return what a folder's `config.json` adds to its weights: the classes, or the number of heads of a ViT alone."""
+    path = Path(folder, CONFIG)
+    config = read_json(path)
+    if not is_backbone(config):
+        return {METADATA: classes_of_folder(folder).as_dict()}
+    return {HEADS: heads_of(config, str(path))}
 
 
 def classes_of_folder(folder: str | os.PathLike) -> Classes:

@@ -8,6 +8,9 @@ import re
 import sys
 from collections.abc import Sequence
 
+from semask_d2.commands.foreign_options import Parser, misplaced
+from semask_d2.utils.errors import UserError
+
 KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)*(=.*)?")
 
 
@@ -63,13 +66,27 @@ def parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Nam
     Settings from options such as `--device` come before the KEY VALUE pairs, which therefore win.
     """
     words, settings = split_settings(parser, words)
+    if isinstance(parser, Parser):
+        parser.words = words
     args = parser.parse_args(words)
     keys = {"device": "MODEL.DEVICE", "output_dir": "OUTPUT_DIR"}
     from_options = [
         word for name, key in keys.items() if getattr(args, name, None) for word in (key, getattr(args, name))
     ]
-    args.opts = [*from_options, *getattr(args, "opts", []), *settings]
+    args.settings = [*getattr(args, "opts", []), *settings]
+    args.opts = [*from_options, *args.settings]
     return args
+
+
+def require_settings(settings: Sequence[str]) -> None:
+    """Raise `UserError` unless the words of a user that follow the options are KEY VALUE pairs."""
+    keys = list(settings[::2])
+    if any("=" in word for word in keys) or any(word.startswith("--") for word in settings):
+        return  # `merge_opts` names them
+    if any(not KEY.fullmatch(word) for word in keys[:1]):
+        raise UserError(misplaced([word for word in settings if not KEY.fullmatch(word)]))
+    if len(settings) % 2:
+        raise UserError(f"settings: expected KEY VALUE pairs, got an odd number of words: {' '.join(settings)}")
 
 
 def split_settings(parser: argparse.ArgumentParser, words: Sequence[str]) -> tuple[list[str], list[str]]:

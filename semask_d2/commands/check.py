@@ -31,12 +31,13 @@ def run(args: argparse.Namespace) -> None:
     if args.workers is not None and args.workers < 0:
         raise UserError(f"--workers {args.workers}: expected 0 (use only this process) or more")
     cfg = get_cfg(data=args.file)
-    dataset = CustomDataset.from_section(cfg.DATASETS.CUSTOM)
-    check = check_data(dataset, value_range=cfg.INPUT.VALUE_RANGE, workers=args.workers)
+    dataset = CustomDataset.from_section(cfg.DATASETS.CUSTOM, cfg.INPUT.CHANNELS)
+    reading = {"value_range": cfg.INPUT.VALUE_RANGE, "channels": cfg.INPUT.CHANNELS}
+    check = check_data(dataset, **reading, workers=args.workers)
     print(printable(as_text(dataset, check)))
     if args.html is not None:
         with atomic_write(args.html) as file:
-            file.write(as_page(dataset, check, cfg.INPUT.VALUE_RANGE))
+            file.write(as_page(dataset, check, **reading))
         print(printable(f"Wrote {args.html}"))
     if args.list is not None:
         write_lists(Path(args.list), dataset, check)

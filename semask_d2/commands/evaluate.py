@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
-from pathlib import Path
+import os
 from typing import Any
 
 from semask_d2.checkpoint import Checkpointer
@@ -15,13 +15,17 @@ from semask_d2.d2 import CfgNode, comm
 from semask_d2.data import register_custom, require_data
 from semask_d2.data.datasets import config_classes
 from semask_d2.engine import Trainer, launch
+from semask_d2.engine.run_folder import write_config
 from semask_d2.engine.setup import setup, summary
-from semask_d2.evaluation import EvaluatedModel, MultiScaleFlip, main_metric
+from semask_d2.evaluation import EvaluatedModel, MultiScaleFlip, main_metric, sizes_in_words
 from semask_d2.evaluation.results import AVERAGED
-from semask_d2.inference.sources import choose_config, find_source
+from semask_d2.inference.sources import choose_config, find_source, is_trained
 from semask_d2.utils.errors import UserError
+from semask_d2.utils.runs import CONFIG_NAME
 
 logger = logging.getLogger(__name__)
+
+ADD_DATA = "add --data my.yaml, the file that describes your images and labels (semask init-data drafts it)"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output",
         dest="output_dir",
         metavar="DIR",
-        help="folder for the results (default: the run folder, or OUTPUT_DIR)",
+        help="folder for the results (default: the run folder, output/OWNER/NAME for a repository of the hub)",
     )
     arguments.add_device(parser)
     launch.add_job_arguments(parser)
@@ -61,29 +65,26 @@ def job(args: argparse.Namespace) -> None:
     register_custom(cfg)
     check_evaluation(cfg)
     setup(cfg, training=False, resume=args.resume)
+    if comm.is_main_process() and not os.path.lexists(os.path.join(cfg.OUTPUT_DIR, CONFIG_NAME)):
+        write_config(cfg)  # for `semask report`
     print_results(cfg, evaluate(cfg, resume=args.resume))
 
 
 def evaluation_config(args: argparse.Namespace) -> CfgNode:
-    """Return the config of the chosen model; if it lies in a run folder, the results go there."""
+    """Return the config of the chosen model; without a config file of the user, the results go to its own folder."""
     if args.weights is None:
         require_config_file(args)
-        return get_cfg(args.config_file, args.opts, data=args.data)
+        return get_cfg(args.config_file, args.opts, data=args.data, trained=is_trained(args.config_file))
     source = find_source(args.weights, args.weights_option)
-    output_dir = []
-    if not args.config_file and source.config_file and source.config_file != args.weights:
-        output_dir = ["OUTPUT_DIR", str(Path(source.config_file).parent)]
+    output_dir = ["OUTPUT_DIR", source.results] if source.results and not args.config_file else []
     opts = [*output_dir, *args.opts]
     return choose_config(args.config_file, args.weights, opts, data=args.data, option=args.weights_option)
 
 
 def require_config_file(args: argparse.Namespace) -> None:
-    """Raise `UserError` if `--config-file` is missing; suggest a YAML file given elsewhere on the command line."""
-    if args.config_file:
-        return
-    candidate = next((word for word in args.opts if word.endswith((".yaml", ".yml"))), None)
-    example = "name a config, such as configs/toy_scenes/semask_swin_mini_msfapn_m2f.yaml"
-    raise UserError(f"--config-file is missing: {f'write --config-file {candidate}' if candidate else example}")
+    """Raise `UserError` if `--config-file` is missing."""
+    if not args.config_file:
+        raise UserError("--config-file is missing: name a config, such as toy_scenes/semask_swin_mini_msfapn_m2f.yaml")
 
 
 def evaluate(cfg: CfgNode, *, resume: bool) -> dict[str, Any]:
@@ -94,10 +95,9 @@ def evaluate(cfg: CfgNode, *, resume: bool) -> dict[str, Any]:
             f"or --resume for the newest checkpoint in OUTPUT_DIR ({cfg.OUTPUT_DIR})"
         )
     if not cfg.DATASETS.TEST:
-        raise UserError(
-            "DATASETS.TEST is empty: there is nothing to evaluate on; name a dataset there, or add `val` to the file "
-            "given with --data"
-        )
+        name = cfg.DATASETS.CUSTOM.NAME
+        advice = f"add `val` to the file of the dataset {name} (--data)" if name else ADD_DATA
+        raise UserError(f"no dataset to evaluate on: {advice}, or name a registered one with DATASETS.TEST")
     counts = require_data(cfg, cfg.DATASETS.TEST)
     model = Trainer.build_model(cfg)
     logger.info("Evaluation:\n%s", summary(cfg, model, counts, training=False))
@@ -107,6 +107,8 @@ def evaluate(cfg: CfgNode, *, resume: bool) -> dict[str, Any]:
     done = min(iteration + 1, cfg.SOLVER.MAX_ITER) if isinstance(iteration, int) else None
     evaluated = EvaluatedModel(file or cfg.MODEL.WEIGHTS, done)
     tested = MultiScaleFlip.from_config(cfg, model) if cfg.TEST.AUG.ENABLED else model
+    if isinstance(tested, MultiScaleFlip):
+        logger.info("Test-time augmentation: %s, %d passes per image", sizes_in_words(cfg, tested), tested.passes())
     return Trainer.test(cfg, tested, evaluated=evaluated)
 
 

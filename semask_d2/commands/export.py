@@ -1,37 +1,25 @@
-"""`semask export`: write a trained model as a verified file of standard operators, or as a folder for this project."""
+"""`semask export`: write a trained model as one verified file of standard operators, or as a folder."""
 
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from semask_d2.commands import arguments
-from semask_d2.data.augmentation import image_tensor
-from semask_d2.export.exporting import check_settings, export_model
+from semask_d2.export.exporting import check_settings
 from semask_d2.export.writing import GraphSettings, size_of
 from semask_d2.factory import described
 from semask_d2.inference import media
-from semask_d2.inference.predictor import Predictor, trained_model
+from semask_d2.inference.exporting import EXPORT_SETTINGS, FORMATS, TRANSFORMERS, write_export
+from semask_d2.inference.predictor import Predictor
 from semask_d2.inference.sources import choose_config
-from semask_d2.modeling.meta_arch.base import SemanticSegmenter
+from semask_d2.inference.trained_model import trained_model
+from semask_d2.modeling.meta_arch import SemanticSegmenter
 from semask_d2.utils.errors import UserError, printable
-from semask_d2.utils.runs import WEIGHTS_NAME
 
-FOLDER = "folder"  # a value of --format
-# exporting needs a single graph in full precision
-EXPORT_SETTINGS = (
-    "MODEL.DEVICE",
-    "cpu",
-    "MODEL.PRECISION",
-    "fp32",
-    "MODEL.COMPILE",
-    "",
-    "TEST.SLIDING.ENABLED",
-    "False",
-)
+FOLDER = "folder"  # a value of --format, beside those of `export_model`
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,15 +28,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "run folder, checkpoint, or transformers folder (default: newest run in output/)"
     arguments.add_weights(parser, text, old_name="--run")
     arguments.add_config_file(parser)
-    parser.add_argument(
-        "--format",
-        choices=("onnx", "openvino", "torch_export", FOLDER),
-        default="onnx",
-        help="of a file of operators, or a folder for --weights of other commands, with adapters (LoRA) merged",
-    )
-    parser.add_argument(
-        "--output", required=True, metavar="FILE", help="output file: .onnx, .xml (OpenVINO) or .pt2; or the folder"
-    )
+    text = "of a file of operators; or a folder: of transformers, or for --weights, with adapters (LoRA) merged"
+    parser.add_argument("--format", choices=(*FORMATS, FOLDER), default="onnx", help=text)
+    text = "output file: .onnx, .xml (OpenVINO) or .pt2; or the folder"
+    parser.add_argument("--output", required=True, metavar="FILE", help=text)
     sizes = parser.add_mutually_exclusive_group()
     sizes.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="fixed input size")
     sizes.add_argument("--dynamic", action="store_true", help="inputs of any size (the default)")
@@ -70,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Write the file or folder; raise `UserError` if it cannot be written or if outputs differ from the model's."""
+    """Write the file; raise `UserError` if it cannot be written or if its outputs differ from the model's."""
     if args.batch != "any" and not args.batch.isdecimal():
         raise UserError(f"--batch {args.batch}: expected a whole number of at least 1, or any")
     settings = GraphSettings(
@@ -81,64 +64,50 @@ def run(args: argparse.Namespace) -> None:
         half_weights=args.fp16,
         resize=args.resize,
     )
+    if args.format in (TRANSFORMERS, FOLDER):
+        precision = settings.half_weights and args.format == FOLDER
+        is_plain = settings == GraphSettings(None, half_weights=precision) and args.outputs == "labels"
+        if not is_plain or args.no_normalize or args.images:
+            raise UserError(f"--format {args.format}: leave the options of files out; the folder holds the whole model")
+        if os.path.lexists(args.output):
+            raise UserError(f"--output {args.output}: exists already; name another folder, or remove it")
+    else:
+        check_settings(args.format, settings, args.outputs, normalize=not args.no_normalize)
     if args.format == FOLDER:
-        graph = settings._replace(half_weights=False) != GraphSettings(None) or args.outputs != "labels"
-        if graph or args.no_normalize or args.images or args.dynamic:
-            raise UserError(f"--format {FOLDER}: leave the options of graphs out; the folder holds the whole model")
         write_folder(args)
-        return
-    check_settings(args.format, settings, args.outputs, normalize=not args.no_normalize)
-    predictor = Predictor(
-        choose_config(args.config_file, args.weights, [*args.opts, *EXPORT_SETTINGS], option=args.weights_option)
-    )
-    if not isinstance(predictor.model, SemanticSegmenter):
-        raise UserError(
-            f"MODEL.META_ARCHITECTURE {predictor.cfg.MODEL.META_ARCHITECTURE}: only this project's models are exported"
+    else:
+        cfg = choose_config(args.config_file, args.weights, [*args.opts, *EXPORT_SETTINGS], option=args.weights_option)
+        agreements = write_export(
+            Predictor(cfg),
+            args.output,
+            args.format,
+            settings,
+            outputs=args.outputs,
+            normalize=not args.no_normalize,
+            images=image_files(args.images or []),
         )
-    agreements = export_model(
-        predictor.model,
-        predictor.cfg,
-        predictor.classes,
-        args.format,
-        args.output,
-        settings,
-        outputs=args.outputs,
-        normalize=not args.no_normalize,
-        images=image_batches(predictor, args.images or [], settings),
-    )
-    for agreement in agreements:
-        print(agreement)
-    print(printable(f"Wrote {args.output}, {size_of(Path(args.output)) / 2**20:.1f} MB"))
+        for agreement in agreements:
+            print(agreement)
+    output = Path(args.output)
+    size = sum(map(os.path.getsize, output.iterdir())) if output.is_dir() else size_of(output)
+    print(printable(f"Wrote {args.output}, {size / 2**20:.1f} MB"))
 
 
 def write_folder(args: argparse.Namespace) -> None:
     """Write a model with its config and card, with adapters merged; `UserError` if it is not of this project."""
     cfg = choose_config(args.config_file, args.weights, args.opts, option=args.weights_option)
-    model, recorded = trained_model(cfg)
+    model = described(cfg, trained_model(cfg))
     if not isinstance(model, SemanticSegmenter):
         raise UserError(
             f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE}: only this project's models are exported"
         )
-    described(model, cfg, recorded)
     model.save_pretrained(args.output, half=args.fp16)
-    print(printable(f"Wrote {args.output}, {size_of(Path(args.output, WEIGHTS_NAME)) / 2**20:.1f} MB"))
 
 
-def image_batches(predictor: Predictor, words: Sequence[str], settings: GraphSettings) -> list[np.ndarray]:
-    """Return the images named on a command line as batches (B, 3, H, W), ready for the graph."""
-    batches = []
-    for path in media.find_inputs(words) if words else []:
+def image_files(words: Sequence[str]) -> list[str]:
+    """Return the images named on a command line; `UserError` for a video."""
+    files = media.find_inputs(words) if words else []
+    for path in files:
         if media.is_video(path):
             raise UserError(f"--images {path}: expected images, not videos")
-        pixels = predictor.read_image(path)
-        if settings.resize:
-            image, when = image_tensor(pixels, predictor.cfg.INPUT.FORMAT).numpy(), ""
-        else:
-            image, when = predictor.prepare(pixels)["image"].numpy(), " after resizing by INPUT.MIN_SIZE_TEST"
-        if settings.size is not None and image.shape[1:] != settings.size:
-            raise UserError(
-                f"--images {path}: it is {image.shape[1]} x {image.shape[2]}{when}, but --size is {settings.size[0]} x "
-                f"{settings.size[1]}; give images of that size, or leave --images out"
-            )
-        batches.append(np.repeat(image[None], settings.batch or 1, axis=0))
-    return batches
+    return [os.fspath(path) for path in files]

@@ -7,6 +7,7 @@ import os
 import shlex
 from pathlib import Path
 
+from semask_d2.config.checks import MAX_CHANNELS
 from semask_d2.d2 import DatasetCatalog
 from semask_d2.data.datasets.lists import list_line
 from semask_d2.data.guessing import as_yaml, guess
@@ -32,6 +33,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--labels", metavar="PATTERN", default="", help='label files, such as "masks/*_ids.png", or a COCO .json file'
     )
+    parser.add_argument(
+        "--channels",
+        type=int,
+        metavar="N",
+        help="channels of the images (default: those of multi-channel TIFF files, else 3)",
+    )
     parser.add_argument("--output", metavar="FILE", help="file to write (default: the folder's name with .yaml)")
 
 
@@ -41,7 +48,9 @@ def run(args: argparse.Namespace) -> None:
     output = Path(args.output or f"{default_name(folder)}.yaml")
     if os.path.lexists(output):
         raise UserError(f"{output} already exists; remove it, or name another file with --output")
-    guessed = guess(folder, images=args.images, labels=args.labels)
+    if args.channels is not None and not 1 <= args.channels <= MAX_CHANNELS:
+        raise UserError(f"--channels {args.channels}: expected a number from 1 to {MAX_CHANNELS}")
+    guessed = guess(folder, images=args.images, labels=args.labels, channels=args.channels)
     lists = {split: output.with_name(f"{output.stem}_{split}.txt") for split, x in guessed.splits.items() if x.pairs}
     for path in lists.values():
         if os.path.lexists(path):

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from semask_d2.checkpoint.hub import SCHEME, local_source
 from semask_d2.commands import arguments
 from semask_d2.inference.sources import RUNS, find_source
 from semask_d2.inference.web_page import build_page, current_predictor, serve
@@ -46,7 +47,7 @@ def choose_sources(first: str | None, opts: Sequence[str] = (), *, option: str =
     sources = trained_runs(RUNS)
     if first is not None:
         find_source(first, option)
-        chosen = Path(first)
+        chosen = Path(local_source(first) if first.startswith(SCHEME) else first)  # a path has no double slash
         sources = [chosen, *(run for run in sources if run.resolve() != chosen.resolve())]
     if not sources:
         raise UserError(f"no trained run under {Path(RUNS).resolve()}: name one with {option} DIR, or train one")

@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 
 MAX_WORKERS = 1000  # each worker is a process
 MAX_SEED = 2**32 - 2**16  # NumPy seeds have 32 bits, and each rank adds its number
+MAX_CHANNELS = 1000  # hyperspectral images have hundreds
+SMALLEST_SIDE = 16  # of images in TEST.AUG
 MAY_BE_INFINITE = ("NORM_TYPE",)  # infinity is the maximum norm of gradients
 
 
@@ -72,6 +74,12 @@ def is_value_range(value: Any) -> bool:
     )
 
 
+def are_test_sides(value: Any) -> bool:
+    """Return whether a value is a list of whole numbers of pixels, each of at least `SMALLEST_SIDE`."""
+    is_list = isinstance(value, list | tuple) and len(value) > 0
+    return is_list and all(type(side) is int and side >= SMALLEST_SIDE for side in value)
+
+
 NAMES = Range(lambda value: all(isinstance(name, str) for name in value), "names of datasets, such as [toy_scenes_val]")
 COMMON: dict[str, Range] = {
     "MODEL.DEVICE": Range(is_device, '"cpu", "cuda" or "cuda:N" of an available GPU'),
@@ -85,6 +93,11 @@ COMMON: dict[str, Range] = {
     "SEED": Range(lambda seed: seed <= MAX_SEED, f"at most {MAX_SEED}, or a negative number for a random one"),
     "INPUT.MAX_SIZE_TEST": at_least(1),
     "INPUT.MIN_SIZE_TEST": at_least(0),  # 0 keeps the size of images
+    "INPUT.CHANNELS": from_to(1, MAX_CHANNELS),
+    "TEST.AUG.MIN_SIZES": Range(
+        are_test_sides,
+        "shorter sides in pixels, such as [256, 384] (mmsegmentation's ratio 0.5 is half of INPUT.MIN_SIZE_TEST)",
+    ),
     "INPUT.VALUE_RANGE": Range(is_value_range, "[], or the values of black and white, such as [0, 4095]"),
     "FLOAT32_PRECISION": one_of("", "highest", "high", "medium"),
     "OUTPUT_DIR": Range(bool, "the name of a folder"),
@@ -152,10 +165,27 @@ def check_values(values: Any, source: str = "", key: str = "") -> None:
         foreign.number(values, f"{source}{key}")
 
 
+def check_channels(cfg: CfgNode) -> None:
+    """Raise `UserError` for numbers of channels that contradict each other."""
+    channels = cfg.INPUT.CHANNELS
+    for key in ("MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD"):
+        if len(numbers := value_of(cfg, key)) != channels:
+            raise UserError(
+                f"{key}: expected as many numbers as INPUT.CHANNELS, {channels}, got {list(numbers)}; `channels`, "
+                "`mean` and `std` in the dataset's file set them (semask init-data measures them)"
+            )
+    shown = cfg.INPUT.DISPLAY_CHANNELS
+    if len(shown) not in (0, 1, 3) or not all(type(x) is int and 0 <= x < channels for x in shown):
+        raise UserError(
+            f"INPUT.DISPLAY_CHANNELS: expected [], one or three channels from 0 to {channels - 1}, got {list(shown)}"
+        )
+
+
 def check_common(cfg: CfgNode) -> None:
     """Raise `UserError` for settings that are invalid in training and evaluation."""
     check_values(cfg)
     check_ranges(cfg, COMMON)
+    check_channels(cfg)
     if cfg.MODEL.COMPILE and not (os.environ.get("CXX") or any(map(shutil.which, COMPILERS))):
         raise UserError(
             f"MODEL.COMPILE: {cfg.MODEL.COMPILE!r} needs a C++ compiler; found none of {', '.join(COMPILERS)} on "

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from semask_d2.config.checks import MAX_CHANNELS
 from semask_d2.config.yaml_files import read_values
 from semask_d2.d2 import CfgNode
 from semask_d2.utils import foreign
@@ -18,13 +19,18 @@ from semask_d2.utils.files import folder_name
 from semask_d2.utils.foreign import Section, shown
 from semask_d2.utils.registry import suggestion
 
-KEYS = ("name", "root", "train", "val", "names", "ignore", "colors", "map", "rgb", "reduce_zero_label", "value_range")
+KEYS = (
+    *("name", "root", "train", "val", "names", "ignore", "colors", "map", "rgb", "reduce_zero_label"),
+    *("value_range", "channels", "mean", "std"),
+)
 SPLIT_KEYS = ("images", "labels")
 HEX_COLOR = re.compile(r"#[0-9a-fA-F]{6}")
 DIGITS = re.compile(r"-?[0-9]{1,10}")  # an id written as a string, as JSON writes all keys
 MAX_ID = 2**16 - 1  # largest id of a class or of ignored pixels
 FILE_IDS = (-(2**31), 2**31 - 1)  # range of ids in a label file
 DEFAULT_IGNORE = 255
+RGB = 3  # channels of images unless the file says otherwise
+LEAST_STD = 1e-6
 MAX_NAME = 200  # characters of a class name
 CONTROL = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]")  # would break lines of class lists
 LONGEST_ENDING = "_train"  # longest ending that `split_names` appends
@@ -36,6 +42,10 @@ def read_data_file(path: str | os.PathLike) -> dict[str, Any]:
     Raises `UserError` naming the file, the key and what was expected.
     """
     path = Path(path)
+    if path.is_dir():
+        raise UserError(
+            f"{path}: this is a folder, and a dataset is described by a YAML file: semask init-data {path} drafts one"
+        )
     values = read_values(path, (), None)
     known_keys(values, KEYS, str(path))
     file = Section(values, str(path))
@@ -57,7 +67,9 @@ def read_data_file(path: str | os.PathLike) -> dict[str, Any]:
         "RGB": table_of(file.get("rgb", None), "rgb", path),
         "REDUCE_ZERO_LABEL": file.get("reduce_zero_label", False),
         "VALUE_RANGE": value_range(file.get("value_range", None), path),
+        "CHANNELS": file.integer("channels", None, 1, MAX_CHANNELS),
     }
+    section |= channel_statistics(file, section["CHANNELS"] or RGB)
     section["COLORS"] = class_colors(file.get("colors", None), section, path)
     check_section(section, str(path))
     return section
@@ -207,6 +219,21 @@ def value_range(value: Any, path: Path) -> list[float]:
     return [low, high]
 
 
+def channel_statistics(file: Section, channels: int) -> dict[str, list[float] | None]:
+    """Return MEAN and STD, a number for each channel in 0..255; None if the file leaves those of RGB to the config."""
+    mean, std = (file.entries(key, None, channels) for key in ("mean", "std"))
+    for key, values, other in (("mean", mean, std), ("std", std, mean)):
+        if values is None and (other is not None or channels != RGB):
+            raise UserError(
+                f"{file.source}: {key} is missing: expected {channels} numbers, one for each channel in 0..255 (semask "
+                "init-data measures mean and std)"
+            )
+    return {
+        "MEAN": None if mean is None else [foreign.number(x, f"{file.source}: mean") for x in mean],
+        "STD": None if std is None else [foreign.number(x, f"{file.source}: std", LEAST_STD) for x in std],
+    }
+
+
 def check_section(section: Any, source: str) -> None:
     """Raise `UserError` if a section DATASETS.CUSTOM, read from `source`, is not a valid dataset."""
 
@@ -254,16 +281,40 @@ def check_section(section: Any, source: str) -> None:
     expect(not fraction or given["TRAIN"], "val", "a fraction is one of the training images: train is missing")
 
 
-def apply_data(cfg: CfgNode, path: str | os.PathLike) -> None:
-    """Set the splits, classes and ignored id in `cfg` to those of the dataset file at `path`."""
+def apply_data(cfg: CfgNode, path: str | os.PathLike, *, trained: bool = False) -> None:
+    """Set the splits, classes, ignored id and channels in `cfg` to those of the dataset file at `path`.
+
+    `trained` states that `cfg` describes a trained model: its channels, mean and standard deviation are kept.
+    """
     section = read_data_file(path)
     cfg.INPUT.VALUE_RANGE = section.pop("VALUE_RANGE")
+    apply_channels(cfg, *(section.pop(key) for key in ("CHANNELS", "MEAN", "STD")), path=path, trained=trained)
     custom = cfg.DATASETS.CUSTOM
     for key, value in section.items():
         custom[key] = CfgNode(value) if isinstance(value, dict) else value
     cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = split_names(custom)
     cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = len(section["NAMES"])
     cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE = section["IGNORE"]
+
+
+def apply_channels(
+    cfg: CfgNode,
+    channels: int | None,
+    mean: list[float] | None,
+    std: list[float] | None,
+    *,
+    path: str | os.PathLike,
+    trained: bool,
+) -> None:
+    """Set the channels of images, their mean and standard deviation in `cfg`; None keeps a value."""
+    if trained:
+        if channels not in (None, cfg.INPUT.CHANNELS):
+            raise UserError(f"{path}: channels: the trained model takes {cfg.INPUT.CHANNELS}, got {channels}")
+        return
+    cfg.INPUT.CHANNELS = channels or cfg.INPUT.CHANNELS
+    if mean is not None and std is not None:
+        order = -1 if cfg.INPUT.FORMAT == "BGR" and len(mean) == RGB else 1  # the file's order is that of images
+        cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = mean[::order], std[::order]
 
 
 def split_names(custom: CfgNode) -> tuple[tuple[str, ...], tuple[str, ...]]:

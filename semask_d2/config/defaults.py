@@ -46,6 +46,12 @@ DEFAULTS: dict[str, Any] = {
     "INPUT.MAX_SCALE": 2.0,
     "INPUT.COLOR_AUG_SSD": False,
     "INPUT.CROP.SINGLE_CATEGORY_MAX_AREA": 1.0,  # largest fraction of a crop that one class may fill
+    # channels of images; other numbers than 3 come from TIFF and .npy files, gray images and RGBA, and need as many
+    # numbers in MODEL.PIXEL_MEAN and PIXEL_STD. `channels` in a dataset's file sets it
+    "INPUT.CHANNELS": 3,
+    # channels that are drawn as red, green and blue, or one drawn as gray, counted from 0; []: the first three, or the
+    # first one of fewer
+    "INPUT.DISPLAY_CHANNELS": [],
     # in images of more than 8 bits, the values of black and white, such as [0, 4095]; []: by the type, [0, 65535] for
     # integers and [0, 1] for floats. `value_range` in a dataset's file sets it
     "INPUT.VALUE_RANGE": [],
@@ -129,11 +135,11 @@ DEFAULTS: dict[str, Any] = {
     "MODEL.MIT.DROP_PATH_RATE": 0.1,
     **semantic_defaults("MIT"),
     # SeMask on a timm backbone
-    "MODEL.TIMM.NAME": "",
+    "MODEL.TIMM.NAME": "",  # a name of timm.list_models() whose stages form a chain, such as resnet50 or convnext_tiny
     "MODEL.TIMM.DROP_PATH_RATE": 0.1,
     **semantic_defaults("TIMM"),
     # SeMask on a plain ViT of timm; numbers that are 0 are those of the timm model NAME
-    "MODEL.VIT.NAME": "",
+    "MODEL.VIT.NAME": "",  # a name of timm.list_models() for a plain ViT, such as vit_small_patch16_224
     "MODEL.VIT.OUT_INDICES": [],  # the four blocks whose outputs are used, from 0; []: the last ones of the quarters
     "MODEL.VIT.IMG_SIZE": 0,  # side of the images whose position embeddings are stored (and resampled to any size)
     "MODEL.VIT.PATCH_SIZE": 0,  # a checkpoint's patch kernel is resampled; larger patches are faster, less accurate

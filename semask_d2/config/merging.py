@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,8 +13,12 @@ import torch
 from semask_d2.config.checks import check_values
 from semask_d2.config.custom_data import apply_data
 from semask_d2.config.defaults import add_semask_config
-from semask_d2.config.finding import find_config
-from semask_d2.config.yaml_files import read_yaml
+from semask_d2.config.finding import configs_folder, find_config
+from semask_d2.config.foreign_keys import foreign_hint
+from semask_d2.config.switches import warn_of_settings_without_effect
+from semask_d2.config.timm_pixels import follow_timm
+from semask_d2.config.transformers_folders import is_transformers_folder
+from semask_d2.config.yaml_files import Merged, read_yaml
 from semask_d2.d2 import CfgNode
 from semask_d2.d2 import get_cfg as get_detectron2_cfg
 from semask_d2.utils.arguments import value_of
@@ -31,15 +36,17 @@ def get_cfg(
     *,
     data: str | os.PathLike | None = None,
     fit: bool = True,
+    trained: bool = False,
 ) -> CfgNode:
     """Return a complete config: the defaults of Detectron2 and the project, then `config_file`, `data` and `opts`.
 
     `config_file` is a path, the name of a config of the package ("ade20k/semask_swin_l_m2f.yaml"), or the folder of a
     Mask2Former or MaskFormer of transformers, whose `config.json` is read and whose weights become MODEL.WEIGHTS.
-    `data` is a dataset's YAML file, which sets DATASETS, NUM_CLASSES and IGNORE_VALUE (`register_custom` registers the
-    dataset). `opts` alternates keys and values. With `fit` the device defaults to the best one available, and settings
-    that this machine does not support (CUDA, SyncBN without CUDA) are replaced with a warning. Raises `UserError` for a
-    missing file, a YAML tag, an unknown key, a value of the wrong type or a number that is not finite.
+    `data` is a dataset's YAML file, which sets DATASETS, NUM_CLASSES, IGNORE_VALUE (`register_custom` registers the
+    dataset) and, unless the config is that of a `trained` model, the channels of images and their mean. `opts`
+    alternates keys and values. With `fit` the device defaults to the best one available, and settings that this machine
+    does not support (CUDA, SyncBN without CUDA) are replaced with a warning. Raises `UserError` for a missing file, a
+    YAML tag, an unknown key, a value of the wrong type or a number that is not finite.
     """
     cfg = get_detectron2_cfg()
     add_semask_config(cfg)
@@ -47,27 +54,41 @@ def get_cfg(
     cfg.SOLVER.LR_SCHEDULER_NAME, cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = "WarmupPolyLR", "full_model"
     if fit:
         cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-    if config_file:
-        merge_file(cfg, config_file)
+    layers = merge_file(cfg, config_file) if config_file else {}
     if data:
-        apply_data(cfg, data)
+        apply_data(cfg, data, trained=trained)
     merge_opts(cfg, opts)
+    settings = dict(zip(opts[::2], opts[1::2], strict=True))
+    follow_timm(cfg, [*layers.values(), settings])
     check_values(cfg)
     if fit:
         fit_to_machine(cfg)
+        warn_of_settings_without_effect(cfg, {**settings, **stated_by_user(layers)})
     return cfg
 
 
-def merge_file(cfg: CfgNode, path: str | os.PathLike) -> None:
-    """Merge a YAML config file into `cfg`, after the files that its `_BASE_` names."""
+def stated_by_user(layers: dict[Path, dict[str, Any]]) -> dict[str, Any]:
+    """Return the values in the user's own config file: the top one, if it has bases and is not of the package."""
+    *bases, top = layers or [Path()]
+    of_package = top.resolve().is_relative_to(configs_folder().resolve())
+    return layers[top] if bases and not of_package and not is_transformers_folder(top) else {}
+
+
+def merge_file(cfg: CfgNode, path: str | os.PathLike) -> dict[Path, dict[str, Any]]:
+    """Merge a YAML config file into `cfg`, after the files that its `_BASE_` names.
+
+    Returns the files in this order, each with the values that it states, by dotted keys.
+    """
     path = find_config(path)
-    values = read_yaml(path, chain=())
+    merged = Merged()
+    values = read_yaml(path, chain=(), merged=merged)
     check_keys(cfg, values, str(path))
     try:
         cfg.merge_from_other_cfg(CfgNode(with_floats(cfg, values)))
     except (ValueError, AssertionError) as error:  # a wrong type, or a type that no key has, such as a date
         raise UserError(f"{path}: {explain_type(error)}") from error
     check_values(cfg, f"{path}: ")
+    return {file: flattened(part) for file, part in merged.parts[path].items()}
 
 
 def merge_opts(cfg: CfgNode, opts: list[str] | tuple[str, ...]) -> None:
@@ -128,7 +149,7 @@ def check_keys(cfg: CfgNode, values: dict, source: str, prefix: str = "") -> Non
             if prefix + key in all_keys(cfg, prefix):  # a dotted key instead of nested sections
                 nested = ": {".join(key.split(".")) + ": ..." + "}" * key.count(".")
                 raise UserError(f'{source}: "{prefix}{key}" is written with dots; in YAML, sections nest: {nested}')
-            near = suggestion(prefix + key, [prefix + known for known in cfg] + all_keys(cfg, prefix))
+            near = foreign_hint(key) or suggestion(prefix + key, [prefix + x for x in cfg] + all_keys(cfg, prefix))
             raise UserError(f'{source}: unknown config key "{prefix}{key}".{near or " Correct or remove it."}')
         if isinstance(cfg[key], CfgNode):
             if not isinstance(value, dict):

@@ -7,12 +7,13 @@ from pathlib import Path
 
 from semask_d2.config.finding import configs_folder, find_config
 from semask_d2.config.merging import all_keys, get_cfg
+from semask_d2.config.timm_pixels import PIXELS
 from semask_d2.config.yaml_files import Merged, read_yaml
 from semask_d2.d2 import CfgNode
 from semask_d2.utils.arguments import value_of
 from semask_d2.utils.nested import flattened
 
-DEFAULT, COMMAND_LINE, MACHINE = "default", "command line", "what this machine has"
+DEFAULT, COMMAND_LINE, MACHINE, TIMM = "default", "command line", "what this machine has", "timm's weights"
 
 
 def config_with_sources(
@@ -21,9 +22,13 @@ def config_with_sources(
     """Return the config, and for each key the source that set its value last: a file, "command line" or "default"."""
     cfg = get_cfg(config_file, opts)
     sources = dict.fromkeys(all_keys(cfg), DEFAULT)
+    stated: dict[str, object] = {}
     for path, values in files_of(find_config(config_file)):
+        stated |= flattened(values)
         sources |= dict.fromkeys(flattened(values), name_of(path))
     sources |= dict.fromkeys(opts[::2], COMMAND_LINE)
+    of_timm = [key for key in PIXELS if key in stated and key not in opts[::2] and stated[key] != value_of(cfg, key)]
+    sources |= dict.fromkeys(of_timm, TIMM)
     requested = get_cfg(config_file, opts, fit=False)
     sources |= {key: MACHINE for key in sources if value_of(cfg, key) != value_of(requested, key)}
     return cfg, {key: source for key, source in sources.items() if key in set(all_keys(cfg))}

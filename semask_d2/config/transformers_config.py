@@ -38,11 +38,15 @@ class Family(NamedTuple):
 NAME, HEAD, MASKS = "MODEL.BACKBONE.NAME", "MODEL.SEM_SEG_HEAD", "MODEL.MASK_FORMER"
 WIDTH, LAYERS, QUERIES, WEIGHT = whole(1, 2**13), whole(1, 100), whole(1, 10_000), real(0, 1e6)
 MAX_CLASSES = 100_000
-HEAD_VALUES = {f"{HEAD}.NORM": "GN", f"{HEAD}.IN_FEATURES": ["res2", "res3", "res4", "res5"]}
+HEAD_VALUES = {
+    "INPUT.CHANNELS": 3,
+    f"{HEAD}.NORM": "GN",
+    f"{HEAD}.IN_FEATURES": ["res2", "res3", "res4", "res5"],
+}
 FAMILIES = {
     "mask2former": Family(
         "Mask2FormerForUniversalSegmentation",
-        "recipes/m2f.yaml",
+        "recipes/m2f_ade20k_512.yaml",
         (
             Setting("feature_size", f"{HEAD}.CONVS_DIM", 256, WIDTH),
             Setting("mask_feature_size", f"{HEAD}.MASK_DIM", 256, WIDTH),
@@ -80,7 +84,7 @@ FAMILIES = {
     ),
     "maskformer": Family(
         "MaskFormerForInstanceSegmentation",
-        "recipes/mf.yaml",
+        "recipes/mf_ade20k_512.yaml",
         (
             Setting("fpn_feature_size", f"{HEAD}.CONVS_DIM", 256, WIDTH),
             Setting("mask_feature_size", f"{HEAD}.MASK_DIM", 256, WIDTH),
@@ -137,13 +141,15 @@ def values_from_transformers(
     return values | values_from_processor(Section(processor, processor_source))
 
 
-def values_from_processor(processor: Section) -> dict[str, Any]:
-    """Return values by our config keys for a `preprocessor_config.json`."""
+def values_from_processor(processor: Section, *, sizes: bool = True) -> dict[str, Any]:
+    """Return values by our config keys for a `preprocessor_config.json`, with the `sizes` of resized images or not."""
     values: dict[str, Any] = {}
     for name, (key, read) in PIXELS.items():
         numbers = processor.entries(name, None, 3)
         if numbers is not None:
             values[key] = [PIXEL_SCALE * read(x, f"{processor.source}: {name}") for x in numbers]
+    if not sizes:
+        return values
     size = processor.get("size", {})
     nested = Section(size if isinstance(size, dict) else {}, processor.source)
     for name, (key, older) in SIDES.items():

@@ -7,13 +7,21 @@ import os
 from pathlib import Path
 from typing import Any
 
-from semask_d2.config.transformers_config import FAMILIES, backbone_kind, values_from_transformers
+from semask_d2.config.transformers_config import (
+    FAMILIES,
+    backbone_kind,
+    values_from_processor,
+    values_from_transformers,
+)
+from semask_d2.config.transformers_vits import backbone_values, is_backbone
 from semask_d2.utils.errors import UserError
 from semask_d2.utils.files import require_regular
+from semask_d2.utils.foreign import Section
 from semask_d2.utils.nested import set_nested
 from semask_d2.utils.runs import CONFIG_NAME
 
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
+TEST_SIZES = {"INPUT.MIN_SIZE_TEST": 800, "INPUT.MAX_SIZE_TEST": 1333}  # where the processor names none
 MAX_CONFIG = 2**24  # bytes
 
 
@@ -25,17 +33,25 @@ def is_transformers_folder(path: str | os.PathLike) -> bool:
 def config_of_folder(folder: str | os.PathLike) -> tuple[list[str], dict[str, Any]]:
     """Return the package's config files that a folder's model is based on, and the values to set on top of them.
 
-    The values include MODEL.WEIGHTS. Raises `UserError` for a model that this project does not have.
+    The values include MODEL.WEIGHTS. Those of a complete model include OUTPUT_DIR; its schedule, crops and augmentation
+    are those of an ADE20K recipe. For a backbone alone, the file is one of `backbones`; a config that bases on the
+    folder adds data and a recipe. Raises `UserError` for a model that this project does not have.
     """
     path = Path(folder, CONFIG)
     settings = read_json(path)
     processor_path = Path(folder, PROCESSOR)
     processor = read_json(processor_path) if processor_path.is_file() else {}
     nested: dict[str, Any] = {}
-    values = values_from_transformers(settings, processor, str(path), str(processor_path))
+    if is_backbone(settings):
+        file, values = backbone_values(settings, str(path))
+        files, values = [file], values | values_from_processor(Section(processor, str(processor_path)), sizes=False)
+    else:
+        values = TEST_SIZES | values_from_transformers(settings, processor, str(path), str(processor_path))
+        values |= {"OUTPUT_DIR": f"output/{Path(folder).resolve().name}"}
+        files = [backbone_kind(settings, str(path)).file, FAMILIES[settings["model_type"]].recipe]
     for key, value in (values | {"MODEL.WEIGHTS": os.fspath(folder)}).items():
         set_nested(nested, key, value)
-    return [backbone_kind(settings, str(path)).file, FAMILIES[settings["model_type"]].recipe], nested
+    return files, nested
 
 
 def read_json(path: Path) -> dict[str, Any]:

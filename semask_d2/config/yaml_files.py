@@ -11,7 +11,8 @@ from pathlib import Path
 import yaml
 
 from semask_d2.config.finding import configs_folder
-from semask_d2.config.transformers_folders import config_of_folder, is_transformers_folder
+from semask_d2.config.transformers_folders import CONFIG, config_of_folder, is_transformers_folder, read_json
+from semask_d2.config.transformers_vits import is_backbone
 from semask_d2.config.yaml_limits import MAX_DEPTH, MAX_FILES, MAX_NAMED, check_structure, read_text
 from semask_d2.utils.errors import UserError
 
@@ -74,6 +75,11 @@ def read_values(path: Path, chain: tuple[Path, ...], clean: Callable[[str, Path]
     """
     if is_transformers_folder(path):
         bases, values = config_of_folder(path)
+        if not chain and is_backbone(read_json(path / CONFIG)):
+            raise UserError(
+                f"{path}: a backbone without a head, so no model to run: train one with --config-file CONFIG "
+                f"MODEL.WEIGHTS {path}, or name it in {BASE_KEY} of a config (docs/foundation_models.md)"
+            )
         return {BASE_KEY: [str(configs_folder().resolve() / base) for base in bases], **values}
     try:
         text = read_text(path)

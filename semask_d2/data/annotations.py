@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from semask_d2.data.image_io import MAX_PIXELS
+from semask_d2.data.opening import MAX_PIXELS
 from semask_d2.utils.errors import UserError
 from semask_d2.utils.foreign import shown
 

@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from semask_d2.data.label_checks import count_ids
+from semask_d2.data.picture import RGB, Picture
 
 IMAGE_PADDING = 128
 CROP_TRIES = 10
@@ -92,17 +93,18 @@ def sample_view(
     return view
 
 
-def resize_image(image: Image.Image, view: View) -> np.ndarray:
-    """Resize what `view` shows of an RGB `image`, bilinear and antialiased: (view.height, view.width, 3) uint8."""
+def resize_image(image: Picture, view: View) -> np.ndarray:
+    """Resize what `view` shows of an image, bilinear and antialiased: (view.height, view.width, C) uint8."""
     if (view.full_height, view.full_width) == (image.height, image.width):
         if view == View.whole(image.height, image.width):
-            return np.asarray(image)  # Pillow's crop would warn of a large image
-        box = (view.left, view.top, view.left + view.width, view.top + view.height)
-        return np.asarray(image.crop(box))
+            return image.pixels()  # Pillow's crop would warn of a large image
+        whole_pixels = (view.left, view.top, view.left + view.width, view.top + view.height)
+        return image.pixels(lambda part: part.crop(whole_pixels))
     x, y = image.width / view.full_width, image.height / view.full_height
     box = (view.left * x, view.top * y, (view.left + view.width) * x, (view.top + view.height) * y)
     box = (box[0], box[1], min(box[2], image.width), min(box[3], image.height))
-    return np.asarray(image.resize((view.width, view.height), Image.Resampling.BILINEAR, box=box))
+    size = (view.width, view.height)
+    return image.pixels(lambda part: part.resize(size, Image.Resampling.BILINEAR, box=box))
 
 
 def resize_labels(labels: np.ndarray, view: View) -> np.ndarray:
@@ -118,14 +120,14 @@ def _nearest(source: int, target: int, start: int, count: int) -> np.ndarray:
 
 
 def image_tensor(pixels: np.ndarray, image_format: str) -> Tensor:
-    """Return RGB pixels (H, W, 3) uint8 as (3, H, W) uint8, in `image_format` order ("RGB" or "BGR")."""
-    if image_format == "BGR":
+    """Return pixels (H, W, C) uint8 as (C, H, W) uint8; three channels in `image_format` order ("RGB" or "BGR")."""
+    if image_format == "BGR" and pixels.shape[2] == RGB:
         pixels = pixels[:, :, ::-1]
     return torch.from_numpy(np.array(pixels.transpose(2, 0, 1), order="C"))
 
 
-def resized_tensor(image: Image.Image, short_edge: int, max_size: int, image_format: str) -> Tensor:
-    """Return an RGB image as a model's input in evaluation: resized to `resized_shape`, (3, H, W) uint8."""
+def resized_tensor(image: Picture, short_edge: int, max_size: int, image_format: str) -> Tensor:
+    """Return an image as a model's input in evaluation: resized to `resized_shape`, (C, H, W) uint8."""
     shape = resized_shape(image.height, image.width, short_edge, max_size)
     return image_tensor(resize_image(image, View.whole(*shape)), image_format)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import numpy as np
 from PIL import Image
@@ -12,9 +13,10 @@ from semask_d2.data.checking import FAULTS, WARNINGS, DataCheck
 from semask_d2.data.datasets.custom import CustomDataset
 from semask_d2.data.image_io import read_image
 from semask_d2.data.labels import read_sample_labels
+from semask_d2.data.picture import RGB
 from semask_d2.utils.excerpts import evenly
 from semask_d2.utils.pages import data_uri, render
-from semask_d2.utils.visualization import under_colors
+from semask_d2.utils.visualization import displayed, under_colors
 
 EXAMPLES = 8  # images shown per split
 EXAMPLE_SIDE = 480
@@ -56,8 +58,12 @@ def class_cells(dataset: CustomDataset, check: DataCheck) -> list[list[float]]:
     return cells
 
 
-def as_page(dataset: CustomDataset, check: DataCheck, value_range: Sequence[float] = ()) -> str:
-    """Return the page: the findings, the frequency of each class, and some images of each split with their labels."""
+def as_page(dataset: CustomDataset, check: DataCheck, *, value_range: Sequence[float] = (), channels: int = RGB) -> str:
+    """Return the page: the findings, the frequency of each class, and some images of each split with their labels.
+
+    `value_range` and `channels` are those of INPUT.
+    """
+    read = partial(read_image, value_range=value_range, channels=channels)
     rows = zip(dataset.classes.names, dataset.classes.colors, class_cells(dataset, check), strict=True)
     return render(
         "data/assets/check.html",
@@ -73,16 +79,16 @@ def as_page(dataset: CustomDataset, check: DataCheck, value_range: Sequence[floa
             {"name": name, "color": color, "cells": list(zip(cells[::2], cells[1::2], strict=True))}
             for name, color, cells in rows
         ],
-        pictures=[(split, figures(dataset, check, split, value_range)) for split in check.dicts if check.good(split)],
+        pictures=[(split, figures(dataset, check, split, read)) for split in check.dicts if check.good(split)],
     )
 
 
 def figures(
-    dataset: CustomDataset, check: DataCheck, split: str, value_range: Sequence[float]
+    dataset: CustomDataset, check: DataCheck, split: str, read: Callable[[str], np.ndarray]
 ) -> Iterator[dict[str, str]]:
     """Yield some faultless pairs of a split, evenly spread: the image, and beside it the image under its labels."""
     for sample in evenly(check.good(split), EXAMPLES):
-        image = read_image(sample["file_name"], value_range=value_range)
+        image = displayed(read(sample["file_name"]))
         drawn = under_colors(image, read_sample_labels(sample), dataset.classes, opacity=0.6)
         example = Image.fromarray(np.concatenate([image, drawn], axis=1))
         example.thumbnail((2 * EXAMPLE_SIDE, EXAMPLE_SIDE))

@@ -19,6 +19,7 @@ from semask_d2.data.image_io import lossy_format, read_image_facts
 from semask_d2.data.label_checks import describe_wrong_ids, size_mismatch
 from semask_d2.data.labels import read_sample_labels
 from semask_d2.data.parallel import map_files
+from semask_d2.data.picture import RGB
 from semask_d2.data.pixel_values import ValueSpan, proposed_range
 from semask_d2.data.soft_borders import has_soft_borders
 from semask_d2.data.statistics import only_class, pixels_by_class
@@ -112,10 +113,16 @@ class DataCheck:
         return [sample for sample, facts in pairs if not any(finding.kind in FAULTS for finding in facts.findings)]
 
 
-def check_data(dataset: CustomDataset, *, value_range: Sequence[float] = (), workers: int | None = None) -> DataCheck:
+def check_data(
+    dataset: CustomDataset,
+    *,
+    value_range: Sequence[float] = (),
+    channels: int = RGB,
+    workers: int | None = None,
+) -> DataCheck:
     """Read every pair of a dataset in `workers` processes (None: one per core) and return all findings.
 
-    `value_range` is INPUT.VALUE_RANGE.
+    `value_range` and `channels` are those of INPUT.
     """
     result = DataCheck()
     examine = partial(
@@ -123,6 +130,7 @@ def check_data(dataset: CustomDataset, *, value_range: Sequence[float] = (), wor
         num_classes=len(dataset.classes),
         ignore_label=dataset.classes.ignore_label,
         value_range=value_range,
+        channels=channels,
     )
     for split in dataset.splits():
         try:
@@ -158,12 +166,17 @@ def attach_faults(check: DataCheck, split: str, problems: Sequence[Problem]) -> 
 
 
 def examine_pair(
-    sample: dict[str, Any], *, num_classes: int, ignore_label: int, value_range: Sequence[float] = ()
+    sample: dict[str, Any],
+    *,
+    num_classes: int,
+    ignore_label: int,
+    value_range: Sequence[float] = (),
+    channels: int = RGB,
 ) -> PairFacts:
     """Read one pair and return its facts, with all findings."""
     facts = PairFacts([], np.zeros(num_classes, np.int64))
     path, label_path = sample["file_name"], sample["sem_seg_file_name"]
-    size = examine_image(path, facts, value_range)
+    size = examine_image(path, facts, value_range, channels)
     if lossy := lossy_format(label_path):
         facts.findings.append(
             Finding("lossy", f"{label_path} is a {lossy} file; lossy compression changes ids: write PNG")
@@ -198,14 +211,15 @@ def examine_pair(
     return facts
 
 
-def examine_image(path: str, facts: PairFacts, value_range: Sequence[float]) -> tuple[int, int] | None:
+def examine_image(path: str, facts: PairFacts, value_range: Sequence[float], channels: int) -> tuple[int, int] | None:
     """Add the facts of an image to `facts`, and return its width and height, None if it cannot be read."""
-    image = read_image_facts(path, value_range)
+    image = read_image_facts(path, value_range, channels)
     facts.span = image.span
     if image.pages > 1:
         facts.findings.append(Finding("values", f"{path} has {image.pages} pages; only the first is read"))
     if image.unread_bands:
-        facts.findings.append(Finding("values", f"{path} has {image.unread_bands} extra band(s), which are not read"))
+        text = f"{path} has {image.unread_bands} extra band(s), which are not read"
+        facts.findings.append(Finding("values", f"{text}; with `channels` in the dataset's file all are"))
     if image.problem:
         facts.findings.append(Finding("unreadable", image.problem))
     if image.pixels is not None:
@@ -235,8 +249,12 @@ def soft_findings(check: DataCheck, ignore_label: int, workers: int | None) -> l
 
 
 def perceptual_hash(pixels: np.ndarray) -> int:
-    """Return 64 bits of an image (H, W, 3): where, in a 9 x 8 gray copy, a pixel is brighter than its left neighbor."""
-    small = cv2.resize(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), (9, 8), interpolation=cv2.INTER_AREA).astype(int)
+    """Return 64 bits of an image (H, W, C): where, in a 9 x 8 gray copy, a pixel is brighter than its left neighbor."""
+    if pixels.shape[2] == RGB:
+        gray = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
+    else:
+        gray = pixels.mean(2).round().astype(np.uint8)
+    small = cv2.resize(gray, (9, 8), interpolation=cv2.INTER_AREA).astype(int)
     bits = small[:, 1:] > small[:, :-1]
     return int.from_bytes(np.packbits(bits).tobytes(), "big")
 

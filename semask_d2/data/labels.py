@@ -11,8 +11,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from semask_d2.data.annotations import EmptyAnnotation, UnusableAnnotation, flat_mask, run_length_counts
-from semask_d2.data.image_io import picture_size, read_colors, read_labels, warn_once
+from semask_d2.data.image_io import picture_size, read_colors, read_labels
 from semask_d2.data.label_checks import size_mismatch
+from semask_d2.data.opening import warn_once
+from semask_d2.data.picture import RGB
 from semask_d2.utils.errors import UserError
 from semask_d2.utils.excerpts import few
 
@@ -157,11 +159,12 @@ def box_pixels(box: Sequence[float], width: int, height: int) -> tuple[int, int,
 def read_sample_labels(sample: dict[str, Any]) -> np.ndarray:
     """Return the class ids (H, W) of a dataset's dict: uint8, or int64 if they may be larger.
 
-    The dict has `sem_seg_file_name` and, if its dataset needs them, `label_format` or `coco_labels`. Raises
+    The dict has `sem_seg_file_name` and, if its dataset needs them, `label_format` or `coco_labels`, and with these
+    `channels` of an image that is not RGB. Raises
     UnreadableFile and UserError as their readers do. Logs each annotation that is left out, once.
     """
     if (segments := sample.get("coco_labels")) is not None:
-        labels, problems = segments.paint(picture_size(sample["file_name"]))
+        labels, problems = segments.paint(picture_size(sample["file_name"], channels=sample.get("channels", RGB)))
         for problem in problems:
             warn_once(f"{problem}; left out")
         return labels

@@ -123,7 +123,10 @@ def build_train_loader(
     images = per_rank_batch(cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size(), steps)
     if dicts is None:
         if not cfg.DATASETS.TRAIN:
-            raise UserError("DATASETS.TRAIN is empty: add at least one dataset to train on")
+            raise UserError(
+                "no dataset to train on: add --data my.yaml, the file that describes your images and labels (semask "
+                "init-data drafts it), or name a registered one with DATASETS.TRAIN"
+            )
         dicts = []
         for name in cfg.DATASETS.TRAIN:
             dicts += get_dataset_dicts(name)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from PIL import Image
 
 from semask_d2.d2 import META_ARCH_REGISTRY, CfgNode, MetadataCatalog, configurable
 from semask_d2.data import augmentation
@@ -15,8 +15,11 @@ from semask_d2.data.augmentation import image_tensor, resized_tensor
 from semask_d2.data.image_io import open_picture
 from semask_d2.data.label_checks import check_labels, require_one_size
 from semask_d2.data.labels import read_sample_labels
+from semask_d2.data.picture import RGB, Picture
 from semask_d2.utils.arguments import require
 from semask_d2.utils.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 
 class SemanticMapper:
@@ -31,6 +34,7 @@ class SemanticMapper:
         "short_edges": "INPUT.MIN_SIZE_TRAIN",
         "max_size": "INPUT.MAX_SIZE_TRAIN",
         "value_range": "INPUT.VALUE_RANGE",
+        "channels": "INPUT.CHANNELS",
     }
 
     @configurable
@@ -51,13 +55,14 @@ class SemanticMapper:
         pad_to: int = 0,
         compact_labels: bool = True,
         value_range: Sequence[float] = (),
+        channels: int = RGB,
     ) -> None:
         """Set up the mapper.
 
         `short_edges` and `max_size` are those of Detectron2's ResizeShortestEdge (a short edge of 0 keeps the size);
         `crop_size` is (height, width), None for no crop; `pad_to` is the side of the padded square, 0 or less for no
-        padding; `compact_labels` returns label maps as uint8 if all ids fit, an eighth of the bytes; `value_range` is
-        that of `read_image`.
+        padding; `compact_labels` returns label maps as uint8 if all ids fit, an eighth of the bytes; `value_range` and
+        `channels` are those of `read_image`.
         """
         if crop_size is not None:
             require(
@@ -69,7 +74,9 @@ class SemanticMapper:
         ordered = sampling != "range" or short_edges[0] <= short_edges[-1]
         require(ordered, self, "short_edges", "the smaller end of the range first", short_edges)
         require(max_size >= 1, self, "max_size", "at least 1", max_size)
+        require(channels == RGB or not color_jitter, self, "channels", "3 for a color jitter", channels)
         self.value_range = tuple(value_range)
+        self.channels = channels
         self.is_train = is_train
         self.image_format = image_format
         self.num_classes = num_classes
@@ -97,6 +104,7 @@ class SemanticMapper:
             "is_train": is_train,
             "image_format": settings.FORMAT,
             "value_range": settings.VALUE_RANGE,
+            "channels": settings.CHANNELS,
             "num_classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
             "compact_labels": model_flag(cfg, "takes_uint8_labels"),
             "ignore_label": MetadataCatalog.get(names[0]).get("ignore_label", ignored) if len(names) else ignored,
@@ -116,26 +124,30 @@ class SemanticMapper:
             )
         if settings.RANDOM_FLIP not in ("horizontal", "none"):
             raise UserError(f'INPUT.RANDOM_FLIP is "{settings.RANDOM_FLIP}"; expected "horizontal" or "none"')
+        settings_of_rgb = [x for x in ("COLOR_AUG_SSD", "FORMAT") if settings[x] in (True, "BGR")]
+        if settings.CHANNELS != RGB and settings_of_rgb:
+            keys = " and ".join(f"INPUT.{key} {settings[key]}" for key in settings_of_rgb)
+            logger.info("No effect on images of %d channel(s): %s", settings.CHANNELS, keys)
         return arguments | {
             "short_edges": edges,
             "max_size": settings.MAX_SIZE_TRAIN,
             "sampling": settings.MIN_SIZE_TRAIN_SAMPLING,
             "crop_size": tuple(int(s) for s in settings.CROP.SIZE) if settings.CROP.ENABLED else None,
             "single_category_max_area": settings.CROP.SINGLE_CATEGORY_MAX_AREA,
-            "color_jitter": settings.COLOR_AUG_SSD,
+            "color_jitter": settings.COLOR_AUG_SSD and settings.CHANNELS == RGB,
             "horizontal_flip": settings.RANDOM_FLIP == "horizontal",
             "pad_to": 0 if model_flag(cfg, "pads_training_images") else settings.SIZE_DIVISIBILITY,
         }
 
     def __call__(self, dataset_dict: dict[str, Any], rng: np.random.Generator | None = None) -> dict[str, Any]:
-        """Map one dict: add `height`, `width` of the file, `image` (3, H, W) uint8 and, in training, `sem_seg`.
+        """Map one dict: add `height`, `width` of the file, `image` (C, H, W) uint8 and, in training, `sem_seg`.
 
         `sem_seg` (H, W) is uint8 if all ids and the ignore label fit, else int64. If `rng` is None, a generator is
         seeded from NumPy's global state. Raises UserError naming the files for an unreadable image or label file, for
         a label map of another size, and for ids out of range.
         """
         sample = dict(dataset_dict)
-        image = open_picture(sample["file_name"], self.value_range)
+        image = open_picture(sample["file_name"], self.value_range, self.channels)
         sample["height"], sample["width"] = image.height, image.width
         if self.is_train:
             rng = rng if rng is not None else np.random.default_rng(np.random.randint(2**31))  # noqa: NPY002
@@ -161,7 +173,7 @@ class SemanticMapper:
 
     def _augment(
         self,
-        image: Image.Image,
+        image: Picture,
         labels: np.ndarray,
         rng: np.random.Generator,
         target_class: int | None,
@@ -180,7 +192,7 @@ class SemanticMapper:
         return pixels, labels, [augmentation.pad(x, self.pad_to, 0) for x in maps[1:]]
 
     def _sample_view(
-        self, rng: np.random.Generator, image: Image.Image, labels: np.ndarray, target_class: int | None
+        self, rng: np.random.Generator, image: Picture, labels: np.ndarray, target_class: int | None
     ) -> augmentation.View:
         edge = augmentation.sample_short_edge(rng, self.short_edges, self.sampling)
         shape = augmentation.resized_shape(image.height, image.width, edge, self.max_size)

@@ -24,6 +24,7 @@ INTEGERS: ValueRange = (0.0, 65535.0)
 FLOATS: ValueRange = (0.0, 1.0)
 SAMPLES_PER_PIXEL, BITS_PER_SAMPLE, PLANAR_CONFIGURATION = 277, 258, 284  # TIFF tags
 PHOTOMETRIC, EXTRA_SAMPLES, SAMPLE_FORMAT = 262, 338, 339
+BIG = 43  # in the first bytes of a BigTIFF
 WHITE_IS_ZERO, SIGNED, FLOAT, TRANSPARENCY = 0, 2, 3, (1, 2)  # values of these tags
 NO_DATA = 1e30  # floats beyond this mean "no data", as -3.4e38 does in rasters
 KNOWN_NO_DATA = (-9999.0, -99999.0, -32768.0, -32767.0)  # common in rasters; need less distance than FAR asks for
@@ -97,21 +98,26 @@ def unread_bands(image: Image.Image) -> int:
     return sum(int(kind) not in TRANSPARENCY for kind in extra)
 
 
+class NotForPillow(UnreadableFile):
+    """Error for a TIFF of a kind that neither Pillow nor OpenCV reads; tifffile may."""
+
+
 def deep_colors(image: Image.Image, path: str | os.PathLike) -> np.ndarray:
-    """Return the values (H, W, 3) of a file that `has_deep_colors`, rotated upright if TIFF, without transparency."""
-    values = None
-    is_planar = getattr(image, "tag_v2", {}).get(PLANAR_CONFIGURATION, 1) != 1
-    if not is_planar:  # OpenCV reads planar files wrongly
-        with open(path, "rb") as file:
-            values = cv2.imdecode(np.frombuffer(file.read(), np.uint8), cv2.IMREAD_UNCHANGED)
-    if values is None or values.ndim != 3 or sorted(values.shape[:2]) != sorted(image.size):
-        why = (
-            " because its bands are stored as separate planes: save it again with interleaved bands"
-            if is_planar
-            else ": save it again as RGB, as PNG or TIFF"
+    """Return the values (H, W, C) of a file that `has_deep_colors`, rotated upright if TIFF, with its transparency."""
+    if getattr(image, "tag_v2", {}).get(PLANAR_CONFIGURATION, 1) != 1:  # OpenCV reads planar files wrongly
+        raise NotForPillow(
+            f"{path} cannot be read as an image of 16 bits per channel because its bands are stored as separate "
+            "planes: save it again with interleaved bands"
         )
-        raise UnreadableFile(f"{path} cannot be read as an image of 16 bits per channel{why}")
-    return values[:, :, 2::-1]  # OpenCV's order is blue, green, red
+    with open(path, "rb") as file:
+        values = cv2.imdecode(np.frombuffer(file.read(), np.uint8), cv2.IMREAD_UNCHANGED)
+    if values is None or values.ndim != 3 or sorted(values.shape[:2]) != sorted(image.size):
+        raise UnreadableFile(
+            f"{path} cannot be read as an image of 16 bits per channel: save it again as RGB, as PNG or TIFF"
+        )
+    if image.mode.startswith("L"):  # gray with transparency, which OpenCV returns as colors
+        return values[:, :, [0, -1]]
+    return values[:, :, [2, 1, 0, *range(3, values.shape[2])]]  # OpenCV's order is blue, green, red
 
 
 def span_of(values: np.ndarray) -> ValueSpan:
@@ -144,8 +150,11 @@ def as_gray_levels(values: np.ndarray, value_range: Sequence[float], path: str |
             f"state the values of black and white, `value_range: {proposed}` in the dataset's file, or "
             "INPUT.VALUE_RANGE"
         )
-    scaled = np.nan_to_num((values.astype(np.float64) - low) * (255 / (high - low)), posinf=255.0, neginf=0.0)
-    return np.clip(scaled, 0, 255).round().astype(np.uint8)
+    levels = np.empty(values.shape, np.uint8)
+    for place in np.ndindex(values.shape[2:]):  # one channel at a time, to save memory
+        scaled = (values[(..., *place)].astype(np.float64) - low) * (255 / (high - low))
+        levels[(..., *place)] = np.clip(np.nan_to_num(scaled, posinf=255.0, neginf=0.0), 0, 255).round()
+    return levels
 
 
 def proposed_range(spans: Sequence[ValueSpan]) -> ValueRange | None:
@@ -182,7 +191,8 @@ def _rounded(value: float, whole: Callable[[float], int]) -> float:
 def describe_unread_tiff(file: IO[bytes]) -> str:
     """Return a description of the bands of a TIFF that cannot be read; "" if the file is not a TIFF."""
     try:
-        directory = ImageFileDirectory_v2(file.read(8))
+        head = file.read(8)
+        directory = ImageFileDirectory_v2(head + file.read(8) if head[2] == BIG or head[3] == BIG else head)
         file.seek(directory.next)
         directory.load(file)
         bands, bits = directory.get(SAMPLES_PER_PIXEL, 1), directory.get(BITS_PER_SAMPLE, (1,))

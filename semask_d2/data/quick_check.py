@@ -42,7 +42,7 @@ def check_some_pairs(cfg: CfgNode) -> None:
         files[name] = {os.path.realpath(x["file_name"]) for x in dicts}
         labeled = [x for x in dicts if x.get("sem_seg_file_name") is not None]
         sized, read = evenly(labeled, SIZES), evenly(labeled, LABELS)
-        faults += filter(None, map(size_fault, sized))
+        faults += filter(None, (size_fault(sample, cfg.INPUT.CHANNELS) for sample in sized))
         pixels, unread = np.zeros(head.NUM_CLASSES, np.int64), 0
         for sample in read:
             try:
@@ -101,10 +101,10 @@ def warn_of_one_class(name: str, pixels: np.ndarray, what: str) -> None:
         )
 
 
-def size_fault(sample: dict[str, Any]) -> str | None:
+def size_fault(sample: dict[str, Any], channels: int) -> str | None:
     """Return the error message if the sizes of a pair differ by their files' headers, else None."""
     try:
-        size = picture_size(sample["file_name"])
+        size = picture_size(sample["file_name"], channels=channels)
         if (labels := sample.get("coco_labels")) is not None:
             label_size = labels.stated_size(size)
         else:

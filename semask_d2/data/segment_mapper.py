@@ -7,13 +7,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from PIL import Image
 
 from semask_d2.d2 import CfgNode, configurable
 from semask_d2.data.augmentation import View, image_tensor
 from semask_d2.data.image_io import open_picture
 from semask_d2.data.label_checks import check_labels, require_one_size
 from semask_d2.data.mapper import SemanticMapper
+from semask_d2.data.picture import Picture
 from semask_d2.data.segments import check_image_size, panoptic_segments, true_instances
 from semask_d2.data.segments import read_segment_ids as read_segment_ids  # re-exported for other programs
 from semask_d2.modeling.losses.targets import Segments
@@ -33,7 +33,7 @@ class SegmentMapper(SemanticMapper):
             check_image_size(dataset_dict, (mapped["width"], mapped["height"]))
             return mapped
         sample = dict(dataset_dict)
-        image = open_picture(sample["file_name"], self.value_range)
+        image = open_picture(sample["file_name"], self.value_range, self.channels)
         check_image_size(sample, image.size)
         sample["height"], sample["width"] = image.height, image.width
         rng = rng if rng is not None else np.random.default_rng(np.random.randint(2**31))  # noqa: NPY002
@@ -155,7 +155,7 @@ class LargeScaleJitter(SegmentMapper):
         }
 
     def _sample_view(
-        self, rng: np.random.Generator, image: Image.Image, labels: np.ndarray, target_class: int | None
+        self, rng: np.random.Generator, image: Picture, labels: np.ndarray, target_class: int | None
     ) -> View:
         if not self.image_size:
             return super()._sample_view(rng, image, labels, target_class)

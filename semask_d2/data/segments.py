@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from semask_d2.data.annotations import UnusableAnnotation, decoded_mask
-from semask_d2.data.image_io import picture_size, read_colors, warn_once
+from semask_d2.data.image_io import picture_size, read_colors
+from semask_d2.data.opening import warn_once
 from semask_d2.utils.errors import UserError
 from semask_d2.utils.foreign import Section
 

@@ -156,5 +156,6 @@ def draw_example(predictor: Predictor, example: dict, dataset_name: str) -> np.n
         image = predictor.read_image(example["file_name"])
         truth = read_sample_labels(example) if "sem_seg_file_name" in example else None
         prediction = predictor(image, priors=predictor.has_priors)
-        shown, classes = Example("", image, prediction.labels, truth, prediction.priors), predictor.classes
+        shown = Example("", predictor.shown(image), prediction.labels, truth, prediction.priors)
+        classes = predictor.classes
     return draw_panels(shown.image, shown.labels, classes, truth=shown.truth, priors=shown.priors)

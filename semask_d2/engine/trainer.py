@@ -109,6 +109,7 @@ class Trainer(DefaultTrainer):
             cfg.OUTPUT_DIR,
             training_start=True,
             drop_class_layers=cfg.MODEL.WEIGHTS_DROP_CLASS_LAYERS,
+            bgr=cfg.INPUT.FORMAT == "BGR",
             classes=config_classes(cfg),
             frozen_weights=cfg.MODEL.WEIGHTS if partial else "",
             trainer=weakref.proxy(self),

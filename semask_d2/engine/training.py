@@ -20,10 +20,12 @@ from semask_d2.factory import full_model_name, settings_words
 from semask_d2.inference.sources import find_source
 from semask_d2.modeling.meta_arch import build_model
 from semask_d2.utils import locking
+from semask_d2.utils.errors import user_errors_alone
 
 logger = logging.getLogger(__name__)
 
 
+@user_errors_alone()
 def train(
     config: str | os.PathLike,
     *,
@@ -44,7 +46,7 @@ def train(
     config_file = os.fspath(config) if is_file else f"{full_model_name(os.fspath(config))}.yaml"
     words = settings_words(settings, device)
     words += ["OUTPUT_DIR", os.fspath(output)] if output is not None else []
-    words += ["MODEL.WEIGHTS", find_source(os.fspath(weights), "").weights] if weights is not None else []
+    words += ["MODEL.WEIGHTS", find_source(os.fspath(weights), None).weights] if weights is not None else []
     cfg = get_cfg(config_file, words, data=data)
     train_config(cfg, config_file, resume=resume)
     return Path(cfg.OUTPUT_DIR)

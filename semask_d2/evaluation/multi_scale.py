@@ -11,6 +11,7 @@ from semask_d2.d2 import CfgNode
 from semask_d2.d2 import get_cfg as get_detectron2_cfg
 from semask_d2.data.augmentation import resized_tensor
 from semask_d2.data.image_io import open_picture
+from semask_d2.data.picture import RGB
 from semask_d2.modeling.meta_arch import Segmenter, as_segmenter, in_batches, refuse_segments, with_sliding
 from semask_d2.modeling.meta_arch.score_maps import ScoreMap
 from semask_d2.modeling.meta_arch.segmenter import Priors
@@ -39,6 +40,7 @@ class MultiScaleFlip(Segmenter):
         flip: bool,
         image_format: str,
         value_range: Sequence[float] = (),
+        channels: int = RGB,
     ):
         super().__init__()
         self.model = as_segmenter(model)
@@ -48,6 +50,7 @@ class MultiScaleFlip(Segmenter):
         self.flip = flip
         self.image_format = image_format
         self.value_range = tuple(value_range)
+        self.channels = channels
 
     @classmethod
     def from_config(cls, cfg: CfgNode, model: nn.Module) -> MultiScaleFlip:
@@ -68,11 +71,16 @@ class MultiScaleFlip(Segmenter):
             flip=cfg.TEST.AUG.FLIP,
             image_format=cfg.INPUT.FORMAT,
             value_range=cfg.INPUT.VALUE_RANGE,
+            channels=cfg.INPUT.CHANNELS,
         )
 
     def forward(self, batched_inputs: list[dict]) -> list[dict[str, Tensor]]:
         """Return for each image `sem_seg`, the mean scores (K, height, width)."""
         return self.scored(batched_inputs)
+
+    def passes(self) -> int:
+        """Return how often the model runs for each image."""
+        return len(self.short_sides) * (1 + self.flip)
 
     def lazy_predictions(
         self, batched_inputs: list[dict], *, priors: bool = False
@@ -83,7 +91,7 @@ class MultiScaleFlip(Segmenter):
 
     def mean_scores(self, inputs: dict) -> ScoreMap:
         """Return the mean over all views of one image."""
-        original = open_picture(inputs["file_name"], self.value_range)
+        original = open_picture(inputs["file_name"], self.value_range, self.channels)
         size = {"height": inputs["height"], "width": inputs["width"]}
         maps: list[ScoreMap] = []
         for side in self.short_sides:

@@ -49,6 +49,8 @@ def describe(cfg: CfgNode, classes: Classes, graph: SegmentationGraph, settings:
         resize_masks_first=resizes_masks_first(model),
         input_type=settings.input_type,
         value_range=[float(x) for x in cfg.INPUT.VALUE_RANGE],
+        channels=model.channels,
+        display_channels=list(cfg.INPUT.DISPLAY_CHANNELS),
     )
 
 
@@ -74,7 +76,7 @@ def check_settings(kind: str, settings: GraphSettings, outputs: Outputs, *, norm
         )
 
 
-def export_model(
+def write_verified(
     model: SemanticSegmenter,
     cfg: CfgNode,
     classes: Classes,
@@ -89,7 +91,7 @@ def export_model(
     """Write `path` in the format `kind`, compare it with `model` (fp32, on a CPU, in evaluation mode), and keep it if
     they agree.
 
-    Adapters (LoRA) are merged in the file. Both are compared on `images`, batches (B, 3, H, W) uint8, or on random
+    Adapters (LoRA) are merged in the file. Both are compared on `images`, batches (B, C, H, W) uint8, or on random
     images. Raises `UserError` for invalid settings or an invalid path, and if file and model disagree. In that case
     `path` is unchanged.
     """

@@ -25,7 +25,7 @@ def output_names(model: SemanticSegmenter, outputs: Outputs) -> tuple[str, ...]:
 
 
 class SegmentationGraph(nn.Module):
-    """Graph from images (B, 3, H, W) in 0..255 to `labels` (B, H, W) int64 or `scores` (B, K, H, W) at their size.
+    """Graph from images (B, C, H, W) in 0..255 to `labels` (B, H, W) int64 or `scores` (B, K, H, W) at their size.
 
     Outputs "logits" are those of the head: `class_logits` (B, Q, K + 1) and `mask_logits` (B, Q, h, w) of the padded
     image at stride 4, or the `logits` (B, K, h, w) of Semantic FPN. With `normalize` False the caller normalizes

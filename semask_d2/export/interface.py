@@ -34,7 +34,7 @@ def check_graph(metadata: ExportMetadata, inputs: Sequence[Port], outputs: Seque
     """Raise `UserError`, naming `path` and the input or output, if the graph contradicts the metadata."""
     if [port.name for port in inputs] != [INPUT]:
         raise _mismatch(path, f"inputs {shown([port.name for port in inputs])}", f"one, {INPUT}")
-    _check_port(inputs[0], TYPES[metadata.input_type], (None, 3, None, None), path)
+    _check_port(inputs[0], TYPES[metadata.input_type], (None, metadata.channels, None, None), path)
     by_name = {port.name: port for port in outputs}
     for name in metadata.outputs:
         if name not in by_name:
@@ -46,7 +46,7 @@ def check_graph(metadata: ExportMetadata, inputs: Sequence[Port], outputs: Seque
 def check_results(
     metadata: ExportMetadata, results: Sequence[np.ndarray], image: tuple[int, ...], path: os.PathLike
 ) -> None:
-    """Raise `UserError`, naming `path`, if results for an `image` (B, 3, H, W) contradict the metadata."""
+    """Raise `UserError`, naming `path`, if results for an `image` (B, C, H, W) contradict the metadata."""
     batch, _, height, width = image
     classes = len(metadata.classes)
     for name, result in zip(metadata.outputs, results, strict=True):

@@ -7,6 +7,7 @@ import os
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from semask_d2.config.checks import MAX_CHANNELS
 from semask_d2.export.checksum import BLANK, FIELD
 from semask_d2.export.graph import LABELS, MASK_LOGITS, PIXEL_LOGITS, SCORES
 from semask_d2.utils.classes import Classes
@@ -24,9 +25,9 @@ LEAST_STD = 1e-6
 class ExportMetadata:
     """Classes, preparation of images, and outputs of an exported file.
 
-    Images are resized so that the shorter side is `min_size` (0: not at all) and the longer at most `max_size`, with
-    channels in `channel_order`. If `normalized` is False, the caller subtracts `pixel_mean` and divides by
-    `pixel_std`. The graph itself pads to a multiple of `size_divisibility`.
+    Images have `channels`, and three of them are in `channel_order`. They are resized so that the shorter side is
+    `min_size` (0: not at all) and the longer at most `max_size`. If `normalized` is False, the caller subtracts
+    `pixel_mean` and divides by `pixel_std`. The graph itself pads to a multiple of `size_divisibility`.
     """
 
     version: str
@@ -43,7 +44,10 @@ class ExportMetadata:
     scores_are_probabilities: bool
     resize_masks_first: bool
     input_type: str
-    value_range: list[float] = field(default_factory=list)  # INPUT.VALUE_RANGE; missing in files of older versions
+    # missing in files of older versions: INPUT.VALUE_RANGE, INPUT.CHANNELS and INPUT.DISPLAY_CHANNELS
+    value_range: list[float] = field(default_factory=list)
+    channels: int = 3
+    display_channels: list[int] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values by their keys in a file."""
@@ -91,6 +95,14 @@ def _range(section: Section) -> list[float]:
     return [low, high]
 
 
+def _display(section: Section, channels: int) -> list[int]:
+    """Return the channels to draw, [] for the default."""
+    shown = section.entries("display_channels", [])
+    if len(shown) not in (0, 1, 3):
+        raise UserError(f"{section.source}: display_channels: expected none, one or three, got {len(shown)}")
+    return [integer(x, f"{section.source}: display_channels", 0, channels - 1) for x in shown]
+
+
 def _read(section: Section) -> ExportMetadata:
     """Read the metadata and check the type and range of every value."""
     classes = Classes.from_dict(section)
@@ -100,7 +112,8 @@ def _read(section: Section) -> ExportMetadata:
     if outputs not in kinds:
         raise UserError(f"{section.source}: outputs: expected one of {kinds}, got {shown(outputs)}")
     min_size = section.integer("min_size", low=0, high=MAX_SIDE)
-    mean, std = section.entries("pixel_mean", length=3), section.entries("pixel_std", length=3)
+    channels = section.integer("channels", 3, 1, MAX_CHANNELS)
+    mean, std = (section.entries(key, length=channels) for key in ("pixel_mean", "pixel_std"))
     return ExportMetadata(
         version=section.text("version"),
         architecture=section.text("architecture"),
@@ -117,4 +130,6 @@ def _read(section: Section) -> ExportMetadata:
         resize_masks_first=section.flag("resize_masks_first"),
         input_type=section.text("input_type", choices=("uint8", "float")),
         value_range=_range(section),
+        channels=channels,
+        display_channels=_display(section, channels),
     )

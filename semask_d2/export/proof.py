@@ -7,10 +7,10 @@ from typing import NamedTuple, cast
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from semask_d2.data.augmentation import resized_tensor
+from semask_d2.data.picture import Picture
 from semask_d2.export.graph import SegmentationGraph
 from semask_d2.export.running import ExportedModel
 from semask_d2.export.writing import GraphSettings
@@ -44,22 +44,22 @@ class Agreement(NamedTuple):
         return f"{batch} x {height} x {width}: maximal error {self.error:.2g}{labels}"
 
 
-def random_images(settings: GraphSettings, size_rule: tuple[int, int] | None) -> Iterable[np.ndarray]:
-    """Yield batches (B, 3, H, W) uint8 of random images: of the size of the graph, or of several sizes."""
+def random_images(settings: GraphSettings, size_rule: tuple[int, int] | None, channels: int) -> Iterable[np.ndarray]:
+    """Yield batches (B, C, H, W) uint8 of random images: of the size of the graph, or of several sizes."""
     generator = np.random.default_rng(0)
     sizes = SIZES if settings.size is None else (settings.size,)
     if settings.size is None and size_rule is not None and size_rule[0] > 0:
         sizes = [(height * size_rule[0] // SHORT_EDGE, width * size_rule[0] // SHORT_EDGE) for height, width in SIZES]
     for number, (height, width) in enumerate(sizes):
         batch = 1 + number % 2 if settings.batch is None else settings.batch
-        coarse = generator.integers(0, 256, (batch, 3, -(-height // 8), -(-width // 8)), np.uint8)
+        coarse = generator.integers(0, 256, (batch, channels, -(-height // 8), -(-width // 8)), np.uint8)
         smooth = torch.nn.functional.interpolate(torch.from_numpy(coarse).float(), (height, width), mode="bilinear")
         yield smooth.round().to(torch.uint8).numpy()
 
 
 @torch.no_grad()
 def agreement_on(exported: ExportedModel, graph: SegmentationGraph, image: np.ndarray, input_type: str) -> Agreement:
-    """Compare both on `image` (B, 3, H, W) uint8: labels and scores with the model, logits with the graph."""
+    """Compare both on `image` (B, C, H, W) uint8: labels and scores with the model, logits with the graph."""
     given = image if graph.normalize and input_type == "uint8" else image.astype(np.float32)
     if not graph.normalize:
         normalizer = graph.model.normalizer
@@ -85,12 +85,12 @@ def agreement_on(exported: ExportedModel, graph: SegmentationGraph, image: np.nd
 
 
 def model_scores(graph: SegmentationGraph, image: np.ndarray) -> Tensor:
-    """Return the model's scores (B, K, H, W) of images (B, 3, H, W), resized as `Predictor` does."""
+    """Return the model's scores (B, K, H, W) of images (B, C, H, W), resized as `Predictor` does."""
     inputs: list[dict] = [{"image": torch.from_numpy(x)} for x in image]
     if graph.size_rule is not None:
         height, width = image.shape[2:]
-        pil_images = [Image.fromarray(x) for x in np.ascontiguousarray(image.transpose(0, 2, 3, 1))]
-        resized = [resized_tensor(x, *graph.size_rule, "RGB") for x in pil_images]  # keep the channel order
+        pictures = [Picture.of_pixels(x) for x in np.ascontiguousarray(image.transpose(0, 2, 3, 1))]
+        resized = [resized_tensor(x, *graph.size_rule, "RGB") for x in pictures]  # keep the channel order
         inputs = [{"image": x, "height": height, "width": width} for x in resized]
     predictions = graph.model.predict(inputs, scores=True)
     return torch.stack([cast(Tensor, prediction.scores) for prediction in predictions])
@@ -117,6 +117,6 @@ def prove(
     settings: GraphSettings,
     images: Sequence[np.ndarray] = (),
 ) -> list[Agreement]:
-    """Compare on `images`, batches (B, 3, H, W) uint8, or on random images without any."""
-    batches = images or random_images(settings, graph.size_rule)
+    """Compare on `images`, batches (B, C, H, W) uint8, or on random images without any."""
+    batches = images or random_images(settings, graph.size_rule, graph.model.channels)
     return [agreement_on(exported, graph, batch, settings.input_type) for batch in batches]

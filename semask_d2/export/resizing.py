@@ -18,7 +18,7 @@ HALF = 2**11  # Pillow's weights are multiples of 1 / HALF^2
 
 
 def resize_images(images: Tensor, short_edge: int, max_size: int) -> Tensor:
-    """Resize images (B, 3, H, W) of integers in 0..255 to `resized_shape`, with the results of `resize_image`."""
+    """Resize images (B, C, H, W) of integers in 0..255 to `resized_shape`, with the results of `resize_image`."""
     height, width = images.shape[-2:]
     new_height, new_width = target_size(height, width, short_edge, max_size)
     high, low = (weights.T for weights in pillow_weights(width, new_width))

@@ -42,7 +42,7 @@ class UnusableExport(UserError):
 
 
 class ExportedModel:
-    """Runnable file: maps `image` (B, 3, H, W) to the arrays of `metadata.outputs`. Threads may share one.
+    """Runnable file: maps `image` (B, C, H, W) to the arrays of `metadata.outputs`. Threads may share one.
 
     `shape` is the required shape of `image`, with None for free dimensions. Raises `UserError`, naming the file, if it
     is damaged, its library refuses it, or its graph contradicts the metadata.
@@ -50,7 +50,7 @@ class ExportedModel:
 
     path: Path
     metadata: ExportMetadata
-    shape: tuple[int | None, ...] = (None, 3, None, None)
+    shape: tuple[int | None, ...] = (None, None, None, None)
 
     def __call__(self, image: np.ndarray) -> list[np.ndarray]:
         """Run the graph."""

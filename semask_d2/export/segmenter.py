@@ -74,7 +74,7 @@ class ExportedSegmenter(Segmenter):
         return Segmentation(whole[0].argmax(0), whole[0] if scores else None)
 
     def _run(self, image: Tensor) -> list[np.ndarray]:
-        """Run the graph on an image (1, 3, H, W) uint8; `UserError` if the file is for another shape."""
+        """Run the graph on an image (1, C, H, W) uint8; `UserError` if the file is for another shape."""
         metadata = self.metadata
         inputs = image.numpy() if metadata.input_type == "uint8" else image.numpy().astype(np.float32)
         if not metadata.normalized:

@@ -49,10 +49,11 @@ class GraphSettings(NamedTuple):
         fixed = {"batch": self.batch, "height": self.size, "width": self.size}
         return {dim: name for dim, name in AXES.items() if fixed[name] is None}
 
-    def example(self) -> Tensor:
+    def example(self, channels: int) -> Tensor:
         """Return an example input; free dimensions are not 1, because torch would treat a 1 as constant."""
         height, width = self.size or EXAMPLE
-        image = torch.randint(0, 256, (2 if self.batch is None else self.batch, 3, height, width), dtype=torch.uint8)
+        batch = 2 if self.batch is None else self.batch
+        image = torch.randint(0, 256, (batch, channels, height, width), dtype=torch.uint8)
         return image if self.input_type == "uint8" else image.float()
 
 
@@ -60,7 +61,7 @@ def write_torch_export(graph: SegmentationGraph, path: Path, metadata: ExportMet
     """Write `path` for torch.export.load, with fixed height and width."""
     shapes = {"image": {0: torch.export.Dim("batch")}} if settings.batch is None else None
     with torch.no_grad(), sampling(settings):
-        program = torch.export.export(graph, (settings.example(),), dynamic_shapes=shapes)
+        program = torch.export.export(graph, (settings.example(graph.model.channels),), dynamic_shapes=shapes)
     file = io.BytesIO()  # when the disk is full, torch's file writer aborts the process
     torch.export.save(program, file, extra_files={KEY: metadata.as_text()})
     path.write_bytes(sealed_archive(file.getvalue(), ARCHIVED))
@@ -90,7 +91,7 @@ def trace(graph: SegmentationGraph, path: Path, outputs: list[str], settings: Gr
     with torch.no_grad(), sampling(settings), quiet():
         torch.onnx.export(
             graph,
-            (settings.example(),),
+            (settings.example(graph.model.channels),),
             str(path),
             dynamo=False,
             opset_version=OPSET,

@@ -15,6 +15,7 @@ from semask_d2.d2 import CfgNode
 from semask_d2.data.image_io import save_picture
 from semask_d2.data.label_checks import check_labels, require_one_size
 from semask_d2.data.labels import read_sample_labels
+from semask_d2.data.picture import RGB
 from semask_d2.inference import media
 from semask_d2.inference.prediction import OPACITY, shown_segments
 from semask_d2.inference.predictor import Predictor
@@ -208,6 +209,9 @@ class DrawingJob:
 
     def _draw_video(self, predictor: Predictor, source: Path | int, target: Path | None) -> bool:
         """Draw a video or camera stream frame by frame; return False if the user closed the window."""
+        if predictor.channels != RGB:
+            name = f"--webcam {source}" if isinstance(source, int) else source
+            raise UserError(f"{name}: a video has 3 channels, the model takes {predictor.channels} (INPUT.CHANNELS)")
         video = media.Video(source)
         frames = tqdm(video, total=video.count, unit="frame", leave=False)
         with nullcontext() if target is None else media.VideoFile(target, video.fps) as file:
@@ -224,7 +228,7 @@ class DrawingJob:
 
     def _draw(self, predictor: Predictor, image: np.ndarray, truth: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         """Return the drawing of one image and its class ids."""
-        prediction = predictor(image, priors=self.priors)
+        prediction, image = predictor(image, priors=self.priors), predictor.shown(image)
         if self.task != "semantic":
             ids, segments = shown_segments(prediction, self.task)
             drawn = drawn_segments(ids, segments, predictor.classes)

@@ -14,7 +14,8 @@ from types import TracebackType
 import cv2
 import numpy as np
 
-from semask_d2.data.image_io import MAX_PIXELS
+from semask_d2.data.opening import MAX_PIXELS
+from semask_d2.data.rasters import ARRAY_SUFFIX
 from semask_d2.utils.errors import UnreadableFile, UserError
 from semask_d2.utils.files import put_in_place, require_regular, temporary_beside
 
@@ -42,7 +43,7 @@ def find_inputs(inputs: Sequence[str]) -> list[Path]:
             files = _folder_media(path, word)
         elif glob.has_magic(word) and not os.path.exists(path):
             matches = sorted(p for p in map(Path, glob.glob(str(path), recursive=True)) if p.is_file())
-            files = [p for p in matches if is_media(p)]
+            files = [p for p in matches if is_media(p) or word.lower().endswith(ARRAY_SUFFIX)]
             skipped = _skipped_files(matches)
             if not files:
                 raise UserError(f"{word}: matches no image or video{f'; it matches {skipped}' if skipped else ''}")

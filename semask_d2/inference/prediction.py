@@ -19,6 +19,7 @@ from semask_d2.utils.visualization import draw_segmentation
 
 LEAST_SCORE = 0.5  # instances with a lower score are not drawn
 OPACITY = 0.6
+SUFFIXES = (".png", ".jpg", ".jpeg")  # of drawings
 
 
 class PanopticSegments(NamedTuple):
@@ -70,6 +71,16 @@ class Prediction(NamedTuple):
     image: np.ndarray | None = None
     classes: Classes | None = None
 
+    def __repr__(self) -> str:
+        """Return the sizes and kinds of the results, not their numbers."""
+        height, width = self.labels.shape
+        parts = [f"labels {height} x {width}, {len(np.unique(self.labels))} classes in it"]
+        parts += [] if self.scores is None else [f"scores of {len(self.scores)} classes"]
+        parts += [f"priors {', '.join(self.priors)}"] if self.priors else []
+        parts += [] if self.segments is None else [f"{len(self.segments.info)} segments"]
+        parts += [] if self.instances is None else [f"{len(self.instances.scores)} instances"]
+        return f"Prediction({'; '.join(parts)})"
+
     @property
     def task(self) -> str:
         """Task that is drawn: "panoptic" or "instance" if there are such segments, else "semantic"."""
@@ -98,6 +109,8 @@ class Prediction(NamedTuple):
 
     def save(self, path: str | os.PathLike, *, opacity: float = OPACITY) -> None:
         """Write the drawing atomically as .png or .jpg; raise `UserError` for another suffix."""
+        if Path(path).suffix.lower() not in SUFFIXES:
+            raise UserError(f"{os.fspath(path)}: expected a name that ends in {', '.join(SUFFIXES)}")
         save_picture(Path(path), self.draw(opacity=opacity))
 
     def _repr_png_(self) -> bytes | None:

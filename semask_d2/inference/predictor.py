@@ -14,24 +14,24 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 
-from semask_d2.checkpoint import load_checkpoint, read_checkpoint
-from semask_d2.checkpoint.class_metadata import classes_of_file
 from semask_d2.checkpoint.hub import local_source
 from semask_d2.config import get_cfg
 from semask_d2.d2 import CfgNode
 from semask_d2.data.augmentation import View, image_tensor, resize_image, resized_shape
-from semask_d2.data.datasets import config_classes
 from semask_d2.data.datasets.custom import register_custom
 from semask_d2.data.image_io import read_image
 from semask_d2.data.labels import LabelFormat
-from semask_d2.export.running import EXPORTED, open_exported
+from semask_d2.data.picture import RGB, Picture
+from semask_d2.export.running import EXPORTED, ExportedModel, open_exported
 from semask_d2.export.segmenter import ExportedSegmenter
 from semask_d2.inference.prediction import PanopticSegments, PredictedInstances, Prediction
-from semask_d2.inference.sources import choose_config
-from semask_d2.modeling.meta_arch import Execution, build_model, with_sliding
+from semask_d2.inference.sources import predictor_config
+from semask_d2.inference.trained_model import model_classes, trained_model
+from semask_d2.modeling.meta_arch import Execution, SemanticSegmenter, with_sliding
 from semask_d2.utils.classes import Classes
-from semask_d2.utils.errors import UserError
+from semask_d2.utils.errors import UserError, user_errors_alone
 from semask_d2.utils.runs import CONFIG_NAME, require_run
+from semask_d2.utils.visualization import displayed
 
 BATCH_SIZE = 4
 MAX_SHRINKAGE = 4  # an image whose sides shrink by more than this factor causes a warning
@@ -41,54 +41,61 @@ ImageInput = str | os.PathLike | Image.Image | np.ndarray | Tensor
 logger = logging.getLogger(__name__)
 
 
-def model_classes(cfg: CfgNode, recorded: Classes | None) -> Classes:
-    """Return the classes of the config's dataset, else those `recorded` in the checkpoint, else numbered classes.
-
-    Recorded classes are ignored if their number is not NUM_CLASSES. Numbered classes serve datasets that only the
-    training program registers, if the checkpoint has no names.
-    """
-    count = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
-    if (classes := config_classes(cfg)) is not None:
-        return classes
-    if recorded is not None and len(recorded) == count:
-        return recorded
-    return Classes.of(f"class {i}" for i in range(count))
-
-
-def trained_model(cfg: CfgNode) -> tuple[nn.Module, Classes | None]:
-    """Return a config's model with all of its MODEL.WEIGHTS, in evaluation mode, and the classes recorded with them."""
-    model = build_model(cfg)
-    data = read_checkpoint(cfg.MODEL.WEIGHTS)
-    load_checkpoint(model, data, cfg.MODEL.WEIGHTS)
-    return model.eval(), classes_of_file(data)
-
-
 class Predictor:
     """Trained model as a function of one image or of a list of images.
 
     `source` is a run folder, a checkpoint in one, a file from `semask export`, a transformers folder, a repository
-    "owner/name" on the Hugging Face hub (see `semask_d2.from_pretrained`), or a config with MODEL.WEIGHTS. The model
-    runs on `device`, by default on MODEL.DEVICE. Raises `UserError` if the source is missing or damaged.
+    "owner/name" on the Hugging Face hub (see `semask_d2.from_pretrained`), a model of `create_model` or
+    `from_pretrained`, which is put into evaluation mode, or a config: with MODEL.WEIGHTS, or a file or name with
+    `weights`. Without a source it is the newest run under `output`, else the packaged model, as in `semask predict`.
+    The model runs on `device`, by default on MODEL.DEVICE. Raises `UserError` if the source is missing or damaged.
 
     With TEST.SLIDING, images larger than a window are segmented in windows. A predictor is thread-safe: a call only
     records that a warning was given. `classes` are those of the config's first test set, else those recorded in the
     checkpoint; `label_format` is the format of the label files of the config's custom dataset.
     """
 
-    def __init__(self, source: CfgNode | str | os.PathLike, *, device: str | None = None):
-        if isinstance(source, (str, os.PathLike)):
-            path = local_source(source)
-            if path.endswith(EXPORTED):
-                self._set_exported_model(path)
+    def __init__(
+        self,
+        source: CfgNode | nn.Module | str | os.PathLike | None = None,
+        weights: str | os.PathLike | None = None,
+        *,
+        device: str | None = None,
+    ):
+        with user_errors_alone():
+            if isinstance(source, nn.Module):
+                if weights is not None:
+                    raise UserError("Predictor: a model has its weights; leave the second argument out")
+                self._set_model_in_memory(source if device is None else source.to(device))
                 return
-            cfg = choose_config(None, path, ["MODEL.DEVICE", device] if device else [], option="")
+            if isinstance(source, (str, os.PathLike)):
+                source = local_source(source) if weights is None else os.fspath(source)
+            if isinstance(source, str) and weights is None and source.endswith(EXPORTED):
+                self._set_exported_model(source)
+                return
+            cfg = predictor_config(source, weights, device)
+            if not cfg.MODEL.WEIGHTS:
+                raise UserError(
+                    "MODEL.WEIGHTS is empty: predictions need trained weights; name them as Predictor(config, weights)"
+                )
+            if cfg.TEST.AUG.ENABLED:
+                logger.warning("TEST.AUG.ENABLED has no effect here; semask eval and compare average several sizes")
+            trained = trained_model(cfg)
+            self._set_model(cfg, trained.model, trained.classes)
+
+    def _set_model_in_memory(self, model: nn.Module) -> None:
+        """Set up the predictor from a model of `create_model` or `from_pretrained`."""
+        if isinstance(model, ExportedSegmenter):
+            self._set_exported_model(model.exported)
+        elif not isinstance(model, SemanticSegmenter) or model.description is None:
+            raise UserError(
+                f"{type(model).__name__}: the config and classes of this model are unknown; create it with "
+                "semask_d2.create_model or from_pretrained, or use Predictor.of_model(cfg, model)"
+            )
         else:
-            cfg = source.clone()
-            cfg.defrost()
-            cfg.MODEL.DEVICE = device or cfg.MODEL.DEVICE
-        if not cfg.MODEL.WEIGHTS:
-            raise UserError("MODEL.WEIGHTS is empty: predictions need trained weights; add MODEL.WEIGHTS FILE")
-        self._set_model(cfg, *trained_model(cfg))
+            cfg = model.description.cfg.clone()
+            cfg.MODEL.DEVICE = str(model.device)
+            self._set_model(cfg, model.eval(), model.description.classes)
 
     @classmethod
     def from_run(
@@ -122,13 +129,15 @@ class Predictor:
         predictor._set_exported_model(file)
         return predictor
 
-    def _set_exported_model(self, file: str | os.PathLike) -> None:
+    def _set_exported_model(self, file: str | os.PathLike | ExportedModel) -> None:
         """Set up the predictor from an exported file and the settings in it."""
-        exported = open_exported(Path(file))
+        exported = open_exported(Path(file)) if isinstance(file, (str, os.PathLike)) else file
         metadata = exported.metadata
         cfg = get_cfg(opts=["DATASETS.TEST", "()", "DATASETS.TRAIN", "()", "MODEL.DEVICE", "cpu"])
         cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = metadata.min_size, metadata.max_size
         cfg.INPUT.FORMAT, cfg.INPUT.VALUE_RANGE = metadata.channel_order, metadata.value_range
+        cfg.INPUT.CHANNELS, cfg.INPUT.DISPLAY_CHANNELS = metadata.channels, metadata.display_channels
+        cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = metadata.pixel_mean, metadata.pixel_std
         cfg.MODEL.META_ARCHITECTURE = metadata.architecture
         cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = len(metadata.classes)
         self._set_model(cfg, ExportedSegmenter(exported), metadata.classes)
@@ -163,7 +172,8 @@ class Predictor:
     ) -> Prediction | list[Prediction]:
         """Segment one image, or each image of a list, at its original size.
 
-        An image is a path, a PIL image, a uint8 RGB array (H, W, 3) or a uint8 RGB tensor (3, H, W). Images that have
+        An image is a path, a PIL image, a uint8 RGB array (H, W, 3) or a uint8 RGB tensor (3, H, W); arrays and tensors
+        have INPUT.CHANNELS channels if that is not 3, with values scaled to 0..255. Images that have
         the same size after resizing form batches of at most `batch_size`, which bounds memory; no image is padded to
         the size of another. Batching changes a prediction only by rounding: scores differ by up to 2e-6 (float32), and
         labels only where two classes are that close. With a `batch_size` of 1 there is no difference. Raises
@@ -174,7 +184,7 @@ class Predictor:
         if batch_size < 1:
             raise UserError(f"batch_size: expected at least 1, got {batch_size}")
         groups: dict[tuple[int, int], list[int]] = defaultdict(list)
-        arrays = [self._array(image) for image in images]
+        arrays = [self.as_array(image) for image in images]
         for i, image in enumerate(arrays):
             groups[self._resized_shape(image)].append(i)
         predictions: dict[int, Prediction] = {}
@@ -183,19 +193,34 @@ class Predictor:
                 members = group[start : start + batch_size]
                 batch = self._segment([self.prepare(arrays[i]) for i in members], scores=scores, priors=priors)
                 predictions.update(zip(members, batch, strict=True))
-        return [predictions[i]._replace(image=image, classes=self.classes) for i, image in enumerate(arrays)]
+        return [predictions[i]._replace(image=self.shown(x), classes=self.classes) for i, x in enumerate(arrays)]
 
-    def _array(self, image: ImageInput) -> np.ndarray:
+    @property
+    def channels(self) -> int:
+        """Number of channels of the images."""
+        return self.cfg.INPUT.CHANNELS
+
+    def shown(self, image: np.ndarray) -> np.ndarray:
+        """Return the RGB (H, W, 3) by which an image (H, W, C) is drawn, from INPUT.DISPLAY_CHANNELS."""
+        return displayed(image, self.cfg.INPUT.DISPLAY_CHANNELS)
+
+    def as_array(self, image: ImageInput) -> np.ndarray:
         """Return an image of any kind as an array; other values unchanged, for `_resized_shape` to refuse."""
         if isinstance(image, (str, os.PathLike)):
             return self.read_image(image)
         if isinstance(image, Image.Image):
-            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-        if isinstance(image, Tensor):
-            if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3:
+            picture = Picture.of_pillow(ImageOps.exif_transpose(image), self.channels)
+            if picture is None:
                 raise UserError(
-                    f"expected a uint8 RGB image (3, H, W) as a tensor, got {image.dtype} {tuple(image.shape)}; for "
-                    "batches of tensors, call the model itself"
+                    f"expected an image of {self.channels} channel(s) (INPUT.CHANNELS), got a PIL image of mode "
+                    f"{image.mode}"
+                )
+            return picture.pixels()
+        if isinstance(image, Tensor):
+            if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != self.channels:
+                raise UserError(
+                    f"expected {self._expected_image('({}, H, W)')} as a tensor, got {image.dtype} "
+                    f"{tuple(image.shape)}; for batches of tensors, call the model itself"
                 )
             return image.permute(1, 2, 0).contiguous().cpu().numpy()
         return image
@@ -250,8 +275,8 @@ class Predictor:
         return predictions
 
     def read_image(self, path: str | os.PathLike) -> np.ndarray:
-        """Read an image file as in training, with INPUT.VALUE_RANGE; errors as in `semask_d2.read_image`."""
-        return read_image(path, value_range=self.cfg.INPUT.VALUE_RANGE)
+        """Read an image file as in training, with the config's INPUT; errors as in `semask_d2.read_image`."""
+        return read_image(path, value_range=self.cfg.INPUT.VALUE_RANGE, channels=self.channels)
 
     def prepare(self, image: np.ndarray) -> dict:
         """Return the model's input for one image: resized as in evaluation, in the config's channel order."""
@@ -264,15 +289,21 @@ class Predictor:
                 "details, set TEST.SLIDING.ENABLED True and INPUT.MIN_SIZE_TEST to a larger side (0: full size)",
                 *(width, height, min(shape)),
             )
-        pixels = resize_image(Image.fromarray(image), View.whole(*shape))
+        pixels = resize_image(Picture.of_pixels(image), View.whole(*shape))
         return {"image": image_tensor(pixels, self.cfg.INPUT.FORMAT), "height": height, "width": width}
+
+    def _expected_image(self, shape: str) -> str:
+        """Return the kind of images that the model takes, for messages; `shape` has a place for their channels."""
+        return f"a uint8 {'RGB ' if self.channels == RGB else ''}image {shape.format(self.channels)}"
 
     def _resized_shape(self, image: np.ndarray) -> tuple[int, int]:
         """Return the height and width of an image after resizing; raise `UserError` if it is not an image."""
-        if not isinstance(image, np.ndarray) or image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-            got = f"{image.dtype} of shape {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-            raise UserError(f"expected a uint8 RGB image (H, W, 3) as a NumPy array, got {got}")
+        expected = self._expected_image("(H, W, {})")
+        is_array = isinstance(image, np.ndarray)
+        if not is_array or image.ndim != 3 or image.shape[2] != self.channels or image.dtype != np.uint8:
+            got = f"{image.dtype} of shape {image.shape}" if is_array else type(image).__name__
+            raise UserError(f"expected {expected} as a NumPy array, got {got}")
         if image.size == 0:
-            raise UserError(f"expected a uint8 RGB image (H, W, 3), got an empty one of shape {image.shape}")
+            raise UserError(f"expected {expected}, got an empty one of shape {image.shape}")
         settings = self.cfg.INPUT
         return resized_shape(image.shape[0], image.shape[1], settings.MIN_SIZE_TEST, settings.MAX_SIZE_TEST)

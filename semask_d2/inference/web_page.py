@@ -137,7 +137,7 @@ def result_html(predictor: Predictor, path: str | os.PathLike) -> str:
     prediction = predictor(image, priors=predictor.has_priors)
     classes = predictor.classes
     shares = class_shares(prediction.labels, classes)
-    example = Example(Path(path).name, image, prediction.labels, priors=prediction.priors)
+    example = Example(Path(path).name, predictor.shown(image), prediction.labels, priors=prediction.priors)
     return render(
         "inference/assets/result.html",
         classes=[{"name": classes.names[i], "color": classes.colors[i], "share": share} for i, share in shares.items()],

@@ -17,7 +17,8 @@ All functions raise `UserError` for invalid shapes, types or sizes.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import logging
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -27,7 +28,10 @@ from semask_d2.modeling.meta_arch.score_maps import QueryMasks, ScoreMap, score_
 from semask_d2.modeling.meta_arch.segments import instance_segmentation, panoptic_segmentation
 from semask_d2.utils.errors import UserError
 
+logger = logging.getLogger(__name__)
+
 STRIDE = 4
+DISTINCT = 1.2  # ratio of sides that makes an image clearly upright or wide
 Size = tuple[int, int]
 
 
@@ -136,6 +140,17 @@ def _score_map(
     return score_map_of_queries(queries, resize_masks_first=resize_masks_first)
 
 
+def warn_of_swapped_sides(size: Size, image: Size) -> None:
+    """Warn if the result would be upright and the network's image was not, or the reverse."""
+    shapes = [height / width for height, width in (size, image)]
+    if min(shapes) < 1 / DISTINCT and max(shapes) > DISTINCT:
+        logger.warning(
+            "size is (height, width) = %s, but the network's image was %s: PIL's image.size is (width, height); write "
+            "(image.height, image.width)",
+            *(size, tuple(image)),
+        )
+
+
 def _queries(
     class_logits: Tensor, mask_logits: Tensor, size: Size, input_size: Size | None, image_size: Size | None
 ) -> QueryMasks:
@@ -146,7 +161,9 @@ def _queries(
     ):
         if not isinstance(value, Tensor) or not value.is_floating_point() or value.ndim != letters.count(",") + 1:
             got = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-            raise UserError(f"{name}: expected floating-point {letters} of one image, got {got}")
+            batched = isinstance(value, Tensor) and value.ndim == letters.count(",") + 2
+            advice = f"; take one image of the batch: {name}[0]" if batched else ""
+            raise UserError(f"{name}: expected floating-point {letters} of one image, got {got}{advice}")
     if len(class_logits) != len(mask_logits) or class_logits.shape[1] < 2 or not mask_logits.numel():
         raise UserError(
             "expected class_logits (Q, K + 1) and mask_logits (Q, h, w) of the same queries, got "
@@ -158,10 +175,11 @@ def _queries(
         input_size = (STRIDE * mask_logits.shape[1], STRIDE * mask_logits.shape[2])
     sizes = {"size": size, "input_size": input_size, "image_size": image_size or input_size}
     for name, pair in sizes.items():
-        if len(pair) != 2 or min(pair) < 1:
+        if not isinstance(pair, Sequence) or len(pair) != 2 or min(pair) < 1:
             raise UserError(f"{name}: expected height and width of at least 1, got {pair}")
     image = sizes["image_size"]
     if image[0] > input_size[0] or image[1] > input_size[1]:
         raise UserError(f"image_size: expected at most input_size, {input_size}, got {image_size}")
     height, width = (int(side) for side in size)
+    warn_of_swapped_sides((height, width), image)
     return QueryMasks(class_logits.float(), mask_logits.float(), input_size, image, (height, width))

@@ -56,7 +56,7 @@ def label_example(image: ImageResult, sample: dict[str, Any] | None, predictor: 
     if truth is not None:
         require_one_size(image.file_name, pixels.shape[:2], "label file", image.label_file or "", truth.shape)
     prediction = predictor(pixels, priors=predictor.has_priors)
-    return Example(Path(image.file_name).name, pixels, prediction.labels, truth, prediction.priors)
+    return Example(Path(image.file_name).name, predictor.shown(pixels), prediction.labels, truth, prediction.priors)
 
 
 def segment_example(sample: dict[str, Any], dataset: str, task: str, predictor: Predictor) -> tuple[Example, Classes]:
@@ -77,7 +77,8 @@ def segment_example(sample: dict[str, Any], dataset: str, task: str, predictor: 
     labels, true_labels, segment_classes = number_segments(
         shown_segments(prediction, task), (truth, true_segments), classes, void=void
     )
-    return Example(Path(sample["file_name"]).name, pixels, labels, true_labels, prediction.priors), segment_classes
+    name, shown = Path(sample["file_name"]).name, predictor.shown(pixels)
+    return Example(name, shown, labels, true_labels, prediction.priors), segment_classes
 
 
 def number_segments(

@@ -79,7 +79,7 @@ def _predictor(run: Path, checkpoint: str | None, opts: Sequence[str] = ()) -> P
     If they are gone, the run's best weights are used.
     """
     weights = checkpoint or str(run / FINAL_NAME)
-    return Predictor.from_run(run, weights if os.path.isfile(weights) else None, opts)
+    return Predictor.from_run(run, weights if os.path.exists(weights) else None, opts)
 
 
 def _page(run: Path, cfg: CfgNode, evaluations: list[Evaluation], sections: list[dict[str, str]]) -> Markup:

@@ -1,5 +1,8 @@
 """Errors that a user can correct."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class UserError(Exception):
     """Error that the user can correct; its message names the file, key or value, what was expected, and what to do.
@@ -10,6 +13,15 @@ class UserError(Exception):
 
 class UnreadableFile(UserError):
     """Error for a file that is missing, damaged, in an unknown format or not a regular file; callers may skip it."""
+
+
+@contextmanager
+def user_errors_alone() -> Iterator[None]:
+    """Raise user errors of a block, or of a decorated function, without the errors of libraries that caused them."""
+    try:
+        yield
+    except UserError as error:
+        raise error from None
 
 
 def printable(text: str) -> str:

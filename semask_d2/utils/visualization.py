@@ -18,6 +18,18 @@ PANEL_SIDES = (300, 640)  # smallest and largest longer side of a panel
 BACKGROUND, INK, WRONG = (255, 255, 255), (30, 30, 30), (230, 30, 30)
 
 
+def displayed(pixels: np.ndarray, channels: Sequence[int] = ()) -> np.ndarray:
+    """Return the RGB (H, W, 3) by which an image (H, W, C) is drawn.
+
+    `channels` are INPUT.DISPLAY_CHANNELS: three, or one to draw as gray; by default the first three, or the first.
+    """
+    count = pixels.shape[2]
+    chosen = list(channels) or list(range(3 if count >= 3 else 1))
+    if count == 3 and chosen == [0, 1, 2]:
+        return pixels
+    return np.ascontiguousarray(pixels[:, :, chosen if len(chosen) == 3 else chosen * 3])
+
+
 def colorize(labels: np.ndarray, colors: np.ndarray) -> np.ndarray:
     """Return class ids (H, W) as RGB (H, W, 3); ids without a color, such as ignored pixels, are black."""
     table = np.zeros((max(256, len(colors), int(labels.max(initial=0)) + 1), 3), np.uint8)

@@ -230,3 +230,18 @@ def test_checkpoints_without_frozen_layers_may_follow_one_another(partial, tmp_p
     data[RECORD]["weights"] = str(second)
     torch.save(data, path)
     assert "too many checkpoints name one another" in refusal(lambda: load_weights(other, path))
+
+
+@pytest.mark.parametrize("options", [LORA, {**LORA, **VIT}])
+def test_a_first_convolution_of_other_channels_is_saved(options: dict, tmp_path: Path) -> None:
+    """It was fitted to the channels at the start of training, and the frozen layers' file has it for RGB."""
+    rgb = model(**{**options, "MODEL__BACKBONE__TRAIN": "full"})
+    base = tmp_path / "base.pth"
+    torch.save({"model": frozen_part(rgb)}, base)
+    channels = {"INPUT__CHANNELS": 4, "MODEL__PIXEL_MEAN": [0.0] * 4, "MODEL__PIXEL_STD": [1.0] * 4}
+    trained = model(1, **options, **channels)
+    trained.load_state_dict({n: x for n, x in frozen_part(rgb).items() if x.shape[1:2] != (3,)}, strict=False)
+    path = saved(tmp_path / "run", trained, weights=base)
+    other = model(2, **options, **channels)
+    assert load_weights(other, path).complete
+    assert same(snapshot(other), snapshot(trained))

@@ -9,6 +9,7 @@ import pytest
 from huggingface_hub import constants
 
 from semask_d2.checkpoint.hub import Repository, fetch_repository, local_source, repository_of, upload_folder
+from semask_d2.checkpoint.readers import read_checkpoint
 from semask_d2.utils.errors import UserError
 from tests.helpers.hub_server import COMMIT, Hub
 
@@ -136,3 +137,12 @@ def test_uploads(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.delenv("HF_TOKEN")
     with pytest.raises(UserError, match=r"me/model: cannot be uploaded to http.*HF_TOKEN"):
         upload_folder(folder, "me/model", private=True, revision=None, message="")
+    monkeypatch.setenv("HF_TOKEN", "hf_token")
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(UserError, match=r"cannot be uploaded to .*; check the connection, or set HF_ENDPOINT"):
+        upload_folder(folder, "me/model", private=True, revision=None, message="")
+
+
+def test_messages_about_timms_weights_name_the_hub_in_use(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match=rf"could not be downloaded from {hub.address}/timm/resnet18.a1_in1k: "):
+        read_checkpoint("timm://resnet18.a1_in1k")

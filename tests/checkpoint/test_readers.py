@@ -254,7 +254,7 @@ class TestTimm:
 
         monkeypatch.setattr("timm.models.load_state_dict_from_hf", fail)
         with pytest.raises(
-            UserError, match=r"could not be downloaded from huggingface\.co/.*cannot reach the hub; download it"
+            UserError, match=r"could not be downloaded from https://huggingface\.co/.*cannot reach the hub; download it"
         ):
             read_checkpoint(f"timm://{self.NAME}")
 

@@ -15,10 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from semask_d2.__main__ import main
 from semask_d2.utils.errors import UserError
 from tests.helpers.commands import ROOT, TINY_MODEL, load_script
-from tests.helpers.loggers import restored_loggers
+from tests.helpers.pages import command_of, follow, shortened
 
 SCRIPT = "datasets/make_toy_folder.py"
 
@@ -26,16 +25,11 @@ SCRIPT = "datasets/make_toy_folder.py"
 tool, toy_folder = load_script("tools/getting_started_notebook.py"), load_script(SCRIPT)
 
 BLOCKS = tool.BLOCK.findall(tool.PAGE.read_text(encoding="utf-8"))
-COMMANDS = [block.strip().replace("\\\n    ", "") for language, block in BLOCKS if language == "bash"]
+COMMANDS = [command_of(block) for language, block in BLOCKS if language == "bash"]
 # appended to the commands to make them quick
 TINY = {**TINY_MODEL, "SOLVER.MAX_ITER": 2, "SOLVER.IMS_PER_BATCH": 2, "DATALOADER.NUM_WORKERS": 0}
 TRAINING = " ".join(shlex.quote(str(word)) for pair in TINY.items() for word in pair)
 SHORTER = {f"python {SCRIPT}": "--images 8", "semask train": TRAINING}
-
-
-def shortened(command: str) -> str:
-    """Return the command with the arguments that make it quick."""
-    return command + "".join(f" {words}" for start, words in SHORTER.items() if command.startswith(start))
 
 
 def copy_script(folder: Path) -> None:
@@ -48,23 +42,10 @@ def followed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
     """Run all blocks but the first and the last; return the folder, and the output of each command."""
     folder = tmp_path_factory.mktemp("start")
     copy_script(folder)
-    printed = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr(sys, "path", list(sys.path))
-        for language, block in BLOCKS[1:-1]:
-            if language == "python":
-                exec(block, {})
-                continue
-            command = block.strip().replace("\\\n    ", "")
-            program, *words = shlex.split(shortened(command))
-            if program == "semask":
-                with restored_loggers():
-                    assert main(words) == 0, command
-            else:
-                done = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False)
-                assert done.returncode == 0, done.stderr
-                printed[command] = done.stdout
+        printed = follow(BLOCKS[1:-1], SHORTER)
     return folder, printed
 
 
@@ -151,7 +132,7 @@ def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     sources = [cell.source[1:].replace("\\\n    ", "") for cell in commands]
     assert sources == COMMANDS[1:-1]
     for cell, command in zip(commands, sources, strict=True):
-        cell.source = f"!{shortened(command)}\nassert _exit_code == 0"
+        cell.source = f"!{shortened(command, SHORTER)}\nassert _exit_code == 0"
     client = nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path / "docs")}})
     client.execute()
     assert (tmp_path / "output/mine/report.html").is_file()

@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
+import semask_d2
 from semask_d2.__main__ import COMMANDS, main, parse_arguments
 from semask_d2.commands.evaluate import evaluation_config
 from semask_d2.commands.train import starting_weights
 from semask_d2.inference.sources import choose_config, find_source
 from semask_d2.utils.errors import UserError
 from tests.helpers.commands import TOY_CONFIG, load_script
+from tests.helpers.hub_server import Hub
 from tests.helpers.loggers import restored_loggers
 
 MODEL_COMMANDS = ("train", "eval", "compare", "predict", "export", "report", "web")
@@ -35,7 +37,7 @@ def test_settings_may_end_every_command_with_a_model(name: str) -> None:
         args = parse_arguments(name, [*words, *written])
         assert args.opts == SETTINGS
         plain = parse_arguments(name, words)
-        assert {**vars(args), "opts": []} == {**vars(plain), "opts": []}
+        assert {**vars(args), "opts": [], "settings": []} == {**vars(plain), "opts": [], "settings": []}
 
 
 @pytest.mark.parametrize("name", MODEL_COMMANDS)
@@ -127,11 +129,11 @@ def test_every_command_is_a_module_of_two_functions() -> None:
 
 def test_sources(tiny_run: Path, tmp_path: Path) -> None:
     weights, config = str(tiny_run / "model_best.pth"), str(tiny_run / "config.yaml")
-    assert find_source(str(tiny_run)) == find_source(weights) == (weights, config)
+    assert find_source(str(tiny_run)) == find_source(weights) == (weights, config, str(tiny_run))
     lone = tmp_path / "lone.pth"
     lone.touch()
-    assert find_source(str(lone)) == (str(lone), None)
-    assert find_source("timm://x") == ("timm://x", None)
+    assert find_source(str(lone)) == (str(lone), None, None)
+    assert find_source("timm://x") == ("timm://x", None, None)
     assert str(lone) == choose_config(config, str(lone)).MODEL.WEIGHTS
     with pytest.raises(UserError, match=r"^--weights timm://x: no config comes with it; add --config-file FILE"):
         choose_config(None, "timm://x")
@@ -173,3 +175,28 @@ def test_a_lone_checkpoint_with_a_config_is_evaluated(toy_data, tiny_run: Path, 
         assert main(["eval", "--weights", str(tmp_path / "lone.pth"), *words]) == 0
     assert capsys.readouterr().out.splitlines()[-1].startswith("toy_scenes_val mIoU ")
     assert (tmp_path / "out/inference/toy_scenes_val/metrics.json").exists()
+
+
+def test_results_of_models_of_others_go_into_the_working_directory(hub: Hub, tiny_run: Path, tmp_path: Path) -> None:
+    semask_d2.from_pretrained(tiny_run).push_to_hub("me/toy")
+    semask_d2.from_pretrained(tiny_run).save_pretrained(tmp_path / "shared")
+    assert find_source("me/toy").results == find_source("hf://me/toy@v1").results == "output/me/toy"
+    assert find_source(str(tmp_path / "shared")).results == str(tmp_path / "shared")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder/config.json").write_text("{}")
+    assert find_source("folder").results == "output/folder"
+    assert evaluation_config(parse_arguments("eval", ["--weights", "me/toy"])).OUTPUT_DIR == "output/me/toy"
+
+
+@pytest.mark.slow
+def test_a_model_of_the_hub_is_evaluated_and_reported(
+    hub: Hub, toy_data: Path, tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    semask_d2.from_pretrained(tiny_run).push_to_hub("me/toy")
+    with restored_loggers():
+        assert main(["eval", "--weights", "me/toy", "--device", "cpu", "DATALOADER.NUM_WORKERS", "0"]) == 0
+        assert main(["report", "--weights", "me/toy", "--images", "1", "--device", "cpu"]) == 0
+    assert Path("output/me/toy/log.txt").is_file()
+    assert "data:image/" in Path("output/me/toy/report.html").read_text()
+    snapshot = Path(find_source("me/toy").weights).parent
+    assert {path.name for path in snapshot.iterdir()} == {"config.yaml", "model.safetensors", "README.md"}

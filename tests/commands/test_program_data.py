@@ -176,6 +176,6 @@ def test_an_evaluation_without_a_test_set_is_an_error(tiny_run: Path, in_process
     code, _, err = in_process("train_net.py", *words, "DATASETS.TEST", "()", "OUTPUT_DIR", tiny_run / "evaluation")
     assert code == 1
     assert err.strip().endswith(
-        "error: DATASETS.TEST is empty: there is nothing to evaluate on; name a dataset there, or add `val` to the "
-        "file given with --data"
+        "error: no dataset to evaluate on: add --data my.yaml, the file that describes your images and labels (semask "
+        "init-data drafts it), or name a registered one with DATASETS.TEST"
     )

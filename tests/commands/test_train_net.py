@@ -54,6 +54,10 @@ def test_training_writes_a_complete_run_folder_and_eval_only_repeats_its_miou(tr
     assert any("loss_cate" in record and "lr" in record for record in records)
     assert any("sem_seg/mIoU" in record for record in records)
 
+    best = torch.load(trained / "model_best.pth")
+    printed = (trained / "stdout.txt").read_text().splitlines()[-2]
+    assert printed.startswith(f"best: mIoU {best['best']:.2f} after {best['iteration'] + 1} iterations (")
+
     evaluation = ("MODEL.WEIGHTS", trained / "model_final.pth", "OUTPUT_DIR", trained)
     code, evaluated, err = train(*evaluation, flags=("--eval-only",))
     assert code == 0, err

@@ -16,7 +16,9 @@ from semask_d2.checkpoint.transformers_folder import write_folder
 from semask_d2.config.transformers_config import config_for_transformers, processor_for_transformers
 from semask_d2.d2 import CfgNode, MetadataCatalog
 from semask_d2.inference.sources import choose_config
+from semask_d2.utils.arguments import value_of
 from tests.helpers.tiny_model import randomize, tiny_cfg
+from tests.helpers.transformers_models import reference_model
 
 NAMES = ["road", "sky", "car", "tree", "house", "pole"]
 BACKBONES = {
@@ -79,7 +81,7 @@ def test_its_config_is_derived(folder: Path, native_model: tuple[CfgNode, dict],
     assert main(["config", "--set", "converted"]) == 0
     printed = capsys.readouterr().out.splitlines()
     assert f"# {folder}" in next(line for line in printed if line.startswith("MODEL.SEM_SEG_HEAD.NUM_CLASSES "))
-    assert any("# configs/recipes/m2f.yaml" in line for line in printed)
+    assert any("# configs/recipes/m2f_ade20k_512.yaml" in line for line in printed)
 
 
 def test_settings_over_it_and_a_config_without_weights(in_process, folder: Path) -> None:
@@ -136,3 +138,14 @@ def test_invalid_folders_are_refused(in_process, folder: Path, change: dict | No
     assert f"error: {message}" in err
     assert "Traceback" not in out + err
     assert not Path("a.png").exists()
+
+
+@pytest.mark.parametrize("family", ["mask2former", "maskformer"])
+def test_a_training_has_the_schedule_and_crops_of_a_recipe(family: str, tmp_path: Path) -> None:
+    reference_model(family).save_pretrained(tmp_path / "folder")
+    cfg = get_cfg(tmp_path / "folder")
+    recipe = get_cfg(f"ade20k/r50_{'m2f' if family == 'mask2former' else 'mf'}.yaml")
+    for key in ("INPUT.MIN_SIZE_TRAIN", "INPUT.CROP", "INPUT.SIZE_DIVISIBILITY", "SOLVER", "TEST.EVAL_PERIOD"):
+        assert value_of(cfg, key) == value_of(recipe, key), key
+    assert (cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST) == (800, 1333)  # transformers' without a processor
+    assert cfg.OUTPUT_DIR == "output/folder"

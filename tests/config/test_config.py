@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
+import semask_d2
 from semask_d2.config import DEFAULTS, add_semask_config, all_keys, get_cfg
 from semask_d2.d2 import CfgNode
 from semask_d2.d2 import get_cfg as get_detectron2_cfg
 from semask_d2.utils.errors import UserError
+from tests.helpers.refusals import refusal
 
 
 def write(path: Path, text: str) -> Path:
@@ -253,3 +255,16 @@ def test_with_cuda_everything_stays(monkeypatch: pytest.MonkeyPatch, caplog: pyt
 
 def test_other_norms_stay() -> None:
     assert get_cfg(None, ["MODEL.SEM_SEG_HEAD.NORM", "GN", "MODEL.DEVICE", "cpu"]).MODEL.SEM_SEG_HEAD.NORM == "GN"
+
+
+@pytest.mark.parametrize("name", ["facebook/mask2former-swin-tiny-ade-semantic", "hf://me/model"])
+def test_a_repository_as_config_names_the_commands(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    command = f"semask train --config-file ade20k/swin_t_m2f.yaml --weights {name} --data my.yaml "
+    calls = (get_cfg, semask_d2.create_model, semask_d2.train)
+    for call in calls:
+        message = refusal(lambda call=call: call(name))
+        assert message is not None
+        assert command + "MODEL.WEIGHTS_DROP_CLASS_LAYERS True" in message
+        assert f'create_model("ade20k/swin_t_m2f", num_classes=17, weights="{name}")' in message
+    assert "hub" not in str(refusal(lambda: get_cfg("me/model.yaml")))

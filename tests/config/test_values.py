@@ -55,6 +55,11 @@ from tests.helpers.commands import TINY, TOY_CONFIG
         ("MODEL.BACKBONE.FREEZE_AT", "6", "from 0 to 5"),
         ("MODEL.BACKBONE.TRAIN", "thawed", '"full" or "frozen" or "lora"'),
         ("MODEL.BACKBONE.LORA.RANK", "0", "at least 1"),
+        ("INPUT.CHANNELS", "4", "MODEL.PIXEL_MEAN: expected as many numbers as INPUT.CHANNELS, 4"),
+        ("MODEL.PIXEL_STD", "[1., 1.]", "MODEL.PIXEL_STD: expected as many numbers as INPUT.CHANNELS, 3"),
+        ("MODEL.PIXEL_STD", "[1., 0., 1.]", "3 numbers above 0"),
+        ("INPUT.DISPLAY_CHANNELS", "[0, 3, 1]", "one or three channels from 0 to 2"),
+        ("INPUT.DISPLAY_CHANNELS", "[0, 1]", "one or three channels from 0 to 2"),
         ("MODEL.SWIN.NUM_SEM_BLOCKS", "-1", "at least 0"),
         ("MODEL.SWIN.SEM_ATTENTION", "center", '"pairwise" or "scaled" or "centers"'),
         ("MODEL.SWIN.SEM_RESIDUAL", "none", '"normalized" or "raw"'),
@@ -65,7 +70,7 @@ from tests.helpers.commands import TINY, TOY_CONFIG
 )
 def test_wrong_values_are_named_with_the_expected_ones(key: str, value: str, message: str) -> None:
     cfg = get_cfg(TOY_CONFIG, (*TINY, key, value))
-    with pytest.raises(UserError, match=r"(MODEL|TEST)\.") as caught:
+    with pytest.raises(UserError, match=r"(MODEL|TEST|INPUT)\.") as caught:
         build_model(cfg)
     assert message in str(caught.value)
 

@@ -10,6 +10,7 @@ from PIL import Image
 
 from semask_d2.data import augmentation as aug
 from semask_d2.data.augmentation import ColorJitter, View
+from semask_d2.data.picture import Picture
 
 
 @pytest.mark.parametrize(
@@ -42,7 +43,7 @@ def test_resized_shape_never_vanishes(height, width, edge, longest):
 @given(long=sides, short=st.integers(1, 3), tall=st.booleans(), longest=st.integers(1, 600), bgr=st.booleans())
 def test_pictures_of_any_shape_become_tensors(long, short, tall, longest, bgr):
     height, width = (long, short) if tall else (short, long)
-    picture = Image.new("RGB", (width, height), (1, 2, 3))
+    picture = Picture([Image.new("RGB", (width, height), (1, 2, 3))])
     tensor = aug.resized_tensor(picture, 64, longest, "BGR" if bgr else "RGB")
     assert tensor.shape[1:] == aug.resized_shape(height, width, 64, longest)
     assert tensor[:, 0, 0].tolist() == ([3, 2, 1] if bgr else [1, 2, 3])
@@ -77,7 +78,7 @@ def test_resizing_the_crop_is_cropping_the_resized(case):
     rng = np.random.default_rng(height * width)
     image = Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
     whole = np.asarray(image.resize((view.full_width, view.full_height), Image.Resampling.BILINEAR))
-    difference = np.abs(aug.resize_image(image, view).astype(int) - shown(whole, view))
+    difference = np.abs(aug.resize_image(Picture([image]), view).astype(int) - shown(whole, view))
     assert difference.max() <= 1
 
 
@@ -103,7 +104,7 @@ def test_resized_labels_are_pil_nearest(case):
 def test_no_resize_is_a_plain_crop():
     pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
     view = View(20, 30, 3, 4, 10, 11)
-    np.testing.assert_array_equal(aug.resize_image(Image.fromarray(pixels), view), pixels[3:13, 4:15])
+    np.testing.assert_array_equal(aug.resize_image(Picture.of_pixels(pixels), view), pixels[3:13, 4:15])
 
 
 class TestSampleView:

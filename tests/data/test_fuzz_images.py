@@ -100,7 +100,7 @@ def outcome_of(read: Callable, path: Path) -> str | None:
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("semask_d2.data.image_io.MAX_PIXELS", LIMIT)
+    monkeypatch.setattr("semask_d2.data.opening.MAX_PIXELS", LIMIT)
 
 
 @pytest.mark.parametrize("read", [read_image, read_labels])

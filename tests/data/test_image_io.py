@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from semask_d2.data import image_io
+from semask_d2.data import image_io, opening
 from semask_d2.data.image_io import picture_size, read_image, read_image_facts, read_labels, save_picture, value_span
 from semask_d2.data.jpeg_scans import MAX_SCANS
 from semask_d2.data.label_checks import check_labels, count_ids
@@ -116,7 +116,7 @@ def test_the_orientation_beside_other_malformed_entries_is_applied(tmp_path, ent
 
 @pytest.mark.parametrize("suffix", IMAGE_SUFFIXES)
 def test_every_suffix_of_a_picture_is_read(tmp_path, suffix):
-    if suffix == ".avif" and "AVIF" not in image_io._formats():
+    if suffix == ".avif" and "AVIF" not in opening._formats():
         pytest.skip("this Pillow was built without AVIF")
     Image.new("L" if suffix == ".pgm" else "RGB", (32, 24), 90).save(tmp_path / f"a{suffix}")
     assert read_image(tmp_path / f"a{suffix}").shape == (24, 32, 3)
@@ -160,12 +160,13 @@ def test_large_pictures_within_the_limit_are_read_without_a_warning(tmp_path):
     Image.new("L", (10000, 9001), 7).save(tmp_path / "a.png")  # the size above which Pillow warns
     program = (
         "import sys; from PIL import Image; from semask_d2.data.image_io import read_labels; "
-        "from semask_d2.data.augmentation import View, resize_image; labels = read_labels(sys.argv[1]); "
-        "print(labels.shape, resize_image(Image.fromarray(labels), View.whole(*labels.shape)).shape)"
+        "from semask_d2.data.augmentation import View, resize_image; from semask_d2.data.picture import Picture; "
+        "labels = read_labels(sys.argv[1]); picture = Picture([Image.fromarray(labels)]); "
+        "print(labels.shape, resize_image(picture, View.whole(*labels.shape)).shape)"
     )
     command = [sys.executable, "-c", program, tmp_path / "a.png"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == "(9001, 10000) (9001, 10000)"
+    assert result.stdout.strip() == "(9001, 10000) (9001, 10000, 1)"
     assert "Bomb" not in result.stderr
 
 

@@ -131,7 +131,7 @@ def test_training_reads_the_named_data_sets(cfg, name, pairs):
     epoch = next(iter(build_train_loader(cfg)))
     assert sorted(s["file_name"] for s in epoch) == sorted(p["file_name"] for p in pairs)
     cfg.DATASETS.TRAIN = ()
-    with pytest.raises(UserError, match=r"DATASETS\.TRAIN is empty"):
+    with pytest.raises(UserError, match=r"no dataset to train on: add --data my\.yaml"):
         build_train_loader(cfg)
 
 

@@ -98,16 +98,6 @@ def test_orientation_is_applied_once_to_deep_colors(tmp_path: Path) -> None:
     assert picture_size(tmp_path / "b.tif") == (12, 16)
 
 
-def test_planes_of_16_bits_and_many_bands_are_told_apart(tmp_path: Path) -> None:
-    content = written(tmp_path / "a.tif", COLORS).read_bytes()
-    (tmp_path / "planar.tif").write_bytes(with_tags(content, {284: 2}))
-    with pytest.raises(UnreadableFile, match=r"planar\.tif cannot be read as an image of 16 bits per channel"):
-        read_image(tmp_path / "planar.tif")
-    (tmp_path / "bands.tif").write_bytes(with_tags(content, {277: 5}))
-    with pytest.raises(UnreadableFile, match=r"it is a TIFF of 5 band\(s\) of 16 bits; supported are one gray band"):
-        read_image(tmp_path / "bands.tif")
-
-
 @pytest.mark.parametrize(
     ("spans", "expected"),
     [

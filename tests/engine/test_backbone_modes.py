@@ -106,13 +106,11 @@ def test_a_run_is_reported_exported_and_merged(
     assert Predictor(folder)(torch.zeros(3, 64, 64, dtype=torch.uint8)).labels.shape == (64, 64)
 
 
-@pytest.mark.parametrize(
-    "options", [("--size", "64", "64"), ("--dynamic",), ("--outputs", "scores"), ("--batch", "any")]
-)
+@pytest.mark.parametrize("options", [("--size", "64", "64"), ("--batch", "any"), ("--outputs", "scores")])
 def test_options_of_graphs_are_refused_for_folders(options, tiny_run: Path, tmp_path: Path, capsys) -> None:
     command = ["export", "--weights", str(tiny_run), "--format", "folder", "--output", str(tmp_path / "x"), *options]
     assert main(command) == 1
-    assert "--format folder: leave the options of graphs out" in capsys.readouterr().err
+    assert "--format folder: leave the options of files out" in capsys.readouterr().err
     assert not (tmp_path / "x").exists()
 
 

@@ -9,9 +9,11 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
+from semask_d2.__main__ import main
 from semask_d2.data.image_io import read_image
 from semask_d2.evaluation import MultiScaleFlip
 from semask_d2.modeling.meta_arch import ForeignSegmenter
+from tests.helpers.loggers import restored_loggers
 from tests.helpers.tiny_model import tiny_cfg
 
 
@@ -92,3 +94,11 @@ def test_windows_at_several_scales(tmp_path) -> None:
     assert torch.equal(results[0], results[1])
     assert results[2].shape == results[0].shape
     assert not torch.allclose(results[2], results[0])
+
+
+def test_sizes_and_passes_are_logged(toy_data, tiny_run, tmp_path, caplog) -> None:
+    words = ["--weights", str(tiny_run), "--output", str(tmp_path), "TEST.AUG.ENABLED", "True", "TEST.AUG.MIN_SIZES"]
+    with restored_loggers():
+        assert main(["eval", *words, "[32, 48]", "DATALOADER.NUM_WORKERS", "0"]) == 0
+    log = (tmp_path / "log.txt").read_text()
+    assert "Test-time augmentation: shorter sides 32, 48, also flipped, 4 passes per image" in log

@@ -14,7 +14,7 @@ import semask_d2
 from semask_d2 import Predictor
 from semask_d2.d2 import CfgNode
 from semask_d2.export import writing
-from semask_d2.export.exporting import export_model
+from semask_d2.export.exporting import write_verified
 from semask_d2.export.graph import SegmentationGraph
 from semask_d2.export.writing import SUFFIXES, GraphSettings
 from semask_d2.utils.classes import Classes
@@ -36,6 +36,10 @@ SMALL = OPTIONS | {
     "MODEL.MIT.EMBED_DIMS": [16, 16, 32, 32],
     "MODEL.MIT.DEPTHS": [1, 1, 1, 1],
     "MODEL.MIT.NUM_HEADS": [1, 1, 2, 2],
+    "MODEL.VIT.IMG_SIZE": 64,  # smaller than the images, so that the graph resamples position embeddings
+    "MODEL.VIT.EMBED_DIM": 32,
+    "MODEL.VIT.DEPTH": 4,
+    "MODEL.VIT.NUM_HEADS": 2,
 }
 SAMPLING = {config for config in FAMILIES.values() if config.endswith("m2f")}  # models with deformable layers
 NAMED = Classes.of([f"class {i}" for i in range(CLASSES)], [[i] * 3 for i in range(CLASSES)])
@@ -83,7 +87,7 @@ def export(
     **kwargs: object,
 ) -> list:
     model, cfg = family(config, options) if options else plain_family(config)
-    return export_model(model, cfg, NAMED, kind, path, settings, **kwargs)
+    return write_verified(model, cfg, NAMED, kind, path, settings, **kwargs)
 
 
 def operators(path: Path) -> set[str]:
@@ -118,6 +122,21 @@ def test_variants_of_the_semantic_layer(attention: str, residual: str, tmp_path:
 def test_openvino(config: str, tmp_path: Path) -> None:
     export(config, "openvino", tmp_path / "model.xml", ANY)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.bin", "model.xml"]
+
+
+VITS = {  # position embeddings, patch size and rotary positions unlike those of the table's models
+    "DINOv2": ("vit_small_patch14_reg4_dinov2", 14),
+    "EVA-02": ("eva02_tiny_patch14_224", 14),
+    "mixed rotary": ("vit_small_patch16_rope_mixed_224", 16),
+}
+
+
+@pytest.mark.parametrize(("kind", "suffix"), [("onnx", "onnx"), ("openvino", "xml")])
+@pytest.mark.parametrize(("name", "patch"), VITS.values(), ids=VITS)
+def test_vits_of_other_families(name: str, patch: int, kind: str, suffix: str, tmp_path: Path) -> None:
+    options = {"MODEL.VIT.NAME": name, "MODEL.VIT.PATCH_SIZE": patch, "MODEL.VIT.IMG_SIZE": 5 * patch}
+    agreements = export(FAMILIES["DINOv3 ViT FPN"], kind, tmp_path / f"model.{suffix}", ANY, options)
+    assert len({agreement.shape[2:] for agreement in agreements}) > 3
 
 
 def test_torch_export(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from semask_d2.data.augmentation import resized_shape, resized_tensor
+from semask_d2.data.picture import Picture
 from semask_d2.export.resizing import resize_images, target_size
 from semask_d2.export.writing import quiet
 
@@ -24,7 +25,7 @@ def random_images(height: int, width: int, count: int = 2) -> np.ndarray:
 
 
 def as_evaluated(batch: np.ndarray, short_edge: int, max_size: int) -> np.ndarray:
-    return np.stack([resized_tensor(Image.fromarray(x), short_edge, max_size, "RGB") for x in batch])
+    return np.stack([resized_tensor(Picture.of_pixels(x), short_edge, max_size, "RGB") for x in batch])
 
 
 def rows_first(image: np.ndarray, short_edge: int, max_size: int) -> np.ndarray:

@@ -112,3 +112,19 @@ def test_drawing_needs_an_image() -> None:
     assert prediction._repr_png_() is None
     with pytest.raises(UserError, match="no image and classes to draw"):
         prediction.draw()
+
+
+def test_a_prediction_is_short_in_a_terminal(predictor: Predictor) -> None:
+    text = repr(predictor(make_image(), scores=True, priors=True))
+    assert text.startswith("Prediction(labels 50 x 70, ")
+    assert text.endswith("; scores of 12 classes; priors sem2, sem3, sem4, sem5)")
+    assert len(text) < 200
+    bare = Prediction(np.zeros((4, 6), np.int64), segments=PanopticSegments(np.zeros((4, 6), np.int32), []))
+    assert repr(bare) == "Prediction(labels 4 x 6, 1 classes in it; 0 segments)"
+
+
+@pytest.mark.parametrize("name", ["x", "x.bmp", "folder.png/x"])
+def test_a_drawing_has_a_known_suffix(predictor: Predictor, tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserError, match=r"expected a name that ends in \.png, \.jpg, \.jpeg"):
+        predictor(make_image()).save(tmp_path / name)
+    assert not list(tmp_path.iterdir())

@@ -163,3 +163,19 @@ def test_wrong_arguments(change: dict[str, object], message: str) -> None:
     arguments = {"class_logits": class_logits, "mask_logits": mask_logits, "size": (10, 10), **change}
     with pytest.raises(UserError, match=message):
         semantic_labels(**arguments)
+
+
+def test_batches_and_sides_in_the_order_of_pillow(caplog: pytest.LogCaptureFixture) -> None:
+    class_logits, mask_logits = make_logits(6, 9)
+    with pytest.raises(UserError, match=r"take one image of the batch: class_logits\[0\]"):
+        semantic_labels(class_logits[None], mask_logits, (60, 90))
+    with pytest.raises(UserError, match=r"take one image of the batch: mask_logits\[0\]"):
+        semantic_labels(class_logits, mask_logits[None], (60, 90))
+    with pytest.raises(UserError, match="size: expected height and width"):
+        semantic_labels(class_logits, mask_logits, 60)
+    for size in ((60, 90), (61, 59), (90, 88)):
+        semantic_labels(class_logits, mask_logits, size)
+    semantic_labels(*make_logits(8, 8), (90, 60))  # a square input tells nothing
+    assert not caplog.text
+    semantic_labels(class_logits, mask_logits, (90, 60))
+    assert "PIL's image.size is (width, height); write (image.height, image.width)" in caplog.text

@@ -38,6 +38,14 @@ def test_rows_agree_with_the_code() -> None:
     assert "`MaskTransformerDecoder`" not in PAGE
 
 
+def test_everyday_keys_have_a_meaning_and_are_detectron2s() -> None:
+    assert not tool.EVERYDAY.keys() & DEFAULTS.keys()
+    needed = ("TEST.AUG.MIN_SIZES", "SOLVER.IMS_PER_BATCH", "INPUT.CROP.SIZE", "DATASETS.TRAIN", "MODEL.PIXEL_STD")
+    for key in (*needed, "SOLVER.BASE_LR", "SOLVER.MAX_ITER", "SOLVER.AMP.ENABLED", "INPUT.MIN_SIZE_TEST"):
+        assert tool.EVERYDAY[key] in ROWS[key]
+    assert "timm.list_models()" in ROWS["MODEL.TIMM.NAME"]
+
+
 def test_headings_are_the_comments_of_the_table() -> None:
     sections = {section.title: section for section in tool.sections()}
     assert sections["DeepLab"].text.startswith("Published config files have these keys")

@@ -19,7 +19,7 @@ from semask_d2.data.datasets.coco_boxes import Boxes, box_of, require_pixels
 from semask_d2.data.datasets.json_formats import read_json, require_format
 from semask_d2.data.datasets.pairing import Problem
 from semask_d2.data.datasets.walking import composed
-from semask_d2.data.image_io import MAX_PIXELS
+from semask_d2.data.opening import MAX_PIXELS
 from semask_d2.utils import foreign
 from semask_d2.utils.errors import UserError
 from semask_d2.utils.excerpts import few

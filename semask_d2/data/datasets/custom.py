@@ -15,6 +15,7 @@ from semask_d2.data.datasets.coco_labels import Matching, coco_labels, match_ima
 from semask_d2.data.datasets.pairing import Pairing, Problem, expand, find_pairs, merged
 from semask_d2.data.datasets.walking import existing_part
 from semask_d2.data.labels import CocoLabels, LabelFormat
+from semask_d2.data.picture import RGB
 from semask_d2.utils.classes import Classes
 from semask_d2.utils.errors import UserError
 
@@ -25,7 +26,7 @@ _registered: dict[str, CustomDataset] = {}  # by the registered names of splits
 
 @dataclass(frozen=True)
 class CustomDataset:
-    """A dataset with the splits "train" and "val"; its fields are those of the config section."""
+    """A dataset with the splits "train" and "val"; its fields are those of the config section, and INPUT.CHANNELS."""
 
     name: str
     root: Path
@@ -34,9 +35,10 @@ class CustomDataset:
     val_fraction: float
     classes: Classes
     label_format: LabelFormat
+    channels: int = RGB
 
     @classmethod
-    def from_section(cls, custom: CfgNode) -> CustomDataset:
+    def from_section(cls, custom: CfgNode, channels: int = RGB) -> CustomDataset:
         """Return the dataset described by a section DATASETS.CUSTOM; raises `UserError` if the section is invalid."""
         check_section(custom, "DATASETS.CUSTOM")
         splits = {"train": custom.TRAIN, "val": custom.VAL}
@@ -54,6 +56,7 @@ class CustomDataset:
                 tuple((int(left[1:], 16), right) for left, right in custom.RGB),
                 custom.REDUCE_ZERO_LABEL,
             ),
+            channels,
         )
 
     def splits(self) -> list[str]:
@@ -133,7 +136,7 @@ class CustomDataset:
             [Path(f"{path}: {name}") for name in missing],
             [*problems, *matching.problems],
         )
-        return [coco_dict(images[key], path, matching.labels[key]) for key in keys], pairing
+        return [self._coco_dict(images[key], path, matching.labels[key]) for key in keys], pairing
 
     def _list_coco_pairs(self, listed: Pairing) -> tuple[list[dict[str, Any]], Pairing]:
         """Return the pairs of a list that names COCO files as labels, without the problems of images not listed."""
@@ -151,7 +154,7 @@ class CustomDataset:
             result.problems += matching.problems
             result.unlabeled += [images[key] for key in images.keys() - matching.labels.keys() - matching.unclear]
         result.pairs = [(image, path) for image, path in listed.pairs if image in labels]
-        return [coco_dict(image, path, labels[image]) for image, path in result.pairs], result
+        return [self._coco_dict(image, path, labels[image]) for image, path in result.pairs], result
 
     def _match_coco(self, path: Path, images: dict[str, Path]) -> tuple[Matching, list[Problem]]:
         """Return the labels in a COCO file, matched with images, and the file's problems."""
@@ -160,10 +163,10 @@ class CustomDataset:
         by_name = coco_labels(file, names=self.classes.names, id_map=id_map, ignore_label=ignore_label)
         return match_images(images, by_name, str(path)), file.problems
 
-
-def coco_dict(image: Path, path: Path, labels: CocoLabels) -> dict[str, Any]:
-    """Return the dict of an image whose labels are in the COCO file at `path`."""
-    return {"file_name": str(image), "sem_seg_file_name": str(path), "coco_labels": labels}
+    def _coco_dict(self, image: Path, path: Path, labels: CocoLabels) -> dict[str, Any]:
+        """Return the dict of an image whose labels are in the COCO file at `path`, painted at the image's size."""
+        sample = {"file_name": str(image), "sem_seg_file_name": str(path), "coco_labels": labels}
+        return sample if self.channels == RGB else sample | {"channels": self.channels}
 
 
 def register_custom(cfg: CfgNode) -> CustomDataset | None:
@@ -175,7 +178,7 @@ def register_custom(cfg: CfgNode) -> CustomDataset | None:
     custom = cfg.DATASETS.get("CUSTOM")
     if custom is None or not custom.NAME:
         return None
-    dataset = CustomDataset.from_section(custom)
+    dataset = CustomDataset.from_section(custom, cfg.INPUT.CHANNELS)
     for split, names in zip(("train", "val"), split_names(custom), strict=True):
         for name in names:
             _register(name, split, dataset)

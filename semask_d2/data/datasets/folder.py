@@ -72,7 +72,10 @@ def require_folder(name: str, folder: str | os.PathLike, how_to_get: str) -> Non
     if not os.path.isdir(folder):
         root = os.getenv("DETECTRON2_DATASETS")
         setting = f"DETECTRON2_DATASETS is {root}" if root else "DETECTRON2_DATASETS, unset, means ./datasets"
-        raise UserError(f'dataset "{name}" is not there: no folder {os.path.abspath(folder)} ({setting}); {how_to_get}')
+        raise UserError(
+            f'dataset "{name}" is not there: no folder {os.path.abspath(folder)} ({setting}); {how_to_get}, or name a '
+            "dataset of your own with --data FILE"
+        )
 
 
 def load_folder_pairs(

@@ -20,6 +20,7 @@ from semask_d2.data.datasets.walking import (
     matching_files,
     stem_of,
 )
+from semask_d2.data.rasters import ARRAY_SUFFIX
 from semask_d2.utils.errors import UserError
 from semask_d2.utils.excerpts import few
 from semask_d2.utils.files import require_regular
@@ -172,7 +173,8 @@ def is_file(files: dict[str, Path]) -> bool:
 def expand(word: str, root: Path, source: str) -> dict[str, Path]:
     """Return the image files that a pattern, folder or file name refers to, by the name to pair them by.
 
-    A single file has the name "". Leading folders that exist are taken literally, whatever characters they contain.
+    Arrays (.npy) are used only if the pattern names them, since label tools write some beside their images. A single
+    file has the name "". Leading folders that exist are taken literally, whatever characters they contain.
     """
     base, pattern = existing_part(word, root)
     if not pattern and not base.is_dir():
@@ -181,7 +183,8 @@ def expand(word: str, root: Path, source: str) -> dict[str, Path]:
         path = base.joinpath(*pattern)
         raise UserError(f"{source}: {path} does not exist: expected a file, a folder, or a pattern with *")
     files = matching_files(base, pattern) if pattern else files_below(base)
-    pictures = [p for p in files if p.suffix.lower() in SUFFIXES]
+    suffixes = (ARRAY_SUFFIX,) if word.lower().endswith(ARRAY_SUFFIX) else SUFFIXES
+    pictures = [p for p in files if p.suffix.lower() in suffixes]
     if not pictures:
         path = base.joinpath(*pattern)
         kinds = ", ".join(sorted({p.suffix for p in files}))

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from semask_d2.data.rasters import ARRAY_SUFFIX
 from semask_d2.utils.errors import UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm", ".jp2", ".avif")
@@ -124,10 +125,10 @@ def after_any_folders(reached: set[int], pattern: Sequence[str]) -> set[int]:
 def small_suffix(name: str) -> str:
     """Return a name with its image suffix, if any, in lower case."""
     stem, suffix = os.path.splitext(name)
-    return stem + suffix.lower() if suffix.lower() in SUFFIXES else name
+    return stem + suffix.lower() if suffix.lower() in (*SUFFIXES, ARRAY_SUFFIX) else name
 
 
 def stem_of(place: str) -> str:
     """Return a composed path without its image suffixes, such as "a" for a.jpg.png."""
     stem, suffix = os.path.splitext(composed(place))
-    return stem_of(stem) if suffix.lower() in SUFFIXES else stem + suffix
+    return stem_of(stem) if suffix.lower() in (*SUFFIXES, ARRAY_SUFFIX) else stem + suffix

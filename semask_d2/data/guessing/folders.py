@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,18 +12,17 @@ from semask_d2.data.datasets.coco_files import CocoFile
 from semask_d2.data.datasets.coco_labels import is_background, is_ignored_name
 from semask_d2.data.datasets.pairing import LEFT_OUT
 from semask_d2.data.datasets.walking import SUFFIXES, files_below
+from semask_d2.data.guessing.channels import RGB_CHANNELS, Channels, guess_channels
 from semask_d2.data.guessing.exports import unsupported_files
 from semask_d2.data.guessing.ids import GuessedClasses, classes_of_files
 from semask_d2.data.guessing.names import find_names, usable_names
 from semask_d2.data.guessing.places import Place, is_image_file, option_words, split_named
 from semask_d2.data.guessing.search import Search
-from semask_d2.data.image_io import value_span
-from semask_d2.data.pixel_values import ValueRange, proposed_range
-from semask_d2.utils.errors import UnreadableFile, UserError
+from semask_d2.utils.errors import UserError
 from semask_d2.utils.excerpts import evenly, few
 
 FAULTY = (*LEFT_OUT, "relation")  # kinds of problems that cause the loss of annotations
-READ = 64  # number of label files read for their ids or colors, and of images read for their values
+READ = 64  # number of label files read for their ids or colors
 
 
 @dataclass(frozen=True)
@@ -50,11 +48,13 @@ class Guess:
     remarks: list[str] = field(default_factory=list)
     has_background: bool = False
     is_divisible: bool = True  # if there is no validation set: the images can be divided into both sets
-    value_range: ValueRange | None = None  # for images of more than 8 bits, if the YAML file should state it
+    channels: Channels = RGB_CHANNELS
 
 
-def guess(folder: Path, *, images: str = "", labels: str = "", workers: int | None = None) -> Guess:
-    """Guess the content of `folder`; `images` and `labels` are optional patterns given by the user.
+def guess(
+    folder: Path, *, images: str = "", labels: str = "", channels: int | None = None, workers: int | None = None
+) -> Guess:
+    """Guess the content of `folder`; `images` and `labels` are optional patterns, and `channels` those of the images.
 
     Raises `UserError`, naming the candidates, if no images and labels match or several do.
     """
@@ -79,28 +79,21 @@ def guess(folder: Path, *, images: str = "", labels: str = "", workers: int | No
     is_divisible = "val" in splits or len(set().union(*(image.names & label.names for image, label in partners))) > 1
     if not is_divisible:
         remarks.append("a single image cannot be split into training and validation: add `val` to the file")
-    value_range = range_of_values([path for image, _ in partners for path in image.files])
+    image_channels, notes = guess_channels([path for image, _ in partners for path in image.files], channels, workers)
+    remarks += notes
     coco = [place.coco for place in used if place.coco is not None]
     if coco:
         if len(coco) < len(used):
             raise search.choice("labels", used)
         classes, has_background = classes_of_categories(coco)
         held = f"{len(classes.names) - has_background} categories"
-        return Guess(splits, classes, held, remarks + classes.remarks, has_background, is_divisible, value_range)
+        return Guess(splits, classes, held, remarks + classes.remarks, has_background, is_divisible, image_channels)
     label_files = [path for place in used for path in place.files]
     folders = [parent for place in used for parent in (place.pattern.parent, place.pattern.parent.parent)]
     table = find_names(dict.fromkeys([folder, *(x for x in folders if x.is_relative_to(folder))]))
     classes, held = classes_of_files(evenly(label_files, READ), table, workers)
-    return Guess(splits, classes, held, remarks + classes.remarks, is_divisible=is_divisible, value_range=value_range)
-
-
-def range_of_values(images: Sequence[Path]) -> ValueRange | None:
-    """Return the value range to state for images of more than 8 bits, from a sample of them; None if not needed."""
-    spans = []
-    for path in evenly(images, READ):
-        with suppress(UnreadableFile):
-            spans.append(value_span(path))
-    return proposed_range([span for span in spans if span is not None])
+    remarks += classes.remarks
+    return Guess(splits, classes, held, remarks, is_divisible=is_divisible, channels=image_channels)
 
 
 def classes_of_categories(files: Sequence[CocoFile]) -> tuple[GuessedClasses, bool]:

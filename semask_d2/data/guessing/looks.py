@@ -8,7 +8,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from semask_d2.data.image_io import holds_whole_numbers, lossy_format, read_colors, read_image, read_labels, value_span
+from semask_d2.data.image_io import (
+    count_channels,
+    holds_whole_numbers,
+    lossy_format,
+    read_colors,
+    read_image,
+    read_labels,
+    value_span,
+)
+from semask_d2.data.picture import RGB
 from semask_d2.utils.errors import UnreadableFile, UserError
 
 FEW_COLORS = 64  # maximum in any label file; a photograph has thousands
@@ -39,9 +48,11 @@ class Looks(NamedTuple):
 def looks(path: Path) -> Looks | None:
     """Return the looks of an image file, from its ids or else its colors; None if it cannot be read.
 
-    Files of floats count as images, because label files do not contain floats.
+    Files of floats or several channels count as images, because label files contain neither.
     """
     try:
+        if count_channels(path) != RGB:
+            return Looks(MANY_IDS + 1, 1.0, is_lossy=False)
         if (span := value_span(path)) is not None and span.is_float:
             return Looks(MANY_IDS + 1, 1.0, is_lossy=False)
         try:

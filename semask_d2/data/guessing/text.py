@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from semask_d2.data.guessing.folders import Guess
+from semask_d2.data.picture import RGB
 
 VAL_FRACTION = 0.1
 
@@ -32,10 +33,10 @@ def as_yaml(guess: Guess, root: Path, name: str = "", lists: Mapping[str, Path] 
         )
     advice = "as in the folder's files" if classes.are_named else "replace these"
     lines.append(f"names:  # class names: {advice}")
-    numbers = [f"  {number}: {quoted_name(text)}" for number, text in enumerate(classes.names)]
+    entries = [f"  {number}: {quoted_name(text)}" for number, text in enumerate(classes.names)]
     if guess.has_background:
-        numbers[0] += "  # pixels in no segment; without this class they are ignored"
-    lines += numbers
+        entries[0] += "  # pixels in no segment; without this class they are ignored"
+    lines += entries
     if classes.colors:
         lines.append(f"rgb:  # the colors of the label files and their classes; {classes.ignore} ignores a color")
         lines += [f'  "#{color:06x}": {number}' for color, number in classes.colors.items()]
@@ -43,12 +44,23 @@ def as_yaml(guess: Guess, root: Path, name: str = "", lists: Mapping[str, Path] 
         lines.append(f"map:  # the ids of the label files and their classes; {classes.ignore} ignores an id")
         lines += [f"  {value}: {number}" for value, number in classes.id_map.items()]
     lines.append(f"ignore: {classes.ignore}  # pixels with this id are ignored; it is above all class ids")
-    if guess.value_range is not None:
-        low, high = guess.value_range
+    channels = guess.channels
+    if channels.value_range is not None:
+        low, high = channels.value_range
         lines.append(
             f"value_range: [{low:.12g}, {high:.12g}]  # the values of black and white in images of more than 8 bits"
         )
+    if channels.number != RGB:
+        lines.append(f"channels: {channels.number}  # of the images, in the order of the files")
+    if channels.mean:
+        lines.append(f"mean: [{numbers(channels.mean)}]  # of each channel, after scaling values to 0..255")
+        lines.append(f"std: [{numbers(channels.std)}]")
     return "\n".join(lines) + "\n"
+
+
+def numbers(values: Sequence[float]) -> str:
+    """Return numbers as the content of a YAML list."""
+    return ", ".join(f"{value:.12g}" for value in values)
 
 
 def listed(patterns: Sequence[str]) -> str:

@@ -44,10 +44,10 @@ class SeMaskTimm(HierarchicalBackbone):
     attention_projections: ClassVar = TIMM_PROJECTIONS
 
     @configurable
-    def __init__(self, *, name: str, **shared: Any):
+    def __init__(self, *, name: str, in_channels: int = 3, **shared: Any):
         super().__init__(**shared)
         try:
-            self.body = create_body(name, self.drop_path_rate)
+            self.body = create_body(name, self.drop_path_rate, in_channels)
         except ValueError as error:
             raise ArgumentError(self, "name", f'expected {error}, got "{name}"') from error
         self.channels_last = getattr(self.body, "output_fmt", "NCHW") == "NHWC"
@@ -82,7 +82,7 @@ class SeMaskTimm(HierarchicalBackbone):
     @classmethod
     def from_config(cls, cfg, input_shape):
         """Return the arguments of `__init__` from `cfg.MODEL.TIMM` and the head's class count."""
-        return backbone_arguments(cls, cfg, "TIMM")
+        return {"in_channels": input_shape.channels, **backbone_arguments(cls, cfg, "TIMM")}
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Map normalized images (B, 3, H, W) to all features in `output_shape()`, (B, C, h, w)."""
@@ -124,7 +124,7 @@ def stage_ends(body: nn.Module) -> list[str]:
     return cast("FeatureInfo", body.feature_info).module_name()
 
 
-def create_body(name: str, drop_path_rate: float) -> nn.Module:
+def create_body(name: str, drop_path_rate: float, in_channels: int = 3) -> nn.Module:
     """Build the timm model `name` as a chain of modules; `ValueError` if timm has none, or its stages do not fit.
 
     Model families without stochastic depth are built without it, with a warning.
@@ -137,7 +137,8 @@ def create_body(name: str, drop_path_rate: float) -> nn.Module:
     if not timm.is_model(name):
         near = get_close_matches(name, timm.list_models(), n=3)
         raise ValueError("the name of a timm model" + (f", such as {' or '.join(near)}" if near else ""))
-    options: dict[str, Any] = {"pretrained": False, "features_only": True, "drop_path_rate": drop_path_rate}
+    options: dict[str, Any] = {"pretrained": False, "features_only": True, "in_chans": in_channels}
+    options["drop_path_rate"] = drop_path_rate
     if name.startswith("swin"):  # otherwise they accept images of a fixed size only
         options["strict_img_size"] = False
     else:

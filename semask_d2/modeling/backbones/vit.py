@@ -19,6 +19,7 @@ from semask_d2.modeling.backbones.base import (
     semantic_keys,
 )
 from semask_d2.modeling.backbones.lora import TIMM_PROJECTIONS
+from semask_d2.modeling.backbones.vit_positions import add_absolute, rotary
 from semask_d2.modeling.layers.feature_pyramid import Rescale, to_stride
 from semask_d2.modeling.layers.recomputation import run
 from semask_d2.utils.arguments import ArgumentError, require
@@ -45,7 +46,9 @@ class Tokens(NamedTuple):
     def of_sequence(cls, sequence: Tensor, grid: tuple[int, int]) -> Tokens:
         """Split a sequence (B, P + h w, C) whose last tokens are the patches of a `grid` (h, w)."""
         patches = grid[0] * grid[1]
-        return cls(sequence[:, :-patches], sequence[:, -patches:].unflatten(1, grid))
+        # a reshape, because ONNX graphs would take the sides after an unflatten for constants
+        grid_of_patches = sequence[:, -patches:].reshape(sequence.shape[0], *grid, sequence.shape[2])
+        return cls(sequence[:, :-patches], grid_of_patches)
 
     def sequence(self) -> Tensor:
         """Return the sequence (B, P + h w, C)."""
@@ -142,15 +145,21 @@ class SeMaskViT(HierarchicalBackbone):
 
     def embed(self, x: Tensor) -> tuple[Tokens, Sequence[Tensor | None]]:
         """Return the tokens of images (B, 3, H, W) before the first block, and the rotary positions of each block."""
-        embedded = self.body.patch_embed(x)
-        grid = (embedded.shape[1], embedded.shape[2])
-        positioned = self.body._pos_embed(embedded)
-        sequence, rope = positioned if isinstance(positioned, tuple) else (positioned, None)
-        blocks = len(self.body.blocks)
-        ropes: list[Tensor | None] = [rope] * blocks
-        if rope is not None and getattr(self.body, "rope_mixed", False):  # learned for each block
-            ropes = [*rope[:blocks]]
-        return Tokens.of_sequence(self.body.norm_pre(sequence), grid), ropes
+        body = self.body
+        patches = body.patch_embed(x)
+        grid = (patches.shape[1], patches.shape[2])
+        tokens = [getattr(body, name, None) for name in ("cls_token", "dist_token", "reg_token")]
+        prefix = torch.cat([patches.new_empty(1, 0, patches.shape[3]), *(x for x in tokens if x is not None)], dim=1)
+        if body.pos_embed is not None:
+            prefix, patches = add_absolute(prefix, patches, body.pos_embed, body.patch_embed.grid_size)
+        sequence = body.pos_drop(Tokens(prefix.expand(x.shape[0], -1, -1), patches).sequence())
+        blocks = len(body.blocks)
+        rope = getattr(body, "rope", None)
+        positions = None if rope is None else rotary(rope, grid)
+        ropes: list[Tensor | None] = [positions] * blocks
+        if positions is not None and getattr(body, "rope_mixed", False):  # learned for each block
+            ropes = [*positions[:blocks]]
+        return Tokens.of_sequence(body.norm_pre(sequence), grid), ropes
 
     def taps(self, x: Tensor) -> list[tuple[Tensor, Tensor | None]]:
         """Return the outputs of the four tapped blocks, after their semantic layers, for images (B, 3, H, W).

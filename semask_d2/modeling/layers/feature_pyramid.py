@@ -42,8 +42,6 @@ def to_stride(x: Tensor, patch: int, stride: int, size: tuple[int, int]) -> Tens
     """
     if patch != stride:
         x = F.interpolate(x, scale_factor=patch / stride, mode="bilinear", align_corners=False)
-    height, width = (-(-pixels // stride) for pixels in size)
-    below, beside = max(0, height - x.shape[-2]), max(0, width - x.shape[-1])
-    if below or beside:
-        x = F.pad(x, (0, beside, 0, below), mode="replicate")
+        x = F.pad(x, (0, 1, 0, 1), mode="replicate")  # at most one cell is missing, without a look at the sizes
+    height, width = ((pixels + stride - 1) // stride for pixels in size)
     return x[..., :height, :width]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -35,17 +35,19 @@ class Normalizer(nn.Module):
 
     def __init__(self, pixel_mean: Sequence[float], pixel_std: Sequence[float]):
         super().__init__()
-        require(len(pixel_mean) == 3, self, "pixel_mean", "three numbers", list(pixel_mean))
-        expected = "three numbers above 0"
-        require(len(pixel_std) == 3 and min(pixel_std) > 0, self, "pixel_std", expected, list(pixel_std))
+        count = len(pixel_mean)
+        require(count > 0, self, "pixel_mean", "a number for each channel", list(pixel_mean))
+        expected = f"{count} numbers above 0"
+        require(len(pixel_std) == count and min(pixel_std) > 0, self, "pixel_std", expected, list(pixel_std))
         self.register_buffer("mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
 
     def forward(self, images: Sequence[Tensor], size_divisibility: int) -> ImageList:
-        """Normalize images (3, H_i, W_i) in 0..255 and zero-pad them right and bottom to one batch."""
-        images = [
-            image.to(self.mean.device, non_blocking=True) for image in images
-        ]  # copy bytes, and all images at once
+        """Normalize images (C, H_i, W_i) in 0..255 and zero-pad them right and bottom to one batch."""
+        images = [  # copy bytes, and all images at once
+            image.to(self.mean.device, self.mean.dtype if image.is_floating_point() else None, non_blocking=True)
+            for image in images
+        ]
         if in_graph():
             return ImageList.from_tensors([(image - self.mean) / self.std for image in images], size_divisibility)
         sizes = [(image.shape[-2], image.shape[-1]) for image in images]
@@ -55,7 +57,7 @@ class Normalizer(nn.Module):
         if len(set(sizes)) == 1:
             batch = F.pad((torch.stack(images) - self.mean) / self.std, (0, right, 0, bottom))
         else:
-            batch = self.mean.new_zeros(len(images), 3, height + bottom, width + right)
+            batch = self.mean.new_zeros(len(images), len(self.mean), height + bottom, width + right)
             for x, image, (image_height, image_width) in zip(batch, images, sizes, strict=True):
                 x[:, :image_height, :image_width] = (image - self.mean) / self.std
         return ImageList(batch, sizes)
@@ -111,10 +113,31 @@ class PixelLogits(NamedTuple):
     logits: Tensor
 
 
-def require_images(images: Tensor) -> None:
-    """Raise `UserError` unless a tensor holds images (B, 3, H, W), uint8 or floats in 0..255."""
-    if images.ndim != 4 or images.shape[1] != 3 or not images.numel():
-        raise UserError(f"images: expected (B, 3, H, W), got {tuple(images.shape)}")
+def require_dicts(inputs: Any, channels: int) -> None:
+    """Raise `UserError` unless a model's input is Detectron2's list of dicts with an `image`."""
+    if not isinstance(inputs, (list, tuple)) or not all(isinstance(x, Mapping) and "image" in x for x in inputs):
+        raise UserError(f"input of the model: {no_images(inputs, channels)}")
+
+
+def no_images(inputs: Any, channels: int) -> str:
+    """Return what a model expects instead of `inputs`."""
+    first = inputs[0] if isinstance(inputs, (list, tuple)) and inputs else None
+    advice = "; a Predictor takes paths, PIL images and arrays, also in lists: semask_d2.Predictor(model)"
+    if isinstance(first, Tensor):
+        advice = "; torch.stack joins tensors of one size, and a Predictor takes a list of others"
+    elif type(inputs).__module__ == "numpy":
+        advice = "; torch.from_numpy(array).permute(0, 3, 1, 2) makes one of arrays (B, H, W, C), or use a Predictor"
+    kind = type(inputs).__name__ + (f" of {type(first).__name__}" if first is not None else "")
+    expected = f"a tensor (B, {channels}, H, W) of images in 0..255, or Detectron2's list of dicts"
+    return f"expected {expected}, got a {kind}{advice}"
+
+
+def require_images(images: Tensor, channels: int) -> None:
+    """Raise `UserError` unless a tensor holds images (B, `channels`, H, W), uint8 or floats in 0..255."""
+    if not isinstance(images, Tensor):
+        raise UserError(f"images: {no_images(images, channels)}")
+    if images.ndim != 4 or images.shape[1] != channels or not images.numel():
+        raise UserError(f"images: expected (B, {channels}, H, W), got {tuple(images.shape)}")
     if images.dtype != torch.uint8 and not images.is_floating_point():
         raise UserError(f"images: expected uint8 or floating point, got {images.dtype}")
     if in_graph() or images.dtype == torch.uint8:
@@ -192,19 +215,27 @@ class SemanticSegmenter(Segmenter, ShareableModel):
         shapes = self.backbone.output_shape()
         return {name: known(shapes[name].stride) for name in SEMANTIC_MAPS if name in shapes}
 
+    @property
+    def channels(self) -> int:
+        """Number of channels of its images."""
+        return len(self.normalizer.mean)
+
     def forward(
         self, inputs: list[dict] | Tensor, labels: Tensor | None = None
     ) -> dict[str, Tensor] | list[dict[str, Any]] | MaskLogits | PixelLogits:
         """Run the model on a tensor of images or on Detectron2's list of dicts.
 
-        For a tensor (B, 3, H, W) in 0..255, RGB, it returns `logits`, or with `labels` (B, H, W) the losses of `loss`.
+        For a tensor (B, C, H, W) in 0..255, it returns `logits`, or with `labels` (B, H, W) the losses of `loss`.
 
-        Each dict has `image` (3, H, W) and in training its labels `sem_seg` (H, W); optional `segments` (`Segments`)
+        Each dict has `image` (C, H, W) and in training its labels `sem_seg` (H, W); optional `segments` (`Segments`)
         replace the classes as target masks. In training it returns weighted losses by name. Otherwise, per image,
         `sem_seg`: scores (K, height, width), at `height` and `width` of the dict or else at the size of the image.
         """
+        if labels is not None:
+            return self.loss(cast(Tensor, inputs), labels)  # which refuses other inputs
         if isinstance(inputs, Tensor):
-            return self.logits(inputs) if labels is None else self.loss(inputs, labels)
+            return self.logits(inputs)
+        require_dicts(inputs, self.channels)
         if self.training:
             return self.losses(inputs)
         return [self.output(score_map) for score_map, _ in self.lazy_predictions(inputs)]
@@ -219,11 +250,13 @@ class SemanticSegmenter(Segmenter, ShareableModel):
         return {**self.head_losses(predictions, targets), **prior_loss}
 
     def loss(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Return the weighted losses by name of `images` (B, 3, H, W) in 0..255 and integer `labels` (B, H, W).
+        """Return the weighted losses by name of `images` (B, C, H, W) in 0..255 and integer `labels` (B, H, W).
 
         Training minimizes their sum. Raises `UserError` for other shapes or types and for unknown ids.
         """
-        require_images(images)
+        require_images(images, self.channels)
+        if not isinstance(labels, Tensor):
+            raise UserError(f"labels: expected a tensor of integers (B, H, W), got a {type(labels).__name__}")
         if labels.shape != images.shape[:1] + images.shape[2:] or labels.is_floating_point():
             raise UserError(
                 f"labels: expected integers (B, H, W) for images {tuple(images.shape)}, got {labels.dtype} "
@@ -232,12 +265,12 @@ class SemanticSegmenter(Segmenter, ShareableModel):
         return self.losses([{"image": image, "sem_seg": x} for image, x in zip(images, labels, strict=True)])
 
     def logits(self, images: Tensor) -> MaskLogits | PixelLogits:
-        """Return the head's final logits for `images` (B, 3, H, W) in 0..255, which the model normalizes.
+        """Return the head's final logits for `images` (B, C, H, W) in 0..255, which the model normalizes.
 
         They cover the images padded right and bottom to a multiple of `size_divisibility`. Raises `UserError` for other
         shapes or types.
         """
-        require_images(images)
+        require_images(images, self.channels)
         padded = self.normalizer(list(images), self.size_divisibility)
         return self.final_logits(self.sem_seg_head(self.backbone(padded.tensor)))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from semask_d2 import d2
+from semask_d2.config.checks import check_channels
 from semask_d2.d2 import BACKBONE_REGISTRY, META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY, CfgNode
 from semask_d2.modeling.backbones.base import TUNING_KEY, HierarchicalBackbone
 from semask_d2.modeling.meta_arch.base import SemanticSegmenter
@@ -29,6 +30,8 @@ def build_model(cfg: CfgNode) -> nn.Module:
     lookup(SEM_SEG_HEADS_REGISTRY, model.SEM_SEG_HEAD.NAME, "MODEL.SEM_SEG_HEAD.NAME")
     is_segmenter = isinstance(architecture, type) and issubclass(architecture, SemanticSegmenter)
     execution = Execution.from_config(cfg) if is_segmenter else None
+    if is_segmenter:
+        check_channels(cfg)
     with naming_config_keys():
         built_model = d2.build_model(cfg)
     if execution is not None:

@@ -12,6 +12,14 @@ from semask_d2.modeling.meta_arch.execution import COMPILATIONS
 from tests.helpers.tiny_model import make_inputs, randomize, tiny_cfg
 
 SIZES = ((64, 64), (96, 64))
+VIT = {
+    "MODEL__BACKBONE__NAME": "SeMaskViT",
+    "MODEL__VIT__IMG_SIZE": 96,  # unlike the images, so that position embeddings are resampled
+    "MODEL__VIT__EMBED_DIM": 32,
+    "MODEL__VIT__DEPTH": 4,
+    "MODEL__VIT__NUM_HEADS": 2,
+    "MODEL__VIT__DROP_PATH_RATE": 0.0,
+}
 FAMILIES = {
     "msfapn": {},
     "m2f": {"MODEL__SEM_SEG_HEAD__PIXEL_DECODER_NAME": "MSDeformAttnPixelDecoder"},
@@ -28,6 +36,8 @@ FAMILIES = {
     "mit": {"MODEL__BACKBONE__NAME": "D2SeMaskMixTransformer"},
     "frozen": {"MODEL__BACKBONE__TRAIN": "frozen"},
     "lora": {"MODEL__BACKBONE__TRAIN": "lora"},
+    "vit": {**VIT, "MODEL__VIT__NAME": "vit_tiny_patch16_224"},
+    "rotary vit": {**VIT, "MODEL__VIT__NAME": "vit_small_patch16_dinov3"},
 }
 
 

@@ -139,6 +139,8 @@ FAMILIES = {
     "semask_mit_b0_m2f": Limits(1, 1, 0),
     "semask_mit_b0_fpn": Limits(0, 0, 0),
     "semask_timm_resnet18_m2f": Limits(1, 1, 0),
+    "semask_vit_tiny_m2f": Limits(1, 1, 0),
+    "semask_dinov3_vit_tiny_fpn": Limits(0, 0, 0),
 }
 
 

@@ -109,3 +109,37 @@ def test_invalid_labels(model: SemanticSegmenter, labels: torch.Tensor) -> None:
 def test_an_unknown_class_id(model: SemanticSegmenter) -> None:
     with pytest.raises(UserError, match=r"labels of image 0 of the batch: ids \[77\]"):
         model.loss(make_images(32, 32), torch.full((2, 32, 32), 77))
+
+
+@torch.no_grad()
+def test_images_of_other_floating_types(model: SemanticSegmenter) -> None:
+    images = make_images(64, 64)
+    expected = model(images)
+    for dtype in (torch.float32, torch.float64):
+        for one, other in zip(model(images.to(dtype)), expected, strict=True):
+            assert one.dtype == torch.float32
+            torch.testing.assert_close(one, other)
+    output = model([{"image": images[0].double()}])[0]["sem_seg"]
+    torch.testing.assert_close(output, model([{"image": images[0]}])[0]["sem_seg"])
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_what_is_no_input(model: SemanticSegmenter, training: bool) -> None:
+    images = make_images(64, 64)
+    labels = torch.zeros(2, 64, 64, dtype=torch.int64)
+    model.train(training)
+    for inputs, message in (
+        (images.permute(0, 2, 3, 1).numpy(), "got a ndarray; torch.from_numpy"),
+        (list(images), "got a list of Tensor; torch.stack joins tensors of one size"),
+        ("photo.jpg", "got a str; a Predictor takes paths"),
+        (["photo.jpg"], "got a list of str; a Predictor takes paths"),
+        ([{"pixel_values": images[0]}], "got a list of dict"),
+        (None, "got a NoneType"),
+    ):
+        for call in (lambda inputs=inputs: model(inputs), lambda inputs=inputs: model(inputs, labels)):
+            with pytest.raises(UserError, match=r"expected a tensor \(B, 3, H, W\) of images") as caught:
+                call()
+            assert message in str(caught.value)
+    with pytest.raises(UserError, match=r"labels: expected a tensor of integers \(B, H, W\), got a ndarray"):
+        model(images, labels.numpy())
+    model.eval()
