@@ -99,10 +99,10 @@ def from_pretrained(
 ) -> nn.Module:
     """Return a trained model in evaluation mode.
 
-    `source` is a run folder, a checkpoint in one, a folder of `save_pretrained`, a folder of transformers' Mask2Former
-    or MaskFormer, a file of `semask export` (ONNX, OpenVINO), or "owner/name", a repository of the Hugging Face hub;
-    `revision` is its branch, tag or commit. `settings` are config keys as for `create_model`. Raises `UserError` for a
-    source that is missing, damaged or of another kind.
+    `source` is a run folder, a checkpoint in one, a folder of `save_pretrained`, a folder of transformers' Mask2Former,
+    MaskFormer or EoMT, a file of `semask export` (ONNX, OpenVINO), or "owner/name", a repository of the Hugging Face
+    hub; `revision` is its branch, tag or commit. `settings` are config keys as for `create_model`. Raises `UserError`
+    for a source that is missing, damaged or of another kind.
     """
     if not isinstance(source, (str, os.PathLike)):
         raise UserError(f"from_pretrained: expected the name or path of a source, got a {type(source).__name__}")

@@ -40,6 +40,7 @@ FAMILIES = {
     "timm Mask2Former": "semask_timm_resnet18_m2f",
     "ViT Mask2Former": "semask_vit_tiny_m2f",
     "DINOv3 ViT FPN": "semask_dinov3_vit_tiny_fpn",
+    "ViT, encoder-only head": "eomt_vit_tiny",
 }
 FIXED, DYNAMIC = GraphSettings(size=(70, 106)), GraphSettings(size=None, batch=None)
 

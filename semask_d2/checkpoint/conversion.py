@@ -17,9 +17,10 @@ SWIN_LEFT_OUT = r"norm\.|head\.|.*\.(relative_position_index|attn_mask)$"
 MIT_LEFT_OUT = r"head\."
 RESNET_LEFT_OUT = r"(stem\.)?fc\.|linear\."
 # layers after the last feature, and what only the pretraining of ViTs uses
-TIMM_LEFT_OUT = r"(head|fc|classifier|norm|conv_head|bn2|fc_norm|attn_pool|head_dist|lm_head)\.|mask_token$"
+TIMM_LEFT_OUT = r"(head|fc|classifier|conv_head|bn2|fc_norm|attn_pool|head_dist|lm_head)\.|mask_token$"
 
 TIMM_BODY = "backbone.body."
+JOINT_BLOCKS = "sem_seg_head.backbone."  # the last blocks and the norm of a ViT whose head contains them
 MAX_PREFIX = 16  # class and register tokens with position embeddings
 
 
@@ -82,7 +83,15 @@ def fit_timm_body(state: State, model_state: State) -> tuple[State, list[str]]:
     for name, value in state.items():
         flat = TIMM_BODY + name.replace(".", "_", 1)
         fitted[flat if flat in model_state else TIMM_BODY + name] = value
-    return fit_vit(fitted, model_state)
+    placed = place_joint_blocks(fitted, model_state)
+    placed = {name: value for name, value in placed.items() if not name.startswith(f"{TIMM_BODY}norm.")}
+    return fit_vit(placed, model_state)
+
+
+def place_joint_blocks(state: State, model_state: State) -> State:
+    """Rename the blocks and the norm of a ViT that the model has in its head."""
+    moved = {name: name.replace(TIMM_BODY, JOINT_BLOCKS, 1) for name in state if name.startswith(TIMM_BODY)}
+    return {new if (new := moved.get(name, name)) in model_state else name: value for name, value in state.items()}
 
 
 def fit_vit(state: State, model_state: State) -> tuple[State, list[str]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from semask_d2.checkpoint.conversion import TIMM_BODY, State, fit_timm_body
+from semask_d2.checkpoint.conversion import JOINT_BLOCKS, TIMM_BODY, State, fit_timm_body
 from semask_d2.checkpoint.transformers_names import QKV, Rows, join_parts, renamed
 from semask_d2.utils.errors import UserError
 
@@ -19,6 +19,7 @@ TOKENS: Rows = [
     (f"{EMBEDDINGS}cls_token", "cls_token"),
     (f"{EMBEDDINGS}register_tokens", "reg_token"),
 ]
+NORM = (f"{PREFIX}(layernorm|norm).{{x}}", "norm.{x}")  # only of models whose head contains the last blocks
 DINOV2_LAYER, DINOV3_LAYER = f"{PREFIX}encoder.layer.{{i}}.", f"{PREFIX}layer.{{i}}."
 DINOV2_ROWS: Rows = [
     *TOKENS,
@@ -33,6 +34,7 @@ DINOV2_ROWS: Rows = [
     (f"{DINOV2_LAYER}mlp.weights_in.{{x}}", f"{BLOCK}mlp.fc1.{{x}}"),
     (f"{DINOV2_LAYER}mlp.weights_out.{{x}}", f"{BLOCK}mlp.fc2.{{x}}"),
     (f"{DINOV2_LAYER}{{x}}", f"{BLOCK}{{x}}"),
+    NORM,
 ]
 DINOV3_ROWS: Rows = [
     *TOKENS,
@@ -48,6 +50,7 @@ DINOV3_ROWS: Rows = [
     (f"{DINOV3_LAYER}mlp.up_proj.{{x}}", f"{BLOCK}mlp.fc1.{{x}}"),
     (f"{DINOV3_LAYER}mlp.down_proj.{{x}}", f"{BLOCK}mlp.fc2.{{x}}"),
     (f"{DINOV3_LAYER}{{x}}", f"{BLOCK}{{x}}"),
+    NORM,
 ]
 DINOV3_STAGE = "(|model.)stages.{i}."
 DINOV3_CONVNEXT_ROWS: Rows = [
@@ -85,10 +88,11 @@ META_CONVNEXT_ROWS: Rows = [
     ),
     ("stages.{i}.{j}.{x}", "stages.{i}.blocks.{j}.{x}"),
 ]
+PLACES = TIMM_BODY, JOINT_BLOCKS
 # layers after the last feature, tensors that only pretraining uses, and buffers that timm's model computes
 LEFT_OUT = re.compile(
     r"(.*\.)?(mask_token|bias_mask|periods)$"
-    r"|(model\.|dinov2\.|dinov2_with_registers\.)?(norm|layernorm|layer_norm|classifier|head)\."
+    r"|(model\.|dinov2\.|dinov2_with_registers\.)?(layer_norm|classifier|head)\."
     r"|(local_cls_norm|norms|projectors)\."
 )
 
@@ -133,8 +137,8 @@ def fit_dinov3(state: State, model_state: State) -> tuple[State, list[str]]:
         name
         for name in fitted
         if re.fullmatch(r"blocks\.\d+\.attn\.[qkv]_bias", name)
-        and TIMM_BODY + name not in model_state
-        and TIMM_BODY + re.sub(r"\w_bias$", "qkv.weight", name) in model_state
+        and not any(place + name in model_state for place in PLACES)
+        and any(place + re.sub(r"\w_bias$", "qkv.weight", name) in model_state for place in PLACES)
     ]
     nonzero = next((name for name in absent if fitted[name].any()), None)
     if nonzero is not None:

@@ -10,12 +10,13 @@ from torch import Tensor
 
 from semask_d2.checkpoint import conversion
 from semask_d2.checkpoint import foundation_names as foundation
+from semask_d2.checkpoint.eomt_names import EOMT, EOMT_DINOV3, fit_eomt
 from semask_d2.checkpoint.transformers_names import MASK2FORMER, MASKFORMER, TensorNames, join_parts
 
 PLAIN = "plain state dict"  # of the model itself, or unknown: names are used unchanged
 SEMANTIC_LAYERS = r"backbone\.(.*\.)?semantic_layers?\d*\."
 SEMASK_SWIN = (r"backbone\..*\.mlp_cls_q\.weight$", r"backbone\..*\.relative_position_bias_table$")
-HEAD = r"(?!backbone\.)"
+HEAD = r"(?!backbone\.|sem_seg_head\.backbone\.blocks\.)"
 # layers that depend on the classes of the dataset
 CLASS_LAYERS = re.compile(r"(.*\.)?(class_embed|mlp_cls_q|mlp_cls_k|conv_seg)\.(weight|bias)$")
 # queries of mask models; they are re-initialized if their number differs, as class layers are
@@ -166,6 +167,18 @@ def classifier(name: str, **fields: Any) -> Kind:
     )
 
 
+def encoder_only_model(name: str, family: TensorNames, *holds: str, **fields: Any) -> Kind:
+    """Return the kind of an EoMT in the transformers library."""
+    holds = (r"attn_mask_probs$", r"query\.weight$", *holds)
+    return plain_model(f"{name} of transformers", *holds, rename=family.to_ours, fit=fit_eomt, **fields)
+
+
+# before other kinds: their names resemble those of classifiers
+ENCODER_ONLY = (
+    encoder_only_model("EoMT on DINOv2", EOMT, r"embeddings\.position_embeddings\."),
+    encoder_only_model("EoMT on DINOv3", EOMT_DINOV3),
+)
+
 # also depend on the model: each timm architecture has its own names
 CLASSIFIERS = (
     classifier(
@@ -225,5 +238,5 @@ def recognize(state: dict[str, Tensor], model_state: dict[str, Tensor]) -> Kind:
     Classifiers are recognized only if `model_state` belongs to a model with a timm backbone.
     """
     on_timm = any(name.startswith(conversion.TIMM_BODY) for name in model_state)
-    kinds = (*CLASSIFIERS, *KINDS) if on_timm else KINDS
+    kinds = (*ENCODER_ONLY, *(CLASSIFIERS if on_timm else ()), *KINDS)
     return next((kind for kind in kinds if kind.matches(state)), Kind(PLAIN))

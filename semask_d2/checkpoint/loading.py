@@ -101,9 +101,9 @@ def load_checkpoint(
     if report.misshaped or len(fresh) < len(report.missing):
         unexplained = replace(report, missing=[name for name in report.missing if name not in set(fresh)])
         advice = sizes_hint(converted, model_state) or hint(unexplained, kind, training_start)
+        advice = advice or stem_hint(stem, state=converted, model_state=model_state)
         raise UserError(
-            f"{source} ({kind.name}): these weights do not fit the model of this config"
-            f"{advice or stem_hint(stem, state=converted, model_state=model_state)}: {unexplained}"
+            f"{source} ({kind.name}): these weights do not fit the model of this config{advice}: {unexplained}"
         )
     copy_into(model_state, converted, report.matched)
     broken = [name for name in report.matched if not converted[name].isfinite().all()]

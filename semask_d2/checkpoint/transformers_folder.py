@@ -11,8 +11,15 @@ import safetensors.torch
 import torch
 
 from semask_d2.checkpoint.class_metadata import METADATA
+from semask_d2.checkpoint.eomt_names import EOMT, EOMT_DINOV3, EOMT_GATED, to_eomt
 from semask_d2.checkpoint.load_report import COMPUTED
-from semask_d2.checkpoint.transformers_names import ENCODER, MASK2FORMER, MASKFORMER, State, split_names
+from semask_d2.checkpoint.transformers_names import (
+    ENCODER,
+    MASK2FORMER,
+    MASKFORMER,
+    State,
+    split_names,
+)
 from semask_d2.checkpoint.vit_sizes import HEADS
 from semask_d2.config.transformers_config import names_by_id
 from semask_d2.config.transformers_folders import CONFIG, PROCESSOR, read_json
@@ -21,6 +28,7 @@ from semask_d2.utils.classes import IGNORED, Classes
 from semask_d2.utils.errors import UserError
 from semask_d2.utils.files import atomic_write
 
+FAMILIES = {"mask2former": MASK2FORMER, "maskformer": MASKFORMER, "eomt": EOMT, "eomt_dinov3": EOMT_DINOV3}
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 
@@ -57,13 +65,15 @@ def write_folder(folder: str | os.PathLike, state: State, config: dict[str, Any]
 
     `config` is the result of `config_for_transformers`. Raises `UserError` for tensors that transformers' model lacks.
     """
-    family = {"mask2former": MASK2FORMER, "maskformer": MASKFORMER}[config["model_type"]]
+    family = EOMT_GATED if config.get("use_swiglu_ffn") else FAMILIES[config["model_type"]]
     foreign_state, unmatched = split_names(family, state)
     unmatched = [name for name in unmatched if not name.endswith(COMPUTED)]
     if unmatched:
         raise UserError(
             f"transformers' {config['model_type']} has no tensor for {unmatched[0]} ({len(unmatched)} without one)"
         )
+    if config["model_type"].startswith("eomt"):
+        foreign_state = to_eomt(foreign_state)
     foreign_state = unused_tensors(config, foreign_state) | foreign_state
     tensors = {name: value.contiguous().clone() for name, value in foreign_state.items()}
     content = safetensors.torch.save(tensors, {"format": "pt"})
@@ -85,7 +95,7 @@ def unused_tensors(config: dict[str, Any], foreign_state: State) -> State:
     unused = {"criterion.empty_weight": weight}
     statistics = [name for name in foreign_state if name.endswith(".running_mean")]
     unused |= {name.replace("running_mean", "num_batches_tracked"): torch.tensor(0) for name in statistics}
-    if "embed_dim" in config["backbone_config"]:
+    if "embed_dim" in config.get("backbone_config", {}):
         part = {"mask2former": "swin", "maskformer": "model"}[config["model_type"]]
         dim = 8 * config["backbone_config"]["embed_dim"]
         unused |= {f"{ENCODER}{part}.layernorm.weight": torch.ones(dim)}

@@ -2,7 +2,7 @@
 
 A row is (transformers' name, our name); the first row that matches is used. `(a|b)` are the names of two generations
 of transformers' files, of which the first is written; `{i}` and `{j}` are numbers, `{x}` is the rest of a name. `#0`,
-`#1` and `#2` after our name are parts of one tensor along dimension 0: query, key and value.
+`#1` and `#2` after our name are parts of one tensor along dimension 0: query, key and value; `#0/2` and `#1/2` halves.
 """
 
 from __future__ import annotations
@@ -146,6 +146,7 @@ MASKFORMER_ROWS: Rows = [
 ]
 # tensors that are not weights, or weights that are never used
 LEFT_OUT = re.compile(rf"{re.escape(ENCODER)}(swin\.|model\.)?layernorm\.|.*\.relative_position_index$|criterion\.")
+PARTS = ("#0", "#1", "#2"), ("#0/2", "#1/2")
 FIELDS = {"{i}": r"(?P<i>\d+)", "{j}": r"(?P<j>\d+)", "{x}": r"(?P<x>[^#]+)"}
 
 
@@ -189,12 +190,13 @@ def renamed(name: str, source: str, target: str) -> str | None:
 
 
 def join_parts(state: State, model_state: State) -> tuple[State, list[str]]:
-    """Join `name#0`, `name#1` and `name#2` to `name` if all three exist with one shape; returns no notes."""
+    """Join the parts of a tensor, such as `name#0`, `name#1` and `name#2`, if all have one shape; returns no notes."""
     joined = {name: value for name, value in state.items() if "#" not in name}
     for name in dict.fromkeys(name.split("#")[0] for name in state if "#" in name):
-        parts = {f"{name}#{part}": state.get(f"{name}#{part}") for part in range(3)}
+        suffixes = next(suffixes for suffixes in PARTS if any(name + suffix in state for suffix in suffixes))
+        parts = {name + suffix: state.get(name + suffix) for suffix in suffixes}
         present = [value for value in parts.values() if value is not None]
-        if len(present) == 3 and len({value.shape for value in present}) == 1 and present[0].ndim:
+        if len(present) == len(suffixes) and len({value.shape for value in present}) == 1 and present[0].ndim:
             joined[name] = torch.cat(present)
         else:
             joined |= {part: value for part, value in parts.items() if value is not None}
@@ -207,11 +209,12 @@ def split_names(family: TensorNames, state: State) -> tuple[State, list[str]]:
     unmatched = []
     for name, value in state.items():
         whole = family.to_transformers(name)
-        parts = [family.to_transformers(f"{name}#{part}") for part in range(3)]
+        divided = [[family.to_transformers(name + suffix) for suffix in suffixes] for suffixes in PARTS]
+        parts = next((names for names in divided if None not in names), None)
         if whole is not None:
             foreign_state[whole] = value
-        elif None not in parts:
-            foreign_state |= dict(zip(map(str, parts), value.chunk(3), strict=True))
+        elif parts is not None:
+            foreign_state |= dict(zip(map(str, parts), value.chunk(len(parts)), strict=True))
         else:
             unmatched.append(name)
     return foreign_state, unmatched

@@ -146,7 +146,9 @@ DEFAULTS: dict[str, Any] = {
     "MODEL.VIT.EMBED_DIM": 0,
     "MODEL.VIT.DEPTH": 0,
     "MODEL.VIT.NUM_HEADS": 0,
+    "MODEL.VIT.NORM_EPS": 0.0,
     "MODEL.VIT.DROP_PATH_RATE": 0.1,
+    "MODEL.VIT.JOINT_BLOCKS": 0,  # last blocks that belong to the head EncoderOnlyMaskHead, in which queries join them
     **semantic_defaults("VIT"),
     "MODEL.VIT.SEM_WINDOWED_STAGES": [],
     "MODEL.VIT.SEM_RESIDUAL": "raw",  # keeps the scale of the residual stream, which later blocks expect

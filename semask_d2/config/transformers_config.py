@@ -14,6 +14,7 @@ from semask_d2.config.transformers_backbones import (
     real,
     whole,
 )
+from semask_d2.config.transformers_eomt import DINOV2_BACKBONE, DINOV3_BACKBONE
 from semask_d2.d2 import CfgNode
 from semask_d2.utils.arguments import value_of
 from semask_d2.utils.errors import UserError
@@ -24,7 +25,8 @@ from semask_d2.utils.nested import set_nested
 class Family(NamedTuple):
     """Kind of model: its settings, and required values in config.json (`fixed`) and in our config (`required`).
 
-    `backbones` are the possible backbones by their `model_type` in transformers; the first of each kind is written.
+    `backbones` are the possible backbones by their `model_type` in transformers; the first of each kind is written. A
+    family with a single one has its settings at the top level of config.json, and names it ONLY.
     """
 
     architecture: str
@@ -38,6 +40,16 @@ class Family(NamedTuple):
 NAME, HEAD, MASKS = "MODEL.BACKBONE.NAME", "MODEL.SEM_SEG_HEAD", "MODEL.MASK_FORMER"
 WIDTH, LAYERS, QUERIES, WEIGHT = whole(1, 2**13), whole(1, 100), whole(1, 10_000), real(0, 1e6)
 MAX_CLASSES = 100_000
+ONLY, ENCODER_ONLY = "", "EncoderOnlyMaskHead"
+LOSSES = (
+    Setting("class_weight", f"{MASKS}.CLASS_WEIGHT", 2.0, WEIGHT),
+    Setting("mask_weight", f"{MASKS}.MASK_WEIGHT", 5.0, WEIGHT),
+    Setting("dice_weight", f"{MASKS}.DICE_WEIGHT", 5.0, WEIGHT),
+    Setting("no_object_weight", f"{MASKS}.NO_OBJECT_WEIGHT", 0.1, WEIGHT),
+    Setting("train_num_points", f"{MASKS}.TRAIN_NUM_POINTS", 12544, whole(1, 2**24)),
+    Setting("oversample_ratio", f"{MASKS}.OVERSAMPLE_RATIO", 3.0, real(1, 1000)),
+    Setting("importance_sample_ratio", f"{MASKS}.IMPORTANCE_SAMPLE_RATIO", 0.75, RATE),
+)
 HEAD_VALUES = {
     "INPUT.CHANNELS": 3,
     f"{HEAD}.NORM": "GN",
@@ -59,13 +71,7 @@ FAMILIES = {
             Setting("num_queries", f"{MASKS}.NUM_OBJECT_QUERIES", 100, QUERIES),
             Setting("dropout", f"{MASKS}.DROPOUT", 0.0, RATE),
             Setting("enforce_input_projection", f"{MASKS}.ENFORCE_INPUT_PROJ", False, flag),
-            Setting("class_weight", f"{MASKS}.CLASS_WEIGHT", 2.0, WEIGHT),
-            Setting("mask_weight", f"{MASKS}.MASK_WEIGHT", 5.0, WEIGHT),
-            Setting("dice_weight", f"{MASKS}.DICE_WEIGHT", 5.0, WEIGHT),
-            Setting("no_object_weight", f"{MASKS}.NO_OBJECT_WEIGHT", 0.1, WEIGHT),
-            Setting("train_num_points", f"{MASKS}.TRAIN_NUM_POINTS", 12544, whole(1, 2**24)),
-            Setting("oversample_ratio", f"{MASKS}.OVERSAMPLE_RATIO", 3.0, real(1, 1000)),
-            Setting("importance_sample_ratio", f"{MASKS}.IMPORTANCE_SAMPLE_RATIO", 0.75, RATE),
+            *LOSSES,
         ),
         {
             "pre_norm": False,
@@ -109,7 +115,22 @@ FAMILIES = {
         # transformers has two Swin implementations
         {"maskformer-swin": SWIN_BACKBONE, "swin": SWIN_BACKBONE, "resnet": RESNET_BACKBONE},
     ),
+    **{
+        name: Family(
+            architecture,
+            "recipes/eomt_ade20k_512.yaml",
+            (Setting("num_queries", f"{MASKS}.NUM_OBJECT_QUERIES", 200, QUERIES), *LOSSES),
+            {},
+            {f"{HEAD}.NAME": ENCODER_ONLY},
+            {ONLY: backbone},
+        )
+        for name, architecture, backbone in (
+            ("eomt", "EomtForUniversalSegmentation", DINOV2_BACKBONE),
+            ("eomt_dinov3", "EomtDinov3ForUniversalSegmentation", DINOV3_BACKBONE),
+        )
+    },
 }
+PROCESSORS = {"mask2former": "Mask2Former", "maskformer": "MaskFormer", "eomt": "Eomt", "eomt_dinov3": "Eomt"}
 PIXEL_SCALE = 255  # transformers has pixels in 0..1, this project in 0..255
 PIXELS = {"image_mean": ("MODEL.PIXEL_MEAN", real(-1000, 1000)), "image_std": ("MODEL.PIXEL_STD", real(1e-6, 1000))}
 # sizes of resized images: in `size`, or in older files at the top level
@@ -158,12 +179,17 @@ def values_from_processor(processor: Section, *, sizes: bool = True) -> dict[str
             side, place = beside, older
         if side is not None:
             values[key] = SIDE(side, f"{processor.source}: {place}")
+    windows = processor.get("do_split_image", None)
+    if windows is not None:
+        values["TEST.SLIDING.ENABLED"] = flag(windows, f"{processor.source}: do_split_image")
     return values
 
 
 def backbone_kind(config: dict[str, Any], source: str) -> TransformersBackbone:
     """Return the kind of backbone in a `config.json`; `UserError`, naming `source`, if it is unknown."""
     known = family_of(config.get("model_type"), f"{source}: model_type").backbones
+    if ONLY in known:
+        return known[ONLY]
     name = setting_at(Section(config, source), "backbone_config.model_type", None)
     if not isinstance(name, str) or name not in known:
         raise UserError(f"{source}: backbone_config.model_type: expected {' or '.join(known)}, got {shown(name)}")
@@ -176,8 +202,7 @@ def config_for_transformers(cfg: CfgNode, names: Sequence[str] | None = None) ->
     Raises `UserError`, naming the key, for a model that transformers does not support: with semantic layers, with a
     backbone other than Swin and ResNet, or with another pixel decoder.
     """
-    decoders = {"MultiScaleMaskedTransformerDecoder": "mask2former", "StandardTransformerDecoder": "maskformer"}
-    name = decoders.get(cfg.MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME, "")
+    name = family_name(cfg)
     family = family_of(name, f"{MASKS}.TRANSFORMER_DECODER_NAME {cfg.MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME}")
     backbones = {kind.required[NAME]: (name, kind) for name, kind in reversed(family.backbones.items())}
     if cfg.MODEL.BACKBONE.NAME not in backbones:
@@ -194,8 +219,9 @@ def config_for_transformers(cfg: CfgNode, names: Sequence[str] | None = None) ->
         "model_type": name,
         "id2label": {str(i): label for i, label in enumerate(names)},
         "label2id": {label: i for i, label in enumerate(names)},
-        "backbone_config": {"model_type": backbone_name},
     }
+    if backbone_name != ONLY:
+        config["backbone_config"] = {"model_type": backbone_name}
     for key, value in (backbone.fixed | family.fixed | backbone.write(cfg)).items():
         set_nested(config, key, value)
     for setting in (*backbone.settings, *family.settings):
@@ -206,15 +232,25 @@ def config_for_transformers(cfg: CfgNode, names: Sequence[str] | None = None) ->
 
 def processor_for_transformers(cfg: CfgNode) -> dict[str, Any]:
     """Return the `preprocessor_config.json` of a config's model."""
-    kind = "Mask2Former" if "Multi" in cfg.MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME else "MaskFormer"
+    kind = PROCESSORS[family_name(cfg)]
+    windows = {"do_split_image": cfg.TEST.SLIDING.ENABLED, "do_pad": not cfg.TEST.SLIDING.ENABLED}
     return {
         "image_processor_type": f"{kind}ImageProcessor",
+        **(windows if kind == "Eomt" else {}),
         "image_mean": [x / PIXEL_SCALE for x in cfg.MODEL.PIXEL_MEAN],
         "image_std": [x / PIXEL_SCALE for x in cfg.MODEL.PIXEL_STD],
         "size": {"shortest_edge": cfg.INPUT.MIN_SIZE_TEST, "longest_edge": cfg.INPUT.MAX_SIZE_TEST},
         "size_divisor": 32,
         "ignore_index": cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
     }
+
+
+def family_name(cfg: CfgNode) -> str:
+    """Return the `model_type` of a config's model in transformers, "" if there is none."""
+    if cfg.MODEL.SEM_SEG_HEAD.NAME == ENCODER_ONLY:
+        return "eomt_dinov3" if "dinov3" in cfg.MODEL.VIT.NAME else "eomt"
+    decoders = {"MultiScaleMaskedTransformerDecoder": "mask2former", "StandardTransformerDecoder": "maskformer"}
+    return decoders.get(cfg.MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME, "")
 
 
 def names_by_id(config: dict[str, Any], source: str = "config.json") -> list[str]:

@@ -33,9 +33,9 @@ def is_transformers_folder(path: str | os.PathLike) -> bool:
 def config_of_folder(folder: str | os.PathLike) -> tuple[list[str], dict[str, Any]]:
     """Return the package's config files that a folder's model is based on, and the values to set on top of them.
 
-    The values include MODEL.WEIGHTS. Those of a complete model include OUTPUT_DIR; its schedule, crops and augmentation
-    are those of an ADE20K recipe. For a backbone alone, the file is one of `backbones`; a config that bases on the
-    folder adds data and a recipe. Raises `UserError` for a model that this project does not have.
+    The values include MODEL.WEIGHTS and OUTPUT_DIR; schedule, crops and augmentation are those of an ADE20K recipe.
+    For a backbone alone, the file is one of `backbones`, without a recipe; a config that bases on the folder adds data
+    and a recipe. Raises `UserError` for a model that this project does not have.
     """
     path = Path(folder, CONFIG)
     settings = read_json(path)
@@ -47,8 +47,8 @@ def config_of_folder(folder: str | os.PathLike) -> tuple[list[str], dict[str, An
         files, values = [file], values | values_from_processor(Section(processor, str(processor_path)), sizes=False)
     else:
         values = TEST_SIZES | values_from_transformers(settings, processor, str(path), str(processor_path))
-        values |= {"OUTPUT_DIR": f"output/{Path(folder).resolve().name}"}
         files = [backbone_kind(settings, str(path)).file, FAMILIES[settings["model_type"]].recipe]
+        values |= {"OUTPUT_DIR": f"output/{Path(folder).resolve().name}"}
     for key, value in (values | {"MODEL.WEIGHTS": os.fspath(folder)}).items():
         set_nested(nested, key, value)
     return files, nested

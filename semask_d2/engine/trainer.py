@@ -34,6 +34,7 @@ from semask_d2.data.datasets import config_classes
 from semask_d2.data.datasets.custom import register_custom
 from semask_d2.data.loader import Batches, TrainBatches, build_test_loader, build_train_loader, run_seed
 from semask_d2.data.mappers import build_validation_mapper
+from semask_d2.engine.annealing import MaskAnnealing, annealed_heads
 from semask_d2.engine.averaging import WeightAverage
 from semask_d2.engine.early_stopping import EarlyStopping, Finished
 from semask_d2.engine.hooks import (
@@ -186,6 +187,8 @@ class Trainer(DefaultTrainer):
         checkpoints = None
         metrics_file = os.path.join(cfg.OUTPUT_DIR, METRICS_NAME)
         built: list[HookBase] = [hooks.IterationTimer(), LRScheduler()]
+        if heads := annealed_heads(self.checkpointer.model):
+            built.append(MaskAnnealing(heads))
         if cfg.SOLVER.EMA.ENABLED:
             model = self.checkpointer.model
             constant = frozen_names(model) if self.checkpointer.frozen_weights else ()

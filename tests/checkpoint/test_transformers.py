@@ -237,7 +237,11 @@ def test_folders_that_hold_no_model(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("model_type", "oneformer", "model_type: expected one of mask2former, maskformer, got 'oneformer'"),
+        (
+            "model_type",
+            "oneformer",
+            "model_type: expected one of mask2former, maskformer, eomt, eomt_dinov3, got 'oneformer'",
+        ),
         ("backbone_config", {"model_type": "bit"}, "backbone_config.model_type: expected swin or resnet, got 'bit'"),
         ("backbone_config", "swin", "backbone_config: expected a mapping of keys to values, got 'swin'"),
         (
@@ -280,7 +284,11 @@ def test_folders_that_hold_no_model(folder: Path) -> None:
         ("enforce_input_projection", "no", "enforce_input_projection: expected true or false, got 'no'"),
         ("backbone_config", {"model_type": "swin", "depths": [2, 2, 2]}, "depths: expected a list of 4 values"),
         ("backbone_config", {"model_type": "swin", "window_size": 10**5}, "window_size: expected a whole number from"),
-        ("model_type", ["swin"], "model_type: expected one of mask2former, maskformer, got ['swin']"),
+        (
+            "model_type",
+            ["swin"],
+            "model_type: expected one of mask2former, maskformer, eomt, eomt_dinov3, got ['swin']",
+        ),
     ],
 )
 def test_settings_of_no_model_of_ours_are_named(folder: Path, key: str, value: Any, message: str) -> None:

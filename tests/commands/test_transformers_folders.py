@@ -118,7 +118,7 @@ def test_classes_of_a_known_dataset_have_its_colors_and_things(
     [
         (
             {"model_type": "segformer"},
-            "converted/config.json: model_type: expected one of mask2former, maskformer, got",
+            "converted/config.json: model_type: expected one of mask2former, maskformer, eomt, eomt_dinov3, got",
         ),
         (
             {"backbone_config": {"model_type": "bit"}},

@@ -10,13 +10,20 @@ from semask_d2.config import DEFAULTS
 from semask_d2.config.transformers_backbones import RESNET_BACKBONE, SWIN_BACKBONE, Setting
 from semask_d2.config.transformers_config import FAMILIES
 
+MODELS = {
+    "mask2former": "Mask2FormerConfig",
+    "maskformer": "MaskFormerConfig",
+    "eomt": "EomtConfig",
+    "eomt_dinov3": "EomtDinov3Config",
+}
+
 
 def transformers_default(setting: Setting, model_type: str, backbone: str) -> Any:
     """The value that transformers' own config class gives to a setting that nobody sets."""
     transformers = pytest.importorskip("transformers", reason="needs transformers, of the extra dev")
     section, _, name = setting.name.rpartition(".")
     classes = {
-        "": {"mask2former": "Mask2FormerConfig", "maskformer": "MaskFormerConfig"}[model_type],
+        "": MODELS[model_type],
         "decoder_config": "DetrConfig",
         "backbone_config": {"swin": "SwinConfig", "resnet": "ResNetConfig"}[backbone],
     }

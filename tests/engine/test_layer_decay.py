@@ -6,7 +6,6 @@ import logging
 
 import pytest
 import torch
-from torch import nn
 
 from semask_d2 import build_model, get_cfg
 from semask_d2.config.checks import check_training
@@ -106,13 +105,20 @@ def test_layers_of_hierarchical_backbones_are_in_order(config: str, options: lis
 
 
 def test_blocks_in_a_head_come_after_those_of_the_backbone() -> None:
-    cfg, model = build("camvid/semask_vit_tiny_m2f")
-    before = layer_factors(cfg, model)
-    blocks = nn.ModuleList(nn.Linear(2, 2) for _ in range(2))
-    model.sem_seg_head.pretrained_layers = lambda: [[*block.parameters()] for block in blocks]
-    after = layer_factors(cfg, model)
-    assert [after[block.weight] for block in blocks] == [DECAY**2, DECAY]
-    assert all(after[x] == before[x] * DECAY**2 for x in before)
+    """The last blocks of an EoMT's ViT belong to its head; only the layer of the final norm is above them."""
+    found = exponents("toy_scenes/eomt_vit_tiny")
+    rates = {name.partition(".")[0]: {} for name in found}
+    for name, exponent in found.items():
+        if ".blocks." in name:
+            part, number = name.partition(".")[0], int(name.partition(".blocks.")[2].partition(".")[0])
+            assert rates[part].setdefault(number, exponent) == exponent, name
+    blocks = rates["backbone"] | rates["sem_seg_head"]
+    assert rates["sem_seg_head"]
+    # the multiplier of the backbone, 0.5 in `build`, also applies to the head's blocks, as one more factor of DECAY
+    depth = len(blocks)
+    assert {n: x - (n in rates["sem_seg_head"]) for n, x in blocks.items()} == {n: depth - n for n in range(depth)}
+    assert found["backbone.body.pos_embed"] == depth + 1
+    assert found["sem_seg_head.query_embed.weight"] == 0
 
 
 def test_a_decay_of_one_changes_nothing(caplog: pytest.LogCaptureFixture) -> None:

@@ -38,7 +38,7 @@ SMALL = OPTIONS | {
     "MODEL.MIT.NUM_HEADS": [1, 1, 2, 2],
     "MODEL.VIT.IMG_SIZE": 64,  # smaller than the images, so that the graph resamples position embeddings
     "MODEL.VIT.EMBED_DIM": 32,
-    "MODEL.VIT.DEPTH": 4,
+    "MODEL.VIT.DEPTH": 6,
     "MODEL.VIT.NUM_HEADS": 2,
 }
 SAMPLING = {config for config in FAMILIES.values() if config.endswith("m2f")}  # models with deformable layers
@@ -182,3 +182,12 @@ def test_half_weights_halve_the_file(kind: str, tmp_path: Path) -> None:
     export(FAMILIES["Swin FPN"], kind, path, GraphSettings(size=(64, 96), half_weights=True))
     full = 4 * sum(parameter.numel() for parameter in model.parameters())
     assert (path.with_suffix(".bin") if kind == "openvino" else path).stat().st_size < 0.75 * full
+
+
+@pytest.mark.parametrize("masks", [False, True])
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "vit_small_patch16_dinov3"])
+def test_the_encoder_only_head_after_and_before_annealing(name: str, masks: bool, tmp_path: Path) -> None:
+    model, cfg = family("eomt_vit_tiny", {"MODEL.VIT.NAME": name})
+    model.sem_seg_head.anneal(0.0 if masks else 1.0)
+    write_verified(model, cfg, NAMED, "onnx", tmp_path / "model.onnx", ANY)
+    assert ("Greater" in operators(tmp_path / "model.onnx")) == masks  # it compares mask logits with 0

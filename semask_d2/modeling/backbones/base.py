@@ -195,10 +195,14 @@ class HierarchicalBackbone(Backbone):
                 (f"sem{i}", self.semantic.num_classes, stride)
                 for i, stride in enumerate(semantic_strides or strides, 2)
             ]
-        for name, channels, stride in outputs:
-            self._out_features.append(name)
-            self._out_feature_channels[name] = channels
-            self._out_feature_strides[name] = stride
+        for output in outputs:
+            self.declare(*output)
+
+    def declare(self, name: str, channels: int, stride: int) -> None:
+        """Declare one output."""
+        self._out_features.append(name)
+        self._out_feature_channels[name] = channels
+        self._out_feature_strides[name] = stride
 
     def freeze(self, parts: Sequence[Sequence[nn.Module]]) -> None:
         """Freeze pretrained layers as `tuning` and `freeze_at` say; the last step of a backbone's construction.
@@ -276,7 +280,11 @@ class HierarchicalBackbone(Backbone):
             for module in self.output_modules(name):
                 module.requires_grad_(False)
             semantic_layer = self.semantic_layer(name)
-            if semantic_layer is not None and (self.tuning == "frozen" or name == STAGE_OUTPUTS[-1]):
+            if name == STAGE_OUTPUTS[-1]:
+                feeds_others = name not in self._out_features  # the blocks of a head
+            else:
+                feeds_others = self.tuning != "frozen"
+            if semantic_layer is not None and not feeds_others:
                 for parameter in semantic_layer.parameters_of_features():
                     parameter.requires_grad_(False)
 

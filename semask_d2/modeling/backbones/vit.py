@@ -33,7 +33,10 @@ SIZE_KEYS = {  # 0: as the timm model `name` has it
     "embed_dim": "MODEL.VIT.EMBED_DIM",
     "depth": "MODEL.VIT.DEPTH",
     "num_heads": "MODEL.VIT.NUM_HEADS",
+    "norm_eps": "MODEL.VIT.NORM_EPS",
 }
+BODY_KEYS = {**SIZE_KEYS, "name": "MODEL.VIT.NAME", "drop_path_rate": "MODEL.VIT.DROP_PATH_RATE"}
+JOINT_KEY = {"joint_blocks": "MODEL.VIT.JOINT_BLOCKS"}
 
 
 class Tokens(NamedTuple):
@@ -65,16 +68,19 @@ class SeMaskViT(HierarchicalBackbone):
     multiple of the patch size; if that is no power of two, maps are resampled to the nearest one. `img_size` is the
     side of the images whose position embeddings the model stores; they are resampled to the grid of each batch. Numbers
     that are 0 are those of the timm model `name`. `shared` are the arguments of `HierarchicalBackbone`.
+
+    With `joint_blocks` the last blocks belong to the head (`EncoderOnlyMaskHead`), and the tokens before them replace
+    the pyramid: `patches` (B, C, h, w) and `prefix` (B, C, P, 1), class and register tokens. `rope`, if the model has
+    rotary positions, are those of the head's blocks: (N, ..., h w, D) for N blocks, or 1 for all.
     """
 
     body: Any  # timm's VisionTransformer or Eva, which share the attributes used here
     config_keys: ClassVar = {
         **semantic_keys("VIT"),
         **SHARED_KEYS,
-        **SIZE_KEYS,
-        "name": "MODEL.VIT.NAME",
+        **BODY_KEYS,
+        **JOINT_KEY,
         "out_indices": "MODEL.VIT.OUT_INDICES",
-        "drop_path_rate": "MODEL.VIT.DROP_PATH_RATE",
     }
     attention_projections: ClassVar = TIMM_PROJECTIONS
 
@@ -90,38 +96,41 @@ class SeMaskViT(HierarchicalBackbone):
         embed_dim: int,
         depth: int,
         num_heads: int,
+        norm_eps: float,
+        joint_blocks: int,
         **shared: Any,
     ):
         super().__init__(**shared)
         sizes = {"img_size": img_size, "patch_size": patch_size, "embed_dim": embed_dim, "depth": depth}
         sizes["num_heads"] = num_heads
-        for argument, value in sizes.items():
-            require(value >= 0, self, argument, "at least 1, or 0 for that of the timm model", value)
-        self.body = self.create_body(name, in_channels, {key: value for key, value in sizes.items() if value})
+        self.body = build_body(self, name, in_channels, self.drop_path_rate, norm_eps, sizes)
+        self.body.norm = nn.Identity()  # of the classifier
         self.patch_size: int = self.body.patch_embed.patch_size[0]
+        most = max(0, len(self.body.blocks) - 4)
+        expected = f"from 0 to {most}, because at least four blocks stay in the backbone"
+        require(0 <= joint_blocks <= most, self, "joint_blocks", expected, joint_blocks)
+        self.joint_blocks = joint_blocks
+        self.body.blocks = self.body.blocks[: len(self.body.blocks) - joint_blocks]
         self.out_indices = self.checked_indices(out_indices)
         self.body.blocks = self.body.blocks[: self.out_indices[-1] + 1]  # distributed training needs no unused ones
         dim = self.body.embed_dim
         self.stride = 2 ** round(math.log2(self.patch_size))
         self.semantic_layers = nn.ModuleList(self.semantic.layer(i, dim) or nn.Identity() for i in range(4))
-        self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in STRIDES)
-        levels = [Rescale(dim, round(math.log2(self.stride / stride))) for stride in STRIDES]
+        strides = () if joint_blocks else STRIDES
+        self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in strides)
+        levels = [Rescale(dim, round(math.log2(self.stride / stride))) for stride in strides]
         self.pyramid = nn.ModuleList(levels)
         channels = [level.out_channels for level in levels]
-        self.declare_outputs(channels, STRIDES, semantic_strides=[self.stride] * len(STRIDES))
+        self.declare_outputs(channels, strides, semantic_strides=[self.stride] * len(STRIDES))
+        if joint_blocks:
+            self.declare("patches", dim, self.patch_size)
+            self.declare("prefix", dim, 1)
         self.freeze([[self.body.patch_embed, self.body.norm_pre], *self.stages()])
 
     @classmethod
     def from_config(cls, cfg, input_shape):
         """Return the arguments of `__init__` from `cfg.MODEL.VIT` and the head's class count."""
         return {"in_channels": input_shape.channels, **backbone_arguments(cls, cfg, "VIT")}
-
-    def create_body(self, name: str, in_channels: int, sizes: dict[str, int]) -> VisionTransformer | Eva:
-        """Build the timm model `name` without its last norm and classifier; `ArgumentError` if it is no plain ViT."""
-        try:
-            return create_vit(name, in_channels, self.drop_path_rate, sizes)
-        except ValueError as error:
-            raise ArgumentError(self, "name", f'expected {error}, got "{name}"') from error
 
     def checked_indices(self, indices: Sequence[int]) -> list[int]:
         """Return the four tapped blocks; `ArgumentError` for blocks that the model does not have."""
@@ -132,11 +141,14 @@ class SeMaskViT(HierarchicalBackbone):
         increasing = list(indices) == sorted(set(indices)) and len(indices) == 4
         inside = all(0 <= i < depth for i in indices)
         require(increasing and inside, self, "out_indices", f"four increasing blocks from 0 to {depth - 1}", [*indices])
+        if self.joint_blocks:
+            expected = f"{depth - 1}, the last block before JOINT_BLOCKS, as the last of the four"
+            require(indices[-1] == depth - 1, self, "out_indices", expected, [*indices])
         return [*indices]
 
     def output_modules(self, name: str) -> list[nn.Module]:
         stage = int(name[3:]) - 2
-        return [self.norms[stage], self.pyramid[stage]]
+        return [] if self.joint_blocks else [self.norms[stage], self.pyramid[stage]]
 
     def stages(self) -> list[list[nn.Module]]:
         """Return the blocks of the four stages, each of which ends with a tapped block."""
@@ -144,7 +156,10 @@ class SeMaskViT(HierarchicalBackbone):
         return [[*self.body.blocks[a : b + 1]] for a, b in zip(starts, self.out_indices, strict=True)]
 
     def embed(self, x: Tensor) -> tuple[Tokens, Sequence[Tensor | None]]:
-        """Return the tokens of images (B, 3, H, W) before the first block, and the rotary positions of each block."""
+        """Return the tokens of images (B, 3, H, W) before the first block, and the rotary positions of each block.
+
+        The positions include those of the head's joint blocks.
+        """
         body = self.body
         patches = body.patch_embed(x)
         grid = (patches.shape[1], patches.shape[2])
@@ -153,7 +168,7 @@ class SeMaskViT(HierarchicalBackbone):
         if body.pos_embed is not None:
             prefix, patches = add_absolute(prefix, patches, body.pos_embed, body.patch_embed.grid_size)
         sequence = body.pos_drop(Tokens(prefix.expand(x.shape[0], -1, -1), patches).sequence())
-        blocks = len(body.blocks)
+        blocks = len(body.blocks) + self.joint_blocks
         rope = getattr(body, "rope", None)
         positions = None if rope is None else rotary(rope, grid)
         ropes: list[Tensor | None] = [positions] * blocks
@@ -166,6 +181,10 @@ class SeMaskViT(HierarchicalBackbone):
 
         Each is a map (B, h, w, C) and a semantic map (B, h, w, K), None without semantic layers; h = ceil(H / patch).
         """
+        return self.encode(x)[0]
+
+    def encode(self, x: Tensor) -> tuple[list[tuple[Tensor, Tensor | None]], Tokens, Sequence[Tensor | None]]:
+        """Return `taps`, the tokens after the last block, and the rotary positions of the joint blocks."""
         with self.body_gradients():
             tokens, ropes = self.embed(x)
         taps: list[tuple[Tensor, Tensor | None]] = []
@@ -181,25 +200,58 @@ class SeMaskViT(HierarchicalBackbone):
             patches, features, semantics = self.refine(layer, tokens.patches)
             taps.append((features, semantics))
             tokens = tokens._replace(patches=patches)
-        return taps
+        return taps, tokens._replace(patches=taps[-1][0]), ropes[first:]
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Map normalized images (B, 3, H, W) to all features in `output_shape()`, (B, C, h, w)."""
         size = (x.shape[-2], x.shape[-1])
         outputs = {}
-        for stage, (patches, semantics) in enumerate(self.taps(x)):
-            normalized = self.norms[stage](patches).permute(0, 3, 1, 2)
-            covering = to_stride(normalized, self.patch_size, self.stride, size)
-            outputs[f"res{stage + 2}"] = self.crop(self.pyramid[stage](covering), STRIDES[stage], size)
+        taps, tokens, ropes = self.encode(x)
+        if self.joint_blocks:
+            outputs["patches"] = tokens.patches.permute(0, 3, 1, 2)
+            outputs["prefix"] = tokens.prefix.transpose(1, 2)[..., None]
+            if positions := [rope for rope in ropes if rope is not None]:
+                outputs["rope"] = torch.stack(positions if getattr(self.body, "rope_mixed", False) else positions[:1])
+        for stage, (patches, semantics) in enumerate(taps):
+            if not self.joint_blocks:
+                normalized = self.norms[stage](patches).permute(0, 3, 1, 2)
+                covering = to_stride(normalized, self.patch_size, self.stride, size)
+                outputs[f"res{stage + 2}"] = self.crop(self.pyramid[stage](covering), STRIDES[stage], size)
             if semantics is not None:
                 semantics = semantics.permute(0, 3, 1, 2)
                 outputs[f"sem{stage + 2}"] = to_stride(semantics, self.patch_size, self.stride, size)
         return outputs
 
+    @property
+    def size_divisibility(self) -> int:
+        """Stride of `res5`, or the patch size if the head needs only patches."""
+        return self.patch_size if self.joint_blocks else super().size_divisibility
+
     @staticmethod
     def crop(x: Tensor, stride: int, size: tuple[int, int]) -> Tensor:
         """Crop a map of `stride` to the cells that cover `size` pixels."""
         return to_stride(x, stride, stride, size)
+
+
+def build_body(
+    component: Any, name: str, in_channels: int, drop_path_rate: float, norm_eps: float, sizes: dict[str, int]
+) -> VisionTransformer | Eva:
+    """Build the timm model `name` for a `component` that has these arguments; sizes of 0 are those of the model.
+
+    Raises `ArgumentError` for impossible sizes, and for a model that is no plain ViT.
+    """
+    for argument, value in sizes.items():
+        require(value >= 0, component, argument, "at least 1, or 0 for that of the timm model", value)
+    expected = "at least 0 and below 1; 0 means that of the timm model"
+    require(0 <= norm_eps < 1, component, "norm_eps", expected, norm_eps)
+    try:
+        body = create_vit(name, in_channels, drop_path_rate, {key: value for key, value in sizes.items() if value})
+    except ValueError as error:
+        raise ArgumentError(component, "name", f'expected {error}, got "{name}"') from error
+    for module in body.modules():
+        if norm_eps and isinstance(module, nn.LayerNorm):
+            module.eps = norm_eps
+    return body
 
 
 def create_vit(name: str, in_channels: int, drop_path_rate: float, sizes: dict[str, int]) -> VisionTransformer | Eva:
@@ -223,5 +275,4 @@ def create_vit(name: str, in_channels: int, drop_path_rate: float, sizes: dict[s
     patch = body.patch_embed.patch_size
     if patch[0] != patch[1]:
         raise ValueError(f"a ViT with square patches, not {patch}")
-    body.norm = nn.Identity()  # of the classifier
     return body

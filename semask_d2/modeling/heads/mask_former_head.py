@@ -27,6 +27,11 @@ class BranchMaskFormerHead(nn.Module):
         self.predictor = predictor
         self.in_feature = in_feature
 
+    @property
+    def supervision(self) -> str:
+        """Places where masks are supervised: "points" or "dense"."""
+        return self.predictor.supervision
+
     @classmethod
     def from_config(cls, cfg, input_shape):
         """Build both decoders for a backbone with the output shapes `input_shape`."""

@@ -34,6 +34,20 @@ class Rescale(nn.Sequential):
         self.out_channels = channels
 
 
+class LearnedDoubling(nn.Module):
+    """Doubling of a map's sides as in EoMT (CVPR 2025): transposed convolution, GELU, depthwise convolution, norm."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.transposed = nn.ConvTranspose2d(channels, channels, 2, stride=2)
+        self.depthwise = nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False)
+        self.norm = ChannelNorm(channels, eps=1e-6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, h, w) to (B, C, 2 h, 2 w)."""
+        return self.norm(self.depthwise(F.gelu(self.transposed(x))))
+
+
 def to_stride(x: Tensor, patch: int, stride: int, size: tuple[int, int]) -> Tensor:
     """Resample a map (B, C, h, w) of cells of `patch` pixels to cells of `stride` pixels that cover `size` pixels.
 

@@ -72,9 +72,7 @@ class SetCriterion(nn.Module):
         with torch.autocast(predictions.mask_embed.device.type, enabled=False):
             predictions = predictions.float()
             if not self.deep_supervision:
-                predictions = MaskPredictions(
-                    predictions.class_logits[-1:], predictions.mask_embed[-1:], predictions.mask_features
-                )
+                predictions = predictions.last()
             matches = self.match(predictions, targets)
             class_loss = self.class_loss(predictions.class_logits, targets, matches)
             mask_loss, dice_loss = self.mask_losses(predictions, targets, matches)
@@ -93,12 +91,11 @@ class SetCriterion(nn.Module):
         layers, device = len(predictions.mask_embed), predictions.mask_embed.device
         costs = []
         for i, ids in enumerate(targets.class_ids):
-            mask_cost, dice_cost = self.mask_loss.costs(
-                predictions.mask_embed[:, i].flatten(0, 1),
-                predictions.mask_features[i],
-                targets.masks[i],
-                targets.segment_ids[i],
-            )
+            groups = [
+                self.mask_loss.costs(embed[:, i].flatten(0, 1), features[i], targets.masks[i], targets.segment_ids[i])
+                for embed, features in predictions.groups()
+            ]
+            mask_cost, dice_cost = (torch.cat(parts) for parts in zip(*groups, strict=True))
             class_cost = -predictions.class_logits[:, i].softmax(-1)[..., ids]
             cost = self.mask_weight * mask_cost + self.dice_weight * dice_cost
             costs.append(self.class_weight * class_cost + cost.unflatten(0, (layers, -1)))
@@ -128,16 +125,19 @@ class SetCriterion(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Return the "mask" and "dice" losses of each layer, (L,) each."""
         # zero, but connected to every prediction, so that ranks without targets take part in the gradient exchange
-        mask_loss = predictions.mask_embed.sum((1, 2, 3)) * 0 + predictions.mask_features.sum() * 0
+        mask_loss = predictions.mask_embed.sum((1, 2, 3)) * 0
+        for features in predictions.maps:
+            mask_loss = mask_loss + features.sum() * 0
         dice_loss = mask_loss
         for i, (ids, match) in enumerate(zip(targets.class_ids, matches, strict=True)):
             if not len(ids):
                 continue
-            embed = predictions.mask_embed[:, i]
-            matched = embed.gather(1, match.clamp(min=0)[..., None].expand(-1, -1, embed.shape[-1]))
-            mask_losses, dice_losses = self.mask_loss.losses(
-                matched, predictions.mask_features[i], targets.masks[i], targets.segment_ids[i]
-            )
+            groups, queries = predictions.groups(), match.clamp(min=0)[..., None]
+            parts = []
+            for (embed, features), query in zip(groups, queries.split(len(queries) // len(groups)), strict=True):
+                matched = embed[:, i].gather(1, query.expand(-1, -1, embed.shape[-1]))
+                parts.append(self.mask_loss.losses(matched, features[i], targets.masks[i], targets.segment_ids[i]))
+            mask_losses, dice_losses = (torch.cat(part) for part in zip(*parts, strict=True))
             assigned = match >= 0
             mask_loss = mask_loss + (mask_losses * assigned).sum(1)
             dice_loss = dice_loss + (dice_losses * assigned).sum(1)

@@ -76,6 +76,12 @@ def build_backbone_and_head(cfg: CfgNode) -> tuple[Backbone, nn.Module]:
                 f'"{tuning}"; adapters need a Swin, a MiT or a ViT of this project'
             )
         backbone.requires_grad_(False)
+    joint = getattr(backbone, "joint_blocks", 0)
+    if joint and not {*cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES} <= {*backbone.output_shape()}:
+        raise UserError(
+            f"MODEL.VIT.JOINT_BLOCKS: expected 0 for the features {list(cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES)} of "
+            f"{cfg.MODEL.SEM_SEG_HEAD.NAME}, got {joint}; only EncoderOnlyMaskHead has blocks of the ViT"
+        )
     head = build_sem_seg_head(cfg, backbone.output_shape())
     if isinstance(backbone, HierarchicalBackbone):
         used = (*cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES, cfg.MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -14,7 +14,6 @@ from semask_d2.d2 import (
     MetadataCatalog,
     configurable,
 )
-from semask_d2.modeling.heads import BranchMaskFormerHead
 from semask_d2.modeling.losses.mask_losses import DenseMaskLoss, PointMaskLoss
 from semask_d2.modeling.losses.set_criterion import SetCriterion
 from semask_d2.modeling.losses.targets import Targets
@@ -28,7 +27,6 @@ from semask_d2.modeling.meta_arch.base import (
 from semask_d2.modeling.meta_arch.score_maps import QueryMasks, ScoreMap, score_map_of_queries
 from semask_d2.modeling.meta_arch.segments import instance_segmentation, panoptic_segmentation
 from semask_d2.modeling.transformer_decoders import MaskPredictions
-from semask_d2.modeling.transformer_decoders.base import MaskTransformerDecoder
 from semask_d2.utils.arguments import arguments_from, require
 from semask_d2.utils.errors import UserError
 
@@ -92,16 +90,16 @@ class SeMaskMaskFormer(SemanticSegmenter):
     def from_config(cls, cfg):
         """Return the components and arguments of `__init__` from a config."""
         backbone, sem_seg_head = build_backbone_and_head(cfg)
-        if not isinstance(sem_seg_head, BranchMaskFormerHead):
+        supervision = getattr(sem_seg_head, "supervision", None)
+        if supervision is None:
             raise UserError(
                 f"MODEL.SEM_SEG_HEAD.NAME: {cfg.MODEL.SEM_SEG_HEAD.NAME} outputs no masks, which SeMaskMaskFormer "
                 "needs; set it to BranchMaskFormerHead, or MODEL.META_ARCHITECTURE to SeMaskFPN or Detectron2's "
                 "SemanticSegmentor"
             )
-        predictor = cast(MaskTransformerDecoder, sem_seg_head.predictor)
         mask_loss = (
             DenseMaskLoss()
-            if predictor.supervision == "dense"
+            if supervision == "dense"
             else PointMaskLoss(**arguments_from(cfg, PointMaskLoss.config_keys))
         )
         arguments = arguments_from(cfg, cls.config_keys)

@@ -19,21 +19,39 @@ class MaskPredictions(NamedTuple):
     """The predictions of all L supervised decoder layers, the last one final.
 
     `class_logits` (L, B, Q, K + 1), with "no object" as the last class; `mask_embed` (L, B, Q, C) and `mask_features`
-    (B, C, H/4, W/4), whose dot product gives mask logits. It is computed on demand, because most masks are never
-    needed.
+    (B, C, H/4, W/4), which all layers share, or a tuple of one map for each layer. Their dot product gives mask logits.
+    It is computed on demand, because most masks are never needed.
     """
 
     class_logits: Tensor
     mask_embed: Tensor
-    mask_features: Tensor
+    mask_features: Tensor | tuple[Tensor, ...]
+
+    @property
+    def maps(self) -> tuple[Tensor, ...]:
+        """The mask features as a tuple: one map for all layers, or one for each."""
+        return (self.mask_features,) if isinstance(self.mask_features, Tensor) else self.mask_features
 
     def mask_logits(self, layer: int = -1) -> Tensor:
         """Return the mask logits of one decoder layer: (B, Q, H/4, W/4), with queries innermost in memory."""
-        return torch.einsum("bchw,bqc->bhwq", self.mask_features, self.mask_embed[layer]).permute(0, 3, 1, 2)
+        features = self.maps[layer % len(self.maps)]
+        return torch.einsum("bchw,bqc->bhwq", features, self.mask_embed[layer]).permute(0, 3, 1, 2)
+
+    def groups(self) -> list[tuple[Tensor, Tensor]]:
+        """Return the layers by their features, in order: `mask_embed` (l, B, Q, C) and the map (B, C, H/4, W/4)."""
+        parts = self.mask_embed.split(len(self.mask_embed) // len(self.maps))
+        return list(zip(parts, self.maps, strict=True))
+
+    def last(self) -> MaskPredictions:
+        """Return the predictions of the last layer alone, L = 1."""
+        return MaskPredictions(self.class_logits[-1:], self.mask_embed[-1:], self.maps[-1])
 
     def float(self) -> MaskPredictions:
         """Convert the predictions to fp32."""
-        return MaskPredictions(*(x.float() for x in self))
+        features = tuple(x.float() for x in self.maps)
+        return MaskPredictions(
+            self.class_logits.float(), self.mask_embed.float(), features[0] if len(features) == 1 else features
+        )
 
 
 def build_transformer_decoder(cfg, in_channels: int) -> MaskTransformerDecoder:

@@ -22,6 +22,7 @@ CONFIGS = (
     "camvid/semask_vit_tiny_m2f",
 )
 FROZEN = ("MODEL.BACKBONE.TRAIN", "frozen")
+SEMANTIC = ("MODEL.VIT.NUM_SEM_BLOCKS", 1)
 
 
 def config(name: str, *options: object) -> CfgNode:
@@ -127,6 +128,20 @@ def test_pretrained_layers_stay_in_evaluation_mode(name: str) -> None:
     assert len({module for module in added if isinstance(module, SemanticLayer)}) == 4
     assert all(module.training == (module in added) for module in backbone.modules() if module is not backbone)
     assert not any(module.training for module in model.eval().modules())
+
+
+@pytest.mark.parametrize("tuning", ["frozen", "lora", "full"])
+def test_an_encoder_only_head_trains_its_blocks_in_every_mode(tuning: str) -> None:
+    """It reads the last semantic layer's features, so that this layer alone learns more than its map if frozen."""
+    model = build("toy_scenes/eomt_vit_tiny", "MODEL.BACKBONE.TRAIN", tuning, "MODEL.VIT.DEPTH", 6, *SEMANTIC).train()
+    pretrained = {f"backbone.{x}" for x in model.backbone.pretrained_names()}
+    sum(model(make_inputs((64, 64), (64, 64))).values()).backward()
+    trained = {x for x, parameter in model.named_parameters() if parameter.requires_grad}
+    assert {x for x, parameter in model.named_parameters() if parameter.grad is not None} == trained
+    assert bool(trained & pretrained) == (tuning == "full")
+    assert [x for x in trained if x.startswith("sem_seg_head.backbone.blocks.")]
+    learning = {int(x.split(".")[2]) for x in trained if x.endswith("class_injection.0.mlp_v.weight")}
+    assert learning == ({3} if tuning == "frozen" else {0, 1, 2, 3})
 
 
 @pytest.mark.parametrize("train", ["frozen", "full"])

@@ -174,7 +174,7 @@ def operator_arguments(**shape) -> tuple:
 
 
 def test_the_operators_pass_torchs_opcheck() -> None:
-    for shape in ({}, {"dtype": torch.bfloat16}):
+    for shape in ({"dim": 2, "out": 2}, {"dim": 2, "out": 2, "dtype": torch.bfloat16}):
         arguments = operator_arguments(**shape)
         torch.library.opcheck(deformable_convolution_op, arguments)
         arguments = tuple(a.detach() if isinstance(a, Tensor) else a for a in arguments)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from semask_d2.config import with_defaults
 from semask_d2.modeling.losses import mask_losses, set_criterion
-from semask_d2.modeling.losses.mask_losses import PointMaskLoss, dice
+from semask_d2.modeling.losses.mask_losses import DenseMaskLoss, PointMaskLoss, dice
 from semask_d2.modeling.losses.set_criterion import SetCriterion
 from semask_d2.modeling.losses.targets import SemanticTargets, build_targets
 from semask_d2.modeling.transformer_decoders import MaskPredictions
@@ -355,3 +355,27 @@ def test_confident_correct_predictions_cost_less() -> None:
             logits[0, 0, c, c] = 4 * scale
         losses.append(sum(make_criterion()(MaskPredictions(logits, embed, features), targets).values()).item())
     assert all(later < 0.8 * earlier for earlier, later in pairwise(losses))
+
+
+def test_layers_with_features_of_their_own() -> None:
+    """Equal maps for each layer give the losses of a shared one; otherwise each layer has the losses of its own map."""
+    shared = make_predictions(2)
+    layers = len(shared.class_logits)
+    targets = make_targets([[0, 1, 3], [2]])
+    criterion = with_defaults(SetCriterion, mask_loss=DenseMaskLoss(), num_classes=CLASSES, **WEIGHTS)
+    expected = criterion(shared, targets)
+    copies = shared._replace(mask_features=tuple(shared.mask_features.clone() for _ in range(layers)))
+    for name, loss in criterion(copies, targets).items():
+        torch.testing.assert_close(loss, expected[name])
+    maps = tuple(torch.randn_like(shared.mask_features) for _ in range(layers))
+    different = shared._replace(mask_features=maps)
+    losses = criterion(different, targets)
+    for i in range(layers):
+        alone = MaskPredictions(shared.class_logits[i : i + 1], shared.mask_embed[i : i + 1], maps[i])
+        for name, loss in criterion(alone, targets).items():
+            suffix = "" if i == layers - 1 else f"_{i}"
+            torch.testing.assert_close(losses[f"{name}{suffix}"], loss)
+        torch.testing.assert_close(different.mask_logits(i), alone.mask_logits())
+    assert torch.equal(different.mask_logits(), different.last().mask_logits())
+    halves = different._replace(mask_features=tuple(x.half() for x in maps))
+    assert {x.dtype for x in halves.float().maps} == {torch.float32}

@@ -9,6 +9,7 @@ from torch import nn
 from semask_d2 import UserError, build_model, get_cfg
 from semask_d2.config.checks import check_common, check_training
 from semask_d2.modeling.meta_arch.execution import COMPILATIONS
+from tests.helpers.encoder_only import VITS, eomt_cfg
 from tests.helpers.tiny_model import make_inputs, randomize, tiny_cfg
 
 SIZES = ((64, 64), (96, 64))
@@ -36,6 +37,7 @@ FAMILIES = {
     "mit": {"MODEL__BACKBONE__NAME": "D2SeMaskMixTransformer"},
     "frozen": {"MODEL__BACKBONE__TRAIN": "frozen"},
     "lora": {"MODEL__BACKBONE__TRAIN": "lora"},
+    "eomt": {"MODEL__VIT__NAME": VITS[1]},
     "vit": {**VIT, "MODEL__VIT__NAME": "vit_tiny_patch16_224"},
     "rotary vit": {**VIT, "MODEL__VIT__NAME": "vit_small_patch16_dinov3"},
 }
@@ -63,11 +65,13 @@ def compile_parts(model: nn.Module) -> list[int]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("family", "training"), [*((family, True) for family in FAMILIES), ("msfapn", False), ("mit", False)]
+    ("family", "training"),
+    [*((family, True) for family in FAMILIES), ("msfapn", False), ("mit", False), ("eomt", False)],
 )
 def test_one_graph_per_part_and_size(family: str, training: bool) -> None:
     """Results and gradients equal those of the uncompiled model, in fp64 to exclude rounding."""
-    cfg = tiny_cfg(MODEL__MASK_FORMER__DROPOUT=0.0, MODEL__SWIN__DROP_PATH_RATE=0.0, **FAMILIES[family])
+    make_cfg = eomt_cfg if family == "eomt" else tiny_cfg
+    cfg = make_cfg(MODEL__MASK_FORMER__DROPOUT=0.0, MODEL__SWIN__DROP_PATH_RATE=0.0, **FAMILIES[family])
     model = randomize(build_model(cfg)).double().train(training)
     for module in model.modules():
         if isinstance(module, nn.Dropout):
@@ -82,7 +86,7 @@ def test_one_graph_per_part_and_size(family: str, training: bool) -> None:
             with torch.set_grad_enabled(training):
                 features = model.backbone(batch)
                 predictions = model.sem_seg_head(features)
-                values = [*features.values(), *predictions]
+                values = [*features.values(), predictions.class_logits, predictions.mask_embed, *predictions.maps]
                 if training:
                     sum(x.square().mean() for x in values).backward()
             gradients = [p.grad for p in model.parameters() if p.grad is not None]
