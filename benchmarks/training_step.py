@@ -1,17 +1,22 @@
 #!/usr/bin/env python3
 """Benchmark of a training step, in seconds and peak memory: standard operators, this project, and a peer.
 
-    python benchmarks/training_step.py [--config-file FILE] [--size 256] [--batch 2] [--precision fp32 bf16]
-                                       [--peer transformers] [--repeats N] [--json FILE]
+    python benchmarks/training_step.py [--config-file FILE] [--train full frozen lora] [--precision fp32 bf16]
+                                       [--peer transformers] [--size 256] [--batch 2] [--repeats N] [--json FILE]
+                                       [KEY VALUE ...]
 
 A step consists of forward pass, matching and losses, backward pass and AdamW, on random images with tiles of ten
-classes. Each variant runs in a separate process. Memory is the peak resident size beyond the size after the imports, or
-the largest allocation on a GPU. The peer is transformers' Mask2Former with a Swin-T; compare it with an m2f config.
+classes. `--train` names values of MODEL.BACKBONE.TRAIN. Each variant runs in a separate process. Memory is the peak
+resident size beyond the size after the imports, or the largest allocation on a GPU. The peer is transformers'
+Mask2Former with a Swin-T; compare it with an m2f config.
 """
 
 from __future__ import annotations
 
+import argparse
+from contextlib import suppress
 from functools import partial
+from itertools import product
 from unittest import mock
 
 import torch
@@ -24,6 +29,9 @@ from torch.nn import functional as F
 from semask_d2 import build_model, get_cfg
 from semask_d2.engine.optimizer import build_optimizer
 from semask_d2.modeling.meta_arch import Execution, base
+
+with suppress(ImportError):
+    import peft  # noqa: F401 - before memory is measured, because it takes much
 
 CLASSES_SHOWN = 10
 TILES = 8  # per side of an image
@@ -83,13 +91,17 @@ def main() -> None:
     command_line.add_argument("--size", type=int, default=256)
     command_line.add_argument("--batch", type=int, default=2)
     command_line.add_argument("--precision", nargs="+", choices=["fp32", "bf16"], default=["fp32"])
+    command_line.add_argument("--train", nargs="+", choices=["full", "frozen", "lora"], default=["full"])
     command_line.add_argument("--peer", nargs="+", choices=["transformers"], default=[])
+    command_line.add_argument("settings", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="of the config")
     arguments = command_line.parse_args()
     config, size, images = arguments.config_file, arguments.size, arguments.batch
-    makers: dict[str, Maker] = {"standard operators": partial(standard_step, config, [], size, images)}
-    for precision in arguments.precision:
-        options = ["MODEL.PRECISION", precision]
-        makers[f"this project, {precision}"] = partial(training_step, config, options, size, images)
+    settings = arguments.settings
+    makers: dict[str, Maker] = {"standard operators": partial(standard_step, config, settings, size, images)}
+    for precision, train in product(arguments.precision, arguments.train):
+        options = [*settings, "MODEL.PRECISION", precision, "MODEL.BACKBONE.TRAIN", train]
+        name = f"this project, {precision}" + ("" if train == "full" else f", {train} backbone")
+        makers[name] = partial(training_step, config, options, size, images)
     if arguments.peer:
         import peer_transformers
 

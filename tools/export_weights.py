@@ -8,6 +8,8 @@ import argparse
 import sys
 
 from semask_d2.__main__ import parse_arguments
+from semask_d2.checkpoint.backbone_training import RECORD as TRAINING
+from semask_d2.checkpoint.backbone_training import require_no_adapters
 from semask_d2.checkpoint.class_metadata import METADATA, classes_of_file
 from semask_d2.checkpoint.loading import tensors_of
 from semask_d2.checkpoint.readers import read_checkpoint
@@ -35,8 +37,10 @@ def export_safetensors(args: argparse.Namespace) -> int:
         raise UserError(f"--output {args.output}: expected a name that ends with .safetensors")
     data = read_checkpoint(args.weights)
     state = tensors_of(data, args.weights)
+    require_no_adapters(data, state, args.weights)
     classes = classes_of_file(data)
     header = {RECORD: windows_of_file(data), METADATA: None if classes is None else classes.as_dict()}
+    header[TRAINING] = data.get(TRAINING)
     write_safetensors(args.output, state, {key: value for key, value in header.items() if value})
     return len(state)
 

@@ -12,7 +12,10 @@ import torch
 from fvcore.common.checkpoint import Checkpointer as FvcoreCheckpointer
 from torch import nn
 
+from semask_d2.checkpoint.backbone_training import RECORD as TRAINING
+from semask_d2.checkpoint.backbone_training import training_of_model
 from semask_d2.checkpoint.class_metadata import METADATA, warn_of_other_classes
+from semask_d2.checkpoint.frozen_layers import absolute, frozen_checksum, frozen_names
 from semask_d2.checkpoint.loading import load_checkpoint
 from semask_d2.checkpoint.readers import read_checkpoint
 from semask_d2.checkpoint.semantic_windows import RECORD, windows_of_model
@@ -32,6 +35,7 @@ class Checkpointer(FvcoreCheckpointer):
 
     Files are `NAME.pth` with `{"model": ..., "trainer": ..., "iteration": N}`; `last_checkpoint` names the newest.
     With `classes`, every file records them as "metadata", and loading a file with other class names logs a warning.
+    With `frozen_weights`, files lack the frozen layers of the backbone and name these weights, which have them.
     Every parameter of the model must be loaded. The exception is a `training_start`, a run that does not resume: it
     may lack the tensors that `load_weights` lists, and with `drop_class_layers` skips layers that depend on the
     classes.
@@ -46,10 +50,13 @@ class Checkpointer(FvcoreCheckpointer):
         drop_class_layers: bool = False,
         bgr: bool = False,
         classes: Classes | None = None,
+        frozen_weights: str = "",
         **checkpointables: Any,
     ):
         super().__init__(model, save_dir, save_to_disk=comm.is_main_process(), **checkpointables)
         self.classes = classes
+        self.frozen_weights = absolute(frozen_weights)
+        self.frozen_checksum: str | None = None  # computed once, because frozen layers do not change
         self.start_allowances = {"training_start": training_start, "drop_class_layers": drop_class_layers, "bgr": bgr}
 
     def save(self, name: str, **kwargs: Any) -> None:
@@ -75,7 +82,15 @@ class Checkpointer(FvcoreCheckpointer):
                 f"{last or '(none)'}. Continue from it with --resume and a lower SOLVER.BASE_LR, or without "
                 "SOLVER.AMP.ENABLED"
             )
+        training = training_of_model(model)
+        if self.frozen_weights:
+            left_out = frozen_names(model)
+            self.frozen_checksum = self.frozen_checksum or frozen_checksum(weights, left_out)
+            training |= {"weights": self.frozen_weights, "checksum": self.frozen_checksum}
+            weights = {name: value for name, value in weights.items() if name not in left_out}
         state: dict[str, Any] = {"model": weights, RECORD: windows_of_model(model)}
+        if training:
+            state[TRAINING] = training
         if self.classes is not None:
             state[METADATA] = self.classes.as_dict()
         if not weights_only:
@@ -152,7 +167,7 @@ class Checkpointer(FvcoreCheckpointer):
                 self.checkpointables[key].load_state_dict(data.pop(key))
             except UserError as error:
                 raise UserError(f"{path}: {error}") from error
-        return {key: value for key, value in data.items() if key not in ("model", RECORD, METADATA)}
+        return {key: value for key, value in data.items() if key not in ("model", RECORD, TRAINING, METADATA)}
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
         """Load the last checkpoint of the output folder if `resume` and there is one; otherwise load `path`."""

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from semask_d2.checkpoint.backbone_training import check_training_of_backbone
+from semask_d2.checkpoint.frozen_layers import KEY, check_frozen, frozen_names, located, weights_named_in
 from semask_d2.checkpoint.kinds import CLASS_LAYERS, QUERIES, Kind, recognize
 from semask_d2.checkpoint.load_report import SHOWN, LoadReport, report_load
 from semask_d2.checkpoint.plain_values import NUMBERS
@@ -18,6 +20,7 @@ from semask_d2.checkpoint.readers import read_checkpoint
 from semask_d2.checkpoint.semantic_windows import check_windows, windows_of_file, windows_of_released
 from semask_d2.checkpoint.stems import RGB, fit_stem, stem_of
 from semask_d2.checkpoint.vit_sizes import check_heads, sizes_hint
+from semask_d2.modeling.backbones.lora import is_adapter
 from semask_d2.utils.errors import UserError
 from semask_d2.utils.excerpts import few
 
@@ -25,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.bool, torch.uint8)
 DTYPES += (torch.int8, torch.int16, torch.int32, torch.int64)
+MAX_CHAIN = 4  # checkpoints without frozen layers, each of which names the next
 CONTAINERS = ("model", "state_dict")  # the first is used by Detectron2, Microsoft and us, the second by mmsegmentation
 
 
@@ -39,10 +43,10 @@ def load_weights(
     """Load the checkpoint at `source`, any source of `read_checkpoint`, into `model`, and log the result.
 
     Every tensor of the model must be in the file with the same shape. Only with `training_start` may tensors be missing
-    that this kind of checkpoint lacks: semantic layers, output norms and head after ImageNet pretraining. With
-    `drop_class_layers`, also layers that depend on the classes, and queries if their number differs, are not loaded,
-    for fine-tuning on other classes. At the start of training, the first convolution of an RGB model is fitted to a
-    model of other channels (`fit_stem`); `bgr` states that the weights are for BGR.
+    that this kind of checkpoint lacks: adapters, and semantic layers, output norms and head after ImageNet pretraining.
+    With `drop_class_layers`, also layers that depend on the classes, and queries if their number differs, are not
+    loaded, for fine-tuning on other classes. At the start of training, the first convolution of an RGB model is fitted
+    to a model of other channels (`fit_stem`); `bgr` states that the weights are for BGR.
     Raises `UserError`, and leaves the model unchanged, if anything else is missing or has another shape.
     """
     return load_checkpoint(
@@ -66,8 +70,9 @@ def load_checkpoint(
 ) -> LoadReport:
     """Load `data`, the result of `read_checkpoint(source)`, into `model`; otherwise like `load_weights`."""
     assert training_start or not drop_class_layers, "only a training start may leave layers out"
-    state = tensors_of(data, source)
     model_state = model.state_dict()
+    state = complete_tensors(model, model_state, data, source)
+    check_training_of_backbone(str(source), data, state, model, training_start=training_start)
     kind = recognize(state, model_state)
     dropped = kind.left_out(state)
     check_heads(data, model, str(source))
@@ -114,13 +119,14 @@ def load_checkpoint(
     if stem in report.matched and converted[stem].shape[1] > RGB and not model.get_parameter(stem).requires_grad:
         logger.warning(
             "%s: %s is frozen, so that channels with zero weights will never have an effect; set "
-            "MODEL.BACKBONE.FREEZE_AT 0",
+            "MODEL.BACKBONE.FREEZE_AT 0 and MODEL.BACKBONE.TRAIN full",
             source,
             stem,
         )
     if fresh:
         reasons = [f"which {kind.name} files lack ({kind.fresh_words})"] if kind.fresh else []
         reasons += ["as MODEL.WEIGHTS_DROP_CLASS_LAYERS requests"] if drop_class_layers else []
+        reasons += ["as adapters, which start as zero"] if any(map(is_adapter, fresh)) else []
         logger.info(
             "%s: %d tensors are newly initialized, %s: %s",
             source,
@@ -174,7 +180,33 @@ def tensors_of(data: dict[str, Any], source: str | os.PathLike) -> dict[str, Ten
 
 def explained(name: str, kind: Kind, drop_class_layers: bool) -> bool:
     """Return whether the tensor `name` may be missing when training starts from this kind of checkpoint."""
-    return kind.initializes(name) or (drop_class_layers and bool(CLASS_LAYERS.match(name)))
+    return kind.initializes(name) or is_adapter(name) or (drop_class_layers and bool(CLASS_LAYERS.match(name)))
+
+
+def complete_tensors(
+    model: nn.Module, model_state: dict[str, Tensor], data: dict[str, Any], source: str | os.PathLike, depth: int = 0
+) -> dict[str, Tensor]:
+    """Return the tensors of a checkpoint, and the frozen layers of `model` from the weights that it names for them."""
+    state, source = tensors_of(data, source), os.fspath(source)
+    weights = weights_named_in(data, source)
+    if not weights:
+        return state
+    try:
+        if depth == MAX_CHAIN:
+            raise UserError("too many checkpoints name one another")
+        place = located(weights, source)
+        logger.info("%s holds only what was trained; its frozen layers are those of %s", source, place)
+        base = complete_tensors(model, model_state, read_checkpoint(place), place, depth + 1)
+        converted, _ = recognize(base, model_state).convert(base, model_state)
+    except UserError as error:
+        raise UserError(
+            f"{source}: it holds only what was trained ({KEY}), and its frozen layers are those of {weights}: {error}; "
+            "put that file there, or beside the checkpoint"
+        ) from error
+    names = frozen_names(model)
+    frozen = {name: value for name, value in converted.items() if name in names}
+    check_frozen(frozen, names, data, source, place)
+    return {**frozen, **state}
 
 
 def mismatched_queries(state: dict[str, Tensor], model_state: dict[str, Tensor]) -> list[str]:

@@ -9,14 +9,21 @@ from typing import Any
 import safetensors.torch
 from torch import Tensor, nn
 
+from semask_d2.checkpoint.backbone_training import RECORD as TRAINING
+from semask_d2.checkpoint.backbone_training import training_of_model
 from semask_d2.checkpoint.integrity import NO_CHECKSUM, with_checksum
 from semask_d2.checkpoint.semantic_windows import RECORD, windows_of_model
 from semask_d2.utils.files import atomic_write
 
 
 def save_weights(model: nn.Module, path: str | os.PathLike) -> None:
-    """Write a model's weights, and the windows of its semantic layers, to the safetensors file `path`."""
-    write_safetensors(path, model.state_dict(), {RECORD: windows_of_model(model)})
+    """Write a model's weights to the safetensors file `path`, with the `header_of` it."""
+    write_safetensors(path, model.state_dict(), header_of(model))
+
+
+def header_of(model: nn.Module) -> dict[str, Any]:
+    """Return what a file of a model's weights records: the windows of semantic layers, the backbone's training."""
+    return {RECORD: windows_of_model(model), TRAINING: training_of_model(model)}
 
 
 def write_safetensors(path: str | os.PathLike, state: dict[str, Tensor], header: dict[str, Any]) -> None:

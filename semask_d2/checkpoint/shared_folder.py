@@ -17,12 +17,13 @@ from torch import nn
 from semask_d2.checkpoint.class_metadata import METADATA
 from semask_d2.checkpoint.hub import CARD_NAME
 from semask_d2.checkpoint.model_card import model_card
-from semask_d2.checkpoint.saving import write_safetensors
-from semask_d2.checkpoint.semantic_windows import RECORD, windows_of_model
+from semask_d2.checkpoint.saving import header_of, write_safetensors
 from semask_d2.checkpoint.transformers_folder import write_folder
 from semask_d2.config import get_cfg
 from semask_d2.config.transformers_config import config_for_transformers, processor_for_transformers
 from semask_d2.d2 import CfgNode
+from semask_d2.modeling.backbones.base import TUNING_KEY
+from semask_d2.modeling.backbones.lora import merged_adapters
 from semask_d2.utils.arguments import value_of
 from semask_d2.utils.classes import Classes
 from semask_d2.utils.errors import UserError
@@ -34,6 +35,7 @@ from semask_d2.utils.runs import CONFIG_NAME, WEIGHTS_NAME
 ITERATION = "iteration"  # the last one, in checkpoints and in the header of shared weights
 # keys that reveal the machine and the folders of the person who trained the model
 PRIVATE = ("OUTPUT_DIR", "DATASETS.CUSTOM.", "MODEL.WEIGHTS", "MODEL.DEVICE", "TRACKERS", "DATALOADER.NUM_WORKERS")
+OF_ADAPTERS = ("MODEL.BACKBONE.LORA.", "MODEL.BACKBONE.SAVE_TRAINED_ONLY")  # which are merged, in complete weights
 
 
 @dataclass(frozen=True)
@@ -59,15 +61,17 @@ def write_shared_folder(
 ) -> None:
     """Write the model's files into `folder`, each atomically; existing files of these names are replaced.
 
+    Adapters (LoRA) are merged: the files are those of a plain model, with MODEL.BACKBONE.TRAIN full.
     `license` is an identifier that the hub knows, such as "apache-2.0", for the model card. `half` writes half
     precision.
     """
     folder = Path(folder)
     require_writable(folder, "save_pretrained")
-    header: dict[str, Any] = {RECORD: windows_of_model(model), METADATA: description.classes.as_dict()}
+    with merged_adapters(model):
+        header = {**header_of(model), METADATA: description.classes.as_dict()}
+        state = model.state_dict()
     if description.iterations is not None:
         header[ITERATION] = description.iterations - 1
-    state = model.state_dict()
     if half:
         state = {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
     write_safetensors(folder / WEIGHTS_NAME, state, header)
@@ -93,7 +97,9 @@ def write_transformers_model(folder: str | os.PathLike, model: nn.Module, cfg: C
         raise UserError(f"{os.fspath(folder)}: it holds a model of this project ({CONFIG_NAME}); name another folder")
     settings = config_for_transformers(cfg, classes.names)
     require_writable(Path(folder), "folder")
-    write_folder(folder, model.state_dict(), settings, processor_for_transformers(cfg))
+    with merged_adapters(model):
+        state = model.state_dict()
+    write_folder(folder, state, settings, processor_for_transformers(cfg))
 
 
 def iterations_of(data: Mapping[str, Any]) -> int | None:
@@ -108,7 +114,9 @@ def shared_config(cfg: CfgNode) -> str:
     values: dict[str, Any] = {"VERSION": cfg.VERSION}
     custom = cfg.DATASETS.CUSTOM.NAME
     for key, value in flattened(cfg).items():
-        if key.startswith(PRIVATE) or value == value_of(defaults, key):
+        if key.startswith((*PRIVATE, *OF_ADAPTERS)) or value == value_of(defaults, key):
+            continue
+        if (key, value) == (TUNING_KEY, "lora"):
             continue
         if custom and key in ("DATASETS.TRAIN", "DATASETS.TEST"):  # these names are registered on this machine only
             continue

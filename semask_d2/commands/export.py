@@ -1,4 +1,4 @@
-"""`semask export`: write a trained model as one verified file of standard operators, or as a folder of transformers."""
+"""`semask export`: write a trained model as one verified file of standard operators, or as a folder."""
 
 from __future__ import annotations
 
@@ -10,11 +10,16 @@ from pathlib import Path
 from semask_d2.commands import arguments
 from semask_d2.export.exporting import check_settings
 from semask_d2.export.writing import GraphSettings, size_of
+from semask_d2.factory import described
 from semask_d2.inference import media
 from semask_d2.inference.exporting import EXPORT_SETTINGS, FORMATS, TRANSFORMERS, write_export
 from semask_d2.inference.predictor import Predictor
 from semask_d2.inference.sources import choose_config
+from semask_d2.inference.trained_model import trained_model
+from semask_d2.modeling.meta_arch import SemanticSegmenter
 from semask_d2.utils.errors import UserError, printable
+
+FOLDER = "folder"  # a value of --format, beside those of `export_model`
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,8 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "run folder, checkpoint, or transformers folder (default: newest run in output/)"
     arguments.add_weights(parser, text, old_name="--run")
     arguments.add_config_file(parser)
-    parser.add_argument("--format", choices=FORMATS, default="onnx")
-    text = "output file: .onnx, .xml (OpenVINO) or .pt2; for transformers a folder"
+    text = "of a file of operators; or a folder: of transformers, or for --weights, with adapters (LoRA) merged"
+    parser.add_argument("--format", choices=(*FORMATS, FOLDER), default="onnx", help=text)
+    text = "output file: .onnx, .xml (OpenVINO) or .pt2; or the folder"
     parser.add_argument("--output", required=True, metavar="FILE", help=text)
     sizes = parser.add_mutually_exclusive_group()
     sizes.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="fixed input size")
@@ -58,29 +64,44 @@ def run(args: argparse.Namespace) -> None:
         half_weights=args.fp16,
         resize=args.resize,
     )
-    if args.format == TRANSFORMERS:
-        if settings != GraphSettings(None) or args.outputs != "labels" or args.no_normalize or args.images:
-            raise UserError("--format transformers: leave the options of files out; the folder holds the whole model")
+    if args.format in (TRANSFORMERS, FOLDER):
+        precision = settings.half_weights and args.format == FOLDER
+        is_plain = settings == GraphSettings(None, half_weights=precision) and args.outputs == "labels"
+        if not is_plain or args.no_normalize or args.images:
+            raise UserError(f"--format {args.format}: leave the options of files out; the folder holds the whole model")
         if os.path.lexists(args.output):
             raise UserError(f"--output {args.output}: exists already; name another folder, or remove it")
     else:
         check_settings(args.format, settings, args.outputs, normalize=not args.no_normalize)
-    cfg = choose_config(args.config_file, args.weights, [*args.opts, *EXPORT_SETTINGS], option=args.weights_option)
-    predictor = Predictor(cfg)
-    agreements = write_export(
-        predictor,
-        args.output,
-        args.format,
-        settings,
-        outputs=args.outputs,
-        normalize=not args.no_normalize,
-        images=image_files(args.images or []),
-    )
-    for agreement in agreements:
-        print(agreement)
+    if args.format == FOLDER:
+        write_folder(args)
+    else:
+        cfg = choose_config(args.config_file, args.weights, [*args.opts, *EXPORT_SETTINGS], option=args.weights_option)
+        agreements = write_export(
+            Predictor(cfg),
+            args.output,
+            args.format,
+            settings,
+            outputs=args.outputs,
+            normalize=not args.no_normalize,
+            images=image_files(args.images or []),
+        )
+        for agreement in agreements:
+            print(agreement)
     output = Path(args.output)
-    size = sum(map(os.path.getsize, output.iterdir())) if args.format == TRANSFORMERS else size_of(output)
+    size = sum(map(os.path.getsize, output.iterdir())) if output.is_dir() else size_of(output)
     print(printable(f"Wrote {args.output}, {size / 2**20:.1f} MB"))
+
+
+def write_folder(args: argparse.Namespace) -> None:
+    """Write a model with its config and card, with adapters merged; `UserError` if it is not of this project."""
+    cfg = choose_config(args.config_file, args.weights, args.opts, option=args.weights_option)
+    model = described(cfg, trained_model(cfg))
+    if not isinstance(model, SemanticSegmenter):
+        raise UserError(
+            f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE}: only this project's models are exported"
+        )
+    model.save_pretrained(args.output, half=args.fp16)
 
 
 def image_files(words: Sequence[str]) -> list[str]:

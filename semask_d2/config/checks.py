@@ -113,6 +113,7 @@ TRAINING: dict[str, Range] = {
     "SOLVER.EARLY_STOPPING.MIN_DELTA": at_least(0),
     "SOLVER.BACKBONE_MULTIPLIER": at_least(0),
     "SOLVER.SEMANTIC_MULTIPLIER": at_least(0),
+    "SOLVER.LAYER_DECAY": Range(lambda value: 0 < value <= 1, "a number above 0 and up to 1"),
     "SOLVER.WEIGHT_DECAY": at_least(0),
     "SOLVER.MOMENTUM": at_least(0),
     "SOLVER.GAMMA": at_least(0),
@@ -203,10 +204,21 @@ def check_training(cfg: CfgNode) -> None:
     """Raise `UserError` for settings that are invalid in training; warn of unused ones."""
     check_common(cfg)
     check_ranges(cfg, TRAINING)
+    if cfg.MODEL.BACKBONE.SAVE_TRAINED_ONLY and cfg.MODEL.BACKBONE.TRAIN == "full":
+        raise UserError("MODEL.BACKBONE.SAVE_TRAINED_ONLY: expected False with MODEL.BACKBONE.TRAIN full, got True")
     defaults = get_detectron2_cfg()
     for key in UNUSED:
         if value_of(cfg, key) != value_of(defaults, key):
             logger.warning("%s %s has no effect in training", key, value_of(cfg, key))
+
+
+def check_pretrained(cfg: CfgNode) -> None:
+    """Raise `UserError` for a training whose backbone would keep random weights."""
+    if cfg.MODEL.BACKBONE.TRAIN in ("frozen", "lora") and not cfg.MODEL.WEIGHTS:
+        raise UserError(
+            f"MODEL.BACKBONE.TRAIN: {cfg.MODEL.BACKBONE.TRAIN} needs a pretrained backbone, but MODEL.WEIGHTS is empty "
+            "and it would stay random; set MODEL.WEIGHTS, or MODEL.BACKBONE.TRAIN full"
+        )
 
 
 def check_evaluation(cfg: CfgNode) -> None:

@@ -71,6 +71,9 @@ DEFAULTS: dict[str, Any] = {
     "SOLVER.OPTIMIZER": "ADAMW",
     "SOLVER.BACKBONE_MULTIPLIER": 0.1,
     "SOLVER.SEMANTIC_MULTIPLIER": 1.0,  # extra factor of the semantic layers' learning rate, beside BACKBONE_MULTIPLIER
+    # the learning rate of the backbone's last block is multiplied by it once, that of each layer below once more, and
+    # that of the stem most often; such as 0.8 for ViTs
+    "SOLVER.LAYER_DECAY": 1.0,
     "SOLVER.WEIGHT_DECAY_EMBED": 0.0,
     "SOLVER.NORM_PARAMETERS": "modules",  # WEIGHT_DECAY_NORM applies to norm modules, or to "names" that contain "norm"
     "SOLVER.POLY_LR_POWER": 0.9,
@@ -96,6 +99,15 @@ DEFAULTS: dict[str, Any] = {
     "MODEL.ACTIVATION_CHECKPOINTING": [],
     # Weights
     "MODEL.WEIGHTS_DROP_CLASS_LAYERS": False,  # do not load the class-sized layers of MODEL.WEIGHTS
+    # Backbone
+    # "full"; "frozen": pretrained layers stay as they are, and semantic layers are a side network that feeds only the
+    # outputs; or "lora": pretrained layers get low-rank adapters (docs/fine_tuning.md)
+    "MODEL.BACKBONE.TRAIN": "full",
+    "MODEL.BACKBONE.SAVE_TRAINED_ONLY": False,  # leave frozen layers out of checkpoints, which name their MODEL.WEIGHTS
+    "MODEL.BACKBONE.LORA.RANK": 8,
+    "MODEL.BACKBONE.LORA.ALPHA": 16.0,  # adapters are multiplied by ALPHA / RANK
+    "MODEL.BACKBONE.LORA.DROPOUT": 0.0,
+    "MODEL.BACKBONE.LORA.TARGETS": [],  # ends of names of linear or convolution layers; []: the attention projections
     # SeMask Swin backbone
     "MODEL.SWIN.PRETRAIN_IMG_SIZE": 224,
     "MODEL.SWIN.PATCH_SIZE": 4,

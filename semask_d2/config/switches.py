@@ -45,6 +45,8 @@ SWITCHES = (
     flag("SOLVER.EARLY_STOPPING", "MIN_DELTA", switch="PATIENCE"),
     flag("SOLVER.CLIP_GRADIENTS", "CLIP_TYPE", "CLIP_VALUE", "NORM_TYPE"),
     flag("MODEL.MASK_FORMER.TEST", "OBJECT_MASK_THRESHOLD", "OVERLAP_THRESHOLD", switch="PANOPTIC_ON"),
+    choice("MODEL.BACKBONE.TRAIN", "lora", section="MODEL.BACKBONE.LORA", keys=("RANK", "ALPHA", "DROPOUT", "TARGETS")),
+    choice("MODEL.BACKBONE.TRAIN", "full", "lora", section="MODEL.BACKBONE", keys=("FREEZE_AT",)),
     choice("SOLVER.OPTIMIZER", "SGD", section="SOLVER", keys=("MOMENTUM", "NESTEROV")),
     choice("SOLVER.LR_SCHEDULER_NAME", "WarmupMultiStepLR", section="SOLVER", keys=("STEPS", "GAMMA")),
     choice(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -18,16 +19,17 @@ class WeightAverage(HookBase):
 
     Each update multiplies the average by `decay`. Early updates use a smaller factor, (1 + n) / (10 + n) at the n-th
     update, so that the initial weights are soon forgotten. Register this hook before the one that writes checkpoints,
-    because a checkpoint contains its state.
+    because a checkpoint contains its state. The state lacks the tensors of `model` that are `constant`.
     """
 
-    def __init__(self, model: nn.Module, decay: float):
+    def __init__(self, model: nn.Module, decay: float, constant: Collection[str] = ()):
         def update(averages: Any, values: Any, count: Any) -> None:
             weight = 1 - min(decay, (1 + int(count)) / (10 + int(count)))
             for average, value in zip(averages, values, strict=True):
                 average.lerp_(value, weight) if average.is_floating_point() else average.copy_(value)
 
         self.source = model
+        self.constant = frozenset(f"module.{name}" for name in constant)
         self.averaged = AveragedModel(model, multi_avg_fn=torch.no_grad()(update), use_buffers=True)
         self.averaged.requires_grad_(False)
 
@@ -44,12 +46,15 @@ class WeightAverage(HookBase):
         self.averaged.update_parameters(self.source)
 
     def state_dict(self) -> dict[str, Any]:
-        return self.averaged.state_dict()
+        return {name: value for name, value in self.averaged.state_dict().items() if name not in self.constant}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore a saved average; raises `UserError` if it does not fit this model."""
         model_state = self.averaged.state_dict()
-        state_dict = dict(Section.of(state_dict, "the checkpoint's averaged weights (SOLVER.EMA)").values)
+        constant = {f"module.{name}": value for name, value in self.source.state_dict().items()}
+        state_dict = {name: value for name, value in constant.items() if name in self.constant} | dict(
+            Section.of(state_dict, "the checkpoint's averaged weights (SOLVER.EMA)").values
+        )
         for name, value in model_state.items():
             saved: Any = state_dict.get(name)
             is_whole = isinstance(saved, Tensor) and saved.layout == torch.strided and saved.shape == value.shape

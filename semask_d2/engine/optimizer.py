@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
@@ -15,6 +16,8 @@ from semask_d2.checkpoint.ownership import Owner
 from semask_d2.d2 import CfgNode
 from semask_d2.utils.errors import UserError
 from semask_d2.utils.foreign import Section, integer, shown
+
+logger = logging.getLogger(__name__)
 
 NORM_TYPES = (
     nn.modules.batchnorm._BatchNorm,
@@ -38,23 +41,24 @@ UNDECAYED_NAMES = ("relative_position_bias_table", "absolute_pos_embed")
 def parameter_groups(cfg: CfgNode, model: nn.Module) -> list[dict]:
     """Return the trainable parameters of `model`, grouped by learning rate and weight decay.
 
-    The learning rate of the backbone is multiplied by SOLVER.BACKBONE_MULTIPLIER, that of its semantic layers also by
-    SEMANTIC_MULTIPLIER, and that of biases by BIAS_LR_FACTOR. The weight decay is WEIGHT_DECAY_NORM for norms,
-    WEIGHT_DECAY_EMBED for embeddings, WEIGHT_DECAY_BIAS for biases if it is set, zero for position tables, and
-    WEIGHT_DECAY for all others. SOLVER.NORM_PARAMETERS selects norms by "modules" (parameters of norm layers) or by
-    "names" (parameters with "norm" in their name, as in the Semantic FPN recipe).
+    The learning rate of the backbone is multiplied by SOLVER.BACKBONE_MULTIPLIER and by the `layer_factors`, that of
+    its semantic layers also by SEMANTIC_MULTIPLIER, and that of biases by BIAS_LR_FACTOR. The weight decay is
+    WEIGHT_DECAY_NORM for norms, WEIGHT_DECAY_EMBED for embeddings, WEIGHT_DECAY_BIAS for biases if it is set, zero for
+    position tables, and WEIGHT_DECAY for all others. SOLVER.NORM_PARAMETERS selects norms by "modules" (parameters of
+    norm layers) or by "names" (parameters with "norm" in their name, as in the Semantic FPN recipe).
     """
     solver = cfg.SOLVER
     if solver.NORM_PARAMETERS not in ("modules", "names"):
         raise UserError(f'SOLVER.NORM_PARAMETERS: expected "modules" or "names", got {solver.NORM_PARAMETERS!r}')
     groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
+    factors = layer_factors(cfg, model)
     seen: set[nn.Parameter] = set()  # a module may be shared under two names
     for module_name, module in model.named_modules():
         for name, parameter in module.named_parameters(recurse=False):
             if not parameter.requires_grad or parameter in seen:
                 continue
             seen.add(parameter)
-            rate, decay = solver.BASE_LR, solver.WEIGHT_DECAY
+            rate, decay = solver.BASE_LR * factors.get(parameter, 1.0), solver.WEIGHT_DECAY
             parts = module_name.split(".")
             if "backbone" in parts:
                 rate *= solver.BACKBONE_MULTIPLIER
@@ -74,6 +78,35 @@ def parameter_groups(cfg: CfgNode, model: nn.Module) -> list[dict]:
                 decay = solver.WEIGHT_DECAY_BIAS
             groups[rate, decay].append(parameter)
     return [{"params": params, "lr": rate, "weight_decay": decay} for (rate, decay), params in groups.items()]
+
+
+def layer_factors(cfg: CfgNode, model: nn.Module) -> dict[nn.Parameter, float]:
+    """Return the factors of the learning rates by SOLVER.LAYER_DECAY; {} if it is 1.
+
+    The factor of the last layer is LAYER_DECAY, that of the layer before it LAYER_DECAY^2, and so on, as in BEiT (arXiv
+    2106.08254). The layers are the `pretrained_layers` of the backbone, then those of a head that has any.
+    Raises `UserError` for a backbone without them.
+    """
+    decay = cfg.SOLVER.LAYER_DECAY
+    if decay == 1:
+        return {}
+    parts: list[Any] = [getattr(model, name, None) for name in ("backbone", "sem_seg_head")]
+    layers = [layer for part in parts if hasattr(part, "pretrained_layers") for layer in part.pretrained_layers()]
+    if not layers:
+        raise UserError(
+            f"SOLVER.LAYER_DECAY: expected 1 with MODEL.BACKBONE.NAME {cfg.MODEL.BACKBONE.NAME}, whose layers have no "
+            f"order that is known here, got {decay:g}; SOLVER.BACKBONE_MULTIPLIER lowers the rate of all"
+        )
+    factors = {x: decay ** (len(layers) - i) for i, layer in enumerate(layers) for x in layer if x.requires_grad}
+    if factors:
+        highest, lowest = (
+            cfg.SOLVER.BASE_LR * cfg.SOLVER.BACKBONE_MULTIPLIER * f(factors.values()) for f in (max, min)
+        )
+        logger.info(
+            "SOLVER.LAYER_DECAY %g: learning rates from %.3g (last of %d layers) to %.3g (first trained one)",
+            *(decay, highest, len(layers), lowest),
+        )
+    return factors
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:

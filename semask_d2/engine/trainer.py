@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from semask_d2.checkpoint.checkpointer import Checkpointer
-from semask_d2.config.checks import check_training
+from semask_d2.checkpoint.frozen_layers import frozen_names, require_nameable
+from semask_d2.config.checks import check_pretrained, check_training
 from semask_d2.d2 import (
     CfgNode,
     DatasetEvaluator,
@@ -84,6 +85,8 @@ class Trainer(DefaultTrainer):
 
     def __init__(self, cfg: CfgNode):
         check_training(cfg)
+        if partial := cfg.MODEL.BACKBONE.SAVE_TRAINED_ONLY:
+            require_nameable(cfg.MODEL.WEIGHTS)
         register_custom(cfg)
         TrainerBase.__init__(self)  # not DefaultTrainer's, which would build parts that are replaced here
         for name in ("detectron2", "semask_d2"):
@@ -109,6 +112,7 @@ class Trainer(DefaultTrainer):
             drop_class_layers=cfg.MODEL.WEIGHTS_DROP_CLASS_LAYERS,
             bgr=cfg.INPUT.FORMAT == "BGR",
             classes=config_classes(cfg),
+            frozen_weights=cfg.MODEL.WEIGHTS if partial else "",
             trainer=weakref.proxy(self),
         )
         self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER
@@ -116,6 +120,15 @@ class Trainer(DefaultTrainer):
         self.average: WeightAverage | None = None
         self.last_results: dict[str, Any] = {}
         self.register_hooks(self.build_hooks())
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """Load the output folder's last checkpoint if `resume` and there is one, else MODEL.WEIGHTS.
+
+        Raises `UserError` if a backbone that is not trained would keep random weights.
+        """
+        super().resume_or_load(resume)
+        if not self.start_iter:
+            check_pretrained(self.cfg)
 
     def train(self) -> Any:
         """Train from `start_iter` on, evaluating and saving periodically and at the end; return the last results.
@@ -177,7 +190,9 @@ class Trainer(DefaultTrainer):
         if heads := annealed_heads(self.checkpointer.model):
             built.append(MaskAnnealing(heads))
         if cfg.SOLVER.EMA.ENABLED:
-            self.average = WeightAverage(self.checkpointer.model, cfg.SOLVER.EMA.DECAY)
+            model = self.checkpointer.model
+            constant = frozen_names(model) if self.checkpointer.frozen_weights else ()
+            self.average = WeightAverage(model, cfg.SOLVER.EMA.DECAY, constant)
             built.append(self.average)
         built.append(SmoothingWindow(metrics_file))
         if is_main:

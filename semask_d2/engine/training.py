@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from semask_d2.config import get_cfg
-from semask_d2.config.checks import check_evaluation, check_training
+from semask_d2.config.checks import check_evaluation, check_pretrained, check_training
 from semask_d2.d2 import CfgNode
 from semask_d2.data import register_custom, require_data
 from semask_d2.data.quick_check import quick_check
@@ -62,6 +62,8 @@ def train_config(cfg: CfgNode, config_file: str | os.PathLike, *, resume: bool) 
     register_custom(cfg)
     check_evaluation(cfg)
     check_training(cfg)
+    if not resume:
+        check_pretrained(cfg)
     require_buildable(cfg)
     try:
         setup(cfg, training=True, resume=resume)

@@ -15,6 +15,7 @@ from semask_d2.export.metadata import ExportMetadata
 from semask_d2.export.proof import HALF_TOLERANCE, TOLERANCE, Agreement, prove
 from semask_d2.export.running import ExportedModel, OnnxModel, OpenVinoModel, TorchModel, UnusableExport, last_line
 from semask_d2.export.writing import SUFFIXES, WRITERS, GraphSettings, exported_beside, put_all_in_place
+from semask_d2.modeling.backbones.lora import merged_adapters
 from semask_d2.modeling.meta_arch.base import SemanticSegmenter
 from semask_d2.utils.classes import Classes
 from semask_d2.utils.errors import UserError
@@ -90,8 +91,9 @@ def write_verified(
     """Write `path` in the format `kind`, compare it with `model` (fp32, on a CPU, in evaluation mode), and keep it if
     they agree.
 
-    They are compared on `images`, batches (B, C, H, W) uint8, or on random images. Raises `UserError` for invalid
-    settings or an invalid path, and if file and model disagree. In that case `path` is unchanged.
+    Adapters (LoRA) are merged in the file. Both are compared on `images`, batches (B, C, H, W) uint8, or on random
+    images. Raises `UserError` for invalid settings or an invalid path, and if file and model disagree. In that case
+    `path` is unchanged.
     """
     path = Path(path)
     check_settings(kind, settings, outputs, normalize=normalize)
@@ -103,7 +105,7 @@ def write_verified(
     size_rule = (int(cfg.INPUT.MIN_SIZE_TEST), int(cfg.INPUT.MAX_SIZE_TEST)) if settings.resize else None
     graph = SegmentationGraph(model, outputs, normalize=normalize, size_rule=size_rule).eval()
     metadata = describe(cfg, classes, graph, settings)
-    with exported_beside(path) as temporary:
+    with exported_beside(path) as temporary, merged_adapters(model):
         try:
             WRITERS[kind](graph, temporary, metadata, settings)
             agreements = prove(RUNNERS[kind](temporary), graph, settings, images)

@@ -37,6 +37,14 @@ def test_the_table_names_keys_and_backbones_that_exist() -> None:
             "TEST.AUG.MIN_SIZES, TEST.AUG.FLIP have no effect while TEST.AUG.ENABLED is False",
         ),
         (["TEST.SLIDING.OVERLAP", "0.5"], "TEST.SLIDING.OVERLAP has no effect while TEST.SLIDING.ENABLED is False"),
+        (
+            ["MODEL.BACKBONE.LORA.RANK", "4"],
+            "MODEL.BACKBONE.LORA.RANK has no effect while MODEL.BACKBONE.TRAIN is full",
+        ),
+        (
+            ["MODEL.BACKBONE.TRAIN", "frozen", "MODEL.BACKBONE.FREEZE_AT", "2"],
+            "MODEL.BACKBONE.FREEZE_AT has no effect while MODEL.BACKBONE.TRAIN is frozen",
+        ),
         (["SOLVER.EMA.DECAY", "0.9"], "SOLVER.EMA.DECAY has no effect while SOLVER.EMA.ENABLED is False"),
         (["SOLVER.MOMENTUM", "0.8"], "SOLVER.MOMENTUM has no effect while SOLVER.OPTIMIZER is ADAMW"),
         (["SOLVER.STEPS", "(10,)"], "SOLVER.STEPS has no effect while SOLVER.LR_SCHEDULER_NAME is WarmupPolyLR"),

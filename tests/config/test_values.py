@@ -53,6 +53,8 @@ from tests.helpers.commands import TINY, TOY_CONFIG
         ("MODEL.MASK_FORMER.NUM_OBJECT_QUERIES", "0", "at least 1"),
         ("MODEL.MASK_FORMER.NUM_OBJECT_QUERIES", "-1", "at least 1"),
         ("MODEL.BACKBONE.FREEZE_AT", "6", "from 0 to 5"),
+        ("MODEL.BACKBONE.TRAIN", "thawed", '"full" or "frozen" or "lora"'),
+        ("MODEL.BACKBONE.LORA.RANK", "0", "at least 1"),
         ("INPUT.CHANNELS", "4", "MODEL.PIXEL_MEAN: expected as many numbers as INPUT.CHANNELS, 4"),
         ("MODEL.PIXEL_STD", "[1., 1.]", "MODEL.PIXEL_STD: expected as many numbers as INPUT.CHANNELS, 3"),
         ("MODEL.PIXEL_STD", "[1., 0., 1.]", "3 numbers above 0"),

@@ -95,6 +95,14 @@ def test_exported_files_of_a_run_have_an_accuracy(tiny_run: Path, toy_data: Path
     assert sizes["onnxruntime, int8"] < sizes["onnxruntime, fp32"]
 
 
+def test_a_step_with_frozen_and_adapted_backbones() -> None:
+    options = ("--train", "frozen", "lora", "--size", "64", "--batch", "1", "MODEL.SWIN.DEPTHS", "[1, 1, 1, 1]")
+    done = start("training_step", "--config-file", "toy_scenes/semask_swin_mini_m2f.yaml", *options)
+    assert done.returncode == 0, done.stderr
+    for train in ("frozen", "lora"):
+        assert f"| this project, fp32, {train} backbone |" in done.stdout
+
+
 def test_a_way_that_fails_is_named() -> None:
     done = start("postprocessing", "--size", "1", "1")
     assert done.returncode == 1

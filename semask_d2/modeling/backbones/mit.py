@@ -127,6 +127,7 @@ class D2SeMaskMixTransformer(HierarchicalBackbone):
         "mlp_ratio": "MODEL.MIT.MLP_RATIO",
         "drop_path_rate": "MODEL.MIT.DROP_PATH_RATE",
     }
+    attention_projections: ClassVar = ("attn.q", "attn.kv", "attn.proj")
 
     @configurable
     def __init__(
@@ -166,8 +167,8 @@ class D2SeMaskMixTransformer(HierarchicalBackbone):
         stem = stages[0].pop(0)
         self.freeze([[stem], *stages])
 
-    def output_norm(self, name: str) -> nn.Module | None:
-        return getattr(self, f"norm{int(name[3:]) - 1}") if name.startswith("res") else None
+    def output_modules(self, name: str) -> list[nn.Module]:
+        return [getattr(self, f"norm{int(name[3:]) - 1}")]
 
     @classmethod
     def from_config(cls, cfg, input_shape):
@@ -178,14 +179,14 @@ class D2SeMaskMixTransformer(HierarchicalBackbone):
         """Map normalized images (B, 3, H, W) to all features in `output_shape()`, (B, C, h, w)."""
         outputs = {}
         for i in range(1, 5):
-            x = getattr(self, f"patch_embed{i}")(x)
-            for block in getattr(self, f"block{i}"):
-                x = run(block, x, recompute=f"res{i + 1}" in self.checkpointing)
-            semantic_layer = getattr(self, f"semantic_layer{i}")
-            if semantic_layer is not None:
-                x, semantics = semantic_layer(x)
+            with self.body_gradients():
+                x = getattr(self, f"patch_embed{i}")(x)
+                for block in getattr(self, f"block{i}"):
+                    x = run(block, x, recompute=f"res{i + 1}" in self.checkpointing)
+            x, features, semantics = self.refine(getattr(self, f"semantic_layer{i}"), x)
+            if semantics is not None:
                 outputs[f"sem{i + 1}"] = semantics.permute(0, 3, 1, 2)
-            outputs[f"res{i + 1}"] = getattr(self, f"norm{i}")(x).permute(0, 3, 1, 2)
+            outputs[f"res{i + 1}"] = getattr(self, f"norm{i}")(features).permute(0, 3, 1, 2)
             x = x.permute(0, 3, 1, 2)  # the convolution of the next stage expects channels first
         return outputs
 

@@ -90,9 +90,10 @@ class SwinBlock(nn.Module):
 
 
 class SwinStage(nn.Module):
-    """Swin blocks at one resolution, with plain and shifted windows in turn, then the semantic layer.
+    """Swin blocks at one resolution, with plain and shifted windows in turn.
 
-    `downsample` is the patch merging that starts the next stage (the released models' naming).
+    The backbone applies the semantic layer that follows them. `downsample` is the patch merging that starts the next
+    stage (the released models' naming).
     """
 
     def __init__(
@@ -111,13 +112,13 @@ class SwinStage(nn.Module):
         self.semantic_layer = semantic_layer
         self.downsample = downsample
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Map (B, H, W, C) to features of the same shape and the semantic map (B, H, W, K), None without a layer."""
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, H, W, C) through the blocks to the same shape."""
         height, width = (size + -size % self.window for size in x.shape[1:3])
         mask = shifted_window_mask(height, width, self.window, self.window // 2, x.device)
         for block in self.blocks:
             x = run(block, x, mask, recompute=self.use_checkpoint)
-        return (x, None) if self.semantic_layer is None else self.semantic_layer(x)
+        return x
 
 
 @BACKBONE_REGISTRY.register()
@@ -148,6 +149,7 @@ class D2SeMaskSwinTransformer(HierarchicalBackbone):
         "out_features": "MODEL.SWIN.OUT_FEATURES",
         "use_checkpoint": "MODEL.SWIN.USE_CHECKPOINT",
     }
+    attention_projections: ClassVar = ("attn.qkv", "attn.proj")
 
     @configurable
     def __init__(
@@ -225,8 +227,8 @@ class D2SeMaskSwinTransformer(HierarchicalBackbone):
         stages = [[*start, stage.blocks] for start, stage in zip(starts, self.layers, strict=True)]
         self.freeze([[self.patch_embed], *stages])
 
-    def output_norm(self, name: str) -> nn.Module | None:
-        return getattr(self, f"norm{int(name[3:]) - 2}") if name.startswith("res") else None
+    def output_modules(self, name: str) -> list[nn.Module]:
+        return [getattr(self, f"norm{int(name[3:]) - 2}")] if name in self._out_features else []
 
     def check_stages(self, embed_dim: int, depths: Sequence[int], num_heads: Sequence[int]) -> None:
         """Raise `ArgumentError` for invalid numbers of blocks and heads."""
@@ -242,18 +244,27 @@ class D2SeMaskSwinTransformer(HierarchicalBackbone):
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Map normalized images (B, 3, H, W) to all features in `output_shape()`, (B, C, h, w)."""
+        with self.body_gradients():
+            x = self.embed(x)
+        outputs = {}
+        for i, stage in enumerate(self.layers):
+            with self.body_gradients():
+                x = stage(x)
+            layer = stage.semantic_layer if isinstance(stage.semantic_layer, nn.Module) else None
+            x, features, semantics = self.refine(layer, x)
+            if f"res{i + 2}" in self._out_features:
+                outputs[f"res{i + 2}"] = getattr(self, f"norm{i}")(features).permute(0, 3, 1, 2)
+            if semantics is not None:
+                outputs[f"sem{i + 2}"] = semantics.permute(0, 3, 1, 2)
+            if isinstance(stage.downsample, nn.Module):
+                with self.body_gradients():
+                    x = stage.downsample(x)
+        return outputs
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Map images (B, 3, H, W) to the tokens (B, h, w, C) of their patches, with positions if the model has any."""
         x = self.patch_embed(x)
         if self.absolute_pos_embed is not None:
             position = F.interpolate(self.absolute_pos_embed, size=x.shape[1:3], mode="bicubic", align_corners=False)
             x = x + position.permute(0, 2, 3, 1)
-        x = self.pos_drop(x)
-        outputs = {}
-        for i, stage in enumerate(self.layers):
-            x, semantics = stage(x)
-            if f"res{i + 2}" in self._out_features:
-                outputs[f"res{i + 2}"] = getattr(self, f"norm{i}")(x).permute(0, 3, 1, 2)
-            if semantics is not None:
-                outputs[f"sem{i + 2}"] = semantics.permute(0, 3, 1, 2)
-            if isinstance(stage.downsample, nn.Module):
-                x = stage.downsample(x)
-        return outputs
+        return self.pos_drop(x)

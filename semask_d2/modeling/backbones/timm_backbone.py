@@ -17,6 +17,7 @@ from semask_d2.modeling.backbones.base import (
     backbone_arguments,
     semantic_keys,
 )
+from semask_d2.modeling.backbones.lora import TIMM_PROJECTIONS
 from semask_d2.modeling.layers.recomputation import run
 from semask_d2.utils.arguments import ArgumentError, require
 
@@ -40,6 +41,7 @@ class SeMaskTimm(HierarchicalBackbone):
         "name": "MODEL.TIMM.NAME",
         "drop_path_rate": "MODEL.TIMM.DROP_PATH_RATE",
     }
+    attention_projections: ClassVar = TIMM_PROJECTIONS
 
     @configurable
     def __init__(self, *, name: str, in_channels: int = 3, **shared: Any):
@@ -55,7 +57,6 @@ class SeMaskTimm(HierarchicalBackbone):
         dims = features.channels()
         self.semantic_layers = nn.ModuleList(self.semantic.layer(i, dim) or nn.Identity() for i, dim in enumerate(dims))
         self.norms = nn.ModuleList(nn.LayerNorm(dim) for dim in dims)
-        self.has_semantics = self.semantic.num_blocks > 0
         self.declare_outputs(dims, STRIDES)
         self.freeze(self.stem_and_stages())
         for stage, modules in enumerate(self.stem_and_stages()[1:]):
@@ -64,8 +65,8 @@ class SeMaskTimm(HierarchicalBackbone):
             allowed = not (has_batch_norm and f"res{stage + 2}" in self.checkpointing)
             require(allowed, self, "checkpointing", expected, self.checkpointing)
 
-    def output_norm(self, name: str) -> nn.Module | None:
-        return self.norms[int(name[3:]) - 2] if name.startswith("res") else None
+    def output_modules(self, name: str) -> list[nn.Module]:
+        return [self.norms[int(name[3:]) - 2]]
 
     def stem_and_stages(self) -> list[list[nn.Module]]:
         """Return the modules of the chain in five parts: the stem and the four stages."""
@@ -88,15 +89,16 @@ class SeMaskTimm(HierarchicalBackbone):
         outputs = {}
         stage = 0  # of the current module
         for name in self.chain:
-            x = run(self.body.get_submodule(name), x, recompute=f"res{stage + 2}" in self.checkpointing)
+            with self.body_gradients():
+                x = run(self.body.get_submodule(name), x, recompute=f"res{stage + 2}" in self.checkpointing)
             if name not in self.stage_by_end:
                 continue
             stage = self.stage_by_end[name]
             tokens = x if self.channels_last else x.permute(0, 2, 3, 1)
-            if self.has_semantics:
-                tokens, semantics = self.semantic_layers[stage](tokens)
+            tokens, features, semantics = self.refine(self.semantic_layers[stage], tokens)
+            if semantics is not None:
                 outputs[f"sem{stage + 2}"] = semantics.permute(0, 3, 1, 2)
-            outputs[f"res{stage + 2}"] = self.norms[stage](tokens).permute(0, 3, 1, 2)
+            outputs[f"res{stage + 2}"] = self.norms[stage](features).permute(0, 3, 1, 2)
             x = tokens if self.channels_last else tokens.permute(0, 3, 1, 2)
             stage += 1
         return outputs

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -19,6 +18,7 @@ from semask_d2.modeling.backbones.base import (
     backbone_arguments,
     semantic_keys,
 )
+from semask_d2.modeling.backbones.lora import TIMM_PROJECTIONS
 from semask_d2.modeling.backbones.vit_positions import add_absolute, rotary
 from semask_d2.modeling.layers.feature_pyramid import Rescale, to_stride
 from semask_d2.modeling.layers.recomputation import run
@@ -63,11 +63,11 @@ class SeMaskViT(HierarchicalBackbone):
     """A plain ViT with a semantic layer after each of four blocks, and outputs of strides 4, 8, 16 and 32.
 
     `out_indices` are the four blocks, counted from 0; () means the last blocks of the four quarters. The output of a
-    semantic layer goes on to the next block. Through a LayerNorm and `Rescale` it becomes a map of the simple feature
-    pyramid. All semantic maps have the stride of the patches. Images are zero-padded to a multiple of the patch
-    size; if that is no power of two, maps are resampled to the nearest one. `img_size` is the side of the images whose
-    position embeddings the model stores; they are resampled to the grid of each batch. Numbers that are 0 are those of
-    the timm model `name`. `shared` are the arguments of `HierarchicalBackbone`.
+    semantic layer goes on to the next block, unless the ViT is frozen. Through a LayerNorm and `Rescale` it becomes a
+    map of the simple feature pyramid. All semantic maps have the stride of the patches. Images are zero-padded to a
+    multiple of the patch size; if that is no power of two, maps are resampled to the nearest one. `img_size` is the
+    side of the images whose position embeddings the model stores; they are resampled to the grid of each batch. Numbers
+    that are 0 are those of the timm model `name`. `shared` are the arguments of `HierarchicalBackbone`.
 
     With `joint_blocks` the last blocks belong to the head (`EncoderOnlyMaskHead`), and the tokens before them replace
     the pyramid: `patches` (B, C, h, w) and `prefix` (B, C, P, 1), class and register tokens. `rope`, if the model has
@@ -82,6 +82,7 @@ class SeMaskViT(HierarchicalBackbone):
         **JOINT_KEY,
         "out_indices": "MODEL.VIT.OUT_INDICES",
     }
+    attention_projections: ClassVar = TIMM_PROJECTIONS
 
     @configurable
     def __init__(
@@ -125,9 +126,6 @@ class SeMaskViT(HierarchicalBackbone):
             self.declare("patches", dim, self.patch_size)
             self.declare("prefix", dim, 1)
         self.freeze([[self.body.patch_embed, self.body.norm_pre], *self.stages()])
-        if self.freeze_at:
-            for parameter in self.body.parameters(recurse=False):  # class, register and position tokens
-                parameter.requires_grad_(False)
 
     @classmethod
     def from_config(cls, cfg, input_shape):
@@ -148,8 +146,9 @@ class SeMaskViT(HierarchicalBackbone):
             require(indices[-1] == depth - 1, self, "out_indices", expected, [*indices])
         return [*indices]
 
-    def output_norm(self, name: str) -> nn.Module | None:
-        return self.norms[int(name[3:]) - 2] if name.startswith("res") else None
+    def output_modules(self, name: str) -> list[nn.Module]:
+        stage = int(name[3:]) - 2
+        return [] if self.joint_blocks else [self.norms[stage], self.pyramid[stage]]
 
     def stages(self) -> list[list[nn.Module]]:
         """Return the blocks of the four stages, each of which ends with a tapped block."""
@@ -177,10 +176,6 @@ class SeMaskViT(HierarchicalBackbone):
             ropes = [*positions[:blocks]]
         return Tokens.of_sequence(body.norm_pre(sequence), grid), ropes
 
-    def frozen_context(self) -> AbstractContextManager[Any]:
-        """Return the context for modules of the ViT: without gradients if no part of it is trained."""
-        return torch.no_grad() if self.freeze_at > len(STRIDES) else nullcontext()
-
     def taps(self, x: Tensor) -> list[tuple[Tensor, Tensor | None]]:
         """Return the outputs of the four tapped blocks, after their semantic layers, for images (B, 3, H, W).
 
@@ -190,22 +185,22 @@ class SeMaskViT(HierarchicalBackbone):
 
     def encode(self, x: Tensor) -> tuple[list[tuple[Tensor, Tensor | None]], Tokens, Sequence[Tensor | None]]:
         """Return `taps`, the tokens after the last block, and the rotary positions of the joint blocks."""
-        with self.frozen_context():
+        with self.body_gradients():
             tokens, ropes = self.embed(x)
         taps: list[tuple[Tensor, Tensor | None]] = []
         first = 0
         for stage, (blocks, layer) in enumerate(zip(self.stages(), self.semantic_layers, strict=True)):
-            with self.frozen_context():
+            with self.body_gradients():
                 sequence, grid = tokens.sequence(), (tokens.patches.shape[1], tokens.patches.shape[2])
                 for block, rope in zip(blocks, ropes[first : first + len(blocks)], strict=True):
                     arguments = (sequence,) if rope is None else (sequence, rope)
                     sequence = run(block, *arguments, recompute=f"res{stage + 2}" in self.checkpointing)
                 tokens = Tokens.of_sequence(sequence, grid)
             first += len(blocks)
-            patches, semantics = layer(tokens.patches) if self.semantic.num_blocks else (tokens.patches, None)
-            taps.append((patches, semantics))
+            patches, features, semantics = self.refine(layer, tokens.patches)
+            taps.append((features, semantics))
             tokens = tokens._replace(patches=patches)
-        return taps, tokens, ropes[first:]
+        return taps, tokens._replace(patches=taps[-1][0]), ropes[first:]
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Map normalized images (B, 3, H, W) to all features in `output_shape()`, (B, C, h, w)."""

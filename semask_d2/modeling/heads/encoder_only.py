@@ -117,6 +117,10 @@ class EncoderOnlyMaskHead(nn.Module):
             self.masked_blocks = [probability >= 0.5 for probability in self.mask_probability.tolist()]
         return self
 
+    def pretrained_layers(self) -> list[list[nn.Parameter]]:
+        """Return the parameters of the joint blocks in order, which follow those of the backbone."""
+        return [[*block.parameters()] for block in self.backbone.blocks.values()]
+
     def anneal(self, progress: float) -> None:
         """Set `mask_probability` for a fraction of the training, from 0 to 1."""
         probabilities = annealed(len(self.mask_probability), progress)

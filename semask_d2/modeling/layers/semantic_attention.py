@@ -5,7 +5,7 @@ One semantic layer follows the blocks of every backbone stage. The semantic-prio
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Literal
 
 import torch
@@ -65,6 +65,12 @@ class SemanticAttention(nn.Module):
             if init == "small":
                 nn.init.trunc_normal_(linear.weight, std=0.02)
 
+    def parameters_of_features(self) -> Iterator[nn.Parameter]:
+        """Yield the parameters on which the attended tokens depend, but not their map."""
+        yield self.gamma
+        for linear in (self.mlp_cls_k, self.mlp_v, self.mlp_res):
+            yield from linear.parameters()
+
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Map (B, N, C) to attended tokens (B, N, C), with "raw" without the residual, and their map (B, N, K)."""
         q, k, v = self.mlp_cls_q(x), self.mlp_cls_k(x), self.mlp_v(x)
@@ -115,6 +121,12 @@ class SemanticLayer(nn.Module):
             attended, semantics = self.in_windows(self.norm1(x), [block])
             x = x + attended
         return x, semantics
+
+    def parameters_of_features(self) -> Iterator[nn.Parameter]:
+        """Yield the parameters on which the features depend, but not the semantic map."""
+        block = self.class_injection[-1]
+        assert isinstance(block, SemanticAttention)
+        return block.parameters_of_features()
 
     def in_windows(self, x: Tensor, blocks: Iterable[nn.Module]) -> tuple[Tensor, Tensor]:
         """Apply `blocks` in turn to the tokens of each window of a map (B, H, W, C); return features and semantics."""

@@ -9,9 +9,10 @@ from typing import Any, ClassVar, NamedTuple, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from semask_d2.d2 import Backbone, CfgNode, ImageList, build_backbone, build_sem_seg_head
-from semask_d2.modeling.backbones.base import HierarchicalBackbone
+from semask_d2.modeling.backbones.base import TUNING_KEY, HierarchicalBackbone
 from semask_d2.modeling.kernels.graphs import in_graph
 from semask_d2.modeling.layers.recomputation import CHECKPOINTING_KEY
 from semask_d2.modeling.layers.semantic_decoder import SEMANTIC_MAPS, supervised_maps
@@ -63,8 +64,18 @@ class Normalizer(nn.Module):
 
 
 def build_backbone_and_head(cfg: CfgNode) -> tuple[Backbone, nn.Module]:
-    """Build the backbone and the head of a config; freeze norms of outputs that the head does not use."""
+    """Build the backbone and the head of a config; freeze what serves only outputs that the head does not use.
+
+    MODEL.BACKBONE.TRAIN "frozen" also freezes backbones of other projects, and the plain ResNet.
+    """
     backbone = build_backbone(cfg)
+    if not isinstance(backbone, HierarchicalBackbone) and (tuning := value_of(cfg, TUNING_KEY)) != "full":
+        if tuning != "frozen":
+            raise UserError(
+                f'{TUNING_KEY}: expected "full" or "frozen" with MODEL.BACKBONE.NAME {cfg.MODEL.BACKBONE.NAME}, got '
+                f'"{tuning}"; adapters need a Swin, a MiT or a ViT of this project'
+            )
+        backbone.requires_grad_(False)
     joint = getattr(backbone, "joint_blocks", 0)
     if joint and not {*cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES} <= {*backbone.output_shape()}:
         raise UserError(
@@ -191,6 +202,13 @@ class SemanticSegmenter(Segmenter, ShareableModel):
         self.train_size_divisibility = size_divisibility
         weights = class_weight_tensor(self, class_weights, num_classes)
         self.register_buffer("class_weights", weights, persistent=False)
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode; a backbone without trained parameters stays in evaluation mode."""
+        super().train(mode)
+        if not any(parameter.requires_grad for parameter in self.backbone.parameters()):
+            self.backbone.eval()
+        return self
 
     @property
     def device(self) -> torch.device:

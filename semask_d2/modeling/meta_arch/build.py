@@ -7,9 +7,11 @@ from torch import nn
 from semask_d2 import d2
 from semask_d2.config.checks import check_channels
 from semask_d2.d2 import BACKBONE_REGISTRY, META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY, CfgNode
+from semask_d2.modeling.backbones.base import TUNING_KEY, HierarchicalBackbone
 from semask_d2.modeling.meta_arch.base import SemanticSegmenter
 from semask_d2.modeling.meta_arch.execution import Execution
 from semask_d2.utils.arguments import naming_config_keys, value_of
+from semask_d2.utils.errors import UserError
 from semask_d2.utils.registry import lookup
 
 
@@ -34,4 +36,11 @@ def build_model(cfg: CfgNode) -> nn.Module:
         built_model = d2.build_model(cfg)
     if execution is not None:
         execution.compile(built_model)
+        return built_model
+    tuning = model.BACKBONE.get("TRAIN", "full")
+    if tuning != "full" and not any(isinstance(module, HierarchicalBackbone) for module in built_model.modules()):
+        raise UserError(
+            f'{TUNING_KEY}: expected "full" with MODEL.META_ARCHITECTURE {model.META_ARCHITECTURE} and '
+            f'MODEL.BACKBONE.NAME {model.BACKBONE.NAME}, got "{tuning}"'
+        )
     return built_model

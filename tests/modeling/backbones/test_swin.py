@@ -72,7 +72,7 @@ def test_every_parameter_has_a_gradient() -> None:
 def test_features_leave_through_the_stage_norm() -> None:
     backbone = randomize(build()).eval()
     stage_outputs = []
-    backbone.layers[1].register_forward_hook(lambda module, args, out: stage_outputs.append(out))
+    backbone.layers[1].semantic_layer.register_forward_hook(lambda module, args, out: stage_outputs.append(out))
     with torch.no_grad():
         outputs = backbone(torch.randn(1, 3, 64, 64))
     features, semantics = stage_outputs[0]

@@ -35,6 +35,8 @@ FAMILIES = {
         "MODEL__MASK_FORMER__TRANSFORMER_IN_FEATURE": "res5",
     },
     "mit": {"MODEL__BACKBONE__NAME": "D2SeMaskMixTransformer"},
+    "frozen": {"MODEL__BACKBONE__TRAIN": "frozen"},
+    "lora": {"MODEL__BACKBONE__TRAIN": "lora"},
     "eomt": {"MODEL__VIT__NAME": VITS[1]},
     "vit": {**VIT, "MODEL__VIT__NAME": "vit_tiny_patch16_224"},
     "rotary vit": {**VIT, "MODEL__VIT__NAME": "vit_small_patch16_dinov3"},
