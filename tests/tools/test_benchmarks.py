@@ -36,7 +36,12 @@ EXPECTED = {
     "postprocessing": ["labels", "| transformers |"],
     "panoptic": ["panoptic map", "| transformers |"],
     "mapper": ["mapper", "loader"],
-    "inference": ["| standard operators |", "| fast paths, bf16 |", "| transformers' Mask2Former |", "| OpenVINO, fp32 |"],
+    "inference": [
+        "| standard operators |",
+        "| fast paths, bf16 |",
+        "| transformers' Mask2Former |",
+        "| OpenVINO, fp32 |",
+    ],
     "export": [
         "exported files",
         "| torch.export |",
