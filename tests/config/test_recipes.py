@@ -140,8 +140,9 @@ def test_a_foundation_backbone_has_the_values_of_timms_config(name: str, head: s
     assert pytest.approx([255 * x for x in published.std]) == cfg.MODEL.PIXEL_STD
     assert ("raw" if "vit" in name else "normalized") == section.SEM_RESIDUAL
     assert list(cfg.INPUT.CROP.SIZE) == [640 if name.endswith("_l") else 512] * 2
-    rates = (cfg.SOLVER.BASE_LR, cfg.SOLVER.BACKBONE_MULTIPLIER, cfg.SOLVER.WEIGHT_DECAY, cfg.SOLVER.WARMUP_ITERS)
-    assert rates == (1e-4, 0.1, 0.05, 1500)
+    rates = (cfg.SOLVER.BASE_LR, cfg.SOLVER.BACKBONE_MULTIPLIER, cfg.SOLVER.LAYER_DECAY, cfg.SOLVER.WEIGHT_DECAY)
+    assert rates == (1e-4, 1.0, 0.8, 0.05)
+    assert cfg.SOLVER.WARMUP_ITERS == 1500
     with torch.device("meta"):
         model = build_model(get_cfg(CONFIGS / f"ade20k/semask_{name}_{head}.yaml", ["MODEL.DEVICE", "meta"]))
     shapes = model.backbone.output_shape()
