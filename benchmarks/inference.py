@@ -5,8 +5,9 @@
                                    [--repeats N] [--json FILE]
 
 Weights are random; seconds and peak memory are measured for each variant in a separate process. Peers are
-"transformers", its Mask2Former with a Swin-T (compare it with an m2f config), and "openvino", which runs the config's
-backbone and head as exported by torch.export. Their labels are computed on whole maps. Install them with pip.
+"transformers", its model of the same config without semantic layers (Mask2Former, MaskFormer or EoMT), and "openvino",
+which runs the config's backbone and head as exported by torch.export. Their labels are computed on whole maps. Install
+them with pip. The masks of an encoder-only head are off, as after training.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from processes import Maker, report_processes
 from timing import Way, parser
 
 from semask_d2 import build_model, get_cfg
+from semask_d2.modeling.heads import EncoderOnlyMaskHead
 from semask_d2.modeling.meta_arch import Execution
 
 
@@ -41,6 +43,8 @@ def fast_paths(config_file: str, options: list[str], size: int, images: int = 1)
     """Return the prediction of a batch's labels by the project's model."""
     cfg = get_cfg(config_file, options)
     model, execution = build_model(cfg).eval(), Execution.from_config(cfg)
+    if isinstance(model.sem_seg_head, EncoderOnlyMaskHead):
+        model.sem_seg_head.anneal(1.0)
     inputs = [{"image": torch.randint(0, 256, (3, size, size), dtype=torch.uint8)} for _ in range(images)]
 
     @torch.inference_mode()
@@ -77,8 +81,7 @@ def main() -> None:
         if "transformers" in arguments.peer:
             import peer_transformers
 
-            classes = get_cfg(config).MODEL.SEM_SEG_HEAD.NUM_CLASSES
-            makers["transformers' Mask2Former"] = partial(peer_transformers.inference, size, classes)
+            makers[peer_transformers.peer_name(config, size)] = partial(peer_transformers.inference, config, size)
         if "openvino" in arguments.peer:
             import peer_openvino
 

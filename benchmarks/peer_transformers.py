@@ -1,36 +1,54 @@
-"""The peer transformers (pip install transformers): its Mask2Former with a Swin-T and random weights."""
+"""The peer transformers (pip install transformers): its model of the same config, with random weights."""
 
 from __future__ import annotations
 
+import re
 from types import SimpleNamespace
 
 import torch
+import transformers
 from panoptic import OBJECT_MASK_THRESHOLD, OVERLAP_THRESHOLD, make_logits, things_of
 from postprocessing import make_logits as random_logits
 from postprocessing import whole_maps
 from timing import Way
 from torch import Tensor
 from training_step import CLASSES_SHOWN, batch
-from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, Mask2FormerImageProcessor, SwinConfig
+from transformers import AutoConfig, Mask2FormerImageProcessor
+
+from semask_d2 import get_cfg
+from semask_d2.config.transformers_config import config_for_transformers
+from semask_d2.d2 import CfgNode
 
 MASK_SIZE = (384, 384)  # that its post-processing resizes all masks to
 
 
-def mask2former(classes: int) -> torch.nn.Module:
-    """Return the model; its pixel decoder is the same as in m2f configs."""
-    swin = SwinConfig(
-        embed_dim=96,
-        depths=[2, 2, 6, 2],
-        num_heads=[3, 6, 12, 24],
-        window_size=7,
-        out_features=["stage1", "stage2", "stage3", "stage4"],
-    )
-    return Mask2FormerForUniversalSegmentation(Mask2FormerConfig(backbone_config=swin, num_labels=classes))
+def peer_config(config_file: str, size: int) -> CfgNode:
+    """Return a config without semantic layers, for square images of `size`, as transformers' models are."""
+    cfg = get_cfg(config_file)
+    cfg.MODEL.SWIN.NUM_SEM_BLOCKS = cfg.MODEL.VIT.NUM_SEM_BLOCKS = 0
+    cfg.MODEL.VIT.IMG_SIZE = size
+    return cfg
 
 
-def inference(size: int, classes: int) -> Way:
+def peer_name(config_file: str, size: int) -> str:
+    """Return the name of transformers' model, "transformers' Mask2Former" or "transformers' Eomt"."""
+    (architecture,) = config_for_transformers(peer_config(config_file, size))["architectures"]
+    return f"transformers' {re.sub('For[A-Z][a-z]+Segmentation$', '', architecture)}"
+
+
+def model_of(config_file: str, size: int) -> torch.nn.Module:
+    """Return transformers' model of a config, without semantic layers and with random weights."""
+    settings = config_for_transformers(peer_config(config_file, size))
+    (architecture,) = settings["architectures"]
+    kind = AutoConfig.for_model(settings.pop("model_type"), **settings)
+    return getattr(transformers, architecture)(kind)
+
+
+def inference(config_file: str, size: int) -> Way:
     """Return the prediction of one image's labels."""
-    model = mask2former(classes).eval()
+    model = model_of(config_file, size).eval()
+    if hasattr(model, "attn_mask_probs"):  # as in a trained EoMT
+        model.attn_mask_probs.zero_()
     image = torch.randn(1, 3, size, size)
 
     @torch.inference_mode()
@@ -75,9 +93,9 @@ def panoptic(size: int, queries: int, classes: int, segments: int) -> Way:
     return segment
 
 
-def training_step(size: int, images: int, classes: int) -> Way:
+def training_step(config_file: str, size: int, images: int) -> Way:
     """Return a training step on the same images and labels as for the project."""
-    model = mask2former(classes).train()
+    model = model_of(config_file, size).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     inputs = batch(size, images)
     pixels = torch.stack([x["image"].float() / 255 for x in inputs])

@@ -8,7 +8,7 @@
 A step consists of forward pass, matching and losses, backward pass and AdamW, on random images with tiles of ten
 classes. `--train` names values of MODEL.BACKBONE.TRAIN. Each variant runs in a separate process. Memory is the peak
 resident size beyond the size after the imports, or the largest allocation on a GPU. The peer is transformers'
-Mask2Former with a Swin-T; compare it with an m2f config.
+model of the same config without semantic layers (Mask2Former, MaskFormer or EoMT).
 """
 
 from __future__ import annotations
@@ -105,8 +105,8 @@ def main() -> None:
     if arguments.peer:
         import peer_transformers
 
-        classes = get_cfg(config).MODEL.SEM_SEG_HEAD.NUM_CLASSES
-        makers["transformers' Mask2Former"] = partial(peer_transformers.training_step, size, images, classes)
+        name = peer_transformers.peer_name(config, size)
+        makers[name] = partial(peer_transformers.training_step, config, size, images)
     report_processes(f"training step, {config}, {images} images of {size} x {size}", makers, arguments)
 
 
