@@ -118,7 +118,7 @@ def test_another_value_is_a_users_mistake(monkeypatch):
 @pytest.mark.parametrize("value", ["x", "detectron2"])
 def test_a_program_ends_with_one_line(value):
     setting = f"import os, sys; os.environ['SEMASK_D2_BACKEND'] = {value!r}; sys.modules['detectron2'] = None"
-    code = f"{setting}; import semask_d2"
+    code = f"{setting}; import semask_d2.d2"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr.startswith("error: SEMASK_D2_BACKEND=")
