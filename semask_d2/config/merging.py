@@ -70,8 +70,8 @@ def get_cfg(
 def stated_by_user(layers: dict[Path, dict[str, Any]]) -> dict[str, Any]:
     """Return the values in the user's own config file: the top one, if it has bases and is not of the package."""
     *bases, top = layers or [Path()]
-    of_package = top.resolve().is_relative_to(configs_folder().resolve())
-    return layers[top] if bases and not of_package and not is_transformers_folder(top) else {}
+    is_packaged = top.resolve().is_relative_to(configs_folder().resolve())
+    return layers[top] if bases and not is_packaged and not is_transformers_folder(top) else {}
 
 
 def merge_file(cfg: CfgNode, path: str | os.PathLike) -> dict[Path, dict[str, Any]]:

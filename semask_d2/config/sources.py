@@ -27,8 +27,8 @@ def config_with_sources(
         stated |= flattened(values)
         sources |= dict.fromkeys(flattened(values), name_of(path))
     sources |= dict.fromkeys(opts[::2], COMMAND_LINE)
-    of_timm = [key for key in PIXELS if key in stated and key not in opts[::2] and stated[key] != value_of(cfg, key)]
-    sources |= dict.fromkeys(of_timm, TIMM)
+    timm_keys = [key for key in PIXELS if key in stated and key not in opts[::2] and stated[key] != value_of(cfg, key)]
+    sources |= dict.fromkeys(timm_keys, TIMM)
     requested = get_cfg(config_file, opts, fit=False)
     sources |= {key: MACHINE for key in sources if value_of(cfg, key) != value_of(requested, key)}
     return cfg, {key: source for key, source in sources.items() if key in set(all_keys(cfg))}

@@ -59,8 +59,8 @@ def test_there_are_five_commands() -> None:
 def test_the_commands_lead_to_an_exported_model(
     published: torch.nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("onnx", reason="onnx is not installed")
-    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    pytest.importorskip("onnx", reason="needs onnx, of the extra export")
+    pytest.importorskip("onnxruntime", reason="needs onnxruntime, of the extra export")
     monkeypatch.setattr(sys, "path", list(sys.path))
     load_script("datasets/make_toy_folder.py").main(["my_photos", "--images", "8"])
     words = " ".join(shlex.quote(str(word)) for pair in TINY.items() for word in pair)

@@ -101,9 +101,18 @@ class SeMaskViT(HierarchicalBackbone):
         **shared: Any,
     ):
         super().__init__(**shared)
-        sizes = {"img_size": img_size, "patch_size": patch_size, "embed_dim": embed_dim, "depth": depth}
-        sizes["num_heads"] = num_heads
-        self.body = build_body(self, name, in_channels, self.drop_path_rate, norm_eps, sizes)
+        self.body = build_body(
+            self,
+            in_channels,
+            name=name,
+            drop_path_rate=self.drop_path_rate,
+            norm_eps=norm_eps,
+            img_size=img_size,
+            patch_size=patch_size,
+            embed_dim=embed_dim,
+            depth=depth,
+            num_heads=num_heads,
+        )
         self.body.norm = nn.Identity()  # of the classifier
         self.patch_size: int = self.body.patch_embed.patch_size[0]
         most = max(0, len(self.body.blocks) - 4)
@@ -216,7 +225,9 @@ class SeMaskViT(HierarchicalBackbone):
             if not self.joint_blocks:
                 normalized = self.norms[stage](patches).permute(0, 3, 1, 2)
                 covering = to_stride(normalized, self.patch_size, self.stride, size)
-                outputs[f"res{stage + 2}"] = self.crop(self.pyramid[stage](covering), STRIDES[stage], size)
+                outputs[f"res{stage + 2}"] = to_stride(
+                    self.pyramid[stage](covering), STRIDES[stage], STRIDES[stage], size
+                )
             if semantics is not None:
                 semantics = semantics.permute(0, 3, 1, 2)
                 outputs[f"sem{stage + 2}"] = to_stride(semantics, self.patch_size, self.stride, size)
@@ -227,16 +238,11 @@ class SeMaskViT(HierarchicalBackbone):
         """Stride of `res5`, or the patch size if the head needs only patches."""
         return self.patch_size if self.joint_blocks else super().size_divisibility
 
-    @staticmethod
-    def crop(x: Tensor, stride: int, size: tuple[int, int]) -> Tensor:
-        """Crop a map of `stride` to the cells that cover `size` pixels."""
-        return to_stride(x, stride, stride, size)
-
 
 def build_body(
-    component: Any, name: str, in_channels: int, drop_path_rate: float, norm_eps: float, sizes: dict[str, int]
+    component: Any, in_channels: int = 3, *, name: str, drop_path_rate: float, norm_eps: float, **sizes: int
 ) -> VisionTransformer | Eva:
-    """Build the timm model `name` for a `component` that has these arguments; sizes of 0 are those of the model.
+    """Build the timm model `name` for a `component` that has these arguments; `sizes` of 0 are those of the model.
 
     Raises `ArgumentError` for impossible sizes, and for a model that is no plain ViT.
     """

@@ -46,7 +46,8 @@ class EncoderOnlyMaskHead(nn.Module):
     In training, masks are predicted before each block too, and a query attends only to the patches within its mask, to
     none if it is empty. With probability 1 - p a query is not masked in a block; `anneal` lowers p of one block after
     another to 0 (`mask_probability`, stored in checkpoints). In evaluation the queries are masked in the blocks whose
-    p is at least 1/2, so that results are reproducible; after annealing no masks are needed.
+    p is at least 1/2, so that results are reproducible; after annealing no masks are needed. `vit` are the arguments of
+    `build_body`.
     """
 
     supervision = "points"
@@ -62,24 +63,15 @@ class EncoderOnlyMaskHead(nn.Module):
     def __init__(
         self,
         *,
-        name: str,
-        img_size: int,
-        patch_size: int,
-        embed_dim: int,
-        depth: int,
-        num_heads: int,
-        norm_eps: float,
-        drop_path_rate: float,
         joint_blocks: int,
         num_classes: int,
         num_queries: int,
+        **vit: Any,
     ):
         super().__init__()
         for argument, value in {"num_classes": num_classes, "num_queries": num_queries}.items():
             require(value >= 1, self, argument, "at least 1", value)
-        sizes = {"img_size": img_size, "patch_size": patch_size, "embed_dim": embed_dim, "depth": depth}
-        sizes["num_heads"] = num_heads
-        body: Any = build_body(self, name, 3, drop_path_rate, norm_eps, sizes)
+        body: Any = build_body(self, **vit)
         count, dim = len(body.blocks), body.embed_dim
         require(1 <= joint_blocks <= count, self, "joint_blocks", f"from 1 to {count}", joint_blocks)
         numbers = range(count - joint_blocks, count)
