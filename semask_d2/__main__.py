@@ -7,24 +7,12 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from importlib import import_module
-from types import ModuleType
 
 from semask_d2.commands.arguments import parse, require_settings
 from semask_d2.commands.foreign_options import Parser
+from semask_d2.commands.parsers import COMMANDS
 from semask_d2.utils.extras import install_command
 
-COMMANDS = {  # name: (module in `commands` with `add_arguments(parser)` and `run(args)`, one-line help)
-    "train": ("train", "train the model that a config describes"),
-    "eval": ("evaluate", "evaluate a trained model"),
-    "compare": ("compare", "evaluate several trained models and print one table"),
-    "predict": ("predict", "segment images, videos or a camera stream and draw the results"),
-    "export": ("export", "write a trained model for other runtimes and verify the file"),
-    "report": ("report", "write one HTML page about a run and its evaluations"),
-    "web": ("web", "serve a local drag-and-drop demo page"),
-    "init-data": ("init_data", "draft the YAML file of a folder of images and labels"),
-    "check": ("check", "find every fault in your own dataset"),
-    "config": ("show_config", "print every setting of a config with the file that set it"),
-}
 SHELLS = ("bash", "zsh", "tcsh")
 
 
@@ -39,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--print-completion", choices=SHELLS, metavar="SHELL", help=f"for {', '.join(SHELLS)}")
     commands = parser.add_subparsers(prog="semask", title="commands", metavar="COMMAND", required=True)
-    parsers = {name: commands.add_parser(name, help=text) for name, (_, text) in COMMANDS.items()}
+    parsers = {name: commands.add_parser(name, help=command.help) for name, command in COMMANDS.items()}
     if words[:1] == ["--print-completion"] and words[1:] and words[1] in SHELLS:
         for name in COMMANDS:
             command_parser(name, parsers[name])
@@ -67,9 +55,9 @@ def script(name: str, arguments: Sequence[str] | None = None) -> int:
 
 def run(name: str, words: Sequence[str], parser: argparse.ArgumentParser) -> int:
     """Run a command with the words after its name; a user's mistake prints one line and returns exit code 1."""
-    module = command_module(name)
     args = parse_arguments(name, words, parser)
-    from semask_d2.engine.launch import guarded  # imported late: heavy, and --help does not need it
+    module = import_module(f"semask_d2.commands.{COMMANDS[name].module}")  # imported late: heavy, --help needs none
+    from semask_d2.engine.launch import guarded
 
     def checked() -> None:
         require_settings(args.settings)
@@ -88,14 +76,9 @@ def parse_arguments(
 def command_parser(name: str, parser: argparse.ArgumentParser | None = None) -> argparse.ArgumentParser:
     """Return `parser`, by default a new one, with the arguments of a command."""
     parser = Parser(prog=f"semask {name}") if parser is None else parser
-    command_module(name).add_arguments(parser)
+    COMMANDS[name].add_arguments(parser)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
-
-
-def command_module(name: str) -> ModuleType:
-    """Import and return the module of a command."""
-    return import_module(f"semask_d2.commands.{COMMANDS[name][0]}")
 
 
 if __name__ == "__main__":

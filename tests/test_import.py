@@ -12,7 +12,7 @@ from tests.helpers.commands import ROOT
 
 # third-party libraries are imported first, because some change the process (OpenCV the environment, SciPy filters)
 PROGRAM = """
-import logging, os, random, signal, sys, warnings
+import importlib, logging, os, random, signal, sys, warnings
 import cv2, matplotlib, numpy, PIL.Image, scipy.ndimage, scipy.optimize, scipy.sparse, timm, torch, torchvision
 
 def state():
@@ -38,8 +38,8 @@ def state():
 
 before = state()
 import semask_d2, semask_d2.__main__
-for command in semask_d2.__main__.COMMANDS:
-    semask_d2.__main__.command_module(command)
+for command in semask_d2.__main__.COMMANDS.values():
+    importlib.import_module(f"semask_d2.commands.{command.module}")
 after = state()
 print(*(f"{name}: {before[name]} is now {after[name]}" for name in before if before[name] != after[name]), sep="\\n")
 """
@@ -52,3 +52,23 @@ def test_importing_the_package_and_its_commands_changes_nothing() -> None:
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == ""
+
+
+HEAVY = ("torch", "numpy", "cv2", "detectron2", "yacs")
+HELP = f"""
+import contextlib, io, sys
+from semask_d2.__main__ import COMMANDS, main
+shown = io.StringIO()
+for words in ([], *([name] for name in COMMANDS)):
+    with contextlib.redirect_stdout(shown), contextlib.suppress(SystemExit):
+        main([*words, "--help"])
+with contextlib.redirect_stderr(shown), contextlib.suppress(SystemExit):
+    main(["train", "--no-such-option"])
+assert shown.getvalue().count("usage: ") == len(COMMANDS) + 2
+print([name for name in {HEAVY} if name in sys.modules])
+"""
+
+
+def test_help_and_mistakes_of_every_command_import_nothing_heavy() -> None:
+    done = subprocess.run([sys.executable, "-c", HELP], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr

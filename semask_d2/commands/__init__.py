@@ -1,4 +1,4 @@
-"""Commands of `semask`: each module has `add_arguments(parser)` and `run(args)`, and `__main__` lists them.
+"""Commands of `semask`: `parsers` lists them with their arguments, and each has a module with `run(args)`.
 
 train_net.py runs `semask train`, and demo/demo.py runs `semask predict`.
 """

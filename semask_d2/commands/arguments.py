@@ -55,6 +55,17 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", metavar="NAME", help="cpu, cuda or cuda:N (default: a GPU if available)")
 
 
+def add_job(parser: argparse.ArgumentParser) -> None:
+    """Add Detectron2's options for the processes of a job."""
+    parser.add_argument(
+        "--num-gpus", type=int, default=1, metavar="N", help="processes per machine, each with a GPU if available"
+    )
+    parser.add_argument("--num-machines", type=int, default=1, metavar="N", help="number of machines")
+    parser.add_argument("--machine-rank", type=int, default=0, metavar="N", help="number of this machine, from 0")
+    text = "address of machine 0, or auto (default: a port of this machine that depends on the user)"
+    parser.add_argument("--dist-url", metavar="URL", help=text)
+
+
 def add_settings(parser: argparse.ArgumentParser) -> None:
     """Add the KEY VALUE pairs that end a command line; `parse` splits them off."""
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config settings, after all options")

@@ -15,17 +15,6 @@ from semask_d2.utils.errors import UserError, printable
 from semask_d2.utils.files import atomic_write, is_written_through
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Define the arguments of the command."""
-    parser.description = "Read every image and label file of a dataset, and list everything that is wrong with them."
-    parser.add_argument("file", metavar="FILE", help="the dataset's YAML file")
-    parser.add_argument("--html", metavar="PAGE", help="also write a page with a class histogram and sample images")
-    parser.add_argument(
-        "--list", metavar="TXT", help="write the good pairs of each split to NAME_train.txt and NAME_val.txt"
-    )
-    parser.add_argument("--workers", type=int, metavar="N", help="number of processes (default: one per core)")
-
-
 def run(args: argparse.Namespace) -> None:
     """Check the dataset and print the result; raise `UserError` if there is any fault."""
     if args.workers is not None and args.workers < 0:

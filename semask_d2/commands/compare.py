@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 from tabulate import tabulate
 
-from semask_d2.commands import arguments
 from semask_d2.commands.evaluate import evaluate
 from semask_d2.config.checks import check_evaluation
 from semask_d2.d2 import CfgNode
@@ -33,22 +32,6 @@ class Row(NamedTuple):
     checkpoint: str
     dataset: str
     metrics: dict[str, float]
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Define the arguments of the command."""
-    parser.description = "Evaluate several trained models and print one table."
-    text = "run folders, checkpoints or transformers folders"
-    parser.add_argument("sources", nargs="*", metavar="SOURCE", help=text)
-    parser.add_argument("--weights", nargs="+", default=[], metavar="SOURCE", help=f"more {text}")
-    arguments.add_config_file(parser, "config for all models (default: the config saved with each)")
-    arguments.add_data(parser)
-    arguments.add_device(parser)
-    parser.add_argument(
-        "--output", metavar="DIR", default="output/compare", help="output folder (default: output/compare)"
-    )
-    parser.add_argument("--per-class", action="store_true", help="also print the metric of each class")
-    arguments.add_settings(parser)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -8,7 +8,6 @@ import os
 from typing import Any
 
 from semask_d2.checkpoint import Checkpointer
-from semask_d2.commands import arguments
 from semask_d2.config import get_cfg
 from semask_d2.config.checks import check_evaluation
 from semask_d2.d2 import CfgNode, comm
@@ -26,31 +25,6 @@ from semask_d2.utils.runs import CONFIG_NAME
 logger = logging.getLogger(__name__)
 
 ADD_DATA = "add --data my.yaml, the file that describes your images and labels (semask init-data drafts it)"
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Define the arguments of the command."""
-    parser.description = "Evaluate a trained model on the test sets of its config, or on the dataset of --data."
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.epilog = f"""examples:
-  {parser.prog} --weights output/run
-  {parser.prog} --weights output/run --data my.yaml TEST.AUG.ENABLED True
-  {parser.prog} --weights weights.pth --config-file ade20k/semask_swin_l_m2f.yaml --num-gpus 8
-"""
-    arguments.add_weights(parser, "run folder, checkpoint, or transformers folder", old_name="--run")
-    arguments.add_config_file(parser)
-    arguments.add_data(parser)
-    parser.add_argument(
-        "--output",
-        dest="output_dir",
-        metavar="DIR",
-        help="folder for the results (default: the run folder, output/OWNER/NAME for a repository of the hub)",
-    )
-    arguments.add_device(parser)
-    launch.add_job_arguments(parser)
-    arguments.add_settings(parser)
-    for name in ("--resume", "--eval-only"):  # accepted because Detectron2's command line has them
-        parser.add_argument(name, action="store_true", help=argparse.SUPPRESS)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -7,49 +7,18 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from semask_d2.commands import arguments
+from semask_d2.commands.parsers import FOLDER
 from semask_d2.export.exporting import check_settings
 from semask_d2.export.writing import GraphSettings, size_of
 from semask_d2.factory import described
 from semask_d2.inference import media
-from semask_d2.inference.exporting import EXPORT_SETTINGS, FORMATS, TRANSFORMERS, write_export
+from semask_d2.inference.exporting import EXPORT_SETTINGS, write_export
 from semask_d2.inference.predictor import Predictor
 from semask_d2.inference.sources import choose_config
 from semask_d2.inference.trained_model import trained_model
 from semask_d2.modeling.meta_arch import SemanticSegmenter
+from semask_d2.utils.choices import TRANSFORMERS
 from semask_d2.utils.errors import UserError, printable
-
-FOLDER = "folder"  # a value of --format, beside those of `export_model`
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Define the arguments of the command."""
-    parser.description = "Write a trained model for other runtimes, and compare the outputs of the file and the model."
-    text = "run folder, checkpoint, or transformers folder (default: newest run in output/)"
-    arguments.add_weights(parser, text, old_name="--run")
-    arguments.add_config_file(parser)
-    text = "of a file of operators; or a folder: of transformers, or for --weights, with adapters (LoRA) merged"
-    parser.add_argument("--format", choices=(*FORMATS, FOLDER), default="onnx", help=text)
-    text = "output file: .onnx, .xml (OpenVINO) or .pt2; or the folder"
-    parser.add_argument("--output", required=True, metavar="FILE", help=text)
-    sizes = parser.add_mutually_exclusive_group()
-    sizes.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="fixed input size")
-    sizes.add_argument("--dynamic", action="store_true", help="inputs of any size (the default)")
-    parser.add_argument("--batch", default="1", metavar="N", help="batch size, or any (default: 1)")
-    parser.add_argument("--outputs", choices=("labels", "scores", "logits"), default="labels")
-    parser.add_argument(
-        "--input", choices=("uint8", "float"), default="uint8", help="type of the input images, 0 to 255"
-    )
-    parser.add_argument(
-        "--resize",
-        action="store_true",
-        help="resize in the graph, by INPUT.MIN_SIZE_TEST (default: the caller resizes)",
-    )
-    parser.add_argument("--no-normalize", action="store_true", help="expect normalized images (needs --input float)")
-    parser.add_argument("--no-grid-sample", action="store_true", help="use gathers and products instead of GridSample")
-    parser.add_argument("--fp16", action="store_true", help="half-precision weights: half the file size")
-    parser.add_argument("--images", nargs="+", metavar="FILE", help="compare on these images (default: random ones)")
-    arguments.add_settings(parser)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -18,30 +18,6 @@ from semask_d2.utils.files import atomic_write, folder_name
 DEFAULT_NAME = "my_data"  # of the file and the dataset, if the folder's name is invalid
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Define the arguments of the command."""
-    parser.description = (
-        "Inspect a folder of images and label files, and draft the YAML file that --data takes. If two folders could "
-        "hold the images or the labels, the command names both; choose one with --images or --labels. Negative ids "
-        "and 65535 are proposed as ignored, and so is 255 if at least two other ids remain; `ignore` is 65535 for "
-        "more than 255 classes."
-    )
-    parser.add_argument("folder", metavar="FOLDER", help="folder with images and label files, also in its subfolders")
-    parser.add_argument(
-        "--images", metavar="PATTERN", default="", help='images, relative to FOLDER, such as "images/*.jpg"'
-    )
-    parser.add_argument(
-        "--labels", metavar="PATTERN", default="", help='label files, such as "masks/*_ids.png", or a COCO .json file'
-    )
-    parser.add_argument(
-        "--channels",
-        type=int,
-        metavar="N",
-        help="channels of the images (default: those of multi-channel TIFF files, else 3)",
-    )
-    parser.add_argument("--output", metavar="FILE", help="file to write (default: the folder's name with .yaml)")
-
-
 def run(args: argparse.Namespace) -> None:
     """Inspect the folder and write the YAML file; raise `UserError` if the file already exists."""
     folder = Path(args.folder)

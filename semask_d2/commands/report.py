@@ -6,29 +6,10 @@ import argparse
 import os
 from pathlib import Path
 
-from semask_d2.commands import arguments
 from semask_d2.config.transformers_folders import is_transformers_folder
 from semask_d2.inference.sources import choose_run, find_source
 from semask_d2.report import write_report
-from semask_d2.report.page import IMAGES
 from semask_d2.utils.errors import UserError, printable
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Define the arguments of the command."""
-    parser.description = "Write one self-contained HTML page about a run and its evaluations."
-    text = "evaluated run folder, or a checkpoint in it (default: newest run in output/)"
-    arguments.add_weights(parser, text, old_name="--run")
-    parser.add_argument("--output", metavar="FILE", help="file to write (default: report.html in the run folder)")
-    parser.add_argument(
-        "--images",
-        type=int,
-        default=IMAGES,
-        metavar="N",
-        help=f"images per group (worst, best, ...) (default: {IMAGES})",
-    )
-    arguments.add_device(parser)
-    arguments.add_settings(parser)
 
 
 def run(args: argparse.Namespace) -> None:

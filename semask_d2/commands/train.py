@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from semask_d2.checkpoint import read_checkpoint
-from semask_d2.commands import arguments, evaluate
+from semask_d2.commands import evaluate
 from semask_d2.config import get_cfg
 from semask_d2.d2 import CfgNode, comm
 from semask_d2.engine import launch
@@ -15,26 +15,6 @@ from semask_d2.inference.sources import find_source
 from semask_d2.utils.errors import UserError, printable
 from semask_d2.utils.foreign import Section
 from semask_d2.utils.runs import PREFERRED, is_scalar
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Define the arguments of the command: Detectron2's, and a few more."""
-    parser.description = "Train the model that a config describes."
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.epilog = f"""examples:
-  {parser.prog} --config-file toy_scenes/semask_swin_mini_msfapn_m2f.yaml
-  {parser.prog} --config-file ade20k/semask_swin_l_m2f.yaml --num-gpus 8 SOLVER.BASE_LR 0.00005
-  {parser.prog} --config-file camvid/semask_timm_lite0_m2f.yaml --data my.yaml --output output/mine
-"""
-    arguments.add_config_file(parser, "a path, or a name such as ade20k/semask_swin_l_m2f.yaml")
-    arguments.add_data(parser)
-    arguments.add_weights(parser, "initial weights: checkpoint, run folder or transformers folder (MODEL.WEIGHTS)")
-    parser.add_argument("--output", dest="output_dir", metavar="DIR", help="run folder (OUTPUT_DIR)")
-    parser.add_argument("--resume", action="store_true", help="continue from the run folder's last checkpoint")
-    parser.add_argument("--eval-only", action="store_true", help="evaluate instead of training, as semask eval does")
-    arguments.add_device(parser)
-    launch.add_job_arguments(parser)
-    arguments.add_settings(parser)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -7,26 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from semask_d2.checkpoint.hub import SCHEME, local_source
-from semask_d2.commands import arguments
-from semask_d2.inference.sources import RUNS, find_source
+from semask_d2.inference.sources import find_source
 from semask_d2.inference.web_page import build_page, current_predictor, serve
 from semask_d2.utils.errors import UserError, printable
-from semask_d2.utils.runs import trained_runs
-
-PORT = 7860
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Define the arguments of the command."""
-    parser.description = "Serve a local page that segments images dropped on it. Press Ctrl-C to stop."
-    text = f"run folder, checkpoint or transformers folder to show first (default: newest run in {RUNS}/)"
-    arguments.add_weights(parser, text, old_name="--run")
-    arguments.add_device(parser)
-    parser.add_argument("--port", type=int, default=PORT, metavar="N", help=f"port (default: {PORT})")
-    parser.add_argument(
-        "--host", default="127.0.0.1", metavar="ADDRESS", help="address to serve at (default: this machine only)"
-    )
-    arguments.add_settings(parser)
+from semask_d2.utils.runs import RUNS, trained_runs
 
 
 def run(args: argparse.Namespace) -> None:

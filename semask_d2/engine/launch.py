@@ -24,22 +24,11 @@ from semask_d2.utils.errors import UserError, printable
 logger = logging.getLogger(__name__)
 
 
-def add_job_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add Detectron2's options for the processes of a job."""
-    dist_url = default_argument_parser().get_default("dist_url")
-    parser.add_argument(
-        "--num-gpus", type=int, default=1, metavar="N", help="processes per machine, each with a GPU if available"
-    )
-    parser.add_argument("--num-machines", type=int, default=1, metavar="N", help="number of machines")
-    parser.add_argument("--machine-rank", type=int, default=0, metavar="N", help="number of this machine, from 0")
-    parser.add_argument("--dist-url", default=dist_url, metavar="URL", help="address of machine 0, or auto")
-
-
 def start(main: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> None:
     """Call `main(args)` in every process of the job.
 
     If torchrun started this process, the job is torchrun's; otherwise --num-gpus, --num-machines, --machine-rank and
-    --dist-url define it.
+    --dist-url define it. A `dist_url` of None stands for Detectron2's default.
     """
     if "TORCHELASTIC_RUN_ID" in os.environ:
         _join_torchrun()
@@ -48,6 +37,8 @@ def start(main: Callable[[argparse.Namespace], None], args: argparse.Namespace) 
         torch.distributed.destroy_process_group()
         return
     _check_processes(args.num_gpus)
+    if args.dist_url is None:
+        args.dist_url = default_argument_parser().get_default("dist_url")
     if args.num_gpus * args.num_machines > 1:
         _check_port(args)
         with passing_signals_on():

@@ -14,9 +14,10 @@ from semask_d2.export.graph import Outputs, SegmentationGraph, output_names, res
 from semask_d2.export.metadata import ExportMetadata
 from semask_d2.export.proof import HALF_TOLERANCE, TOLERANCE, Agreement, prove
 from semask_d2.export.running import ExportedModel, OnnxModel, OpenVinoModel, TorchModel, UnusableExport, last_line
-from semask_d2.export.writing import SUFFIXES, WRITERS, GraphSettings, exported_beside, put_all_in_place
+from semask_d2.export.writing import WRITERS, GraphSettings, exported_beside, put_all_in_place
 from semask_d2.modeling.backbones.lora import merged_adapters
 from semask_d2.modeling.meta_arch.base import SemanticSegmenter
+from semask_d2.utils.choices import EXPORT_SUFFIXES
 from semask_d2.utils.classes import Classes
 from semask_d2.utils.errors import UserError
 from semask_d2.utils.files import remove_stale, require_writable
@@ -97,9 +98,9 @@ def write_verified(
     """
     path = Path(path)
     check_settings(kind, settings, outputs, normalize=normalize)
-    require_file_name(path, SUFFIXES[kind])
-    if path.suffix != SUFFIXES[kind]:
-        raise UserError(f"--output {path}: expected a name ending in {SUFFIXES[kind]} for --format {kind}")
+    require_file_name(path, EXPORT_SUFFIXES[kind])
+    if path.suffix != EXPORT_SUFFIXES[kind]:
+        raise UserError(f"--output {path}: expected a name ending in {EXPORT_SUFFIXES[kind]} for --format {kind}")
     require_writable(path.parent, "--output")
     remove_stale(path.parent)
     size_rule = (int(cfg.INPUT.MIN_SIZE_TEST), int(cfg.INPUT.MAX_SIZE_TEST)) if settings.resize else None

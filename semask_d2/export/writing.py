@@ -19,12 +19,12 @@ from semask_d2.export.graph import SegmentationGraph
 from semask_d2.export.metadata import KEY, ExportMetadata
 from semask_d2.export.running import ARCHIVED, files_of, require_library
 from semask_d2.modeling.kernels.grid_sample import without_grid_sample
+from semask_d2.utils.choices import EXPORT_SUFFIXES
 from semask_d2.utils.files import put_in_place, temporary_beside
 
 if TYPE_CHECKING:
     import onnx
 
-SUFFIXES = {"torch_export": ".pt2", "onnx": ".onnx", "openvino": ".xml"}
 OPSET = 17
 AXES = {0: "batch", 2: "height", 3: "width"}
 SIZED = ("mask_logits", "logits")  # outputs whose size differs from that of the image
@@ -106,7 +106,7 @@ def write_openvino(graph: SegmentationGraph, path: Path, metadata: ExportMetadat
     require_library("openvino", "onnx")
     import openvino
 
-    onnx_file = path.with_suffix(SUFFIXES["onnx"])
+    onnx_file = path.with_suffix(EXPORT_SUFFIXES["onnx"])
     try:
         trace(graph, onnx_file, metadata.outputs, settings)
         model = openvino.Core().read_model(onnx_file)  # convert_model would lose some dynamic paddings

@@ -19,13 +19,13 @@ from semask_d2.data.picture import RGB
 from semask_d2.inference import media
 from semask_d2.inference.prediction import OPACITY, shown_segments
 from semask_d2.inference.predictor import Predictor
+from semask_d2.utils.choices import TASKS
 from semask_d2.utils.errors import UnreadableFile, UserError, printable
 from semask_d2.utils.files import atomic_write, remove_stale, require_writable
 from semask_d2.utils.memory import out_of_memory
 from semask_d2.utils.segment_drawing import draw_segments, drawn_segments
 from semask_d2.utils.visualization import draw_panels, draw_segmentation
 
-TASKS = ("semantic", "instance", "panoptic")
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
 FRAME = re.compile(r"\d{6,}\.png")  # name of the label file of a video frame
 

@@ -14,14 +14,13 @@ from semask_d2.data.augmentation import image_tensor
 from semask_d2.export.exporting import check_settings, write_verified
 from semask_d2.export.graph import Outputs
 from semask_d2.export.proof import Agreement
-from semask_d2.export.writing import SUFFIXES, GraphSettings
+from semask_d2.export.writing import GraphSettings
 from semask_d2.inference.predictor import ImageInput, Predictor
 from semask_d2.inference.sources import choose_config
 from semask_d2.modeling.meta_arch import SemanticSegmenter, build_model
+from semask_d2.utils.choices import EXPORT_FORMATS, EXPORT_SUFFIXES, TRANSFORMERS
 from semask_d2.utils.errors import UserError, user_errors_alone
 
-TRANSFORMERS = "transformers"
-FORMATS = (*SUFFIXES, TRANSFORMERS)
 # exporting needs a single graph in full precision
 EXPORT_SETTINGS = (
     "MODEL.DEVICE",
@@ -60,11 +59,11 @@ def export_model(
     options of `semask export`. Raises `UserError` if the file cannot be written or disagrees with the model.
     """
     suffix = Path(output).suffix
-    kind = format or next((name for name, ending in SUFFIXES.items() if ending == suffix), "")
-    if kind not in FORMATS:
+    kind = format or next((name for name, ending in EXPORT_SUFFIXES.items() if ending == suffix), "")
+    if kind not in EXPORT_FORMATS:
         raise UserError(
-            f"{os.fspath(output)}: expected a name ending in {', '.join(SUFFIXES.values())}, or a format of "
-            f"{', '.join(FORMATS)}{f', got {format!r}' if format else ''}"
+            f"{os.fspath(output)}: expected a name ending in {', '.join(EXPORT_SUFFIXES.values())}, or a format of "
+            f"{', '.join(EXPORT_FORMATS)}{f', got {format!r}' if format else ''}"
         )
     settings = GraphSettings(
         size=size, batch=batch, input_type=input_type, grid_sample=grid_sample, half_weights=half, resize=resize

@@ -14,9 +14,8 @@ from semask_d2.config.transformers_folders import is_transformers_folder
 from semask_d2.d2 import CfgNode
 from semask_d2.data.datasets import with_classes
 from semask_d2.utils.errors import UserError, printable
-from semask_d2.utils.runs import CONFIG_NAME, newest_run, require_run, run_weights
+from semask_d2.utils.runs import CONFIG_NAME, RUNS, newest_run, require_run, run_weights
 
-RUNS = "output"
 PACKAGED_MODEL = Path(__file__).parent / "assets/clothing"  # what `predict` uses where nothing is trained yet
 
 

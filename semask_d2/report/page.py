@@ -21,6 +21,7 @@ from semask_d2.inference.predictor import Predictor
 from semask_d2.report.choice import choose_images
 from semask_d2.report.gallery import Gallery, make_gallery
 from semask_d2.report.tables import class_table, confusion_matrix, confusions, tiles
+from semask_d2.utils.choices import REPORT_IMAGES
 from semask_d2.utils.curves import curves_as_svg
 from semask_d2.utils.errors import UserError
 from semask_d2.utils.files import atomic_write
@@ -30,14 +31,13 @@ from semask_d2.utils.runs import CONFIG_NAME, FINAL_NAME, METRICS_NAME, read_met
 logger = logging.getLogger(__name__)
 
 REPORT_NAME = "report.html"
-IMAGES = 6  # per group: worst, best, worst for a class
 
 
 def write_report(
     run: str | os.PathLike,
     output: str | os.PathLike | None = None,
     *,
-    images: int = IMAGES,
+    images: int = REPORT_IMAGES,
     predictor: Predictor | None = None,
     seconds: float = math.inf,
     opts: Sequence[str] = (),

@@ -14,6 +14,7 @@ from semask_d2.utils.foreign import MAX_INTEGER
 
 MAX_NAME = 1000  # bytes of last_checkpoint that are read
 MAX_SCALAR = 1e300
+RUNS = "output"  # the folder of run folders
 CONFIG_NAME = "config.yaml"
 METRICS_NAME = "metrics.json"
 FINAL_NAME = "model_final.pth"

@@ -6,6 +6,7 @@ all pixels (arXiv 2107.06278, section 3.2).
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import ClassVar, Protocol
 
 import numpy as np
@@ -96,32 +97,39 @@ class PointMaskLoss:
     def costs(self, embed: Tensor, features: Tensor, labels: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
         """Return two cost matrices (N, M) for `embed` (N, C), `features` (C, h, w), `labels` and `classes` (M,)."""
         points = torch.rand(self.num_points, 2, device=embed.device)
-        # sampling is linear, so features are sampled once for all queries
-        samples = sample_points(features[None], points[None])[0]
         target = sample_class_masks(labels, points, classes)
-        softplus, correlation, probability, overlap = self.cost_sums(embed, samples, target)
+        # sampling is linear: sample the fewer of channels, once for all queries, and of queries
+        if len(embed) < embed.shape[1]:
+            logit_maps = torch.einsum("nc,chw->nhw", embed, features)
+            parts = self.split(sample_points(logit_maps[None], points[None])[0])
+        else:
+            parts = (embed @ part for part in self.split(sample_points(features[None], points[None])[0]))
+        softplus, correlation, probability, overlap = self.cost_sums(parts, self.split(target))
         # softplus(-x) t + softplus(x) (1 - t) = softplus(x) - x t
         mask_cost = (softplus[:, None] - correlation) / self.num_points
         dice_cost = 1 - (2 * overlap + 1) / (probability[:, None] + target.sum(1) + 1)
         return mask_cost, dice_cost
 
     @staticmethod
-    def cost_sums(embed: Tensor, samples: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Sum softplus(x), x t, p and p t over points, where x = `embed` @ `samples` (C, P) and p = sigmoid(x).
+    def split(samples: Tensor) -> tuple[Tensor, ...]:
+        """Split samples (..., P) into parts that stay in the cache of a CPU."""
+        return samples.split(CPU_COST_POINTS if samples.device.type == "cpu" else samples.shape[-1], dim=-1)
 
-        Shapes are (N,), (N, M), (N,) and (N, M) for `target` (M, P). On a CPU some points at a time, to stay in cache.
+    @staticmethod
+    def cost_sums(logits: Iterable[Tensor], target: Iterable[Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Sum softplus(x), x t, p and p t over points, for parts of the logits x (N, P) and of `target` (M, P).
+
+        p = sigmoid(x). Shapes are (N,), (N, M), (N,) and (N, M). The logits are overwritten.
         """
-        step = CPU_COST_POINTS if embed.device.type == "cpu" else samples.shape[1]
         totals: list[Tensor] = []
-        for part, part_target in zip(samples.split(step, dim=1), target.split(step, dim=1), strict=True):
-            logits = embed @ part
-            probability = logits.sigmoid()
-            correlation, overlap = logits @ part_target.T, probability @ part_target.T
+        for x, t in zip(logits, target, strict=True):
+            probability = x.sigmoid()
+            correlation, overlap = x @ t.T, probability @ t.T
             # softplus(x) = relu(x) - log max(p, 1 - p)
             larger = torch.maximum(probability, 1 - probability)
-            softplus = logits.relu_().sum(1) - log_sum(larger)
+            softplus = x.relu_().sum(1) - log_sum(larger)
             sums = [softplus, correlation, probability.sum(1), overlap]
-            totals = [total.add_(x) for total, x in zip(totals, sums, strict=True)] if totals else sums
+            totals = [total.add_(part) for total, part in zip(totals, sums, strict=True)] if totals else sums
         softplus, correlation, probability, overlap = totals
         return softplus, correlation, probability, overlap
 

@@ -11,8 +11,9 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from semask_d2.config import with_defaults
+from semask_d2.modeling.layers.points import sample_class_masks, sample_points
 from semask_d2.modeling.losses import mask_losses, set_criterion
-from semask_d2.modeling.losses.mask_losses import DenseMaskLoss, PointMaskLoss, dice
+from semask_d2.modeling.losses.mask_losses import DenseMaskLoss, PointMaskLoss, dice, pairwise_dice
 from semask_d2.modeling.losses.set_criterion import SetCriterion
 from semask_d2.modeling.losses.targets import SemanticTargets, build_targets
 from semask_d2.modeling.transformer_decoders import MaskPredictions
@@ -317,10 +318,18 @@ def test_points_are_new_every_time() -> None:
     assert not torch.equal(a[0, -5:], a[1, -5:])  # each mask has different new points
 
 
-def test_costs_in_parts_are_the_costs_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("queries", [3, 10])  # fewer than the 5 channels, and more
+def test_costs_in_parts_are_the_costs_at_once(queries: int, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
-    arguments = (torch.randn(10, 5), torch.randn(5, 8, 10), torch.randint(0, 4, (32, 40)), torch.tensor([0, 2, 3]))
-    results = []
+    embed, features = torch.randn(queries, 5), torch.randn(5, 8, 10)
+    labels, classes = torch.randint(0, 4, (32, 40)), torch.tensor([0, 2, 3])
+    torch.manual_seed(1)
+    points = torch.rand(1, POINTS["num_points"], 2)
+    logits = embed @ sample_points(features[None], points)[0]
+    target = sample_class_masks(labels, points[0], classes)
+    plain = F.softplus(-logits) @ target.T + F.softplus(logits) @ (1 - target).T
+    arguments = (embed, features, labels, classes)
+    results = [(plain / POINTS["num_points"], pairwise_dice(logits.sigmoid(), target))]
     for points in (1, 7, 12544):
         monkeypatch.setattr(mask_losses, "CPU_COST_POINTS", points)
         torch.manual_seed(1)
