@@ -88,6 +88,7 @@ def train_in_process(experiment: Experiment, run: Run, folder: Path) -> Result:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        start_new_session=True,  # whose priority the process lowers
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])},
     )
     assert started.stdout is not None
@@ -161,6 +162,5 @@ def chosen(experiment: Experiment, variants: list[str] | None, seeds: list[int] 
 
 
 if __name__ == "__main__":
-    os.nice(19)
     options = argument_parser().parse_args()
     sys.exit(guarded(main, options, debug=options.debug))

@@ -15,6 +15,7 @@ import statistics
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -173,7 +174,15 @@ def end_with_parent() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
+def lower_priority() -> None:
+    """Give this process and its session the lowest priority: Linux compares niceness only within a session."""
+    os.nice(19)
+    with suppress(OSError):  # a kernel without groups of sessions
+        Path("/proc/self/autogroup").write_text("19")
+
+
 if __name__ == "__main__":
     end_with_parent()
+    lower_priority()
     _, file, variant, seed, output = sys.argv
     sys.exit(guarded(main, read_experiment(file), Run(variant, int(seed)), Path(output), debug=False))

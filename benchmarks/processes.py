@@ -7,6 +7,7 @@ import multiprocessing
 import sys
 from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
+from multiprocessing.context import BaseContext
 from types import MappingProxyType
 
 import torch
@@ -29,9 +30,18 @@ def serve(make: Maker, pipe: Connection) -> None:
     pipe.send((peak_memory() - before) / 1e6)
 
 
+def start_method() -> BaseContext:
+    """Return how processes start: as forks of one that has only imported the package, or anew where that is missing."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["semask_d2.engine", "semask_d2.export", "semask_d2.inference.predictor"])
+    return context
+
+
 def measure(makers: Mapping[str, Maker], repeats: int) -> tuple[dict[str, list[float]], dict[str, float]]:
     """Return the seconds of each variant's runs after one warm-up, and its peak MB beyond the memory after imports."""
-    context = multiprocessing.get_context("spawn")
+    context = start_method()
     pipes, processes = {}, []
     for name, make in makers.items():
         pipes[name], end = context.Pipe()

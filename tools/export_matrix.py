@@ -21,8 +21,9 @@ from semask_d2 import build_model, get_cfg
 from semask_d2.d2 import CfgNode
 from semask_d2.export.exporting import write_verified
 from semask_d2.export.proof import Agreement
-from semask_d2.export.writing import SUFFIXES, GraphSettings
+from semask_d2.export.writing import GraphSettings
 from semask_d2.modeling.meta_arch.base import SemanticSegmenter
+from semask_d2.utils.choices import EXPORT_SUFFIXES
 from semask_d2.utils.classes import Classes
 from semask_d2.utils.errors import UserError
 from semask_d2.utils.files import atomic_write
@@ -82,7 +83,7 @@ def exported(model: SemanticSegmenter, cfg: CfgNode, column: Column) -> list[Agr
     count = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
     classes = Classes.of(map(str, range(count)))
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, f"model{SUFFIXES[column.kind]}")
+        path = Path(folder, f"model{EXPORT_SUFFIXES[column.kind]}")
         return write_verified(model, cfg, classes, column.kind, path, column.settings, outputs="scores")
 
 

@@ -16,7 +16,8 @@ from semask_d2.d2 import CfgNode
 from semask_d2.export import writing
 from semask_d2.export.exporting import write_verified
 from semask_d2.export.graph import SegmentationGraph
-from semask_d2.export.writing import SUFFIXES, GraphSettings
+from semask_d2.export.writing import GraphSettings
+from semask_d2.utils.choices import EXPORT_SUFFIXES
 from semask_d2.utils.classes import Classes
 from semask_d2.utils.errors import UserError
 from tests.helpers.commands import ROOT, load_script
@@ -149,7 +150,7 @@ def test_torch_export(tmp_path: Path) -> None:
 )
 def test_a_fixed_size_with_other_inputs_and_outputs(kind: str, config: str, outputs: str, tmp_path: Path) -> None:
     fixed = GraphSettings(size=(70, 106), batch=2, input_type="float")
-    path = tmp_path / f"model{SUFFIXES[kind]}"
+    path = tmp_path / f"model{EXPORT_SUFFIXES[kind]}"
     export(config, kind, path, fixed, outputs=outputs, normalize=outputs == "scores")
     message = "accepts input of shape 2 x 3 x 70 x 106, got 1 x 3 x 128 x 160 after resizing"
     with pytest.raises(UserError, match=message):
@@ -170,7 +171,7 @@ def test_graphs_that_resize(config: str, kind: str, settings: GraphSettings, mas
         "INPUT.MAX_SIZE_TEST": 90,  # the longer side of some images would exceed it
         "MODEL.MASK_FORMER.TEST.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE": masks_first,
     }
-    path = tmp_path / f"model{SUFFIXES[kind]}"
+    path = tmp_path / f"model{EXPORT_SUFFIXES[kind]}"
     agreements = export(config, kind, path, settings._replace(resize=True), options, outputs="scores")
     assert all(agreement.error < 2e-4 for agreement in agreements)
 
@@ -178,7 +179,7 @@ def test_graphs_that_resize(config: str, kind: str, settings: GraphSettings, mas
 @pytest.mark.parametrize("kind", ["onnx", "openvino"])
 def test_half_weights_halve_the_file(kind: str, tmp_path: Path) -> None:
     model, _ = plain_family(FAMILIES["Swin FPN"])
-    path = tmp_path / f"model{SUFFIXES[kind]}"
+    path = tmp_path / f"model{EXPORT_SUFFIXES[kind]}"
     export(FAMILIES["Swin FPN"], kind, path, GraphSettings(size=(64, 96), half_weights=True))
     full = 4 * sum(parameter.numel() for parameter in model.parameters())
     assert (path.with_suffix(".bin") if kind == "openvino" else path).stat().st_size < 0.75 * full
