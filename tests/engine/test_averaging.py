@@ -61,7 +61,7 @@ class Storage:
 
 
 class Run:
-    start_iter = 0
+    start_iter, max_iter = 0, 10
 
 
 @pytest.mark.parametrize(("raw", "averaged", "kept"), [(10.0, 20.0, "ema/sem_seg/mIoU"), (20.0, 10.0, "sem_seg/mIoU")])
