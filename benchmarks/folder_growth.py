@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import argparse
 import logging
+import multiprocessing
+import os
 import statistics
 import tempfile
 from collections.abc import Callable, Iterator
@@ -27,6 +29,7 @@ import numpy as np
 import torch
 from processes import start_method
 from timing import keep, machine, parser, time_of
+from torch import nn
 
 from semask_d2 import get_cfg
 from semask_d2.d2 import CfgNode
@@ -58,6 +61,10 @@ class Stub(Segmenter):
 
     prior_strides: ClassVar[dict[str, int]] = {}  # pyright: ignore[reportAssignmentType, reportIncompatibleMethodOverride]
     device = torch.device("cpu")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
 
     def lazy_predictions(self, batched_inputs: list[dict], *, priors: bool = False) -> Iterator[Any]:
         raise NotImplementedError
@@ -136,6 +143,10 @@ def settings(folder: Path, workers: int) -> CfgNode:
 def measure(step: str, folder: Path, workers: int) -> tuple[float, float]:
     """Run a step in this process, and return its seconds and the peak MB beyond the memory before it."""
     logging.disable()
+    if "fork" in multiprocessing.get_all_start_methods():  # instead of the method by which this process was started
+        multiprocessing.set_start_method("fork", force=True)
+    for stream in (1, 2):  # `semask predict` prints a line for each image
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
     cfg = settings(folder, workers)
     before = peak_memory()
     seconds = time_of(partial(STEPS[step], cfg, workers))
