@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from semask_d2.data.parallel import FEW, Mapped
+from semask_d2.data.parallel import FEW, Mapped, usable_cores
 from semask_d2.data.workers import worker_settings
 from semask_d2.utils.memory import available_memory, peak_resident_memory, resident_memory
 
@@ -43,7 +43,7 @@ def forked(model: nn.Module, function: Callable[[Item], Any], items: Sequence[It
     memory if each needs as much as the first item does. There are none for a model on a GPU or a compiled one, for a
     few items, on one thread, and on systems other than Linux.
     """
-    threads = torch.get_num_threads()
+    threads = min(torch.get_num_threads(), usable_cores())
     if sys.platform != "linux" or threads < 2 or len(items) < FEW or not runs_in_forks(model):
         return None
     ((needed,),) = loader_of(Needed(function, items[:1]), 1)
