@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -18,7 +19,7 @@ from torch.utils.data import DataLoader
 
 from semask_d2.data.parallel import FEW, Mapped, usable_cores
 from semask_d2.data.workers import worker_settings
-from semask_d2.utils.memory import available_memory, peak_resident_memory, resident_memory
+from semask_d2.utils.memory import available_memory, keep_freed_memory, peak_resident_memory, resident_memory
 
 logger = logging.getLogger(__name__)
 
@@ -70,4 +71,11 @@ def runs_in_forks(model: nn.Module) -> bool:
 def loader_of(results: Mapped, forks: int) -> DataLoader:
     """Return the loader of single results by `forks` forks of this process, which draws no random number."""
     settings = worker_settings(forks, "cpu")
+    settings["worker_init_fn"] = partial(start_fork, start=settings["worker_init_fn"])
     return DataLoader(results, batch_size=1, multiprocessing_context="fork", generator=torch.Generator(), **settings)
+
+
+def start_fork(number: int, *, start: Callable[[int], None]) -> None:
+    """Set up a fork for a model; `start` sets it up as a data-loading process."""
+    start(number)
+    keep_freed_memory()
