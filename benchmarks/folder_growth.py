@@ -76,14 +76,14 @@ class Stub(Segmenter):
         return [Segmentation(torch.zeros(x["height"], x["width"], dtype=torch.int64)) for x in batched_inputs]
 
 
-def make_images(folder: Path, count: int, classes: int) -> None:
+def make_images(folder: Path, count: int, classes: int, size: tuple[int, int] = (SIDE, SIDE)) -> None:
     """Write `count` images of noise with label maps of `SHOWN` classes, and two dataset files: `SPLIT` for a check."""
     numbers = np.random.default_rng(0)
     for kind in ("images", "labels"):
         (folder / kind).mkdir(parents=True)
     for index in range(count):
-        image = numbers.integers(0, 256, (SIDE, SIDE, 3), np.uint8)
-        labels = (numbers.integers(0, SHOWN, (SIDE, SIDE)) + numbers.integers(classes)) % classes
+        image = numbers.integers(0, 256, (*size, 3), np.uint8)
+        labels = (numbers.integers(0, SHOWN, size) + numbers.integers(classes)) % classes
         for kind, pixels in (("images", image), ("labels", labels.astype(np.uint8))):
             content = cv2.imencode(".png", pixels)[1]
             (folder / kind / f"frame_{index:06d}.png").write_bytes(content.tobytes())
@@ -116,26 +116,31 @@ def report(cfg: CfgNode, workers: int) -> None:
     write_report(cfg.OUTPUT_DIR, images=0)
 
 
+def inputs(cfg: CfgNode, workers: int) -> DrawingJob:
+    """Find all images as `semask predict` does, and name their results."""
+    images = Path(cfg.DATASETS.CUSTOM.ROOT, "images")
+    return DrawingJob([str(images)], output=str(Path(cfg.OUTPUT_DIR, "pictures")))
+
+
 def prediction(cfg: CfgNode, workers: int) -> None:
     """Draw the stub's prediction for each image."""
-    images = Path(cfg.DATASETS.CUSTOM.ROOT, "images")
-    job = DrawingJob([str(images)], output=str(Path(cfg.OUTPUT_DIR, "pictures")))
-    job.run(Predictor.of_model(cfg, Stub()))
+    inputs(cfg, workers).run(Predictor.of_model(cfg, Stub()))
 
 
-STEPS: dict[str, Callable[[CfgNode, int], None]] = {
+STEPS: dict[str, Callable[[CfgNode, int], object]] = {
     "listing": listing,
     "check": check,
     "evaluation": evaluation,
     "report": report,
+    "inputs": inputs,
     "prediction": prediction,
 }
 
 
-def settings(folder: Path, workers: int) -> CfgNode:
+def settings(folder: Path, workers: int, config_file: str = "toy_scenes/semask_swin_mini_m2f.yaml") -> CfgNode:
     """Return the config of the dataset in `folder`, whose results go there too, and register it."""
     options = ["DATALOADER.NUM_WORKERS", str(workers), "OUTPUT_DIR", str(folder / "run"), "MODEL.DEVICE", "cpu"]
-    cfg = get_cfg("toy_scenes/semask_swin_mini_m2f.yaml", options, data=str(folder / WHOLE))
+    cfg = get_cfg(config_file, options, data=str(folder / WHOLE))
     register_custom(cfg)
     return cfg
 
@@ -166,7 +171,8 @@ def cost(step: str, folder: Path, arguments: argparse.Namespace) -> Cost:
 def main() -> None:
     command_line = parser(__doc__)
     command_line.add_argument("--images", type=int, nargs="+", default=[100, 1_000, 10_000, 100_000], metavar="N")
-    command_line.add_argument("--steps", nargs="+", choices=STEPS, default=list(STEPS))
+    text = "default: all but prediction, which takes minutes for thousands of images"
+    command_line.add_argument("--steps", nargs="+", choices=STEPS, default=list(STEPS)[:-1], help=text)
     command_line.add_argument("--classes", type=int, default=150)
     command_line.add_argument("--workers", type=int, default=2, help="data-loading processes")
     command_line.set_defaults(repeats=1)

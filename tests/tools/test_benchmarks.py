@@ -51,6 +51,8 @@ EXPECTED = {
     ],
     "training_step": ["training step", "| transformers' Mask2Former |"],
     "growth": ["inference by size"],
+    "throughput": ["an image of an evaluation", "| forks |"],
+    "folder_growth": ["| listing | 4 |", "| check | 4 |", "| inputs | 4 |"],
 }
 FOREIGN = ("transformers", "OpenVINO", "onnxruntime")
 
