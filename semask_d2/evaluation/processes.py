@@ -52,7 +52,7 @@ def predict(dataset: Dataset, model: nn.Module, index: int) -> dict[str, Any] | 
         return sample
     read = time.perf_counter()
     try:
-        with torch.no_grad():
+        with torch.inference_mode():
             (output,) = model([sample])
     except UserError as error:
         return error
