@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -70,6 +72,18 @@ def refuse(inputs, **_) -> None:
 
 def run_out_of_memory(inputs, **_) -> None:
     torch.empty(2**60)
+
+
+def end_process(inputs, **_) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)  # as the system does when memory runs out
+
+
+def test_a_killed_fork_is_one_line(toy_data: Path, tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError) as caught:
+        evaluate(tmp_path, 1, predict=end_process)
+    line = explain(caught.value)
+    assert line.startswith("a data-loading process was killed, usually for lack of memory: lower DATALOADER.NUM_WORKERS")
+    assert "\n" not in line
 
 
 @pytest.mark.parametrize(
