@@ -22,12 +22,11 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import cv2
 import numpy as np
 import torch
-from processes import start_method
 from timing import keep, machine, parser, time_of
 from torch import nn
 
@@ -43,6 +42,8 @@ from semask_d2.inference.predictor import Predictor
 from semask_d2.modeling.meta_arch.segmenter import Segmentation, Segmenter
 from semask_d2.report import write_report
 from semask_d2.utils.memory import peak_memory
+
+Result = TypeVar("Result")
 
 SIDE = 16
 SHOWN = 8  # classes in each label map
@@ -145,11 +146,16 @@ def settings(folder: Path, workers: int, config_file: str = "toy_scenes/semask_s
     return cfg
 
 
+def in_process(function: Callable[..., Result], *arguments: Any) -> Result:
+    """Call a function in a separate process, a fork of this one where there are any, and return its result."""
+    method = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context(method)) as pool:
+        return pool.submit(function, *arguments).result()
+
+
 def measure(step: str, folder: Path, workers: int) -> tuple[float, float]:
     """Run a step in this process, and return its seconds and the peak MB beyond the memory before it."""
     logging.disable()
-    if "fork" in multiprocessing.get_all_start_methods():  # instead of the method by which this process was started
-        multiprocessing.set_start_method("fork", force=True)
     for stream in (1, 2):  # `semask predict` prints a line for each image
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
     cfg = settings(folder, workers)
@@ -162,8 +168,7 @@ def cost(step: str, folder: Path, arguments: argparse.Namespace) -> Cost:
     """Measure a step in separate processes."""
     runs = []
     for _ in range(arguments.repeats):
-        with ProcessPoolExecutor(1, mp_context=start_method()) as pool:
-            runs.append(pool.submit(measure, step, folder, arguments.workers).result())
+        runs.append(in_process(measure, step, folder, arguments.workers))
     seconds, peaks = zip(*runs, strict=True)
     return Cost(list(seconds), statistics.median(peaks))
 

@@ -8,16 +8,13 @@ The images are noise and the weights random. Each run takes place in a separate 
 
 from __future__ import annotations
 
-import argparse
 import logging
 import re
 import tempfile
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import torch
-from folder_growth import make_images, settings
-from processes import start_method
+from folder_growth import in_process, make_images, settings
 from timing import parser, show
 
 from semask_d2.engine import Trainer
@@ -49,12 +46,6 @@ def seconds_per_image(way: str, folder: Path, config_file: str) -> float:
     return 1 / handler.images_per_second
 
 
-def measure(way: str, folder: Path, arguments: argparse.Namespace) -> float:
-    """Return the seconds per image of one way, in a separate process."""
-    with ProcessPoolExecutor(1, mp_context=start_method()) as pool:
-        return pool.submit(seconds_per_image, way, folder, arguments.config_file).result()
-
-
 def main() -> None:
     command_line = parser(__doc__)
     command_line.add_argument("--config-file", default="camvid/semask_timm_lite0_m2f.yaml")
@@ -67,7 +58,7 @@ def main() -> None:
         make_images(Path(folder), arguments.images, 11, tuple(arguments.size))
         for _ in range(arguments.repeats):
             for way, values in seconds.items():
-                values.append(measure(way, Path(folder), arguments))
+                values.append(in_process(seconds_per_image, way, Path(folder), arguments.config_file))
     height, width = arguments.size
     show(f"an image of an evaluation, {arguments.config_file}, {height} x {width}", seconds, arguments)
 
