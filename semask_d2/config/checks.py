@@ -121,6 +121,7 @@ TRAINING: dict[str, Range] = {
     "SOLVER.WARMUP_ITERS": at_least(0),
     "SOLVER.WARMUP_METHOD": one_of("linear", "constant"),
     "TEST.EVAL_PERIOD": at_least(0),
+    "TEST.PICTURES": at_least(0),
     "MODEL.COMPILE": Range(  # CUDA graphs reuse the memory of outputs, which gradients and accumulation still need
         lambda mode: mode != "reduce-overhead", '"" or "default" in training; "reduce-overhead" is for evaluation only'
     ),

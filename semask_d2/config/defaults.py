@@ -67,6 +67,7 @@ DEFAULTS: dict[str, Any] = {
     "TEST.BOUNDARY": False,  # also boundary IoU and trimap IoU, within 2% of the diagonal
     "TEST.SAVE_PREDICTIONS": False,  # write predictions as PNG, in the dataset's submission format
     "TEST.VALIDATION_LOSS": False,  # in training, also compute the training loss on the test sets
+    "TEST.PICTURES": 3,  # in training, images drawn after each evaluation, and as many of the worst ones; 0: none
     # Optimization
     "SOLVER.OPTIMIZER": "ADAMW",
     "SOLVER.BACKBONE_MULTIPLIER": 0.1,

@@ -43,6 +43,7 @@ Path = str | os.PathLike
 T = TypeVar("T")
 
 JPEG_SIDE = 65500  # the longest side of a JPEG file
+PNG_LEVEL = 1  # of drawings: compression takes a quarter of the time of the default, and files are a fifth larger
 
 
 def read_image(
@@ -242,8 +243,9 @@ def save_picture(path: Path, image: np.ndarray) -> None:
     image_format = "PNG" if os.path.splitext(path)[1].lower() == ".png" else "JPEG"
     if image_format == "JPEG" and max(image.shape) > JPEG_SIDE:
         raise UserError(f"{path}: a JPEG file is at most {JPEG_SIDE} pixels wide and high; use a .png file")
+    options = {"JPEG": {"quality": 95}, "PNG": {"compress_level": PNG_LEVEL} if image.ndim == 3 else {}}
     with atomic_write(path, "wb") as file:
-        Image.fromarray(image).save(file, format=image_format, **({"quality": 95} if image_format == "JPEG" else {}))
+        Image.fromarray(image).save(file, format=image_format, **options[image_format])
 
 
 def _read_image(

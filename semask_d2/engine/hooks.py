@@ -215,6 +215,7 @@ class BestCheckpoint(HookBase):
         if value > self.best:
             self.best = value
             logger.info("Best %s so far: %.2f", metric, value)
+            iteration = min(iteration, self.trainer.max_iter - 1)  # the last evaluation is recorded one iteration later
             self.checkpointer.write(
                 BEST_NAME, model=model, weights_only=True, best=value, metric=metric, iteration=iteration
             )

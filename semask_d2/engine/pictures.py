@@ -35,16 +35,16 @@ from semask_d2.utils.visualization import draw_panels
 logger = logging.getLogger(__name__)
 
 FOLDER = "pictures"
-COUNT = 3
 REPORT_SECONDS = 20  # after this time, the report at the end of training adds no further images
 
 
 class PredictionPictures(HookBase):
-    """Draws some images of the first test set after each evaluation, into the run's `pictures/` and to TensorBoard.
+    """Draws images of the first test set after each evaluation, into the run's `pictures/` and to TensorBoard.
 
-    It draws evenly spread images, the same each time, and the worst images if the evaluation wrote `images.json`. Each
-    figure has image, ground truth, prediction, error map and the semantic maps of the four stages. The hook comes after
-    the evaluation hook and before the writers, on the main process. `metric` is a scalar that every evaluation records.
+    It draws TEST.PICTURES evenly spread images, the same each time, and as many of the worst if the evaluation wrote
+    `images.json`. Each figure has image, ground truth, prediction, error map and the semantic maps of the four stages.
+    The hook comes after the evaluation hook and before the writers, on the main process. `metric` is a scalar that
+    every evaluation records.
     """
 
     def __init__(self, cfg: CfgNode, model: nn.Module, metric: str):
@@ -64,11 +64,11 @@ class PredictionPictures(HookBase):
     def draw(self) -> None:
         """Draw the evenly spread images and the worst ones."""
         done = min(self.trainer.iter + 1, self.trainer.max_iter)
-        name = self.cfg.DATASETS.TEST[0]
+        name, count = self.cfg.DATASETS.TEST[0], self.cfg.TEST.PICTURES
         dicts = get_dataset_dicts(name)
-        stems = [(Path(x["file_name"]).stem, x) for x in evenly(dicts, COUNT)]
+        stems = [(Path(x["file_name"]).stem, x) for x in evenly(dicts, count)]
         chosen = [(stem, f"predictions/{printable(stem)}", x) for stem, x in stems]
-        for rank, x in enumerate(worst_samples(Path(self.cfg.OUTPUT_DIR, EVALUATIONS, name), dicts, COUNT), start=1):
+        for rank, x in enumerate(worst_samples(Path(self.cfg.OUTPUT_DIR, EVALUATIONS, name), dicts, count), start=1):
             chosen.append((f"worst{rank}_{Path(x['file_name']).stem}", f"worst predictions/{rank}", x))
         was_training = self.model.training
         self.model.eval()

@@ -208,7 +208,8 @@ class Trainer(DefaultTrainer):
             built.append(hooks.EvalHook(cfg.TEST.EVAL_PERIOD, self.evaluate))
             if is_main:
                 built.append(BestCheckpoint(self.checkpointer, self.metric, self.average))
-                built.append(PredictionPictures(cfg, self.checkpointer.model, self.metric))
+                if cfg.TEST.PICTURES:
+                    built.append(PredictionPictures(cfg, self.checkpointer.model, self.metric))
         if is_main:
             built.append(hooks.PeriodicWriter(self.build_writers(), period=20))
         if cfg.DATASETS.TEST and cfg.SOLVER.EARLY_STOPPING.PATIENCE:

@@ -26,7 +26,7 @@ from semask_d2.utils.errors import UserError
 from tests.helpers.commands import TINY, TOY_CONFIG
 from tests.helpers.loggers import restored_loggers
 
-TINY_RUN = (*TINY, "SOLVER.MAX_ITER", "2", "SOLVER.IMS_PER_BATCH", "2", "TEST.EVAL_PERIOD", "0")
+TINY_RUN = (*TINY, "SOLVER.MAX_ITER", "2", "SOLVER.IMS_PER_BATCH", "2", "TEST.EVAL_PERIOD", "0", "TEST.PICTURES", "1")
 SIZE = (64, 80)
 
 
@@ -215,7 +215,9 @@ def test_a_video_is_refused_in_one_line(trained: tuple[Path, Kind], tmp_path: Pa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["model.onnx", "model.xml"])
+@pytest.mark.parametrize(
+    ("trained", "name"), [("uint16", "model.onnx"), ("float32", "model.xml")], indirect=["trained"]
+)
 def test_an_exported_file_records_its_channels(name: str, trained: tuple[Path, Kind], tmp_path: Path) -> None:
     folder, kind = trained
     words = ("--weights", folder / "run", "--output", tmp_path / name, "--resize")

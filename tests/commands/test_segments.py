@@ -15,7 +15,7 @@ from semask_d2.utils.classes import Classes
 from semask_d2.utils.segment_drawing import draw_segments, drawn_segments, map_of_masks
 from tests.helpers.commands import TINY
 
-FAST = (*TINY, "SOLVER.MAX_ITER", "2", "TEST.EVAL_PERIOD", "1", "SOLVER.CHECKPOINT_PERIOD", "2")
+FAST = (*TINY, "SOLVER.MAX_ITER", "2", "TEST.EVAL_PERIOD", "1", "SOLVER.CHECKPOINT_PERIOD", "2", "TEST.PICTURES", "1")
 CASES = {"panoptic": ("PQ", "panoptic_seg/PQ"), "instance": ("AP", "segm/AP")}
 
 

@@ -18,7 +18,7 @@ from tests.helpers.refusals import refusal
 from tests.helpers.strange_values import damage
 from tests.helpers.tiny_model import tiny_cfg
 
-TRIES = 120
+TRIES = 60
 NAMES = ["road", "sky", "car", "tree", "house", "pole"]
 DECODERS = {
     "mask2former": {"MODEL__SEM_SEG_HEAD__PIXEL_DECODER_NAME": "MSDeformAttnPixelDecoder"},

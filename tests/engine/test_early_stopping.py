@@ -12,7 +12,6 @@ from semask_d2 import get_cfg
 from semask_d2.d2 import JSONWriter
 from semask_d2.engine import Trainer
 from semask_d2.engine.early_stopping import EarlyStopping, evaluations_without_gain
-from semask_d2.engine.pictures import PredictionPictures
 from semask_d2.utils.errors import UserError
 from tests.helpers.commands import TINY, TOY_CONFIG
 
@@ -46,9 +45,6 @@ class Scripted(Trainer):
     def run_step(self):
         self.iterations_done = self.iter + 1
         self._trainer.optimizer.step()  # without gradients; the schedule's step wants one before it
-
-    def build_hooks(self):
-        return [hook for hook in super().build_hooks() if not isinstance(hook, PredictionPictures)]  # these are slow
 
     def build_writers(self):
         Path(self.cfg.OUTPUT_DIR).mkdir(parents=True, exist_ok=True)

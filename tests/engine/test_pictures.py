@@ -27,6 +27,7 @@ def hook(tiny_run: Path, toy_data: Path, tmp_path: Path) -> PredictionPictures:
     predictor = Predictor.from_run(tiny_run)
     cfg = predictor.cfg
     cfg.OUTPUT_DIR = str(tmp_path)
+    cfg.TEST.PICTURES = 3
     hook = PredictionPictures(cfg, predictor.model.train(), METRIC)
     hook.trainer = SimpleNamespace(iter=7, max_iter=10, storage=EventStorage(7))
     return hook

@@ -34,6 +34,7 @@ TINY_TRAINING: dict[str, object] = {
     "INPUT.SIZE_DIVISIBILITY": 64,
     "SOLVER.IMS_PER_BATCH": 4,
     "DATALOADER.NUM_WORKERS": 0,
+    "TEST.PICTURES": 0,  # they take longer than the training
 }
 # command-line settings with which an iteration takes some tens of milliseconds
 TINY = tuple(str(word) for pair in (TINY_MODEL | TINY_TRAINING).items() for word in pair)

@@ -87,16 +87,17 @@ def machine(device: torch.device) -> str:
 
 
 def parts(count: int) -> int:
-    """Return `count` heads or groups, or 1 in the interpreter, which takes seconds for each."""
+    """Return `count` images, heads or groups, or 1 in the interpreter, which takes seconds for each."""
     return 1 if interpreted() else count
 
 
 def attention_inputs(dtype: torch.dtype) -> list[Any]:
     """Return arguments of `fused_deformable_attention`, on the CPU."""
     random, heads = torch.Generator().manual_seed(0), parts(HEADS)
-    value = torch.randn(2, sum(h * w for h, w in SIZES), heads, DIM, generator=random)
+    batch = parts(2)
+    value = torch.randn(batch, sum(h * w for h, w in SIZES), heads, DIM, generator=random)
     reference = torch.rand(QUERIES, 2, generator=random)
-    logits = torch.randn(2, QUERIES, heads, len(SIZES), POINTS, generator=random)
+    logits = torch.randn(batch, QUERIES, heads, len(SIZES), POINTS, generator=random)
     offsets = between_pixels((*logits.shape, 2), random)
     for level, (height, width) in enumerate(SIZES):
         whole = reference * torch.tensor([width, height])
@@ -107,10 +108,11 @@ def attention_inputs(dtype: torch.dtype) -> list[Any]:
 def convolution_inputs(dtype: torch.dtype) -> list[Tensor]:
     """Return arguments of `fused_deform_conv2d`, on the CPU; the bias is zero, because no kernel reads it."""
     random, groups = torch.Generator().manual_seed(0), parts(GROUPS)
-    x = torch.randn(2, groups * DIM, 6, 5, generator=random)
-    offsets = between_pixels((2, groups * TAPS * 2, 6, 5), random)
+    batch = parts(2)
+    x = torch.randn(batch, groups * DIM, 6, 5, generator=random)
+    offsets = between_pixels((batch, groups * TAPS * 2, 6, 5), random)
     weight = torch.randn(CHANNELS_OUT, groups * DIM, 3, 3, generator=random)
-    mask = torch.rand(2, groups * TAPS, 6, 5, generator=random)
+    mask = torch.rand(batch, groups * TAPS, 6, 5, generator=random)
     return [tensor.to(dtype) for tensor in (x, offsets, weight, torch.zeros(CHANNELS_OUT), mask)]
 
 

@@ -32,8 +32,8 @@ pytest.importorskip("triton")
 from semask_d2.modeling.kernels import deformable_attention_kernels as kernels
 
 DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
-EXAMPLES, MOST = (12, 9) if DEVICE == "cuda" else (4, 3)  # interpreted, each program of a kernel takes long
-SIZES = [(2, 3), (5, 4), (1, 1)]
+EXAMPLES, MOST = (12, 9) if DEVICE == "cuda" else (3, 2)  # interpreted, each program of a kernel takes long
+SIZES = [(2, 3), (5, 4), (1, 1)] if DEVICE == "cuda" else [(5, 4), (1, 1)]
 SMALL = {"batch": 1, "queries": 2, "heads": 1, "sizes": [(2, 3), (1, 1)]}  # where shapes do not matter
 Arguments = tuple[Tensor, list, Tensor, Tensor, Tensor]
 
@@ -126,7 +126,7 @@ def test_equals_the_formula(shape: dict) -> None:
     queries=st.integers(1, MOST),
     heads=st.integers(1, min(MOST, 3)),
     dim=st.integers(1, 70),
-    points=st.integers(1, 3),
+    points=st.integers(1, min(MOST, 3)),
     seed=st.integers(0, 99),
 )
 def test_equals_the_formula_in_any_shape(sizes, batch, queries, heads, dim, points, seed) -> None:
@@ -144,7 +144,7 @@ def test_half_precision_affects_tensors_only(value_dtype: torch.dtype, dtype: to
 
 
 def test_autocast_casts_nothing() -> None:
-    arguments = inputs(value_dtype=torch.bfloat16)
+    arguments = inputs(value_dtype=torch.bfloat16, **SMALL)
     expected = results(fused_deformable_attention, arguments)
     with torch.autocast(DEVICE, torch.float16 if DEVICE == "cuda" else torch.bfloat16):
         actual = results(fused_deformable_attention, arguments)
@@ -175,20 +175,20 @@ def test_samples_far_outside_are_zero(far: float) -> None:
 
 
 def test_samples_outside_have_softmax_weights_too() -> None:
-    value, sizes, reference, offsets, logits = inputs(SIZES)
+    value, sizes, reference, offsets, logits = inputs(batch=1)
     offsets[:, :, :, 1] = 1e6
     assert_equals_plain((value, sizes, reference, offsets, logits))
 
 
 def test_large_logits() -> None:
-    value, sizes, reference, offsets, logits = inputs()
+    value, sizes, reference, offsets, logits = inputs(**SMALL)
     actual = results(fused_deformable_attention, (value, sizes, reference, offsets, logits * 1e4))
     assert all(x.isfinite().all() for x in actual)
 
 
 def test_arguments_need_not_be_contiguous() -> None:
     """They may be slices of one projection, an expanded batch, or permuted tensors."""
-    value, sizes, reference, offsets, logits = inputs([(2, 3), (2, 1)], batch=2, queries=2)
+    value, sizes, reference, offsets, logits = inputs([(2, 3), (2, 1)], batch=2, queries=2, heads=1)
     expected = fused_deformable_attention(value, sizes, reference, offsets, logits)
     joint = torch.cat([offsets.flatten(2), logits.flatten(2)], 2)
     parts = joint.split([offsets[0, 0].numel(), logits[0, 0].numel()], 2)
@@ -211,7 +211,7 @@ def test_arguments_need_not_be_contiguous() -> None:
 
 def test_nothing_is_read_outside_of_the_tensors() -> None:
     """Memory around a row of 3 channels, in blocks of 4, is NaN here."""
-    value, *others = inputs()
+    value, *others = inputs(**SMALL)
     expected = results(fused_deformable_attention, (value, *others))
     within = F.pad(value, (0, 0, 1, 1), value=torch.nan)[:, :, 1:-1]
     torch.testing.assert_close(results(fused_deformable_attention, (within, *others)), expected)
@@ -224,7 +224,7 @@ def test_no_queries() -> None:
 
 
 def test_only_tensors_that_require_gradients_get_them() -> None:
-    value, sizes, reference, offsets, logits = inputs()
+    value, sizes, reference, offsets, logits = inputs(**SMALL)
     reference.requires_grad_()
     offsets.requires_grad_()
     fused_deformable_attention(value, sizes, reference, offsets, logits).sum().backward()
@@ -236,7 +236,7 @@ def test_only_tensors_that_require_gradients_get_them() -> None:
 def test_inconsistent_shapes_are_refused(changed: str) -> None:
     value, sizes, reference, offsets, logits = inputs()
     wrong = {
-        "sizes": (value, [(2, 3), (5, 4), (2, 1)], reference, offsets, logits),
+        "sizes": (value, [*sizes[:-1], (7, 7)], reference, offsets, logits),
         "levels": (value[:, :-1], sizes[:-1], reference, offsets, logits),
         "heads": (value[:, :, :1], sizes, reference, offsets, logits),
         "queries": (value, sizes, reference[:-1], offsets, logits),
@@ -265,7 +265,7 @@ def test_the_operators_pass_torchs_opcheck() -> None:
 
 
 def test_a_second_derivative_is_refused() -> None:
-    value, sizes, reference, offsets, logits = inputs()
+    value, sizes, reference, offsets, logits = inputs(**SMALL)
     out = fused_deformable_attention(value.requires_grad_(), sizes, reference, offsets, logits)
     (gradient,) = torch.autograd.grad(out.square().sum(), value, create_graph=True)
     with pytest.raises(NotImplementedError, match=f"no second derivative; set {VARIABLE}=plain"):
@@ -321,7 +321,7 @@ def test_a_broken_kernel_falls_back_with_one_warning(
     break_kernel(monkeypatch, kernels, part, break_it)
     monkeypatch.delenv(VARIABLE, raising=False)
     with fresh_triton_state():
-        arguments = inputs()
+        arguments = inputs(**SMALL)
         with pytest.warns(UserWarning, match=f"deformable attention fails on .*{reason}") as caught:
             actual, _ = (results(deformable_attention, arguments) for _ in range(2))
         assert len([x for x in caught if "uses standard operators" in str(x.message)]) == 1

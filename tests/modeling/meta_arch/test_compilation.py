@@ -22,15 +22,9 @@ VIT = {
     "MODEL__VIT__DROP_PATH_RATE": 0.0,
 }
 FAMILIES = {
-    "msfapn": {},
-    "m2f": {"MODEL__SEM_SEG_HEAD__PIXEL_DECODER_NAME": "MSDeformAttnPixelDecoder"},
+    "msfapn": {},  # with the layers of MSDeformAttn and of FaPN
     "maskformer": {
         "MODEL__SEM_SEG_HEAD__PIXEL_DECODER_NAME": "BasePixelDecoder",
-        "MODEL__MASK_FORMER__TRANSFORMER_DECODER_NAME": "StandardTransformerDecoder",
-        "MODEL__MASK_FORMER__TRANSFORMER_IN_FEATURE": "res5",
-    },
-    "fapn": {
-        "MODEL__SEM_SEG_HEAD__PIXEL_DECODER_NAME": "PixelFANDecoder",
         "MODEL__MASK_FORMER__TRANSFORMER_DECODER_NAME": "StandardTransformerDecoder",
         "MODEL__MASK_FORMER__TRANSFORMER_IN_FEATURE": "res5",
     },
