@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Benchmark of evaluation on a CPU: images per second of one process of all threads, and of forks of one thread.
 
-    python benchmarks/throughput.py [--config-file FILE] [--size 360 480] [--images 64] [--repeats N] [--json FILE]
+    python benchmarks/throughput.py [--config-file FILE] [--size 360 480] [--images 128] [--repeats N] [--json FILE]
 
 The images are noise and the weights random. Each run takes place in a separate process; the variants take turns.
 """
@@ -50,7 +50,7 @@ def main() -> None:
     command_line = parser(__doc__)
     command_line.add_argument("--config-file", default="camvid/semask_timm_lite0_m2f.yaml")
     command_line.add_argument("--size", type=int, nargs=2, default=[360, 480], metavar=("H", "W"))
-    command_line.add_argument("--images", type=int, default=64)
+    command_line.add_argument("--images", type=int, default=128)
     command_line.set_defaults(repeats=3)
     arguments = command_line.parse_args()
     seconds: dict[str, list[float]] = {way: [] for way in WORKERS}
