@@ -63,6 +63,12 @@ RUNS = (
         "growth",
         quick=(*TINY[:2], "--sizes", "64", "--batches", "1", "--classes", "--queries", "--base", "64", "1", "12", "9"),
     ),
+    Run("throughput", quick=(*TINY[:2], "--size", "32", "32", "--images", "16")),
+    Run(
+        "folder_growth",
+        ("--images", "100", "1000", "10000"),
+        ("--images", "2", "4", "--steps", "listing", "check", "inputs", "--classes", "5", "--workers", "0"),
+    ),
 )
 
 

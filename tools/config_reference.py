@@ -48,7 +48,7 @@ EVERYDAY = {
     "MODEL.SEM_SEG_HEAD.IGNORE_VALUE": "id of ignored pixels; `--data` sets it",
     "DATASETS.TRAIN": "names of registered datasets to train on; `--data` sets it",
     "DATASETS.TEST": "names of registered datasets to evaluate on; `--data` sets it",
-    "DATALOADER.NUM_WORKERS": "data-loading processes of each training process",
+    "DATALOADER.NUM_WORKERS": "data-loading processes of each process; 0 also keeps evaluation and prediction in one",
     "INPUT.FORMAT": "order of the channels that the model sees, RGB or BGR",
     "INPUT.MIN_SIZE_TRAIN": "shorter sides in training, one of which is drawn",
     "INPUT.MAX_SIZE_TRAIN": "largest longer side in training",

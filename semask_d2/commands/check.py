@@ -43,7 +43,8 @@ def write_lists(path: Path, dataset: CustomDataset, check: DataCheck) -> None:
     for split in check.dicts:
         is_stream = path.exists() and not path.is_dir() and is_written_through(path)  # a pipe, a device or the output
         target = path if is_stream else path.with_name(f"{path.stem}_{split}.txt")
-        lines = [list_line((x["file_name"], x["sem_seg_file_name"]), dataset.root) for x in check.good(split)]
+        pairs = (check.dicts[split][place] for place in check.good(split))
+        lines = [list_line((x["file_name"], x["sem_seg_file_name"]), dataset.root) for x in pairs]
         if not lines:
             raise UserError(f"--list {path}: split {split} has no good pair of files to write")
         with atomic_write(target) as file:

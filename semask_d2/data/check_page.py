@@ -50,11 +50,10 @@ def by_kind(check: DataCheck) -> Iterator[tuple[str, str, list[str]]]:
 def class_cells(dataset: CustomDataset, check: DataCheck) -> list[list[float]]:
     """Return, for each class and split, the class's share of the pixels in percent and the number of its images."""
     cells: list[list[float]] = [[] for _ in dataset.classes.names]
-    for split in check.facts:
-        pixels = check.pixels(split)
-        shares = 100 * pixels.sum(0) / max(int(pixels.sum()), 1)
+    for facts in check.facts.values():
+        shares = 100 * facts.pixels / max(int(facts.pixels.sum()), 1)
         for number, row in enumerate(cells):
-            row += [float(shares[number]), int((pixels[:, number] > 0).sum())]
+            row += [float(shares[number]), int(facts.images[number])]
     return cells
 
 
@@ -87,7 +86,8 @@ def figures(
     dataset: CustomDataset, check: DataCheck, split: str, read: Callable[[str], np.ndarray]
 ) -> Iterator[dict[str, str]]:
     """Yield some faultless pairs of a split, evenly spread: the image, and beside it the image under its labels."""
-    for sample in evenly(check.good(split), EXAMPLES):
+    for place in evenly(check.good(split), EXAMPLES):
+        sample = check.dicts[split][place]
         image = displayed(read(sample["file_name"]))
         drawn = under_colors(image, read_sample_labels(sample), dataset.classes, opacity=0.6)
         example = Image.fromarray(np.concatenate([image, drawn], axis=1))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import compress
 from typing import Any
 
-import cv2
 import numpy as np
 
 from semask_d2.data.annotations import EmptyAnnotation
@@ -18,16 +18,17 @@ from semask_d2.data.datasets.pairing import Problem
 from semask_d2.data.image_io import lossy_format, read_image_facts
 from semask_d2.data.label_checks import describe_wrong_ids, size_mismatch
 from semask_d2.data.labels import read_sample_labels
+from semask_d2.data.near_duplicates import NearHashes, perceptual_hash
 from semask_d2.data.parallel import map_files
 from semask_d2.data.picture import RGB
 from semask_d2.data.pixel_values import ValueSpan, proposed_range
+from semask_d2.data.serialized import SerializedDicts
 from semask_d2.data.soft_borders import has_soft_borders
 from semask_d2.data.statistics import only_class, pixels_by_class
 from semask_d2.utils.classes import Classes
 from semask_d2.utils.errors import UnreadableFile, UserError
-from semask_d2.utils.excerpts import evenly, few
+from semask_d2.utils.excerpts import FEW, evenly, few
 
-NEAR_BITS = 3  # of 64: the hashes of near duplicates differ by at most this many
 RARE_SHARE = 1e-4  # of a split's labeled pixels: a class with fewer is reported as rare
 DARK = 8  # images are dark if the stated value range is this many times wider than the values in use
 BORDER_SAMPLES = 64  # label files per split that are checked for soft borders
@@ -69,7 +70,7 @@ class Finding:
     text: str
 
 
-@dataclass
+@dataclass(slots=True)
 class PairFacts:
     """Facts about one pair: findings, pixel counts (K,) by class, and hashes of the image.
 
@@ -85,13 +86,47 @@ class PairFacts:
     span: ValueSpan | None = None
 
 
+class SplitFacts:
+    """Facts about the pairs of a split: sums over them, and of each only its hashes and whether it has a fault.
+
+    `pixels` and `images` (K,) count the pixels of each class and the images that show it; `holders` are the first few
+    of their label files. `faulty` holds the places of the pairs with a fault.
+    """
+
+    def __init__(self, num_classes: int):
+        self.pixels, self.images = np.zeros((2, num_classes), np.int64)
+        self.holders: list[list[str]] = [[] for _ in range(num_classes)]
+        self.exact: list[bytes | None] = []
+        self.looks = array("Q")
+        self.faulty: set[int] = set()
+        self.ignored = self.eight_bits = 0
+        self.spans: list[ValueSpan] = []
+
+    def add(self, label_file: str, facts: PairFacts) -> None:
+        """Add the next pair."""
+        if any(finding.kind in FAULTS for finding in facts.findings):
+            self.faulty.add(len(self.exact))
+        for number in map(int, np.flatnonzero(facts.pixels)):
+            if len(self.holders[number]) < FEW:
+                self.holders[number].append(label_file)
+        self.pixels += facts.pixels
+        self.images += facts.pixels > 0
+        self.ignored += facts.ignored
+        self.exact.append(facts.exact)
+        self.looks.append(facts.looks)
+        if facts.span is not None:
+            self.spans.append(facts.span)
+        elif facts.exact is not None:
+            self.eight_bits += 1
+
+
 @dataclass
 class DataCheck:
-    """The result of a check; `dicts`, `facts` and `pixels` (images, K) are per split."""
+    """The result of a check; `dicts` and `facts` are per split."""
 
     findings: list[Finding] = field(default_factory=list)
-    dicts: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
-    facts: dict[str, list[PairFacts]] = field(default_factory=dict)
+    dicts: dict[str, SerializedDicts] = field(default_factory=dict)
+    facts: dict[str, SplitFacts] = field(default_factory=dict)
 
     @property
     def faults(self) -> list[Finding]:
@@ -103,14 +138,9 @@ class DataCheck:
         """The findings that are worth knowing before training."""
         return [finding for finding in self.findings if finding.kind in WARNINGS]
 
-    def pixels(self, split: str) -> np.ndarray:
-        """Return the pixel counts (images, K) by class of a split."""
-        return np.stack([facts.pixels for facts in self.facts[split]])
-
-    def good(self, split: str) -> list[dict[str, Any]]:
-        """Return the pairs of a split without a fault; validation images that are also in training have one."""
-        pairs = zip(self.dicts[split], self.facts[split], strict=True)
-        return [sample for sample, facts in pairs if not any(finding.kind in FAULTS for finding in facts.findings)]
+    def good(self, split: str) -> list[int]:
+        """Return the places of the pairs without a fault; validation images that are also in training have one."""
+        return [place for place in range(len(self.dicts[split])) if place not in self.facts[split].faulty]
 
 
 def check_data(
@@ -142,10 +172,15 @@ def check_data(
         result.findings += [Finding("partner", f"{path} ({split}) has no image") for path in pairing.imageless]
         result.findings += [Finding(problem.kind, problem.text) for problem in pairing.problems]
         if dicts:
-            result.dicts[split] = dicts
-            result.facts[split] = list(map_files(examine, dicts, what=f"checking {split}", workers=workers))
-            result.findings += [finding for facts in result.facts[split] for finding in facts.findings]
-            attach_faults(result, split, pairing.problems)
+            problems = pairing.problems
+            result.dicts[split] = dicts = SerializedDicts(dicts)  # little memory, which processes share
+            del pairing
+            result.facts[split] = kept = SplitFacts(len(dataset.classes))
+            examined = map_files(examine, dicts, what=f"checking {split}", workers=workers)
+            for sample, facts in zip(dicts, examined, strict=True):
+                kept.add(sample["sem_seg_file_name"], facts)
+                result.findings += facts.findings
+            attach_faults(result, split, problems)
     result.findings = list(dict.fromkeys(result.findings))  # splits drawn from one list repeat its faults
     result.findings += repeated_images(result)
     result.findings += shared_images(result)
@@ -156,13 +191,12 @@ def check_data(
 
 
 def attach_faults(check: DataCheck, split: str, problems: Sequence[Problem]) -> None:
-    """Attach the faults of a COCO file, which are reported once, to the images that they concern."""
-    faults = {source: problem for problem in problems if problem.kind in FAULTS for source in problem.sources}
-    for sample, facts in zip(check.dicts[split], check.facts[split], strict=True):
+    """Mark the images that the faults of a COCO file, which are reported once, concern."""
+    sources = {source for problem in problems if problem.kind in FAULTS for source in problem.sources}
+    for place, sample in enumerate(check.dicts[split] if sources else ()):
         labels = sample.get("coco_labels")
-        if labels is not None and labels.source in faults:
-            problem = faults[labels.source]
-            facts.findings.append(Finding(problem.kind, problem.text))
+        if labels is not None and labels.source in sources:
+            check.facts[split].faulty.add(place)
 
 
 def examine_pair(
@@ -235,7 +269,8 @@ def soft_findings(check: DataCheck, ignore_label: int, workers: int | None) -> l
     """Return a finding for each split with soft borders; only a sample of its label files is read, to save time."""
     findings = []
     for split, dicts in check.dicts.items():
-        samples = evenly([sample for sample in dicts if "coco_labels" not in sample], BORDER_SAMPLES)
+        places = [place for place, sample in enumerate(dicts) if "coco_labels" not in sample]
+        samples = [dicts[place] for place in evenly(places, BORDER_SAMPLES)]
         are_soft = partial(has_soft_borders, ignore_label=ignore_label)
         answers = map_files(are_soft, samples, what=f"borders of {split}", workers=workers)
         if soft := [sample["sem_seg_file_name"] for sample in compress(samples, answers)]:
@@ -248,30 +283,18 @@ def soft_findings(check: DataCheck, ignore_label: int, workers: int | None) -> l
     return findings
 
 
-def perceptual_hash(pixels: np.ndarray) -> int:
-    """Return 64 bits of an image (H, W, C): where, in a 9 x 8 gray copy, a pixel is brighter than its left neighbor."""
-    if pixels.shape[2] == RGB:
-        gray = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
-    else:
-        gray = pixels.mean(2).round().astype(np.uint8)
-    small = cv2.resize(gray, (9, 8), interpolation=cv2.INTER_AREA).astype(int)
-    bits = small[:, 1:] > small[:, :-1]
-    return int.from_bytes(np.packbits(bits).tobytes(), "big")
-
-
 def repeated_images(check: DataCheck) -> list[Finding]:
     """Return one finding for each image that a split holds several times, with all its files."""
     findings = []
     for split, facts in check.facts.items():
-        names: dict[bytes, list[str]] = {}
-        for sample, pair_facts in zip(check.dicts[split], facts, strict=True):
-            if pair_facts.exact is not None:
-                names.setdefault(pair_facts.exact, []).append(sample["file_name"])
-        findings += [
-            Finding("repeated", f"{', '.join(same)} ({split}) are identical images, pixel by pixel")
-            for same in names.values()
-            if len(same) > 1
-        ]
+        first: dict[bytes, int] = {}
+        places: dict[int, list[int]] = {}  # of the repetitions of an image, by its first place
+        for place, exact in enumerate(facts.exact):
+            if exact is not None and (earlier := first.setdefault(exact, place)) != place:
+                places.setdefault(earlier, []).append(place)
+        for earlier, others in sorted(places.items()):
+            same = [check.dicts[split][place]["file_name"] for place in (earlier, *others)]
+            findings.append(Finding("repeated", f"{', '.join(same)} ({split}) are identical images, pixel by pixel"))
     return findings
 
 
@@ -279,24 +302,27 @@ def shared_images(check: DataCheck) -> list[Finding]:
     """Return the images of the validation set that are in the training set as well, exactly or nearly."""
     if len(check.facts) < 2:
         return []
-    train = [(x["file_name"], f) for x, f in zip(check.dicts["train"], check.facts["train"], strict=True) if f.exact]
-    if not train:
+    train, val = check.facts["train"], check.facts["val"]
+    readable = [place for place, exact in enumerate(train.exact) if exact is not None]
+    if not readable:
         return []
-    exact = {facts.exact: name for name, facts in train}
-    looks = np.array([facts.looks for _, facts in train], np.uint64)
+
+    def name(split: str, place: int) -> str:
+        return check.dicts[split][place]["file_name"]
+
+    places = {train.exact[place]: place for place in readable}
+    looks = NearHashes([train.looks[place] for place in readable])
     findings = []
-    for sample, facts in zip(check.dicts["val"], check.facts["val"], strict=True):
-        name = sample["file_name"]
-        if facts.exact is None:
+    for place, exact in enumerate(val.exact):
+        if exact is None:
             continue
-        if facts.exact in exact:
-            findings.append(Finding("duplicate", f"{name} (val) equals {exact[facts.exact]} (train), pixel by pixel"))
-            facts.findings.append(findings[-1])
-            continue
-        differing = np.unpackbits((looks ^ np.uint64(facts.looks)).view(np.uint8).reshape(-1, 8), axis=1).sum(1)
-        nearest = int(differing.argmin())
-        if differing[nearest] <= NEAR_BITS:
-            findings.append(Finding("near", f"{name} (val) looks like {train[nearest][0]} (train)"))
+        if exact in places:
+            text = f"{name('val', place)} (val) equals {name('train', places[exact])} (train), pixel by pixel"
+            findings.append(Finding("duplicate", text))
+            val.faulty.add(place)
+        elif (near := looks.nearest(val.looks[place])) is not None:
+            text = f"{name('val', place)} (val) looks like {name('train', readable[near])} (train)"
+            findings.append(Finding("near", text))
     return findings
 
 
@@ -307,16 +333,15 @@ def class_findings(check: DataCheck, classes: Classes) -> list[Finding]:
         text = f'`names` has only one class, "{classes.names[0]}": add a second class, such as background, '
         text += "for all other pixels"
         findings.append(Finding("degenerate", text))
-    for split in check.facts:
-        pixels = check.pixels(split)
-        total = max(int(pixels.sum()), 1)
-        everywhere = only_class(pixels.sum(0))
-        ignored = sum(facts.ignored for facts in check.facts[split])
-        if ignored and not pixels.any():
+    for split, facts in check.facts.items():
+        total = max(int(facts.pixels.sum()), 1)
+        everywhere = only_class(facts.pixels)
+        ignored = facts.ignored
+        if ignored and not facts.pixels.any():
             text = f"every pixel of {split} is {ignored_id}, ignored: does the dataset's file ignore real classes?"
             findings.append(Finding("degenerate" if split == "train" else "single", text))
         for number, name in enumerate(classes.names):
-            count, images = int(pixels[:, number].sum()), int((pixels[:, number] > 0).sum())
+            count, images = int(facts.pixels[number]), int(facts.images[number])
             if not count:
                 findings.append(Finding("absent", f'{number} "{name}" has no pixel in {split}'))
             elif number == everywhere:
@@ -326,9 +351,8 @@ def class_findings(check: DataCheck, classes: Classes) -> list[Finding]:
                     text += f"; {share:.0f} % of all are {ignored_id}, ignored: if that is a class, add it in `map`"
                 findings.append(Finding("degenerate" if split == "train" else "single", text))
             elif count / total < RARE_SHARE:
-                holders = [x["sem_seg_file_name"] for x in compress(check.dicts[split], pixels[:, number] > 0)]
                 text = f'{number} "{name}" has {count} of {total} pixels in {split}, in {images} image(s)'
-                findings.append(Finding("rare", f"{text}: {few(holders)}"))
+                findings.append(Finding("rare", f"{text}: {few(facts.holders[number], total=images)}"))
     return findings
 
 
@@ -336,13 +360,13 @@ def value_findings(check: DataCheck, value_range: Sequence[float]) -> list[Findi
     """Return findings on images of more than 8 bits: mixed types, NaN, and values that are clipped or too dark."""
     findings = []
     for split, facts in check.facts.items():
-        spans = [x.span for x in facts if x.span is not None]
+        spans = facts.spans
         if not spans:
             continue
-        if len({span.is_float for span in spans}) > 1 or len(spans) < len(facts):
+        if len({span.is_float for span in spans}) > 1 or len(spans) < len(facts.exact):
             floats = sum(span.is_float for span in spans)
             kinds = {"floats": floats, "whole numbers of more than 8 bits": len(spans) - floats,
-                     "8 bits": sum(x.exact is not None and x.span is None for x in facts)}  # fmt: skip
+                     "8 bits": facts.eight_bits}  # fmt: skip
             held = [f"{count} hold {kind}" for kind, count in kinds.items() if count]
             if len(held) > 1:
                 text = f"images of {split}: {', '.join(held)}; one value range hardly suits all: write them in one "

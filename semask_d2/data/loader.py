@@ -58,6 +58,10 @@ class Batches:
     def __len__(self) -> int:
         return len(self.loader)
 
+    def of(self, loader: DataLoader) -> Batches:
+        """Return the batches of another loader, with these settings."""
+        return Batches(loader, skip_unreadable=self.skip_unreadable, progress=self.progress)
+
 
 @dataclass(frozen=True)
 class TrainBatches:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import io
+import multiprocessing
 import os
 import pickle
 import signal
@@ -74,8 +75,9 @@ class _TensorSharer(pickle.Pickler):
 
 def start_worker(_: int, *, parent: int) -> None:
     """Set up a data-loading process that the process `parent` started."""
-    if os.getppid() != parent:  # the parent has already ended, and nothing would ever stop this process
-        os._exit(1)
+    started_for = multiprocessing.parent_process()  # with "forkserver", another process than the one of `getppid`
+    if os.getppid() != parent and (started_for is None or not started_for.is_alive()):
+        os._exit(1)  # the parent has already ended, and nothing would ever stop this process
     gc.freeze()  # garbage collection would write to, and so copy, each page of the trainer's objects
     cv2.setNumThreads(0)  # the workers run in parallel already; OpenCV's threads would compete for the cores
     # Ctrl-C, and a signal to a whole job, reach every process of the group. A worker must serve the trainer until the

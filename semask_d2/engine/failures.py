@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 
 import torch
 
@@ -44,6 +45,7 @@ def explain(error: Exception) -> str | None:
         return f"{MORE_SHARED_MEMORY} ({text})"
     if waited_in_vain(error):
         return "another process of this run did not answer"  # `roll_call` names it
-    if isinstance(error, RuntimeError) and text.startswith("DataLoader worker") and "signal" in text:
-        return f"a data-loading process was killed, usually for lack of memory: lower DATALOADER.NUM_WORKERS ({text})"
+    if isinstance(error, RuntimeError) and re.match("DataLoader worker .*(signal|exited unexpectedly)", text):
+        advice = "lower DATALOADER.NUM_WORKERS, or set it to 0 to use only one process"
+        return f"a data-loading process was killed, usually for lack of memory: {advice} ({text})"
     return None

@@ -64,6 +64,7 @@ from semask_d2.evaluation import (
     main_metric,
     mean_loss,
     sizes_in_words,
+    with_predictions,
 )
 from semask_d2.evaluation.results import AVERAGED, TASKS
 from semask_d2.modeling.layers.precision import autocast_dtype
@@ -281,8 +282,9 @@ class Trainer(DefaultTrainer):
     ) -> dict[str, Any]:
         """Run Detectron2's `test`, with sliding windows if TEST.SLIDING is on; `evaluated` describes `model` in files.
 
-        If all evaluators are `SemanticEvaluator`s, the model predicts labels without scores. This project's evaluators
-        are timed, and results of other models in their folders are moved aside.
+        If all evaluators are `SemanticEvaluator`s, the model predicts labels without scores. With this project's
+        evaluators, several processes may predict (`with_predictions`), the evaluation is timed, and results of other
+        models in their folders are moved aside.
         """
         sizes = sizes_in_words(cfg, model)
         if not isinstance(model, MultiScaleFlip):  # it already includes the windows
@@ -293,13 +295,19 @@ class Trainer(DefaultTrainer):
         if are_ours and all(isinstance(x, SemanticEvaluator) for x in evaluators):
             model = LabelsOnly(model)
         model = Executed(model, Execution.from_config(cfg))
-        if are_ours:
-            evaluated = evaluated._replace(sizes=sizes)
-            for evaluator in evaluators:
-                evaluator.begin(evaluated)
-            model = timed = TimedModel(model)
-            evaluators = [TimedEvaluator(evaluator, timed, evaluator.dataset_name) for evaluator in evaluators]
-        return super().test(cfg, model, evaluators)
+        if not are_ours:
+            return super().test(cfg, model, evaluators)
+        evaluated = evaluated._replace(sizes=sizes)
+        for evaluator in evaluators:
+            evaluator.begin(evaluated)
+        timed = TimedModel(model)
+        evaluators = [TimedEvaluator(evaluator, timed, evaluator.dataset_name) for evaluator in evaluators]
+
+        def build_test_loader(_: type, cfg: CfgNode, dataset_name: str) -> Any:
+            return with_predictions(cls.build_test_loader(cfg, dataset_name), model)
+
+        predicting = type(cls.__name__, (cls,), {"build_test_loader": classmethod(build_test_loader)})
+        return super(Trainer, predicting).test(cfg, timed, evaluators)
 
     @property
     def metric(self) -> str:

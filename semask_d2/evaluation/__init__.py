@@ -8,6 +8,7 @@ from semask_d2.evaluation.loss import mean_loss
 from semask_d2.evaluation.multi_scale import MultiScaleFlip, sizes_in_words
 from semask_d2.evaluation.pace import TimedEvaluator, TimedModel
 from semask_d2.evaluation.panoptic import PanopticEvaluator
+from semask_d2.evaluation.processes import with_predictions
 from semask_d2.evaluation.results import EvaluatedModel
 from semask_d2.evaluation.semantic import LabelsOnly, SemanticEvaluator
 from semask_d2.evaluation.tasks import build_evaluator, main_metric
@@ -28,4 +29,5 @@ __all__ = [
     "main_metric",
     "mean_loss",
     "sizes_in_words",
+    "with_predictions",
 ]

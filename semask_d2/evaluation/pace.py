@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from semask_d2.d2 import DatasetEvaluator, comm
+from semask_d2.evaluation.processes import OUTCOME
 from semask_d2.utils.memory import peak_memory
 
 logger = logging.getLogger(__name__)
@@ -18,6 +19,9 @@ logger = logging.getLogger(__name__)
 class TimedModel(nn.Module):
     """Wraps `model` and adds up the seconds of its calls; on a GPU it waits for each call, as scoring would.
 
+    For inputs that other processes have predicted, it returns their outputs, and adds up their seconds for the model
+    and for `reading` the images.
+
     It is a wrapper for the evaluation because a hook on the model would slow down the training afterwards.
     """
 
@@ -25,9 +29,18 @@ class TimedModel(nn.Module):
         super().__init__()
         self.model = model
         self.training = model.training
-        self.seconds = 0.0
+        self.reset()
+
+    def reset(self) -> None:
+        """Discard the seconds."""
+        self.seconds = self.reading = 0.0
 
     def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
+        outcomes = [x.pop(OUTCOME) for x in batched_inputs if OUTCOME in x]
+        if outcomes:
+            self.seconds += sum(outcome.seconds for outcome in outcomes)
+            self.reading += sum(outcome.reading for outcome in outcomes)
+            return [outcome.output for outcome in outcomes]
         start = time.perf_counter()
         outputs = self.model(batched_inputs)
         if torch.cuda.is_available():
@@ -39,7 +52,8 @@ class TimedModel(nn.Module):
 class TimedEvaluator(DatasetEvaluator):
     """Wraps `evaluator` and logs images per second of all processes, seconds per image, and peak memory at the end.
 
-    `model` is the model that the evaluation calls. Seconds and memory are those of the main process.
+    `model` is the model that the evaluation calls. Seconds per image are those of the main process and of the processes
+    that predict for it; memory is that of the main process.
     """
 
     def __init__(self, evaluator: DatasetEvaluator, model: TimedModel, name: str):
@@ -50,8 +64,8 @@ class TimedEvaluator(DatasetEvaluator):
 
     def reset(self) -> None:
         self.evaluator.reset()
-        self.images = 0
-        self.scoring_seconds = self.model.seconds = 0.0
+        self.images, self.scoring_seconds = 0, 0.0
+        self.model.reset()
         self.start = time.perf_counter()
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
@@ -65,11 +79,11 @@ class TimedEvaluator(DatasetEvaluator):
         results = self.evaluator.evaluate()
         images = sum(comm.all_gather(self.images))
         if self.images:
-            waiting = max(0.0, seconds - self.model.seconds - self.scoring_seconds)
-            parts = {"data": waiting, "model": self.model.seconds, "scoring": self.scoring_seconds}
+            reading = self.model.reading or max(0.0, seconds - self.model.seconds - self.scoring_seconds)
+            parts = {"data": reading, "model": self.model.seconds, "scoring": self.scoring_seconds}
             shares = ", ".join(f"{part} {value / self.images:.4f}" for part, value in parts.items())
             logger.info(
-                "%s: %.2f images per second (seconds per image: %s), peak memory %.0f MB",
-                *(self.name, images / seconds, shares, peak_memory() / 2**20),
+                "%s: %d images in %.1f s, %.2f images per second (seconds per image: %s), peak memory %.0f MB",
+                *(self.name, images, seconds, images / seconds, shares, peak_memory() / 2**20),
             )
         return results

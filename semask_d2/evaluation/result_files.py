@@ -59,7 +59,10 @@ def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
         confusion = evaluation.confusion.tolist()
         content |= {"ignore_label": evaluation.classes.ignore_label, "confusion": confusion}
     write_json(folder / METRICS_FILE, content)
-    write_json(folder / IMAGES_FILE, [image_entry(image) for image in evaluation.images])
+    with atomic_write(folder / IMAGES_FILE) as file:  # one by one, since there may be very many
+        for number, image in enumerate(evaluation.images):
+            file.write(("[" if number == 0 else ", ") + as_json(image_entry(image)))
+        file.write("]" if evaluation.images else "[]")
     with atomic_write(folder / CLASSES_FILE) as file:
         table = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         table.writeheader()
@@ -245,6 +248,12 @@ def is_nan(value: Any) -> bool:
 
 def write_json(path: Path, content: Any) -> None:
     """Write `content` as JSON, with NaN as null."""
+    with atomic_write(path) as file:
+        file.write(as_json(content))
+
+
+def as_json(content: Any) -> str:
+    """Return `content` as JSON, with NaN as null."""
 
     def without_nan(value: Any) -> Any:
         if isinstance(value, dict):
@@ -253,5 +262,4 @@ def write_json(path: Path, content: Any) -> None:
             return [without_nan(x) for x in value]
         return None if is_nan(value) else value
 
-    with atomic_write(path) as file:
-        json.dump(without_nan(content), file, allow_nan=False)
+    return json.dumps(without_nan(content), allow_nan=False)

@@ -45,7 +45,7 @@ class EvaluatedModel(NamedTuple):
     sizes: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ImageResult:
     """Results of one image: its file, its ground-truth files by key, its metrics, and a score for each class."""
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
 from semask_d2.d2 import CfgNode
+from semask_d2.data.forks import forked
 from semask_d2.data.image_io import save_picture
 from semask_d2.data.label_checks import check_labels, require_one_size
 from semask_d2.data.labels import read_sample_labels
@@ -166,22 +169,48 @@ class DrawingJob:
             self._draw_input(predictor, self.camera, self.targets[0] if self.targets else None)
             return
         failures: list[str] = []
-        targets = self.targets or [None] * len(self.inputs)
-        bar = tqdm(zip(self.inputs, targets, strict=True), total=len(targets), disable=len(targets) < 2, unit="file")
-        for path, target in bar:
-            try:
-                if not self._draw_input(predictor, path, target):
-                    break
-            except UserError as error:
-                failures.append(str(error))
+        count, drawn, start = len(self.inputs), 0, time.perf_counter()
+        bar = tqdm(self._results(predictor), total=count, disable=count < 2, unit="file")
+        for path, target, result in zip(self.inputs, self.targets or [None] * count, bar, strict=True):
+            if isinstance(result, UserError):
+                failures.append(str(result))
                 continue
+            if not result:
+                break
+            drawn += result
             if target is not None:
                 bar.write(printable(f"{path} -> {target}"))
+        seconds = time.perf_counter() - start
+        if drawn > 1:
+            print(f"{drawn} images in {seconds:.1f} s, {drawn / seconds:.2f} images per second")
         if failures:
-            raise UserError(f"{len(failures)} of {len(targets)} inputs could not be drawn:\n  " + "\n  ".join(failures))
+            raise UserError(f"{len(failures)} of {count} inputs could not be drawn:\n  " + "\n  ".join(failures))
 
-    def _draw_input(self, predictor: Predictor, source: Path | int, target: Path | None) -> bool:
-        """Draw one input; return False if the user closed the window. Raises `UserError` if memory runs out."""
+    def _results(self, predictor: Predictor) -> Iterator[int | UserError]:
+        """Yield, for each input in order, its number of drawn images, 0 if the user closed the window, or its error.
+
+        Several processes may draw images (`forked`), but not videos, whose frames follow each other.
+        """
+        loader = None
+        if self.targets and predictor.cfg.DATALOADER.NUM_WORKERS and not any(map(media.is_video, self.inputs)):
+            loader = forked(predictor.model, partial(self._result, predictor), range(len(self.inputs)))
+        if loader is None:
+            yield from (self._result(predictor, place) for place in range(len(self.inputs)))
+        else:
+            yield from (result for (result,) in loader)
+
+    def _result(self, predictor: Predictor, place: int) -> int | UserError:
+        """Draw the input at `place`; return its number of images, 0 if the user closed the window, or its error."""
+        try:
+            return self._draw_input(predictor, self.inputs[place], self.targets[place] if self.targets else None)
+        except UserError as error:
+            return error
+
+    def _draw_input(self, predictor: Predictor, source: Path | int, target: Path | None) -> int:
+        """Draw one input; return its number of images, 0 if the user closed the window.
+
+        Raises `UserError` if memory runs out.
+        """
         try:
             if isinstance(source, int) or media.is_video(source):
                 return self._draw_video(predictor, source, target)
@@ -195,36 +224,37 @@ class DrawingJob:
                 "of the command), or reduce the size of the input"
             ) from error
 
-    def _draw_image(self, predictor: Predictor, path: Path, target: Path | None) -> bool:
-        """Draw one image; return False if the user closed the window."""
+    def _draw_image(self, predictor: Predictor, path: Path, target: Path | None) -> int:
+        """Draw one image; return 1, or 0 if the user closed the window."""
         image = predictor.read_image(path)
         truth = None if self.compare is None else self._read_truth(predictor, path, image.shape[:2])
         drawing, labels = self._draw(predictor, image, truth)
         if target is None:
-            return media.show(str(path), drawing, 0)
+            return int(media.show(str(path), drawing, 0))
         save_picture(target, drawing)
         if self.labels:
             save_picture(target.parent / "labels" / f"{target.stem}.png", labels)
-        return True
+        return 1
 
-    def _draw_video(self, predictor: Predictor, source: Path | int, target: Path | None) -> bool:
-        """Draw a video or camera stream frame by frame; return False if the user closed the window."""
+    def _draw_video(self, predictor: Predictor, source: Path | int, target: Path | None) -> int:
+        """Draw a video or camera stream; return its number of frames, 0 if the user closed the window."""
         if predictor.channels != RGB:
             name = f"--webcam {source}" if isinstance(source, int) else source
             raise UserError(f"{name}: a video has 3 channels, the model takes {predictor.channels} (INPUT.CHANNELS)")
         video = media.Video(source)
         frames = tqdm(video, total=video.count, unit="frame", leave=False)
+        number = -1
         with nullcontext() if target is None else media.VideoFile(target, video.fps) as file:
             for number, frame in enumerate(frames):
                 drawing, labels = self._draw(predictor, frame, None)
                 if file is None or target is None:
                     if not media.show(str(source), drawing, 1):
-                        return False
+                        return 0
                     continue
                 file.write(drawing)
                 if self.labels:
                     save_picture(target.parent / "labels" / target.stem / f"{number:06d}.png", labels)
-        return True
+        return number + 1
 
     def _draw(self, predictor: Predictor, image: np.ndarray, truth: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         """Return the drawing of one image and its class ids."""

@@ -6,6 +6,7 @@ import glob
 import logging
 import os
 import sys
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -100,14 +101,16 @@ def is_video(path: str | os.PathLike) -> bool:
 def distinct_names(paths: Sequence[Path]) -> list[str]:
     """Return a distinct name without suffix for each path: its stem, plus folders and suffix if stems collide."""
     absolute_paths = [Path(os.path.abspath(path)) for path in paths]
-    stems = [path.stem.casefold() for path in absolute_paths]
+    parents: dict[str, list[str]] = defaultdict(list)
+    for path in absolute_paths:
+        parents[path.stem.casefold()].append(str(path.parent))
+    homes = {stem: os.path.commonpath(folders) for stem, folders in parents.items() if len(folders) > 1}
     names: list[str] = []
     taken: set[str] = set()
     for path in absolute_paths:
         name = path.stem
-        if stems.count(path.stem.casefold()) > 1:
-            parents = [str(other.parent) for other in absolute_paths if other.stem.casefold() == path.stem.casefold()]
-            parts = path.relative_to(os.path.commonpath(parents)).with_suffix("").parts
+        if (home := homes.get(path.stem.casefold())) is not None:
+            parts = path.relative_to(home).with_suffix("").parts
             name = "_".join((*parts, path.suffix[1:])) if len(parts) == 1 else "_".join(parts)
         candidate, number = name, 2
         while candidate.casefold() in taken:

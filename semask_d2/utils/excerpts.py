@@ -12,11 +12,14 @@ T = TypeVar("T")
 FEW = 3
 
 
-def few(values: Iterable[object], separator: str = ", ", count: int = FEW) -> str:
-    """Return the first `count` values as text, followed by the number of the others."""
+def few(values: Iterable[object], separator: str = ", ", count: int = FEW, *, total: int | None = None) -> str:
+    """Return the first `count` values as text, followed by the number of the others.
+
+    `total` is the number of all values, if only the first ones are given.
+    """
     texts = [str(value) for value in values]
-    more = f" and {len(texts) - count} more" if len(texts) > count else ""
-    return separator.join(texts[:count]) + more
+    more = (total or len(texts)) - count
+    return separator.join(texts[:count]) + (f" and {more} more" if more > 0 else "")
 
 
 def evenly(items: Sequence[T], count: int) -> list[T]:

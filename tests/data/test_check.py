@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ from PIL import Image
 
 from semask_d2.__main__ import main
 from semask_d2.config import get_cfg
-from semask_d2.data.checking import check_data, perceptual_hash
+from semask_d2.data.checking import check_data
 from semask_d2.data.datasets.custom import CustomDataset
 from semask_d2.data.label_checks import describe_wrong_ids
 from tests.helpers.own_data import TEXT, write_data, write_file, write_pair
@@ -130,7 +129,7 @@ def test_class_pixels_and_hardly_seen_classes(tmp_path: Path) -> None:
     labels[0, 0], labels[1, :10] = 1, 255
     write_pair(tmp_path, "a", "0", labels)
     check = check_data(CustomDataset.from_section(get_cfg(data=file).DATASETS.CUSTOM), workers=0)
-    assert check.pixels("train").tolist() == [[150 * 150 - 11, 1, 0]]
+    assert check.facts["train"].pixels.tolist() == [150 * 150 - 11, 1, 0]
     assert [finding.text for finding in check.warnings] == [
         f'1 "road" has 1 of 22490 pixels in train, in 1 image(s): {tmp_path}/lab/a/0.png',
         '2 "car" has no pixel in train',
@@ -193,20 +192,6 @@ def test_wrong_ids_are_those_of_a_loop() -> None:
         assert f"{wrong} ({len(places)} pixels, first at x {places[0][1]}, y {places[0][0]})" in text
     assert text.count("pixels") == 4
     assert describe_wrong_ids(np.array([[0, 255]], np.uint8), 3, 255) == ""
-
-
-def looks() -> Iterator[tuple[np.ndarray, int]]:
-    rng = np.random.default_rng(0)
-    for _ in range(3):
-        gray = np.kron(rng.permutation(72).reshape(8, 9) * 3, np.ones((4, 4))).astype(np.uint8)
-        cells = gray[::4, ::4].astype(int)
-        bits = [cells[y, x + 1] > cells[y, x] for y in range(8) for x in range(8)]
-        yield np.repeat(gray[:, :, None], 3, axis=2), int("".join(str(int(bit)) for bit in bits), 2)
-
-
-def test_how_an_image_looks_is_which_cells_grow_brighter() -> None:
-    for image, expected in looks():
-        assert perceptual_hash(image) == expected
 
 
 def test_workers_below_none_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

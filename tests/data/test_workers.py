@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import pickle
 import signal
@@ -13,12 +14,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from semask_d2 import get_cfg
 from semask_d2.d2 import Boxes, Instances
 from semask_d2.data import get_dataset_dicts, workers
 from semask_d2.data.loader import Batches
 from semask_d2.data.mappers import build_mapper
+from semask_d2.data.parallel import Mapped
 from semask_d2.engine.failures import explain
 from semask_d2.modeling.losses.targets import Segments
 from semask_d2.utils.errors import UserError
@@ -42,6 +45,21 @@ def test_workers_leave_ctrl_c_to_the_trainer() -> None:
     code += "; os.kill(os.getpid(), signal.SIGINT); print('on')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "on\n")
+
+
+def threads_of(number: int) -> int:
+    """Return the number of torch's threads in this process."""
+    return torch.get_num_threads()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+def test_workers_start_by_any_method(method: str) -> None:
+    if method not in multiprocessing.get_all_start_methods():
+        pytest.skip("not a method of this system")
+    settings = workers.worker_settings(1, "cpu")
+    loader = DataLoader(Mapped(threads_of, range(2)), batch_size=1, multiprocessing_context=method, **settings)
+    assert list(loader) == [[1], [1]]
 
 
 @dataclass

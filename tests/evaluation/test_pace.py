@@ -61,7 +61,7 @@ def test_each_part_has_its_seconds(monkeypatch: pytest.MonkeyPatch, caplog: pyte
         with caplog.at_level(logging.INFO):
             assert evaluator.evaluate() == {"sem_seg": {"seen": 8}}
         message = caplog.messages[-1]
-        assert message.startswith(f"a_set: {8 / (4 * 2.75):.2f} images per second ")
+        assert message.startswith(f"a_set: 8 images in 11.0 s, {8 / (4 * 2.75):.2f} images per second ")
         assert "(seconds per image: data 0.1250, model 1.0000, scoring 0.2500)" in message
         assert re.search(r", peak memory [1-9]\d* MB$", message)
 

@@ -85,6 +85,21 @@ def test_names_of_results_do_not_collide() -> None:
     assert distinct_names([Path("A.jpg"), Path("a.png")]) == ["A_jpg", "a_png"]  # one file where case is ignored
 
 
+def test_names_of_many_files_take_linear_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared = 0
+
+    def commonpath(paths: list[str], common=os.path.commonpath) -> str:
+        nonlocal compared
+        compared += len(paths)
+        return common(paths)
+
+    monkeypatch.setattr(os.path, "commonpath", commonpath)
+    paths = [Path(f"{folder}/{number}.jpg") for folder in "ab" for number in range(50)]
+    paths += [Path(f"{number}/same.jpg") for number in range(50)]
+    assert len(set(distinct_names(paths))) == len(paths)
+    assert compared <= len(paths)
+
+
 def test_images_and_ids_are_read_back_unchanged(tmp_path: Path) -> None:
     ids = np.array([[0, 255], [3, 4]])
     save_picture(tmp_path / "new/ids.png", ids)

@@ -56,6 +56,8 @@ EXPECTED = {
         *(f"| this project, fp32, {train} backbone |" for train in BACKBONES[2:]),
     ],
     "growth": ["inference by size"],
+    "throughput": ["an image of an evaluation", "| forks |"],
+    "folder_growth": ["| listing | 4 |", "| check | 4 |", "| inputs | 4 |"],
 }
 FOREIGN = ("transformers", "OpenVINO", "onnxruntime")
 
