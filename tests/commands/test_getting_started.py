@@ -27,7 +27,7 @@ tool, toy_folder = load_script("tools/getting_started_notebook.py"), load_script
 BLOCKS = tool.BLOCK.findall(tool.PAGE.read_text(encoding="utf-8"))
 COMMANDS = [command_of(block) for language, block in BLOCKS if language == "bash"]
 # appended to the commands to make them quick
-TINY = {**TINY_MODEL, "SOLVER.MAX_ITER": 2, "SOLVER.IMS_PER_BATCH": 2, "DATALOADER.NUM_WORKERS": 0}
+TINY = {**TINY_MODEL, "SOLVER.MAX_ITER": 2, "SOLVER.IMS_PER_BATCH": 2, "DATALOADER.NUM_WORKERS": 0, "TEST.PICTURES": 1}
 TRAINING = " ".join(shlex.quote(str(word)) for pair in TINY.items() for word in pair)
 SHORTER = {f"python {SCRIPT}": "--images 8", "semask train": TRAINING}
 
