@@ -99,7 +99,7 @@ def evaluate(hook: BestCheckpoint, storage: EventStorage, iteration: int, miou: 
 
 def make_hook(model: nn.Module, folder, storage: EventStorage, start_iter: int) -> BestCheckpoint:
     hook = BestCheckpoint(Checkpointer(model, str(folder)), "sem_seg/mIoU")
-    hook.trainer = SimpleNamespace(storage=storage, iter=start_iter, start_iter=start_iter)
+    hook.trainer = SimpleNamespace(storage=storage, iter=start_iter, start_iter=start_iter, max_iter=100)
     hook.before_train()
     return hook
 

@@ -84,6 +84,10 @@ def children(pid: int) -> list[str]:
     return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
 
 
+def heed_ctrl_c() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a process that a script has put in the background ignores it
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux" or usable_cores() < 2, reason="no forks here")
 def test_ctrl_c_leaves_whole_pictures_and_no_process(tiny_run: Path, photos: Path, tmp_path: Path) -> None:
@@ -98,6 +102,7 @@ def test_ctrl_c_leaves_whole_pictures_and_no_process(tiny_run: Path, photos: Pat
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=heed_ctrl_c,
     )
     while len(list(output.glob("*.png"))) < 5:  # drawn by forks, after the first image
         assert process.poll() is None, process.communicate()

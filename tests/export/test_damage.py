@@ -328,7 +328,7 @@ sys.exit(main(sys.argv[1:]))
 @pytest.mark.parametrize("kind", ["torch_export", "openvino"])
 def test_a_full_disk_ends_in_one_line(kind: str, tiny_run: Path, tmp_path: Path) -> None:
     """Compiled libraries, which would abort the process, do not write to a full disk."""
-    file = tmp_path / f"model{writing.SUFFIXES[kind]}"
+    file = tmp_path / f"model{writing.EXPORT_SUFFIXES[kind]}"
     words = ["export", "--weights", tiny_run, "--format", kind, "--size", "64", "64", "--output", file]
     done = subprocess.run(
         [sys.executable, "-c", FULL_DISK, *words], capture_output=True, text=True, check=False, cwd=ROOT
