@@ -91,7 +91,7 @@ class DeformableTransformer(nn.Module):
         tokens = torch.cat([m.flatten(2).transpose(1, 2) for m in maps], dim=1)
         position = torch.cat(
             [
-                sine_position_encoding(h, w, channels, device).flatten(1).T + level
+                (sine_position_encoding(h, w, channels, device).flatten(1).T + level).to(level.dtype)
                 for (h, w), level in zip(sizes, self.level_embed, strict=True)
             ]
         )

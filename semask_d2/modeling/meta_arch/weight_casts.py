@@ -1,0 +1,87 @@
+"""Weights in bf16 for inference on a CPU, cast once and again after they change.
+
+Autocast casts all weights in every call and keeps what follows an fp32 parameter in fp32. Here a model runs with twins
+of its modules: they share everything with the modules but the parameters, which are copies in bf16, so that products
+and all between them are in bf16. The model itself, its state dict and its training know nothing of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+
+class Cast(NamedTuple):
+    """The `value` of a parameter in bf16, and the state of the parameter that it was cast from."""
+
+    parameter: Tensor
+    version: int
+    address: int
+    value: Tensor
+
+
+class WeightCasts:
+    """The parameters of a model in bf16, for `twins` of its modules.
+
+    A cast is repeated if its parameter was replaced or changed in place. Only in-place changes through `.data` go
+    unnoticed, until `clear`. A copied or pickled model starts without casts.
+    """
+
+    def __init__(self) -> None:
+        self._casts: dict[int, Cast] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return WeightCasts, ()
+
+    def clear(self) -> None:
+        """Forget all casts."""
+        self._casts = {}
+
+    def twins(self, modules: Iterable[nn.Module]) -> list[nn.Module]:
+        """Return twins of `modules` whose parameters are in bf16, except for those of norms.
+
+        They are built anew in each call, in about a thousandth of an inference's time, so that hooks and attributes
+        are those of the modules. A compiled or scripted module is its own twin, with the parameters it has.
+        """
+        casts: dict[int, Cast] = {}
+        twins: dict[int, nn.Module] = {}  # shared modules have one
+
+        def cast(parameter: Tensor | None) -> Tensor | None:
+            if parameter is None or parameter.dtype != torch.float32:
+                return parameter
+            if parameter.is_inference():  # its changes cannot be noticed
+                return parameter.bfloat16()
+            known = casts.get(id(parameter)) or self._casts.get(id(parameter))
+            state = (parameter._version, parameter.data_ptr())
+            if known is None or known.parameter is not parameter or (known.version, known.address) != state:
+                known = Cast(parameter, *state, parameter.detach().bfloat16())
+            casts[id(parameter)] = known
+            return known.value
+
+        def twin_of(module: nn.Module) -> nn.Module:
+            if id(module) in twins:
+                return twins[id(module)]
+            if is_compiled(module):
+                return module
+            twin = twins[id(module)] = object.__new__(type(module))
+            fields = vars(module)
+            vars(twin).update(fields)  # not by setattr, which is slow in modules
+            children = {name: child and twin_of(child) for name, child in fields["_modules"].items()}
+            vars(twin)["_modules"] = children
+            weight = fields["_parameters"].get("weight")
+            if weight is None or weight.ndim > 1:  # not a norm
+                vars(twin)["_parameters"] = {name: cast(x) for name, x in fields["_parameters"].items()}
+            return twin
+
+        result = [twin_of(module) for module in modules]
+        self._casts = casts
+        return result
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """Return whether `module` is compiled or scripted, so that its parameters cannot be exchanged."""
+    compiled = getattr(module, "_compiled_call_impl", None) is not None or "_orig_mod" in module._modules
+    return compiled or isinstance(module, torch.jit.ScriptModule)
