@@ -16,7 +16,8 @@ from semask_d2.modeling.kernels.plain_deformable_conv import TAPS, masked_sample
 def gathered_deform_conv2d(x: Tensor, offsets: Tensor, weight: Tensor, bias: Tensor, mask: Tensor) -> Tensor:
     """Compute `sampled_deform_conv2d` by gather-and-sum and matrix products, on a CPU without gradients.
 
-    The product has the dtype of `weight` and `bias`. The result has channels innermost. The samples, nine times as large as `x`, are never all in memory.
+    The product has the dtype of `weight` and `bias`, the result channels innermost. The samples, nine times as large as
+    `x`, are never all in memory.
     """
     b, _, h, w = x.shape
     groups = mask.shape[1] // TAPS

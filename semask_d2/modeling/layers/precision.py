@@ -38,6 +38,6 @@ def warn_of_slow_bf16() -> None:
     """Log, once in a process, that bf16 does not pay if the CPU has no bf16 products."""
     if not cpu_has_bf16():
         logger.warning(
-            "MODEL.PRECISION bf16 does not pay on this processor, which has no bf16 products (AVX512-BF16 or AMX); fp32 "
-            "is faster"
+            "MODEL.PRECISION bf16 does not pay on this processor: without instructions for bf16 products (AVX512-BF16, "
+            "AMX), they take longer than in fp32"
         )

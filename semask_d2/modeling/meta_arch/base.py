@@ -22,7 +22,7 @@ from semask_d2.modeling.losses.targets import Targets, build_segment_targets, bu
 from semask_d2.modeling.meta_arch.score_maps import ScoreMap
 from semask_d2.modeling.meta_arch.segmenter import Priors, Segmenter
 from semask_d2.modeling.meta_arch.sharing import ShareableModel
-from semask_d2.modeling.meta_arch.weight_casts import WeightCasts
+from semask_d2.modeling.meta_arch.weight_casts import Parts, WeightCasts, parts_in_bf16
 from semask_d2.utils.arguments import known, require, value_of
 from semask_d2.utils.errors import UserError
 
@@ -299,13 +299,12 @@ class SemanticSegmenter(Segmenter, ShareableModel):
                 score_maps = self.score_maps(batch, images, predictions)
             yield from zip(score_maps, maps, strict=True)
 
-    def inference_parts(self) -> list[nn.Module]:
+    def inference_parts(self) -> Parts:
         """Return backbone and head; under bf16 autocast on a CPU without gradients, with weights that are cast once."""
-        parts = [self.backbone, self.sem_seg_head]
         in_bf16 = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
         if not in_bf16 or self.device.type != "cpu" or self.training or torch.is_grad_enabled() or in_graph():
-            return parts
-        return self.weight_casts.twins(parts)
+            return self.backbone, self.sem_seg_head
+        return parts_in_bf16(self.backbone, self.sem_seg_head, self.weight_casts)
 
     def full_precision(self) -> torch.autocast:
         """Return a context without autocast, for computations on features and predictions."""

@@ -147,8 +147,8 @@ def score_map_of_queries(queries: QueryMasks, *, resize_masks_first: bool, in_bf
 
     The score of a class at a pixel is the sum over queries of class probability times mask probability. Masks are
     resized to the padded input, and the scores there are cropped and resized to the output size. With
-    `resize_masks_first` the mask logits are cropped and resized instead, before the sigmoid. With `in_bf16` the sums are
-    products in bf16.
+    `resize_masks_first` the mask logits are cropped and resized instead, before the sigmoid. With `in_bf16` the sums
+    are products in bf16.
     """
     probability = queries.class_logits.softmax(-1)[:, :-1].T.contiguous()  # (K, Q)
     if in_bf16:

@@ -7,11 +7,16 @@ and all between them are in bf16. The model itself, its state dict and its train
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from semask_d2.modeling.layers.frozen_batch_norm import FrozenBatchNorm
+
+Parts = tuple[Callable[..., Any], Callable[..., Any]]  # backbone and head
 
 
 class Cast(NamedTuple):
@@ -79,6 +84,38 @@ class WeightCasts:
         result = [twin_of(module) for module in modules]
         self._casts = casts
         return result
+
+
+def parts_in_bf16(backbone: nn.Module, head: nn.Module, casts: WeightCasts) -> Parts:
+    """Return backbone and head for inference in bf16 on a CPU; a backbone with batch norms stays in fp32.
+
+    If one of them is compiled, they run as they are.
+    """
+    if is_compiled(backbone) or is_compiled(head):
+        return backbone, head
+    if has_batch_norms(backbone):
+        (head,) = casts.twins([head])
+        return without_autocast(backbone), head
+    backbone, head = casts.twins([backbone, head])
+    return backbone, head
+
+
+def has_batch_norms(module: nn.Module) -> bool:
+    """Return whether `module` contains batch norms, whose constant statistics do not correct earlier rounding.
+
+    An EfficientNet-Lite0 in bf16 changes 0.3 to 0.7 % of the labels of trained models, a Swin 0.02 %.
+    """
+    return any(isinstance(child, (_BatchNorm, FrozenBatchNorm)) for child in module.modules())
+
+
+def without_autocast(module: nn.Module) -> Callable[[Tensor], Any]:
+    """Return `module` as a function that is computed in the precision of its parameters."""
+
+    def run(x: Tensor) -> Any:
+        with torch.autocast(x.device.type, enabled=False):
+            return module(x)
+
+    return run
 
 
 def is_compiled(module: nn.Module) -> bool:

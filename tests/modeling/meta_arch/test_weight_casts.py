@@ -20,7 +20,7 @@ from semask_d2.modeling.layers import precision
 from semask_d2.modeling.layers.conv import ConvNorm
 from semask_d2.modeling.meta_arch import Execution
 from semask_d2.modeling.meta_arch.base import SemanticSegmenter
-from semask_d2.modeling.meta_arch.weight_casts import WeightCasts
+from semask_d2.modeling.meta_arch.weight_casts import WeightCasts, parts_in_bf16
 from tests.helpers.tiny_model import make_inputs, randomize, tiny_cfg
 
 PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "convolution", "_scaled_dot_product_flash_attention_for_cpu")
@@ -119,7 +119,7 @@ def load(model: nn.Module) -> None:
 
 def train(model: nn.Module) -> None:
     losses = model.train()(make_inputs((64, 64)))
-    sum(losses.values()).backward()
+    torch.stack([*losses.values()]).sum().backward()
     torch.optim.SGD(model.parameters(), lr=0.01).step()
     model.eval()
 
@@ -209,12 +209,27 @@ def test_norms_stay_in_fp32_and_shared_modules_are_shared() -> None:
     assert decoder.layer_1.norm is not model.sem_seg_head.pixel_decoder.layer_1.norm
 
 
+def test_a_backbone_with_batch_norms_stays_in_fp32() -> None:
+    torch.manual_seed(0)
+    model = build_model(get_cfg("toy_scenes/semask_timm_resnet18_m2f.yaml", ["MODEL.DEVICE", "cpu"])).eval()
+    assert isinstance(model, SemanticSegmenter)
+    inputs, features, dtypes = make_inputs((64, 64), labels=False), [], set()
+    model.backbone.register_forward_hook(lambda module, inputs, output: features.append(output))
+    mask_features = model.sem_seg_head.get_submodule("pixel_decoder.mask_features")
+    mask_features.register_forward_hook(lambda module, inputs, output: dtypes.add(output.dtype))
+    scores_of(model, inputs)
+    assert dtypes == {torch.bfloat16}
+    scores_of(model, inputs, in_bf16=False)
+    assert all(torch.equal(features[0][name], x) for name, x in features[1].items())
+
+
 def test_compiled_modules_keep_their_parameters() -> None:
     model = nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 4)])
     model[0].compile()
     compiled, other = WeightCasts().twins([*model])
     assert compiled is model[0]
     assert other.weight.dtype == torch.bfloat16
+    assert parts_in_bf16(model[0], model[1], WeightCasts()) == (model[0], model[1])
 
 
 def test_training_and_gradients_use_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
