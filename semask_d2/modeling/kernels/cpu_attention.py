@@ -71,6 +71,8 @@ def attention_weights(q: Tensor, k: Tensor, bias: Tensor | None, heads: slice, s
     logits = in_fp32(q @ k.transpose(2, 3)).mul_(scale)
     if bias is not None:
         logits += in_fp32(bias[heads])
+    if q.itemsize < 4:  # no gradients, and the processor's bf16 products take denormal numbers for zeros
+        return logits.softmax(-1)
     logits -= logits.amax(-1, keepdim=True)
     weights = torch.threshold_(logits, LEAST_EXPONENT, -torch.inf).exp_()
     return weights.div_(weights.sum(-1, keepdim=True))

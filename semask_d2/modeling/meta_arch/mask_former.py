@@ -150,12 +150,13 @@ class SeMaskMaskFormer(SemanticSegmenter):
     def score_maps(self, batched_inputs: list[dict], images: ImageList, predictions: MaskPredictions) -> list[ScoreMap]:
         """Return the scores of each image from the predictions of the last layer."""
         in_bf16 = self.device.type == "cpu" and predictions.class_logits.dtype == torch.bfloat16
+        mask_logits = predictions.mask_logits().float() if in_bf16 else predictions.float().mask_logits()
         padded_size = (images.tensor.shape[-2], images.tensor.shape[-1])
         per_image = zip(
             batched_inputs,
             images.image_sizes,
             predictions.class_logits[-1].float(),
-            predictions.float().mask_logits(),
+            mask_logits,
             strict=True,
         )
         return [

@@ -18,9 +18,10 @@ from torch.utils._pytree import tree_leaves
 from semask_d2 import build_model, get_cfg
 from semask_d2.modeling.layers import precision
 from semask_d2.modeling.layers.conv import ConvNorm
+from semask_d2.modeling.layers.frozen_batch_norm import FrozenBatchNorm
 from semask_d2.modeling.meta_arch import Execution
 from semask_d2.modeling.meta_arch.base import SemanticSegmenter
-from semask_d2.modeling.meta_arch.weight_casts import WeightCasts, parts_in_bf16
+from semask_d2.modeling.meta_arch.weight_casts import WeightCasts, is_mobile, parts_in_bf16
 from tests.helpers.tiny_model import make_inputs, randomize, tiny_cfg
 
 PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "convolution", "_scaled_dot_product_flash_attention_for_cpu")
@@ -81,8 +82,7 @@ def test_products_are_in_bf16_and_weights_are_cast_once(options: dict[str, Any])
         scores_of(model, inputs)
     assert weights_cast(first) > 50
     assert weights_cast(second) == 0
-    # only the product of masks and mask features is in fp32
-    assert second.dtypes[torch.float32] == 1
+    assert second.dtypes[torch.float32] == 0
     assert second.dtypes[torch.bfloat16] > 50
 
 
@@ -209,9 +209,9 @@ def test_norms_stay_in_fp32_and_shared_modules_are_shared() -> None:
     assert decoder.layer_1.norm is not model.sem_seg_head.pixel_decoder.layer_1.norm
 
 
-def test_a_backbone_with_batch_norms_stays_in_fp32() -> None:
+def test_a_mobile_backbone_stays_in_fp32() -> None:
     torch.manual_seed(0)
-    model = build_model(get_cfg("toy_scenes/semask_timm_resnet18_m2f.yaml", ["MODEL.DEVICE", "cpu"])).eval()
+    model = build_model(get_cfg("camvid/semask_timm_lite0_m2f.yaml", ["MODEL.DEVICE", "cpu"])).eval()
     assert isinstance(model, SemanticSegmenter)
     inputs, features, dtypes = make_inputs((64, 64), labels=False), [], set()
     model.backbone.register_forward_hook(lambda module, inputs, output: features.append(output))
@@ -221,6 +221,19 @@ def test_a_backbone_with_batch_norms_stays_in_fp32() -> None:
     assert dtypes == {torch.bfloat16}
     scores_of(model, inputs, in_bf16=False)
     assert all(torch.equal(features[0][name], x) for name, x in features[1].items())
+
+
+@pytest.mark.parametrize(
+    ("layers", "expected"),
+    [
+        ([nn.Conv2d(4, 4, 3, groups=4), nn.BatchNorm2d(4)], True),
+        ([nn.Conv2d(4, 4, 3, groups=4), FrozenBatchNorm(4)], True),
+        ([nn.Conv2d(4, 4, 3, groups=2), nn.BatchNorm2d(4)], False),
+        ([nn.Conv2d(4, 4, 3, groups=4), nn.LayerNorm(4)], False),
+    ],
+)
+def test_mobile_backbones_are_recognized(layers: list[nn.Module], expected: bool) -> None:
+    assert is_mobile(nn.Sequential(nn.Sequential(*layers))) is expected
 
 
 def test_compiled_modules_keep_their_parameters() -> None:
