@@ -15,12 +15,12 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Compute `F.linear` of `x` (..., C) with `weight` (C', C): (..., C').
 
     Without gradients, products of many tokens on a CPU go to oneDNN's convolution, as a 1x1 convolution of a
-    channels-last view; nothing is copied. In fp32 this is for several threads. Measured on two cores of an AMD EPYC with
-    torch 2.14: inference in fp32 gains 8 % on two threads and nothing on one; a training step would lose 5 to 12 %. In
-    bf16, where `F.linear` copies the bias into the result first, products gain 3 to 13 % on any number of threads.
+    channels-last view; nothing is copied. In fp32 this is for several threads: on two cores of an AMD EPYC with torch
+    2.14, inference gains 8 % on two threads and nothing on one; a training step would lose 5 to 12 %. In bf16, where
+    `F.linear` first copies the bias into the result, products gain 3 to 13 % on any number of threads.
     """
-    if weight.dtype == torch.bfloat16 and torch.is_autocast_enabled("cpu"):
-        x = x.to(torch.bfloat16) if x.device.type == "cpu" else x
+    if weight.dtype == torch.bfloat16 and x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+        x = x.bfloat16()
     tokens = x.numel() // max(1, x.shape[-1])
     least = LEAST_TOKENS.get(x.dtype)
     supported = least is not None and x.device.type == "cpu" and x.dtype == weight.dtype and tokens >= least
