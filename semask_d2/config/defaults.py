@@ -88,7 +88,8 @@ DEFAULTS: dict[str, Any] = {
     # Output
     "TRACKERS": [],  # beside tensorboard: "wandb" and "mlflow"
     # Computation
-    # "bf16": bfloat16 autocast of backbone and head, in training and evaluation, on a CPU or a GPU with bf16
+    # "bf16": bfloat16 autocast of backbone and head, in training and evaluation, on a CPU or a GPU with bf16. On a CPU,
+    # inference casts the weights once; backbones like EfficientNet, which gain nothing, stay in fp32
     "MODEL.PRECISION": "fp32",
     # mixed precision in evaluation and prediction on a GPU, as SOLVER.AMP.ENABLED in training: bf16, or fp16 on GPUs
     # without bf16. Alternatively, FLOAT32_PRECISION "high" speeds up fp32 matrix products (TF32)

@@ -141,7 +141,7 @@ def computation(cfg: CfgNode, device: torch.device, *, training: bool) -> str:
         library = LIBRARY[device.type == "cuda"]
         paths.append("deformable convolution " + operator(convolution_refusal(device, dtype), library, device))
     compiled = f"compiled ({cfg.MODEL.COMPILE})" if cfg.MODEL.COMPILE else "not compiled"
-    in_parts = training and device.type == "cpu" and dtype == torch.float32  # see kernels/cpu_attention.py
+    in_parts = device.type == "cpu" and training == (dtype == torch.float32)  # see kernels/cpu_attention.py
     attention = "attention in parts" if in_parts else "attention scaled_dot_product_attention"
     return ", ".join([name, attention, *paths, compiled])
 

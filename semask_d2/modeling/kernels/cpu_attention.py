@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from semask_d2.modeling.kernels.half import in_fp32
+
 PART = 2**18  # attention weights computed at a time, so that they stay in cache
 # Weights below exp(-40), negligible beside 1 even in fp64, are set to zero. Otherwise masked weights of windows, at
 # exp(-100), and gradients times small weights would be denormal numbers, a hundred times slower on a CPU.
@@ -16,10 +18,11 @@ LEAST_EXPONENT = -40.0
 
 
 def attended(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float) -> Tensor:
-    """Compute softmax(scale q k^T + bias) v without gradients, a part at a time."""
+    """Compute softmax(scale q k^T + bias) v without gradients, a part at a time; in bf16 the softmax is in fp32."""
     out = v.new_empty(*q.shape[:3], v.shape[3])
     for part, heads in parts(q):
-        out[part, heads] = attention_weights(q[part, heads], k[part, heads], bias, heads, scale) @ v[part, heads]
+        weights = attention_weights(q[part, heads], k[part, heads], bias, heads, scale)
+        out[part, heads] = weights.to(v.dtype) @ v[part, heads]
     return out
 
 
@@ -64,10 +67,12 @@ def parts(q: Tensor) -> Iterator[tuple[slice, slice]]:
 
 
 def attention_weights(q: Tensor, k: Tensor, bias: Tensor | None, heads: slice, scale: float) -> Tensor:
-    """Return the attention weights of a part, (B, heads, N, N)."""
-    logits = (q @ k.transpose(2, 3)).mul_(scale)
+    """Return the attention weights of a part, (B, heads, N, N), in fp32 at least."""
+    logits = in_fp32(q @ k.transpose(2, 3)).mul_(scale)
     if bias is not None:
-        logits += bias[heads]
+        logits += in_fp32(bias[heads])
+    if q.itemsize < 4:  # no gradients, and the processor's bf16 products take denormal numbers for zeros
+        return logits.softmax(-1)
     logits -= logits.amax(-1, keepdim=True)
     weights = torch.threshold_(logits, LEAST_EXPONENT, -torch.inf).exp_()
     return weights.div_(weights.sum(-1, keepdim=True))

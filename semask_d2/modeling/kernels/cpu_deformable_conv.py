@@ -16,7 +16,8 @@ from semask_d2.modeling.kernels.plain_deformable_conv import TAPS, masked_sample
 def gathered_deform_conv2d(x: Tensor, offsets: Tensor, weight: Tensor, bias: Tensor, mask: Tensor) -> Tensor:
     """Compute `sampled_deform_conv2d` by gather-and-sum and matrix products, on a CPU without gradients.
 
-    The result has channels innermost. The samples, nine times as large as `x`, are never all in memory.
+    The product has the dtype of `weight` and `bias`, the result channels innermost. The samples, nine times as large as
+    `x`, are never all in memory.
     """
     b, _, h, w = x.shape
     groups = mask.shape[1] // TAPS
@@ -31,7 +32,7 @@ def gathered_deform_conv2d(x: Tensor, offsets: Tensor, weight: Tensor, bias: Ten
     position = torch.arange(h * w)[:, None]
     row, column = (position // w).float(), (position % w).float()
     groups_first = weight.unflatten(1, (groups, -1)).flatten(3).transpose(2, 3).flatten(1)  # (C', groups x taps x D)
-    out = x.new_empty(b, h * w, len(weight))
+    out = weight.new_empty(b, h * w, len(weight))
     for image in range(b):
         for part in parts(h * w, groups * TAPS):
             samples = maps.sums(
@@ -41,7 +42,7 @@ def gathered_deform_conv2d(x: Tensor, offsets: Tensor, weight: Tensor, bias: Ten
                 mask[image, part],
                 columns,
             )
-            out[image, part] = linear(samples.flatten(1), groups_first, bias)
+            out[image, part] = linear(samples.flatten(1).to(weight.dtype), groups_first, bias)
     return out.view(b, h, w, -1).permute(0, 3, 1, 2)
 
 

@@ -26,8 +26,10 @@ def attention(
     `q` and `k` (B, heads, N, D), `v` (B, heads, N, C), `bias` (heads, N, N) for the whole batch -> (B, heads, N, C).
     """
     needs_gradient = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (q, k, v, bias))
+    in_bf16 = q.dtype == torch.bfloat16 and not needs_gradient  # torch's CPU kernels take twice as long as `attended`
     fused = q.shape[-1] == v.shape[-1] and not needs_gradient  # torch has a fused CPU kernel for this case
-    if fused or q.device.type != "cpu" or dropout or in_graph() or torch.is_autocast_enabled("cpu"):
+    standard = not in_bf16 and (fused or torch.is_autocast_enabled("cpu"))
+    if standard or q.device.type != "cpu" or dropout or in_graph():
         mask = None if bias is None else bias[None]
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scale)
     factor = q.shape[-1] ** -0.5 if scale is None else scale

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from semask_d2.modeling.kernels.bilinear_gather import is_supported
 from semask_d2.modeling.kernels.cpu_deformable_attention import LeanAttention, gathered_attention
+from semask_d2.modeling.kernels.half import in_fp32
 from semask_d2.modeling.kernels.plain_deformable_attention import Size, sampled_attention
 from semask_d2.modeling.kernels.triton_deformable_attention import fused_deformable_attention, triton_serves
 from semask_d2.modeling.layers.linear import Linear
@@ -28,7 +29,7 @@ def deformable_attention(
     """
     if triton_serves(value):
         return fused_deformable_attention(value, sizes, reference, offsets, logits)
-    value, offsets, logits = (x.float() if x.itemsize < 4 else x for x in (value, offsets, logits))
+    value, offsets, logits = map(in_fp32, (value, offsets, logits))
     if not is_supported(value, offsets, logits):
         return sampled_attention(value, sizes, reference, offsets, logits)
     if torch.is_grad_enabled() and any(x.requires_grad for x in (value, offsets, logits)):

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from semask_d2.modeling.kernels.bilinear_gather import is_supported
 from semask_d2.modeling.kernels.cpu_deformable_conv import LeanConvolution, gathered_deform_conv2d
+from semask_d2.modeling.kernels.half import in_fp32
 from semask_d2.modeling.kernels.plain_deformable_conv import GROUPS, TAPS, sampled_deform_conv2d
 from semask_d2.modeling.kernels.triton_deformable_conv import fused_deform_conv2d, triton_serves
 
@@ -37,7 +38,10 @@ class DeformableConv(nn.Module):
 
             return deform_conv2d(x, offsets, self.weight, self.bias, padding=(1, 1), mask=mask)
         arguments = (x, offsets, self.weight, self.bias, mask)
-        if not is_supported(*arguments):
-            return sampled_deform_conv2d(*arguments)
         needs_gradient = torch.is_grad_enabled() and any(argument.requires_grad for argument in arguments)
-        return LeanConvolution.apply(*arguments) if needs_gradient else gathered_deform_conv2d(*arguments)
+        if needs_gradient:
+            return LeanConvolution.apply(*arguments) if is_supported(*arguments) else sampled_deform_conv2d(*arguments)
+        samples = (in_fp32(x), in_fp32(offsets), in_fp32(mask))
+        if not is_supported(*samples):
+            return sampled_deform_conv2d(*arguments)
+        return gathered_deform_conv2d(samples[0], samples[1], self.weight, self.bias, samples[2])

@@ -33,5 +33,5 @@ class FeatureAlignment(nn.Module):
         if triton_serves(coarse):
             return F.relu(self.dcpack_L2(coarse, guide)) + lateral
         with torch.autocast(lateral.device.type, enabled=False):  # torchvision's operator does not support bf16
-            coarse, guide = (x.float() if x.itemsize < 4 else x for x in (coarse, guide))
+            coarse, guide = (x.to(self.dcpack_L2.weight.dtype) for x in (coarse, guide))
             return F.relu(self.dcpack_L2(coarse, guide)) + lateral

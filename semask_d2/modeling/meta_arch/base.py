@@ -22,6 +22,7 @@ from semask_d2.modeling.losses.targets import Targets, build_segment_targets, bu
 from semask_d2.modeling.meta_arch.score_maps import ScoreMap
 from semask_d2.modeling.meta_arch.segmenter import Priors, Segmenter
 from semask_d2.modeling.meta_arch.sharing import ShareableModel
+from semask_d2.modeling.meta_arch.weight_casts import Parts, WeightCasts, parts_in_bf16
 from semask_d2.utils.arguments import known, require, value_of
 from semask_d2.utils.errors import UserError
 
@@ -194,6 +195,7 @@ class SemanticSegmenter(Segmenter, ShareableModel):
         self.backbone = backbone
         self.sem_seg_head = sem_seg_head
         self.normalizer = normalizer
+        self.weight_casts = WeightCasts()
         self.num_classes = num_classes
         self.ignore_label = ignore_label
         self.prior_weight = prior_weight
@@ -208,6 +210,7 @@ class SemanticSegmenter(Segmenter, ShareableModel):
         super().train(mode)
         if not any(parameter.requires_grad for parameter in self.backbone.parameters()):
             self.backbone.eval()
+        self.weight_casts.clear()
         return self
 
     @property
@@ -278,7 +281,8 @@ class SemanticSegmenter(Segmenter, ShareableModel):
         """
         require_images(images, self.channels)
         padded = self.normalizer(list(images), self.size_divisibility)
-        return self.final_logits(self.sem_seg_head(self.backbone(padded.tensor)))
+        backbone, head = self.inference_parts()
+        return self.final_logits(head(backbone(padded.tensor)))
 
     def lazy_predictions(
         self, batched_inputs: list[dict], *, priors: bool = False
@@ -286,13 +290,21 @@ class SemanticSegmenter(Segmenter, ShareableModel):
         """Yield the scores of each image, to be resized lazily, and its semantic maps if `priors`."""
         for batch in self.batches(batched_inputs):
             images = self.normalizer([x["image"] for x in batch], self.size_divisibility)
-            features = self.backbone(images.tensor)
-            predictions = self.sem_seg_head(features)
+            backbone, head = self.inference_parts()
+            features = backbone(images.tensor)
+            predictions = head(features)
             maps = self.prior_maps(images, features) if priors else [None] * len(batch)
             del features
             with self.full_precision():
                 score_maps = self.score_maps(batch, images, predictions)
             yield from zip(score_maps, maps, strict=True)
+
+    def inference_parts(self) -> Parts:
+        """Return backbone and head; under bf16 autocast on a CPU without gradients, with weights that are cast once."""
+        in_bf16 = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
+        if not in_bf16 or self.device.type != "cpu" or self.training or torch.is_grad_enabled() or in_graph():
+            return self.backbone, self.sem_seg_head
+        return parts_in_bf16(self.backbone, self.sem_seg_head, self.weight_casts)
 
     def full_precision(self) -> torch.autocast:
         """Return a context without autocast, for computations on features and predictions."""

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from semask_d2.d2 import CfgNode
-from semask_d2.modeling.layers.precision import autocast_dtype
+from semask_d2.modeling.layers.precision import autocast_dtype, warn_of_slow_bf16
 from semask_d2.modeling.meta_arch.base import SemanticSegmenter
 from semask_d2.utils.arguments import arguments_from, naming_config_keys, require
 
@@ -21,7 +21,8 @@ COMPILATIONS = ("", "default", "reduce-overhead")  # torch.compile's modes; "" c
 class Execution:
     """Precision and compilation of this project's models.
 
-    `precision` "bf16" applies to training and evaluation; `mixed_evaluation` uses the fast dtype of a GPU in
+    `precision` "bf16" applies to training and evaluation; on a CPU, inference then casts weights once (see
+    `weight_casts`). `mixed_evaluation` uses the fast dtype of a GPU in
     evaluation. Models of other projects are not affected.
     """
 
@@ -57,6 +58,8 @@ class Execution:
         dtype = None if segmenter is None else self.dtype(segmenter.device, training=segmenter.training)
         if segmenter is None or dtype is None:
             return nullcontext()
+        if segmenter.device.type == "cpu":
+            warn_of_slow_bf16()
         return torch.autocast(segmenter.device.type, dtype=dtype)
 
     def compile(self, model: nn.Module) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from semask_d2.d2 import (
@@ -148,18 +149,21 @@ class SeMaskMaskFormer(SemanticSegmenter):
 
     def score_maps(self, batched_inputs: list[dict], images: ImageList, predictions: MaskPredictions) -> list[ScoreMap]:
         """Return the scores of each image from the predictions of the last layer."""
+        in_bf16 = self.device.type == "cpu" and predictions.class_logits.dtype == torch.bfloat16
+        mask_logits = predictions.mask_logits().float() if in_bf16 else predictions.float().mask_logits()
         padded_size = (images.tensor.shape[-2], images.tensor.shape[-1])
         per_image = zip(
             batched_inputs,
             images.image_sizes,
             predictions.class_logits[-1].float(),
-            predictions.float().mask_logits(),
+            mask_logits,
             strict=True,
         )
         return [
             score_map_of_queries(
                 QueryMasks(class_logits, mask_logits, padded_size, image_size, output_size(inputs, image_size)),
                 resize_masks_first=self.resize_masks_first,
+                in_bf16=in_bf16,
             )
             for inputs, image_size, class_logits, mask_logits in per_image
         ]

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from semask_d2.modeling.kernels.half import in_fp32
 from semask_d2.modeling.kernels.linear import linear
 
 Rows = Callable[[int, int], Tensor]
@@ -141,14 +142,17 @@ class ScoreMap(NamedTuple):
         return bands_of(self.rows, int(self.size[0]), self.row_elements, self.device)
 
 
-def score_map_of_queries(queries: QueryMasks, *, resize_masks_first: bool) -> ScoreMap:
+def score_map_of_queries(queries: QueryMasks, *, resize_masks_first: bool, in_bf16: bool = False) -> ScoreMap:
     """Return the class scores (K, H, W) of an image's queries (MaskFormer, arXiv 2107.06278, section 3.4).
 
     The score of a class at a pixel is the sum over queries of class probability times mask probability. Masks are
     resized to the padded input, and the scores there are cropped and resized to the output size. With
-    `resize_masks_first` the mask logits are cropped and resized instead, before the sigmoid.
+    `resize_masks_first` the mask logits are cropped and resized instead, before the sigmoid. With `in_bf16` the sums
+    are products in bf16.
     """
     probability = queries.class_logits.softmax(-1)[:, :-1].T.contiguous()  # (K, Q)
+    if in_bf16:
+        probability = probability.bfloat16()
     _, height, width = queries.mask_logits.shape
     image_size, output_size = queries.image_size, queries.output_size
     padded = resized(rows_of(queries.mask_logits), (height, width), queries.padded_size)
@@ -159,7 +163,7 @@ def score_map_of_queries(queries: QueryMasks, *, resize_masks_first: bool) -> Sc
     masks = resized(cropped, image_size, output_size) if resize_masks_first else cropped
 
     def scores(start: int, stop: int) -> Tensor:
-        return linear(masks(start, stop).sigmoid(), probability)
+        return in_fp32(linear(masks(start, stop).sigmoid().to(probability.dtype), probability))
 
     rows = scores if resize_masks_first else resized(scores, image_size, output_size)
     elements = row_elements(max(probability.shape), output_size, image_size, queries.padded_size)

@@ -91,16 +91,18 @@ class DeformableTransformer(nn.Module):
         tokens = torch.cat([m.flatten(2).transpose(1, 2) for m in maps], dim=1)
         position = torch.cat(
             [
-                sine_position_encoding(h, w, channels, device).flatten(1).T + level
+                (sine_position_encoding(h, w, channels, device).flatten(1).T + level).to(level.dtype)
                 for (h, w), level in zip(sizes, self.level_embed, strict=True)
             ]
         )
         reference = reference_points(sizes, device)
         for layer in self.encoder.layers:
             tokens = run(layer, tokens, position, reference, sizes, recompute=self.recompute)
-        parts = tokens.transpose(1, 2).split([h * w for h, w in sizes], dim=2)
-        # no `unflatten`: tracing would record its sizes as constants, and all sizes derived from them
-        return [part.reshape(*part.shape[:2], *size) for part, size in zip(parts, sizes, strict=True)]
+        parts = tokens.split([h * w for h, w in sizes], dim=1)
+        # no `unflatten`: tracing would record its sizes as constants, and all sizes derived from them; channels are
+        # moved last, for otherwise the maps of a single image have strides for which torch's resizing copies its result
+        maps = (part.reshape(part.shape[0], *size, part.shape[2]) for part, size in zip(parts, sizes, strict=True))
+        return [x.permute(0, 3, 1, 2) for x in maps]
 
 
 @PIXEL_DECODER_REGISTRY.register()

@@ -104,7 +104,8 @@ class MultiScaleMaskedTransformerDecoder(MaskTransformerDecoder):
             x = projection(feature)
             tokens.append(x.flatten(2).transpose(1, 2) + level)
             _, channels, height, width = x.shape
-            positions.append(sine_position_encoding(height, width, channels, x.device).flatten(1).T)
+            position = sine_position_encoding(height, width, channels, x.device).flatten(1).T
+            positions.append(position.to(level.dtype))
             # resizing is linear, so it is done once per level instead of for every mask of every layer
             guides.append(
                 F.interpolate(mask_features.detach(), size=x.shape[-2:], mode="bilinear", align_corners=False)

@@ -52,12 +52,31 @@ def test_only_fp32_inference_on_several_threads_uses_onednn(monkeypatch: pytest.
     linear(x.clone().requires_grad_(), weight)
     linear(x, weight, torch.zeros(5, requires_grad=True))
     linear(x.double(), weight.double())
-    linear(x[: module.LEAST_TOKENS - 1], weight)
+    linear(x[: module.LEAST_TOKENS[torch.float32] - 1], weight)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert linear(x, weight).dtype == torch.bfloat16
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
     linear(x, weight)
     assert len(convolutions) == detours
+
+
+@pytest.mark.parametrize("shape", [(256, 7), (2, 150, 7), (255, 7), (0, 7)])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("autocast", [True, False])
+def test_bf16_products_of_many_tokens_with_a_bias_use_onednn(
+    shape: tuple[int, ...], bias: bool, autocast: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, weight, offset = torch.randn(shape), torch.randn(5, 7), torch.randn(5) if bias else None
+    calls = []
+    convolve = F.conv2d
+    monkeypatch.setattr(F, "conv2d", lambda *arguments: calls.append(1) or convolve(*arguments))
+    halves = [None if t is None else t.bfloat16() for t in (x, weight, offset)]
+    expected = F.linear(*(None if t is None else t.float() for t in halves))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        y = linear(x if autocast else halves[0], *halves[1:])
+    assert y.dtype == torch.bfloat16
+    torch.testing.assert_close(y.float(), expected, rtol=0.01, atol=0.01)
+    assert len(calls) == (bias and x.numel() // 7 >= module.LEAST_TOKENS[torch.bfloat16])
 
 
 def test_the_layer_is_torchs_by_its_state() -> None:

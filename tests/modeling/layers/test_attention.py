@@ -135,3 +135,19 @@ def test_dropout_acts_in_training_only() -> None:
         assert not torch.equal(layer(x, x, x), layer(x, x, x))
         layer.eval()
         assert torch.equal(layer(x, x, x), layer(x, x, x))
+
+
+@pytest.mark.parametrize(("channels", "biased"), [(8, True), (5, False)], ids=["windows", "semantic"])
+def test_bf16_attention_has_an_fp32_softmax(channels: int, biased: bool) -> None:
+    """Compare with the formula on the same rounded inputs, with large logits, in parts of few heads."""
+    q, k = (3 * torch.randn(3, 4, 7, 8).bfloat16() for _ in range(2))
+    v = torch.randn(3, 4, 7, channels).bfloat16()
+    bias = torch.randn(4, 7, 7).bfloat16() if biased else None
+    with torch.no_grad(), mock.patch.object(module, "PART", 100), torch.autocast("cpu", torch.bfloat16):
+        out = attention(q, k, v, bias)
+    expected = plain_attention(q.float(), k.float(), v.float(), None if bias is None else bias.float(), None)
+    assert out.dtype == torch.bfloat16
+    torch.testing.assert_close(out.float(), expected, rtol=0.02, atol=0.05)
+    weights = module.attention_weights(q, k, bias, slice(None), 1.0)
+    assert weights.dtype == torch.float32
+    torch.testing.assert_close(weights.sum(-1), torch.ones(3, 4, 7))

@@ -103,3 +103,16 @@ def test_feature_alignment_stays_in_fp32_under_autocast() -> None:
         assert bf16.dtype == torch.bfloat16
         layer(bf16, bf16)
     assert [x.dtype for x in seen] == [torch.float32] * 3
+
+
+def test_alignment_with_weights_in_bf16_samples_in_fp32() -> None:
+    layer = FeatureAlignment(16, torch.nn.GroupNorm(8, 16))
+    for parameter in layer.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    lateral, coarse = (torch.randn(1, 16, 4, 6).bfloat16() for _ in range(2))
+    with torch.no_grad():
+        expected = layer(lateral.float(), coarse.float())
+        with torch.autocast("cpu", torch.bfloat16):
+            aligned = layer.bfloat16()(lateral, coarse)
+    assert aligned.dtype == torch.bfloat16
+    torch.testing.assert_close(aligned.float(), expected, rtol=0.05, atol=0.05)

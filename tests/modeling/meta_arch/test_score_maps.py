@@ -12,7 +12,14 @@ from torch import Tensor, nn
 from semask_d2.config.merging import merge_file
 from semask_d2.d2 import build_model
 from semask_d2.modeling.meta_arch import score_maps
-from semask_d2.modeling.meta_arch.score_maps import ScoreMap, resized, row_elements, rows_of
+from semask_d2.modeling.meta_arch.score_maps import (
+    QueryMasks,
+    ScoreMap,
+    resized,
+    row_elements,
+    rows_of,
+    score_map_of_queries,
+)
 from semask_d2.modeling.transformer_decoders import MaskPredictions
 from tests.helpers.commands import ROOT
 from tests.helpers.tiny_model import make_inputs, randomize, tiny_cfg
@@ -121,3 +128,16 @@ def test_a_small_result_of_a_large_map_reads_few_rows_at_once(monkeypatch: pytes
     size, source = (16, 16), (1024, 64)
     ScoreMap(resized(rows, source, size), size, row_elements(4, size, source), torch.device("cpu")).labels()
     assert max(asked) <= 64
+
+
+@pytest.mark.parametrize("resize_masks_first", [True, False])
+def test_scores_of_bf16_products_are_close_and_resized_in_fp32(resize_masks_first: bool) -> None:
+    torch.manual_seed(0)
+    queries = QueryMasks(3 * torch.randn(12, 5), 3 * torch.randn(12, 6, 7), (24, 28), (22, 27), (31, 19))
+    exact, rounded = (
+        score_map_of_queries(queries, resize_masks_first=resize_masks_first, in_bf16=in_bf16).scores()
+        for in_bf16 in (False, True)
+    )
+    assert rounded.dtype == torch.float32
+    assert not torch.equal(rounded, exact)
+    torch.testing.assert_close(rounded, exact, rtol=0.02, atol=0.01)
