@@ -63,7 +63,8 @@ def test_training_writes_a_complete_run_folder_and_eval_only_repeats_its_miou(tr
     code, evaluated, err = train(*evaluation, flags=("--eval-only",))
     assert code == 0, err
     assert last_miou(evaluated) == last_miou((trained / "stdout.txt").read_text())
-    pace = r"toy_scenes_val: \d+ images in [\d.]+ s, [\d.]+ images per second \(seconds per image: data [\d.]+, model [\d.]+, scoring [\d.]+\)"
+    parts = r"data [\d.]+, model [\d.]+, scoring [\d.]+"
+    pace = rf"toy_scenes_val: \d+ images in [\d.]+ s, [\d.]+ images per second \(seconds per image: {parts}\)"
     assert len(re.findall(pace + r", peak memory \d+ MB", evaluated)) == 1
 
 

@@ -101,8 +101,10 @@ class DeformableTransformer(nn.Module):
         parts = tokens.split([h * w for h, w in sizes], dim=1)
         # no `unflatten`: tracing would record its sizes as constants, and all sizes derived from them; channels are
         # moved last, for otherwise the maps of a single image have strides for which torch's resizing copies its result
-        maps = (part.reshape(part.shape[0], *size, part.shape[2]) for part, size in zip(parts, sizes, strict=True))
-        return [x.permute(0, 3, 1, 2) for x in maps]
+        return [
+            part.reshape(part.shape[0], *size, part.shape[2]).permute(0, 3, 1, 2)
+            for part, size in zip(parts, sizes, strict=True)
+        ]
 
 
 @PIXEL_DECODER_REGISTRY.register()
