@@ -33,6 +33,7 @@ from semask_d2.utils.memory import out_of_memory
 from semask_d2.version import __version__
 
 KEPT_APART = 5  # every fifth image of an int8 export does not calibrate it, but is compared
+INT8_CURE = "calibrate with more images, or remove --int8"
 RUNNERS: dict[str, Callable[[Path], ExportedModel]] = {
     "torch_export": TorchModel,
     "onnx": OnnxModel,
@@ -149,11 +150,7 @@ def write_verified(
                 f"{path}: not written, because {kind} cannot run it ({reason}); try another --format"
             ) from error
         if refusal := LIMITS[settings.precision].refusal(agreements):
-            cure = (
-                "calibrate with more images, or remove --int8"
-                if settings.int8
-                else "try another --format, or --no-grid-sample"
-            )
+            cure = INT8_CURE if settings.int8 else "try another --format, or --no-grid-sample"
             raise UserError(f"{path}: not written, because the results of file and model differ ({refusal}); {cure}")
         put_all_in_place(temporary, path)
     return agreements

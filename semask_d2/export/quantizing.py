@@ -9,11 +9,13 @@ normalization, sampling, products of two activations and the products of FLOAT_M
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from semask_d2.export.interface import INPUT
+from semask_d2.export.running import library_errors
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto
@@ -53,15 +55,24 @@ class Constant(NamedTuple):
     axis: int
 
 
-def quantize(model: ModelProto, batches: Iterable[np.ndarray]) -> int:
-    """Quantize a model in place, with ranges measured on `batches` of its input; return the number of products."""
+def quantize(model: ModelProto, batches: Iterable[np.ndarray], path: Path, *, results: bool) -> int:
+    """Quantize a model in place, with ranges measured on `batches` of its input; return the number of products.
+
+    With `results`, the results of convolutions are quantized too, as onnxruntime needs: it has no convolution from
+    integers to fp32. OpenVINO has one, and its 1 x 1 convolutions to integers are wrong for images of any size. Raises
+    `UserError`, naming `path`, if onnxruntime cannot run the model.
+    """
     from onnx import numpy_helper
 
     read_constants_directly(model.graph)
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
-    products = quantized_products(model.graph, weights)
-    results = {product.result for product in products if product.result is not None}
-    ranges = tensor_ranges(model, sorted(results | {product.node.input[0] for product in products}), batches)
+    products = quantized_products(model.graph, weights, results=results)
+    if not products:
+        return 0
+    after = {product.result for product in products if product.result is not None}
+    measured = sorted(after | {product.node.input[0] for product in products})
+    with library_errors(path):
+        ranges = tensor_ranges(model, measured, batches)
     writer = Writer(ranges)
     for node, _ in products:
         source, *names = node.input
@@ -73,13 +84,14 @@ def quantize(model: ModelProto, batches: Iterable[np.ndarray]) -> int:
     nodes = list(model.graph.node)
     for node in nodes:  # every reader of a quantized result; other readers of a product's input stay in fp32
         for place, name in enumerate(node.input):
-            if name in results:
+            if name in after:
                 node.input[place] = dequantized_name(name)
     del model.graph.node[:]
     model.graph.node.extend(writer.nodes)
+    model.graph.node.extend(pair for port in model.graph.input for pair in writer.activation(port.name))
     for node in nodes:
         model.graph.node.append(node)
-        model.graph.node.extend(pair for name in node.output if name in ranges for pair in writer.activation(name))
+        model.graph.node.extend(pair for name in node.output for pair in writer.activation(name))
     used = {name for node in model.graph.node for name in node.input}
     kept = [tensor for tensor in weights.values() if tensor.name in used]
     del model.graph.initializer[:]
@@ -100,11 +112,10 @@ def read_constants_directly(graph: GraphProto) -> None:
     graph.node.extend(nodes)
 
 
-def quantized_products(graph: GraphProto, weights: Weights) -> list[Product]:
-    """Return the products with constant weights that are quantized.
+def quantized_products(graph: GraphProto, weights: Weights, *, results: bool) -> list[Product]:
+    """Return the products with constant weights that are quantized, with `results` also after a convolution.
 
-    The result of a convolution, after Relu or Clip, is quantized too: runtimes have no convolution from integers to fp32,
-    unlike products of matrices.
+    Its result is quantized after Relu or Clip. A convolution with the graph's output stays fp32.
     """
     readers: dict[str, list[NodeProto]] = {}
     for node in graph.node:
@@ -117,15 +128,13 @@ def quantized_products(graph: GraphProto, weights: Weights) -> list[Product]:
             continue
         if node.input[0] in weights or any(f"/{name}/" in node.name for name in FLOAT_MODULES):
             continue
-        result = None
-        if node.op_type == "Conv":
-            result = node.output[0]
-            following = readers.get(result, [])
-            if len(following) == 1 and following[0].op_type in CLIPPING and result not in outputs:
-                result = following[0].output[0]
-            if result in outputs:
-                continue
-        products.append(Product(node, result))
+        if node.output[0] in outputs:
+            continue
+        result = node.output[0] if results and node.op_type == "Conv" else None
+        following = readers.get(node.output[0], [])
+        if result and len(following) == 1 and following[0].op_type in CLIPPING:
+            result = following[0].output[0]
+        products.append(Product(node, None if result in outputs else result))
     return products
 
 
@@ -162,7 +171,9 @@ class Writer:
         return np.float32(max((high - low) / LEVELS, LEAST_STEP))
 
     def activation(self, name: str) -> list[Any]:
-        """Return the two nodes that quantize an activation."""
+        """Return the two nodes that quantize an activation; none if it is not to be quantized."""
+        if name not in self.ranges:
+            return []
         step = self.step(name)
         zero = np.round(-self.ranges[name][0] / step).clip(0, LEVELS).astype(np.uint8)
         scale = [self.tensor(f"{name}_scale", np.array(step)), self.tensor(f"{name}_zero_point", np.array(zero))]

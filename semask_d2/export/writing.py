@@ -91,7 +91,7 @@ def write_onnx(
     if settings.half_weights:
         halve_weights(model)
     if settings.int8:
-        quantize(model, calibration)
+        quantize(model, calibration, path, results=True)
     onnx.save(model, path)
     seal(files_of(path))
 
@@ -129,7 +129,7 @@ def write_openvino(
         trace(graph, onnx_file, metadata.outputs, settings)
         if settings.int8:
             quantized = onnx.load(onnx_file)
-            quantize(quantized, calibration)
+            quantize(quantized, calibration, path, results=False)
             onnx.save(quantized, onnx_file)
         model = openvino.Core().read_model(onnx_file)  # convert_model would lose some dynamic paddings
         model.set_rt_info(metadata.as_text(), [KEY])
