@@ -28,6 +28,7 @@ from timing import Way, parser
 
 from semask_d2 import Predictor, build_model, get_cfg
 from semask_d2.d2 import CfgNode, DatasetCatalog
+from semask_d2.data import register_custom
 from semask_d2.engine import Trainer
 from semask_d2.evaluation import SemanticEvaluator
 from semask_d2.export.exporting import describe, write_verified
@@ -62,6 +63,7 @@ def calibration_images(predictor: Predictor, size: int, *, trained: bool) -> lis
     if not trained:
         generator = np.random.default_rng(1)
         return [generator.integers(0, 256, (1, 3, size, size), np.uint8) for _ in range(2)]
+    register_custom(predictor.cfg)
     records = DatasetCatalog.get(predictor.cfg.DATASETS.TRAIN[0])
     chosen = records[:: max(1, len(records) // CALIBRATION)][:CALIBRATION]
     return image_batches(predictor, [record["file_name"] for record in chosen], ANY)

@@ -119,7 +119,7 @@ def test_convolutions_equal_the_formula(groups: int) -> None:
     for optimized in (False, True):
         np.testing.assert_allclose(run(model, image, optimized=optimized), logits.softmax(-1), atol=step)
     assert kinds(model)[kinds(model).index("Conv") :][:3] == ["Conv", "Relu", "QuantizeLinear"]
-    without = model_of(nodes[:2] + [node("Identity", "b1", "out")], {"w1": first, "b": bias}, [1, 4, 9, 8])
+    without = model_of([*nodes[:2], node("Identity", "b1", "out")], {"w1": first, "b": bias}, [1, 4, 9, 8])
     assert quantize(without, [image], PATH, results=False) == 1
     assert kinds(without).count("QuantizeLinear") == 1
     expected = F.conv2d(*given, padding=1, groups=groups).relu().numpy()
