@@ -95,8 +95,8 @@ def write_files(predictor: Predictor, folder: Path, size: int, *, trained: bool)
             opened = partial(OpenVinoModel, precision=peer_openvino.PRECISIONS[precision])
             files[f"OpenVINO, {precision}"] = Exported(folder / "model.xml", opened)
         if find_spec("onnxruntime"):
-            write_int8(predictor, "openvino", folder / "int8.xml", images)
-            files["OpenVINO, int8"] = Exported(folder / "int8.xml", OpenVinoModel)
+            write_int8(predictor, "openvino", folder / "model_int8.xml", images)
+            files["OpenVINO, int8"] = Exported(folder / "model_int8.xml", OpenVinoModel)
     return files
 
 
