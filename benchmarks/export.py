@@ -4,15 +4,15 @@
     python benchmarks/export.py [--config-file FILE | --run DIR] [--size 512] [--repeats N] [--json FILE]
 
 Seconds and peak memory are measured for each variant in a separate process, as well as the size of its file. ONNX and
-OpenVINO files accept images of any size, as written by `semask export`. bf16 is measured if the processor supports it;
-int8 quantizes the matrix products with onnxruntime's quantize_dynamic. Weights are random by default. With a run folder
-its best weights are used, and the mIoU on its test set is also measured for all files that accept any image size.
+OpenVINO files accept images of any size, as written by `semask export`. bf16 is measured if the processor supports it.
+int8 is `semask export --int8`, calibrated on images of the training set, or on random ones. Weights are random by
+default. With a run folder its best weights are used, and the mIoU on its test set is also measured for all files that
+accept any image size.
 Variants whose library is not installed are skipped: pip install -e ".[export]".
 """
 
 from __future__ import annotations
 
-import logging
 import tempfile
 from collections.abc import Callable
 from functools import partial
@@ -27,18 +27,21 @@ from processes import Maker, report_processes
 from timing import Way, parser
 
 from semask_d2 import Predictor, build_model, get_cfg
-from semask_d2.d2 import CfgNode
+from semask_d2.d2 import CfgNode, DatasetCatalog
+from semask_d2.data import register_custom
 from semask_d2.engine import Trainer
 from semask_d2.evaluation import SemanticEvaluator
-from semask_d2.export.checksum import seal
-from semask_d2.export.exporting import write_verified
+from semask_d2.export.exporting import describe, write_verified
+from semask_d2.export.graph import SegmentationGraph
 from semask_d2.export.running import ExportedModel, OnnxModel, OpenVinoModel, TorchModel
 from semask_d2.export.segmenter import ExportedSegmenter
-from semask_d2.export.writing import GraphSettings, size_of
+from semask_d2.export.writing import WRITERS, GraphSettings, size_of
+from semask_d2.inference.exporting import image_batches
 from semask_d2.modeling.meta_arch.segmenter import Segmenter
 from semask_d2.utils.runs import CONFIG_NAME, require_run
 
 ANY = GraphSettings(size=None)
+CALIBRATION = 32  # images
 
 
 class Exported(NamedTuple):
@@ -55,24 +58,33 @@ def labels_of(file: Exported, size: int) -> Way:
     return partial(model, np.random.default_rng(0).integers(0, 256, (1, 3, size, size), np.uint8))
 
 
-def quantize(source: Path, target: Path) -> None:
-    """Write a copy of an ONNX file in which matrix products use 8-bit weights and activations."""
-    from onnxruntime.quantization import QuantType, quantize_dynamic
+def calibration_images(predictor: Predictor, size: int, *, trained: bool) -> list[np.ndarray]:
+    """Return images (1, 3, H, W) of the training set of a trained model, or random ones."""
+    if not trained:
+        generator = np.random.default_rng(1)
+        return [generator.integers(0, 256, (1, 3, size, size), np.uint8) for _ in range(2)]
+    register_custom(predictor.cfg)
+    records = DatasetCatalog.get(predictor.cfg.DATASETS.TRAIN[0])
+    chosen = records[:: max(1, len(records) // CALIBRATION)][:CALIBRATION]
+    return image_batches(predictor, [record["file_name"] for record in chosen], ANY)
 
-    logging.disable(logging.WARNING)  # it recommends a preprocessing that fails on dynamic sizes
-    quantize_dynamic(source, target, op_types_to_quantize=["MatMul", "Gemm"], weight_type=QuantType.QInt8)
-    logging.disable(logging.NOTSET)
-    seal([target])  # the copied metadata still has the checksum of the source file
+
+def write_int8(predictor: Predictor, kind: str, path: Path, images: list[np.ndarray]) -> None:
+    """Write a file as `semask export --int8` does, without the comparison, which random weights would not pass."""
+    settings, graph = ANY._replace(int8=True), SegmentationGraph(predictor.model).eval()
+    metadata = describe(predictor.cfg, predictor.classes, graph, settings, len(images))
+    WRITERS[kind](graph, path, metadata, settings, images)
 
 
-def write_files(predictor: Predictor, folder: Path, size: int) -> dict[str, Exported]:
+def write_files(predictor: Predictor, folder: Path, size: int, *, trained: bool) -> dict[str, Exported]:
     """Export a model to `folder`, and return the files by variant."""
+    images = calibration_images(predictor, size, trained=trained)
     write = partial(write_verified, predictor.model, predictor.cfg, predictor.classes)
     files = {"torch.export": Exported(folder / "model.pt2", TorchModel, any_size=False)}
     write("torch_export", folder / "model.pt2", ANY._replace(size=(size, size)))
     if find_spec("onnx") and find_spec("onnxruntime"):
         write("onnx", folder / "model.onnx", ANY)
-        quantize(folder / "model.onnx", folder / "int8.onnx")
+        write_int8(predictor, "onnx", folder / "int8.onnx", images)
         files["onnxruntime, fp32"] = Exported(folder / "model.onnx", OnnxModel)
         files["onnxruntime, int8"] = Exported(folder / "int8.onnx", OnnxModel)
     if find_spec("onnx") and find_spec("openvino"):
@@ -82,6 +94,9 @@ def write_files(predictor: Predictor, folder: Path, size: int) -> dict[str, Expo
         for precision in peer_openvino.supported(["fp32", "bf16"]):
             opened = partial(OpenVinoModel, precision=peer_openvino.PRECISIONS[precision])
             files[f"OpenVINO, {precision}"] = Exported(folder / "model.xml", opened)
+        if find_spec("onnxruntime"):
+            write_int8(predictor, "openvino", folder / "model_int8.xml", images)
+            files["OpenVINO, int8"] = Exported(folder / "model_int8.xml", OpenVinoModel)
     return files
 
 
@@ -108,7 +123,7 @@ def main() -> None:
         cfg = get_cfg(config, options)
         predictor = Predictor.of_model(cfg, build_model(cfg).eval())
     with tempfile.TemporaryDirectory() as folder:
-        files = write_files(predictor, Path(folder), arguments.size)
+        files = write_files(predictor, Path(folder), arguments.size, trained=bool(arguments.run))
         columns = {"file MB": {name: size_of(file.path) / 1e6 for name, file in files.items()}}
         if arguments.run:
             models = {name: ExportedSegmenter(file.open(file.path)) for name, file in files.items() if file.any_size}

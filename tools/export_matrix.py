@@ -89,7 +89,7 @@ def exported(model: SemanticSegmenter, cfg: CfgNode, column: Column) -> list[Agr
 
 def worst(agreements: list[Agreement]) -> str:
     """Return the table cell for several agreements."""
-    equal = min(agreement.equal for agreement in agreements if agreement.equal is not None)
+    equal = min(agreement.equal for agreement in agreements)
     return f"{max(agreement.error for agreement in agreements):.0e}, {100 * equal:.2f} %"
 
 

@@ -32,7 +32,9 @@ def run(args: argparse.Namespace) -> None:
         grid_sample=not args.no_grid_sample,
         half_weights=args.fp16,
         resize=args.resize,
+        int8=args.int8,
     )
+    images = image_files(args.images or [])
     if args.format in (TRANSFORMERS, FOLDER):
         precision = settings.half_weights and args.format == FOLDER
         is_plain = settings == GraphSettings(None, half_weights=precision) and args.outputs == "labels"
@@ -41,7 +43,7 @@ def run(args: argparse.Namespace) -> None:
         if os.path.lexists(args.output):
             raise UserError(f"--output {args.output}: exists already; name another folder, or remove it")
     else:
-        check_settings(args.format, settings, args.outputs, normalize=not args.no_normalize)
+        check_settings(args.format, settings, args.outputs, normalize=not args.no_normalize, images=len(images))
     if args.format == FOLDER:
         write_folder(args)
     else:
@@ -53,7 +55,7 @@ def run(args: argparse.Namespace) -> None:
             settings,
             outputs=args.outputs,
             normalize=not args.no_normalize,
-            images=image_files(args.images or []),
+            images=images,
         )
         for agreement in agreements:
             print(agreement)

@@ -63,11 +63,15 @@ class SegmentationGraph(nn.Module):
             class_logits, mask_logits = predictions.class_logits[-1], predictions.mask_logits()
             if self.outputs == "logits":
                 return class_logits, mask_logits
-            masks = upsampled(mask_logits, (x.shape[-2], x.shape[-1]))[..., :height, :width]
+            padded = (x.shape[-2], x.shape[-1])
+            masks = upsampled(mask_logits, padded)
             if self.size_rule is None:
-                scores = mask_scores(class_logits, masks)
-            else:
-                scores = resized_scores(class_logits, masks, size, masks_first=resizes_masks_first(self.model))
+                # padding is cut last, where there is the least to copy
+                if self.outputs == "labels":
+                    return mask_labels(class_logits, masks).reshape(-1, *padded)[..., :height, :width]
+                return mask_scores(class_logits, masks)[..., :height, :width]
+            masks = masks[..., :height, :width]
+            scores = resized_scores(class_logits, masks, size, masks_first=resizes_masks_first(self.model))
         else:
             if self.outputs == "logits":
                 return predictions
@@ -90,6 +94,13 @@ def mask_scores(class_logits: Tensor, mask_logits: Tensor) -> Tensor:
     probability = class_logits.softmax(-1)[..., :-1].transpose(1, 2)  # (B, K, Q)
     scores = torch.matmul(probability, mask_logits.sigmoid().flatten(2))
     return scores.unflatten(2, mask_logits.shape[-2:])
+
+
+def mask_labels(class_logits: Tensor, mask_logits: Tensor) -> Tensor:
+    """Return the argmax of `mask_scores`, flattened to (B, H W)."""
+    probability = class_logits.softmax(-1)[..., :-1]  # (B, Q, K)
+    # scores of a pixel are contiguous, because onnxruntime takes three times as long for maxima over another axis
+    return torch.matmul(mask_logits.sigmoid().flatten(2).transpose(1, 2), probability).argmax(-1)
 
 
 def resizes_masks_first(model: SemanticSegmenter) -> bool:

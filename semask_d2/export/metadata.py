@@ -14,10 +14,12 @@ from semask_d2.utils.classes import Classes
 from semask_d2.utils.errors import UserError
 from semask_d2.utils.foreign import Section, entries, integer, number, shown
 
+PRECISIONS = ("fp32", "fp16", "int8")
 KEY = "semask_d2"  # name of the metadata in a file
 MAX_CLASSES = 100_000
 MAX_SIDE = 2**16  # pixels of the shorter side after resizing
 MAX_PIXEL_VALUE = 1e6
+MAX_IMAGES = 10**9
 LEAST_STD = 1e-6
 
 
@@ -27,7 +29,8 @@ class ExportMetadata:
 
     Images have `channels`, and three of them are in `channel_order`. They are resized so that the shorter side is
     `min_size` (0: not at all) and the longer at most `max_size`. If `normalized` is False, the caller subtracts
-    `pixel_mean` and divides by `pixel_std`. The graph itself pads to a multiple of `size_divisibility`.
+    `pixel_mean` and divides by `pixel_std`. The graph itself pads to a multiple of `size_divisibility`. `precision` is
+    that of the weights; in "int8", products compute in 8 bits, with ranges from `calibration_images` images.
     """
 
     version: str
@@ -44,10 +47,12 @@ class ExportMetadata:
     scores_are_probabilities: bool
     resize_masks_first: bool
     input_type: str
-    # missing in files of older versions: INPUT.VALUE_RANGE, INPUT.CHANNELS and INPUT.DISPLAY_CHANNELS
+    # missing in files of older versions: the rest, of which the next are INPUT.VALUE_RANGE, CHANNELS, DISPLAY_CHANNELS
     value_range: list[float] = field(default_factory=list)
     channels: int = 3
     display_channels: list[int] = field(default_factory=list)
+    precision: str | None = None
+    calibration_images: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values by their keys in a file."""
@@ -132,4 +137,6 @@ def _read(section: Section) -> ExportMetadata:
         value_range=_range(section),
         channels=channels,
         display_channels=_display(section, channels),
+        precision=section.text("precision", None, PRECISIONS),
+        calibration_images=section.integer("calibration_images", 0, 0, MAX_IMAGES),
     )

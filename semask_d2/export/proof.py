@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, cast
 
@@ -11,12 +12,10 @@ from torch import Tensor
 
 from semask_d2.data.augmentation import resized_tensor
 from semask_d2.data.picture import Picture
-from semask_d2.export.graph import SegmentationGraph
+from semask_d2.export.graph import SegmentationGraph, mask_scores
 from semask_d2.export.running import ExportedModel
 from semask_d2.export.writing import GraphSettings
 
-TOLERANCE, HALF_TOLERANCE = 1e-3, 5e-2  # of scores, or of logits relative to the largest
-EQUAL = 0.999  # of the labels; scores of two classes that differ by less than the tolerance may swap
 SIZES = ((64, 96), (96, 64), (70, 106), (128, 128), (33, 97))
 SHORT_EDGE = 80  # short edge that SIZES assume if images are resized; some are smaller, some larger
 
@@ -26,22 +25,42 @@ class Agreement(NamedTuple):
 
     `error` is the largest difference of scores, or of logits relative to the largest. For labels it is the largest
     amount by which the model's score of the chosen class lies below its highest score. `equal` is the fraction of equal
-    labels, None for logits.
+    labels, for logits at their size.
     """
 
     shape: tuple[int, ...]
     error: float
-    equal: float | None
-
-    def within(self, tolerance: float) -> bool:
-        """Return whether the file agrees closely enough to be used."""
-        labels_agree = self.equal is None or self.equal >= (EQUAL if tolerance == TOLERANCE else 1 - tolerance)
-        return labels_agree and self.error <= tolerance  # False if the error is NaN
+    equal: float
 
     def __str__(self) -> str:
         batch, _, height, width = self.shape
-        labels = "" if self.equal is None else f", equal labels {100 * self.equal:.4f} %"
-        return f"{batch} x {height} x {width}: maximal error {self.error:.2g}{labels}"
+        return f"{batch} x {height} x {width}: maximal error {self.error:.2g}, equal labels {100 * self.equal:.4f} %"
+
+
+class Limits(NamedTuple):
+    """Largest error of a batch, and smallest share of equal labels, with which a file is kept."""
+
+    error: float
+    equal: float
+    of_all: bool = False  # the share is that of all batches, not of each
+
+    def refusal(self, agreements: Sequence[Agreement]) -> str:
+        """Return the disagreement that is too large, with the limit; empty if the file agrees."""
+        if self.of_all:
+            pixels = [math.prod(agreement.shape) for agreement in agreements]
+            equal = sum(x.equal * n for x, n in zip(agreements, pixels, strict=True)) / sum(pixels)
+            too_few = equal < self.equal
+            return f"equal labels {100 * equal:.2f} %; at least {100 * self.equal:g} % is required" if too_few else ""
+        for agreement in agreements:
+            # scores of two classes that differ by less than the error may swap; a NaN is no error within the limit
+            if not (agreement.error <= self.error and agreement.equal >= self.equal):
+                return f"{agreement}; up to {self.error:g} is allowed"
+        return ""
+
+
+# by the precision of the file; errors are of scores, or of logits relative to the largest. Eight bits move scores near
+# the edges of segments by any amount, and what matters is how many labels change.
+LIMITS = {"fp32": Limits(1e-3, 0.999), "fp16": Limits(5e-2, 0.95), "int8": Limits(math.inf, 0.98, of_all=True)}
 
 
 def random_images(settings: GraphSettings, size_rule: tuple[int, int] | None, channels: int) -> Iterable[np.ndarray]:
@@ -57,18 +76,29 @@ def random_images(settings: GraphSettings, size_rule: tuple[int, int] | None, ch
         yield smooth.round().to(torch.uint8).numpy()
 
 
+def graph_input(graph: SegmentationGraph, image: np.ndarray, input_type: str) -> np.ndarray:
+    """Return the input of a graph for `image` (B, C, H, W) uint8."""
+    if graph.normalize:
+        return image if input_type == "uint8" else image.astype(np.float32)
+    normalizer = graph.model.normalizer
+    return (image.astype(np.float32) - normalizer.mean.numpy()) / normalizer.std.numpy()
+
+
+def labels_of_logits(logits: Tensor, mask_logits: Tensor | None = None) -> Tensor:
+    """Return labels (B, h, w) from the logits of a graph: those of pixels, or of classes and masks."""
+    return (logits if mask_logits is None else mask_scores(logits, mask_logits)).argmax(1)
+
+
 @torch.no_grad()
 def agreement_on(exported: ExportedModel, graph: SegmentationGraph, image: np.ndarray, input_type: str) -> Agreement:
     """Compare both on `image` (B, C, H, W) uint8: labels and scores with the model, logits with the graph."""
-    given = image if graph.normalize and input_type == "uint8" else image.astype(np.float32)
-    if not graph.normalize:
-        normalizer = graph.model.normalizer
-        given = (given - normalizer.mean.numpy()) / normalizer.std.numpy()
+    given = graph_input(graph, image, input_type)
     results = [torch.from_numpy(x) for x in exported(given)]
     if graph.outputs == "logits":
-        expected = graph(torch.from_numpy(given))
-        pairs = zip(results, expected if isinstance(expected, tuple) else (expected,), strict=True)
-        return Agreement(image.shape, max(relative(x, y) for x, y in pairs), None)
+        outputs = graph(torch.from_numpy(given))
+        expected = outputs if isinstance(outputs, tuple) else (outputs,)
+        error = max(relative(x, y) for x, y in zip(results, expected, strict=True))
+        return Agreement(image.shape, error, share_of_equals(labels_of_logits(*results), labels_of_logits(*expected)))
     scores = model_scores(graph, image)
     if graph.outputs == "scores":
         error = (

@@ -6,17 +6,19 @@ import io
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from semask_d2.export.checksum import seal, sealed_archive
 from semask_d2.export.graph import SegmentationGraph
 from semask_d2.export.metadata import KEY, ExportMetadata
+from semask_d2.export.quantizing import quantize
 from semask_d2.export.running import ARCHIVED, files_of, require_library
 from semask_d2.modeling.kernels.grid_sample import without_grid_sample
 from semask_d2.utils.choices import EXPORT_SUFFIXES
@@ -25,6 +27,7 @@ from semask_d2.utils.files import put_in_place, temporary_beside
 if TYPE_CHECKING:
     import onnx
 
+Batches = Sequence[np.ndarray]  # inputs of a graph, which calibrate 8-bit products
 OPSET = 17
 AXES = {0: "batch", 2: "height", 3: "width"}
 SIZED = ("mask_logits", "logits")  # outputs whose size differs from that of the image
@@ -34,7 +37,7 @@ EXAMPLE = 64, 96  # example size for tracing a graph of any size
 class GraphSettings(NamedTuple):
     """Settings of a graph: input images of `size` (H, W) in batches of `batch` (None: any), and how to build it.
 
-    With `resize` the graph resizes images to the test-time size.
+    With `resize` the graph resizes images to the test-time size. With `int8` products are quantized.
     """
 
     size: tuple[int, int] | None
@@ -43,6 +46,12 @@ class GraphSettings(NamedTuple):
     grid_sample: bool = True
     half_weights: bool = False
     resize: bool = False
+    int8: bool = False
+
+    @property
+    def precision(self) -> str:
+        """Precision of the weights in the file."""
+        return "int8" if self.int8 else "fp16" if self.half_weights else "fp32"
 
     def free_axes(self) -> dict[int, str]:
         """Return the axes of the input that may have any size."""
@@ -57,7 +66,9 @@ class GraphSettings(NamedTuple):
         return image if self.input_type == "uint8" else image.float()
 
 
-def write_torch_export(graph: SegmentationGraph, path: Path, metadata: ExportMetadata, settings: GraphSettings) -> None:
+def write_torch_export(
+    graph: SegmentationGraph, path: Path, metadata: ExportMetadata, settings: GraphSettings, calibration: Batches
+) -> None:
     """Write `path` for torch.export.load, with fixed height and width."""
     shapes = {"image": {0: torch.export.Dim("batch")}} if settings.batch is None else None
     with torch.no_grad(), sampling(settings):
@@ -67,7 +78,9 @@ def write_torch_export(graph: SegmentationGraph, path: Path, metadata: ExportMet
     path.write_bytes(sealed_archive(file.getvalue(), ARCHIVED))
 
 
-def write_onnx(graph: SegmentationGraph, path: Path, metadata: ExportMetadata, settings: GraphSettings) -> None:
+def write_onnx(
+    graph: SegmentationGraph, path: Path, metadata: ExportMetadata, settings: GraphSettings, calibration: Batches
+) -> None:
     """Write one ONNX file, including the weights."""
     require_library("onnx")
     import onnx
@@ -77,6 +90,8 @@ def write_onnx(graph: SegmentationGraph, path: Path, metadata: ExportMetadata, s
     onnx.helper.set_model_props(model, {KEY: metadata.as_text()})
     if settings.half_weights:
         halve_weights(model)
+    if settings.int8:
+        quantize(model, calibration, path, results=True)
     onnx.save(model, path)
     seal(files_of(path))
 
@@ -101,14 +116,21 @@ def trace(graph: SegmentationGraph, path: Path, outputs: list[str], settings: Gr
         )
 
 
-def write_openvino(graph: SegmentationGraph, path: Path, metadata: ExportMetadata, settings: GraphSettings) -> None:
+def write_openvino(
+    graph: SegmentationGraph, path: Path, metadata: ExportMetadata, settings: GraphSettings, calibration: Batches
+) -> None:
     """Write the XML file `path` and its weights as .bin, through a temporary .onnx file beside them."""
     require_library("openvino", "onnx")
+    import onnx
     import openvino
 
     onnx_file = path.with_suffix(EXPORT_SUFFIXES["onnx"])
     try:
         trace(graph, onnx_file, metadata.outputs, settings)
+        if settings.int8:
+            quantized = onnx.load(onnx_file)
+            quantize(quantized, calibration, path, results=False)
+            onnx.save(quantized, onnx_file)
         model = openvino.Core().read_model(onnx_file)  # convert_model would lose some dynamic paddings
         model.set_rt_info(metadata.as_text(), [KEY])
         openvino.save_model(model, path, compress_to_fp16=settings.half_weights)

@@ -48,6 +48,7 @@ def export_model(
     normalize: bool = True,
     grid_sample: bool = True,
     half: bool = False,
+    int8: bool = False,
     images: Sequence[ImageInput] = (),
 ) -> list[Agreement]:
     """Write a trained model for other runtimes, verify the file, and return its agreement with the model.
@@ -55,8 +56,9 @@ def export_model(
     `source` is a model of `create_model` or `from_pretrained`, a source of `from_pretrained`, or None for the newest
     run, as in `Predictor`. `format` is "onnx", "openvino", "torch_export" or "transformers" (a folder, which is not
     verified); by default the suffix of `output` decides: .onnx, .xml or .pt2. `size` (H, W) fixes the input's size,
-    `batch` None leaves its batch free, `outputs` are "labels", "scores" or "logits". The other arguments are the
-    options of `semask export`. Raises `UserError` if the file cannot be written or disagrees with the model.
+    `batch` None leaves its batch free, `outputs` are "labels", "scores" or "logits". With `int8`, products compute in 8
+    bits, calibrated on `images` except every fifth, on which the file is compared. The other arguments are the options
+    of `semask export`. Raises `UserError` if the file cannot be written or disagrees with the model.
     """
     suffix = Path(output).suffix
     kind = format or next((name for name, ending in EXPORT_SUFFIXES.items() if ending == suffix), "")
@@ -66,10 +68,16 @@ def export_model(
             f"{', '.join(EXPORT_FORMATS)}{f', got {format!r}' if format else ''}"
         )
     settings = GraphSettings(
-        size=size, batch=batch, input_type=input_type, grid_sample=grid_sample, half_weights=half, resize=resize
+        size=size,
+        batch=batch,
+        input_type=input_type,
+        grid_sample=grid_sample,
+        half_weights=half,
+        resize=resize,
+        int8=int8,
     )
     if kind != TRANSFORMERS:
-        check_settings(kind, settings, outputs, normalize=normalize)
+        check_settings(kind, settings, outputs, normalize=normalize, images=len(images))
     predictor = exportable(source)
     return write_export(predictor, output, kind, settings, outputs=outputs, normalize=normalize, images=images)
 

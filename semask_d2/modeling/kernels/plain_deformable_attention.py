@@ -16,18 +16,18 @@ def sampled_attention(
     value: Tensor, sizes: Sequence[Size], reference: Tensor, offsets: Tensor, logits: Tensor
 ) -> Tensor:
     """Compute `layers.deformable_attention.deformable_attention` in standard operators, with gradients."""
-    heads, points = logits.shape[2], logits.shape[4]
+    heads = logits.shape[2]
     weights = logits.flatten(3).softmax(-1).view_as(logits)
-    weights = weights.permute(0, 2, 3, 1, 4).flatten(0, 1)[:, :, None]  # (B heads, levels, 1, Q, P)
+    weights = weights.permute(0, 2, 3, 4, 1).flatten(0, 1)[:, :, None]  # (B heads, levels, 1, P, Q)
     maps = value.permute(0, 2, 3, 1).flatten(0, 1)  # (B heads, D, N)
     out = None
     for level, level_map in enumerate(maps.split([h * w for h, w in sizes], dim=-1)):
-        grid = level_grid(sizes[level], reference, offsets, level)
+        # points before queries: runtimes of exported graphs are slow at sums over a short last axis
+        grid = level_grid(sizes[level], reference, offsets, level).transpose(1, 2)
         # no `unflatten`: tracing would record its sizes as constants
-        sampled = grid_sample(level_map.reshape(*level_map.shape[:2], *sizes[level]), grid)
-        for point in range(points):
-            x, weight = sampled[..., point], weights[:, level, ..., point]
-            out = x * weight if out is None else torch.addcmul(out, x, weight)
+        sampled = grid_sample(level_map.reshape(*level_map.shape[:2], *sizes[level]), grid)  # (B heads, D, P, Q)
+        level_sum = (sampled * weights[:, level]).sum(2)
+        out = level_sum if out is None else out + level_sum
     assert out is not None  # there is at least one level
     return out.unflatten(0, (-1, heads)).flatten(1, 2).transpose(1, 2)
 
