@@ -199,7 +199,7 @@ class Writer:
         return name
 
 
-def made(kind: str, inputs: Sequence[str], output: str, **attributes: int) -> NodeProto:
+def made(kind: str, inputs: Sequence[str], output: str, **attributes: Any) -> NodeProto:
     """Return a node with one output, by which it is named."""
     from onnx import helper
 
