@@ -100,6 +100,18 @@ def test_exported_files_of_a_run_have_an_accuracy(tiny_run: Path, toy_data: Path
     assert sizes["onnxruntime, int8"] < sizes["onnxruntime, fp32"]
 
 
+def test_agreement_of_bf16(tiny_run: Path, toy_data: Path, tmp_path: Path) -> None:
+    data = toy_data / "toy_scenes"
+    folders = ("--images", str(data / "images/validation"), "--labels", str(data / "annotations/validation"))
+    figures = tmp_path / "figures.json"
+    done = start("agreement", "--weights", str(tiny_run), *folders, "--count", "2", "--json", str(figures))
+    assert done.returncode == 0, done.stderr
+    ((title, result),) = json.loads(figures.read_text()).items()
+    assert "on 2 images" in title
+    assert all(90 < row["equal labels, %"] <= 100 for row in result["figures"].values())
+    assert {"bf16", "class scores in fp32"} <= result["figures"].keys()
+
+
 def test_a_step_with_frozen_and_adapted_backbones() -> None:
     options = ("--train", "frozen", "lora", "--size", "64", "--batch", "1", "MODEL.SWIN.DEPTHS", "[1, 1, 1, 1]")
     done = start("training_step", "--config-file", "toy_scenes/semask_swin_mini_m2f.yaml", *options)
