@@ -14,8 +14,8 @@ import pytest
 import torch
 from huggingface_hub import constants
 
-from semask_d2.config import get_cfg
 from semask_d2 import build_model
+from semask_d2.config import get_cfg
 from semask_d2.data.datasets import toy_scenes
 from tests.helpers.commands import ROOT, TINY, TOY_CONFIG, load_script
 from tests.helpers.hub_server import Hub, serve_hub
