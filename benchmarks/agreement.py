@@ -46,8 +46,8 @@ CHOICES: Mapping[str, Mapping[str, object]] = {
     "autocast alone, as in training": {
         "meta_arch.base.SemanticSegmenter.inference_parts": lambda model: (model.backbone, model.sem_seg_head)
     },
-    "backbone in bf16": {"meta_arch.weight_casts.is_mobile": lambda backbone: False},
-    "backbone in fp32": {"meta_arch.weight_casts.is_mobile": lambda backbone: True},
+    "every backbone in bf16": {"meta_arch.weight_casts.is_mobile": lambda backbone: False},
+    "every backbone in fp32": {"meta_arch.weight_casts.is_mobile": lambda backbone: True},
     "torch's attention": {f"layers.{name}_attention.attention": torchs_attention for name in ("window", "semantic")},
     "class scores in fp32": {"meta_arch.score_maps.linear": fp32_linear},
 }

@@ -111,6 +111,18 @@ def test_exported_files_of_a_run_have_an_accuracy(tiny_run: Path, toy_data: Path
         assert sizes[f"{library}, int8"] < sizes[f"{library}, fp32"]
 
 
+def test_agreement_of_bf16(tiny_run: Path, toy_data: Path, tmp_path: Path) -> None:
+    data = toy_data / "toy_scenes"
+    folders = ("--images", str(data / "images/validation"), "--labels", str(data / "annotations/validation"))
+    figures = tmp_path / "figures.json"
+    done = start("agreement", "--weights", str(tiny_run), *folders, "--count", "2", "--json", str(figures))
+    assert done.returncode == 0, done.stderr
+    ((title, result),) = json.loads(figures.read_text()).items()
+    assert "on 2 images" in title
+    assert all(90 < row["equal labels, %"] <= 100 for row in result["figures"].values())
+    assert {"bf16", "class scores in fp32"} <= result["figures"].keys()
+
+
 def test_a_way_that_fails_is_named() -> None:
     done = start("postprocessing", "--size", "1", "1")
     assert done.returncode == 1

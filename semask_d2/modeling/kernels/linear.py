@@ -19,17 +19,18 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     2.14, inference gains 8 % on two threads and nothing on one; a training step would lose 5 to 12 %. In bf16 it is for
     products with a bias, which `F.linear` first copies into the result: they gain 3 to 13 % on any number of threads.
     """
-    if weight.dtype == torch.bfloat16 and x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+    needs_gradient = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias))
+    if x.device.type != "cpu" or needs_gradient or in_graph():
+        return F.linear(x, weight, bias)
+    autocast = torch.is_autocast_enabled("cpu")
+    if autocast and weight.dtype == torch.bfloat16:
         x = x.bfloat16()
     tokens = x.numel() // max(1, x.shape[-1])
-    least = LEAST_TOKENS.get(x.dtype)
-    supported = least is not None and x.device.type == "cpu" and x.dtype == weight.dtype and tokens >= least
-    needs_gradient = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias))
     if x.dtype == torch.bfloat16:
         pays = bias is not None
     else:
-        pays = torch.get_num_threads() > 1 and not torch.is_autocast_enabled("cpu")
-    if not supported or not pays or needs_gradient or in_graph():
+        pays = torch.get_num_threads() > 1 and not autocast
+    if not pays or x.dtype != weight.dtype or tokens < LEAST_TOKENS.get(x.dtype, tokens + 1):
         return F.linear(x, weight, bias)
     rows = x.reshape(1, tokens, 1, x.shape[-1]).permute(0, 3, 1, 2)  # (1, C, tokens, 1), channels innermost
     y = F.conv2d(rows, weight[:, :, None, None], bias)

@@ -302,7 +302,7 @@ class SemanticSegmenter(Segmenter, ShareableModel):
     def inference_parts(self) -> Parts:
         """Return backbone and head; under bf16 autocast on a CPU without gradients, with weights that are cast once."""
         in_bf16 = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
-        if not in_bf16 or self.device.type != "cpu" or self.training or torch.is_grad_enabled() or in_graph():
+        if in_graph() or not in_bf16 or self.device.type != "cpu" or self.training or torch.is_grad_enabled():
             return self.backbone, self.sem_seg_head
         return parts_in_bf16(self.backbone, self.sem_seg_head, self.weight_casts)
 

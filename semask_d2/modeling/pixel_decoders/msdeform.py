@@ -99,12 +99,10 @@ class DeformableTransformer(nn.Module):
         for layer in self.encoder.layers:
             tokens = run(layer, tokens, position, reference, sizes, recompute=self.recompute)
         parts = tokens.split([h * w for h, w in sizes], dim=1)
-        # no `unflatten`: tracing would record its sizes as constants, and all sizes derived from them; channels are
-        # moved last, for otherwise the maps of a single image have strides for which torch's resizing copies its result
-        return [
-            part.reshape(part.shape[0], *size, part.shape[2]).permute(0, 3, 1, 2)
-            for part, size in zip(parts, sizes, strict=True)
-        ]
+        # no `unflatten`: tracing would record its sizes as constants, and all sizes derived from them. The permutation
+        # comes last, because of a transposed part of one image torch's resizing would copy the result twice
+        tokens_of_maps = zip(parts, sizes, strict=True)
+        return [x.reshape(x.shape[0], *size, x.shape[2]).permute(0, 3, 1, 2) for x, size in tokens_of_maps]
 
 
 @PIXEL_DECODER_REGISTRY.register()
