@@ -104,7 +104,7 @@ def is_mobile(backbone: nn.Module) -> bool:
     """Return whether a backbone is like MobileNet and EfficientNet: depthwise convolutions with batch norms.
 
     In bf16 they are no faster, and change 0.3 to 0.7 % of the labels of trained models (EfficientNet-Lite0), where a
-    Swin changes 0.02 % and a ResNet 0.03 %.
+    Swin changes 0.02 %.
     """
     modules = [*backbone.modules()]
     depthwise = any(isinstance(x, nn.Conv2d) and x.groups == x.in_channels > 1 for x in modules)
