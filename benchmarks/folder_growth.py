@@ -22,12 +22,12 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import cv2
 import numpy as np
 import torch
-from timing import keep, machine, parser, time_of
+from timing import Cost, keep, machine, parser, time_of
 from torch import nn
 
 from semask_d2 import get_cfg
@@ -50,13 +50,6 @@ SHOWN = 8  # classes in each label map
 WHOLE, SPLIT = "whole.yaml", "split.yaml"  # all images in both splits, or a fifth for validation
 
 
-class Cost(NamedTuple):
-    """Cost of a step: the seconds of each run, and the peak memory in MB."""
-
-    seconds: list[float]
-    peak: float
-
-
 class Stub(Segmenter):
     """A model that predicts class 0 everywhere."""
 
@@ -68,7 +61,7 @@ class Stub(Segmenter):
         self.weight = nn.Parameter(torch.zeros(1))
 
     def lazy_predictions(self, batched_inputs: list[dict], *, priors: bool = False) -> Iterator[Any]:
-        raise NotImplementedError
+        raise NotImplementedError("the stub predicts only labels")
 
     def predict(
         self, batched_inputs: list[dict], *, scores: bool = False, priors: bool = False, segments: bool = False
@@ -192,12 +185,12 @@ def main() -> None:
             for step in arguments.steps:
                 at = costs[step][count] = cost(step, Path(folder), arguments)
                 least, base = next(iter(costs[step].items()))
-                seconds, further = statistics.median(at.seconds), count - least
+                further = count - least
                 growth = " | |"
                 if further:
-                    each = (seconds - statistics.median(base.seconds)) / further, (at.peak - base.peak) / further
+                    each = (at.median - base.median) / further, (at.peak - base.peak) / further
                     growth = f" {1e6 * each[0]:.0f} | {1e6 * each[1]:.0f} |"
-                print(f"| {step} | {count} | {seconds:.2f} | {at.peak:.0f} |{growth}", flush=True)
+                print(f"| {step} | {count} | {at.median:.2f} | {at.peak:.0f} |{growth}", flush=True)
     for step, points in costs.items():
         figures = {count: at._asdict() for count, at in points.items()}
         keep(f"growth of {step} by images in a folder", {"machine": machine(), "costs": figures}, arguments.json)

@@ -14,14 +14,13 @@ pixels grows no faster than they do.
 from __future__ import annotations
 
 import argparse
-import statistics
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from inference import fast_paths
 from processes import measure
-from timing import keep, machine, parser
+from timing import Cost, keep, machine, parser
 from training_step import training_step
 
 TASKS = {"inference": fast_paths, "training": training_step}
@@ -34,18 +33,6 @@ class Point(NamedTuple):
     batch: int
     classes: int
     queries: int
-
-
-class Cost(NamedTuple):
-    """Cost of one point: the seconds of each run, and the peak memory in MB."""
-
-    seconds: list[float]
-    peak: float
-
-    @property
-    def median(self) -> float:
-        """Median of the seconds."""
-        return statistics.median(self.seconds)
 
 
 def cost(task: str, point: Point, arguments: argparse.Namespace) -> Cost:

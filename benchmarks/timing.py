@@ -11,10 +11,23 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
+from typing import NamedTuple
 
 Way = Callable[[], object]  # a variant to be timed
 Seconds = Mapping[str, list[float]]
 Columns = Mapping[str, Mapping[str, float]]
+
+
+class Cost(NamedTuple):
+    """Cost of a task at one size: the seconds of each run, and the peak memory in MB."""
+
+    seconds: list[float]
+    peak: float
+
+    @property
+    def median(self) -> float:
+        """Median of the seconds."""
+        return statistics.median(self.seconds)
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 
 from semask_d2.data.parallel import FEW, Mapped, usable_cores
 from semask_d2.data.workers import worker_settings
+from semask_d2.modeling.kernels.graphs import is_compiled
 from semask_d2.utils.memory import available_memory, keep_freed_memory, peak_resident_memory, resident_memory
 
 logger = logging.getLogger(__name__)
@@ -63,9 +64,8 @@ def runs_in_forks(model: nn.Module) -> bool:
     It must be a model of torch on the CPU, not compiled; compiled code and other runtimes keep threads, which a fork
     does not have.
     """
-    compiled = any(x._compiled_call_impl is not None or hasattr(x, "_orig_mod") for x in model.modules())
     devices = {parameter.device.type for parameter in model.parameters()}
-    return devices == {"cpu"} and not compiled
+    return devices == {"cpu"} and not any(map(is_compiled, model.modules()))
 
 
 def loader_of(results: Mapped, forks: int) -> DataLoader:

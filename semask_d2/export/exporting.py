@@ -75,11 +75,10 @@ def check_settings(kind: str, settings: GraphSettings, outputs: Outputs, *, norm
         raise UserError(
             "--dynamic: torch_export supports a fixed size only; use --size H W, or --format onnx or openvino"
         )
-    if kind == "torch_export" and settings.half_weights:
-        raise UserError("--fp16: expected --format onnx or openvino; torch_export keeps fp32 weights")
+    for option, chosen in (("--fp16", settings.half_weights), ("--int8", settings.int8)):
+        if chosen and kind == "torch_export":
+            raise UserError(f"{option}: expected --format onnx or openvino; torch_export keeps fp32 weights")
     if settings.int8:
-        if kind == "torch_export":
-            raise UserError("--int8: expected --format onnx or openvino; torch_export keeps fp32 weights")
         if settings.half_weights:
             raise UserError("--int8: remove --fp16; a file has one precision")
         if images < 2:

@@ -17,9 +17,9 @@ import torch
 from PIL import Image
 
 from semask_d2.__main__ import main
-from semask_d2.data import forks
 from semask_d2.data.parallel import usable_cores
 from semask_d2.utils.files import MARK
+from tests.helpers.forks import two_forks_for_few_items
 
 # torch warns where there is a single core
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
@@ -37,14 +37,10 @@ def photos(toy_root: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def two_forks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def two_forks() -> Iterator[None]:
     """Let two forks draw however few images there are."""
-    monkeypatch.setattr(forks, "FEW", 2)
-    monkeypatch.setattr(forks, "usable_cores", lambda: 2)
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
+    with two_forks_for_few_items():
+        yield
 
 
 def predict(run: Path, photos: Path, output: Path, workers: int) -> int:
@@ -89,7 +85,7 @@ def heed_ctrl_c() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux" or usable_cores() < 2, reason="no forks here")
+@pytest.mark.skipif(sys.platform != "linux" or usable_cores() < 2, reason="forks need Linux and two cores")
 def test_ctrl_c_leaves_whole_pictures_and_no_process(tiny_run: Path, photos: Path, tmp_path: Path) -> None:
     for number in range(400):
         (photos / f"more_{number}.jpg").hardlink_to(photos / "0000.jpg")

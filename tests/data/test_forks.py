@@ -12,6 +12,7 @@ from torch import nn
 from semask_d2.data import forks
 from semask_d2.data.forks import forked
 from semask_d2.export.segmenter import ExportedSegmenter
+from tests.helpers.forks import threads_and_cores
 
 # torch warns where there are fewer cores than in these tests
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
@@ -20,13 +21,10 @@ MEGABYTE = 2**20
 
 
 @pytest.fixture(autouse=True)
-def three_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def three_threads() -> Iterator[None]:
     """Three threads and cores, so that there may be three forks."""
-    monkeypatch.setattr(forks, "usable_cores", lambda: 3)
-    before = torch.get_num_threads()
-    torch.set_num_threads(3)
-    yield
-    torch.set_num_threads(before)
+    with threads_and_cores(3):
+        yield
 
 
 def results(model: nn.Module, function, count: int = COUNT) -> list | None:

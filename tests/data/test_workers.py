@@ -56,7 +56,7 @@ def threads_of(number: int) -> int:
 @pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
 def test_workers_start_by_any_method(method: str) -> None:
     if method not in multiprocessing.get_all_start_methods():
-        pytest.skip("not a method of this system")
+        pytest.skip(f"this system cannot start processes by {method}")
     settings = workers.worker_settings(1, "cpu")
     loader = DataLoader(Mapped(threads_of, range(2)), batch_size=1, multiprocessing_context=method, **settings)
     assert list(loader) == [[1], [1]]

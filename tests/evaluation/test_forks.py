@@ -13,26 +13,22 @@ import pytest
 import torch
 
 from semask_d2 import get_cfg
-from semask_d2.data import forks
 from semask_d2.engine import Trainer
 from semask_d2.engine.failures import explain
 from semask_d2.evaluation import EvaluatedModel
 from semask_d2.utils.errors import UserError
 from tests.helpers.commands import TINY
+from tests.helpers.forks import two_forks_for_few_items
 
 # torch warns where there is a single core
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
 
 
 @pytest.fixture(autouse=True)
-def several_forks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def several_forks() -> Iterator[None]:
     """Let two forks predict however few images there are."""
-    monkeypatch.setattr(forks, "FEW", 2)
-    monkeypatch.setattr(forks, "usable_cores", lambda: 2)
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
+    with two_forks_for_few_items():
+        yield
 
 
 def evaluate(folder: Path, workers: int, task: str = "", **patches) -> dict:

@@ -56,7 +56,7 @@ def test_a_real_lack_of_memory() -> None:
     assert out_of_memory(caught.value)
 
 
-@pytest.mark.skipif(not memory.STATUS.exists(), reason="only Linux tells")
+@pytest.mark.skipif(not memory.STATUS.exists(), reason="only Linux reports the resident memory of a process")
 def test_memory_of_this_process() -> None:
     before = memory.resident_memory()
     block = bytearray(b"x") * 2**26

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from semask_d2.modeling.kernels.graphs import is_compiled
 from semask_d2.modeling.layers.frozen_batch_norm import FrozenBatchNorm
 
 Parts = tuple[Callable[..., Any], Callable[..., Any]]  # backbone and head
@@ -69,7 +70,7 @@ class WeightCasts:
         def twin_of(module: nn.Module) -> nn.Module:
             if id(module) in twins:
                 return twins[id(module)]
-            if is_compiled(module):
+            if has_fixed_weights(module):
                 return module
             twin = twins[id(module)] = object.__new__(type(module))
             fields = vars(module)
@@ -89,9 +90,9 @@ class WeightCasts:
 def parts_in_bf16(backbone: nn.Module, head: nn.Module, casts: WeightCasts) -> Parts:
     """Return backbone and head for inference in bf16 on a CPU; a mobile backbone stays in fp32.
 
-    If one of them is compiled, they run as they are.
+    If one of them is compiled or scripted, they run as they are.
     """
-    if is_compiled(backbone) or is_compiled(head):
+    if has_fixed_weights(backbone) or has_fixed_weights(head):
         return backbone, head
     if is_mobile(backbone):
         (head,) = casts.twins([head])
@@ -121,7 +122,6 @@ def without_autocast(module: nn.Module) -> Callable[[Tensor], Any]:
     return run
 
 
-def is_compiled(module: nn.Module) -> bool:
+def has_fixed_weights(module: nn.Module) -> bool:
     """Return whether `module` is compiled or scripted, so that its parameters cannot be exchanged."""
-    compiled = getattr(module, "_compiled_call_impl", None) is not None or "_orig_mod" in module._modules
-    return compiled or isinstance(module, torch.jit.ScriptModule)
+    return is_compiled(module) or isinstance(module, torch.jit.ScriptModule)
