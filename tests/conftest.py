@@ -17,6 +17,7 @@ from huggingface_hub import constants
 from semask_d2 import build_model, get_cfg
 from semask_d2.data.datasets import toy_scenes
 from tests.helpers.commands import ROOT, TINY, TOY_CONFIG, load_script
+from tests.helpers.forked_commands import ForkedCommand
 from tests.helpers.hub_server import Hub, serve_hub
 from tests.helpers.loggers import reset_loggers, restored_loggers
 
@@ -37,16 +38,24 @@ def toy_data(toy_root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(scope="session")
-def command(toy_root: Path):
-    """Return a function that starts a script of the project in a separate process on the small dataset."""
+def command(toy_root: Path, tmp_path_factory: pytest.TempPathFactory):
+    """Return a function that starts a script of the project in a separate process on the small dataset.
+
+    It is a fork of a process that has imported the package, which saves seconds, unless a `launcher` starts it or `env`
+    is given: what the package reads when it is imported may depend on that.
+    """
 
     def start(
         *arguments: object, env: dict[str, str] | None = None, launcher: tuple[str, ...] = ()
-    ) -> subprocess.Popen:
+    ) -> subprocess.Popen | ForkedCommand:
+        words = [str(word) for word in arguments]
+        environment = {**os.environ, "DETECTRON2_DATASETS": str(toy_root), **(env or {})}
+        if not env and not launcher and ForkedCommand.is_possible():
+            return ForkedCommand(words, environment, tmp_path_factory.mktemp("command"))
         return subprocess.Popen(
-            [sys.executable, *launcher, *map(str, arguments)],
+            [sys.executable, *launcher, *words],
             cwd=ROOT,
-            env={**os.environ, "DETECTRON2_DATASETS": str(toy_root), **(env or {})},
+            env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -61,7 +70,7 @@ def run(command):
 
     def wait(*arguments: object, **kwargs: object) -> tuple[int, str, str]:
         process = command(*arguments, **kwargs)
-        out, err = process.communicate(timeout=300)
+        out, err = process.communicate(timeout=600)
         return process.returncode, out, err
 
     return wait

@@ -2,8 +2,8 @@
 
 QuantizeLinear and DequantizeLinear around the inputs of a product ("QDQ") are standard operators. Runtimes with 8-bit
 kernels fuse them with the product; others compute the same values in fp32. Weights are symmetric int8 with a scale for
-each output channel. Activations are uint8 with one range for each tensor, measured on calibration images. Softmax,
-normalization, sampling, products of two activations and the products of FLOAT_MODULES stay fp32.
+each output channel, and use 7 bits. Activations are uint8 with one range for each tensor, measured on calibration
+images. Softmax, normalization, sampling, products of two activations and the products of FLOAT_MODULES stay fp32.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ FLOAT_MODULES = (
     "conv_seg",
 )
 LEVELS = 255  # steps of uint8
-MAX_WEIGHT = 127  # int8 without -128, for a symmetric range
+# Of int8. Processors without VNNI add two products of uint8 and int8 in 16 bits, which holds twice 255 * 64, not 255 * 127
+MAX_WEIGHT = 64
 MAX_BIAS = 2.0**30  # leaves room in int32 for the sum of the products
 LEAST_STEP = 1e-12  # of a tensor that is zero
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PICTURE_PLOT, PAGE_PLOT = (7, 4), (4.4, 3)  # inches of one plot; a page has smaller ones
+AXES_MARGINS = 0.75, 0.5, 0.15, 0.35  # inches of a plot at the left, the bottom, the right and the top of its axes
 MARKED_POINTS = 30  # shorter series get a marker at each point
 MAX_POINTS = 1000  # of a series; more cannot be distinguished in a plot, and bloat a page
 Records = Mapping[int, Mapping[str, float]]
@@ -42,6 +43,7 @@ def curves_as_svg(records: Records) -> str:
 
 def _figure(records: Records, plot_size: tuple[float, float]) -> Figure:
     from matplotlib.figure import Figure  # slow to import, and only rank 0 needs it
+    from matplotlib.ticker import LogLocator, NullLocator
 
     names = sorted({name for record in records.values() for name in record})
     losses = [name for name in names if "loss" in name and not name.rsplit("_", 1)[-1].isdigit()]
@@ -54,7 +56,16 @@ def _figure(records: Records, plot_size: tuple[float, float]) -> Figure:
     }
     plots = {title: series for title, series in plots.items() if series}
     margin = 0.03 * max(1, max(records) - min(records))
-    figure = Figure(figsize=(plot_size[0] * max(1, len(plots)), plot_size[1]), layout="constrained")
+    width, height = plot_size
+    figure = Figure(figsize=(width * max(1, len(plots)), height))
+    left, bottom, right, top = AXES_MARGINS  # fixed: a layout engine would take most of the time of drawing
+    figure.subplots_adjust(
+        left / figure.get_figwidth(),
+        bottom / height,
+        1 - right / figure.get_figwidth(),
+        1 - top / height,
+        wspace=(left + right) / (width - left - right),
+    )
     for number, (title, series) in enumerate(plots.items(), start=1):
         axes = figure.add_subplot(1, len(plots), number)
         has_positive = False
@@ -66,7 +77,12 @@ def _figure(records: Records, plot_size: tuple[float, float]) -> Figure:
             axes.plot(*zip(*points, strict=True), label=label, marker=marker, markersize=3)
             has_positive |= any(value > 0 for _, value in points)
         axes.set_xlim(min(records) - margin, max(records) + margin)  # equal for all plots
-        axes.set(title=title, xlabel="iteration", yscale="log" if title == "loss" and has_positive else "linear")
+        axes.set(title=title, xlabel="iteration")
+        if title == "loss" and has_positive:
+            axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter("{x:g}")  # not powers of ten, which are slow formulas
+            axes.yaxis.set_minor_locator(NullLocator())
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
         if len(series) > 1:

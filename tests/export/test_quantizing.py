@@ -55,10 +55,10 @@ def rounded(x: np.ndarray) -> np.ndarray:
 
 
 def rounded_weight(x: np.ndarray, axis: int) -> np.ndarray:
-    """Return a weight rounded to 255 values in each output channel."""
+    """Return a weight rounded to 129 values in each output channel."""
     channels = np.moveaxis(x.copy(), axis, 0)
     for channel in channels:
-        step = np.abs(channel).max() / 127
+        step = np.abs(channel).max() / 64
         channel[:] = np.round(channel / step) * step
     return np.moveaxis(channels, 0, axis)
 
@@ -81,6 +81,16 @@ def test_a_product_of_matrices_equals_the_formula() -> None:
     ] == []
 
 
+def test_two_products_fit_into_16_bits() -> None:
+    """Processors without VNNI add the products of two neighbors in 16 bits, and keep the largest value of those."""
+    image, weight = np.ones((6, 10), np.float32), normal(10, 7, seed=1)
+    model = model_of([node("MatMul", "image w", "y"), node("Identity", "y", "out")], {"w": weight}, [6, 10])
+    assert quantize(model, [image], PATH, results=True) == 1
+    (integers,) = (onnx.numpy_helper.to_array(x) for x in model.graph.initializer if x.data_type == onnx.TensorProto.INT8)
+    assert np.abs(integers.astype(int)).max(0).tolist() == [64] * 7
+    assert 2 * 255 * 64 < 2**15
+
+
 @pytest.mark.parametrize("transposed", [0, 1])
 def test_a_product_with_a_bias_equals_the_formula(transposed: int) -> None:
     image, weight, bias = normal(6, 10), normal(10, 7, seed=1), normal(7, seed=2)
@@ -89,7 +99,7 @@ def test_a_product_with_a_bias_equals_the_formula(transposed: int) -> None:
     model = model_of(nodes, constants, [6, 10])
     assert quantize(model, [image], PATH, results=True) == 1
     product = rounded(image) @ rounded_weight(weight, 1)
-    step = np.ptp(image) / 255 * np.abs(weight).max() / 127  # of the bias, which is rounded too
+    step = np.ptp(image) / 255 * np.abs(weight).max() / 64  # of the bias, which is rounded too
     for optimized in (False, True):
         np.testing.assert_allclose(run(model, image, optimized=optimized), product + bias, atol=step)
 
