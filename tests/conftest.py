@@ -16,10 +16,17 @@ from huggingface_hub import constants
 
 from semask_d2 import build_model, get_cfg
 from semask_d2.data.datasets import toy_scenes
+from semask_d2.data.forks import usable_cores
 from tests.helpers.commands import ROOT, TINY, TOY_CONFIG, load_script
 from tests.helpers.forked_commands import ForkedCommand
 from tests.helpers.hub_server import Hub, serve_hub
 from tests.helpers.loggers import reset_loggers, restored_loggers
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Return one process more than there are cores, because some tests wait."""
+    return usable_cores() + 1
 
 
 @pytest.fixture(scope="session")

@@ -35,7 +35,7 @@ FLOAT_MODULES = (
     "conv_seg",
 )
 LEVELS = 255  # steps of uint8
-# Of int8. Processors without VNNI add two products of uint8 and int8 in 16 bits, which holds twice 255 * 64, not 255 * 127
+# of int8: processors without VNNI add two products of uint8 and int8 in 16 bits, which have room for twice 255 * 64
 MAX_WEIGHT = 64
 MAX_BIAS = 2.0**30  # leaves room in int32 for the sum of the products
 LEAST_STEP = 1e-12  # of a tensor that is zero
