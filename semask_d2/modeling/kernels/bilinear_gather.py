@@ -1,7 +1,8 @@
-"""Weighted sums of bilinear samples as one gather-and-sum, for CPUs without gradients.
+"""Weighted sums of bilinear samples as one gather-and-sum on CPUs, and their gradients.
 
 Each sum is a bag of table rows, which torch's embedding bag adds in one vectorized pass. Only the arithmetic of indices
-and weights remains. It is done once for all corners, for some queries at a time so that it stays in cache.
+and weights remains. It is done once for all corners, for some queries at a time so that it stays in cache. The gradient
+of the table is a sum of bags too: those of the transposed matrix, for which the indices are sorted.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ class PaddedMaps:
             padded = table[:, start : start + counts[level]].view(batch, -1, pitch, self.groups, dim)
             padded[:, LOW : LOW + h, LOW : LOW + w] = maps[level]
         self.tables = table.flatten(1, 2)  # (B, cells x groups, D)
+        self.table_gradients = torch.empty(0)
 
     def sums(self, image: int, x: Tensor, y: Tensor, weights: Tensor, columns: Columns) -> Tensor:
         """Return weighted sums of samples of one image: `x`, `y` and `weights` (Q, S) -> (Q, S / bag, D).
@@ -46,20 +48,61 @@ class PaddedMaps:
         Positions are in pixels of the sampled map, with pixel centers at integers. Samples outside of a map, or at NaN
         positions, are zero.
         """
+        indices, x, y = self.corners(x, y, columns)
+        bag = (-1, 4 * columns.bag)
+        shares = corner_shares(weights, x, y)
+        sums = F.embedding_bag(indices.view(bag), self.tables[image], per_sample_weights=shares.view(bag), mode="sum")
+        return sums.view(len(x), -1, sums.shape[1])
+
+    def gradients(
+        self, image: int, x: Tensor, y: Tensor, weights: Tensor, columns: Columns, upstream: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the gradients of `x`, `y` and `weights`, given that of `sums` of the same arguments.
+
+        That of the maps is added to the one that `map_gradients` returns.
+        """
+        if not self.table_gradients.numel():
+            self.table_gradients = torch.zeros_like(self.tables)
+        x_is_inside, y_is_inside = ((p >= -1) & (p <= size) for p, size in ((x, columns.width), (y, columns.height)))
+        indices, x, y = self.corners(x, y, columns)
+        shares = corner_shares(weights, x, y)
+        rows, bag = upstream.flatten(0, 1), 4 * columns.bag
+        table_gradient = transposed_sums(indices.view(-1), shares.view(-1), rows, bag, self.tables.shape[1])
+        self.table_gradients[image] += table_gradient
+        with torch.enable_grad():
+            learned = shares.view(-1, bag).requires_grad_()
+            sums = F.embedding_bag(indices.view(-1, bag), self.tables[image], per_sample_weights=learned, mode="sum")
+        (products,) = torch.autograd.grad(sums, learned, rows)  # of upstream and rows of the table
+        upper_left, upper_right, lower_left, lower_right = products.view(*x.shape, 4).unbind(-1)
+        upper, lower = upper_right - upper_left, lower_right - lower_left
+        left = lower_left - upper_left
+        x_gradient = torch.lerp(upper, lower, y)
+        y_gradient = torch.lerp(left, lower_right - upper_right, x)
+        weights_gradient = upper_left + x * upper + y * torch.addcmul(left, x, lower - upper)
+        return (
+            x_gradient.mul_(weights).mul_(x_is_inside),
+            y_gradient.mul_(weights).mul_(y_is_inside),
+            weights_gradient,
+        )
+
+    def map_gradients(self) -> list[Tensor]:
+        """Return the gradient of each map, (B, H, W, groups, D), after `gradients` of every sum."""
+        cells = self.table_gradients.unflatten(1, (-1, self.groups))
+        found = []
+        for (h, w), pitch, start in zip(self.sizes, self.pitches, self.starts, strict=True):
+            padded = cells[:, start : start + (h + LOW + HIGH) * pitch].unflatten(1, (-1, pitch))
+            found.append(padded[:, LOW : LOW + h, LOW : LOW + w])
+        return found
+
+    def corners(self, x: Tensor, y: Tensor, columns: Columns) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the table rows of the four pixels around each position, (Q, S, 4), and the positions between them."""
         x, y = self.inside(x, columns.width), self.inside(y, columns.height)
         left, top = x.floor(), y.floor()
-        x, y = x.sub_(left), y.sub_(top)
         cell = top.int().mul_(columns.pitch).add_(left.int()).add_(columns.first)  # row for group 0
         cell = cell.mul_(self.groups).add_(columns.group)
         across, below = self.groups, columns.pitch * self.groups
         indices = torch.stack([cell, cell + across, cell + below, (cell + across).add_(below)], -1)
-        lower = weights * y
-        upper = weights - lower
-        lower_right, upper_right = lower * x, upper * x
-        shares = torch.stack([upper.sub_(upper_right), upper_right, lower.sub_(lower_right), lower_right], -1)
-        bag = (-1, 4 * columns.bag)
-        sums = F.embedding_bag(indices.view(bag), self.tables[image], per_sample_weights=shares.view(bag), mode="sum")
-        return sums.view(len(x), -1, sums.shape[1])
+        return indices, x.sub_(left), y.sub_(top)
 
     @staticmethod
     def inside(position: Tensor, size: Tensor) -> Tensor:
@@ -81,6 +124,25 @@ class PaddedMaps:
             group=torch.tensor(groups, dtype=torch.int32),
             bag=bag,
         )
+
+
+def corner_shares(weights: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Return the shares of the four pixels around each position in a sum, (Q, S, 4)."""
+    lower = weights * y
+    upper = weights - lower
+    lower_right, upper_right = lower * x, upper * x
+    return torch.stack([upper.sub_(upper_right), upper_right, lower.sub_(lower_right), lower_right], -1)
+
+
+def transposed_sums(indices: Tensor, shares: Tensor, rows: Tensor, bag: int, count: int) -> Tensor:
+    """Return, for each of `count` table rows, the sum of the `rows` (N, D) of the bags that it is in, by its shares.
+
+    `indices` and `shares` (N x bag) are those of the bags.
+    """
+    indices, places = indices.sort(stable=True)
+    starts = torch.searchsorted(indices, torch.arange(count, dtype=indices.dtype))
+    sources = places.div(bag, rounding_mode="floor")
+    return F.embedding_bag(sources, rows, starts, per_sample_weights=shares[places], mode="sum")
 
 
 class Columns(NamedTuple):

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from semask_d2.modeling.kernels.bilinear_gather import PaddedMaps, parts
+from semask_d2.modeling.kernels.bilinear_gather import Columns, PaddedMaps, parts
 from semask_d2.modeling.kernels.linear import linear
-from semask_d2.modeling.kernels.plain_deformable_conv import TAPS, masked_samples
+from semask_d2.modeling.kernels.plain_deformable_conv import TAPS
 
 
 def gathered_deform_conv2d(x: Tensor, offsets: Tensor, weight: Tensor, bias: Tensor, mask: Tensor) -> Tensor:
@@ -20,34 +21,18 @@ def gathered_deform_conv2d(x: Tensor, offsets: Tensor, weight: Tensor, bias: Ten
     `x`, are never all in memory.
     """
     b, _, h, w = x.shape
-    groups = mask.shape[1] // TAPS
-    maps = PaddedMaps([x.permute(0, 2, 3, 1).unflatten(3, (groups, -1))])
-    columns = maps.columns(
-        levels=[0] * (groups * TAPS), groups=[group for group in range(groups) for _ in range(TAPS)], bag=1
-    )
-    tap = torch.arange(TAPS).repeat(groups)
-    across, down = (tap % 3 - 1).float(), (tap // 3 - 1).float()
-    offsets = offsets.permute(0, 2, 3, 1).unflatten(3, (-1, 2)).flatten(1, 2)  # (B, H W, groups x taps, 2)
-    mask = mask.permute(0, 2, 3, 1).flatten(1, 2)
-    position = torch.arange(h * w)[:, None]
-    row, column = (position // w).float(), (position % w).float()
-    groups_first = weight.unflatten(1, (groups, -1)).flatten(3).transpose(2, 3).flatten(1)  # (C', groups x taps x D)
+    samples = Samples(x, offsets, mask)
+    rows = weight_rows(weight, samples.groups)
     out = weight.new_empty(b, h * w, len(weight))
     for image in range(b):
-        for part in parts(h * w, groups * TAPS):
-            samples = maps.sums(
-                image,
-                column[part] + across + offsets[image, part, :, 1],
-                row[part] + down + offsets[image, part, :, 0],
-                mask[image, part],
-                columns,
-            )
-            out[image, part] = linear(samples.flatten(1).to(weight.dtype), groups_first, bias)
+        for part in samples.parts():
+            sums = samples.maps.sums(image, *samples.arguments(image, part))
+            out[image, part] = linear(sums.flatten(1).to(weight.dtype), rows, bias)
     return out.view(b, h, w, -1).permute(0, 3, 1, 2)
 
 
 class LeanConvolution(torch.autograd.Function):
-    """`sampled_deform_conv2d` with gradients on a CPU; the backward pass recomputes the samples, group by group."""
+    """`sampled_deform_conv2d` with gradients on a CPU; the backward pass recomputes the samples, a part at a time."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, offsets: Tensor, weight: Tensor, bias: Tensor, mask: Tensor) -> Tensor:
@@ -58,24 +43,53 @@ class LeanConvolution(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, ...]:  # pyright: ignore[reportIncompatibleMethodOverride] - the decorator hides names
         x, offsets, weight, mask = ctx.saved_tensors
-        (upstream,) = grad_outputs
-        groups = mask.shape[1] // TAPS
-        x_grad, offsets_grad, mask_grad = map(torch.empty_like, (x, offsets, mask))
-        weight_grad = torch.empty_like(weight)
-        rows = upstream.flatten(2)  # (B, C', H W)
-        step = x.shape[1] // groups
-        for group in range(groups):
-            x_channels, mask_channels = slice(group * step, (group + 1) * step), slice(group * TAPS, (group + 1) * TAPS)
-            offset_channels = slice(2 * mask_channels.start, 2 * mask_channels.stop)
-            inputs = [
-                t.detach().requires_grad_()
-                for t in (x[:, x_channels], offsets[:, offset_channels], mask[:, mask_channels])
-            ]
-            with torch.enable_grad():
-                samples = masked_samples(*inputs)  # (B, D x taps, H W)
-            group_weight = weight[:, x_channels].flatten(1)  # (C', D x taps)
-            grads = torch.autograd.grad(samples, inputs, group_weight.T @ rows)
-            x_grad[:, x_channels], offsets_grad[:, offset_channels], mask_grad[:, mask_channels] = grads
-            product = (rows @ samples.detach().transpose(1, 2)).sum(0)
-            weight_grad[:, x_channels] = product.view_as(weight_grad[:, x_channels])
-        return x_grad, offsets_grad, weight_grad, upstream.sum((0, 2, 3)), mask_grad
+        samples = Samples(x, offsets, mask)
+        rows = weight_rows(weight, samples.groups)
+        upstream = grad_outputs[0].flatten(2).transpose(1, 2)  # (B, H W, C')
+        offsets_grad, mask_grad = torch.empty_like(samples.offsets), torch.empty_like(samples.mask)
+        rows_grad = torch.zeros_like(rows)
+        for image in range(len(x)):
+            for part in samples.parts():
+                arguments, grad = samples.arguments(image, part), upstream[image, part]
+                rows_grad.addmm_(grad.T, samples.maps.sums(image, *arguments).flatten(1))
+                sums_grad = (grad @ rows).unflatten(1, (samples.groups * TAPS, -1))
+                x_grad, y_grad, mask_grad[image, part] = samples.maps.gradients(image, *arguments, sums_grad)
+                offsets_grad[image, part] = torch.stack([y_grad, x_grad], -1)
+        (map_grad,) = samples.maps.map_gradients()
+        return (
+            map_grad.flatten(3).permute(0, 3, 1, 2),
+            offsets_grad.flatten(2).transpose(1, 2).view_as(offsets),
+            rows_grad.unflatten(1, (samples.groups, TAPS, -1)).transpose(2, 3).reshape_as(weight),
+            upstream.sum((0, 1)),
+            mask_grad.transpose(1, 2).view_as(mask),
+        )
+
+
+def weight_rows(weight: Tensor, groups: int) -> Tensor:
+    """Return the weight (C', C, 3, 3) in the order of the samples of a position: (C', groups x taps x D)."""
+    return weight.unflatten(1, (groups, -1)).flatten(3).transpose(2, 3).flatten(1)
+
+
+class Samples:
+    """Samples of a convolution's input: at each position one for each group of channels and each tap."""
+
+    def __init__(self, x: Tensor, offsets: Tensor, mask: Tensor):
+        _, _, self.height, self.width = x.shape
+        self.groups = groups = mask.shape[1] // TAPS
+        self.maps = PaddedMaps([x.permute(0, 2, 3, 1).unflatten(3, (groups, -1))])
+        self.columns = self.maps.columns(
+            levels=[0] * (groups * TAPS), groups=[group for group in range(groups) for _ in range(TAPS)], bag=1
+        )
+        self.offsets = offsets.permute(0, 2, 3, 1).unflatten(3, (-1, 2)).flatten(1, 2)  # (B, H W, groups x taps, 2)
+        self.mask = mask.permute(0, 2, 3, 1).flatten(1, 2)
+
+    def parts(self) -> Iterator[slice]:
+        """Yield slices of the positions whose samples fit in cache."""
+        return parts(self.height * self.width, self.groups * TAPS)
+
+    def arguments(self, image: int, part: slice) -> tuple[Tensor, Tensor, Tensor, Columns]:
+        """Return x, y and weights of the samples of some positions of an image, and their constants."""
+        tap, position = torch.arange(TAPS).repeat(self.groups), torch.arange(part.start, part.stop)[:, None]
+        x = position % self.width + (tap % 3 - 1) + self.offsets[image, part, :, 1]
+        y = position // self.width + (tap // 3 - 1) + self.offsets[image, part, :, 0]
+        return x, y, self.mask[image, part], self.columns
