@@ -14,10 +14,9 @@ import pytest
 import torch
 from huggingface_hub import constants
 
-from semask_d2 import build_model, get_cfg
 from semask_d2.data.datasets import toy_scenes
 from semask_d2.data.forks import usable_cores
-from tests.helpers.commands import ROOT, TINY, TOY_CONFIG, load_script
+from tests.helpers.commands import ROOT, TINY, TOY_CONFIG, load_script, write_tiny_run
 from tests.helpers.forked_commands import ForkedCommand
 from tests.helpers.hub_server import Hub, serve_hub
 from tests.helpers.loggers import reset_loggers, restored_loggers
@@ -126,13 +125,7 @@ def train_in_process(in_process):
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a run folder with the tiny model as `model_best.pth`; its random weights are the same in every session."""
-    folder = tmp_path_factory.mktemp("runs") / "run"
-    folder.mkdir()
-    torch.manual_seed(0)
-    cfg = get_cfg(TOY_CONFIG, list(TINY))
-    torch.save({"model": build_model(cfg).state_dict()}, folder / "model_best.pth")
-    (folder / "config.yaml").write_text(cfg.dump())
-    return folder
+    return write_tiny_run(tmp_path_factory.mktemp("runs") / "run", TOY_CONFIG)
 
 
 @pytest.fixture

@@ -7,6 +7,10 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import torch
+
+from semask_d2 import build_model, get_cfg
+
 ROOT = Path(__file__).resolve().parents[2]
 TOY_CONFIG = ROOT / "configs/toy_scenes/semask_swin_mini_msfapn_m2f.yaml"
 # small sizes for every tiny model built from a config; tiny_model.py has a variant for tests of formulas
@@ -48,3 +52,13 @@ def load_script(path: str) -> ModuleType:
     sys.modules[name] = module  # dataclasses look up annotations there
     spec.loader.exec_module(module)
     return module
+
+
+def write_tiny_run(folder: Path, config: Path) -> Path:
+    """Write a run folder with the tiny model of a config file as `model_best.pth`, and return it."""
+    folder.mkdir()
+    torch.manual_seed(0)
+    cfg = get_cfg(config, list(TINY))
+    torch.save({"model": build_model(cfg).state_dict()}, folder / "model_best.pth")
+    (folder / "config.yaml").write_text(cfg.dump())
+    return folder
