@@ -35,12 +35,9 @@ class PaddedMaps:
         self.pitches = [w + LOW + HIGH for _, w in self.sizes]
         counts = [(h + LOW + HIGH) * pitch for (h, _), pitch in zip(self.sizes, self.pitches, strict=True)]
         self.starts = [sum(counts[:i]) for i in range(len(counts))]
-        table = maps[0].new_zeros(batch, sum(counts), self.groups, dim)
-        for level, ((h, w), pitch, start) in enumerate(zip(self.sizes, self.pitches, self.starts, strict=True)):
-            padded = table[:, start : start + counts[level]].view(batch, -1, pitch, self.groups, dim)
-            padded[:, LOW : LOW + h, LOW : LOW + w] = maps[level]
-        self.tables = table.flatten(1, 2)  # (B, cells x groups, D)
-        self.table_gradients = torch.empty(0)
+        self.tables = maps[0].new_zeros(batch, sum(counts) * self.groups, dim)
+        for level, inside in zip(maps, self.maps(self.tables), strict=True):
+            inside.copy_(level)
 
     def sums(self, image: int, x: Tensor, y: Tensor, weights: Tensor, columns: Columns) -> Tensor:
         """Return weighted sums of samples of one image: `x`, `y` and `weights` (Q, S) -> (Q, S / bag, D).
@@ -55,20 +52,17 @@ class PaddedMaps:
         return sums.view(len(x), -1, sums.shape[1])
 
     def gradients(
-        self, image: int, x: Tensor, y: Tensor, weights: Tensor, columns: Columns, upstream: Tensor
+        self, image: int, x: Tensor, y: Tensor, weights: Tensor, columns: Columns, upstream: Tensor, tables: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the gradients of `x`, `y` and `weights`, given that of `sums` of the same arguments.
+        """Return the gradients of `x`, `y` and `weights`, given that of the `sums` of the same arguments.
 
-        That of the maps is added to the one that `map_gradients` returns.
+        That of the tables is added to `tables`, of the same shape.
         """
-        if not self.table_gradients.numel():
-            self.table_gradients = torch.zeros_like(self.tables)
         x_is_inside, y_is_inside = ((p >= -1) & (p <= size) for p, size in ((x, columns.width), (y, columns.height)))
         indices, x, y = self.corners(x, y, columns)
         shares = corner_shares(weights, x, y)
         rows, bag = upstream.flatten(0, 1), 4 * columns.bag
-        table_gradient = transposed_sums(indices.view(-1), shares.view(-1), rows, bag, self.tables.shape[1])
-        self.table_gradients[image] += table_gradient
+        tables[image] += transposed_sums(indices.view(-1), shares.view(-1), rows, bag, tables.shape[1])
         with torch.enable_grad():
             learned = shares.view(-1, bag).requires_grad_()
             sums = F.embedding_bag(indices.view(-1, bag), self.tables[image], per_sample_weights=learned, mode="sum")
@@ -85,14 +79,14 @@ class PaddedMaps:
             weights_gradient,
         )
 
-    def map_gradients(self) -> list[Tensor]:
-        """Return the gradient of each map, (B, H, W, groups, D), after `gradients` of every sum."""
-        cells = self.table_gradients.unflatten(1, (-1, self.groups))
-        found = []
+    def maps(self, tables: Tensor) -> list[Tensor]:
+        """Return the maps of all levels, (B, H, W, groups, D), as slices of tables such as `self.tables`."""
+        cells = tables.unflatten(1, (-1, self.groups))
+        maps = []
         for (h, w), pitch, start in zip(self.sizes, self.pitches, self.starts, strict=True):
             padded = cells[:, start : start + (h + LOW + HIGH) * pitch].unflatten(1, (-1, pitch))
-            found.append(padded[:, LOW : LOW + h, LOW : LOW + w])
-        return found
+            maps.append(padded[:, LOW : LOW + h, LOW : LOW + w])
+        return maps
 
     def corners(self, x: Tensor, y: Tensor, columns: Columns) -> tuple[Tensor, Tensor, Tensor]:
         """Return the table rows of the four pixels around each position, (Q, S, 4), and the positions between them."""

@@ -73,17 +73,17 @@ class LeanAttention(torch.autograd.Function):
         b, queries, heads, levels, points = logits.shape
         maps, columns = maps_of(value, ctx.sizes, points)
         upstream = grad_outputs[0].view(b, queries, heads, -1)
-        offsets_grad, logits_grad = torch.empty_like(offsets), torch.empty_like(logits)
+        offsets_grad, logits_grad, tables_grad = map(torch.zeros_like, (offsets, logits, maps.tables))
         for image in range(b):
             for part in parts(queries, heads * levels * points):
                 weights = quick_softmax(logits[image, part].flatten(2))
                 x, y = positions(reference[part], offsets[image, part], columns)
                 x_grad, y_grad, weights_grad = maps.gradients(
-                    image, x, y, weights.flatten(1), columns, upstream[image, part]
+                    image, x, y, weights.flatten(1), columns, upstream[image, part], tables_grad
                 )
                 offsets_grad[image, part] = torch.stack([x_grad, y_grad], -1).view_as(offsets[image, part])
                 weights_grad = weights_grad.view_as(weights).mul_(weights)
                 weights_grad -= weights * weights_grad.sum(-1, keepdim=True)
                 logits_grad[image, part] = weights_grad.view_as(logits[image, part])
-        value_grad = torch.cat([level.flatten(1, 2) for level in maps.map_gradients()], 1)
+        value_grad = torch.cat([level.flatten(1, 2) for level in maps.maps(tables_grad)], 1)
         return value_grad, None, None, offsets_grad, logits_grad

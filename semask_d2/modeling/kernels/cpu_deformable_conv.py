@@ -47,15 +47,17 @@ class LeanConvolution(torch.autograd.Function):
         rows = weight_rows(weight, samples.groups)
         upstream = grad_outputs[0].flatten(2).transpose(1, 2)  # (B, H W, C')
         offsets_grad, mask_grad = torch.empty_like(samples.offsets), torch.empty_like(samples.mask)
-        rows_grad = torch.zeros_like(rows)
+        rows_grad, tables_grad = torch.zeros_like(rows), torch.zeros_like(samples.maps.tables)
         for image in range(len(x)):
             for part in samples.parts():
                 arguments, grad = samples.arguments(image, part), upstream[image, part]
                 rows_grad.addmm_(grad.T, samples.maps.sums(image, *arguments).flatten(1))
                 sums_grad = (grad @ rows).unflatten(1, (samples.groups * TAPS, -1))
-                x_grad, y_grad, mask_grad[image, part] = samples.maps.gradients(image, *arguments, sums_grad)
+                x_grad, y_grad, mask_grad[image, part] = samples.maps.gradients(
+                    image, *arguments, sums_grad, tables_grad
+                )
                 offsets_grad[image, part] = torch.stack([y_grad, x_grad], -1)
-        (map_grad,) = samples.maps.map_gradients()
+        (map_grad,) = samples.maps.maps(tables_grad)
         return (
             map_grad.flatten(3).permute(0, 3, 1, 2),
             offsets_grad.flatten(2).transpose(1, 2).view_as(offsets),

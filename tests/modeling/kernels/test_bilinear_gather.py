@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from semask_d2.modeling.kernels import bilinear_gather, cpu_deformable_attention, cpu_deformable_conv
-from semask_d2.modeling.kernels.cpu_deformable_attention import gathered_attention
-from semask_d2.modeling.kernels.cpu_deformable_conv import gathered_deform_conv2d
+from semask_d2.modeling.kernels.cpu_deformable_attention import LeanAttention, gathered_attention
+from semask_d2.modeling.kernels.cpu_deformable_conv import LeanConvolution, gathered_deform_conv2d
 from semask_d2.modeling.kernels.plain_deformable_attention import sampled_attention
 from semask_d2.modeling.kernels.plain_deformable_conv import sampled_deform_conv2d
 from semask_d2.modeling.layers import deformable_attention, deformable_conv
@@ -40,6 +44,48 @@ def test_attention_equals_the_standard_operators(sizes, batch, queries, heads, p
     )
 
 
+def assert_same_gradients(fast: Callable[..., Tensor], plain: Callable[..., Tensor], arguments: Sequence[Any]) -> None:
+    """Assert that the gradients of all floating-point arguments are equal, for a random upstream gradient."""
+    learned = [x.requires_grad_() for x in arguments if isinstance(x, Tensor)]
+    out, expected = fast(*arguments), plain(*arguments)
+    upstream = torch.randn_like(out)
+    fast_gradients = torch.autograd.grad(out, learned, upstream, allow_unused=True)
+    gradients = torch.autograd.grad(expected, learned, upstream, allow_unused=True)
+    for x, actual, exact in zip(learned, fast_gradients, gradients, strict=True):
+        torch.testing.assert_close(torch.zeros_like(x) if actual is None else actual, exact, atol=1e-9, rtol=1e-9)
+
+
+@settings(deadline=None, derandomize=True, max_examples=40)
+@given(
+    sizes=st.lists(sides, min_size=1, max_size=3),
+    batch=st.integers(1, 2),
+    queries=st.integers(1, 6),
+    heads=st.integers(1, 3),
+    points=st.integers(1, 4),
+    spread=st.sampled_from([0.3, 1.0, 50.0]),
+)
+def test_gradients_of_attention_equal_the_standard_operators(sizes, batch, queries, heads, points, spread) -> None:
+    torch.manual_seed(0)
+    value = torch.randn(batch, sum(h * w for h, w in sizes), heads, 5, dtype=torch.float64)
+    reference = torch.rand(queries, 2, dtype=torch.float64)
+    offsets = 8 * spread * (torch.rand(batch, queries, heads, len(sizes), points, 2, dtype=torch.float64) - 0.5)
+    logits = torch.randn(batch, queries, heads, len(sizes), points, dtype=torch.float64)
+
+    def way(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        return lambda value, offsets, logits: function(value, sizes, reference, offsets, logits)
+
+    assert_same_gradients(way(LeanAttention.apply), way(sampled_attention), (value, offsets, logits))
+
+
+@settings(deadline=None, derandomize=True, max_examples=30)
+@given(size=sides, batch=st.integers(1, 2), groups=st.sampled_from([1, 2, 4]), spread=st.sampled_from([0.5, 9.0]))
+def test_gradients_of_a_convolution_equal_the_standard_operators(size, batch, groups, spread) -> None:
+    torch.manual_seed(0)
+    shapes = ((batch, 8, *size), (batch, groups * 18, *size), (6, 8, 3, 3), (6,), (batch, groups * 9, *size))
+    x, offsets, weight, bias, mask = (torch.randn(shape, dtype=torch.float64) for shape in shapes)
+    assert_same_gradients(LeanConvolution.apply, sampled_deform_conv2d, (x, spread * offsets, weight, bias, mask))
+
+
 def test_parts_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = [(3, 4), (2, 2)]
     arguments = (
@@ -50,8 +96,11 @@ def test_parts_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         torch.randn(2, 9, 2, 2, 3),
     )
     at_once = gathered_attention(*arguments)
+    learned = [arguments[i].requires_grad_() for i in (0, 3, 4)]
+    gradients = torch.autograd.grad(LeanAttention.apply(*arguments).square().sum(), learned)
     monkeypatch.setattr(bilinear_gather, "PART", 40)  # three queries
-    assert torch.equal(gathered_attention(*arguments), at_once)
+    assert torch.equal(LeanAttention.apply(*arguments), at_once)
+    torch.testing.assert_close(torch.autograd.grad(LeanAttention.apply(*arguments).square().sum(), learned), gradients)
 
 
 @settings(deadline=None, derandomize=True, max_examples=40)
@@ -69,8 +118,10 @@ def test_convolution_equals_the_standard_operators(size, batch, groups, spread) 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 1e30])
 def test_nan_and_infinite_positions_are_outside(value: float) -> None:
     offsets = torch.full((1, 1, 1, 1, 1, 2), value)
-    out = gathered_attention(torch.ones(1, 6, 1, 2), [(2, 3)], torch.rand(1, 2), offsets, torch.ones(1, 1, 1, 1, 1))
+    maps, logits = torch.ones(1, 6, 1, 2).requires_grad_(), torch.ones(1, 1, 1, 1, 1).requires_grad_()
+    out = LeanAttention.apply(maps, [(2, 3)], torch.rand(1, 2), offsets.requires_grad_(), logits)
     assert not out.any()
+    assert not any(x.any() for x in torch.autograd.grad(out.sum(), (maps, offsets, logits)))
 
 
 def test_it_supports_fp32_on_a_cpu_outside_of_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
