@@ -56,7 +56,7 @@ RUNS = (
     ),
     Run("mapper", quick=("--size", "40", "60", "--crop", "24", "--images", "2")),
     Run("inference", BOTH_PRECISIONS, None, ("openvino",)),
-    Run("inference", (*M2F, *BOTH_PRECISIONS), TINY, ("transformers", "openvino")),
+    Run("inference", (*M2F, *BOTH_PRECISIONS), (*TINY, *BOTH_PRECISIONS), ("transformers", "openvino")),
     Run("export", M2F, TINY),
     Run("training_step", M2F, TINY, ("transformers",)),
     Run(

@@ -40,6 +40,7 @@ EXPECTED = {
     "inference": [
         "| standard operators |",
         "| fast paths, fp32 |",
+        "| fast paths, bf16 |",
         "| transformers' Mask2Former |",
         "| OpenVINO, fp32 |",
     ],

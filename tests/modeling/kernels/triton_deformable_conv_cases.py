@@ -120,17 +120,32 @@ def test_half_precision(dtype: torch.dtype, tolerance: float) -> None:
 
 
 def test_some_images_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernels, "PART_BYTES", 1)
-    assert_equals_torchvision(inputs(batch=2))
+    from semask_d2.modeling.kernels import deformable_conv_kernels
+
+    arguments = inputs(batch=2)
+    expected = results(fused_deform_conv2d, arguments)
+    monkeypatch.setattr(deformable_conv_kernels, "PART_BYTES", 1)
+    torch.testing.assert_close(results(fused_deform_conv2d, arguments), expected)
+    assert_equals_torchvision(arguments)
 
 
 def test_arguments_need_not_be_contiguous() -> None:
-    """They may have channels innermost, an expanded batch, or be slices of one map."""
+    """They may have channels innermost, be slices of one map, or an expanded batch."""
     x, offsets, weight, bias, mask = inputs(batch=2)
     joint = torch.cat([offsets, mask], 1).contiguous(memory_format=torch.channels_last)
     parts = joint.split([offsets.shape[1], mask.shape[1]], 1)
-    expanded = x[:1].contiguous(memory_format=torch.channels_last).expand(2, -1, -1, -1)
-    assert_equals_torchvision([expanded, parts[0], weight, bias, parts[1]])
+    last = x.contiguous(memory_format=torch.channels_last)
+    assert_equals_torchvision([last, parts[0], weight, bias, parts[1]])
+    assert_equals_torchvision([x[:1].expand(2, -1, -1, -1), offsets, weight, bias, mask])
+
+
+@pytest.mark.parametrize("far", [7.0, 3e38, float("inf"), float("nan")])
+def test_samples_far_outside_are_zero(far: float) -> None:
+    x, offsets, weight, bias, mask = inputs()
+    signs = torch.where(offsets < 0, -1.0, 1.0)
+    out, *gradients = results(fused_deform_conv2d, [x, signs * far, weight, bias, mask])
+    torch.testing.assert_close(out, bias[None, :, None, None].expand_as(out))
+    assert not any(gradients[i].any() for i in (0, 1, 2, 4))
 
 
 def test_without_offsets_it_is_a_convolution() -> None:
